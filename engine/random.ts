@@ -104,12 +104,12 @@ export class Random {
   }
 
   /** `length` uniform numbers in [low, high) as f32. */
-  uniformArray(length: number, low = 0, high = 1): Float32Array {
+  uniformArray(length: number, low = 0, high = 1): Float32Array<ArrayBuffer> {
     return Float32Array.from({ length }, () => low + (high - low) * this.uniform());
   }
 
   /** `length` normal numbers of the given mean and standard deviation as f32. */
-  normalArray(length: number, mean = 0, deviation = 1): Float32Array {
+  normalArray(length: number, mean = 0, deviation = 1): Float32Array<ArrayBuffer> {
     return Float32Array.from({ length }, () => mean + deviation * this.normal());
   }
 }

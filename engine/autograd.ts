@@ -1,0 +1,107 @@
+/** Reverse-mode differentiation: a tape of what was computed, and one pass over it in reverse topological order. */
+import type { Tensor } from './tensor.ts';
+import { formatShape, sameShape, ShapeError } from './shape.ts';
+import { addInPlace } from './ops/accumulate.ts';
+
+/** One recorded op: how the gradient of its output becomes gradients of its inputs. */
+export interface TapeNode {
+  readonly op: string;
+  /** Grows along the tape, so that descending order is a reverse topological one. */
+  readonly sequence: number;
+  readonly inputs: readonly (Tensor | null)[];
+  readonly output: Tensor;
+  vjp(gradient: Tensor): readonly (Tensor | null)[];
+}
+
+let sequence = 0;
+
+/** Puts a computed tensor on the tape. */
+export function record(op: string, inputs: readonly (Tensor | null)[], output: Tensor, vjp: TapeNode['vjp']): void {
+  output.node = { op, sequence: sequence++, inputs, output, vjp };
+  output.requiresGrad = true;
+  output.captured = true;
+  for (const input of inputs) if (input) input.captured = true;
+}
+
+/** The recorded ops that `root` depends on, last first. */
+function reverseTopological(root: TapeNode): TapeNode[] {
+  const seen = new Set<TapeNode>([root]);
+  const stack = [root];
+  for (let node = stack.pop(); node; node = stack.pop()) {
+    for (const input of node.inputs) {
+      if (input?.node && !seen.has(input.node)) {
+        seen.add(input.node);
+        stack.push(input.node);
+      }
+    }
+  }
+  return [...seen].sort((a, b) => b.sequence - a.sequence);
+}
+
+/**
+ * Computes the gradient of `loss` for every parameter it depends on and adds it to the parameter's `grad`.
+ *
+ * @param loss     a tensor; a scalar unless `gradient` is given
+ * @param gradient of the quantity to differentiate with respect to `loss`, of its shape; default 1
+ * @param observe  also called with the whole gradient of each of these computed tensors (which is freed afterwards)
+ */
+export function backward(loss: Tensor, gradient?: Tensor, observe?: ReadonlyMap<Tensor, (gradient: Tensor) => void>): void {
+  const device = loss.device;
+  if (!loss.requiresGrad) throw new Error('backward: the tensor does not depend on a parameter, or was computed without recording');
+  if (!gradient && loss.size !== 1) throw new ShapeError(`backward: the tensor must be a scalar unless a gradient is given, got ${formatShape(loss.shape)}`);
+  if (gradient && !sameShape(gradient.shape, loss.shape)) throw new ShapeError(`backward: gradient must be ${formatShape(loss.shape)}, got ${formatShape(gradient.shape)}`);
+  device.noGrad(() => device.scope(() => {
+    const pending = new Map<Tensor, Tensor>();
+    const accumulate = (target: Tensor, contribution: Tensor): void => {
+      if (target.node === null) {
+        if (!target.grad) target.grad = device.keep(contribution.storage.shared ? copyOf(contribution) : contribution);
+        else addInPlace(target.grad, contribution);
+        return;
+      }
+      const sum = pending.get(target);
+      if (!sum) pending.set(target, contribution);
+      else if (!sum.storage.shared) addInPlace(sum, contribution);
+      else {
+        const own = copyOf(sum);
+        sum.dispose();
+        addInPlace(own, contribution);
+        pending.set(target, own);
+      }
+    };
+    const copyOf = (tensor: Tensor): Tensor => {
+      const copy = device.empty(tensor.shape, tensor.dtype);
+      device.copy(tensor, copy);
+      return copy;
+    };
+    const seed = gradient ? device.alias(gradient, gradient.shape) : device.tensor([1], loss.shape);
+    if (!loss.node) {
+      accumulate(loss, seed);
+      return;
+    }
+    pending.set(loss, seed);
+    for (const node of reverseTopological(loss.node)) {
+      const upstream = pending.get(node.output);
+      if (!upstream) continue;
+      pending.delete(node.output);
+      observe?.get(node.output)?.(upstream);
+      const gradients = device.scope(() => {
+        // A vjp may hand its upstream gradient on, even twice: each result gets a handle of its own.
+        const results = node.vjp(upstream);
+        return results.map((g, i) => (g && (g === upstream || results.indexOf(g) !== i) ? device.alias(g, g.shape) : g));
+      });
+      upstream.dispose();
+      gradients.forEach((contribution, i) => {
+        const input = node.inputs[i];
+        if (!contribution) return;
+        if (!input?.requiresGrad) {
+          contribution.dispose();
+          return;
+        }
+        if (!sameShape(contribution.shape, input.shape)) {
+          throw new ShapeError(`${node.op}: gradient of input ${i} must be ${formatShape(input.shape)}, got ${formatShape(contribution.shape)}`);
+        }
+        accumulate(input, contribution);
+      });
+    }
+  }));
+}

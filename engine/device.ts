@@ -1,0 +1,274 @@
+/** The device: adapter and limits, memory by scopes, dispatch, reading back, device loss. Runs in browsers and in Node (there `openDevice` of node.ts finds the adapter). */
+import type { Grid, Kernel } from '../kernels/kernel.ts';
+import { BufferPool, type MemoryReport, type PooledBuffer } from './buffers.ts';
+import { Dispatcher } from './dispatcher.ts';
+import { Storage, Tensor, type DType, type TensorData } from './tensor.ts';
+import { checkShape, formatShape, shapeError, sizeOf, type Shape } from './shape.ts';
+
+/** Waits for a promise of the device. Node replaces it: plain awaiting there spins a core that a software adapter needs. */
+export type Settle = <T>(promise: Promise<T>) => Promise<T>;
+
+export interface DeviceOptions {
+  /** False keeps to kernels without subgroup operations, also where the adapter has them. */
+  readonly subgroups?: boolean;
+  /** `adapter` (the default) asks for the adapter's limits; `default` keeps WebGPU's guaranteed ones. */
+  readonly limits?: 'adapter' | 'default';
+  readonly settle?: Settle;
+}
+
+export interface DeviceInfo {
+  readonly vendor: string;
+  readonly architecture: string;
+  readonly description: string;
+  readonly features: readonly string[];
+}
+
+const RAISED_LIMITS = [
+  'maxBufferSize', 'maxStorageBufferBindingSize', 'maxStorageBuffersPerShaderStage', 'maxComputeWorkgroupStorageSize',
+  'maxComputeInvocationsPerWorkgroup', 'maxComputeWorkgroupSizeX', 'maxComputeWorkgroupSizeY', 'maxComputeWorkgroupSizeZ',
+  'maxTextureDimension2D',
+] as const;
+const WANTED_FEATURES: readonly GPUFeatureName[] = ['subgroups', 'shader-f16', 'timestamp-query'];
+/** Beyond this the free buffers are destroyed when the outermost scope ends, unless the peak of live bytes is larger. */
+const POOL_FLOOR_BYTES = 256 * 2 ** 20;
+
+type Scope = Set<Tensor>;
+
+function tensorsIn(value: unknown, found: Set<Tensor> = new Set()): Set<Tensor> {
+  if (value instanceof Tensor) found.add(value);
+  else if (Array.isArray(value)) for (const item of value) tensorsIn(item, found);
+  else if (value instanceof Map) for (const item of value.values()) tensorsIn(item, found);
+  else if (value !== null && typeof value === 'object' && Object.getPrototypeOf(value) === Object.prototype) {
+    for (const item of Object.values(value)) tensorsIn(item, found);
+  }
+  return found;
+}
+
+export class Device {
+  readonly info: DeviceInfo;
+  readonly limits: GPUSupportedLimits;
+  /** Lanes of a subgroup where kernels may rely on it (feature present, one size only), otherwise 0. */
+  readonly subgroupSize: number;
+  /** Resolves with the reason when the device is lost (also after `destroy`). */
+  readonly lost: Promise<string>;
+  private readonly pool: BufferPool;
+  private readonly dispatcher: Dispatcher;
+  private readonly settle: Settle;
+  private readonly scopes: Scope[] = [];
+  private recordingDepth = 0;
+  private lossReason: string | null = null;
+
+  constructor(readonly gpu: GPUDevice, info: GPUAdapterInfo, options: DeviceOptions = {}) {
+    this.info = { vendor: info.vendor, architecture: info.architecture, description: info.description, features: [...gpu.features].sort() };
+    this.limits = gpu.limits;
+    this.settle = options.settle ?? ((promise) => promise);
+    const fixed = info.subgroupMinSize !== undefined && info.subgroupMinSize === info.subgroupMaxSize;
+    this.subgroupSize = options.subgroups !== false && gpu.features.has('subgroups') && fixed ? info.subgroupMinSize : 0;
+    this.dispatcher = new Dispatcher(gpu);
+    const maxBytes = Math.min(gpu.limits.maxBufferSize, gpu.limits.maxStorageBufferBindingSize);
+    this.pool = new BufferPool(gpu, maxBytes, () => {
+      this.dispatcher.flush();
+      this.dispatcher.dropBindGroups();
+    });
+    this.lost = gpu.lost.then(({ reason, message }) => {
+      this.lossReason = message || reason;
+      if (reason !== 'destroyed') this.dispatcher.fail(new Error(`the GPU device was lost: ${this.lossReason}`));
+      return this.lossReason;
+    });
+  }
+
+  /** Requests a device of this adapter, with what the kernels can use. */
+  static async fromAdapter(adapter: GPUAdapter, options: DeviceOptions = {}): Promise<Device> {
+    const requiredLimits: Record<string, number> = {};
+    if (options.limits !== 'default') for (const name of RAISED_LIMITS) requiredLimits[name] = adapter.limits[name];
+    const requiredFeatures = WANTED_FEATURES.filter((feature) => adapter.features.has(feature));
+    return new Device(await adapter.requestDevice({ requiredFeatures, requiredLimits }), adapter.info, options);
+  }
+
+  /** Opens the browser's adapter. Throws where there is none. In Node use `openDevice` of engine/node.ts. */
+  static async open(options: DeviceOptions = {}): Promise<Device> {
+    const adapter = await globalThis.navigator?.gpu?.requestAdapter({ powerPreference: 'high-performance' });
+    if (!adapter) throw new Error('no WebGPU adapter: this browser or machine offers none');
+    return Device.fromAdapter(adapter, options);
+  }
+
+  // ------------------------------------------------------------------ tensors
+
+  /** A tensor with undefined values: for ops that write every element. */
+  empty(shape: Shape, dtype: DType = 'f32'): Tensor {
+    checkShape('empty', shape);
+    const bytes = Math.max(16, sizeOf(shape) * 4);
+    const storage = new Storage(this.pool.acquire(bytes), 0, bytes, (buffer: PooledBuffer) => this.pool.release(buffer));
+    return this.track(new Tensor(this, shape, dtype, storage));
+  }
+
+  /** Copies host values to the device. `dtype` follows the array's type; plain numbers are f32. */
+  tensor(data: TensorData | readonly number[], shape?: Shape): Tensor {
+    const array = data instanceof Float32Array || data instanceof Uint32Array || data instanceof Int32Array ? data : new Float32Array(data);
+    const dims = shape ?? [array.length];
+    if (sizeOf(dims) !== array.length) shapeError('tensor', 'shape', `of ${array.length} elements`, dims);
+    const dtype: DType = array instanceof Float32Array ? 'f32' : array instanceof Uint32Array ? 'u32' : 'i32';
+    const tensor = this.empty(dims, dtype);
+    this.dispatcher.write(tensor.storage.range, array.buffer, array.byteOffset, array.byteLength);
+    return tensor;
+  }
+
+  /** Copies bytes as they are, zero-padded to whole u32 (uploads of images). */
+  bytes(data: Uint8Array): Tensor {
+    const padded = new Uint32Array((data.length + 3) >> 2);
+    new Uint8Array(padded.buffer).set(data);
+    return this.tensor(padded);
+  }
+
+  zeros(shape: Shape, dtype: DType = 'f32'): Tensor {
+    const tensor = this.empty(shape, dtype);
+    this.dispatcher.clear(tensor.storage.range, tensor.byteLength);
+    return tensor;
+  }
+
+  /** A tensor that gradients are computed for. It lives until disposed, whatever scope it is made in. */
+  parameter(data: Float32Array<ArrayBuffer>, shape: Shape): Tensor {
+    const tensor = this.keep(this.tensor(data, shape));
+    tensor.requiresGrad = true;
+    return tensor;
+  }
+
+  /** Another handle to the same values with another shape and no history. */
+  alias(tensor: Tensor, shape: Shape): Tensor {
+    if (sizeOf(shape) !== tensor.size) shapeError('alias', 'shape', `of ${tensor.size} elements`, shape);
+    return this.track(new Tensor(this, shape, tensor.dtype, tensor.storage.retain()));
+  }
+
+  /** A handle to a range of another tensor's memory; `offset` in elements, a multiple of 64. */
+  view(tensor: Tensor, offset: number, shape: Shape): Tensor {
+    if (offset % 64 !== 0 || offset + sizeOf(shape) > tensor.size) shapeError('view', 'offset', `a multiple of 64 within ${tensor.size} elements`, `${offset} for ${formatShape(shape)}`);
+    const base = tensor.storage.retain();
+    const storage = new Storage(base.buffer, base.offset + offset * 4, sizeOf(shape) * 4, () => base.release());
+    return this.track(new Tensor(this, shape, tensor.dtype, storage));
+  }
+
+  /** Overwrites a tensor's values from the host. */
+  write(tensor: Tensor, data: TensorData): void {
+    if (data.length !== tensor.size) shapeError('write', 'data', `${tensor.size} elements`, `${data.length}`);
+    this.dispatcher.write(tensor.storage.range, data.buffer, data.byteOffset, data.byteLength);
+  }
+
+  /** Copies values between tensors of equal size on the device. */
+  copy(source: Tensor, destination: Tensor): void {
+    if (source.size !== destination.size) shapeError('copy', 'destination', `of ${source.size} elements`, destination.shape);
+    this.dispatcher.copy(source.storage.range, destination.storage.range, source.byteLength);
+  }
+
+  // ------------------------------------------------------------------ scopes and recording
+
+  /**
+   * Runs `body` and frees the tensors made in it, except those it returns (directly, in arrays, maps or plain objects) or keeps.
+   * What a recorded graph needs goes to the scope around it, and is freed when the outermost scope ends. `body` must not be asynchronous.
+   */
+  scope<T>(body: () => T): T {
+    return this.runScope(body, false);
+  }
+
+  /** The scope of one op: as `scope`, but what a recorded graph needs survives also without a scope around it. */
+  opScope<T>(body: () => T): T {
+    return this.runScope(body, true);
+  }
+
+  private runScope<T>(body: () => T, sparesCaptured: boolean): T {
+    const scope: Scope = new Set();
+    this.scopes.push(scope);
+    let result: T | undefined;
+    try {
+      result = body();
+      return result;
+    } finally {
+      this.scopes.pop();
+      const outer = this.scopes.at(-1);
+      const returned = tensorsIn(result);
+      for (const tensor of scope) {
+        if (returned.has(tensor) || ((outer || sparesCaptured) && tensor.captured)) outer?.add(tensor);
+        else tensor.dispose();
+      }
+      if (!outer && !sparesCaptured) this.pool.trim(Math.max(POOL_FLOOR_BYTES, this.pool.report().peakBytes * 2));
+    }
+  }
+
+  /** Takes a tensor out of its scope: it lives until disposed. */
+  keep<T extends Tensor>(tensor: T): T {
+    for (const scope of this.scopes) scope.delete(tensor);
+    return tensor;
+  }
+
+  /** Runs `body` without recording for gradients. */
+  noGrad<T>(body: () => T): T {
+    this.recordingDepth++;
+    try {
+      return body();
+    } finally {
+      this.recordingDepth--;
+    }
+  }
+
+  get recording(): boolean {
+    return this.recordingDepth === 0;
+  }
+
+  memory(): MemoryReport {
+    return this.pool.report();
+  }
+
+  resetPeak(): void {
+    this.pool.resetPeak();
+  }
+
+  // ------------------------------------------------------------------ work
+
+  /** Records one dispatch of a kernel. */
+  run<P extends string, B extends string>(kernel: Kernel<P, B>, params: Readonly<Record<P, number>>, buffers: Readonly<Record<B, Tensor>>, grid: Grid): void {
+    if (kernel.subgroups && this.subgroupSize === 0) throw new Error(`kernel ${kernel.name} needs subgroups, which this device does not offer`);
+    this.dispatcher.run(kernel, params, buffers, grid);
+  }
+
+  /** Dispatches recorded since the device was opened. */
+  get dispatches(): number {
+    return this.dispatcher.dispatches;
+  }
+
+  /** Submits what was recorded so far; the device starts, nothing waits. */
+  flush(): void {
+    this.dispatcher.flush();
+  }
+
+  /** Waits until the device has done all that was recorded. */
+  async synchronize(): Promise<void> {
+    this.dispatcher.flush();
+    await this.settle(this.gpu.queue.onSubmittedWorkDone());
+    await this.dispatcher.check();
+  }
+
+  /** The bytes of a tensor as they will be after all work recorded so far. */
+  async readBytes(tensor: Tensor): Promise<ArrayBuffer> {
+    const bytes = tensor.byteLength;
+    if (bytes === 0) return new ArrayBuffer(0);
+    const staging = this.gpu.createBuffer({ label: 'read', size: bytes, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+    try {
+      this.dispatcher.copy(tensor.storage.range, { id: 0, gpu: staging, offset: 0, bytes }, bytes);
+      this.dispatcher.flush();
+      await this.settle(staging.mapAsync(GPUMapMode.READ));
+      await this.dispatcher.check();
+      return staging.getMappedRange().slice(0);
+    } finally {
+      staging.destroy();
+    }
+  }
+
+  /** Frees everything. Node may linger without it. */
+  destroy(): void {
+    this.gpu.destroy();
+  }
+
+  private track(tensor: Tensor): Tensor {
+    this.scopes.at(-1)?.add(tensor);
+    return tensor;
+  }
+}

@@ -1,0 +1,213 @@
+/** Pipelines, bind groups and command encoding: many dispatches a pass, many passes a submit, params through one ring of uniforms. */
+import type { Kernel, Grid } from '../kernels/kernel.ts';
+import { MAX_PARAMS } from '../kernels/kernel.ts';
+
+/** A range of a buffer as a dispatch binds it. */
+export interface BufferRange {
+  readonly id: number;
+  readonly gpu: GPUBuffer;
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** Anything with memory to bind: a tensor. */
+export interface Bindable {
+  readonly storage: { readonly range: BufferRange };
+}
+
+const SLOT_BYTES = MAX_PARAMS * 4;
+const SLOTS = 1024;
+/** A submit costs about as much as a dispatch; submitting this often lets the device start while JavaScript still records. */
+const DISPATCHES_PER_SUBMIT = 96;
+const MAX_BIND_GROUPS = 16384;
+
+interface CompiledKernel {
+  readonly pipeline: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+  readonly layoutId: number;
+}
+
+/** Formats WGSL messages with the lines they speak of. */
+function formatCompilation(kernel: Kernel, messages: readonly GPUCompilationMessage[]): string {
+  const lines = kernel.source.split('\n');
+  const shown = messages.map((m) => {
+    const from = Math.max(0, m.lineNum - 3);
+    const excerpt = lines.slice(from, m.lineNum + 2).map((line, i) => `${from + i + 1 === m.lineNum ? '>' : ' '} ${String(from + i + 1).padStart(4)} | ${line}`);
+    return `${m.type} at ${m.lineNum}:${m.linePos}: ${m.message}\n${excerpt.join('\n')}`;
+  });
+  return shown.join('\n');
+}
+
+export class Dispatcher {
+  private readonly compiled = new Map<string, CompiledKernel>();
+  private readonly layouts = new Map<string, { id: number; layout: GPUBindGroupLayout; pipelineLayout: GPUPipelineLayout }>();
+  private readonly bindGroups = new Map<string, GPUBindGroup>();
+  private readonly uniforms: GPUBuffer;
+  private readonly staging = new ArrayBuffer(SLOT_BYTES * SLOTS);
+  private readonly stagingU32 = new Uint32Array(this.staging);
+  private readonly stagingI32 = new Int32Array(this.staging);
+  private readonly stagingF32 = new Float32Array(this.staging);
+  private slot = 0;
+  private firstSlot = 0;
+  private encoder: GPUCommandEncoder | null = null;
+  private pass: GPUComputePassEncoder | null = null;
+  private pending = 0;
+  private total = 0;
+  private readonly checks = new Set<Promise<void>>();
+  private failure: Error | null = null;
+
+  constructor(private readonly device: GPUDevice) {
+    this.uniforms = device.createBuffer({ label: 'params', size: SLOT_BYTES * SLOTS, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST });
+    device.addEventListener('uncapturederror', (event) => this.fail(new Error(`WebGPU: ${event.error.message}`)));
+  }
+
+  /** Dispatches recorded since the device was opened. */
+  get dispatches(): number {
+    return this.total;
+  }
+
+  fail(error: Error): void {
+    this.failure ??= error;
+  }
+
+  /** Records one dispatch. A grid with a zero is nothing to do. */
+  run<P extends string, B extends string>(kernel: Kernel<P, B>, params: Readonly<Record<P, number>>, buffers: Readonly<Record<B, Bindable>>, grid: Grid): void {
+    if (grid[0] === 0 || grid[1] === 0 || grid[2] === 0) return;
+    const compiled = this.compile(kernel);
+    if (this.slot === SLOTS) {
+      this.flush();
+      this.slot = this.firstSlot = 0;
+    }
+    const base = this.slot * MAX_PARAMS;
+    let at = base;
+    for (const { name, type } of kernel.params) {
+      const value = params[name];
+      if (type === 'f32') this.stagingF32[at++] = value;
+      else if (type === 'u32') this.stagingU32[at++] = value;
+      else this.stagingI32[at++] = value;
+    }
+    const ranges = kernel.buffers.map((b) => buffers[b.name].storage.range);
+    const bindGroup = this.bindGroup(compiled, ranges);
+    const pass = this.openPass();
+    pass.setPipeline(compiled.pipeline);
+    pass.setBindGroup(0, bindGroup, [this.slot * SLOT_BYTES]);
+    pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
+    this.slot++;
+    this.total++;
+    if (++this.pending >= DISPATCHES_PER_SUBMIT) this.flush();
+  }
+
+  /** Records a copy between two buffers. */
+  copy(source: BufferRange, destination: BufferRange, bytes: number): void {
+    if (bytes === 0) return;
+    this.closePass();
+    this.openEncoder().copyBufferToBuffer(source.gpu, source.offset, destination.gpu, destination.offset, bytes);
+  }
+
+  /** Records zeroing a range. */
+  clear(range: BufferRange, bytes: number): void {
+    if (bytes === 0) return;
+    this.closePass();
+    this.openEncoder().clearBuffer(range.gpu, range.offset, bytes);
+  }
+
+  /** Writes bytes at once; work recorded so far is submitted before, so that it still sees what was there. */
+  write(range: BufferRange, data: ArrayBuffer, byteOffset: number, bytes: number): void {
+    this.flush();
+    if (bytes > 0) this.device.queue.writeBuffer(range.gpu, range.offset, data, byteOffset, bytes);
+  }
+
+  /** Submits what was recorded. */
+  flush(): void {
+    this.closePass();
+    if (!this.encoder) return;
+    if (this.slot > this.firstSlot) {
+      const offset = this.firstSlot * SLOT_BYTES;
+      this.device.queue.writeBuffer(this.uniforms, offset, this.staging, offset, (this.slot - this.firstSlot) * SLOT_BYTES);
+      this.firstSlot = this.slot;
+    }
+    this.device.queue.submit([this.encoder.finish()]);
+    this.encoder = null;
+    this.pending = 0;
+  }
+
+  /** Waits for the checks of shaders compiled so far and throws the first error that the device reported. */
+  async check(): Promise<void> {
+    while (this.checks.size > 0) await Promise.all(this.checks);
+    if (this.failure) throw this.failure;
+  }
+
+  dropBindGroups(): void {
+    this.bindGroups.clear();
+  }
+
+  private openEncoder(): GPUCommandEncoder {
+    this.encoder ??= this.device.createCommandEncoder();
+    return this.encoder;
+  }
+
+  private openPass(): GPUComputePassEncoder {
+    this.pass ??= this.openEncoder().beginComputePass();
+    return this.pass;
+  }
+
+  private closePass(): void {
+    this.pass?.end();
+    this.pass = null;
+  }
+
+  private compile(kernel: Kernel): CompiledKernel {
+    let compiled = this.compiled.get(kernel.source);
+    if (!compiled) {
+      const { id, layout, pipelineLayout } = this.layoutOf(kernel);
+      this.device.pushErrorScope('validation');
+      const module = this.device.createShaderModule({ label: kernel.name, code: kernel.source });
+      const pipeline = this.device.createComputePipeline({ label: kernel.name, layout: pipelineLayout, compute: { module, entryPoint: 'main' } });
+      const check = Promise.all([this.device.popErrorScope(), module.getCompilationInfo()]).then(([error, info]) => {
+        const errors = info.messages.filter((m) => m.type === 'error');
+        if (errors.length > 0) this.fail(new Error(`kernel ${kernel.name} does not compile\n${formatCompilation(kernel, errors)}`));
+        else if (error) this.fail(new Error(`kernel ${kernel.name}: ${error.message}`));
+      });
+      this.checks.add(check);
+      void check.finally(() => this.checks.delete(check));
+      compiled = { pipeline, layout, layoutId: id };
+      this.compiled.set(kernel.source, compiled);
+    }
+    return compiled;
+  }
+
+  private layoutOf(kernel: Kernel): { id: number; layout: GPUBindGroupLayout; pipelineLayout: GPUPipelineLayout } {
+    const key = kernel.buffers.map((b) => (b.access === 'read' ? 'r' : 'w')).join('');
+    let found = this.layouts.get(key);
+    if (!found) {
+      const visibility = GPUShaderStage.COMPUTE;
+      const layout = this.device.createBindGroupLayout({
+        entries: [
+          { binding: 0, visibility, buffer: { type: 'uniform', hasDynamicOffset: true } },
+          ...kernel.buffers.map((b, i) => ({ binding: i + 1, visibility, buffer: { type: b.access === 'read' ? ('read-only-storage' as const) : ('storage' as const) } })),
+        ],
+      });
+      found = { id: this.layouts.size, layout, pipelineLayout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }) };
+      this.layouts.set(key, found);
+    }
+    return found;
+  }
+
+  private bindGroup(kernel: CompiledKernel, ranges: readonly BufferRange[]): GPUBindGroup {
+    let key = String(kernel.layoutId);
+    for (const range of ranges) key += `,${range.id}:${range.offset}:${range.bytes}`;
+    let group = this.bindGroups.get(key);
+    if (!group) {
+      if (this.bindGroups.size >= MAX_BIND_GROUPS) this.bindGroups.clear();
+      group = this.device.createBindGroup({
+        layout: kernel.layout,
+        entries: [
+          { binding: 0, resource: { buffer: this.uniforms, offset: 0, size: SLOT_BYTES } },
+          ...ranges.map((r, i) => ({ binding: i + 1, resource: { buffer: r.gpu, offset: r.offset, size: r.bytes } })),
+        ],
+      });
+      this.bindGroups.set(key, group);
+    }
+    return group;
+  }
+}

@@ -1,0 +1,144 @@
+/**
+ * The engine in Node: Dawn through the npm package `webgpu`, on the driver that set-up (training/setup.mjs) chose.
+ * The only module of the engine that knows Node.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { constants } from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { create, globals } from 'webgpu';
+import { Device, type DeviceOptions, type Settle } from './device.ts';
+
+/** Dawn's instance: must stay referenced for as long as a device lives. */
+let instance: GPU | null = null;
+
+const sleeper = new Int32Array(new SharedArrayBuffer(4));
+const POLL_MS = 0.5;
+
+/** Waits by sleeping between polls: awaiting the queue spins the JavaScript thread, and a software adapter needs that core. */
+const settleSleeping: Settle = async (promise) => {
+  let settled = false;
+  const done = promise.finally(() => { settled = true; });
+  done.catch(() => undefined);
+  for (;;) {
+    await new Promise((resolve) => { setImmediate(resolve); });
+    if (settled) return done;
+    Atomics.wait(sleeper, 0, 0, POLL_MS);
+  }
+};
+
+/** What set-up decided. */
+export interface DriverChoice {
+  readonly driver: 'gpu' | 'lavapipe' | 'swiftshader' | 'software';
+  /** Vulkan driver manifests to keep to; none: the Vulkan loader's own search. */
+  readonly manifests: readonly string[];
+  /** libvulkan to use, where the system has none of its own. */
+  readonly loader: string | null;
+  readonly why: string;
+  /** How to get a faster driver. */
+  readonly hint: string | null;
+  /** The name the choice is stored under: auto, gpu, lavapipe, swiftshader. */
+  readonly request: string;
+  /** Whether DSRCNN_DRIVER named it, for this run. */
+  readonly forced: boolean;
+}
+
+/** Where set-up writes its choices. */
+export const DRIVER_FILE = fileURLToPath(new URL('../node_modules/.cache/dynamic-sparse-rcnn/driver.json', import.meta.url));
+const REQUESTS = ['auto', 'gpu', 'lavapipe', 'swiftshader'];
+const REPAIR = 'run `npm run setup`, which writes it anew';
+
+const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
+
+/** Checks one choice of the file, field by field. */
+function parseChoice(value: unknown, where: string): Omit<DriverChoice, 'request' | 'forced'> {
+  if (!isRecord(value)) throw new Error(`${where} must be an object, got ${JSON.stringify(value)}: ${REPAIR}`);
+  const { driver, manifests, loader, why, hint } = value;
+  const expect = (field: string, expected: string): Error => new Error(`${where}.${field} must be ${expected}, got ${JSON.stringify(value[field])}: ${REPAIR}`);
+  if (driver !== 'gpu' && driver !== 'lavapipe' && driver !== 'swiftshader' && driver !== 'software') throw expect('driver', 'gpu, lavapipe, swiftshader or software');
+  if (!Array.isArray(manifests) || !manifests.every((file) => typeof file === 'string')) throw expect('manifests', 'an array of paths');
+  if (loader !== null && typeof loader !== 'string') throw expect('loader', 'a path or null');
+  if (typeof why !== 'string') throw expect('why', 'text');
+  if (hint !== null && typeof hint !== 'string') throw expect('hint', 'text or null');
+  return { driver, manifests, loader, why, hint };
+}
+
+/**
+ * The choice that holds for this process: the one that DSRCNN_DRIVER names, otherwise the stored one; null where set-up has not run.
+ * Throws when the file cannot be understood, and when DSRCNN_DRIVER names what set-up has not prepared.
+ */
+export function readDriverChoice(environment: NodeJS.ProcessEnv = process.env, file = DRIVER_FILE): DriverChoice | null {
+  const forced = environment.DSRCNN_DRIVER || null;
+  if (forced !== null && !REQUESTS.includes(forced)) throw new Error(`DSRCNN_DRIVER: must be one of ${REQUESTS.join(', ')}, got ${JSON.stringify(forced)}`);
+  const unprepared = (): Error => new Error(`DSRCNN_DRIVER=${forced}: that driver is not prepared; run \`DSRCNN_DRIVER=${forced} npm run setup\` first`);
+  if (!existsSync(file)) {
+    if (forced !== null) throw unprepared();
+    return null;
+  }
+  let state: unknown;
+  try {
+    state = JSON.parse(readFileSync(file, 'utf8'));
+  } catch (error) {
+    throw new Error(`${file}: not readable as JSON (${error instanceof Error ? error.message : String(error)}): ${REPAIR}`);
+  }
+  if (!isRecord(state) || state.format !== 1 || !isRecord(state.choices) || typeof state.requested !== 'string') {
+    throw new Error(`${file}: must be an object with format 1, requested and choices: ${REPAIR}`);
+  }
+  const request = forced ?? state.requested;
+  const choice = state.choices[request];
+  if (choice === undefined) {
+    if (forced !== null) throw unprepared();
+    return null;
+  }
+  return { ...parseChoice(choice, `${file}: choices.${request}`), request, forced: forced !== null };
+}
+
+/** The variable by which the user has named a Vulkan driver, if so: then the choice does not count, unless DSRCNN_DRIVER asks for it. */
+export function userVulkanVariable(environment: NodeJS.ProcessEnv = process.env): 'VK_DRIVER_FILES' | 'VK_ICD_FILENAMES' | null {
+  if (environment.DSRCNN_DRIVER) return null;
+  return environment.VK_DRIVER_FILES ? 'VK_DRIVER_FILES' : environment.VK_ICD_FILENAMES ? 'VK_ICD_FILENAMES' : null;
+}
+
+/** dlopen's flag that keeps a library loaded; not among Node's constants. */
+const RTLD_NODELETE = 0x1000;
+
+/**
+ * Loads a Vulkan loader for good, so that Dawn's dlopen("libvulkan.so.1") finds it by its name (the library's own soname). Node closes what is no
+ * add-on of its own and throws; RTLD_NODELETE is why the library stays. LD_LIBRARY_PATH would not do: it is read when a process starts.
+ */
+function loadVulkanLoader(file: string): void {
+  if (!existsSync(file)) throw new Error(`${file}: the Vulkan loader is missing: run \`npm run setup\``);
+  try {
+    process.dlopen({ exports: {} }, file, constants.dlopen.RTLD_NOW | constants.dlopen.RTLD_GLOBAL | RTLD_NODELETE);
+  } catch (error) {
+    if (!(error instanceof Error) || !error.message.includes('did not self-register')) throw error;
+  }
+}
+
+/** Prepares this process for the chosen driver. The Vulkan loader reads the variables when Dawn's instance is made. */
+function applyDriverChoice(choice: DriverChoice): void {
+  if (choice.loader !== null) loadVulkanLoader(choice.loader);
+  if (choice.manifests.length === 0 || userVulkanVariable()) return;
+  process.env.VK_DRIVER_FILES = choice.manifests.join(path.delimiter);
+  process.env.VK_ICD_FILENAMES = process.env.VK_DRIVER_FILES; // the only name that loaders before 1.3.207 know
+}
+
+/**
+ * Opens a device on the driver that set-up chose (DSRCNN_DRIVER names another for a run; without it the user's own VK_DRIVER_FILES comes first), or on what Dawn finds
+ * where set-up has not run. Throws where there is no adapter.
+ */
+export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
+  if (!instance) {
+    const choice = readDriverChoice();
+    if (choice) applyDriverChoice(choice);
+    Object.assign(globalThis, globals);
+    instance = create([]);
+  }
+  const adapter = await instance.requestAdapter({ powerPreference: 'high-performance' });
+  if (!adapter) {
+    const variable = userVulkanVariable();
+    const because = variable ? ` by ${variable}=${process.env[variable]}` : '';
+    throw new Error(`no WebGPU adapter${because}: run \`npm run setup -- --driver auto\`, which installs a driver`);
+  }
+  return Device.fromAdapter(adapter, { settle: settleSleeping, ...options });
+}

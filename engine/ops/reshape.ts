@@ -1,0 +1,23 @@
+/** The same values under another shape, without a copy. */
+import { defineOp } from '../op.ts';
+import { formatShape, shapeError, sizeOf, type Shape } from '../shape.ts';
+import type { Tensor } from '../tensor.ts';
+
+export const reshapeOp = defineOp({
+  name: 'reshape',
+  shape: ([x]: readonly [Tensor], shape: Shape) => {
+    if (sizeOf(shape) !== x.size) shapeError('reshape', 'shape', `of ${x.size} elements (from ${formatShape(x.shape)})`, shape);
+    return { shape };
+  },
+  forward: 'alias',
+  backward: ({ device, inputs: [x], gradient }) => [device.alias(gradient, x.shape)],
+});
+
+/** Row-major reshape; one dimension may be -1 and is worked out. Shares memory with `x`. */
+export function reshape(x: Tensor, shape: Shape): Tensor {
+  const unknown = shape.indexOf(-1);
+  if (unknown < 0) return reshapeOp([x], shape);
+  const known = shape.reduce((product, dimension, i) => (i === unknown ? product : product * dimension), 1);
+  if (known === 0 || x.size % known !== 0) shapeError('reshape', 'shape', `to divide ${x.size} elements`, shape);
+  return reshapeOp([x], shape.map((dimension, i) => (i === unknown ? x.size / known : dimension)));
+}

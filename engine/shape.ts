@@ -1,0 +1,64 @@
+/** Shapes: sizes, strides, broadcasting by NumPy's rules, and errors that name the op and the argument. */
+
+export type Shape = readonly number[];
+
+/** Number of elements; 1 for the scalar shape []. */
+export function sizeOf(shape: Shape): number {
+  let size = 1;
+  for (const dimension of shape) size *= dimension;
+  return size;
+}
+
+export function formatShape(shape: Shape): string {
+  return `[${shape.join(', ')}]`;
+}
+
+export function sameShape(a: Shape, b: Shape): boolean {
+  return a.length === b.length && a.every((dimension, i) => dimension === b[i]);
+}
+
+/** Row-major strides in elements. */
+export function stridesOf(shape: Shape): number[] {
+  const strides = new Array<number>(shape.length);
+  let stride = 1;
+  for (let i = shape.length - 1; i >= 0; i--) {
+    strides[i] = stride;
+    stride *= shape[i];
+  }
+  return strides;
+}
+
+export class ShapeError extends Error {
+  override readonly name = 'ShapeError';
+}
+
+/** Throws `op: argument must be expected, got [shape]`. */
+export function shapeError(op: string, argument: string, expected: string, got: Shape | string): never {
+  throw new ShapeError(`${op}: ${argument} must be ${expected}, got ${typeof got === 'string' ? got : formatShape(got)}`);
+}
+
+/** The shape that `a` and `b` broadcast to; throws ShapeError naming `op` where they do not. */
+export function broadcastShapes(op: string, a: Shape, b: Shape): number[] {
+  const rank = Math.max(a.length, b.length);
+  const out = new Array<number>(rank);
+  for (let i = 0; i < rank; i++) {
+    const x = a[a.length - rank + i] ?? 1;
+    const y = b[b.length - rank + i] ?? 1;
+    if (x !== y && x !== 1 && y !== 1) shapeError(op, 'the second operand', `broadcastable to ${formatShape(a)}`, b);
+    out[i] = x === 1 ? y : x;
+  }
+  return out;
+}
+
+/** Turns an axis in -rank .. rank - 1 into 0 .. rank - 1; throws ShapeError naming `op` otherwise. */
+export function normalizeAxis(op: string, axis: number, rank: number): number {
+  if (!Number.isInteger(axis) || axis < -rank || axis >= rank) shapeError(op, 'axis', `an integer in ${-rank} .. ${rank - 1}`, String(axis));
+  return axis < 0 ? axis + rank : axis;
+}
+
+/** Checks that dimensions are non-negative integers. */
+export function checkShape(op: string, shape: Shape): void {
+  for (const dimension of shape) {
+    if (!Number.isInteger(dimension) || dimension < 0) shapeError(op, 'shape', 'non-negative integers', shape);
+  }
+}

@@ -1,0 +1,113 @@
+/** Tensors: handles to a shape, a dtype and a range of a GPU buffer. Immutable in value except for parameters and optimiser state. */
+import type { BufferRange } from './dispatcher.ts';
+import type { PooledBuffer } from './buffers.ts';
+import type { Device } from './device.ts';
+import type { TapeNode } from './autograd.ts';
+import type { Shape } from './shape.ts';
+import { formatShape, sizeOf } from './shape.ts';
+
+export type DType = 'f32' | 'u32' | 'i32';
+export type TensorData = Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer> | Int32Array<ArrayBuffer>;
+
+/** A counted reference to (part of) a pooled buffer: views of one tensor share it. */
+export class Storage {
+  private references = 1;
+  /** What a dispatch binds: whole vec4s. */
+  readonly range: BufferRange;
+
+  /** @param offset in bytes, a multiple of 256 */
+  constructor(readonly buffer: PooledBuffer, readonly offset: number, readonly bytes: number, private readonly onFree: (buffer: PooledBuffer) => void) {
+    this.range = { id: buffer.id, gpu: buffer.gpu, offset, bytes: Math.max(16, (bytes + 15) & ~15) };
+  }
+
+  get shared(): boolean {
+    return this.references > 1;
+  }
+
+  retain(): this {
+    this.references++;
+    return this;
+  }
+
+  release(): void {
+    if (--this.references === 0) this.onFree(this.buffer);
+  }
+}
+
+export class Tensor {
+  /** Row-major sizes; [] is a scalar. */
+  readonly shape: Shape;
+  readonly dtype: DType;
+  readonly size: number;
+  /** Whether gradients flow to this tensor: a parameter, or computed from one while recording. */
+  requiresGrad = false;
+  /** Gradient of the last `backward`, on parameters only; accumulates until `zeroGrad`. */
+  grad: Tensor | null = null;
+  /** How this tensor was computed; null for parameters, constants, and whatever was computed without recording. */
+  node: TapeNode | null = null;
+  /** Part of a recorded graph: an inner scope hands it to the scope around it instead of freeing it. */
+  captured = false;
+  private data: Storage | null;
+
+  constructor(readonly device: Device, shape: Shape, dtype: DType, storage: Storage) {
+    this.shape = shape;
+    this.dtype = dtype;
+    this.size = sizeOf(shape);
+    this.data = storage;
+  }
+
+  get rank(): number {
+    return this.shape.length;
+  }
+
+  get byteLength(): number {
+    return this.size * 4;
+  }
+
+  get disposed(): boolean {
+    return this.data === null;
+  }
+
+  /** The memory behind; throws if the tensor was disposed. */
+  get storage(): Storage {
+    if (!this.data) throw new Error(`a tensor of shape ${formatShape(this.shape)} was used after it had been disposed: keep it, or return it from its scope`);
+    return this.data;
+  }
+
+  /** Replaces the memory behind (parameters moved into one flat buffer by the optimiser). */
+  moveTo(storage: Storage): void {
+    this.storage.release();
+    this.data = storage;
+  }
+
+  /** Gives the memory back. Scopes do this by themselves. */
+  dispose(): void {
+    this.data?.release();
+    this.data = null;
+    this.node = null;
+  }
+
+  /** The same values without history: gradients stop here. Shares memory. */
+  detach(): Tensor {
+    return this.device.alias(this, this.shape);
+  }
+
+  /** Frees the gradient. */
+  zeroGrad(): void {
+    this.grad?.dispose();
+    this.grad = null;
+  }
+
+  /** Copies the values to the host. The only wait in the engine: values arrive when the device is done with what was recorded. */
+  async read(): Promise<TensorData> {
+    const bytes = await this.device.readBytes(this);
+    if (this.dtype === 'f32') return new Float32Array(bytes);
+    return this.dtype === 'u32' ? new Uint32Array(bytes) : new Int32Array(bytes);
+  }
+
+  /** `read` of a tensor with one element. */
+  async item(): Promise<number> {
+    if (this.size !== 1) throw new Error(`item: the tensor must have one element, got shape ${formatShape(this.shape)}`);
+    return (await this.read())[0];
+  }
+}

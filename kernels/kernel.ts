@@ -1,0 +1,102 @@
+/**
+ * What a kernel is here: WGSL text with its launch geometry and the names and types of what it is given. Pure text and numbers: no GPUDevice, no Tensor.
+ *
+ * `defineKernel` writes the part of the shader that every kernel shares, so that a family only writes what it computes:
+ *  - `struct Params` at binding 0 from `params`, read as `p.name`;
+ *  - one storage buffer for each entry of `buffers`, from binding 1 on, under its own name;
+ *  - `fn main`, with `group`, `groups` (workgroup id and count), `local` (id in the workgroup), `lane` (the same, flattened) and
+ *    `linearGroup` (the workgroup's number in a grid of any shape, see `linearGrid`) in scope of `body`.
+ */
+
+export type ScalarType = 'u32' | 'i32' | 'f32';
+export type ElementType = ScalarType | 'vec4f' | 'vec4u' | 'vec2f' | 'vec2u';
+export type Access = 'read' | 'write';
+
+/** How a buffer is bound: `read f32`, `write vec4f` (write means read_write). */
+export type BufferSpec = `${Access} ${ElementType}`;
+
+export interface KernelSpec<P extends string, B extends string> {
+  /** Spells the specialisation, e.g. `matmul_nt_f32_sg8_32x64_bias_relu`; the label in traces and benchmarks. */
+  readonly name: string;
+  readonly workgroup: readonly [x: number, y?: number, z?: number];
+  readonly params: Readonly<Record<P, ScalarType>>;
+  readonly buffers: Readonly<Record<B, BufferSpec>>;
+  /** Needs the `subgroups` feature. */
+  readonly subgroups?: boolean;
+  /** Module-scope WGSL: functions, constants, workgroup variables. */
+  readonly module?: string;
+  /** The statements of `main`. */
+  readonly body: string;
+}
+
+export interface Kernel<P extends string = string, B extends string = string> {
+  readonly name: string;
+  readonly source: string;
+  readonly workgroup: readonly [number, number, number];
+  readonly params: readonly { readonly name: P; readonly type: ScalarType }[];
+  readonly buffers: readonly { readonly name: B; readonly access: Access }[];
+  readonly subgroups: boolean;
+}
+
+/** The most params a kernel may have: one 256-byte slot of the uniform ring. */
+export const MAX_PARAMS = 64;
+
+/** The most workgroups in one dimension of a dispatch at WebGPU's default limits. */
+export const MAX_GROUPS = 65535;
+
+function entries<K extends string, V>(record: Readonly<Record<K, V>>): [K, V][] {
+  return Object.entries(record) as [K, V][];
+}
+
+export function defineKernel<P extends string, B extends string>(spec: KernelSpec<P, B>): Kernel<P, B> {
+  const params = entries(spec.params).map(([name, type]) => ({ name, type }));
+  const buffers = entries(spec.buffers).map(([name, text]) => {
+    const [access, element] = text.split(' ') as [Access, ElementType];
+    return { name, access, element };
+  });
+  if (params.length > MAX_PARAMS) throw new RangeError(`${spec.name}: at most ${MAX_PARAMS} params, got ${params.length}`);
+  const [x, y = 1, z = 1] = spec.workgroup;
+  const lines = [
+    spec.subgroups ? 'enable subgroups;' : '',
+    params.length ? `struct Params { ${params.map((q) => `${q.name}: ${q.type}`).join(', ')} }\n@group(0) @binding(0) var<uniform> p: Params;` : '',
+    ...buffers.map((b, i) => `@group(0) @binding(${i + 1}) var<storage, ${b.access === 'read' ? 'read' : 'read_write'}> ${b.name}: array<${b.element}>;`),
+    spec.module ?? '',
+    `@compute @workgroup_size(${x}, ${y}, ${z})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
+        @builtin(local_invocation_id) local: vec3u, @builtin(local_invocation_index) lane: u32) {
+let linearGroup = (group.z * groups.y + group.y) * groups.x + group.x;
+${spec.body}
+}`,
+  ];
+  return {
+    name: spec.name,
+    source: lines.filter((line) => line !== '').join('\n'),
+    workgroup: [x, y, z],
+    params,
+    buffers: buffers.map(({ name, access }) => ({ name, access })),
+    subgroups: spec.subgroups ?? false,
+  };
+}
+
+/** Remembers the kernels that a factory made, by its arguments: writing a shader's text costs more than a dispatch. */
+export function kernelFamily<A extends readonly (string | number | boolean)[], K>(factory: (...options: A) => K): (...options: A) => K {
+  const made = new Map<string, K>();
+  return (...options) => {
+    const key = options.join('|');
+    let kernel = made.get(key);
+    if (kernel === undefined) {
+      kernel = factory(...options);
+      made.set(key, kernel);
+    }
+    return kernel;
+  };
+}
+
+export type Grid = readonly [x: number, y: number, z: number];
+
+/** A grid of at least `groups` workgroups within the limit of a dimension; kernels number them by `linearGroup` and leave those past the end. */
+export function linearGrid(groups: number): Grid {
+  if (groups <= MAX_GROUPS) return [groups, 1, 1];
+  const y = Math.ceil(groups / MAX_GROUPS);
+  return [Math.ceil(groups / y), y, 1];
+}

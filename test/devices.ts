@@ -1,0 +1,24 @@
+/** The devices that tests run on: the adapter at hand with and without its subgroups, opened once a test file and destroyed at its end. */
+import { afterAll } from 'vitest';
+import type { Device } from '../engine/index.ts';
+import { openDevice } from '../engine/node.ts';
+
+export interface TestDevice {
+  readonly label: string;
+  readonly device: Device;
+}
+
+export async function testDevices(): Promise<readonly TestDevice[]> {
+  const device = await openDevice();
+  const devices = [{ label: device.subgroupSize > 0 ? `subgroups of ${device.subgroupSize}` : 'as it is', device }];
+  if (device.subgroupSize > 0) devices.push({ label: 'no subgroups', device: await openDevice({ subgroups: false }) });
+  afterAll(() => { for (const { device: opened } of devices) opened.destroy(); });
+  return devices;
+}
+
+/** One device, for tests that have no variants to tell apart. */
+export async function testDevice(): Promise<Device> {
+  const device = await openDevice();
+  afterAll(() => device.destroy());
+  return device;
+}
