@@ -137,8 +137,8 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   const adapter = await instance.requestAdapter({ powerPreference: 'high-performance' });
   if (!adapter) {
     const variable = userVulkanVariable();
-    const because = variable ? ` by ${variable}=${process.env[variable]}` : '';
-    throw new Error(`no WebGPU adapter${because}: run \`npm run setup -- --driver auto\`, which installs a driver`);
+    throw new Error(variable ? `no WebGPU adapter by ${variable}=${process.env[variable]}: name a driver that is there, or unset it`
+      : 'no WebGPU adapter: run `npm run setup -- --driver auto`, which installs a driver');
   }
   return Device.fromAdapter(adapter, { settle: settleSleeping, ...options });
 }
