@@ -8,3 +8,4 @@ export { Random } from './random.ts';
 export type { MemoryReport } from './buffers.ts';
 export { abs, affine, exp, log, relu, sigmoid, sqrt, square, tanh } from './ops/unary.ts';
 export { reshape } from './ops/reshape.ts';
+export { readSafetensors, writeSafetensors, WeightsError, type SafetensorData, type SafetensorEntry, type SafetensorsFile } from './weights/safetensors.ts';

@@ -1,0 +1,111 @@
+/** The safetensors format: an 8-byte header length, a JSON header, and the bytes of the tensors. Read without trust, written in a stable order. */
+
+/** Values as stored: 64-bit integers stay 64-bit. */
+export type SafetensorData = Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | Int32Array<ArrayBuffer> | Uint32Array<ArrayBuffer> | BigInt64Array<ArrayBuffer> | Uint8Array<ArrayBuffer>;
+
+export interface SafetensorEntry {
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly data: SafetensorData;
+}
+
+export interface SafetensorsFile {
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly tensors: ReadonlyMap<string, SafetensorEntry>;
+}
+
+export class WeightsError extends Error {
+  override readonly name = 'WeightsError';
+}
+
+const VIEWS = {
+  F32: [4, (bytes: ArrayBuffer) => new Float32Array(bytes)],
+  F64: [8, (bytes: ArrayBuffer) => new Float64Array(bytes)],
+  I32: [4, (bytes: ArrayBuffer) => new Int32Array(bytes)],
+  U32: [4, (bytes: ArrayBuffer) => new Uint32Array(bytes)],
+  I64: [8, (bytes: ArrayBuffer) => new BigInt64Array(bytes)],
+  U8: [1, (bytes: ArrayBuffer) => new Uint8Array(bytes)],
+} as const satisfies Record<string, readonly [number, (bytes: ArrayBuffer) => SafetensorData]>;
+
+const MAX_HEADER_BYTES = 100 * 2 ** 20;
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function isSizes(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0);
+}
+
+/**
+ * Reads a whole file.
+ * @param file names the source in errors
+ * @throws WeightsError naming the file, the tensor and the field
+ */
+export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): SafetensorsFile {
+  const fail = (message: string): never => { throw new WeightsError(`${file}: ${message}`); };
+  if (bytes.byteLength < 8) fail(`not a safetensors file: ${bytes.byteLength} bytes, expected at least 8`);
+  const headerBytes = Number(new DataView(bytes).getBigUint64(0, true));
+  if (headerBytes > MAX_HEADER_BYTES || 8 + headerBytes > bytes.byteLength) fail(`header length ${headerBytes} does not fit a file of ${bytes.byteLength} bytes: truncated, or not a safetensors file`);
+  let header: unknown;
+  try {
+    header = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(new Uint8Array(bytes, 8, headerBytes)));
+  } catch (error) {
+    fail(`the header is not JSON (${(error as Error).message})`);
+  }
+  if (!isRecord(header)) return fail('the header must be a JSON object');
+  const metadata: Record<string, string> = {};
+  const tensors = new Map<string, SafetensorEntry>();
+  const body = 8 + headerBytes;
+  for (const [name, entry] of Object.entries(header)) {
+    if (!isRecord(entry)) return fail(`${name}: expected an object`);
+    if (name === '__metadata__') {
+      for (const [key, value] of Object.entries(entry)) metadata[key] = typeof value === 'string' ? value : fail(`__metadata__.${key}: expected a string`);
+      continue;
+    }
+    const { dtype, shape, data_offsets: offsets } = entry;
+    if (typeof dtype !== 'string' || !Object.hasOwn(VIEWS, dtype)) return fail(`${name}: dtype must be one of ${Object.keys(VIEWS).join(', ')}, got ${JSON.stringify(dtype)}`);
+    if (!isSizes(shape)) return fail(`${name}: shape must be a list of non-negative integers, got ${JSON.stringify(shape)}`);
+    if (!isSizes(offsets) || offsets.length !== 2) return fail(`${name}: data_offsets must be [begin, end], got ${JSON.stringify(offsets)}`);
+    const [elementBytes, view] = VIEWS[dtype as keyof typeof VIEWS];
+    const [begin, end] = offsets;
+    const expected = shape.reduce((product, n) => product * n, elementBytes);
+    if (end - begin !== expected) fail(`${name}: shape [${shape.join(', ')}] of ${dtype} takes ${expected} bytes, data_offsets give ${end - begin}`);
+    if (body + end > bytes.byteLength) fail(`${name}: data ends at byte ${body + end} of a file of ${bytes.byteLength}: truncated`);
+    tensors.set(name, { dtype, shape, data: view(bytes.slice(body + begin, body + end)) });
+  }
+  return { metadata, tensors };
+}
+
+/** Writes f32 tensors (and others by their array type) in the order given. */
+export function writeSafetensors(tensors: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: SafetensorData }>, metadata: Readonly<Record<string, string>> = {}): Uint8Array<ArrayBuffer> {
+  const header: Record<string, unknown> = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
+  let offset = 0;
+  for (const [name, { shape, data }] of tensors) {
+    const elements = shape.reduce((product, n) => product * n, 1);
+    if (elements !== data.length) throw new WeightsError(`${name}: shape [${shape.join(', ')}] has ${elements} elements, the data ${data.length}`);
+    header[name] = { dtype: dtypeOf(data), shape, data_offsets: [offset, offset + data.byteLength] };
+    offset += data.byteLength;
+  }
+  const json = JSON.stringify(header);
+  const encoded = new TextEncoder().encode(json);
+  const padding = (8 - (encoded.length % 8)) % 8;
+  const out = new Uint8Array(8 + encoded.length + padding + offset);
+  new DataView(out.buffer).setBigUint64(0, BigInt(encoded.length + padding), true);
+  out.set(encoded, 8);
+  out.fill(0x20, 8 + encoded.length, 8 + encoded.length + padding);
+  let at = 8 + encoded.length + padding;
+  for (const { data } of tensors.values()) {
+    out.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
+    at += data.byteLength;
+  }
+  return out;
+}
+
+function dtypeOf(data: SafetensorData): keyof typeof VIEWS {
+  if (data instanceof Float32Array) return 'F32';
+  if (data instanceof Float64Array) return 'F64';
+  if (data instanceof Int32Array) return 'I32';
+  if (data instanceof Uint32Array) return 'U32';
+  return data instanceof BigInt64Array ? 'I64' : 'U8';
+}
