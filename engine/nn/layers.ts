@@ -1,0 +1,169 @@
+/** Layers with parameters, named as in PyTorch. */
+import type { Device } from '../device.ts';
+import { multiheadAttention } from '../ops/attention.ts';
+import { conv2d } from '../ops/conv2d.ts';
+import { linear } from '../ops/matmul.ts';
+import { div, mul, sub } from '../ops/binary.ts';
+import { groupNorm, layerNorm, scaleShift } from '../ops/norm.ts';
+import { affine, sqrt } from '../ops/unary.ts';
+import type { Random } from '../random.ts';
+import { shapeError } from '../shape.ts';
+import type { Tensor } from '../tensor.ts';
+import { constant, kaimingNormalFanOut, kaimingUniform, uniformBias, xavierUniform } from './initializers.ts';
+import { Module } from './module.ts';
+
+export interface Activation {
+  readonly activation?: 'relu';
+}
+
+export interface NormOptions extends Activation {
+  /** Added after the normalisation and before the activation, of the input's shape. */
+  readonly residual?: Tensor;
+}
+
+/** x [..., inputs] -> x weight^T + bias [..., outputs]; weight [outputs, inputs]. */
+export class Linear extends Module {
+  readonly weight: Tensor;
+  readonly bias: Tensor | null;
+
+  /** @param init `xavier`: Glorot uniform weights; `default`: PyTorch's. Biases are PyTorch's default in both. */
+  constructor(device: Device, random: Random, inputs: number, outputs: number, { bias = true, init = 'default' }: { bias?: boolean; init?: 'default' | 'xavier' } = {}) {
+    super(device);
+    const length = inputs * outputs;
+    const values = init === 'xavier' ? xavierUniform(random, length, inputs, outputs) : kaimingUniform(random, length, inputs, Math.sqrt(5));
+    this.weight = this.parameter('weight', [outputs, inputs], values);
+    this.bias = bias ? this.parameter('bias', [outputs], uniformBias(random, outputs, inputs)) : null;
+  }
+
+  forward(x: Tensor, options: Activation = {}): Tensor {
+    return linear(x, this.weight, this.bias, options);
+  }
+}
+
+export interface Conv2dOptions {
+  readonly stride?: number;
+  readonly padding?: number;
+  readonly groups?: number;
+  readonly bias?: boolean;
+  /** `fan-out`: He normal by fan-out; `c2-xavier`: Detectron2's for FPN, with zero biases; `default`: PyTorch's. */
+  readonly init?: 'fan-out' | 'c2-xavier' | 'default';
+}
+
+/** x [B, H, W, inputs] -> [B, H', W', outputs]; weight [k, k, inputs / groups, outputs]. */
+export class Conv2d extends Module {
+  readonly weight: Tensor;
+  readonly bias: Tensor | null;
+  private readonly stride: number;
+  private readonly padding: number;
+  private readonly groups: number;
+
+  constructor(device: Device, random: Random, inputs: number, outputs: number, kernel: number, options: Conv2dOptions = {}) {
+    super(device);
+    const { stride = 1, padding = Math.floor(kernel / 2), groups = 1, bias = false, init = 'default' } = options;
+    if (inputs % groups !== 0 || outputs % groups !== 0) shapeError('Conv2d', 'groups', `a divisor of ${inputs} and ${outputs}`, String(groups));
+    this.stride = stride;
+    this.padding = padding;
+    this.groups = groups;
+    const fanIn = (inputs / groups) * kernel * kernel;
+    const length = fanIn * outputs;
+    const values = init === 'fan-out' ? kaimingNormalFanOut(random, length, outputs * kernel * kernel)
+      : kaimingUniform(random, length, fanIn, init === 'c2-xavier' ? 1 : Math.sqrt(5));
+    this.weight = this.parameter('weight', [kernel, kernel, inputs / groups, outputs], values, 'conv');
+    this.bias = bias ? this.parameter('bias', [outputs], init === 'c2-xavier' ? constant(outputs, 0) : uniformBias(random, outputs, fanIn)) : null;
+  }
+
+  forward(x: Tensor): Tensor {
+    return conv2d(x, this.weight, this.bias, { stride: this.stride, padding: this.padding, groups: this.groups });
+  }
+}
+
+/** Normalises over the last axis. */
+export class LayerNorm extends Module {
+  readonly weight: Tensor;
+  readonly bias: Tensor;
+
+  constructor(device: Device, features: number) {
+    super(device);
+    this.weight = this.parameter('weight', [features], constant(features, 1));
+    this.bias = this.parameter('bias', [features], constant(features, 0));
+  }
+
+  forward(x: Tensor, options: Activation = {}): Tensor {
+    return layerNorm(x, this.weight, this.bias, options);
+  }
+}
+
+/** Normalises each image over groups of channels (the last axis). */
+export class GroupNorm extends Module {
+  readonly weight: Tensor;
+  readonly bias: Tensor;
+
+  constructor(device: Device, private readonly groups: number, channels: number) {
+    super(device);
+    this.weight = this.parameter('weight', [channels], constant(channels, 1));
+    this.bias = this.parameter('bias', [channels], constant(channels, 0));
+  }
+
+  forward(x: Tensor, options: NormOptions = {}): Tensor {
+    return groupNorm(x, this.weight, this.bias, this.groups, options);
+  }
+}
+
+/** Batch normalisation with fixed statistics: y = x * weight / sqrt(running_var + 1e-5) + (bias - running_mean * that). Nothing of it is trained. */
+export class FrozenBatchNorm extends Module {
+  private readonly weight: Tensor;
+  private readonly bias: Tensor;
+  private readonly mean: Tensor;
+  private readonly variance: Tensor;
+  private folded: { scale: Tensor; shift: Tensor } | null = null;
+
+  constructor(device: Device, channels: number) {
+    super(device);
+    this.weight = this.buffer('weight', [channels], constant(channels, 1));
+    this.bias = this.buffer('bias', [channels], constant(channels, 0));
+    this.mean = this.buffer('running_mean', [channels], constant(channels, 0));
+    this.variance = this.buffer('running_var', [channels], constant(channels, 1));
+  }
+
+  protected override loaded(): void {
+    this.folded?.scale.dispose();
+    this.folded?.shift.dispose();
+    this.folded = null;
+  }
+
+  forward(x: Tensor, options: NormOptions = {}): Tensor {
+    this.folded ??= this.fold();
+    return scaleShift(x, this.folded.scale, this.folded.shift, options);
+  }
+
+  private fold(): { scale: Tensor; shift: Tensor } {
+    const { device } = this;
+    const folded = device.noGrad(() => device.scope(() => {
+      const scale = div(this.weight, sqrt(affine(this.variance, 1, 1e-5)));
+      return { scale, shift: sub(this.bias, mul(this.mean, scale)) };
+    }));
+    device.keep(folded.scale);
+    device.keep(folded.shift);
+    return folded;
+  }
+}
+
+/** Self-attention over the second axis: x [B, N, features] -> [B, N, features]. */
+export class MultiheadAttention extends Module {
+  private readonly projection: Tensor;
+  private readonly projectionBias: Tensor;
+  private readonly output: Linear;
+
+  constructor(device: Device, random: Random, features: number, private readonly heads: number) {
+    super(device);
+    if (features % heads !== 0) shapeError('MultiheadAttention', 'heads', `a divisor of ${features}`, String(heads));
+    this.projection = this.parameter('in_proj_weight', [3 * features, features], xavierUniform(random, 3 * features * features, features, 3 * features));
+    this.projectionBias = this.parameter('in_proj_bias', [3 * features], constant(3 * features, 0));
+    this.output = this.child('out_proj', new Linear(device, random, features, features, { init: 'xavier' }));
+    device.write(this.output.bias!, constant(features, 0));
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.output.forward(multiheadAttention(linear(x, this.projection, this.projectionBias), this.heads));
+  }
+}

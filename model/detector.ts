@@ -1,0 +1,78 @@
+/**
+ * Dynamic Sparse R-CNN, whole: images in, detections or losses out.
+ *
+ * Glossary: B images; N proposals; C classes; T stages; P2..P5 feature pyramid. Boxes are xyxy, pixels of the padded batch
+ * (images lie at its top left, so these are pixels of the image as it went in).
+ */
+import { initialBoxes, normalizeImages, Random, type Device, type ImageData, type Tensor } from '../engine/index.ts';
+import { Module } from '../engine/nn/index.ts';
+import { selectDetections, type Detections } from './boxes.ts';
+import type { ModelConfig } from './config.ts';
+import { criterion, type Losses } from './criterion.ts';
+import { DynamicHead, type StageOutput } from './dynamic-head.ts';
+import { FPN } from './fpn.ts';
+import { uploadTargets, type ImageTargets } from './matching.ts';
+import { Proposals, type InitialProposals } from './proposals.ts';
+
+export interface Predictions {
+  /** P2..P5. */
+  readonly pyramid: readonly Tensor[];
+  readonly proposals: InitialProposals;
+  /** What the first stage starts from, [B, N, 4] xyxy pixels. */
+  readonly initialBoxes: Tensor;
+  readonly stages: readonly StageOutput[];
+}
+
+export class DynamicSparseRCNN extends Module {
+  private readonly backbone: FPN;
+  private readonly proposals: Proposals;
+  private readonly head: DynamicHead;
+
+  /** @param seed of the initial weights: the same seed gives the same weights on every adapter */
+  constructor(device: Device, readonly config: ModelConfig, seed = 0) {
+    super(device);
+    const random = new Random(seed);
+    this.backbone = this.child('backbone', new FPN(device, random, config));
+    this.proposals = this.child('proposals', new Proposals(device, random, config));
+    this.head = this.child('head', new DynamicHead(device, random, config));
+  }
+
+  /**
+   * @param images      RGB, 0..255, of any sizes; padded right and bottom to a multiple of 32
+   * @param temperature of the softmax over experts: 1 at inference
+   */
+  forward(images: readonly ImageData[], temperature = 1): Predictions {
+    const { device, config } = this;
+    const x = normalizeImages(device, images, { mean: config.pixelMean, std: config.pixelStd, divisor: 32 });
+    const pyramid = this.backbone.forward(x);
+    const proposals = this.proposals.forward(pyramid, temperature);
+    const sizes = device.tensor(images.flatMap(({ width, height }) => [width, height, width, height]), [images.length, 4]);
+    const boxes = initialBoxes(proposals.boxes, sizes);
+    return { pyramid, proposals, initialBoxes: boxes, stages: this.head.forward(pyramid, boxes, proposals.features) };
+  }
+
+  /** Losses of all stages for a batch with its objects; nothing is read back. */
+  loss(images: readonly ImageData[], targets: readonly ImageTargets[], temperature: number): Losses {
+    const sizes = images.map(({ width, height }) => [width, height] as const);
+    return criterion(this.forward(images, temperature).stages, uploadTargets(this.device, targets, sizes), this.config);
+  }
+
+  /** Detections of each image, best first: the N best of the N x C scores of the last stage, after NMS where the matcher is many-to-one; boxes clipped to the image. */
+  async detect(images: readonly ImageData[]): Promise<Detections[]> {
+    const { device, config } = this;
+    const { logits, boxes } = device.noGrad(() => device.scope(() => {
+      const last = this.forward(images).stages[config.numStages - 1];
+      return { logits: device.keep(last.logits), boxes: device.keep(last.boxes) };
+    }));
+    try {
+      const [logitValues, boxValues] = [await logits.read(), await boxes.read()];
+      const perImage = config.numProposals;
+      return images.map((image, b) => selectDetections(
+        logitValues.subarray(b * perImage * config.numClasses, (b + 1) * perImage * config.numClasses),
+        boxValues.subarray(b * perImage * 4, (b + 1) * perImage * 4), [image.width, image.height], config));
+    } finally {
+      logits.dispose();
+      boxes.dispose();
+    }
+  }
+}

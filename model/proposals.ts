@@ -1,0 +1,87 @@
+/**
+ * Initial proposals: learned boxes and features [SR 3.2], or dynamic proposal generation [DSR 3.3]: mixtures of experts by weights that the image decides.
+ *
+ * Glossary: B images, N proposals, E experts, d width. Boxes here are (cx, cy, w, h), normalized to the unpadded image.
+ */
+import { affine, concat, expand, mixExperts, reshape, resizeBilinear, softmax, sum, type Device, type Random, type Tensor } from '../engine/index.ts';
+import { Conv2d, Linear, Module } from '../engine/nn/index.ts';
+import type { ModelConfig } from './config.ts';
+
+/**
+ * P2..P5 to softmax weights over the experts [DSR 3.3].
+ * Staircase: x = P2; three times x = concat(depthwise 3x3 / 2 of x, next level); once more depthwise 3x3 / 2. Plain: x = P5.
+ * Then: bilinear resize to S x S, sum over channels, linear, ReLU, linear, softmax over experts at a temperature [DC, arXiv 1912.03458].
+ */
+export class ExpertWeights extends Module {
+  private readonly depthwise: readonly Conv2d[];
+  private readonly linear1: Linear;
+  private readonly linear2: Linear;
+
+  constructor(device: Device, random: Random, private readonly config: ModelConfig) {
+    super(device);
+    const d = config.hiddenDim;
+    this.depthwise = config.dpg === 'staircase'
+      ? this.childList('depthwise', [1, 2, 3, 4].map((i) => new Conv2d(device, random, d * i, d * i, 3, { stride: 2, groups: d * i, bias: true })))
+      : [];
+    this.linear1 = this.child('linear1', new Linear(device, random, config.expertMapSize ** 2, config.expertHiddenDim));
+    this.linear2 = this.child('linear2', new Linear(device, random, config.expertHiddenDim, config.numExperts * config.numProposals));
+  }
+
+  /** features P2..P5 [B, h, w, d]; temperature > 0 -> [B, E, N], summing to 1 over E. */
+  forward(features: readonly Tensor[], temperature: number): Tensor {
+    const { expertMapSize: s, numExperts, numProposals } = this.config;
+    let x = features[this.depthwise.length > 0 ? 0 : features.length - 1];
+    this.depthwise.forEach((conv, i) => {
+      x = conv.forward(x);
+      if (i + 1 < features.length) x = concat([x, features[i + 1]], 3);
+    });
+    const map = reshape(sum(resizeBilinear(x, [s, s]), { axes: [3] }), [-1, s * s]);
+    const logits = this.linear2.forward(this.linear1.forward(map, { activation: 'relu' }));
+    return softmax(affine(reshape(logits, [-1, numExperts, numProposals]), 1 / temperature), 1);
+  }
+}
+
+/** (cx, cy, w, h) of N boxes on a regular grid of the unit square, each half as large again as its cell. */
+export function gridBoxes(count: number): Float32Array<ArrayBuffer> {
+  const columns = Math.ceil(Math.sqrt(count)), rows = Math.ceil(count / columns);
+  const boxes = new Float32Array(count * 4);
+  for (let i = 0; i < count; i++) {
+    boxes.set([((i % columns) + 0.5) / columns, (Math.floor(i / columns) + 0.5) / rows, Math.min(1, 1.5 / columns), Math.min(1, 1.5 / rows)], i * 4);
+  }
+  return boxes;
+}
+
+export interface InitialProposals {
+  /** [B, N, 4], (cx, cy, w, h) normalized. */
+  readonly boxes: Tensor;
+  /** [B, N, d]. */
+  readonly features: Tensor;
+  /** [B, E, N]; null without dynamic proposal generation. */
+  readonly expertWeights: Tensor | null;
+}
+
+export class Proposals extends Module {
+  private readonly boxes: Tensor;
+  private readonly features: Tensor;
+  private readonly weights: ExpertWeights | null;
+
+  constructor(device: Device, random: Random, private readonly config: ModelConfig) {
+    super(device);
+    const { numProposals: n, hiddenDim: d } = config;
+    const experts = config.dpg === 'none' ? 1 : config.numExperts;
+    const one = config.proposalInit === 'grid' ? gridBoxes(n) : Float32Array.from({ length: n * 4 }, (_, i) => (i % 4 < 2 ? 0.5 : 1));
+    const boxes = new Float32Array(experts * n * 4);
+    for (let e = 0; e < experts; e++) boxes.set(one, e * n * 4);
+    this.boxes = this.parameter('boxes', [experts, n, 4], boxes);
+    this.features = this.parameter('features', [experts, n, d], random.normalArray(experts * n * d));
+    this.weights = config.dpg === 'none' ? null : this.child('weights', new ExpertWeights(device, random, config));
+  }
+
+  forward(pyramid: readonly Tensor[], temperature: number): InitialProposals {
+    const batch = pyramid[0].shape[0];
+    const { numProposals: n, hiddenDim: d } = this.config;
+    if (!this.weights) return { boxes: expand(this.boxes, [batch, n, 4]), features: expand(this.features, [batch, n, d]), expertWeights: null };
+    const expertWeights = this.weights.forward(pyramid, temperature);
+    return { boxes: mixExperts(expertWeights, this.boxes), features: mixExperts(expertWeights, this.features), expertWeights };
+  }
+}

@@ -1,0 +1,97 @@
+/**
+ * ResNet as Detectron2 builds it: stem, res2..res5, the stride of a bottleneck in its 3x3 convolution.
+ *
+ * Glossary: B images; H, W pixels of the padded batch (multiples of 32); feature maps NHWC.
+ * Names follow Detectron2: `stem.conv1.weight`, `stem.conv1.norm.bias`, `res2.0.conv1.weight`, `res3.0.shortcut.norm.weight`, ...
+ */
+import { maxPool2d, type Device, type Random, type Tensor } from '../engine/index.ts';
+import { Conv2d, FrozenBatchNorm, GroupNorm, Module, type NormOptions } from '../engine/nn/index.ts';
+import type { ModelConfig } from './config.ts';
+
+const BLOCKS = { 18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3] } as const;
+
+/** A convolution without bias, followed by its norm; ReLU and residual ride along with the norm. */
+class NormedConv extends Module {
+  private readonly conv: Conv2d;
+  private readonly norm: FrozenBatchNorm | GroupNorm;
+
+  constructor(device: Device, random: Random, config: ModelConfig, inputs: number, outputs: number, kernel: number, stride = 1) {
+    super(device);
+    this.conv = this.child('', new Conv2d(device, random, inputs, outputs, kernel, { stride, init: 'fan-out' }));
+    // 32 groups, fewer (4 channels each) in narrow layers.
+    this.norm = this.child('norm', config.norm === 'frozen_bn' ? new FrozenBatchNorm(device, outputs) : new GroupNorm(device, Math.min(32, Math.floor(outputs / 4)), outputs));
+  }
+
+  forward(x: Tensor, options: NormOptions = {}): Tensor {
+    return this.norm.forward(this.conv.forward(x), options);
+  }
+}
+
+/** Basic block (two 3x3) or bottleneck (1x1, 3x3 with the stride, 1x1). */
+class Block extends Module {
+  private readonly conv1: NormedConv;
+  private readonly conv2: NormedConv;
+  private readonly conv3: NormedConv | null;
+  private readonly shortcut: NormedConv | null;
+
+  constructor(device: Device, random: Random, config: ModelConfig, inputs: number, middle: number, outputs: number, stride: number) {
+    super(device);
+    const conv = (name: string, from: number, to: number, kernel: number, step = 1): NormedConv => this.child(name, new NormedConv(device, random, config, from, to, kernel, step));
+    this.shortcut = stride !== 1 || inputs !== outputs ? conv('shortcut', inputs, outputs, 1, stride) : null;
+    if (config.depth >= 50) {
+      this.conv1 = conv('conv1', inputs, middle, 1);
+      this.conv2 = conv('conv2', middle, middle, 3, stride);
+      this.conv3 = conv('conv3', middle, outputs, 1);
+    } else {
+      this.conv1 = conv('conv1', inputs, outputs, 3, stride);
+      this.conv2 = conv('conv2', outputs, outputs, 3);
+      this.conv3 = null;
+    }
+  }
+
+  forward(x: Tensor): Tensor {
+    const { device } = this;
+    return device.scope(() => {
+      const residual = this.shortcut ? this.shortcut.forward(x) : x;
+      const y = this.conv1.forward(x, { activation: 'relu' });
+      if (!this.conv3) return this.conv2.forward(y, { activation: 'relu', residual });
+      return this.conv3.forward(this.conv2.forward(y, { activation: 'relu' }), { activation: 'relu', residual });
+    });
+  }
+}
+
+export class ResNet extends Module {
+  /** Channels of res2..res5, whose strides are 4, 8, 16, 32. */
+  readonly channels: readonly number[];
+  private readonly stem: NormedConv;
+  private readonly stages: readonly (readonly Block[])[];
+
+  constructor(device: Device, random: Random, config: ModelConfig) {
+    super(device);
+    this.stem = this.child('stem.conv1', new NormedConv(device, random, config, 3, config.stemChannels, 7, 2));
+    const expansion = config.depth >= 50 ? 4 : 1;
+    let inputs = config.stemChannels;
+    this.stages = BLOCKS[config.depth].map((count, i) => {
+      const middle = config.stemChannels * 2 ** i;
+      const blocks = Array.from({ length: count }, (_, j) => {
+        const block = new Block(device, random, config, inputs, middle, middle * expansion, j === 0 && i > 0 ? 2 : 1);
+        inputs = middle * expansion;
+        return block;
+      });
+      return this.childList(`res${i + 2}`, blocks);
+    });
+    this.channels = [1, 2, 4, 8].map((factor) => config.stemChannels * factor * expansion);
+    const frozen = [[this.stem], ...this.stages].slice(0, config.freezeAt);
+    for (const part of frozen) for (const module of part) module.freeze();
+  }
+
+  /** x [B, H, W, 3], normalised -> C2..C5: [B, H / s, W / s, channels] at strides s of 4, 8, 16, 32. */
+  forward(x: Tensor): Tensor[] {
+    const { device } = this;
+    let y = device.scope(() => maxPool2d(this.stem.forward(x, { activation: 'relu' }), { kernel: 3, stride: 2, padding: 1 }));
+    return this.stages.map((blocks) => {
+      for (const block of blocks) y = block.forward(y);
+      return y;
+    });
+  }
+}
