@@ -9,3 +9,4 @@ export type { MemoryReport } from './buffers.ts';
 export { abs, affine, exp, log, relu, sigmoid, sqrt, square, tanh } from './ops/unary.ts';
 export { reshape } from './ops/reshape.ts';
 export { readSafetensors, writeSafetensors, WeightsError, type SafetensorData, type SafetensorEntry, type SafetensorsFile } from './weights/safetensors.ts';
+export { roiAlign, type RoiAlignOptions } from './ops/roi-align.ts';

@@ -2,7 +2,9 @@
 import type { OpName } from '../../engine/ops/index.ts';
 import type { OpCase } from '../op-harness.ts';
 import { unaryCases } from './unary.ts';
+import { roiAlignCases } from './roi-align.ts';
 
 export const opCases: Record<OpName, OpCase[]> = {
   ...unaryCases,
+  ...roiAlignCases,
 };
