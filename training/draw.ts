@@ -39,7 +39,10 @@ export interface DrawOptions {
 /** Where enlarging stops by default: from here on tags are legible beside the objects. */
 const LEGIBLE_SIDE = 480;
 const MOST_ENLARGEMENT = 8;
-const FONT = 'Dynamic Sparse R-CNN';
+/** Under a name of its own, so that no font of the machine is taken for it. */
+const TAG_FONT = 'Detection tags';
+/** The family that plots name. */
+const PLOT_FONT = 'DejaVu Sans';
 const DARK = '#000000';
 const LIGHT = '#ffffff';
 
@@ -126,9 +129,9 @@ export function writePng(path: string, canvas: Canvas): void {
   writeFileSync(path, canvas.toBuffer('image/png'));
 }
 
-/** Renders SVG text; `scale` pixels for each of its units. Text that names no installed font is set in DejaVu Sans. */
+/** Renders SVG text; `scale` pixels for each of its units. Text is set in DejaVu Sans, whatever fonts the machine has, if the SVG names that family. */
 export async function rasterizeSvg(svg: string, scale = 2): Promise<Canvas> {
-  registerFont();
+  registerFonts();
   const image = new Image();
   image.src = Buffer.from(svg);
   await image.decode();
@@ -139,13 +142,16 @@ export async function rasterizeSvg(svg: string, scale = 2): Promise<Canvas> {
   return canvas;
 }
 
-let fontRegistered = false;
+let fontsRegistered = false;
 
-function registerFont(): void {
-  if (fontRegistered) return;
-  const path = createRequire(import.meta.url).resolve('dejavu-fonts-ttf/ttf/DejaVuSans-Bold.ttf');
-  if (!GlobalFonts.register(readFileSync(path), FONT)) throw new Error(`${path}: not usable as a font`);
-  fontRegistered = true;
+function registerFonts(): void {
+  if (fontsRegistered) return;
+  const { resolve } = createRequire(import.meta.url);
+  for (const [file, name] of [['DejaVuSans-Bold.ttf', TAG_FONT], ['DejaVuSans.ttf', PLOT_FONT]]) {
+    const path = resolve(`dejavu-fonts-ttf/ttf/${file}`);
+    if (!GlobalFonts.register(readFileSync(path), name)) throw new Error(`${path}: not usable as a font`);
+  }
+  fontsRegistered = true;
 }
 
 async function decode(path: string): Promise<RawImage> {
@@ -223,18 +229,18 @@ interface Tag {
 
 /** Finds each tag a place inside the picture: at a corner of its box, where it covers as little as possible of the tags before it. */
 function placeTags(context: SKRSContext2D, boxes: readonly DrawnBox[], scale: number, lineWidth: number, fontSize: number): Tag[] {
-  registerFont();
+  registerFonts();
   const { width: canvasWidth, height: canvasHeight } = context.canvas;
   const tags: Tag[] = [];
   for (const box of boxes) {
     const caption = [box.name, box.score === undefined ? '' : box.score.toFixed(2)].filter((part) => part !== '').join(' ');
     if (caption === '') continue;
     // In a very small picture the letters shrink before the text is cut.
-    context.font = `${fontSize}px "${FONT}"`;
+    context.font = `${fontSize}px "${TAG_FONT}"`;
     const padding = Math.round(fontSize * 0.35);
     const room = canvasWidth - 2 * padding;
     const fitted = Math.max(Math.min(fontSize, 9), Math.min(fontSize, Math.floor((fontSize * room) / context.measureText(caption).width)));
-    context.font = `${fitted}px "${FONT}"`;
+    context.font = `${fitted}px "${TAG_FONT}"`;
     const text = shortened(context, caption, room);
     const width = Math.min(canvasWidth, Math.ceil(context.measureText(text).width) + 2 * padding);
     const height = Math.min(canvasHeight, Math.round(fitted * 1.45));
@@ -283,7 +289,7 @@ function drawTag(context: SKRSContext2D, { text, color, fontSize, x, y, width, h
   context.beginPath();
   context.roundRect(x, y, width, height, 3);
   context.fill();
-  context.font = `${fontSize}px "${FONT}"`;
+  context.font = `${fontSize}px "${TAG_FONT}"`;
   context.fillStyle = textColorOn(color);
   context.textAlign = 'center';
   context.textBaseline = 'alphabetic';
