@@ -10,3 +10,4 @@ export { abs, affine, exp, log, relu, sigmoid, sqrt, square, tanh } from './ops/
 export { reshape } from './ops/reshape.ts';
 export { readSafetensors, writeSafetensors, WeightsError, type SafetensorData, type SafetensorEntry, type SafetensorsFile } from './weights/safetensors.ts';
 export { roiAlign, type RoiAlignOptions } from './ops/roi-align.ts';
+export { layerNorm } from './ops/norm.ts';

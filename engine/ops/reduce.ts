@@ -1,0 +1,71 @@
+/** sum, mean and max over axes; and the reductions that other ops' gradients are made of. */
+import { columnReduceKernel, columnSumPairKernel, rowReduceKernel, teamOf, type Reduction } from '../../kernels/reduce.ts';
+import { linearGrid } from '../../kernels/kernel.ts';
+import type { Device } from '../device.ts';
+import type { Tensor } from '../tensor.ts';
+
+/** Columns shorter than this, and rows shorter than `LONG_ROW`, are summed in one pass. */
+const LONG_COLUMN = 128;
+const LONG_ROW = 4096;
+/** Lanes (of columns) or teams (of rows) worth having before long reductions are cut into chunks. */
+const ENOUGH_LANES = 4096;
+const ENOUGH_TEAMS = 64;
+const MAX_CHUNKS = 64;
+
+/** A tensor seen as [outer, n, inner], reduced over n. */
+export interface ReductionView {
+  readonly outer: number;
+  readonly n: number;
+  readonly inner: number;
+}
+
+/** Reduces the view's middle axis to a fresh tensor [outer, inner]. `extreme` [outer, inner] is what `first` looks for. */
+export function reduceView(device: Device, reduction: Reduction, input: Tensor, { outer, n, inner }: ReductionView, scale = 1, extreme: Tensor = input): Tensor {
+  const integral = reduction === 'first' || reduction === 'least';
+  const second = reduction === 'first' ? 'least' : reduction;
+  const factor = (final: boolean): number => (reduction === 'max' ? -Infinity : final ? scale : 1);
+  const dtype = integral ? 'u32' : 'f32';
+  if (inner === 1) {
+    const teams = teamOf(device.subgroupSize);
+    const cut = n > LONG_ROW && outer < ENOUGH_TEAMS;
+    const wanted = cut ? Math.min(Math.ceil(ENOUGH_TEAMS / outer), Math.ceil(n / 1024)) : 1;
+    const chunkLength = Math.max(1, Math.ceil(n / wanted / 4) * 4);
+    const chunks = Math.max(1, Math.ceil(n / chunkLength));
+    const items = outer * chunks;
+    const perTeam = Math.min(32, Math.max(1, Math.floor(items / 1024)));
+    const output = device.empty([outer, chunks], dtype);
+    device.run(rowReduceKernel(reduction, device.subgroupSize), { n, chunks, chunk_length: chunkLength, items, per_team: perTeam, factor: factor(chunks === 1) },
+      { input, extreme, output }, linearGrid(Math.ceil(items / perTeam / teams.count)));
+    return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner: 1 }, scale);
+  }
+  const width = inner % 4 === 0 ? 4 : 1;
+  const columns = inner / width;
+  const chunks = n <= LONG_COLUMN || outer * columns >= ENOUGH_LANES ? 1 : Math.min(Math.ceil(ENOUGH_LANES / (outer * columns)), Math.ceil(n / 16), MAX_CHUNKS);
+  const stride = chunks * columns;
+  const lanes = outer * stride;
+  const output = device.empty([outer, chunks, inner], dtype);
+  device.run(columnReduceKernel(reduction, width), { length: n * columns, stride, inner: columns, lanes, factor: factor(chunks === 1) },
+    { input, extreme, output }, linearGrid(Math.ceil(lanes / 64)));
+  return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner }, scale);
+}
+
+/** Sums [n, 2, columns] over n into two fresh tensors [columns]. */
+export function sumColumnPairs(device: Device, input: Tensor, n: number, columns: number): [Tensor, Tensor] {
+  let source = input;
+  let rows = n;
+  if (n > LONG_COLUMN) {
+    const width = (columns * 2) % 4 === 0 ? 4 : 1;
+    const inner = columns * 2 / width;
+    const chunks = Math.min(MAX_CHUNKS, Math.ceil(n / 16));
+    source = device.empty([chunks, 2, columns]);
+    device.run(columnReduceKernel('sum', width), { length: n * inner, stride: chunks * inner, inner, lanes: chunks * inner, factor: 1 },
+      { input, extreme: input, output: source }, linearGrid(Math.ceil(chunks * inner / 64)));
+    rows = chunks;
+  }
+  const width = columns % 4 === 0 ? 4 : 1;
+  const inner = columns * 2 / width;
+  const output = device.empty([columns]);
+  const other = device.empty([columns]);
+  device.run(columnSumPairKernel(width), { length: rows * inner, stride: inner, inner, lanes: inner, factor: 1 }, { input: source, output, other }, linearGrid(Math.ceil(inner / 64)));
+  return [output, other];
+}

@@ -1,0 +1,181 @@
+/**
+ * Normalisation: layer norm by rows; group norm and frozen batch norm by channels of channels-last maps, with residual and ReLU fused.
+ *
+ * Layer norm: a team of lanes a row, the row in registers up to `MAX_SLOTS` elements a lane, in loops over memory beyond.
+ * Channel norms: a lane keeps to one channel (or four) of one image and strides over pixels, so that a channel's coefficients are loaded once and
+ * neighbouring lanes read neighbouring memory; nothing is exchanged, so one form serves every adapter.
+ */
+import { defineKernel, kernelFamily } from './kernel.ts';
+import { teamOf, teamReduction, teamScope } from './reduce.ts';
+
+/** The most elements (vec4 or scalar) of a row that a lane holds in registers. */
+export const MAX_SLOTS = 16;
+
+export type Width = 1 | 4;
+const TYPE = { 1: 'f32', 4: 'vec4f' } as const;
+const ACCESS = { 1: 'scalar', 4: 'vec4' } as const;
+const horizontal = (width: Width, value: string): string => (width === 4 ? `dot(${value}, vec4f(1.0))` : `(${value})`);
+
+/** Registers of a lane that hold a row, and how to load them: the last is masked unless the row fills it. */
+function rowSlots(lanes: number, slots: number, full: boolean, zero: string): { each: (f: (i: number) => string) => string; masked: (i: number, value: string) => string; column: (i: number) => string; ok: (i: number) => string } {
+  const indices = Array.from({ length: slots }, (_, i) => i);
+  const isMasked = (i: number): boolean => !full && i === slots - 1;
+  return {
+    each: (f) => indices.map(f).join('\n'),
+    masked: (i, value) => (isMasked(i) ? `select(${zero}, ${value}, last)` : value),
+    column: (i) => `(member + ${i * lanes}u)`,
+    ok: (i) => (isMasked(i) ? 'live && last' : 'live'),
+  };
+}
+
+const sumOf = (slots: number, f: (i: number) => string): string => Array.from({ length: slots }, (_, i) => f(i)).join(' + ');
+
+/**
+ * y = act((x - mean) / sqrt(variance + epsilon) * gamma + beta) over rows; each team takes `per_team` rows in turn.
+ * `columns` in elements of `width`; `slots` registers a lane (0: loops); `full`: columns = slots * lanes.
+ */
+export const layerNormKernel = kernelFamily((subgroupSize: number, width: Width, slots: number, full: boolean, relu: boolean) => {
+  const team = teamOf(subgroupSize);
+  const V = TYPE[width];
+  const { each, masked, column, ok } = rowSlots(team.lanes, slots, full, `${V}()`);
+  const act = (value: string): string => (relu ? `max(${value}, ${V}())` : value);
+  const last = full || slots === 0 ? '' : `let last = ${column(slots - 1)} < p.columns;`;
+  const registers = `
+  ${last}
+  ${each((i) => `let g${i} = gamma[${column(i)}]; let b${i} = beta[${column(i)}];`)}
+  for (var k = 0u; k < p.per_team; k++) {
+    let live = item * p.per_team + k < p.rows;
+    let o = select(0u, (item * p.per_team + k) * p.columns, live);
+    ${each((i) => `let x${i} = ${masked(i, `input[o + ${column(i)}]`)};`)}
+    let mean = teamSum(${horizontal(width, sumOf(slots, (i) => `x${i}`))}, lane) * p.inverse;
+    ${each((i) => `let d${i} = ${masked(i, `x${i} - mean`)};`)}
+    let scale = inverseSqrt(teamSum(${horizontal(width, sumOf(slots, (i) => `d${i} * d${i}`))}, lane) * p.inverse + p.epsilon);
+    ${each((i) => `if (${ok(i)}) { output[o + ${column(i)}] = ${act(`d${i} * scale * g${i} + b${i}`)}; }`)}
+  }`;
+  const loops = `
+  for (var k = 0u; k < p.per_team; k++) {
+    let live = item * p.per_team + k < p.rows;
+    let o = select(0u, (item * p.per_team + k) * p.columns, live);
+    var s = ${V}();
+    for (var c = member; c < p.columns; c += ${team.lanes}u) { s += input[o + c]; }
+    let mean = teamSum(${horizontal(width, 's')}, lane) * p.inverse;
+    var v = ${V}();
+    for (var c = member; c < p.columns; c += ${team.lanes}u) { let d = input[o + c] - mean; v += d * d; }
+    let scale = inverseSqrt(teamSum(${horizontal(width, 'v')}, lane) * p.inverse + p.epsilon);
+    if (live) { for (var c = member; c < p.columns; c += ${team.lanes}u) { output[o + c] = ${act('(input[o + c] - mean) * scale * gamma[c] + beta[c]')}; } }
+  }`;
+  return defineKernel({
+    name: `layer_norm_f32_${team.label}_${ACCESS[width]}_${slots ? `x${slots}${full ? '' : '_masked'}` : 'loops'}${relu ? '_relu' : ''}`,
+    workgroup: [team.lanes * team.count],
+    subgroups: team.subgroups,
+    params: { rows: 'u32', columns: 'u32', per_team: 'u32', inverse: 'f32', epsilon: 'f32' },
+    buffers: { input: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, output: `write ${V}` },
+    module: teamReduction(team, 'teamSum', 'f32', 'add'),
+    body: `${teamScope(team)}${slots ? registers : loops}`,
+  });
+});
+
+/**
+ * Gradient of layer norm by x, and each team's part of those by gamma and beta: partial [teams, 2, columns] (gamma first), rows in registers.
+ * Statistics and the ReLU's mask are computed again from the row at hand: cheaper than loading them.
+ */
+export const layerNormGradientKernel = kernelFamily((subgroupSize: number, width: Width, slots: number, full: boolean, relu: boolean) => {
+  const team = teamOf(subgroupSize);
+  const V = TYPE[width];
+  const { each, masked, column, ok } = rowSlots(team.lanes, slots, full, `${V}()`);
+  return defineKernel({
+    name: `layer_norm_gradient_f32_${team.label}_${ACCESS[width]}_x${slots}${full ? '' : '_masked'}${relu ? '_relu' : ''}`,
+    workgroup: [team.lanes * team.count],
+    subgroups: team.subgroups,
+    params: { rows: 'u32', columns: 'u32', per_team: 'u32', teams: 'u32', inverse: 'f32', epsilon: 'f32' },
+    buffers: { input: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, upstream: `read ${V}`, gradient: `write ${V}`, partial: `write ${V}` },
+    module: teamReduction(team, 'teamSum', 'f32', 'add') + '\n' + teamReduction(team, 'teamSums', 'vec2f', 'add'),
+    body: `${teamScope(team)}
+  ${full ? '' : `let last = ${column(slots - 1)} < p.columns;`}
+  ${each((i) => `let g${i} = gamma[${column(i)}]; ${relu ? `let b${i} = beta[${column(i)}];` : ''} var dg${i} = ${V}(); var db${i} = ${V}();`)}
+  for (var k = 0u; k < p.per_team; k++) {
+    let live = item * p.per_team + k < p.rows;
+    let o = select(0u, (item * p.per_team + k) * p.columns, live);
+    ${each((i) => `let x${i} = ${masked(i, `input[o + ${column(i)}]`)};`)}
+    let mean = teamSum(${horizontal(width, sumOf(slots, (i) => `x${i}`))}, lane) * p.inverse;
+    ${each((i) => `let d${i} = ${masked(i, `x${i} - mean`)};`)}
+    let scale = inverseSqrt(teamSum(${horizontal(width, sumOf(slots, (i) => `d${i} * d${i}`))}, lane) * p.inverse + p.epsilon);
+    ${each((i) => `let h${i} = d${i} * scale; let u${i} = select(${V}(), upstream[o + ${column(i)}], ${relu ? `(h${i} * g${i} + b${i} > ${V}()) & ` : ''}${width === 4 ? `vec4<bool>(${ok(i)})` : `(${ok(i)})`});
+    dg${i} += u${i} * h${i}; db${i} += u${i}; let a${i} = ${masked(i, `u${i} * g${i}`)};`)}
+    let means = teamSums(vec2f(${horizontal(width, sumOf(slots, (i) => `a${i}`))}, ${horizontal(width, sumOf(slots, (i) => `a${i} * h${i}`))}), lane) * p.inverse;
+    ${each((i) => `if (${ok(i)}) { gradient[o + ${column(i)}] = scale * (a${i} - means.x - h${i} * means.y); }`)}
+  }
+  let live = item < p.teams;
+  let o = item * 2u * p.columns;
+  ${each((i) => `if (${ok(i)}) { partial[o + ${column(i)}] = dg${i}; partial[o + p.columns + ${column(i)}] = db${i}; }`)}`,
+  });
+});
+
+/** As `layerNormGradientKernel` for rows too wide for registers: the gradient by x, and each row's (mean, 1 / deviation) for the columns' sums. */
+export const layerNormWideGradientKernel = kernelFamily((subgroupSize: number, width: Width, relu: boolean) => {
+  const team = teamOf(subgroupSize);
+  const V = TYPE[width];
+  const masked = relu ? `select(${V}(), upstream[o + c], h * gamma[c] + beta[c] > ${V}())` : 'upstream[o + c]';
+  const step = `c < p.columns; c += ${team.lanes}u`;
+  return defineKernel({
+    name: `layer_norm_gradient_f32_${team.label}_${ACCESS[width]}_loops${relu ? '_relu' : ''}`,
+    workgroup: [team.lanes * team.count],
+    subgroups: team.subgroups,
+    params: { rows: 'u32', columns: 'u32', inverse: 'f32', epsilon: 'f32' },
+    buffers: { input: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, upstream: `read ${V}`, gradient: `write ${V}`, statistics: 'write vec2f' },
+    module: teamReduction(team, 'teamSum', 'f32', 'add') + '\n' + teamReduction(team, 'teamSums', 'vec2f', 'add'),
+    body: `${teamScope(team)}
+  let live = item < p.rows;
+  let o = select(0u, item * p.columns, live);
+  var s = ${V}();
+  for (var c = member; ${step}) { s += input[o + c]; }
+  let mean = teamSum(${horizontal(width, 's')}, lane) * p.inverse;
+  var v = ${V}();
+  for (var c = member; ${step}) { let d = input[o + c] - mean; v += d * d; }
+  let scale = inverseSqrt(teamSum(${horizontal(width, 'v')}, lane) * p.inverse + p.epsilon);
+  var first = ${V}();
+  var second = ${V}();
+  for (var c = member; ${step}) {
+    let h = (input[o + c] - mean) * scale;
+    let a = ${masked} * gamma[c];
+    first += a;
+    second += a * h;
+  }
+  let means = teamSums(vec2f(${horizontal(width, 'first')}, ${horizontal(width, 'second')}), lane) * p.inverse;
+  if (live) {
+    for (var c = member; ${step}) {
+      let h = (input[o + c] - mean) * scale;
+      gradient[o + c] = scale * (${masked} * gamma[c] - means.x - h * means.y);
+    }
+    if (member == 0u) { statistics[item] = vec2f(mean, scale); }
+  }`,
+  });
+});
+
+/** Parts of the gradients by gamma and beta for wide rows, a lane a column and every `chunks`-th row: partial [chunks, 2, columns]. */
+export const layerNormWideColumnsKernel = kernelFamily((width: Width, relu: boolean) => {
+  const V = TYPE[width];
+  return defineKernel({
+    name: `layer_norm_gradient_columns_f32_${ACCESS[width]}${relu ? '_relu' : ''}`,
+    workgroup: [64],
+    params: { rows: 'u32', columns: 'u32', chunks: 'u32' },
+    buffers: { input: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, upstream: `read ${V}`, statistics: 'read vec2f', partial: `write ${V}` },
+    body: `
+  let t = linearGroup * 64u + lane;
+  if (t >= p.chunks * p.columns) { return; }
+  let chunk = t / p.columns;
+  let c = t % p.columns;
+  ${relu ? 'let g = gamma[c];\n  let b = beta[c];' : ''}
+  var dg = ${V}();
+  var db = ${V}();
+  for (var row = chunk; row < p.rows; row += p.chunks) {
+    let s = statistics[row];
+    let h = (input[row * p.columns + c] - s.x) * s.y;
+    let u = ${relu ? `select(${V}(), upstream[row * p.columns + c], h * g + b > ${V}())` : 'upstream[row * p.columns + c]'};
+    dg += u * h;
+    db += u;
+  }
+  partial[chunk * 2u * p.columns + c] = dg;
+  partial[(chunk * 2u + 1u) * p.columns + c] = db;`,
+  });
+});
