@@ -167,10 +167,10 @@ describe('plots', () => {
       expect(svg.includes('no data')).toBe(!drawn.some(([, y]) => Number.isFinite(y) && (!logY || y > 1e-30)));
     }), { seed: 3, numRuns: 1000 });
     for (const [least, most] of [[0.5, 0.55], [0, 1], [1e5, 2.7e5], [0, 270_000], [-3, 4], [2, 2]]) {
-      const ticks = texts(plot([{ name: 'a', points: [[0, least], [1, most]] }])).slice(1, -2);
-      expect(ticks.length).toBeGreaterThan(4);
-      const [x, y] = [ticks.slice(0, ticks.lastIndexOf('1.0') + 1), ticks.slice(ticks.indexOf('1.0') + 1)];
-      expect(new Set(x).size + new Set(y).size, ticks.join()).toBe(x.length + y.length);
+      const svg = plot([{ name: 'a', points: [[0, least], [1, most]] }]);
+      const ticks = [...svg.matchAll(/text-anchor="end"[^>]*>([^<]*)</g)].map((match) => match[1]);
+      expect(ticks.length).toBeGreaterThan(3);
+      expect(new Set(ticks).size, ticks.join()).toBe(ticks.length);
     }
   });
 

@@ -6,17 +6,9 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { createCanvas, GlobalFonts, Image, type Canvas, type SKRSContext2D } from '@napi-rs/canvas';
-import sharp from 'sharp';
-import { InputError } from './errors.ts';
+import { decodeImage, type PixelImage } from './images.ts';
 
 export type { Canvas } from '@napi-rs/canvas';
-
-/** Interleaved 8-bit RGB, row by row: `data` holds height * width * 3 bytes. */
-export interface RawImage {
-  data: Uint8Array | Uint8ClampedArray;
-  width: number;
-  height: number;
-}
 
 export interface DrawnBox {
   /** [x1, y1, x2, y2], pixels of the image; parts outside the picture are cut off. */
@@ -72,14 +64,14 @@ export function textColorOn(background: string): string {
 }
 
 /**
- * Draws boxes with tags (name and score) on an image: a file that sharp decodes (turned upright by its EXIF orientation), or raw RGB.
- * Boxes of higher score are drawn on top, and their tags get the better places. Throws InputError when the file cannot be decoded.
+ * Draws boxes with tags (name and score) on an image: a file, decoded as for training and prediction (upright by its EXIF orientation), or its pixels.
+ * Boxes of higher score are drawn on top, and their tags get the better places. Throws InputError if the file cannot be decoded.
  */
-export async function drawBoxes(image: string | RawImage, boxes: readonly DrawnBox[], options: DrawOptions = {}): Promise<Canvas> {
+export async function drawBoxes(image: string | PixelImage, boxes: readonly DrawnBox[], options: DrawOptions = {}): Promise<Canvas> {
   const groundTruth = options.groundTruth ?? [];
   check(boxes, 'boxes');
   check(groundTruth, 'groundTruth');
-  const raw = typeof image === 'string' ? await decode(image) : image;
+  const raw = typeof image === 'string' ? await decodeImage(image) : image;
   if (raw.data.length !== raw.width * raw.height * 3) {
     throw new Error(`drawBoxes: image.data must hold height * width * 3 = ${raw.height * raw.width * 3} bytes, got ${raw.data.length}`);
   }
@@ -154,16 +146,6 @@ function registerFonts(): void {
   fontsRegistered = true;
 }
 
-async function decode(path: string): Promise<RawImage> {
-  try {
-    const { data, info } = await sharp(path).rotate().flatten({ background: LIGHT }).toColourspace('srgb').raw().toBuffer({ resolveWithObject: true });
-    if (info.channels === 3) return { data, width: info.width, height: info.height };
-    throw new Error(`decoded to ${info.channels} channels`);
-  } catch (error) {
-    throw new InputError(`${path}: expected an image, got: ${error instanceof Error ? error.message : String(error)}`);
-  }
-}
-
 function check(boxes: readonly DrawnBox[], name: string): void {
   boxes.forEach(({ box, label }, index) => {
     if (!box.every(Number.isFinite) || box[2] < box[0] || box[3] < box[1]) {
@@ -173,7 +155,7 @@ function check(boxes: readonly DrawnBox[], name: string): void {
   });
 }
 
-function pixels({ data, width, height }: RawImage): Canvas {
+function pixels({ data, width, height }: PixelImage): Canvas {
   const canvas = createCanvas(width, height);
   const context = canvas.getContext('2d');
   const rgba = context.createImageData(width, height);
