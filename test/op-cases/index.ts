@@ -2,11 +2,17 @@
 import type { OpName } from '../../engine/ops/index.ts';
 import type { OpCase } from '../op-harness.ts';
 import { unaryCases } from './unary.ts';
+import { conv2dCases } from './conv2d.ts';
+import { matmulFamilyCases } from './matmul.ts';
 import { roiAlignCases } from './roi-align.ts';
 import { normCases } from './norm.ts';
+import { attentionCases } from './attention.ts';
 
 export const opCases: Record<OpName, OpCase[]> = {
   ...unaryCases,
+  ...conv2dCases,
+  ...matmulFamilyCases,
   ...roiAlignCases,
   ...normCases,
+  ...attentionCases,
 };

@@ -1,0 +1,98 @@
+/**
+ * Matrix products through workgroup memory, for adapters without subgroups or with large ones (real GPUs): tiles of A and B are staged
+ * k-major as vec4s, whatever the form, and each invocation owns a block of the output in registers. Same params and buffers as the kernels of matmul.ts.
+ */
+import { defineKernel, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
+import {
+  hasBias, MATMUL_PARAMS, operandLoader, range, tilePlacement, withEpilogue, type Epilogue, type MatmulForm, type MatmulTile, type OperandAccess,
+} from './matmul.ts';
+
+/** k staged at once: 8 KiB of workgroup memory for the large tile. */
+const STAGED_K = 16;
+
+interface TiledShape extends MatmulTile {
+  /** Rows and vec4 columns of an invocation. */
+  readonly laneRows: number;
+  readonly laneVectors: number;
+}
+
+export const WORKGROUP_TILES: Readonly<Record<'large' | 'small', TiledShape>> = {
+  large: { rows: 64, columns: 64, laneRows: 8, laneVectors: 2 },
+  small: { rows: 32, columns: 32, laneRows: 4, laneVectors: 1 },
+};
+
+/** Stages `extent` lines of op(A) or columns of op(B) for k .. k + STAGED_K - 1; zeros beyond K. */
+function stage(name: 'A' | 'B', kContiguous: boolean, extent: number, lanes: number): string {
+  const quads = extent / 4;
+  const [origin, bound] = name === 'A' ? ['row0', 'p.m'] : ['column0', 'p.n'];
+  if (kContiguous) {
+    // 4 x 4 blocks, transposed in registers: a vec4 of the tile must be written by one invocation.
+    const steps = STAGED_K / 4;
+    return `for (var i = lane; i < ${quads * steps}u; i += ${lanes}u) {
+      let k4 = i % ${steps}u;
+      let quad = i / ${steps}u;
+      let inside = k + k4 * 4u < k1;
+      ${range(4).map((q) => `let v${q} = select(vec4f(), load${name}(line${name} + min(${origin} + quad * 4u + ${q}u, ${bound} - 1u), min(k / 4u + k4, lastK4)), inside);`).join('\n      ')}
+      ${['x', 'y', 'z', 'w'].map((c, step) => `tile${name}[(k4 * 4u + ${step}u) * ${quads}u + quad] = vec4f(v0.${c}, v1.${c}, v2.${c}, v3.${c});`).join('\n      ')}
+    }`;
+  }
+  return `for (var i = lane; i < ${quads * STAGED_K}u; i += ${lanes}u) {
+      let line = k + i / ${quads}u;
+      let x = min(${origin} / 4u + i % ${quads}u, (${bound} + 3u) / 4u - 1u);
+      tile${name}[i] = select(vec4f(), load${name}(line${name} + min(line, p.k - 1u), x), line < k1);
+    }`;
+}
+
+/** C = op(A) op(B) through workgroup memory; `vec4Output`: N is a multiple of 4. */
+export const tiledMatmulKernel = kernelFamily((form: MatmulForm, size: 'large' | 'small', access: OperandAccess, vec4Output: boolean, epilogue: Epilogue): Kernel => {
+  const tile = WORKGROUP_TILES[size];
+  const { rows, columns, laneRows, laneVectors } = tile;
+  const lanesX = columns / (4 * laneVectors);
+  const lanes = lanesX * (rows / laneRows);
+  const store = (row: number, j: number): string => {
+    const value = withEpilogue(epilogue, `c${row}_${j}`, `bias${j}`, 'vec4f()');
+    const x = `x${j}`;
+    if (vec4Output) return `if (${x} < p.n / 4u) { output[line * (p.n / 4u) + ${x}] = ${value}; }`;
+    return `{ let value = ${value};
+      ${range(4).map((q) => `if (${x} * 4u + ${q}u < p.n) { output[line * p.n + ${x} * 4u + ${q}u] = value[${q}]; }`).join(' ')} }`;
+  };
+  const biasLoad = (j: number): string => {
+    if (!hasBias(epilogue)) return '';
+    if (vec4Output) return `let bias${j} = bias[min(x${j}, p.n / 4u - 1u)];`;
+    return `let bias${j} = vec4f(${range(4).map((q) => `bias[min(x${j} * 4u + ${q}u, p.n - 1u)]`).join(', ')});`;
+  };
+  const operand: BufferSpec = access === 'vec4' ? 'read vec4f' : 'read f32';
+  const buffers: Record<string, BufferSpec> = {
+    a: operand, b: operand,
+    ...(hasBias(epilogue) ? { bias: vec4Output ? 'read vec4f' : 'read f32' } : {}),
+    output: vec4Output ? 'write vec4f' : 'write f32',
+  };
+  return defineKernel({
+    name: `matmul_${form}_f32_wg${lanes}_${rows}x${columns}_${access}${vec4Output ? '' : '_scalar_output'}${epilogue === 'none' ? '' : `_${epilogue}`}`,
+    workgroup: [lanes],
+    params: MATMUL_PARAMS,
+    buffers,
+    module: `${operandLoader('A', access)}\n${operandLoader('B', access)}
+var<workgroup> tileA: array<vec4f, ${STAGED_K * rows / 4}>;
+var<workgroup> tileB: array<vec4f, ${STAGED_K * columns / 4}>;`,
+    body: `${tilePlacement(tile)}
+  let lastK4 = (p.k + 3u) / 4u - 1u;
+  let laneX = lane % ${lanesX}u;
+  let laneY = lane / ${lanesX}u;
+  ${range(laneRows).map((row) => range(laneVectors).map((j) => `var c${row}_${j} = vec4f();`).join(' ')).join('\n  ')}
+  for (var k = k0; k < k1; k += ${STAGED_K}u) {
+    ${stage('A', form[0] === 'n', rows, lanes)}
+    ${stage('B', form[1] === 't', columns, lanes)}
+    workgroupBarrier();
+    for (var step = 0u; step < ${STAGED_K}u; step++) {
+      ${range(laneRows / 4).map((i) => `let a${i} = tileA[step * ${rows / 4}u + laneY * ${laneRows / 4}u + ${i}u];`).join('\n      ')}
+      ${range(laneVectors).map((j) => `let b${j} = tileB[step * ${columns / 4}u + laneX + ${j * lanesX}u];`).join('\n      ')}
+      ${range(laneRows).map((row) => range(laneVectors).map((j) => `c${row}_${j} = fma(vec4f(a${row >> 2}[${row & 3}]), b${j}, c${row}_${j});`).join(' ')).join('\n      ')}
+    }
+    workgroupBarrier();
+  }
+  ${range(laneVectors).map((j) => `let x${j} = column0 / 4u + laneX + ${j * lanesX}u; ${biasLoad(j)}`).join('\n  ')}
+  ${range(laneRows).map((row) => `{ let row = row0 + laneY * ${laneRows}u + ${row}u; let line = z * p.m + row;
+    if (row < p.m) { ${range(laneVectors).map((j) => store(row, j)).join(' ')} } }`).join('\n  ')}`,
+  });
+});

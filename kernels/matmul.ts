@@ -1,0 +1,229 @@
+/**
+ * Matrix products for adapters with small subgroups (software Vulkan: 4 to 16 lanes), and what all matrix product kernels share.
+ *
+ * A workgroup is one subgroup and owns a tile of the output. Every value is loaded once per subgroup: each lane loads its own vec4 of A, and a shuffle
+ * hands single values of it to all lanes; each lane keeps its own columns of B. On a software adapter a load costs as much as a hundred multiply-adds.
+ *
+ * Operands are 2-D arrays of lines, one batch entry below the other. Names: M x N output, K summed over; form `nt`: A as it is [M, K], B transposed [N, K].
+ */
+import { defineKernel, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
+
+export type MatmulForm = 'nn' | 'nt' | 'tn' | 'tt';
+/** What happens to the product before it is stored. */
+export type Epilogue = 'none' | 'bias' | 'relu' | 'bias_relu';
+/** `vec4`: the contiguous dimension of A and of B is a multiple of 4. `scalar`: any sizes, element by element. */
+export type OperandAccess = 'vec4' | 'scalar';
+
+export interface MatmulTile {
+  readonly rows: number;
+  readonly columns: number;
+}
+
+/** The k that a chunk of a sum split over workgroups must be a multiple of. */
+export const K_ALIGNMENT = 16;
+
+export const MATMUL_PARAMS = {
+  m: 'u32', n: 'u32', k: 'u32',
+  /** Tiles along M and N; workgroups in all: tiles x batch x slices of K. */
+  rowTiles: 'u32', columnTiles: 'u32', groups: 'u32',
+  batch: 'u32',
+  /** K of one slice: a multiple of K_ALIGNMENT; slice s of batch entry b is output matrix s * batch + b. */
+  sliceK: 'u32',
+  /** Lines from one batch entry to the next, 0 for a shared operand. */
+  linesA: 'u32', linesB: 'u32',
+  /** Elements of a line of A and of B. */
+  widthA: 'u32', widthB: 'u32',
+} as const;
+
+export type MatmulParam = keyof typeof MATMUL_PARAMS;
+
+/**
+ * WGSL of `load<name>(line, x4) -> vec4f`: elements 4 x4 .. 4 x4 + 3 of a line. The one place that knows how an operand is stored.
+ * With scalar access elements past the line's end are 0.
+ */
+export function operandLoader(name: 'A' | 'B', access: OperandAccess): string {
+  const buffer = name.toLowerCase();
+  if (access === 'vec4') return `fn load${name}(line: u32, x4: u32) -> vec4f { return ${buffer}[line * (p.width${name} / 4u) + x4]; }`;
+  return `fn load${name}(line: u32, x4: u32) -> vec4f {
+  let i = line * p.width${name} + x4 * 4u;
+  return select(vec4f(), vec4f(${buffer}[i], ${buffer}[i + 1u], ${buffer}[i + 2u], ${buffer}[i + 3u]), vec4u(x4 * 4u) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.width${name}));
+}`;
+}
+
+/** WGSL that finds the workgroup's tile (`row0`, `column0`), its batch entry (`lineA`, `lineB`), its slice of K (`k0` to `k1`) and its output matrix `z`. */
+export function tilePlacement({ rows, columns }: MatmulTile): string {
+  return `
+  if (linearGroup >= p.groups) { return; }
+  let tiles = p.rowTiles * p.columnTiles;
+  let tile = linearGroup % tiles;
+  let z = linearGroup / tiles;
+  let row0 = (tile % p.rowTiles) * ${rows}u;
+  let column0 = (tile / p.rowTiles) * ${columns}u;
+  let lineA = (z % p.batch) * p.linesA;
+  let lineB = (z % p.batch) * p.linesB;
+  let k0 = (z / p.batch) * p.sliceK;
+  let k1 = min(p.k, k0 + p.sliceK);`;
+}
+
+export const hasBias = (epilogue: Epilogue): boolean => epilogue.startsWith('bias');
+
+/** WGSL of the value to store, from an expression for the sum and one for the bias. */
+export function withEpilogue(epilogue: Epilogue, sum: string, bias: string, zero: string): string {
+  const biased = hasBias(epilogue) ? `${sum} + ${bias}` : sum;
+  return epilogue.endsWith('relu') ? `max(${biased}, ${zero})` : biased;
+}
+
+export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
+
+/**
+ * Tile sizes by lanes of a subgroup: the large one is what the register file of the compilers bears, the small one wastes less on small outputs.
+ * Scalar access has the small one only.
+ */
+export const SUBGROUP_TILES: Readonly<Record<number, { readonly large: MatmulTile; readonly small: MatmulTile }>> = {
+  4: { large: { rows: 16, columns: 32 }, small: { rows: 8, columns: 16 } },
+  8: { large: { rows: 32, columns: 64 }, small: { rows: 16, columns: 32 } },
+  16: { large: { rows: 32, columns: 64 }, small: { rows: 16, columns: 64 } },
+};
+
+/** C = op(A) op(B) with one subgroup a workgroup; a shader for each form, tile, access and epilogue. */
+export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulForm, size: 'large' | 'small', access: OperandAccess, epilogue: Epilogue): Kernel => {
+  const tile = SUBGROUP_TILES[lanes][size];
+  const transposedA = form[0] === 't', transposedB = form[1] === 't';
+  const { rows } = tile;
+  // A lane's share: of A one vec4 along K for each of its rows, or vec4s along M; of B vec4s along N, or one vec4 along K for each of its columns.
+  const blocksA = transposedA ? Math.ceil(rows / (4 * lanes)) : rows / lanes;
+  const vectors = transposedB ? tile.columns / lanes : tile.columns / (4 * lanes);
+  const type = transposedB ? 'f32' : 'vec4f';
+  const zero = transposedB ? '0.0' : 'vec4f()';
+  // With vec4 access K is a multiple of 4 wherever K is the contiguous dimension of an operand.
+  const guardK = form === 'tn' || access === 'scalar';
+  const lineK = (name: 'A' | 'B', step: number, x: string): string => {
+    const load = `load${name}(line${name} + k + ${step}u, ${x})`;
+    return guardK && step > 0 ? `select(vec4f(), ${load}, k + ${step}u < p.k)` : load;
+  };
+
+  const placeA = range(blocksA).map((i) => (transposedA
+    ? `let xA${i} = min(row0 / 4u + ${i * lanes}u + lane, (p.m + 3u) / 4u - 1u);`
+    : `let rowA${i} = lineA + min(row0 + ${i * lanes}u + lane, p.m - 1u);`));
+  const placeB = range(vectors).map((j) => (transposedB
+    ? `let columnB${j} = lineB + min(column0 + ${j * lanes}u + lane, p.n - 1u);`
+    : `let xB${j} = min(column0 / 4u + ${j * lanes}u + lane, (p.n + 3u) / 4u - 1u);`));
+  const loadsA = transposedA
+    ? range(4).flatMap((step) => range(blocksA).map((i) => `let a${step}_${i} = ${lineK('A', step, `xA${i}`)};`))
+    : range(blocksA).map((i) => `let a${i} = loadA(rowA${i}, k / 4u);`);
+  const loadsB = transposedB
+    ? range(vectors).map((j) => `let b${j} = loadB(columnB${j}, k / 4u);`)
+    : range(4).flatMap((step) => range(vectors).map((j) => `let b${step}_${j} = ${lineK('B', step, `xB${j}`)};`));
+  const valueA = (row: number, step: number): string => {
+    if (!transposedA) return `subgroupShuffle(a${Math.floor(row / lanes)}[${step}], ${row % lanes}u)`;
+    const inBlock = row % (4 * lanes);
+    return `subgroupShuffle(a${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}], ${Math.floor(inBlock / 4)}u)`;
+  };
+  const products = range(rows).map((row) => range(4).map((step) => {
+    const s = `s${row}_${step}`;
+    const terms = range(vectors).map((j) => (transposedB
+      ? `c${row}_${j} = fma(${s}, b${j}[${step}], c${row}_${j});`
+      : `c${row}_${j} = fma(vec4f(${s}), b${step}_${j}, c${row}_${j});`));
+    return `let ${s} = ${valueA(row, step)}; ${terms.join(' ')}`;
+  }).join('\n')).join('\n');
+
+  const biasLoads = range(vectors).map((j) => {
+    if (!hasBias(epilogue)) return '';
+    if (transposedB) return `let bias${j} = bias[min(column0 + ${j * lanes}u + lane, p.n - 1u)];`;
+    if (access === 'vec4') return `let bias${j} = bias[xB${j}];`;
+    return `let bias${j} = vec4f(${range(4).map((q) => `bias[min(xB${j} * 4u + ${q}u, p.n - 1u)]`).join(', ')});`;
+  });
+  const stores = range(vectors).map((j) => {
+    const value = withEpilogue(epilogue, `sums[r * ${vectors}u + ${j}u]`, `bias${j}`, zero);
+    if (transposedB) return `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { output[line * p.n + column] = ${value}; } }`;
+    const x = `let x = column0 / 4u + ${j * lanes}u + lane;`;
+    if (access === 'vec4') return `{ ${x} if (x < p.n / 4u) { output[line * (p.n / 4u) + x] = ${value}; } }`;
+    return `{ ${x} let value = ${value};
+      ${range(4).map((q) => `if (x * 4u + ${q}u < p.n) { output[line * p.n + x * 4u + ${q}u] = value[${q}]; }`).join('\n      ')} }`;
+  });
+
+  const operand: BufferSpec = access === 'vec4' ? 'read vec4f' : 'read f32';
+  const vec4Output = access === 'vec4' && !transposedB;
+  const buffers: Record<string, BufferSpec> = {
+    a: operand, b: operand,
+    ...(hasBias(epilogue) ? { bias: vec4Output ? 'read vec4f' : 'read f32' } : {}),
+    output: vec4Output ? 'write vec4f' : 'write f32',
+  };
+  return defineKernel({
+    name: `matmul_${form}_f32_sg${lanes}_${rows}x${tile.columns}_${access}${epilogue === 'none' ? '' : `_${epilogue}`}`,
+    workgroup: [lanes],
+    params: MATMUL_PARAMS,
+    buffers,
+    subgroups: true,
+    module: `${operandLoader('A', access)}\n${operandLoader('B', access)}`,
+    body: `${tilePlacement(tile)}
+  ${[...placeA, ...placeB].join('\n  ')}
+  ${range(rows).map((row) => range(vectors).map((j) => `var c${row}_${j} = ${type}();`).join(' ')).join('\n  ')}
+  for (var k = k0; k < k1; k += 4u) {
+${[...loadsA, ...loadsB].join('\n')}
+${products}
+  }
+  ${biasLoads.filter((line) => line !== '').join('\n  ')}
+  // Stored in a loop over a local array: unrolled, the stores would be most of the code.
+  var sums = array<${type}, ${rows * vectors}>(${range(rows).map((row) => range(vectors).map((j) => `c${row}_${j}`).join(', ')).join(', ')});
+  let rows = min(${rows}u, p.m - row0);
+  for (var r = 0u; r < rows; r++) {
+    let line = z * p.m + row0 + r;
+    ${stores.join('\n    ')}
+  }`,
+  });
+});
+
+/** Adds up the slices of a split sum, in their order, and applies the epilogue: `output[i] = sum of partial[s * count + i]`. */
+export const sumSlicesKernel = kernelFamily((access: OperandAccess, epilogue: Epilogue): Kernel => {
+  const element = access === 'vec4' ? 'vec4f' : 'f32';
+  const buffers: Record<string, BufferSpec> = {
+    partial: `read ${element}`,
+    ...(hasBias(epilogue) ? { bias: `read ${element}` as const } : {}),
+    output: `write ${element}`,
+  };
+  return defineKernel({
+    name: `matmul_sum_slices_f32_${access}${epilogue === 'none' ? '' : `_${epilogue}`}`,
+    workgroup: [64],
+    /** Count and width in elements of the buffers: vec4s or scalars. */
+    params: { count: 'u32', width: 'u32', slices: 'u32' },
+    buffers,
+    body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  var sum = ${element}();
+  for (var s = 0u; s < p.slices; s++) { sum += partial[s * p.count + i]; }
+  output[i] = ${withEpilogue(epilogue, 'sum', 'bias[i % p.width]', `${element}()`)};`,
+  });
+});
+
+/**
+ * Sums of the columns of a matrix over blocks of rows: `partial[block, column]`. With `masked` the matrix is first set to 0 where `activated`, the output of
+ * a ReLU, is not positive, and is written to `gradient` so: the gradient before the ReLU and that of the bias in one pass.
+ */
+export const columnSumsKernel = kernelFamily((access: OperandAccess, masked: boolean): Kernel => {
+  const element = access === 'vec4' ? 'vec4f' : 'f32';
+  const buffers: Record<string, BufferSpec> = {
+    upstream: `read ${element}`,
+    ...(masked ? { activated: `read ${element}` as const, gradient: `write ${element}` as const } : {}),
+    partial: `write ${element}`,
+  };
+  return defineKernel({
+    name: `column_sums_f32_${access}${masked ? '_relu' : ''}`,
+    workgroup: [32],
+    params: { rows: 'u32', width: 'u32', blockRows: 'u32', columnGroups: 'u32' },
+    buffers,
+    body: `
+  let column = (linearGroup % p.columnGroups) * 32u + lane;
+  let block = linearGroup / p.columnGroups;
+  let first = block * p.blockRows;
+  if (column >= p.width || first >= p.rows) { return; }
+  var sum = ${element}();
+  for (var row = first; row < min(p.rows, first + p.blockRows); row++) {
+    let i = row * p.width + column;
+    ${masked ? `let value = select(${element}(), upstream[i], activated[i] > ${element}());\n    gradient[i] = value;` : 'let value = upstream[i];'}
+    sum += value;
+  }
+  partial[block * p.width + column] = sum;`,
+  });
+});
