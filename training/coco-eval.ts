@@ -20,7 +20,11 @@ the counts of images, groundTruths and detections, and byCategory with the same 
 `;
 
 /** Runs the command on the arguments after its name; resolves to the exit code. Throws InputError on bad arguments or files. */
-export async function runCocoEval(argv: string[], stdout: NodeJS.WritableStream = process.stdout, stderr: NodeJS.WritableStream = process.stderr): Promise<number> {
+export async function runCocoEval(
+  argv: string[],
+  stdout: NodeJS.WritableStream = process.stdout,
+  stderr: NodeJS.WritableStream = process.stderr,
+): Promise<number> {
   const options = parse(argv);
   if (options.help) {
     stdout.write(HELP);

@@ -13,7 +13,8 @@ export function formatTable(header: readonly string[], rows: readonly (readonly 
   rows.forEach((row, index) => {
     if (row.length !== header.length) throw new Error(`formatTable: rows[${index}] must have ${header.length} cells, got ${row.length}`);
   });
-  const toRight = header.map((_, column) => rows.length > 0 && rows.every((row) => typeof row[column] === 'number' || /^(-|—|[-+]?[\d.]+%?)$/.test(row[column])));
+  const numeric = (cell: string | number) => typeof cell === 'number' || /^(-|[-+]?[\d.]+%?)$/.test(cell);
+  const toRight = header.map((_, column) => rows.length > 0 && rows.every((row) => numeric(row[column])));
   const widths = header.map((name, column) => Math.max(name.length, ...rows.map((row) => String(row[column]).length)));
   const line = (cells: readonly (string | number)[]) =>
     cells.map((cell, column) => (toRight[column] ? String(cell).padStart(widths[column]) : String(cell).padEnd(widths[column]))).join('  ').trimEnd();
@@ -227,7 +228,8 @@ export function linePlot({ title, xLabel, yLabel, series, logY = false, width = 
   const toY = (y: number) => bottom - ((scaleY(y) - scaleY(yTicks.from)) / (scaleY(yTicks.to) - scaleY(yTicks.from))) * (bottom - top);
 
   const out = [
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="DejaVu Sans, Verdana, sans-serif">`,
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}"`,
+    ' font-family="DejaVu Sans, Verdana, sans-serif">',
     `<rect width="${width}" height="${height}" fill="#ffffff"/>`,
     textAt(title, (left + right) / 2, 24, 'middle', 15, '#111111'),
   ];
@@ -254,7 +256,8 @@ export function linePlot({ title, xLabel, yLabel, series, logY = false, width = 
         const dot = faint ? 'r="1" fill-opacity="0.3"' : 'r="3"';
         out.push(...drawn.map(([x, y]) => `<circle cx="${fixed(x)}" cy="${fixed(y)}" fill="${stroke}" ${dot}/>`));
       }
-      if (drawn.length > 1) out.push(`<path d="M${drawn.map(([x, y]) => `${fixed(x)} ${fixed(y)}`).join('L')}" fill="none" stroke="${stroke}" stroke-linejoin="round" ${style}/>`);
+      const path = drawn.map(([x, y]) => `${fixed(x)} ${fixed(y)}`).join('L');
+      if (drawn.length > 1) out.push(`<path d="M${path}" fill="none" stroke="${stroke}" stroke-linejoin="round" ${style}/>`);
     }
     if (!faint) color++;
   }
