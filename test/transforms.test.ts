@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import sharp from 'sharp';
+import type { Sharp } from 'sharp';
 import { afterAll, describe, expect, test } from 'vitest';
 import { Random } from '../engine/random.ts';
 import type { Box } from '../training/datasets/index.ts';
@@ -160,7 +161,7 @@ describe('pixels', () => {
   test('of grey, palette, alpha and 16-bit files become 8-bit RGB', async () => {
     const pixels = Uint8Array.from({ length: 48 }, (_, i) => i * 5);
     const rgb = sharp(pixels, { raw: { width: 4, height: 4, channels: 3 } });
-    const write = async (name: string, image: sharp.Sharp) => {
+    const write = async (name: string, image: Sharp) => {
       await image.toFile(join(folder, name));
       return decodeImage(join(folder, name));
     };

@@ -5,7 +5,7 @@
  */
 import { Worker } from 'node:worker_threads';
 import { InputError } from './errors.ts';
-import { decodeImage, ImageCache, transformImage } from './images.ts';
+import { decodeImage, ImageCache, resizeImage, transformImage } from './images.ts';
 import type { PixelImage } from './images.ts';
 import type { ImageTransform, Size } from './transforms.ts';
 
@@ -14,6 +14,8 @@ export interface ImageTask {
   /** Size that the annotations state. */
   stated: Size;
   transform: ImageTransform;
+  /** The transform resizes this image to the same size each time, without a crop: the resized image is worth keeping, not the decoded one. */
+  sameSize: boolean;
 }
 
 /** From the pool to a worker. */
@@ -22,15 +24,16 @@ export type PoolRequest = ImageTask & { id: number };
 /** From a worker to the pool; `input`: the error is an InputError. */
 export type PoolResponse = { id: number; image: PixelImage } | { id: number; error: string; input: boolean };
 
-/** Does one task after the other, keeping up to `cacheBytes` of decoded images. */
+/** Does one task after the other, keeping up to `cacheBytes` of images. An image's tasks must agree in `sameSize`, and then in the size. */
 export function createImageReader(cacheBytes: number): (task: ImageTask) => Promise<PixelImage> {
   const cache = new ImageCache(cacheBytes);
   let previous: Promise<unknown> = Promise.resolve();
-  return ({ file, stated, transform }) => {
+  return ({ file, stated, transform, sameSize }) => {
     const result = previous.then(async () => {
       let image = cache.get(file);
       if (image === undefined) {
         image = await decodeImage(file, stated);
+        if (sameSize) image = await resizeImage(image, transform);
         cache.set(file, image);
       }
       return transformImage(image, transform);
@@ -56,7 +59,7 @@ export class ImagePool {
 
   /**
    * @param workers    threads; 0: the calling one
-   * @param cacheBytes of decoded images kept in memory, all threads together
+   * @param cacheBytes of images kept in memory, all threads together
    */
   constructor(workers: number, cacheBytes: number) {
     this.readHere = workers === 0 ? createImageReader(cacheBytes) : null;

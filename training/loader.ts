@@ -47,7 +47,7 @@ interface LoaderOptions {
   workers?: number;
   /** Batches prepared ahead; 2 unless told. */
   prefetch?: number;
-  /** Bytes of decoded images kept in memory, all workers together; 256 MiB unless told. */
+  /** Bytes of images kept in memory, all workers together: decoded, or resized where that is the same each time. 256 MiB unless told. */
   cacheBytes?: number;
 }
 
@@ -89,7 +89,8 @@ export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLo
   const seed = new Random(options.seed, RESERVED_STREAM, RESERVED_STREAM).uint32();
   const { pool, prefetch } = open(options);
   const order = createEpochOrder(records.length, seed);
-  const prepare = (iteration: number) => readBatch(pool, iteration, Array.from({ length: batchSize }, (_, slot) => {
+  const sameSize = augmentation.crop === null && (augmentation.fixedSize !== null || augmentation.shortSides.length === 1);
+  const prepare = (iteration: number) => readBatch(pool, iteration, sameSize, Array.from({ length: batchSize }, (_, slot) => {
     const position = iteration * batchSize + slot;
     const epoch = Math.floor(position / records.length), place = position % records.length;
     const index = order(epoch)[place];
@@ -127,7 +128,7 @@ export function createEvaluationLoader(options: EvaluationLoaderOptions): Evalua
   validateEvaluationResize(resize);
   const { pool, prefetch } = open(options);
   const length = Math.ceil(records.length / batchSize);
-  const prepare = (number: number) => readBatch(pool, number, records.slice(number * batchSize, (number + 1) * batchSize).map((record, slot) => (
+  const prepare = (number: number) => readBatch(pool, number, true, records.slice(number * batchSize, (number + 1) * batchSize).map((record, slot) => (
     { index: number * batchSize + slot, record, transform: planEvaluation(record, resize) }
   )));
   return {
@@ -173,10 +174,10 @@ interface Sample {
   transform: ImageTransform;
 }
 
-async function readBatch(pool: ImagePool, iteration: number, samples: readonly Sample[]): Promise<Batch> {
+async function readBatch(pool: ImagePool, iteration: number, sameSize: boolean, samples: readonly Sample[]): Promise<Batch> {
   const images = await Promise.all(samples.map(async ({ index, record, transform }): Promise<BatchImage> => {
     const stated = { width: record.width, height: record.height };
-    const { data, width, height } = await pool.read({ file: record.file, stated, transform }, index);
+    const { data, width, height } = await pool.read({ file: record.file, stated, transform, sameSize }, index);
     return { data, width, height, record, scale: scaleOf(transform, record) };
   }));
   return { images, targets: samples.map(targetsOf), iteration };

@@ -28,19 +28,21 @@ export function readJson(file: string): unknown {
     try {
       return JSON.parse(text.replace(/"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b/g, (token) => (token.startsWith('"') ? token : 'null')));
     } catch {
-      throw new InputError(`${file}: malformed JSON${position(text)}: ${error instanceof Error ? error.message : String(error)}`);
+      throw new InputError(`${file}: malformed JSON ${position(text) ?? (error instanceof Error ? error.message : String(error))}`);
     }
   }
 }
 
-/** Where and why `text` stops being JSON; JSON.parse does not always say. */
-function position(text: string): string {
+/** Where and why `text` stops being JSON, which JSON.parse does not always say. */
+function position(text: string): string | null {
   const errors: ParseError[] = [];
   parse(text, errors, { disallowComments: true, allowTrailingComma: false, allowEmptyContent: false });
   const first = errors.at(0);
-  if (first === undefined) return '';
+  if (first === undefined) return null;
   const before = text.slice(0, first.offset).split('\n');
-  return ` at line ${before.length}, column ${before[before.length - 1].length + 1} (${printParseErrorCode(first.error)})`;
+  // "CommaExpected" and the like, as words.
+  const reason = printParseErrorCode(first.error).replace(/(?<=[a-z])[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`).toLowerCase();
+  return `at line ${before.length}, column ${before[before.length - 1].length + 1}: ${reason}`;
 }
 
 /** A value as a message shows it: short, and with its type where that is the point. */

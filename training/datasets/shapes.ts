@@ -4,6 +4,7 @@
  * It is generated on first use, from a seed, as ordinary PNG files and COCO JSON, and then read like any other data set:
  * `annotations/instances_{train,val}.json`, `train/`, `val/`, and `shapes.json`, which says what made it.
  */
+import { randomUUID } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -73,18 +74,18 @@ export async function ensureShapesDataset(directory: string, options: ShapesOpti
   }
 
   log?.(`generating the shapes data set (${trainImages} + ${valImages} images) in ${root}`);
-  const partial = join(dirname(root), `.${basename(root)}-partial-${process.pid}`);
+  const partial = join(dirname(root), `.${basename(root)}-partial-${randomUUID()}`);
   try {
-    await rm(partial, { recursive: true, force: true });
     await mkdir(join(partial, 'annotations'), { recursive: true });
     await writeSplit(partial, 'train', trainImages, imageSize, seed, 0);
     await writeSplit(partial, 'val', valImages, imageSize, seed, 1);
     await writeFile(join(partial, MARKER), marker);
+    // Another process may have been faster; what it made is the same.
+    if (hasMarker(root, marker)) return root;
     await rm(root, { recursive: true, force: true });
     try {
       await rename(partial, root);
     } catch (error) {
-      // Another process may have been faster; what it made is the same.
       if (!hasMarker(root, marker)) throw error;
     }
   } finally {

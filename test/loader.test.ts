@@ -1,0 +1,199 @@
+/** The loader: the batch of an iteration depends on seed and iteration alone, every image comes once an epoch, and errors arrive with the file's name. */
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { copyFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { ensureShapesDataset, openDataset } from '../training/datasets/index.ts';
+import type { ImageRecord } from '../training/datasets/index.ts';
+import { InputError } from '../training/errors.ts';
+import { createEvaluationLoader, createTrainingLoader } from '../training/loader.ts';
+import type { Batch, TrainingLoaderOptions } from '../training/loader.ts';
+import type { Augmentation } from '../training/transforms.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'loader-'));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+let records: readonly ImageRecord[] = [];
+beforeAll(async () => {
+  records = openDataset(await ensureShapesDataset(join(folder, 'shapes'), { trainImages: 10, valImages: 1 })).splits['train'];
+});
+
+const augmentation: Augmentation = { flip: 0.5, shortSides: [64, 96, 128], maxSize: 200, crop: { probability: 0.5, shortSides: [80, 100], minSize: 48, maxSize: 90 }, fixedSize: null };
+const unchanged: Augmentation = { flip: 0, shortSides: [96], maxSize: 96, crop: null, fixedSize: null };
+const evaluation = { shortSide: 96, maxSize: 96, fixedSize: null };
+
+/** A batch with a digest in place of the pixels: quick to compare. */
+function digest({ images, targets, iteration }: Batch) {
+  return { iteration, targets, images: images.map(({ data, ...rest }) => ({ ...rest, data: createHash('sha256').update(data).digest('hex') })) };
+}
+
+/** The first `count` batches from `start` on. */
+async function take(count: number, options: Partial<TrainingLoaderOptions> = {}, start = 0): Promise<Batch[]> {
+  const loader = createTrainingLoader({ records, batchSize: 4, seed: 5, augmentation, workers: 0, ...options });
+  loader.seek(start);
+  const batches: Batch[] = [];
+  for (let i = 0; i < count; i++) batches.push(await loader.next());
+  await loader.close();
+  return batches;
+}
+
+describe('training', () => {
+  test('the same batches for no worker, two workers, any prefetching and any cache; another seed, other batches', async () => {
+    const digests = async (options: Partial<TrainingLoaderOptions>) => (await take(6, options)).map(digest);
+    const expected = await digests({});
+    expect(await digests({ workers: 2 })).toEqual(expected);
+    expect(await digests({ workers: 1, prefetch: 5, cacheBytes: 0 })).toEqual(expected);
+    expect(await digests({ prefetch: 0, cacheBytes: 60_000 })).toEqual(expected);
+    expect(await digests({ seed: 6 })).not.toEqual(expected);
+  });
+
+  test('resized images that are kept are those that are not', async () => {
+    for (const same of [{ ...augmentation, crop: null, fixedSize: [50, 70] as const }, { ...augmentation, crop: null, shortSides: [64] }]) {
+      const digests = async (cacheBytes: number) => (await take(8, { augmentation: same, cacheBytes })).map(digest);
+      expect(await digests(1e8)).toEqual(await digests(0));
+    }
+  });
+
+  test.each([0, 2])('continuing at an iteration equals having run to it, %i workers', async (workers) => {
+    const whole = (await take(8, { workers })).map(digest);
+    expect(whole.map(({ iteration }) => iteration)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+    expect((await take(3, { workers }, 5)).map(digest)).toEqual(whole.slice(5));
+    const loader = createTrainingLoader({ records, batchSize: 4, seed: 5, augmentation, workers });
+    await loader.next();
+    loader.seek(6);
+    expect(digest(await loader.next())).toEqual(whole[6]);
+    loader.seek(2);
+    expect(digest(await loader.next())).toEqual(whole[2]);
+    await loader.close();
+  });
+
+  test('every image once an epoch, in another order each time, batches running on across epochs', async () => {
+    // 15 batches of 4 are 6 epochs of 10.
+    const ids = (await take(15, { augmentation: unchanged })).flatMap((batch) => batch.images.map(({ record }) => record.id));
+    const epochs = Array.from({ length: 6 }, (_, epoch) => ids.slice(epoch * 10, epoch * 10 + 10));
+    for (const epoch of epochs) expect([...epoch].sort((a, b) => a - b)).toEqual(records.map(({ id }) => id));
+    expect(new Set(epochs.map(String)).size).toBe(6);
+  });
+
+  test('a batch larger than the data set repeats images, each time augmented anew', async () => {
+    const [{ images }] = await take(1, { batchSize: 23 });
+    expect(images.length).toBe(23);
+    const same = images.filter(({ record }) => record === images[0].record);
+    expect(new Set(same.map(({ width, height, data }) => `${width} ${height} ${data.join()}`)).size).toBeGreaterThan(1);
+  });
+
+  test('without augmentation images and boxes are those of the data set, and crowds are no targets', async () => {
+    const withCrowd = records.map((record, i) => (i > 0 ? record : { ...record, objects: record.objects.map((object) => ({ ...object, crowd: true })) }));
+    for (const { images, targets } of await take(3, { records: withCrowd, augmentation: unchanged })) {
+      images.forEach(({ record, width, height, scale, data }, i) => {
+        expect([width, height, data.length, ...scale]).toEqual([96, 96, 96 * 96 * 3, 1, 1]);
+        const objects = record.objects.filter(({ crowd }) => !crowd);
+        expect(targets[i].boxes).toEqual(Float32Array.from(objects.flatMap(({ box }) => box)));
+        expect(targets[i].labels).toEqual(Uint32Array.from(objects.map(({ label }) => label)));
+        if (record.id === withCrowd[0].id) expect(targets[i].labels.length).toBe(0);
+      });
+    }
+  });
+
+  test('handing an image over leaves the cached one intact', async () => {
+    const loader = createTrainingLoader({ records: records.slice(0, 1), batchSize: 1, seed: 1, augmentation: unchanged, workers: 1 });
+    const first = (await loader.next()).images[0].data.slice();
+    for (let i = 0; i < 4; i++) {
+      const { data } = (await loader.next()).images[0];
+      expect(data).toEqual(first);
+      data.fill(0);
+    }
+    await loader.close();
+  });
+});
+
+describe('evaluation', () => {
+  test.each([0, 2])('all images once, in order, the last batch smaller; again on the second pass, %i workers', async (workers) => {
+    const loader = createEvaluationLoader({ records, batchSize: 4, resize: { shortSide: 48, maxSize: 96, fixedSize: null }, workers });
+    expect(loader.length).toBe(3);
+    for (let pass = 0; pass < 2; pass++) {
+      const batches: Batch[] = [];
+      for await (const batch of loader) batches.push(batch);
+      expect(batches.map(({ images }) => images.length)).toEqual([4, 4, 2]);
+      expect(batches.flatMap(({ images }) => images.map(({ record }) => record))).toEqual(records);
+      for (const { images, targets } of batches) {
+        expect(images[0]).toMatchObject({ width: 48, height: 48, scale: [0.5, 0.5] });
+        expect(targets[0].boxes).toEqual(Float32Array.from(images[0].record.objects.flatMap(({ box }) => box.map((edge) => edge / 2))));
+      }
+    }
+    await loader.close();
+  });
+
+  test('can be left early', async () => {
+    const loader = createEvaluationLoader({ records, batchSize: 1, resize: evaluation, workers: 1 });
+    for await (const batch of loader) if (batch.iteration === 2) break;
+    const seen: number[] = [];
+    for await (const batch of loader) seen.push(batch.iteration);
+    expect(seen.length).toBe(records.length);
+    await loader.close();
+  });
+});
+
+describe('errors', () => {
+  /** The data set with one image's file replaced. */
+  const withFile = (file: string, change: Partial<ImageRecord> = {}) => records.map((record, i) => (i === 3 ? { ...record, file, ...change } : record));
+  const drain = async (bad: readonly ImageRecord[], workers: number) => {
+    const loader = createEvaluationLoader({ records: bad, batchSize: 2, resize: evaluation, workers });
+    try {
+      for await (const batch of loader) expect(batch.iteration).toBeLessThan(1);
+    } finally {
+      await loader.close();
+    }
+  };
+
+  test.each([0, 2])('an image that is no image, cut off, missing, or of another size is named, %i workers', async (workers) => {
+    const text = join(folder, 'text.png'), cut = join(folder, 'cut.png'), gone = join(folder, 'gone.png');
+    writeFileSync(text, 'not an image');
+    copyFileSync(records[3].file, cut);
+    truncateSync(cut, 5000);
+    for (const file of [text, cut, gone]) {
+      const failure = drain(withFile(file), workers);
+      await expect(failure).rejects.toThrow(`${file}: cannot be decoded: `);
+      await expect(failure).rejects.toBeInstanceOf(InputError);
+    }
+    const { file } = records[3];
+    await expect(drain(withFile(file, { width: 95 }), workers)).rejects.toThrow(`${file}: width x height: expected 95 x 96, as the annotations state, got 96 x 96`);
+  });
+
+  test('next fails for the iteration with the bad image, not for those before, and again when asked again', async () => {
+    const file = join(folder, 'none.png');
+    const bad = records.map((record) => ({ ...record, file: record.id === 4 ? file : record.file }));
+    const loader = createTrainingLoader({ records: bad, batchSize: 1, seed: 5, augmentation: unchanged, workers: 1, prefetch: 9 });
+    const good = (await take(10, { batchSize: 1, augmentation: unchanged })).map(({ images }) => images[0].record.id);
+    for (const id of good.slice(0, good.indexOf(4))) expect((await loader.next()).images[0].record.id).toBe(id);
+    await expect(loader.next()).rejects.toThrow(file);
+    await expect(loader.next()).rejects.toThrow(file);
+    loader.seek(good.indexOf(4) + 1);
+    expect((await loader.next()).iteration).toBe(good.indexOf(4) + 1);
+    await loader.close();
+    await expect(loader.next()).rejects.toThrow('closed');
+  });
+
+  test('options that make no sense', () => {
+    const options: TrainingLoaderOptions = { records, batchSize: 4, seed: 5, augmentation };
+    expect(() => createTrainingLoader({ ...options, batchSize: 0 })).toThrow('loader: batchSize: expected an integer of at least 1, got 0');
+    expect(() => createTrainingLoader({ ...options, workers: -1 })).toThrow('loader: workers: expected an integer of at least 0, got -1');
+    expect(() => createTrainingLoader({ ...options, records: [] })).toThrow('loader: records: expected at least one image, got none');
+    expect(() => createTrainingLoader({ ...options, augmentation: { ...augmentation, flip: 2 } })).toThrow('augmentation: flip');
+  });
+});
+
+test('workers run under plain `node --import tsx`, and a program that forgets to close the loader ends', () => {
+  const program = join(folder, 'program.mts');
+  const from = (path: string) => JSON.stringify(new URL(`../training/${path}`, import.meta.url).href);
+  writeFileSync(program, `
+    import { openDataset } from ${from('datasets/index.ts')};
+    import { createTrainingLoader } from ${from('loader.ts')};
+    const records = openDataset(${JSON.stringify(join(folder, 'shapes'))}).splits.train;
+    const loader = createTrainingLoader({ records, batchSize: 4, seed: 5, augmentation: ${JSON.stringify(unchanged)}, workers: 2 });
+    console.log((await loader.next()).images.length);
+  `);
+  const root = new URL('..', import.meta.url).pathname;
+  expect(execFileSync(process.execPath, ['--import', 'tsx', program], { cwd: root, encoding: 'utf8', timeout: 60_000 })).toBe('4\n');
+});
