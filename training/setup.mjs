@@ -161,6 +161,19 @@ export function dependencyHash(packageJson) {
   return createHash('sha256').update(relevant).digest('hex').slice(0, 16);
 }
 
+/**
+ * Whether node_modules holds exactly the versions that package.json names: then npm, which asks the network even so, need not run.
+ * @param {string} root
+ * @param {string} packageJson the file's text
+ */
+export function packagesInstalled(root, packageJson) {
+  const { dependencies, devDependencies } = JSON.parse(packageJson);
+  return Object.entries({ ...dependencies, ...devDependencies }).every(([name, version]) => {
+    const file = path.join(root, 'node_modules', name, 'package.json');
+    return existsSync(file) && JSON.parse(readFileSync(file, 'utf8')).version === version;
+  });
+}
+
 /** The Vulkan driver manifests of some folders, with the time of their last change. @param {readonly string[]} directories */
 function listManifests(directories) {
   return directories.filter((directory) => existsSync(directory)).flatMap((directory) => readdirSync(directory)
@@ -365,7 +378,7 @@ function installLavapipe(osRelease, say) {
       const updated = apt('update');
       if (!updated.ok) throw new SetupError(`apt-get update: ${updated.problem}`);
     }
-    say('installing mesa-vulkan-drivers and libvulkan1 with apt: about 50 MB to fetch, once');
+    say('installing mesa-vulkan-drivers and libvulkan1 with apt: about 100 MB to fetch, once');
     const installed = apt('install', '--no-install-recommends', ...(source === 'backports' ? ['-t', 'bookworm-backports'] : []), 'mesa-vulkan-drivers', 'libvulkan1');
     if (!installed.ok) throw new SetupError(`apt-get install: ${installed.problem}`);
     return null;
@@ -396,7 +409,9 @@ export function unpackSwiftShader(root, cache) {
 
 /** Runs npm install in `root`, its output on stderr: the stdout of a script belongs to what it prints. None of the packages needs its install scripts, and newer npm versions do not run them unasked. @param {string} root */
 function npmInstall(root) {
-  const args = ['install', '--include=dev', '--ignore-scripts', '--no-progress', '--loglevel=error'];
+  // npm's own pauses between attempts, up to a minute for each package, would let a machine without network wait for an hour.
+  const patience = ['--fetch-retries=2', '--fetch-retry-mintimeout=1000', '--fetch-retry-maxtimeout=5000'];
+  const args = ['install', '--include=dev', '--ignore-scripts', '--no-progress', '--no-update-notifier', '--loglevel=error', ...patience];
   const npm = process.env.npm_execpath?.endsWith('.js') ? { command: process.execPath, args: [process.env.npm_execpath, ...args], shell: false }
     : { command: 'npm', args, shell: process.platform === 'win32' };
   const child = spawnSync(npm.command, npm.args, { cwd: root, stdio: ['ignore', 2, 2], shell: npm.shell });
@@ -431,14 +446,17 @@ function thisSystem(root, cache, say) {
 export function setUp({ root, argv, environment, say, system = thisSystem }) {
   const options = parseArguments(argv, environment);
   const cache = path.join(root, 'node_modules/.cache/dynamic-sparse-rcnn');
-  const dependencies = dependencyHash(readFileSync(path.join(root, 'package.json'), 'utf8'));
+  const packageJson = readFileSync(path.join(root, 'package.json'), 'utf8');
+  const dependencies = dependencyHash(packageJson);
 
   const installedFile = path.join(cache, 'installed.json');
   const installed = existsSync(installedFile) ? readFileSync(installedFile, 'utf8') : '';
   // As somebody's dependency the packages are that project's affair.
   if (!root.split(path.sep).includes('node_modules') && !installed.includes(dependencies)) {
-    say(`set-up: installing the npm packages in ${root}`);
-    npmInstall(root);
+    if (!packagesInstalled(root, packageJson)) {
+      say(`set-up: installing the npm packages in ${root}`);
+      npmInstall(root);
+    }
     writeJson(installedFile, { dependencies });
   }
   if (!options.driver) return;

@@ -1,0 +1,100 @@
+/** The `predict` command: image files in, detections as JSON and drawn images out. */
+import { mkdirSync, statSync } from 'node:fs';
+import { basename, extname, join } from 'node:path';
+import { openDevice } from '../engine/node.ts';
+import { DynamicSparseRCNN, type Detections } from '../model/index.ts';
+import { numberOption, parseArguments } from './arguments.ts';
+import { loadWeights, readDescription, readWeightsFile, writeFileAtomic } from './checkpoint.ts';
+import { drawBoxes, writePng, type DrawnBox } from './draw.ts';
+import { InputError } from './errors.ts';
+import { decodeImage, transformImage } from './images.ts';
+import { formatTable } from './report.ts';
+import { planEvaluation, scaleOf, type EvaluationResize } from './transforms.ts';
+
+export interface NamedDetection {
+  readonly name: string;
+  readonly label: number;
+  readonly score: number;
+  /** xyxy pixels of the original image. */
+  readonly box: [number, number, number, number];
+}
+
+/** Detections of at least a score, in pixels of the original image. */
+export function nameDetections(detections: Detections, scale: readonly [number, number], classNames: readonly string[], leastScore: number): NamedDetection[] {
+  const [sx, sy] = scale;
+  const named: NamedDetection[] = [];
+  detections.scores.forEach((score, i) => {
+    if (score < leastScore) return;
+    const [x0, y0, x1, y1] = detections.boxes.subarray(4 * i, 4 * i + 4);
+    const label = detections.labels[i];
+    named.push({ name: classNames[label], label, score, box: [x0 / sx, y0 / sy, x1 / sx, y1 / sy] });
+  });
+  return named;
+}
+
+/** Decodes one image, detects on it, and gives its detections in its own pixels. Throws InputError naming the file. */
+export async function predictImage(model: DynamicSparseRCNN, file: string, resize: EvaluationResize, classNames: readonly string[], leastScore: number): Promise<NamedDetection[]> {
+  const image = await decodeImage(file);
+  const transform = planEvaluation(image, resize);
+  const [detections] = await model.detect([await transformImage(image, transform)]);
+  return nameDetections(detections, scaleOf(transform, image), classNames, leastScore);
+}
+
+const HELP = `predict: detects objects on images
+
+  npm run predict -- --weights FILE [--score 0.3] [--out DIR] IMAGE...
+
+  --weights FILE  weights of this project (runs/.../best.safetensors): they carry configuration and class names
+  --score S       leave out detections below this score, 0 .. 1 (default 0.3)
+  --out DIR       where predictions.json and the drawn images go (default: predictions)
+  --help          this text
+`;
+
+/** Runs the subcommand; resolves to the exit code. */
+export async function runPredict(argv: readonly string[]): Promise<number> {
+  const { values, positionals: files } = parseArguments('predict', argv, {
+    weights: { type: 'string' }, score: { type: 'string', default: '0.3' }, out: { type: 'string', default: 'predictions' }, help: { type: 'boolean' },
+  }, true);
+  if (values.help) {
+    process.stdout.write(HELP);
+    return 0;
+  }
+  const { weights, out } = values;
+  if (weights === undefined) throw new InputError('predict: --weights: expected a file, got nothing');
+  const leastScore = numberOption('predict', 'score', values.score, 0, 1);
+  if (files.length === 0) throw new InputError('predict: expected at least one image, got none');
+  for (const image of files) if (!statSync(image, { throwIfNoEntry: false })?.isFile()) throw new InputError(`predict: ${image}: expected an image file, got ${statSync(image, { throwIfNoEntry: false }) ? 'a folder' : 'nothing there'}`);
+  const file = readWeightsFile(weights);
+  const { config, classNames } = readDescription(file, weights);
+  mkdirSync(out, { recursive: true });
+  const device = await openDevice();
+  try {
+    const model = new DynamicSparseRCNN(device, config.model);
+    loadWeights(model, file, weights);
+    const names = drawnNames(files);
+    const results: { file: string; drawn: string; detections: NamedDetection[] }[] = [];
+    for (const [i, image] of files.entries()) {
+      const detections = await predictImage(model, image, config.training.evaluationResize, classNames, leastScore);
+      const drawn = join(out, names[i]);
+      writePng(drawn, await drawBoxes(image, detections.map((d): DrawnBox => d)));
+      results.push({ file: image, drawn, detections });
+      console.log(formatTable([image, 'score', 'x0', 'y0', 'x1', 'y1'], detections.map(({ name, score, box }) => [name, score.toFixed(3), ...box.map((v) => v.toFixed(1))])));
+    }
+    writeFileAtomic(join(out, 'predictions.json'), `${JSON.stringify(results, null, 2)}\n`);
+    console.log(`wrote ${join(out, 'predictions.json')} and ${files.length} drawn image${files.length === 1 ? '' : 's'} to ${out}`);
+    return 0;
+  } finally {
+    device.destroy();
+  }
+}
+
+/** A file name for each image's drawing; images of one name from several folders get numbers. */
+function drawnNames(files: readonly string[]): string[] {
+  const used = new Map<string, number>();
+  return files.map((file) => {
+    const stem = basename(file, extname(file));
+    const count = (used.get(stem) ?? 0) + 1;
+    used.set(stem, count);
+    return `${stem}${count > 1 ? `-${count}` : ''}.png`;
+  });
+}

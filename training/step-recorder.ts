@@ -1,0 +1,109 @@
+/** What a training step leaves behind: its numbers are read while the next step already runs, written to metrics.jsonl and shown as progress. */
+import { appendFileSync, existsSync, readFileSync } from 'node:fs';
+import type { Device, Tensor } from '../engine/index.ts';
+import { writeFileAtomic } from './checkpoint.ts';
+import { InputError } from './errors.ts';
+import type { TrainingConfig } from './recipe.ts';
+import { formatDuration, type Progress } from './report.ts';
+
+/** One line of metrics.jsonl. Lists have one entry a stage. */
+export interface StepMetrics {
+  readonly iteration: number;
+  /** Sum of all parts; the mean over the passes where gradients are accumulated. */
+  readonly loss: number;
+  readonly class_loss: readonly number[];
+  readonly l1_loss: readonly number[];
+  readonly giou_loss: readonly number[];
+  readonly lr: number;
+  /** Total L2 norm of the gradients before clipping. */
+  readonly grad_norm: number;
+  readonly step_ms: number;
+  /** Proposals matched to an object, over the batch. */
+  readonly positives: readonly number[];
+}
+
+export class StepRecorder {
+  private pending: Promise<void> = Promise.resolve();
+  private lastTime = performance.now();
+  private readonly startTime = performance.now();
+  private readonly times: number[] = [];
+
+  /** @param from the iteration that training starts at */
+  constructor(private readonly device: Device, private readonly stages: number, private readonly training: TrainingConfig,
+    private readonly metricsFile: string, private readonly progress: Progress, private readonly from: number) {}
+
+  /**
+   * Takes over a step's tensors: for each pass [T * 3 + T] losses by stage (class, L1, GIoU) and positives, and last the gradient's norm [1].
+   * Resolves when the step before has been recorded, so that the host is never more than a step ahead.
+   * Rejects where a loss is not finite: the weights are then worthless, and the last checkpoint is what remains.
+   */
+  async record(iteration: number, lr: number, statistics: readonly Tensor[]): Promise<void> {
+    const before = this.pending;
+    this.pending = this.write(before, iteration, lr, statistics);
+    this.pending.catch(() => undefined);
+    await before;
+  }
+
+  /** Waits for the last step. */
+  async finish(): Promise<void> {
+    await this.pending;
+  }
+
+  /** Time of the steps, in a sentence. */
+  summary(): string {
+    const sorted = [...this.times].sort((a, b) => a - b);
+    const median = sorted[Math.floor(sorted.length / 2)] ?? 0;
+    return `${this.times.length} steps in ${formatDuration((performance.now() - this.startTime) / 1000)}, median ${median.toFixed(0)} ms a step, at most ${Math.round(this.device.memory().peakBytes / 1e6)} MB on the device`;
+  }
+
+  private async write(before: Promise<void>, iteration: number, lr: number, statistics: readonly Tensor[]): Promise<void> {
+    const values = await Promise.all(statistics.map((tensor) => tensor.read()));
+    for (const tensor of statistics) tensor.dispose();
+    await before;
+    const passes = values.slice(0, -1);
+    const mean = (index: number): number => passes.reduce((sum, pass) => sum + pass[index], 0) / passes.length;
+    const total = (index: number): number => passes.reduce((sum, pass) => sum + pass[index], 0);
+    const stages = Array.from({ length: this.stages }, (_, s) => s);
+    const class_loss = stages.map((s) => mean(s * 3)), l1_loss = stages.map((s) => mean(s * 3 + 1)), giou_loss = stages.map((s) => mean(s * 3 + 2));
+    const sum = (list: readonly number[]): number => list.reduce((a, b) => a + b, 0);
+    const now = performance.now();
+    const step_ms = now - this.lastTime;
+    this.lastTime = now;
+    this.times.push(step_ms);
+    const metrics: StepMetrics = {
+      iteration, loss: sum(class_loss) + sum(l1_loss) + sum(giou_loss), class_loss, l1_loss, giou_loss, lr,
+      grad_norm: values[values.length - 1][0], step_ms: Math.round(step_ms * 10) / 10, positives: stages.map((s) => total(this.stages * 3 + s)),
+    };
+    if (!Number.isFinite(metrics.loss) || !Number.isFinite(metrics.grad_norm)) {
+      throw new InputError(`training diverged at iteration ${iteration}: loss ${metrics.loss}, gradient norm ${metrics.grad_norm}; a lower learning rate (now ${lr}) may help: --set learningRate=...`);
+    }
+    appendFileSync(this.metricsFile, `${JSON.stringify(metrics)}\n`);
+    const recent = this.times.slice(-50);
+    const { iterations } = this.training;
+    this.progress.update({
+      iteration, iterations, loss: metrics.loss, parts: { class: sum(class_loss), l1: sum(l1_loss), giou: sum(giou_loss) }, learningRate: lr,
+      millisecondsPerStep: [...recent].sort((a, b) => a - b)[Math.floor(recent.length / 2)],
+      secondsLeft: ((now - this.startTime) / 1000 / (iteration - this.from)) * (iterations - iteration), megabytes: this.device.memory().peakBytes / 1e6,
+    });
+  }
+}
+
+/** Reads metrics.jsonl. Throws InputError naming the line that is broken; a last line cut short by an interruption is left out. */
+export function readMetrics(file: string): StepMetrics[] {
+  if (!existsSync(file)) return [];
+  const lines = readFileSync(file, 'utf8').split('\n').filter((line) => line !== '');
+  return lines.flatMap((line, i) => {
+    try {
+      return [JSON.parse(line) as StepMetrics];
+    } catch (error) {
+      if (i === lines.length - 1) return [];
+      throw new InputError(`${file}: line ${i + 1} is not JSON: ${(error as Error).message}`);
+    }
+  });
+}
+
+/** Drops the lines past an iteration: what was done after the checkpoint is done again. */
+export function keepMetricsUntil(file: string, iteration: number): void {
+  const kept = readMetrics(file).filter((line) => line.iteration <= iteration);
+  writeFileAtomic(file, kept.map((line) => `${JSON.stringify(line)}\n`).join(''));
+}

@@ -1,0 +1,233 @@
+/** The `train` command, top to bottom: configuration, device, data, model, optimiser, resume, then iteration by iteration. */
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { join, relative, resolve } from 'node:path';
+import { AdamW, backward, concat, learningRateAt, reshape, SGD, type Tensor } from '../engine/index.ts';
+import { openDevice } from '../engine/node.ts';
+import { DynamicSparseRCNN } from '../model/index.ts';
+import { integerOption, parseArguments } from './arguments.ts';
+import { loadWeights, readCheckpoint, readWeightsFile, saveCheckpoint, saveWeights, writeFileAtomic, type TrainingState, type WeightsDescription } from './checkpoint.ts';
+import { writeDetections } from './coco-files.ts';
+import { openDataset, ensureShapesDataset, splitRecords } from './datasets/index.ts';
+import { InputError } from './errors.ts';
+import { evaluateModel, evaluationReport } from './evaluate.ts';
+import { createTrainingLoader } from './loader.ts';
+import { drawRun } from './draw-run.ts';
+import { fitToData, loadConfig, PRESET_NAMES, temperatureAt, validateRunConfig, type RunConfig, type TrainingConfig } from './recipe.ts';
+import { metricsTable, Progress } from './report.ts';
+import { keepMetricsUntil, StepRecorder } from './step-recorder.ts';
+
+const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and draws its detections
+
+  npm run train -- [options]
+
+  --data DIR       a COCO or Pascal VOC data set with train and val splits (default: the embedded one, generated on first use)
+  --config C       a preset (${PRESET_NAMES.join(', ')}) or a JSON file; default small
+  --set KEY=VALUE  changes one key of the configuration, e.g. --set learningRate=1e-3 --set model.numProposals=64; may be repeated
+  --iterations N   optimiser steps; the schedules stretch with it
+  --batch N        images of a forward and backward pass
+  --seed N         of the initial weights, the order of the images and their augmentation
+  --out DIR        the run's folder (default: runs/<date and time>)
+  --resume DIR     continue the run in DIR exactly where its last checkpoint is; --data only if the data moved
+  --weights FILE   start from these weights (safetensors with this model's names and shapes)
+  --help           this text
+`;
+
+/** Where a run's data and classes come from; part of config.json. */
+interface RunDescription extends RunConfig {
+  readonly data: string;
+  readonly classNames: readonly string[];
+  readonly categoryIds: readonly number[];
+}
+
+export async function runTrain(argv: readonly string[]): Promise<number> {
+  const { values } = parseArguments('train', argv, {
+    data: { type: 'string' }, config: { type: 'string' }, set: { type: 'string', multiple: true }, iterations: { type: 'string' }, batch: { type: 'string' }, seed: { type: 'string' },
+    out: { type: 'string' }, resume: { type: 'string' }, weights: { type: 'string' }, help: { type: 'boolean' },
+  });
+  if (values.help) {
+    process.stdout.write(HELP);
+    return 0;
+  }
+
+  // Configuration and data.
+  const log = (line: string): void => console.log(line);
+  const resuming = values.resume !== undefined;
+  const out = resolve(values.resume ?? values.out ?? join('runs', timestamp()));
+  if (resuming) {
+    for (const name of ['config', 'set', 'iterations', 'batch', 'seed', 'out', 'weights'] as const) {
+      if (values[name] !== undefined) throw new InputError(`train: --${name} does not go with --resume, which continues the run as it was configured`);
+    }
+  } else if (existsSync(join(out, 'config.json'))) throw new InputError(`train: ${out} already holds a run; continue it with --resume ${values.out}, or choose another --out`);
+  const earlier = resuming ? readRunDescription(join(out, 'config.json')) : null;
+  const loaded = earlier ? null : loadConfig({
+    config: values.config ?? 'small',
+    set: [
+      ...(values.set ?? []),
+      ...(values.iterations === undefined ? [] : [`training.iterations=${integerOption('train', 'iterations', values.iterations, 1)}`]),
+      ...(values.batch === undefined ? [] : [`training.batchSize=${integerOption('train', 'batch', values.batch, 1)}`]),
+      ...(values.seed === undefined ? [] : [`training.seed=${integerOption('train', 'seed', values.seed, 0)}`]),
+    ],
+  });
+  const data = resolve(values.data ?? earlier?.data ?? await ensureShapesDataset(join('.cache', 'shapes'), { log }));
+  const dataset = openDataset(data, { splits: ['train', 'val'] });
+  for (const warning of dataset.warnings) log(`warning: ${warning}`);
+  const records = splitRecords(dataset, 'train');
+  const { classNames, categoryIds } = dataset;
+  const fitted = loaded ? fitToData(loaded, records, classNames) : { config: earlier!, notes: [] };
+  const config: RunConfig = fitted.config;
+  if (earlier && earlier.classNames.join('\n') !== classNames.join('\n')) throw new InputError(`train: ${data} has the classes ${classNames.join(', ')}; the run in ${out} was trained for ${earlier.classNames.join(', ')}`);
+  const { training } = config;
+  const description = (iteration: number): WeightsDescription => ({ config, classNames, categoryIds, iteration });
+  log(`data      ${data}: ${records.length} training and ${splitRecords(dataset, 'val').length} validation images, ${classNames.length} classes (${shorten(classNames)})`);
+  for (const note of fitted.notes) log(`fitted    ${note}`);
+
+  // Device, model, optimiser.
+  const device = await openDevice();
+  log(`device    ${device.info.description || device.info.vendor}${device.subgroupSize > 0 ? `, subgroups of ${device.subgroupSize}` : ''}`);
+  const model = new DynamicSparseRCNN(device, config.model, training.seed);
+  if (values.weights !== undefined) loadWeights(model, readWeightsFile(values.weights), values.weights);
+  const parameters = model.trainable();
+  const optimizer = createOptimizer(training, parameters);
+  const count = parameters.reduce((sum, { tensor }) => sum + tensor.size, 0);
+  log(`model     ${config.preset}: ResNet-${config.model.depth}, ${config.model.numProposals} proposals, ${config.model.numStages} stages, ${(count / 1e6).toFixed(2)} M trainable parameters`);
+
+  // Resume.
+  let state: TrainingState = { iteration: 0, optimizerSteps: 0, best: null };
+  const metricsFile = join(out, 'metrics.jsonl');
+  if (resuming) {
+    const checkpoint = readCheckpoint(join(out, 'last'));
+    loadWeights(model, checkpoint.model, checkpoint.path);
+    optimizer.loadState({ tensors: checkpoint.optimizer, step: checkpoint.state.optimizerSteps });
+    state = checkpoint.state;
+    keepMetricsUntil(metricsFile, state.iteration);
+    log(`resume    ${relative('.', out)} at iteration ${state.iteration}`);
+  } else {
+    mkdirSync(out, { recursive: true });
+    const run: RunDescription = { ...config, data, classNames, categoryIds };
+    writeFileAtomic(join(out, 'config.json'), `${JSON.stringify(run, null, 2)}\n`);
+    writeFileAtomic(metricsFile, '');
+  }
+  log(`run       ${relative('.', out)}`);
+
+  const loader = createTrainingLoader({ records, batchSize: training.batchSize, seed: training.seed, augmentation: training.augmentation, workers: training.workers });
+  loader.seek(state.iteration * training.accumulation);
+  const progress = new Progress();
+  const interrupted = onInterrupt();
+  const save = async (): Promise<void> => {
+    const { tensors, step } = await optimizer.state();
+    state = { ...state, optimizerSteps: step };
+    saveCheckpoint(join(out, 'last'), await model.save(), tensors, state, description(state.iteration));
+  };
+  const evaluate = async (): Promise<void> => {
+    const result = await evaluateModel(model, dataset, 'val', { batchSize: training.batchSize, resize: training.evaluationResize, workers: training.workers });
+    const { AP, AP50 } = result.evaluation.metrics;
+    progress.note(`evaluation at iteration ${state.iteration}: AP ${AP.toFixed(3)}, AP50 ${AP50.toFixed(3)}`);
+    if (state.best && state.best.AP >= AP) return;
+    state = { ...state, best: { iteration: state.iteration, AP, AP50 } };
+    saveWeights(join(out, 'best.safetensors'), await model.save(), description(state.iteration));
+    writeDetections(join(out, 'detections.json'), result.detections);
+    writeFileAtomic(join(out, 'evaluation.json'), `${JSON.stringify({ iteration: state.iteration, ...evaluationReport(result, 'val', 'best.safetensors') }, null, 2)}\n`);
+    if (state.iteration === training.iterations) log(metricsTable(result.evaluation));
+  };
+
+  try {
+    const recorder = new StepRecorder(device, config.model.numStages, training, metricsFile, progress, state.iteration);
+    const schedule = { baseLearningRate: training.learningRate, warmupIterations: training.warmupIterations, warmupFactor: training.warmupFactor,
+      milestones: training.milestones.map((share) => Math.round(share * training.iterations)), decayFactor: training.decayFactor };
+    while (state.iteration < training.iterations && !interrupted.signal) {
+      const { iteration } = state;
+      const learningRate = learningRateAt(iteration, schedule);
+      const temperature = temperatureAt(iteration, training);
+      const statistics: Tensor[] = [];
+      for (let pass = 0; pass < training.accumulation; pass++) {
+        const { images, targets } = await loader.next();
+        device.scope(() => {
+          const { total, parts, positives } = model.loss(images, targets, temperature);
+          backward(total);
+          statistics.push(device.keep(concat([reshape(parts.detach(), [-1]), positives.detach()], 0)));
+        });
+      }
+      device.scope(() => {
+        const norm = optimizer.step({ learningRate, maxGradientNorm: training.clipNorm || undefined, gradientScale: 1 / training.accumulation });
+        statistics.push(device.keep(concat([norm], 0)));
+        optimizer.zeroGrad();
+      });
+      device.flush();
+      state = { ...state, iteration: iteration + 1 };
+      await recorder.record(state.iteration, learningRate, statistics);
+
+      const last = state.iteration === training.iterations;
+      if (last || state.iteration % training.saveEvery === 0 || (training.evaluateEvery > 0 && state.iteration % training.evaluateEvery === 0)) await recorder.finish();
+      if (last || (training.evaluateEvery > 0 && state.iteration % training.evaluateEvery === 0)) await evaluate();
+      if (last || state.iteration % training.saveEvery === 0) await save();
+    }
+    await recorder.finish();
+    if (interrupted.signal && state.iteration < training.iterations) {
+      await save();
+      progress.end();
+      log(`stopped at iteration ${state.iteration} of ${training.iterations}; continue with npm run train -- --resume ${relative('.', out)}`);
+      return 130;
+    }
+    if (resuming && state.best === null) await evaluate();
+    progress.end();
+    loadWeights(model, readWeightsFile(join(out, 'best.safetensors')), join(out, 'best.safetensors'));
+    const drawn = await drawRun(model, splitRecords(dataset, 'val').slice(0, training.drawImages), { out, resize: training.evaluationResize, classNames, metricsFile });
+    const best = state.best!;
+    log(`best      AP ${best.AP.toFixed(3)}, AP50 ${best.AP50.toFixed(3)} at iteration ${best.iteration}; ${recorder.summary()}`);
+    log(`weights   ${relative('.', join(out, 'best.safetensors'))}   (npm run predict -- --weights ${relative('.', join(out, 'best.safetensors'))} IMAGE...)`);
+    log(`measures  ${relative('.', join(out, 'evaluation.json'))}, ${relative('.', metricsFile)}`);
+    log(`drawn     ${drawn.map((file) => relative('.', file)).join(', ')}`);
+    return 0;
+  } finally {
+    progress.end();
+    interrupted.release();
+    await loader.close();
+    device.destroy();
+  }
+}
+
+function timestamp(): string {
+  return new Date().toISOString().slice(0, 19).replace('T', '-').replaceAll(':', '');
+}
+
+function shorten(names: readonly string[]): string {
+  return names.length > 6 ? `${names.slice(0, 5).join(', ')}, ...` : names.join(', ');
+}
+
+function createOptimizer(training: TrainingConfig, parameters: ReturnType<DynamicSparseRCNN['trainable']>): AdamW | SGD {
+  const { optimizer, weightDecay, momentum } = training;
+  return optimizer === 'adamw' ? new AdamW(parameters, { weightDecay }) : new SGD(parameters, { weightDecay, momentum });
+}
+
+/** Reads a run's config.json. Throws InputError naming file and field. */
+function readRunDescription(file: string): RunDescription {
+  let json: Partial<RunDescription> & Record<string, unknown>;
+  try {
+    json = JSON.parse(readFileSync(file, 'utf8'));
+  } catch (error) {
+    throw new InputError(`${file}: cannot be read as a run's configuration: ${(error as Error).message}`);
+  }
+  const { data, classNames, categoryIds } = json;
+  if (typeof data !== 'string') throw new InputError(`${file}: data must be a folder's path, got ${JSON.stringify(data)}`);
+  if (!Array.isArray(classNames) || !Array.isArray(categoryIds)) throw new InputError(`${file}: classNames and categoryIds must be lists`);
+  return { ...validateRunConfig(json, file), data, classNames, categoryIds };
+}
+
+/** Ctrl-C (or a termination signal) once: finish the iteration and save; twice: the usual end. */
+function onInterrupt(): { signal: NodeJS.Signals | null; release(): void } {
+  const handler = (signal: NodeJS.Signals): void => {
+    state.signal = signal;
+    state.release();
+    process.stderr.write(`\n${signal}: saving after this iteration; again to stop at once\n`);
+  };
+  const state: ReturnType<typeof onInterrupt> = {
+    signal: null,
+    release() {
+      process.off('SIGINT', handler);
+      process.off('SIGTERM', handler);
+    },
+  };
+  process.on('SIGINT', handler);
+  process.on('SIGTERM', handler);
+  return state;
+}
