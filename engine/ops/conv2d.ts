@@ -1,0 +1,268 @@
+/** 2-D convolution (cross-correlation, as everywhere in this field), NHWC: dense, grouped and depthwise. */
+import {
+  columnSumsKernel, convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, repitchKernel, sumPartsKernel,
+  transposeWeightsKernel,
+} from '../../kernels/conv2d.ts';
+import { depthwiseInputGradientKernel, depthwiseKernel, depthwiseWeightGradientKernel } from '../../kernels/depthwise.ts';
+import { linearGrid } from '../../kernels/kernel.ts';
+import type { Device } from '../device.ts';
+import { defineOp } from '../op.ts';
+import { shapeError } from '../shape.ts';
+import type { Tensor } from '../tensor.ts';
+
+export interface Conv2dOptions {
+  /** Of both axes; default 1. */
+  readonly stride?: number;
+  /** Zeros added on each of the four sides; default 0. */
+  readonly padding?: number;
+  /** Input and output channels fall into this many groups that do not see each other; default 1. */
+  readonly groups?: number;
+}
+
+type Attributes = Required<Conv2dOptions>;
+
+/** The sizes of one call. `C` and `O` are channels of a group, `C4` and `O4` the vec4s that hold them. */
+interface Geometry {
+  readonly batch: number;
+  readonly height: number;
+  readonly width: number;
+  readonly outH: number;
+  readonly outW: number;
+  readonly kh: number;
+  readonly kw: number;
+  readonly C: number;
+  readonly O: number;
+  readonly C4: number;
+  readonly O4: number;
+}
+
+function geometry(x: Tensor, weight: Tensor, { stride, padding, groups }: Attributes): Geometry {
+  const [batch, height, width] = x.shape;
+  const [kh, kw, C, outputs] = weight.shape;
+  const O = outputs / groups;
+  return {
+    batch, height, width, kh, kw, C, O, C4: Math.ceil(C / 4), O4: Math.ceil(O / 4),
+    outH: Math.floor((height + 2 * padding - kh) / stride) + 1, outW: Math.floor((width + 2 * padding - kw) / stride) + 1,
+  };
+}
+
+const isDepthwise = ({ C, O }: Geometry): boolean => C === 1 && O === 1;
+
+/** Subgroup kernels pay where a subgroup is a CPU's vector; on GPUs tiles in workgroup memory do. */
+const usesSubgroups = (device: Device): boolean => device.subgroupSize >= 4 && device.subgroupSize <= 16;
+
+/** Workgroups that keep a device busy: a few for each CPU core, or some for each multiprocessor of a GPU. */
+const busyWorkgroups = (device: Device): number => (usesSubgroups(device) ? 24 : 512);
+
+/** Partial sums may take this much memory. */
+const PARTIAL_BYTES = 64 * 2 ** 20;
+
+const WORKGROUP = 64;
+const gridOf = (lanes: number): readonly [number, number, number] => linearGrid(Math.ceil(lanes / WORKGROUP));
+
+/** The tensor itself, or where `columns` is no multiple of 4 a copy of [outer, rows, groups, columns] with rows (if `padsRows`) and columns filled up by zeros. */
+function padded(tensor: Tensor, rows: number, groups: number, columns: number, padsRows = false): Tensor {
+  const rowsTo = padsRows ? Math.ceil(rows / 4) * 4 : rows;
+  const columnsTo = Math.ceil(columns / 4) * 4;
+  return rowsTo === rows && columnsTo === columns ? tensor : repitch(tensor, null, rows, groups, columns, rowsTo, columnsTo);
+}
+
+function repitch(input: Tensor, into: Tensor | null, rowsFrom: number, groups: number, columnsFrom: number, rowsTo: number, columnsTo: number): Tensor {
+  const count = into?.size ?? (input.size / (rowsFrom * columnsFrom)) * rowsTo * columnsTo;
+  const output = into ?? input.device.empty([count]);
+  input.device.run(repitchKernel(), { count, groups, rowsFrom, columnsFrom, rowsTo, columnsTo }, { input, output }, gridOf(count));
+  return output;
+}
+
+/** What the implicit GEMM is told; see kernels/conv2d.ts. `K4` and `N4` of a group. */
+interface GemmCall {
+  readonly batch: number;
+  readonly sourceH: number;
+  readonly sourceW: number;
+  readonly targetH: number;
+  readonly targetW: number;
+  readonly K4: number;
+  readonly N4: number;
+  readonly groups: number;
+  readonly kh: number;
+  readonly kw: number;
+  readonly stride: number;
+  readonly step: number;
+  readonly padY: number;
+  readonly padX: number;
+}
+
+/** Runs the implicit GEMM of the forward pass and of the gradient by the input. */
+function runGemm(device: Device, call: GemmCall, source: Tensor, weights: Tensor, bias: Tensor | null, target: Tensor): void {
+  const { batch, targetH, targetW, N4, groups, step } = call;
+  const rows = batch * Math.ceil(targetH / step) * Math.ceil(targetW / step);
+  const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
+  const [tileRows, tileColumns] = gemmTile(subgroup, rows, N4 * 4);
+  const kernel = subgroup > 0 ? convSubgroupKernel(subgroup, tileRows, tileColumns) : convTiledKernel(tileRows);
+  const tilesM = Math.ceil(rows / tileRows);
+  const tilesN = Math.ceil((N4 * 4) / tileColumns);
+  const tiles = tilesM * tilesN * groups * step * step;
+  device.run(kernel, { ...call, tilesM, tilesN, tiles, hasBias: bias ? 1 : 0 }, { source, weights, bias: bias ?? weights, target_: target }, linearGrid(tiles));
+}
+
+function gemmTile(subgroup: number, rows: number, columns: number): readonly [rows: number, columns: number] {
+  if (subgroup === 0) return rows * columns >= 64 * 64 * 64 && columns > 32 ? [64, 64] : [32, 32];
+  if (subgroup <= 4 || columns <= 32) return [16, Math.max(32, subgroup * 4)];
+  return [32, 64];
+}
+
+/** Gradient by the weight, [kh, kw, C, groups, O] with C and O filled up: partial sums over splits of the output lines, then their sum. */
+function weightGradient(device: Device, g: Geometry, { stride, padding, groups }: Attributes, source: Tensor, upstream: Tensor): Tensor {
+  const lines = g.batch * g.outH;
+  const count4 = g.kh * g.kw * g.C4 * 4 * groups * g.O4;
+  const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
+  const tile = subgroup > 0 ? 0 : g.C4 * g.kw > 8 && g.O4 > 8 ? 64 : 32;
+  const rows = tile || Math.max(32, subgroup * 4);
+  const columns = tile || Math.max(g.O4 <= 8 || subgroup <= 4 ? 32 : 64, subgroup * 4);
+  const kernel = subgroup > 0 ? convWeightGradientSubgroupKernel(subgroup, rows, columns, subgroup <= 4 ? 1 : 4) : convWeightGradientTiledKernel(tile);
+  const tilesM = Math.ceil((g.kw * g.C4 * 4) / rows);
+  const tilesN = Math.ceil((g.O4 * 4) / columns);
+  const whole = tilesM * tilesN * g.kh * groups;
+  const { splits, perSplit } = splitLines(device, lines, g.outW, whole, count4);
+  const sum = device.empty([count4 * 4]);
+  const partial = splits === 1 ? sum : device.empty([splits * count4 * 4]);
+  const tiles = whole * splits;
+  device.run(kernel, {
+    lines, linesPerSplit: perSplit, sourceH: g.height, sourceW: g.width, outH: g.outH, outW: g.outW, K4: g.C4, N4: g.O4, groups, kh: g.kh, kw: g.kw,
+    stride, padding, tilesM, tilesN, tiles,
+  }, { source, upstream, partialSums: partial }, linearGrid(tiles));
+  if (splits > 1) device.run(sumPartsKernel(), { count4, parts: splits }, { parts_: partial, sum }, gridOf(count4));
+  return sum;
+}
+
+/** Into how many ranges of lines a sum over pixels is split, so that there is work for the device but each range is worth its partial result. */
+function splitLines(device: Device, lines: number, lineLength: number, workgroups: number, partial4: number): { splits: number; perSplit: number } {
+  const wanted = Math.min(Math.ceil(busyWorkgroups(device) / workgroups), Math.ceil((lines * lineLength) / 64), Math.floor(PARTIAL_BYTES / (partial4 * 16)), lines);
+  const perSplit = Math.ceil(lines / Math.max(1, wanted));
+  return { splits: Math.ceil(lines / perSplit), perSplit };
+}
+
+/** Sums of the columns of [rows, columns4] vec4. */
+function columnSums(device: Device, input: Tensor, rows: number, columns4: number): Tensor {
+  const lanes = busyWorkgroups(device) * 32;
+  const wanted = rows <= 256 ? 1 : Math.max(1, Math.min(Math.ceil(lanes / columns4), Math.ceil(rows / 64)));
+  const rowsPerSplit = Math.ceil(rows / wanted);
+  const splits = Math.ceil(rows / rowsPerSplit);
+  const sum = device.empty([columns4 * 4]);
+  const sums = splits === 1 ? sum : device.empty([splits * columns4 * 4]);
+  device.run(columnSumsKernel(), { rows, rowsPerSplit, columns4, splits }, { input, sums }, gridOf(columns4 * splits));
+  if (splits > 1) device.run(sumPartsKernel(), { count4: columns4, parts: splits }, { parts_: sums, sum }, gridOf(columns4));
+  return sum;
+}
+
+export const conv2dOp = defineOp({
+  name: 'conv2d',
+  shape: ([x, weight, bias]: readonly [Tensor, Tensor, Tensor | null], attributes: Attributes) => {
+    const { stride, padding, groups } = attributes;
+    if (!Number.isInteger(stride) || stride < 1) shapeError('conv2d', 'stride', 'a positive integer', String(stride));
+    if (!Number.isInteger(padding) || padding < 0) shapeError('conv2d', 'padding', 'a non-negative integer', String(padding));
+    if (!Number.isInteger(groups) || groups < 1) shapeError('conv2d', 'groups', 'a positive integer', String(groups));
+    if (x.rank !== 4) shapeError('conv2d', 'x', '[B, H, W, C]', x.shape);
+    if (weight.rank !== 4 || weight.size === 0) shapeError('conv2d', 'weight', '[kh, kw, C / groups, O], not empty', weight.shape);
+    if (x.shape[3] !== weight.shape[2] * groups) shapeError('conv2d', 'weight', `[kh, kw, ${x.shape[3] / groups}, O] for ${x.shape[3]} channels in ${groups} groups`, weight.shape);
+    if (weight.shape[3] % groups !== 0) shapeError('conv2d', 'weight', `[kh, kw, C / groups, O] with O a multiple of ${groups} groups`, weight.shape);
+    if (bias && (bias.rank !== 1 || bias.size !== weight.shape[3])) shapeError('conv2d', 'bias', `[${weight.shape[3]}]`, bias.shape);
+    for (const [name, tensor] of [['x', x], ['weight', weight], ['bias', bias]] as const) {
+      if (tensor && tensor.dtype !== 'f32') shapeError('conv2d', name, 'of dtype f32', tensor.dtype);
+    }
+    const { batch, outH, outW } = geometry(x, weight, attributes);
+    if (outH < 1 || outW < 1) shapeError('conv2d', 'x', `at least as large as the kernel [${weight.shape[0]}, ${weight.shape[1]}] with padding ${padding}`, x.shape);
+    return { shape: [batch, outH, outW, weight.shape[3]] };
+  },
+
+  forward: ({ device, inputs: [x, weight, bias], attributes, output }) => {
+    if (output.size === 0) return;
+    const { stride, padding, groups } = attributes;
+    const g = geometry(x, weight, attributes);
+    const { batch, height, width, outH, outW, kh, kw, C, O, C4, O4 } = g;
+    if (isDepthwise(g)) {
+      const channels4 = Math.ceil(groups / 4);
+      const target = groups % 4 === 0 ? output : device.empty([output.size / groups * channels4 * 4]);
+      const count = batch * outH * outW * channels4;
+      device.run(depthwiseKernel(), {
+        count, sourceH: height, sourceW: width, outH, outW, C4: channels4, kh, kw, stride, padding, hasBias: bias ? 1 : 0,
+      }, { source: padded(x, 1, 1, groups), weights: padded(weight, 1, 1, groups), bias: bias ?? weight, output: target }, gridOf(count));
+      if (target !== output) repitch(target, output, 1, 1, channels4 * 4, 1, groups);
+      return;
+    }
+    const target = O % 4 === 0 ? output : device.empty([(output.size / O) * O4 * 4]);
+    runGemm(device, {
+      batch, sourceH: height, sourceW: width, targetH: outH, targetW: outW, K4: C4, N4: O4, groups, kh, kw,
+      stride, step: 1, padY: kh - 1 - padding, padX: kw - 1 - padding,
+    }, padded(x, 1, groups, C), padded(weight, C, groups, O, true), bias && padded(bias, 1, groups, O), target);
+    if (target !== output) repitch(target, output, 1, groups, O4 * 4, 1, O);
+  },
+
+  backward: ({ device, inputs: [x, weight, bias], attributes, gradient, needs }) => {
+    const g = geometry(x, weight, attributes);
+    if (gradient.size === 0) return [x, weight, bias].map((input, i) => (input && needs[i] ? device.zeros(input.shape) : null));
+    if (isDepthwise(g)) return depthwiseBackward(device, g, attributes, x, weight, bias, gradient, needs);
+    const { stride, padding, groups } = attributes;
+    const { batch, height, width, outH, outW, kh, kw, C, O, C4, O4 } = g;
+    const upstream = padded(gradient, 1, groups, O);
+    let byInput: Tensor | null = null, byWeight: Tensor | null = null, byBias: Tensor | null = null;
+    if (needs[0]) {
+      const count = kh * kw * C4 * O4 * groups;
+      const transposed = device.empty([count * 16]);
+      device.run(transposeWeightsKernel(), { count, kh, kw, step: stride, K4: C4, N4: O4, groups }, { input: padded(weight, C, groups, O, true), output: transposed }, gridOf(count));
+      byInput = device.empty(x.shape);
+      const target = C % 4 === 0 ? byInput : device.empty([(x.size / C) * C4 * 4]);
+      runGemm(device, {
+        batch, sourceH: outH, sourceW: outW, targetH: height, targetW: width, K4: O4, N4: C4, groups, kh, kw, stride: 1, step: stride, padY: padding, padX: padding,
+      }, upstream, transposed, null, target);
+      if (target !== byInput) repitch(target, byInput, 1, groups, C4 * 4, 1, C);
+    }
+    if (needs[1]) {
+      const sum = weightGradient(device, g, attributes, padded(x, 1, groups, C), upstream);
+      byWeight = C % 4 === 0 && O % 4 === 0 ? device.alias(sum, weight.shape) : repitch(sum, device.empty(weight.shape), C4 * 4, groups, O4 * 4, C, O);
+    }
+    if (bias && needs[2]) {
+      const sum = columnSums(device, upstream, batch * outH * outW, groups * O4);
+      byBias = O % 4 === 0 ? device.alias(sum, bias.shape) : repitch(sum, device.empty(bias.shape), 1, groups, O4 * 4, 1, O);
+    }
+    return [byInput, byWeight, byBias];
+  },
+});
+
+function depthwiseBackward(
+  device: Device, g: Geometry, { stride, padding, groups }: Attributes, x: Tensor, weight: Tensor, bias: Tensor | null, gradient: Tensor, needs: readonly boolean[],
+): (Tensor | null)[] {
+  const { batch, height, width, outH, outW, kh, kw } = g;
+  const C4 = Math.ceil(groups / 4);
+  const whole = groups % 4 === 0;
+  const sizes = { sourceH: height, sourceW: width, outH, outW, C4, kh, kw, stride, padding };
+  const upstream = padded(gradient, 1, 1, groups);
+  const finished = (result: Tensor, shape: readonly number[]): Tensor => (whole ? device.alias(result, shape) : repitch(result, device.empty(shape), 1, 1, C4 * 4, 1, groups));
+  let byInput: Tensor | null = null, byWeight: Tensor | null = null, byBias: Tensor | null = null;
+  if (needs[0]) {
+    const count = batch * height * width * C4;
+    const result = device.empty([count * 4]);
+    device.run(depthwiseInputGradientKernel(), { count, ...sizes, hasBias: 0 }, { upstream, weights: padded(weight, 1, 1, groups), gradient: result }, gridOf(count));
+    byInput = finished(result, x.shape);
+  }
+  if (needs[1]) {
+    const count4 = kh * kw * C4;
+    const { splits, perSplit } = splitLines(device, batch * outH, outW, Math.ceil(count4 / WORKGROUP), count4);
+    const sum = device.empty([count4 * 4]);
+    const partial = splits === 1 ? sum : device.empty([splits * count4 * 4]);
+    const count = count4 * splits;
+    device.run(depthwiseWeightGradientKernel(), { count, lines: batch * outH, linesPerSplit: perSplit, ...sizes }, { source: padded(x, 1, 1, groups), upstream, partialSums: partial }, gridOf(count));
+    if (splits > 1) device.run(sumPartsKernel(), { count4, parts: splits }, { parts_: partial, sum }, gridOf(count4));
+    byWeight = finished(sum, weight.shape);
+  }
+  if (bias && needs[2]) byBias = finished(columnSums(device, upstream, batch * outH * outW, C4), bias.shape);
+  return [byInput, byWeight, byBias];
+}
+
+/**
+ * Convolution of x [B, H, W, C] with weight [kh, kw, C / groups, O], plus bias [O] unless null: [B, OH, OW, O] with OH = floor((H + 2 padding - kh) / stride) + 1.
+ * Depthwise: groups = C, weight [kh, kw, 1, C]. Throws ShapeError where the shapes do not fit, or the kernel does not fit into the padded image.
+ */
+export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null, { stride = 1, padding = 0, groups = 1 }: Conv2dOptions = {}): Tensor {
+  return conv2dOp([x, weight, bias], { stride, padding, groups });
+}

@@ -1,0 +1,377 @@
+/**
+ * Convolution in NHWC as implicit GEMM: forward and gradient by the input in one kernel, gradient by the weight in another, each as a subgroup and
+ * as a workgroup-memory variant; and the small kernels around them (channel padding, weight transpose, sums of partial results).
+ *
+ * Glossary. source: image read, [batch, sourceH, sourceW, groups, K]; target: image written, [batch, targetH, targetW, groups, N]; K and N are channels
+ * a group, multiples of 4 (others are padded first, see `repitchKernel`), counted in vec4 as K4 and N4; weights [taps, K, groups, N].
+ *
+ * Forward and gradient by the input are one computation. The target pixels are taken in step * step phases: phase (ry, rx) holds the pixels that meet the
+ * kernel rows ky = ry (mod step) only, and there a target pixel is a plain convolution of neighbouring source pixels. Forward has a single phase; the
+ * gradient by the input of a convolution of stride s has s * s phases, reads the upstream gradient as source, and the weights transposed, reversed
+ * and sorted by phase (`transposeWeightsKernel`). No multiplication by an inserted zero anywhere.
+ *
+ * Along a row of the source, the taps' columns and their channels lie one behind the other in memory, so kx and channel are one contiguous loop,
+ * and one comparison a vec4 decides about the zero padding at left and right.
+ */
+import { defineKernel, kernelFamily } from './kernel.ts';
+
+const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
+const lines = (count: number, line: (i: number) => string): string => range(count).map(line).join('\n');
+
+/** How lane `from`'s value reaches all lanes: each form is the faster one on the adapters with subgroups of that size. */
+const handOut = (subgroup: number, value: string, from: number): string => `${subgroup <= 4 ? 'subgroupBroadcast' : 'subgroupShuffle'}(${value}, ${from}u)`;
+
+const CONV_PARAMS = {
+  batch: 'u32', sourceH: 'u32', sourceW: 'u32', targetH: 'u32', targetW: 'u32', K4: 'u32', N4: 'u32', groups: 'u32', kh: 'u32', kw: 'u32',
+  stride: 'u32', step: 'u32', padY: 'i32', padX: 'i32', tilesM: 'u32', tilesN: 'u32', tiles: 'u32', hasBias: 'u32',
+} as const;
+const CONV_BUFFERS = { source: 'read vec4f', weights: 'read vec4f', bias: 'read vec4f', target_: 'write vec4f' } as const;
+
+/** Operand access stands apart, so that another kind of memory can take its place. */
+const CONV_LOADS = `
+fn loadSource(index: u32) -> vec4f { return source[index]; }
+fn loadWeights(index: u32) -> vec4f { return weights[index]; }`;
+
+/** Which tile of which phase and group this workgroup computes, and the geometry of the phase. */
+const convTile = (rows: number, columns4: number): string => `
+  if (linearGroup >= p.tiles) { return; }
+  let tileN = (linearGroup / p.tilesM) % p.tilesN;
+  let g = (linearGroup / (p.tilesM * p.tilesN)) % p.groups;
+  let phase = linearGroup / (p.tilesM * p.tilesN * p.groups);
+  let ry = phase / p.step;
+  let rx = phase % p.step;
+  let tapsY = (p.kh + p.step - 1u - ry) / p.step;
+  let tapsX = (p.kw + p.step - 1u - rx) / p.step;
+  let firstY = u32(((i32(ry) - p.padY) % i32(p.step) + i32(p.step)) % i32(p.step));
+  let firstX = u32(((i32(rx) - p.padX) % i32(p.step) + i32(p.step)) % i32(p.step));
+  let rowsY = (p.targetH + p.step - 1u - firstY) / p.step;
+  let rowsX = (p.targetW + p.step - 1u - firstX) / p.step;
+  let M = p.batch * rowsY * rowsX;
+  let r0 = (linearGroup % p.tilesM) * ${rows}u;
+  if (r0 >= M) { return; }
+  let c0 = tileN * ${columns4}u;
+  let sourceY0 = (i32(firstY) + p.padY - i32(ry)) / i32(p.step) + 1 - i32(tapsY);
+  let sourceX0 = (i32(firstX) + p.padX - i32(rx)) / i32(p.step) + 1 - i32(tapsX);
+  let sourcePitch = p.K4 * p.groups;
+  let targetPitch = p.N4 * p.groups;
+  let lineLength = p.sourceW * sourcePitch;
+  // Taps of the phases before this one: (kernel rows before) * kw + (own kernel rows) * (kernel columns before).
+  let rowsBefore = (p.kh / p.step) * ry + min(p.kh % p.step, ry);
+  let columnsBefore = (p.kw / p.step) * rx + min(p.kw % p.step, rx);
+  let firstTap = rowsBefore * p.kw + tapsY * columnsBefore;
+  // With one group kx and channel are one loop over contiguous memory; with several the channels of a tap are followed by those of other groups.
+  let merged = p.groups == 1u;
+  let outer = select(tapsX, 1u, merged);
+  let inner = select(p.K4, tapsX * p.K4, merged);
+  let weightsBase = g * p.N4;`;
+
+/** Pixel `m` of the phase: image, row and column of the source that its first tap reads. */
+const sourceOrigin = (i: number): string => `
+  let image${i} = m${i} / (rowsX * rowsY);
+  let y${i} = i32(((m${i} / rowsX) % rowsY) * p.stride) + sourceY0;
+  let x${i} = (i32((m${i} % rowsX) * p.stride) + sourceX0) * i32(sourcePitch) + i32(g * p.K4);`;
+
+/** Memory of the source row that tap row `t` reads; `limit` is 0 where that row is padding. */
+const sourceLine = (i: number): string => `
+    let row${i} = y${i} + i32(t);
+    let line${i} = u32(i32(image${i} * p.sourceH) + row${i}) * lineLength;
+    let limit${i} = select(0u, lineLength, u32(row${i}) < p.sourceH);`;
+
+const TARGET_PIXEL = `
+    let pixel = ((m / (rowsX * rowsY)) * p.targetH + ((m / rowsX) % rowsY) * p.step + firstY) * p.targetW + (m % rowsX) * p.step + firstX;`;
+
+/**
+ * A workgroup is one subgroup and computes `rows` pixels by `columns` channels: each lane loads its own pixels' vec4 of channels and hands the
+ * components out to all lanes; each lane keeps its own columns of the weights.
+ */
+export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number) => {
+  const tm = rows / subgroup;
+  const tn = columns / 4 / subgroup;
+  return defineKernel({
+    name: `conv2d_f32_sg${subgroup}_${rows}x${columns}`,
+    workgroup: [subgroup],
+    subgroups: true,
+    params: CONV_PARAMS,
+    buffers: CONV_BUFFERS,
+    module: CONV_LOADS,
+    body: `${convTile(rows, columns / 4)}
+${lines(tm, (i) => `  let m${i} = min(r0 + ${subgroup * i}u + lane, M - 1u);${sourceOrigin(i)}`)}
+${lines(tn, (j) => `
+  let column${j} = weightsBase + min(c0 + ${subgroup * j}u + lane, p.N4 - 1u);
+  var start${j} = vec4f();
+  if (p.hasBias != 0u) { start${j} = bias[column${j}]; }`)}
+${lines(rows, (r) => lines(tn, (j) => `  var c${r}_${j} = start${j};`))}
+  var k = firstTap * p.K4 * 4u;
+  for (var t = 0u; t < tapsY; t++) {${lines(tm, sourceLine)}
+    for (var u = 0u; u < outer; u++) {
+      for (var q = 0u; q < inner; q++) {
+${lines(tm, (i) => `        let e${i} = u32(x${i}) + u * sourcePitch + q; let a${i} = select(vec4f(), loadSource(line${i} + e${i}), e${i} < limit${i});`)}
+${lines(4, (kk) => lines(tn, (j) => `        let b${kk}_${j} = loadWeights((k + ${kk}u) * targetPitch + column${j});`))}
+        k += 4u;
+${lines(rows, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${handOut(subgroup, `a${Math.floor(r / subgroup)}[${kk}]`, r % subgroup)}); ${
+    range(tn).map((j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`).join(' ')}`))}
+      }
+    }
+  }
+  var results = array<vec4f, ${rows * tn}>(${range(rows).map((r) => range(tn).map((j) => `c${r}_${j}`).join(', ')).join(', ')});
+  let count = min(${rows}u, M - r0);
+  for (var r = 0u; r < count; r++) {
+    let m = r0 + r;${TARGET_PIXEL}
+${lines(tn, (j) => `    if (c0 + ${subgroup * j}u + lane < p.N4) { target_[pixel * targetPitch + column${j}] = results[r * ${tn}u + ${j}u]; }`)}
+  }`,
+  });
+});
+
+/** Vec4s along K that a workgroup-memory tile holds. */
+const DEPTH4 = 4;
+
+/** A workgroup computes a square tile of pixels by channels, each lane 4 x 4 of it, from operands staged in workgroup memory: for adapters without small subgroups. */
+export const convTiledKernel = kernelFamily((tile: number) => {
+  const side = tile / 4;
+  const lanes = side * side;
+  const share = (tile * DEPTH4) / lanes;
+  return defineKernel({
+    name: `conv2d_f32_tile${tile}`,
+    workgroup: [lanes],
+    params: CONV_PARAMS,
+    buffers: CONV_BUFFERS,
+    module: `${CONV_LOADS}
+var<workgroup> tileA: array<vec4f, ${tile * DEPTH4}>;
+var<workgroup> tileB: array<vec4f, ${tile * DEPTH4}>;`,
+    body: `${convTile(tile, side)}
+  let depth = lane % ${DEPTH4}u;
+${lines(share, (i) => `  let m${i} = min(r0 + lane / ${DEPTH4}u + ${i * (lanes / DEPTH4)}u, M - 1u);${sourceOrigin(i)}`)}
+  let loadColumn = weightsBase + min(c0 + lane % ${side}u, p.N4 - 1u);
+  let column = c0 + lane % ${side}u;
+  let ownRow = (lane / ${side}u) * 4u;
+  var start = vec4f();
+  if (p.hasBias != 0u) { start = bias[loadColumn]; }
+${lines(4, (r) => `  var sum${r} = start;`)}
+  for (var t = 0u; t < tapsY; t++) {${lines(share, sourceLine)}
+    for (var u = 0u; u < outer; u++) {
+      let k = (firstTap * p.K4 + (t * outer + u) * inner) * 4u;
+      for (var q0 = 0u; q0 < inner; q0 += ${DEPTH4}u) {
+        let q = q0 + depth;
+${lines(share, (i) => `        {
+          let e = u32(x${i}) + u * sourcePitch + q;
+          tileA[lane + ${i * lanes}u] = select(vec4f(), loadSource(line${i} + e), e < limit${i} && q < inner);
+          let kk = q0 * 4u + lane / ${side}u + ${i * (lanes / side)}u;
+          tileB[lane + ${i * lanes}u] = select(vec4f(), loadWeights((k + kk) * targetPitch + loadColumn), kk < inner * 4u);
+        }`)}
+        workgroupBarrier();
+        for (var d = 0u; d < ${DEPTH4}u; d++) {
+${lines(4, (r) => `          let a${r} = tileA[(ownRow + ${r}u) * ${DEPTH4}u + d];`)}
+${lines(4, (kk) => `          let b${kk} = tileB[(d * 4u + ${kk}u) * ${side}u + lane % ${side}u];`)}
+${lines(4, (r) => lines(4, (kk) => `          sum${r} = fma(vec4f(a${r}[${kk}]), b${kk}, sum${r});`))}
+        }
+        workgroupBarrier();
+      }
+    }
+  }
+  if (column >= p.N4) { return; }
+  var results = array<vec4f, 4>(sum0, sum1, sum2, sum3);
+  for (var r = 0u; r < 4u; r++) {
+    let m = r0 + ownRow + r;
+    if (m < M) {${TARGET_PIXEL}
+      target_[pixel * targetPitch + loadColumn] = results[r];
+    }
+  }`,
+  });
+});
+
+const WEIGHT_GRADIENT_PARAMS = {
+  lines: 'u32', linesPerSplit: 'u32', sourceH: 'u32', sourceW: 'u32', outH: 'u32', outW: 'u32', K4: 'u32', N4: 'u32', groups: 'u32', kh: 'u32', kw: 'u32',
+  stride: 'u32', padding: 'i32', tilesM: 'u32', tilesN: 'u32', tiles: 'u32',
+} as const;
+const WEIGHT_GRADIENT_BUFFERS = { source: 'read vec4f', upstream: 'read vec4f', partialSums: 'write vec4f' } as const;
+const WEIGHT_GRADIENT_LOADS = `
+fn loadSource(index: u32) -> vec4f { return source[index]; }
+fn loadUpstream(index: u32) -> vec4f { return upstream[index]; }`;
+
+/** Rows of this GEMM are (kx, channel) of one kernel row ky, columns are output channels; the sum runs over the lines (image, oy) of one split. */
+const weightGradientTile = (rows4: number, columns4: number): string => `
+  if (linearGroup >= p.tiles) { return; }
+  let ky = (linearGroup / p.tilesM) % p.kh;
+  let tileN = (linearGroup / (p.tilesM * p.kh)) % p.tilesN;
+  let g = (linearGroup / (p.tilesM * p.kh * p.tilesN)) % p.groups;
+  let split = linearGroup / (p.tilesM * p.kh * p.tilesN * p.groups);
+  let rows4 = p.kw * p.K4;
+  let mFirst = (linearGroup % p.tilesM) * ${rows4}u;
+  let c0 = tileN * ${columns4}u;
+  let sourcePitch = p.K4 * p.groups;
+  let upstreamPitch = p.N4 * p.groups;
+  let lineLength = p.sourceW * sourcePitch;
+  let firstLine = split * p.linesPerSplit;
+  let lastLine = min(firstLine + p.linesPerSplit, p.lines);`;
+
+/** Where in a source line the tap's channels lie, seen from the tap of column 0 without padding. */
+const sourceOffset = (i: number | string): string => `let offset${i} = (i32(m${i} / p.K4) - p.padding) * i32(sourcePitch) + i32(g * p.K4 + m${i} % p.K4);`;
+
+/** A workgroup is one subgroup: `rows` (kx, channel) by `columns` output channels, `pixels` a turn of the loop. */
+export const convWeightGradientSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number, pixels: number) => {
+  const ta = rows / 4 / subgroup;
+  const tn = columns / 4 / subgroup;
+  return defineKernel({
+    name: `conv2d_weight_gradient_f32_sg${subgroup}_${rows}x${columns}_p${pixels}`,
+    workgroup: [subgroup],
+    subgroups: true,
+    params: WEIGHT_GRADIENT_PARAMS,
+    buffers: WEIGHT_GRADIENT_BUFFERS,
+    module: WEIGHT_GRADIENT_LOADS,
+    body: `${weightGradientTile(rows / 4, columns / 4)}
+${lines(ta, (i) => `  let m${i} = min(mFirst + ${subgroup * i}u + lane, rows4 - 1u); ${sourceOffset(i)}`)}
+${lines(tn, (j) => `  let column${j} = g * p.N4 + min(c0 + ${subgroup * j}u + lane, p.N4 - 1u);`)}
+${lines(rows, (r) => lines(tn, (j) => `  var c${r}_${j} = vec4f();`))}
+  for (var outLine = firstLine; outLine < lastLine; outLine++) {
+    let y = i32((outLine % p.outH) * p.stride + ky) - p.padding;
+    if (u32(y) >= p.sourceH) { continue; }
+    let sourceLine = ((outLine / p.outH) * p.sourceH + u32(y)) * lineLength;
+    let upstreamLine = outLine * p.outW * upstreamPitch;
+    for (var x = 0u; x < p.outW; x += ${pixels}u) {
+${lines(pixels, (u) => `${u > 0 ? `      let x${u} = min(x + ${u}u, p.outW - 1u);` : '      let x0 = x;'}
+${lines(ta, (i) => `      let e${u}_${i} = u32(i32(x${u} * p.stride * sourcePitch) + offset${i});
+      let a${u}_${i} = select(vec4f(), loadSource(sourceLine + e${u}_${i}), e${u}_${i} < lineLength${u > 0 ? ` && x + ${u}u < p.outW` : ''});`)}
+${lines(tn, (j) => `      let b${u}_${j} = loadUpstream(upstreamLine + x${u} * upstreamPitch + column${j});`)}`)}
+${lines(rows, (r) => lines(pixels, (u) => {
+    const within = r % (subgroup * 4);
+    return `      let s${r}_${u} = vec4f(${handOut(subgroup, `a${u}_${Math.floor(r / (subgroup * 4))}[${within & 3}]`, within >> 2)}); ${
+      range(tn).map((j) => `c${r}_${j} = fma(s${r}_${u}, b${u}_${j}, c${r}_${j});`).join(' ')}`;
+  }))}
+    }
+  }
+  var results = array<vec4f, ${rows * tn}>(${range(rows).map((r) => range(tn).map((j) => `c${r}_${j}`).join(', ')).join(', ')});
+  let count = min(${rows}u, (rows4 - mFirst) * 4u);
+  let firstRow = ((split * p.kh + ky) * rows4 + mFirst) * 4u;
+  for (var r = 0u; r < count; r++) {
+${lines(tn, (j) => `    if (c0 + ${subgroup * j}u + lane < p.N4) { partialSums[(firstRow + r) * upstreamPitch + column${j}] = results[r * ${tn}u + ${j}u]; }`)}
+  }`,
+  });
+});
+
+/** Pixels that a workgroup-memory tile of the gradient by the weight holds. */
+const DEPTH = 16;
+
+export const convWeightGradientTiledKernel = kernelFamily((tile: number) => {
+  const side = tile / 4;
+  const lanes = side * side;
+  const share = (side * DEPTH) / lanes;
+  return defineKernel({
+    name: `conv2d_weight_gradient_f32_tile${tile}`,
+    workgroup: [lanes],
+    params: WEIGHT_GRADIENT_PARAMS,
+    buffers: WEIGHT_GRADIENT_BUFFERS,
+    module: `${WEIGHT_GRADIENT_LOADS}
+var<workgroup> tileA: array<vec4f, ${side * DEPTH}>;
+var<workgroup> tileB: array<vec4f, ${side * DEPTH}>;`,
+    body: `${weightGradientTile(side, side)}
+  let mOwn = min(mFirst + lane % ${side}u, rows4 - 1u);
+  ${sourceOffset('Own')}
+  let column = g * p.N4 + min(c0 + lane % ${side}u, p.N4 - 1u);
+  let ownRow4 = lane / ${side}u;
+${lines(4, (r) => `  var sum${r} = vec4f();`)}
+  let lastPixel = lastLine * p.outW;
+  for (var pixel0 = firstLine * p.outW; pixel0 < lastPixel; pixel0 += ${DEPTH}u) {
+${lines(share, (i) => `    {
+      let wanted = pixel0 + lane / ${side}u + ${i * (lanes / side)}u;
+      let pixel = min(wanted, lastPixel - 1u);
+      let outLine = pixel / p.outW;
+      let y = u32(i32((outLine % p.outH) * p.stride + ky) - p.padding);
+      let e = u32(i32((pixel % p.outW) * p.stride * sourcePitch) + offsetOwn);
+      let inside = wanted < lastPixel && y < p.sourceH && e < lineLength;
+      tileA[lane + ${i * lanes}u] = select(vec4f(), loadSource(((outLine / p.outH) * p.sourceH + y) * lineLength + e), inside);
+      tileB[lane + ${i * lanes}u] = loadUpstream(pixel * upstreamPitch + column);
+    }`)}
+    workgroupBarrier();
+    for (var d = 0u; d < ${DEPTH}u; d++) {
+      let a = tileA[d * ${side}u + ownRow4];
+      let b = tileB[d * ${side}u + lane % ${side}u];
+${lines(4, (r) => `      sum${r} = fma(vec4f(a[${r}]), b, sum${r});`)}
+    }
+    workgroupBarrier();
+  }
+  if (mFirst + ownRow4 >= rows4 || c0 + lane % ${side}u >= p.N4) { return; }
+  let firstRow = (((split * p.kh + ky) * rows4) + mFirst + ownRow4) * 4u;
+${lines(4, (r) => `  partialSums[(firstRow + ${r}u) * upstreamPitch + column] = sum${r};`)}`,
+  });
+});
+
+/** Sums `parts` equal pieces of a buffer, always in the same order. */
+export const sumPartsKernel = kernelFamily(() => defineKernel({
+  name: 'sum_parts_f32_vec4',
+  workgroup: [64],
+  params: { count4: 'u32', parts: 'u32' },
+  buffers: { parts_: 'read vec4f', sum: 'write vec4f' },
+  body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count4) { return; }
+  var total = vec4f();
+  for (var part = 0u; part < p.parts; part++) { total += parts_[part * p.count4 + i]; }
+  sum[i] = total;`,
+}));
+
+/** Column sums over a range of rows for each split: the gradient by the bias, or its parts. One lane a vec4 of columns and split. */
+export const columnSumsKernel = kernelFamily(() => defineKernel({
+  name: 'column_sums_f32_vec4',
+  workgroup: [64],
+  params: { rows: 'u32', rowsPerSplit: 'u32', columns4: 'u32', splits: 'u32' },
+  buffers: { input: 'read vec4f', sums: 'write vec4f' },
+  body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.columns4 * p.splits) { return; }
+  let first = (i / p.columns4) * p.rowsPerSplit;
+  let last = min(first + p.rowsPerSplit, p.rows);
+  var total = vec4f();
+  for (var row = first; row < last; row++) { total += input[row * p.columns4 + i % p.columns4]; }
+  sums[i] = total;`,
+}));
+
+/**
+ * Copies [outer, rowsFrom, groups, columnsFrom] into [outer, rowsTo, groups, columnsTo], cutting off or filling with zeros: how channel counts that are
+ * no multiple of 4 become one, and back. One lane an element of the result.
+ */
+export const repitchKernel = kernelFamily(() => defineKernel({
+  name: 'repitch_f32',
+  workgroup: [64],
+  params: { count: 'u32', groups: 'u32', rowsFrom: 'u32', columnsFrom: 'u32', rowsTo: 'u32', columnsTo: 'u32' },
+  buffers: { input: 'read f32', output: 'write f32' },
+  body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  let column = i % p.columnsTo;
+  let g = (i / p.columnsTo) % p.groups;
+  let row = (i / (p.columnsTo * p.groups)) % p.rowsTo;
+  let outer = i / (p.columnsTo * p.groups * p.rowsTo);
+  var value = 0.0;
+  if (row < p.rowsFrom && column < p.columnsFrom) { value = input[((outer * p.rowsFrom + row) * p.groups + g) * p.columnsFrom + column]; }
+  output[i] = value;`,
+}));
+
+/**
+ * Weights [kh, kw, K, groups, N] as the gradient by the input reads them: [taps, N, groups, K], taps sorted by phase (ky % step, kx % step) and
+ * reversed within it. One lane transposes a block of 4 x 4.
+ */
+export const transposeWeightsKernel = kernelFamily(() => defineKernel({
+  name: 'conv2d_transpose_weights_f32',
+  workgroup: [64],
+  params: { count: 'u32', kh: 'u32', kw: 'u32', step: 'u32', K4: 'u32', N4: 'u32', groups: 'u32' },
+  buffers: { input: 'read vec4f', output: 'write vec4f' },
+  module: `
+fn before(size: u32, phase: u32) -> u32 { return (size / p.step) * phase + min(size % p.step, phase); }`,
+  body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  let k = i % p.K4;
+  let g = (i / p.K4) % p.groups;
+  let n = (i / (p.K4 * p.groups)) % p.N4;
+  let tap = i / (p.K4 * p.groups * p.N4);
+  let ky = tap / p.kw;
+  let kx = tap % p.kw;
+  let tapsY = (p.kh + p.step - 1u - ky % p.step) / p.step;
+  let tapsX = (p.kw + p.step - 1u - kx % p.step) / p.step;
+  let first = before(p.kh, ky % p.step) * p.kw + tapsY * before(p.kw, kx % p.step);
+  let to = first + (tapsY - 1u - ky / p.step) * tapsX + tapsX - 1u - kx / p.step;
+  let origin = ((tap * p.K4 + k) * 4u * p.groups + g) * p.N4 + n;
+  let pitch = p.groups * p.N4;
+  let block = transpose(mat4x4f(input[origin], input[origin + pitch], input[origin + 2u * pitch], input[origin + 3u * pitch]));
+  for (var r = 0u; r < 4u; r++) { output[((to * p.N4 + n) * 4u + r) * p.groups * p.K4 + g * p.K4 + k] = block[r]; }`,
+}));

@@ -1,0 +1,96 @@
+/**
+ * Depthwise convolution in NHWC: every channel with a filter of its own, so there is nothing to share between channels and one lane computes one vec4 of
+ * channels. Images [batch, height, width, C4], weights [kh, kw, C4], both vec4.
+ */
+import { defineKernel, kernelFamily } from './kernel.ts';
+
+const PARAMS = {
+  count: 'u32', sourceH: 'u32', sourceW: 'u32', outH: 'u32', outW: 'u32', C4: 'u32', kh: 'u32', kw: 'u32', stride: 'u32', padding: 'i32', hasBias: 'u32',
+} as const;
+
+/** One lane an output pixel and vec4 of channels. */
+export const depthwiseKernel = kernelFamily(() => defineKernel({
+  name: 'depthwise_f32_vec4',
+  workgroup: [64],
+  params: PARAMS,
+  buffers: { source: 'read vec4f', weights: 'read vec4f', bias: 'read vec4f', output: 'write vec4f' },
+  body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  let c = i % p.C4;
+  let pixel = i / p.C4;
+  let x0 = i32((pixel % p.outW) * p.stride) - p.padding;
+  let y0 = i32(((pixel / p.outW) % p.outH) * p.stride) - p.padding;
+  let image = pixel / (p.outW * p.outH);
+  var sum = vec4f();
+  if (p.hasBias != 0u) { sum = bias[c]; }
+  for (var ky = 0u; ky < p.kh; ky++) {
+    let y = u32(y0 + i32(ky));
+    if (y >= p.sourceH) { continue; }
+    for (var kx = 0u; kx < p.kw; kx++) {
+      let x = u32(x0 + i32(kx));
+      if (x >= p.sourceW) { continue; }
+      sum = fma(source[((image * p.sourceH + y) * p.sourceW + x) * p.C4 + c], weights[(ky * p.kw + kx) * p.C4 + c], sum);
+    }
+  }
+  output[i] = sum;`,
+}));
+
+/** One lane an input pixel and vec4 of channels: gathers from the output pixels that read it. */
+export const depthwiseInputGradientKernel = kernelFamily(() => defineKernel({
+  name: 'depthwise_input_gradient_f32_vec4',
+  workgroup: [64],
+  params: PARAMS,
+  buffers: { upstream: 'read vec4f', weights: 'read vec4f', gradient: 'write vec4f' },
+  body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  let c = i % p.C4;
+  let pixel = i / p.C4;
+  let x0 = i32(pixel % p.sourceW) + p.padding;
+  let y0 = i32((pixel / p.sourceW) % p.sourceH) + p.padding;
+  let image = pixel / (p.sourceW * p.sourceH);
+  var sum = vec4f();
+  for (var ky = 0u; ky < p.kh; ky++) {
+    let y = y0 - i32(ky);
+    if (y < 0 || u32(y) % p.stride != 0u || u32(y) / p.stride >= p.outH) { continue; }
+    for (var kx = 0u; kx < p.kw; kx++) {
+      let x = x0 - i32(kx);
+      if (x < 0 || u32(x) % p.stride != 0u || u32(x) / p.stride >= p.outW) { continue; }
+      let origin = (image * p.outH + u32(y) / p.stride) * p.outW + u32(x) / p.stride;
+      sum = fma(upstream[origin * p.C4 + c], weights[(ky * p.kw + kx) * p.C4 + c], sum);
+    }
+  }
+  gradient[i] = sum;`,
+}));
+
+/** One lane a tap, a vec4 of channels and a split of the lines (image, oy). */
+export const depthwiseWeightGradientKernel = kernelFamily(() => defineKernel({
+  name: 'depthwise_weight_gradient_f32_vec4',
+  workgroup: [64],
+  params: {
+    count: 'u32', lines: 'u32', linesPerSplit: 'u32', sourceH: 'u32', sourceW: 'u32', outH: 'u32', outW: 'u32', C4: 'u32', kh: 'u32', kw: 'u32',
+    stride: 'u32', padding: 'i32',
+  },
+  buffers: { source: 'read vec4f', upstream: 'read vec4f', partialSums: 'write vec4f' },
+  body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  let c = i % p.C4;
+  let kx = (i / p.C4) % p.kw;
+  let ky = (i / (p.C4 * p.kw)) % p.kh;
+  let first = (i / (p.C4 * p.kw * p.kh)) * p.linesPerSplit;
+  let last = min(first + p.linesPerSplit, p.lines);
+  var sum = vec4f();
+  for (var outLine = first; outLine < last; outLine++) {
+    let y = u32(i32((outLine % p.outH) * p.stride + ky) - p.padding);
+    if (y >= p.sourceH) { continue; }
+    let sourceLine = ((outLine / p.outH) * p.sourceH + y) * p.sourceW;
+    for (var ox = 0u; ox < p.outW; ox++) {
+      let x = u32(i32(ox * p.stride + kx) - p.padding);
+      if (x >= p.sourceW) { continue; }
+      sum = fma(source[(sourceLine + x) * p.C4 + c], upstream[(outLine * p.outW + ox) * p.C4 + c], sum);
+    }
+  }
+  partialSums[i] = sum;`,
+}));

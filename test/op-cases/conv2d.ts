@@ -1,0 +1,74 @@
+/** Cases for the 2-D convolution: dense, strided, grouped, depthwise; channel counts that are and are not multiples of 4. */
+import fc from 'fast-check';
+import { conv2d, type Conv2dOptions } from '../../engine/index.ts';
+import type { OpName } from '../../engine/ops/index.ts';
+import { ndarray, randomInput, sampleCases, type NdArray, type OpCase } from '../op-harness.ts';
+
+/** The definition, one output at a time. */
+function reference(x: NdArray, weight: NdArray, bias: NdArray | undefined, { stride = 1, padding = 0, groups = 1 }: Conv2dOptions): NdArray {
+  const [B, H, W, C] = x.shape;
+  const [kh, kw, groupC, O] = weight.shape;
+  const OH = Math.floor((H + 2 * padding - kh) / stride) + 1;
+  const OW = Math.floor((W + 2 * padding - kw) / stride) + 1;
+  const y = new Float64Array(B * OH * OW * O);
+  for (let b = 0; b < B; b++) for (let oy = 0; oy < OH; oy++) for (let ox = 0; ox < OW; ox++) {
+    for (let ky = 0; ky < kh; ky++) for (let kx = 0; kx < kw; kx++) {
+      const iy = oy * stride + ky - padding;
+      const ix = ox * stride + kx - padding;
+      if (iy < 0 || iy >= H || ix < 0 || ix >= W) continue;
+      for (let o = 0; o < O; o++) {
+        const firstC = Math.floor(o / (O / groups)) * groupC;
+        for (let c = 0; c < groupC; c++) {
+          y[((b * OH + oy) * OW + ox) * O + o] += x.data[((b * H + iy) * W + ix) * C + firstC + c] * weight.data[((ky * kw + kx) * groupC + c) * O + o];
+        }
+      }
+    }
+    if (bias) for (let o = 0; o < O; o++) y[((b * OH + oy) * OW + ox) * O + o] += bias.data[o];
+  }
+  return ndarray([B, OH, OW, O], y);
+}
+
+interface Sizes extends Conv2dOptions {
+  readonly x: readonly [B: number, H: number, W: number, C: number];
+  readonly kernel: readonly [kh: number, kw: number];
+  readonly O: number;
+  readonly bias?: boolean;
+}
+
+function convCase(name: string, { x, kernel, O, bias = false, ...options }: Sizes): OpCase {
+  return {
+    name: `${name}: [${x.join(', ')}], ${kernel.join(' x ')} to ${O}${bias ? ' + bias' : ''} ${JSON.stringify(options)}`,
+    inputs: [randomInput(x, 1), randomInput([...kernel, x[3] / (options.groups ?? 1), O], 2), ...(bias ? [randomInput([O], 3)] : [])],
+    run: ([input, weight, b]) => conv2d(input, weight, b ?? null, options),
+    reference: ([input, weight, b]) => reference(input, weight, b, options),
+  };
+}
+
+const random = fc.record({
+  B: fc.integer({ min: 1, max: 3 }), H: fc.integer({ min: 3, max: 8 }), W: fc.integer({ min: 3, max: 8 }), C: fc.integer({ min: 1, max: 9 }), O: fc.integer({ min: 1, max: 9 }),
+  kh: fc.integer({ min: 1, max: 3 }), kw: fc.integer({ min: 1, max: 3 }), stride: fc.integer({ min: 1, max: 3 }), padding: fc.integer({ min: 0, max: 3 }),
+  groups: fc.integer({ min: 1, max: 3 }), bias: fc.boolean(),
+});
+
+export const conv2dCases = {
+  conv2d: [
+    convCase('as in a feature pyramid', { x: [2, 6, 6, 16], kernel: [3, 3], O: 24, padding: 1, bias: true }),
+    convCase('a matrix product', { x: [2, 5, 7, 12], kernel: [1, 1], O: 20, bias: true }),
+    convCase('stem on RGB', { x: [2, 13, 11, 3], kernel: [7, 7], O: 16, stride: 2, padding: 3 }),
+    convCase('strided block', { x: [2, 7, 6, 8], kernel: [3, 3], O: 12, stride: 2, padding: 1 }),
+    convCase('strided projection', { x: [1, 6, 5, 8], kernel: [1, 1], O: 4, stride: 2 }),
+    convCase('larger than a tile', { x: [1, 13, 9, 36], kernel: [3, 3], O: 68, padding: 1, bias: true }),
+    convCase('sums split over many pixels', { x: [3, 23, 23, 4], kernel: [3, 3], O: 4, padding: 1, bias: true }),
+    convCase('more padding than kernel', { x: [1, 3, 2, 4], kernel: [1, 2], O: 4, padding: 2 }),
+    convCase('stride beyond the kernel', { x: [1, 8, 9, 4], kernel: [2, 1], O: 5, stride: 3, padding: 1 }),
+    convCase('one pixel', { x: [1, 1, 1, 5], kernel: [3, 3], O: 3, padding: 1, bias: true }),
+    convCase('one channel', { x: [1, 4, 3, 1], kernel: [2, 2], O: 1, bias: true }),
+    convCase('empty batch', { x: [0, 4, 4, 4], kernel: [3, 3], O: 4, bias: true }),
+    convCase('groups', { x: [2, 5, 5, 16], kernel: [3, 3], O: 24, padding: 1, groups: 2, bias: true }),
+    convCase('groups of odd sizes', { x: [2, 5, 4, 9], kernel: [3, 2], O: 15, stride: 2, padding: 1, groups: 3, bias: true }),
+    convCase('several outputs a channel', { x: [1, 4, 5, 3], kernel: [3, 3], O: 6, padding: 1, groups: 3 }),
+    convCase('depthwise', { x: [2, 9, 8, 12], kernel: [3, 3], O: 12, padding: 1, groups: 12, bias: true }),
+    convCase('depthwise, strided, odd', { x: [2, 6, 7, 6], kernel: [3, 5], O: 6, stride: 2, padding: 2, groups: 6, bias: true }),
+    ...sampleCases(5, random, ({ B, H, W, C, O, kh, kw, groups, ...rest }) => convCase('random', { x: [B, H, W, C * groups], kernel: [kh, kw], O: O * groups, groups, ...rest })),
+  ],
+} satisfies Partial<Record<OpName, OpCase[]>>;
