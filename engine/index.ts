@@ -10,7 +10,9 @@ export { abs, affine, exp, log, relu, sigmoid, sqrt, square, tanh } from './ops/
 export { reshape } from './ops/reshape.ts';
 export { conv2d, type Conv2dOptions } from './ops/conv2d.ts';
 export { linear, matmul, type LinearOptions, type MatmulOptions } from './ops/matmul.ts';
+export { mixExperts } from './ops/experts.ts';
 export { readSafetensors, writeSafetensors, WeightsError, type SafetensorData, type SafetensorEntry, type SafetensorsFile } from './weights/safetensors.ts';
 export { roiAlign, type RoiAlignOptions } from './ops/roi-align.ts';
-export { layerNorm } from './ops/norm.ts';
 export { multiheadAttention } from './ops/attention.ts';
+export { groupNorm, layerNorm, scaleShift } from './ops/norm.ts';
+export { boxGiou, boxIou, decodeBoxes, initialBoxes, l1Loss, sigmoidFocalLoss, type FocalOptions } from './ops/boxes.ts';

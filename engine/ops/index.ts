@@ -3,18 +3,22 @@ import { absOp, affineOp, expOp, logOp, reluOp, sigmoidOp, sqrtOp, squareOp, tan
 import { reshapeOp } from './reshape.ts';
 import { conv2dOp } from './conv2d.ts';
 import { linearOp, matmulOp } from './matmul.ts';
+import { mixExpertsOp } from './experts.ts';
 import { roiAlignOp } from './roi-align.ts';
-import { layerNormOp } from './norm.ts';
 import { multiheadAttentionOp } from './attention.ts';
+import { groupNormOp, layerNormOp, scaleShiftOp } from './norm.ts';
+import { boxGiouOp, boxIouOp, decodeBoxesOp, initialBoxesOp, l1LossOp, sigmoidFocalLossOp } from './boxes.ts';
 
 export const ops = {
   abs: absOp, affine: affineOp, exp: expOp, log: logOp, relu: reluOp, sigmoid: sigmoidOp, sqrt: sqrtOp, square: squareOp, tanh: tanhOp,
   reshape: reshapeOp,
   conv2d: conv2dOp,
   linear: linearOp, matmul: matmulOp,
+  mixExperts: mixExpertsOp,
   roiAlign: roiAlignOp,
-  layerNorm: layerNormOp,
   multiheadAttention: multiheadAttentionOp,
+  layerNorm: layerNormOp, groupNorm: groupNormOp, scaleShift: scaleShiftOp,
+  decodeBoxes: decodeBoxesOp, initialBoxes: initialBoxesOp, boxIou: boxIouOp, boxGiou: boxGiouOp, sigmoidFocalLoss: sigmoidFocalLossOp, l1Loss: l1LossOp,
 } as const;
 
 export type OpName = keyof typeof ops;

@@ -7,6 +7,7 @@ import { matmulFamilyCases } from './matmul.ts';
 import { roiAlignCases } from './roi-align.ts';
 import { normCases } from './norm.ts';
 import { attentionCases } from './attention.ts';
+import { boxCases } from './boxes.ts';
 
 export const opCases: Record<OpName, OpCase[]> = {
   ...unaryCases,
@@ -15,4 +16,5 @@ export const opCases: Record<OpName, OpCase[]> = {
   ...roiAlignCases,
   ...normCases,
   ...attentionCases,
+  ...boxCases,
 };
