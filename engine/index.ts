@@ -16,3 +16,4 @@ export { roiAlign, type RoiAlignOptions } from './ops/roi-align.ts';
 export { multiheadAttention } from './ops/attention.ts';
 export { groupNorm, layerNorm, scaleShift } from './ops/norm.ts';
 export { boxGiou, boxIou, decodeBoxes, initialBoxes, l1Loss, sigmoidFocalLoss, type FocalOptions } from './ops/boxes.ts';
+export { softmax } from './ops/softmax.ts';

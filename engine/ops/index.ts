@@ -8,6 +8,7 @@ import { roiAlignOp } from './roi-align.ts';
 import { multiheadAttentionOp } from './attention.ts';
 import { groupNormOp, layerNormOp, scaleShiftOp } from './norm.ts';
 import { boxGiouOp, boxIouOp, decodeBoxesOp, initialBoxesOp, l1LossOp, sigmoidFocalLossOp } from './boxes.ts';
+import { softmaxOp } from './softmax.ts';
 
 export const ops = {
   abs: absOp, affine: affineOp, exp: expOp, log: logOp, relu: reluOp, sigmoid: sigmoidOp, sqrt: sqrtOp, square: squareOp, tanh: tanhOp,
@@ -19,6 +20,7 @@ export const ops = {
   multiheadAttention: multiheadAttentionOp,
   layerNorm: layerNormOp, groupNorm: groupNormOp, scaleShift: scaleShiftOp,
   decodeBoxes: decodeBoxesOp, initialBoxes: initialBoxesOp, boxIou: boxIouOp, boxGiou: boxGiouOp, sigmoidFocalLoss: sigmoidFocalLossOp, l1Loss: l1LossOp,
+  softmax: softmaxOp,
 } as const;
 
 export type OpName = keyof typeof ops;

@@ -1,6 +1,6 @@
 /** Cases for matrix products and for mixtures of experts. */
 import fc from 'fast-check';
-import { linear, matmul } from '../../engine/index.ts';
+import { linear, matmul, mixExperts } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/index.ts';
 import { ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
@@ -110,4 +110,26 @@ const linearCases = [
   linearCase([9], 20, 8, { bias: false }),
 ];
 
-export const matmulFamilyCases = { matmul: matmulCases, linear: linearCases } satisfies Partial<Record<OpName, OpCase[]>>;
+function mixExpertsCase(batch: number, experts: number, rows: number, k: number): OpCase {
+  return {
+    name: `[${batch}, ${experts}, ${rows}] of [${experts}, ${rows}, ${k}]`,
+    inputs: [randomInput([batch, experts, rows], 31), randomInput([experts, rows, k], 32)],
+    run: ([weights, values]) => mixExperts(weights, values),
+    reference: ([weights, values]) => {
+      const data = new Float64Array(batch * rows * k);
+      for (let b = 0; b < batch; b++) for (let e = 0; e < experts; e++) for (let n = 0; n < rows; n++) for (let x = 0; x < k; x++) {
+        data[(b * rows + n) * k + x] += weights.data[(b * experts + e) * rows + n] * values.data[(e * rows + n) * k + x];
+      }
+      return ndarray([batch, rows, k], data);
+    },
+  };
+}
+
+const dimension = fc.integer({ min: 1, max: 12 });
+
+const mixExpertsCases = [
+  mixExpertsCase(1, 1, 1, 1), mixExpertsCase(2, 4, 25, 4), mixExpertsCase(3, 2, 7, 36), mixExpertsCase(0, 2, 3, 4), mixExpertsCase(2, 0, 3, 4),
+  ...sampleCases(3, fc.tuple(dimension, dimension, dimension, dimension), (shape) => mixExpertsCase(...shape)),
+];
+
+export const matmulFamilyCases = { matmul: matmulCases, linear: linearCases, mixExperts: mixExpertsCases } satisfies Partial<Record<OpName, OpCase[]>>;
