@@ -179,3 +179,248 @@ export const layerNormWideColumnsKernel = kernelFamily((width: Width, relu: bool
   partial[(chunk * 2u + 1u) * p.columns + c] = db;`,
   });
 });
+
+// ------------------------------------------------------------------ by channels: x [images, pixels, channels]
+//
+// Params in elements of `width`: columns = channels, length = pixels * columns, stride = chunks * columns, lanes = images * stride.
+// Lane r of an image takes its elements r, r + stride, r + 2 stride, ...: always channel r % columns.
+// `statistics` [images, 2, channels]: each channel's mean and 1 / deviation, those of its group.
+
+const CHANNEL_PARAMS = { length: 'u32', stride: 'u32', columns: 'u32', lanes: 'u32' } as const;
+const CHANNEL_SCOPE = `
+  let t = linearGroup * 64u + lane;
+  if (t >= p.lanes) { return; }
+  let image = t / p.stride;
+  let base = image * p.length;
+  let r = t % p.stride;
+  let c = r % p.columns;`;
+const CHANNEL_STATISTICS = `
+  let mean = statistics[image * 2u * p.columns + c];
+  let scale = statistics[(image * 2u + 1u) * p.columns + c];`;
+
+/**
+ * Mean and summed squared deviation of each lane's values: [images, chunks, channels] twice. Eight values at a time are centred in registers and merged
+ * by Chan's formula: one pass over memory, without the cancellation of E[x^2] - E[x]^2.
+ */
+export const channelMomentsKernel = kernelFamily((width: Width) => {
+  const V = TYPE[width];
+  const block = Array.from({ length: 8 }, (_, i) => i);
+  return defineKernel({
+    name: `channel_moments_f32_${ACCESS[width]}`,
+    workgroup: [64],
+    params: CHANNEL_PARAMS,
+    buffers: { input: `read ${V}`, means: `write ${V}`, squares: `write ${V}` },
+    body: `${CHANNEL_SCOPE}
+  var n = 0.0;
+  var mean = ${V}();
+  var square = ${V}();
+  var i = r;
+  for (; i + 7u * p.stride < p.length; i += 8u * p.stride) {
+    ${block.map((j) => `let x${j} = input[base + i + ${j}u * p.stride];`).join(' ')}
+    let m = (((x0 + x1) + (x2 + x3)) + ((x4 + x5) + (x6 + x7))) * 0.125;
+    ${block.map((j) => `let d${j} = x${j} - m;`).join(' ')}
+    let delta = m - mean;
+    let weight = 8.0 / (n + 8.0);
+    mean += delta * weight;
+    square += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7)) + delta * delta * (n * weight);
+    n += 8.0;
+  }
+  for (; i < p.length; i += p.stride) {
+    n += 1.0;
+    let x = input[base + i];
+    let delta = x - mean;
+    mean += delta / n;
+    square += delta * (x - mean);
+  }
+  means[t] = mean;
+  squares[t] = square;`,
+  });
+});
+
+/** Merges the moments of a group's channels and chunks, a team a group of an image (`items` of them), and writes `statistics`. */
+export const groupStatisticsKernel = kernelFamily((subgroupSize: number) => {
+  const team = teamOf(subgroupSize);
+  const each = (statement: string): string => `
+  for (var j = member; j < values; j += ${team.lanes}u) {
+    let chunk = j / members;
+    let n = f32((p.pixels + p.chunks - 1u - chunk) / p.chunks);
+    let at = (image * p.chunks + chunk) * p.channels + first + j % members;
+    ${statement}
+  }`;
+  return defineKernel({
+    name: `group_statistics_f32_${team.label}`,
+    workgroup: [team.lanes * team.count],
+    subgroups: team.subgroups,
+    params: { pixels: 'u32', channels: 'u32', groups: 'u32', chunks: 'u32', items: 'u32', inverse: 'f32', epsilon: 'f32' },
+    buffers: { means: 'read f32', squares: 'read f32', statistics: 'write f32' },
+    module: teamReduction(team, 'teamSum', 'f32', 'add'),
+    body: `${teamScope(team)}
+  let live = item < p.items;
+  let image = select(0u, item / p.groups, live);
+  let members = p.channels / p.groups;
+  let first = item % p.groups * members;
+  let values = p.chunks * members;
+  var sum = 0.0;
+  ${each('sum += n * means[at];')}
+  let mean = teamSum(sum, lane) * p.inverse;
+  var square = 0.0;
+  ${each('let d = means[at] - mean; square += squares[at] + n * d * d;')}
+  let scale = inverseSqrt(teamSum(square, lane) * p.inverse + p.epsilon);
+  if (live) {
+    for (var c = first + member; c < first + members; c += ${team.lanes}u) {
+      statistics[image * 2u * p.channels + c] = mean;
+      statistics[(image * 2u + 1u) * p.channels + c] = scale;
+    }
+  }`,
+  });
+});
+
+/**
+ * y = act(x * gamma + beta + residual), x normalised by `statistics` first if `normalise`; `statistics` and `residual` are read only where the form asks for them.
+ */
+export const channelAffineKernel = kernelFamily((width: Width, normalise: boolean, residual: boolean, relu: boolean) => {
+  const V = TYPE[width];
+  const value = `${normalise ? '(input[base + i] - mean) * factor' : 'input[base + i] * factor'} + shift${residual ? ' + residual[base + i]' : ''}`;
+  return defineKernel({
+    name: `channel_affine_f32_${ACCESS[width]}${normalise ? '_normalise' : ''}${residual ? '_residual' : ''}${relu ? '_relu' : ''}`,
+    workgroup: [64],
+    params: CHANNEL_PARAMS,
+    buffers: { input: `read ${V}`, statistics: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, residual: `read ${V}`, output: `write ${V}` },
+    body: `${CHANNEL_SCOPE}${normalise ? CHANNEL_STATISTICS : ''}
+  let factor = gamma[c]${normalise ? ' * scale' : ''};
+  let shift = beta[c];
+  for (var i = r; i < p.length; i += p.stride) { output[base + i] = ${relu ? `max(${value}, ${V}())` : value}; }`,
+  });
+});
+
+const maskedUpstream = (width: Width, relu: boolean): string => (relu ? `select(${TYPE[width]}(), upstream[base + i], output[base + i] > ${TYPE[width]}())` : 'upstream[base + i]');
+
+/** Each lane's sums of u and of u x (x normalised if `normalise`), u being the upstream gradient where the ReLU let through: partial [images, chunks, 2, channels]. */
+export const channelGradientSumsKernel = kernelFamily((width: Width, normalise: boolean, relu: boolean) => {
+  const V = TYPE[width];
+  return defineKernel({
+    name: `channel_gradient_sums_f32_${ACCESS[width]}${normalise ? '_normalise' : ''}${relu ? '_relu' : ''}`,
+    workgroup: [64],
+    params: CHANNEL_PARAMS,
+    buffers: { input: `read ${V}`, output: `read ${V}`, upstream: `read ${V}`, statistics: `read ${V}`, partial: `write ${V}` },
+    body: `${CHANNEL_SCOPE}${normalise ? CHANNEL_STATISTICS : ''}
+  var first = ${V}();
+  var second = ${V}();
+  for (var i = r; i < p.length; i += p.stride) {
+    let u = ${maskedUpstream(width, relu)};
+    first += u;
+    second += u * ${normalise ? '((input[base + i] - mean) * scale)' : 'input[base + i]'};
+  }
+  let o = t / p.columns * 2u * p.columns + c;
+  partial[o] = first;
+  partial[o + p.columns] = second;`,
+  });
+});
+
+/**
+ * Adds the chunks of `partial` into `sums` [images, 2, channels], and writes `means` [images, 2, channels]: the means over a group's values of gamma u and of
+ * gamma u x. A team a group of an image.
+ */
+export const groupGradientKernel = kernelFamily((subgroupSize: number) => {
+  const team = teamOf(subgroupSize);
+  return defineKernel({
+    name: `group_norm_gradient_means_f32_${team.label}`,
+    workgroup: [team.lanes * team.count],
+    subgroups: team.subgroups,
+    params: { channels: 'u32', groups: 'u32', chunks: 'u32', items: 'u32', inverse: 'f32' },
+    buffers: { partial: 'read f32', gamma: 'read f32', sums: 'write f32', means: 'write f32' },
+    module: teamReduction(team, 'teamSums', 'vec2f', 'add'),
+    body: `${teamScope(team)}
+  let live = item < p.items;
+  let image = select(0u, item / p.groups, live);
+  let members = p.channels / p.groups;
+  let first = item % p.groups * members;
+  let o = image * 2u * p.channels;
+  var total = vec2f();
+  for (var c = first + member; c < first + members; c += ${team.lanes}u) {
+    var s = vec2f();
+    for (var chunk = 0u; chunk < p.chunks; chunk++) {
+      let at = (image * p.chunks + chunk) * 2u * p.channels + c;
+      s += vec2f(partial[at], partial[at + p.channels]);
+    }
+    if (live) { sums[o + c] = s.x; sums[o + p.channels + c] = s.y; }
+    total += s * gamma[c];
+  }
+  let mean = teamSums(total, lane) * p.inverse;
+  if (live) { for (var c = first + member; c < first + members; c += ${team.lanes}u) { means[o + c] = mean.x; means[o + p.channels + c] = mean.y; } }`,
+  });
+});
+
+const GROUP_GRADIENT = `
+  let factor = gamma[c];
+  let first = means[image * 2u * p.columns + c];
+  let second = means[(image * 2u + 1u) * p.columns + c];`;
+const GROUP_GRADIENT_VALUE = 'scale * (factor * u - first - (input[base + i] - mean) * scale * second)';
+
+/** Gradient of group norm by x. */
+export const groupNormGradientKernel = kernelFamily((width: Width, relu: boolean) => {
+  const V = TYPE[width];
+  return defineKernel({
+    name: `group_norm_gradient_f32_${ACCESS[width]}${relu ? '_relu' : ''}`,
+    workgroup: [64],
+    params: CHANNEL_PARAMS,
+    buffers: { input: `read ${V}`, output: `read ${V}`, upstream: `read ${V}`, statistics: `read ${V}`, gamma: `read ${V}`, means: `read ${V}`, gradient: `write ${V}` },
+    body: `${CHANNEL_SCOPE}${CHANNEL_STATISTICS}${GROUP_GRADIENT}
+  for (var i = r; i < p.length; i += p.stride) {
+    let u = ${maskedUpstream(width, relu)};
+    gradient[base + i] = ${GROUP_GRADIENT_VALUE};
+  }`,
+  });
+});
+
+/** Gradients of relu(group norm + residual) by x and by the residual. */
+export const groupNormResidualGradientKernel = kernelFamily((width: Width) => {
+  const V = TYPE[width];
+  return defineKernel({
+    name: `group_norm_residual_gradient_f32_${ACCESS[width]}_relu`,
+    workgroup: [64],
+    params: CHANNEL_PARAMS,
+    buffers: {
+      input: `read ${V}`, output: `read ${V}`, upstream: `read ${V}`, statistics: `read ${V}`, gamma: `read ${V}`, means: `read ${V}`,
+      gradient: `write ${V}`, residualGradient: `write ${V}`,
+    },
+    body: `${CHANNEL_SCOPE}${CHANNEL_STATISTICS}${GROUP_GRADIENT}
+  for (var i = r; i < p.length; i += p.stride) {
+    let u = ${maskedUpstream(width, true)};
+    residualGradient[base + i] = u;
+    gradient[base + i] = ${GROUP_GRADIENT_VALUE};
+  }`,
+  });
+});
+
+/** Gradient of act(x * scale + shift) by x. */
+export const scaleShiftGradientKernel = kernelFamily((width: Width, relu: boolean) => {
+  const V = TYPE[width];
+  return defineKernel({
+    name: `scale_shift_gradient_f32_${ACCESS[width]}${relu ? '_relu' : ''}`,
+    workgroup: [64],
+    params: CHANNEL_PARAMS,
+    buffers: { output: `read ${V}`, upstream: `read ${V}`, scale: `read ${V}`, gradient: `write ${V}` },
+    body: `${CHANNEL_SCOPE}
+  let factor = scale[c];
+  for (var i = r; i < p.length; i += p.stride) { gradient[base + i] = ${maskedUpstream(width, relu)} * factor; }`,
+  });
+});
+
+/** Gradients of relu(x * scale + shift + residual) by x and by the residual. */
+export const scaleShiftResidualGradientKernel = kernelFamily((width: Width) => {
+  const V = TYPE[width];
+  return defineKernel({
+    name: `scale_shift_residual_gradient_f32_${ACCESS[width]}_relu`,
+    workgroup: [64],
+    params: CHANNEL_PARAMS,
+    buffers: { output: `read ${V}`, upstream: `read ${V}`, scale: `read ${V}`, gradient: `write ${V}`, residualGradient: `write ${V}` },
+    body: `${CHANNEL_SCOPE}
+  let factor = scale[c];
+  for (var i = r; i < p.length; i += p.stride) {
+    let u = ${maskedUpstream(width, true)};
+    residualGradient[base + i] = u;
+    gradient[base + i] = u * factor;
+  }`,
+  });
+});

@@ -1,11 +1,13 @@
 /** Normalisation: layerNorm, groupNorm and scaleShift (frozen batch norm), with residual and ReLU fused. */
 import {
-  layerNormGradientKernel, layerNormKernel, layerNormWideColumnsKernel, layerNormWideGradientKernel, MAX_SLOTS, type Width,
+  channelAffineKernel, channelGradientSumsKernel, channelMomentsKernel, groupGradientKernel, groupNormGradientKernel, groupNormResidualGradientKernel,
+  groupStatisticsKernel, layerNormGradientKernel, layerNormKernel, layerNormWideColumnsKernel, layerNormWideGradientKernel, MAX_SLOTS,
+  scaleShiftGradientKernel, scaleShiftResidualGradientKernel, type Width,
 } from '../../kernels/norm.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
 import { defineOp } from '../op.ts';
-import { shapeError } from '../shape.ts';
+import { sameShape, shapeError } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { sumColumnPairs } from './reduce.ts';
 
@@ -83,4 +85,164 @@ export const layerNormOp = defineOp({
  */
 export function layerNorm(x: Tensor, gamma: Tensor, beta: Tensor, { epsilon = 1e-5, activation }: { epsilon?: number; activation?: 'relu' } = {}): Tensor {
   return layerNormOp([x, gamma, beta], { epsilon, relu: activation === 'relu' });
+}
+
+// ------------------------------------------------------------------ by channels
+
+interface ChannelGrid {
+  /** Of the kernels, in elements of `width`. */
+  readonly params: { readonly length: number; readonly stride: number; readonly columns: number; readonly lanes: number };
+  readonly chunks: number;
+  /** Workgroups to launch. */
+  readonly workgroups: number;
+  readonly width: Width;
+}
+
+/** How [images, pixels, channels] is spread over lanes, each taking about `pixelsALane` pixels of a channel. */
+function channelGrid(images: number, pixels: number, channels: number, pixelsALane: number, maxChunks = Infinity): ChannelGrid {
+  const width = channels % 4 === 0 ? 4 : 1;
+  const columns = channels / width;
+  const chunks = Math.max(1, Math.min(maxChunks, Math.ceil(pixels / pixelsALane)));
+  const stride = chunks * columns;
+  const lanes = images * stride;
+  return { width, chunks, params: { length: pixels * columns, stride, columns, lanes }, workgroups: Math.ceil(lanes / 64) };
+}
+
+/** Pixels a lane where it only maps values, and where it sums them; the sums of more chunks than these would be many to merge. */
+const PIXELS_MAPPED = 8;
+const PIXELS_SUMMED = 32;
+const MAX_CHUNKS = 128;
+
+interface GroupNormAttributes {
+  readonly groups: number;
+  readonly epsilon: number;
+  readonly relu: boolean;
+}
+
+/** x as [images, pixels, channels]. */
+function imagesOf(x: Tensor): { images: number; pixels: number; channels: number } {
+  const images = x.shape[0];
+  const channels = x.shape[x.rank - 1];
+  return { images, channels, pixels: x.size === 0 ? 0 : x.size / images / channels };
+}
+
+export const groupNormOp = defineOp({
+  name: 'groupNorm',
+  shape: ([x, gamma, beta, residual]: readonly [Tensor, Tensor, Tensor, Tensor | null], { groups, epsilon }: GroupNormAttributes) => {
+    checkFloat('groupNorm', { x, gamma, beta, residual });
+    if (x.rank < 2) shapeError('groupNorm', 'x', '[B, ..., C]', x.shape);
+    const channels = x.shape[x.rank - 1];
+    checkVector('groupNorm', 'gamma', gamma, channels);
+    checkVector('groupNorm', 'beta', beta, channels);
+    if (!Number.isInteger(groups) || groups < 1 || channels % groups !== 0) shapeError('groupNorm', 'groups', `a divisor of the ${channels} channels`, String(groups));
+    if (residual && !sameShape(residual.shape, x.shape)) shapeError('groupNorm', 'residual', `of x's shape [${x.shape.join(', ')}]`, residual.shape);
+    if (!(epsilon >= 0)) shapeError('groupNorm', 'epsilon', 'a number >= 0', String(epsilon));
+    return { shape: x.shape };
+  },
+  forward: ({ device, inputs: [input, gamma, beta, residual], attributes: { groups, epsilon, relu }, output }) => {
+    const { images, pixels, channels } = imagesOf(input);
+    const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, PIXELS_SUMMED, MAX_CHUNKS);
+    const means = device.empty([images, chunks, channels]);
+    const squares = device.empty([images, chunks, channels]);
+    const statistics = device.empty([images, 2, channels]);
+    device.run(channelMomentsKernel(width), params, { input, means, squares }, linearGrid(workgroups));
+    const items = images * groups;
+    device.run(groupStatisticsKernel(device.subgroupSize), { pixels, channels, groups, chunks, items, inverse: groups / (pixels * channels), epsilon },
+      { means, squares, statistics }, linearGrid(Math.ceil(items / teamOf(device.subgroupSize).count)));
+    const map = channelGrid(images, pixels, channels, PIXELS_MAPPED);
+    device.run(channelAffineKernel(width, true, residual !== null, relu), map.params, { input, statistics, gamma, beta, residual: residual ?? input, output }, linearGrid(map.workgroups));
+    return { statistics };
+  },
+  backward: ({ device, inputs: [input, gamma, , residual], attributes: { groups, relu }, output, saved: { statistics }, gradient: upstream, needs }) => {
+    const { images, pixels, channels } = imagesOf(input);
+    const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, PIXELS_SUMMED, MAX_CHUNKS);
+    const partial = device.empty([images, chunks, 2, channels]);
+    const sums = device.empty([images, 2, channels]);
+    const means = device.empty([images, 2, channels]);
+    device.run(channelGradientSumsKernel(width, true, relu), params, { input, output, upstream, statistics, partial }, linearGrid(workgroups));
+    const items = images * groups;
+    device.run(groupGradientKernel(device.subgroupSize), { channels, groups, chunks, items, inverse: groups / (pixels * channels) },
+      { partial, gamma, sums, means }, linearGrid(Math.ceil(items / teamOf(device.subgroupSize).count)));
+    const [betaGradient, gammaGradient] = needs[1] || needs[2] ? sumColumnPairs(device, sums, images, channels) : [null, null];
+    const map = channelGrid(images, pixels, channels, PIXELS_MAPPED);
+    const both = residual !== null && needs[3] && relu;
+    const gradient = needs[0] || both ? device.empty(input.shape) : null;
+    let residualGradient = residual && needs[3] ? upstream : null;
+    if (gradient && both) {
+      residualGradient = device.empty(input.shape);
+      device.run(groupNormResidualGradientKernel(width), map.params, { input, output, upstream, statistics, gamma, means, gradient, residualGradient }, linearGrid(map.workgroups));
+    } else if (gradient) {
+      device.run(groupNormGradientKernel(width, relu), map.params, { input, output, upstream, statistics, gamma, means, gradient }, linearGrid(map.workgroups));
+    }
+    return [gradient, gammaGradient, betaGradient, residualGradient];
+  },
+});
+
+/**
+ * Group normalisation of channels-last maps, with what follows it in residual networks:
+ * act((x - mean) / sqrt(variance + epsilon) * gamma + beta + residual), statistics over each image's pixels and a group of adjacent channels.
+ *
+ * @param x      [B, ..., C]
+ * @param gamma  [C]
+ * @param beta   [C]
+ * @param groups divides C
+ * @param options.residual of x's shape, added before the activation
+ */
+export function groupNorm(x: Tensor, gamma: Tensor, beta: Tensor, groups: number, { epsilon = 1e-5, activation, residual }: { epsilon?: number; activation?: 'relu'; residual?: Tensor } = {}): Tensor {
+  return groupNormOp([x, gamma, beta, residual ?? null], { groups, epsilon, relu: activation === 'relu' });
+}
+
+interface ScaleShiftAttributes {
+  readonly relu: boolean;
+}
+
+export const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | null], ScaleShiftAttributes>({
+  name: 'scaleShift',
+  shape: ([x, scale, shift, residual]) => {
+    checkFloat('scaleShift', { x, scale, shift, residual });
+    if (x.rank === 0) shapeError('scaleShift', 'x', '[..., C]', x.shape);
+    checkVector('scaleShift', 'scale', scale, x.shape[x.rank - 1]);
+    checkVector('scaleShift', 'shift', shift, x.shape[x.rank - 1]);
+    if (residual && !sameShape(residual.shape, x.shape)) shapeError('scaleShift', 'residual', `of x's shape [${x.shape.join(', ')}]`, residual.shape);
+    return { shape: x.shape };
+  },
+  forward: ({ device, inputs: [input, scale, shift, residual], attributes: { relu }, output }) => {
+    const channels = scale.size;
+    const { width, params, workgroups } = channelGrid(1, channels === 0 ? 0 : input.size / channels, channels, PIXELS_MAPPED);
+    device.run(channelAffineKernel(width, false, residual !== null, relu), params,
+      { input, statistics: scale, gamma: scale, beta: shift, residual: residual ?? input, output }, linearGrid(workgroups));
+  },
+  backward: ({ device, inputs: [input, scale, , residual], attributes: { relu }, output, gradient: upstream, needs }) => {
+    const channels = scale.size;
+    const pixels = channels === 0 ? 0 : input.size / channels;
+    const { width, params, workgroups } = channelGrid(1, pixels, channels, PIXELS_MAPPED);
+    const both = residual !== null && needs[3] && relu;
+    const gradient = needs[0] || both ? device.empty(input.shape) : null;
+    let residualGradient = residual && needs[3] ? upstream : null;
+    if (gradient && both) {
+      residualGradient = device.empty(input.shape);
+      device.run(scaleShiftResidualGradientKernel(width), params, { output, upstream, scale, gradient, residualGradient }, linearGrid(workgroups));
+    } else if (gradient) {
+      device.run(scaleShiftGradientKernel(width, relu), params, { output, upstream, scale, gradient }, linearGrid(workgroups));
+    }
+    if (!needs[1] && !needs[2]) return [gradient, null, null, residualGradient];
+    const sums = channelGrid(1, pixels, channels, PIXELS_SUMMED, 4 * MAX_CHUNKS);
+    const partial = device.empty([sums.chunks, 2, channels]);
+    device.run(channelGradientSumsKernel(width, false, relu), sums.params, { input, output, upstream, statistics: scale, partial }, linearGrid(sums.workgroups));
+    const [shiftGradient, scaleGradient] = sumColumnPairs(device, partial, sums.chunks, channels);
+    return [gradient, scaleGradient, shiftGradient, residualGradient];
+  },
+});
+
+/**
+ * A factor and an offset a channel: act(x * scale + shift + residual). Batch norm with frozen statistics (scale = gamma / sqrt(variance + epsilon)),
+ * with what follows it in residual networks.
+ *
+ * @param x     [..., C]
+ * @param scale [C]
+ * @param shift [C]
+ * @param options.residual of x's shape, added before the activation
+ */
+export function scaleShift(x: Tensor, scale: Tensor, shift: Tensor, { activation, residual }: { activation?: 'relu'; residual?: Tensor } = {}): Tensor {
+  return scaleShiftOp([x, scale, shift, residual ?? null], { relu: activation === 'relu' });
 }
