@@ -8,6 +8,7 @@ import { roiAlignCases } from './roi-align.ts';
 import { normCases } from './norm.ts';
 import { attentionCases } from './attention.ts';
 import { boxCases } from './boxes.ts';
+import { softmaxCases } from './softmax.ts';
 
 export const opCases: Record<OpName, OpCase[]> = {
   ...unaryCases,
@@ -17,4 +18,5 @@ export const opCases: Record<OpName, OpCase[]> = {
   ...normCases,
   ...attentionCases,
   ...boxCases,
+  ...softmaxCases,
 };
