@@ -27,6 +27,10 @@ interface CompiledKernel {
   readonly layoutId: number;
 }
 
+class CompileError extends Error {
+  override readonly name = 'CompileError';
+}
+
 /** Formats WGSL messages with the lines they speak of. */
 function formatCompilation(kernel: Kernel, messages: readonly GPUCompilationMessage[]): string {
   const lines = kernel.source.split('\n');
@@ -66,8 +70,9 @@ export class Dispatcher {
     return this.total;
   }
 
+  /** Remembers the first error; a shader that does not compile outranks what follows from it. */
   fail(error: Error): void {
-    this.failure ??= error;
+    if (this.failure === null || (error instanceof CompileError && !(this.failure instanceof CompileError))) this.failure = error;
   }
 
   /** Records one dispatch. A grid with a zero is nothing to do. */
@@ -165,8 +170,8 @@ export class Dispatcher {
       const pipeline = this.device.createComputePipeline({ label: kernel.name, layout: pipelineLayout, compute: { module, entryPoint: 'main' } });
       const check = Promise.all([this.device.popErrorScope(), module.getCompilationInfo()]).then(([error, info]) => {
         const errors = info.messages.filter((m) => m.type === 'error');
-        if (errors.length > 0) this.fail(new Error(`kernel ${kernel.name} does not compile\n${formatCompilation(kernel, errors)}`));
-        else if (error) this.fail(new Error(`kernel ${kernel.name}: ${error.message}`));
+        if (errors.length > 0) this.fail(new CompileError(`kernel ${kernel.name} does not compile\n${formatCompilation(kernel, errors)}`));
+        else if (error) this.fail(new CompileError(`kernel ${kernel.name}: ${error.message}`));
       });
       this.checks.add(check);
       void check.finally(() => this.checks.delete(check));

@@ -4,7 +4,7 @@ export { Tensor, type DType, type TensorData } from './tensor.ts';
 export { backward } from './autograd.ts';
 export { defineOp, type Op, type OpDefinition } from './op.ts';
 export { ShapeError, type Shape } from './shape.ts';
-export { Random } from './random.ts';
+export { philox, Random } from './random.ts';
 export type { MemoryReport } from './buffers.ts';
 export { abs, affine, exp, log, relu, sigmoid, sqrt, square, tanh } from './ops/unary.ts';
 export { reshape } from './ops/reshape.ts';

@@ -1,0 +1,169 @@
+/** What users of the engine as a library rely on: memory by scopes, gradients over shared subexpressions, clear errors, the same random numbers everywhere. */
+import { describe, expect, test } from 'vitest';
+import { affine, backward, defineOp, exp, philox, Random, relu, reshape, square, type Tensor } from '../engine/index.ts';
+import { defineKernel } from '../kernels/kernel.ts';
+import { openDevice } from '../engine/node.ts';
+import { testDevice } from './devices.ts';
+
+const device = await testDevice();
+const live = (): number => device.memory().liveBytes;
+
+describe('scopes', () => {
+  test('free what was made in them, except what they return or keep', async () => {
+    const before = live();
+    const { returned, kept } = device.scope(() => {
+      const x = device.tensor([1, 2, 3]);
+      const result = { returned: [affine(x, 2)], kept: device.keep(affine(x, 3)) };
+      exp(x);
+      return result;
+    });
+    expect(Array.from(await returned[0].read())).toEqual([2, 4, 6]);
+    expect(Array.from(await kept.read())).toEqual([3, 6, 9]);
+    returned[0].dispose();
+    kept.dispose();
+    expect(live()).toBe(before);
+  });
+
+  test('inside a scope hand what a recorded graph needs to the scope around', async () => {
+    const before = live();
+    const x = device.parameter(Float32Array.of(1, -2), [2]);
+    device.scope(() => {
+      const loss = device.scope(() => square(device.scope(() => affine(x, 3))));
+      backward(loss, device.tensor([1, 1]));
+    });
+    expect(Array.from(await x.grad!.read())).toEqual([18, -36]);
+    x.zeroGrad();
+    x.dispose();
+    expect(live()).toBe(before);
+  });
+
+  test('free also when the body throws', () => {
+    const before = live();
+    expect(() => device.scope(() => {
+      device.zeros([1000]);
+      throw new Error('on purpose');
+    })).toThrow('on purpose');
+    expect(live()).toBe(before);
+  });
+
+  test('free everything at the outermost end: a later use says so', () => {
+    let leaked: Tensor | null = null;
+    device.scope(() => { leaked = device.zeros([2, 3]); });
+    expect(() => relu(leaked!)).toThrow(/shape \[2, 3\] was used after it had been disposed/);
+  });
+});
+
+describe('backward', () => {
+  test('adds up over every path, in topological order', async () => {
+    const x = device.parameter(Float32Array.of(0.5), []);
+    device.scope(() => {
+      // y = x^2 is used by both factors of a chain that meets again: d/dx (exp(x^2) then exp of exp(x^2)) sums two paths.
+      const y = square(x);
+      const sumOp = defineOp({
+        name: 'testSum',
+        shape: ([a]: readonly [Tensor, Tensor]) => ({ shape: a.shape }),
+        forward: ({ device: d, inputs: [a, b], output }) => {
+          const kernel = defineKernel({ name: 'test_sum', workgroup: [1], params: {}, buffers: { a: 'read f32', b: 'read f32', c: 'write f32' }, body: 'c[0] = a[0] + b[0];' });
+          d.run(kernel, {}, { a, b, c: output }, [1, 1, 1]);
+        },
+        backward: ({ gradient }) => [gradient, gradient],
+      });
+      backward(sumOp([exp(y), y], undefined));
+    });
+    const expected = 2 * 0.5 * (Math.exp(0.25) + 1);
+    expect(await x.grad!.item()).toBeCloseTo(expected, 5);
+    x.zeroGrad();
+    x.dispose();
+  });
+
+  test('accumulates over calls until zeroGrad', async () => {
+    const x = device.parameter(Float32Array.of(2), []);
+    for (let i = 0; i < 3; i++) device.scope(() => backward(square(x)));
+    expect(await x.grad!.item()).toBe(12);
+    x.zeroGrad();
+    expect(x.grad).toBeNull();
+    x.dispose();
+  });
+
+  test('stops at detach and under noGrad', () => {
+    const x = device.parameter(Float32Array.of(2), []);
+    device.scope(() => {
+      expect(square(x).detach().requiresGrad).toBe(false);
+      const y = device.noGrad(() => square(x));
+      expect(y.requiresGrad).toBe(false);
+      expect(() => backward(y)).toThrow(/computed without recording/);
+    });
+    x.dispose();
+  });
+
+  test('wants a scalar, or a gradient of the right shape', () => {
+    const x = device.parameter(Float32Array.of(1, 2), [2]);
+    device.scope(() => {
+      expect(() => backward(square(x))).toThrow('backward: the tensor must be a scalar unless a gradient is given, got [2]');
+      expect(() => backward(square(x), device.zeros([3]))).toThrow('backward: gradient must be [2], got [3]');
+    });
+    x.dispose();
+  });
+});
+
+describe('errors', () => {
+  test('of shapes name op, argument, what was expected and what came', () => {
+    device.scope(() => {
+      expect(() => reshape(device.zeros([2, 3]), [4])).toThrow('reshape: shape must be of 6 elements (from [2, 3]), got [4]');
+      expect(() => device.tensor([1, 2, 3], [2, 2])).toThrow('tensor: shape must be of 3 elements, got [2, 2]');
+      expect(() => device.zeros([-1])).toThrow('empty: shape must be non-negative integers, got [-1]');
+    });
+  });
+
+  test('of a shader show its name, the message and the line', async () => {
+    const broken = await openDevice();
+    const kernel = defineKernel({ name: 'broken_kernel', workgroup: [1], params: {}, buffers: { out: 'write f32' }, body: 'out[0] = nonsense;' });
+    broken.run(kernel, {}, { out: broken.zeros([1]) }, [1, 1, 1]);
+    await expect(broken.synchronize()).rejects.toThrow(/kernel broken_kernel does not compile[\s\S]*nonsense[\s\S]*> +\d+ \| out\[0\] = nonsense;/);
+    broken.destroy();
+  });
+});
+
+test('memory reports live and peak bytes, and reuses buffers', () => {
+  device.resetPeak();
+  const before = device.memory();
+  device.scope(() => { device.zeros([1000]); device.zeros([1000]); });
+  const once = device.memory();
+  expect(once.liveBytes).toBe(before.liveBytes);
+  expect(once.peakBytes - before.liveBytes).toBeGreaterThanOrEqual(8000);
+  device.scope(() => { device.zeros([1000]); device.zeros([1000]); });
+  expect(device.memory().pooledBytes).toBe(once.pooledBytes);
+});
+
+test('many dispatches between reads all arrive, in order', async () => {
+  const result = device.scope(() => {
+    let x = device.tensor([0]);
+    for (let i = 0; i < 3000; i++) x = affine(x, 1, 1);
+    return x;
+  });
+  expect(await result.item()).toBe(3000);
+  result.dispose();
+});
+
+describe('random numbers', () => {
+  test('are Philox4x32-10: the published test vectors', () => {
+    // Random123's kat_vectors for philox4x32 with 10 rounds.
+    expect(philox([0, 0, 0, 0], [0, 0])).toEqual([0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
+    expect(philox([0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff], [0xffffffff, 0xffffffff])).toEqual([0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);
+    expect(philox([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0])).toEqual([0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]);
+  });
+
+  test('of two streams differ, of one repeat', () => {
+    expect(new Random(1, 2).uniformArray(8)).toEqual(new Random(1, 2).uniformArray(8));
+    expect(new Random(1, 2).uniformArray(8)).not.toEqual(new Random(1, 3).uniformArray(8));
+  });
+
+  test('have the mean and deviation they should', () => {
+    const values = new Random(3).normalArray(20000, 1, 2);
+    const mean = values.reduce((a, b) => a + b, 0) / values.length;
+    const deviation = Math.sqrt(values.reduce((a, b) => a + (b - mean) ** 2, 0) / values.length);
+    // Four standard errors.
+    expect(Math.abs(mean - 1)).toBeLessThan(4 * 2 / Math.sqrt(20000));
+    expect(Math.abs(deviation - 2)).toBeLessThan(4 * 2 / Math.sqrt(40000));
+  });
+});
