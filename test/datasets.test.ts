@@ -53,7 +53,10 @@ describe('COCO', () => {
   test('is read: classes in the order of category ids, boxes as xyxy, crowds marked, images without objects kept', () => {
     const root = coco({
       images: [picture(1), picture(2)],
-      annotations: [annotation(1), annotation(5, { category_id: 7, bbox: [0, 0, 40, 30], iscrowd: 1 }), annotation(6, { bbox: [1, 2, 3, 4], area: undefined, iscrowd: undefined })],
+      annotations: [
+        annotation(1), annotation(5, { category_id: 7, bbox: [0, 0, 40, 30], iscrowd: 1 }),
+        annotation(6, { bbox: [1, 2, 3, 4], area: undefined, iscrowd: undefined }),
+      ],
     });
     const dataset = openDataset(root);
     expect(dataset).toMatchObject({ root, format: 'coco', classNames: ['cat', 'dog'], categoryIds: [3, 7], warnings: [], allWarnings: [] });
@@ -166,12 +169,12 @@ describe('COCO', () => {
       [4, [0, 0, 6, 7]], [5, [30, 20, 40, 30]], [6, [0, 0, 40, 30]], [7, [2, 2, 5, 5]],
     ]);
     expect(dataset.warnings).toEqual([
-      '2 degenerate boxes were dropped:',
+      'degenerate boxes, dropped: 2',
       `  ${file}: annotation 1 (1.jpg): bbox [1, 1, 0, 5] has no extent`,
       `  ${file}: annotation 2 (1.jpg): bbox [1, 1, 5, -2] has no extent`,
-      '1 boxes outside of their image were dropped:',
+      'boxes outside of their image, dropped: 1',
       `  ${file}: annotation 3 (1.jpg): bbox [50, 2, 5, 5] in an image of 40 x 30`,
-      '2 boxes that reach out of their image were clipped:',
+      'boxes that reach out of their image, clipped: 2',
       `  ${file}: annotation 4 (1.jpg): bbox [-4, -3, 10, 10] in an image of 40 x 30`,
       `  ${file}: annotation 5 (1.jpg): bbox [30, 20, 20, 20] in an image of 40 x 30`,
     ]);
@@ -193,14 +196,15 @@ describe('COCO', () => {
   test('many warnings are shown ten of a kind, with how many more there are, and kept whole', () => {
     const dataset = openDataset(coco({ annotations: Array.from({ length: 25 }, (_, i) => annotation(i, { bbox: [0, 0, 0, 0] })) }));
     expect(dataset.warnings.length).toBe(12);
-    expect([dataset.warnings[0], dataset.warnings[11]]).toEqual(['25 degenerate boxes were dropped:', '  ... and 15 more']);
+    expect([dataset.warnings[0], dataset.warnings[11]]).toEqual(['degenerate boxes, dropped: 25', '  ... and 15 more']);
     expect(dataset.allWarnings.length).toBe(25);
   });
 });
 
 const object = (name: string, [xmin, ymin, xmax, ymax]: readonly (number | string)[], extra = '') =>
   `<object><name>${name}</name>${extra}<bndbox><xmin>${xmin}</xmin><ymin>${ymin}</ymin><xmax>${xmax}</xmax><ymax>${ymax}</ymax></bndbox></object>`;
-const xml = (...objects: string[]) => `<annotation verified="yes"><filename>whatever.jpg</filename><size><width>40</width><height>30</height><depth>3</depth></size>${objects.join('')}</annotation>\n`;
+const xml = (...objects: string[]) => `<annotation verified="yes"><filename>whatever.jpg</filename>
+<size><width>40</width><height>30</height><depth>3</depth></size>${objects.join('')}</annotation>\n`;
 /** Three images, one a list; the annotation of the first is given. */
 const voc = (first: string, change: Readonly<Record<string, string | null>> = {}) => write({
   'ImageSets/Main/train.txt': 'a\n', 'ImageSets/Main/val.txt': '\uFEFFb  \r\n\r\n', 'ImageSets/Main/test.txt': 'c',
@@ -218,7 +222,10 @@ describe('Pascal VOC', () => {
         id: 1, file: join(root, 'JPEGImages/a.jpg'), name: 'a.jpg', width: 40, height: 30,
         objects: [{ id: 1, label: 1, box: [10, 5, 30, 15], area: 200, crowd: false }, { id: 2, label: 0, box: [0, 0, 1, 1], area: 1, crowd: true }],
       }],
-      val: [{ id: 2, file: join(root, 'JPEGImages/b.JPG'), name: 'b.JPG', width: 40, height: 30, objects: [{ id: 3, label: 2, box: [0, 0, 40, 30], area: 1200, crowd: false }] }],
+      val: [{
+        id: 2, file: join(root, 'JPEGImages/b.JPG'), name: 'b.JPG', width: 40, height: 30,
+        objects: [{ id: 3, label: 2, box: [0, 0, 40, 30], area: 1200, crowd: false }],
+      }],
       test: [{ id: 3, file: join(root, 'JPEGImages/c.png'), name: 'c.png', width: 40, height: 30, objects: [] }],
     });
     expect(cocoAnnotations(dataset, 'train')).toEqual({

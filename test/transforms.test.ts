@@ -129,7 +129,9 @@ function brightBounds({ data, width, height }: PixelImage): Box {
 
 describe('pixels', () => {
   test('go where their boxes go, through crops, resizes and flips', async () => {
-    const augmentation: Augmentation = { flip: 0.5, shortSides: [60, 90, 120], maxSize: 160, crop: { probability: 0.5, shortSides: [80, 100], minSize: 60, maxSize: 90 }, fixedSize: null };
+    const augmentation: Augmentation = {
+      flip: 0.5, shortSides: [60, 90, 120], maxSize: 160, crop: { probability: 0.5, shortSides: [80, 100], minSize: 60, maxSize: 90 }, fixedSize: null,
+    };
     const size = { width: 120, height: 90 };
     for (let i = 0; i < 40; i++) {
       const random = new Random(11, i);

@@ -30,7 +30,8 @@ export async function decodeImage(file: string, stated: Size | null = null): Pro
     const matches = (width: number, height: number) => stated === null || (stated.width === width && stated.height === height);
     const upright = matches(oriented.width, oriented.height);
     if (!upright && !matches(storedWidth, storedHeight)) {
-      throw new InputError(`${file}: width x height: expected ${stated?.width} x ${stated?.height}, as the annotations state, got ${oriented.width} x ${oriented.height}`);
+      const expected = `${stated?.width} x ${stated?.height}, as the annotations state`;
+      throw new InputError(`${file}: width x height: expected ${expected}, got ${oriented.width} x ${oriented.height}`);
     }
     const { data, info } = await (upright ? image.autoOrient() : image).removeAlpha().toColourspace('srgb').raw({ depth: 'uchar' }).toUint8Array();
     if (info.channels !== 3) throw new InputError(`${file}: expected an image of 3 channels, got ${info.channels}`);

@@ -145,9 +145,12 @@ export function createEvaluationLoader(options: EvaluationLoaderOptions): Evalua
   };
 }
 
-function open({ records, batchSize, workers = 1, prefetch = 2, cacheBytes = DEFAULT_CACHE_BYTES }: LoaderOptions): { pool: ImagePool; prefetch: number } {
-  for (const [name, value, least] of [['batchSize', batchSize, 1], ['workers', workers, 0], ['prefetch', prefetch, 0], ['cacheBytes', cacheBytes, 0]] as const) {
-    if (!Number.isSafeInteger(value) || value < least) throw new InputError(`loader: ${name}: expected an integer of at least ${least}, got ${value}`);
+function open(options: LoaderOptions): { pool: ImagePool; prefetch: number } {
+  const { records, batchSize, workers = 1, prefetch = 2, cacheBytes = DEFAULT_CACHE_BYTES } = options;
+  const limits = [['batchSize', batchSize, 1], ['workers', workers, 0], ['prefetch', prefetch, 0], ['cacheBytes', cacheBytes, 0]] as const;
+  for (const [name, value, least] of limits) {
+    if (Number.isSafeInteger(value) && value >= least) continue;
+    throw new InputError(`loader: ${name}: expected an integer of at least ${least}, got ${value}`);
   }
   if (records.length === 0) throw new InputError('loader: records: expected at least one image, got none');
   return { pool: new ImagePool(workers, cacheBytes), prefetch };

@@ -10,6 +10,7 @@ import { InputError } from '../errors.ts';
 import { clipBox, listFolder, missingSplit, requireImages, Warnings } from './dataset.ts';
 import type { Box, Dataset, ImageRecord } from './dataset.ts';
 import { asArray, asInteger, asName, asObject, readJson, shown, wrong } from './json.ts';
+import type { JsonObject } from './json.ts';
 
 const ANNOTATIONS = /^instances_(train|val|test)(.*)\.json$/;
 
@@ -117,8 +118,11 @@ function readImages(value: unknown, file: string, root: string, split: string, a
 }
 
 /** Adds the annotations to the records; returns these in the file's order. */
-function readAnnotations(content: Readonly<Record<string, unknown>>, file: string, { names }: Categories, records: Map<number, ImageRecord>, warnings: Warnings): ImageRecord[] {
+function readAnnotations(
+  content: JsonObject, file: string, { names }: Categories, records: ReadonlyMap<number, ImageRecord>, warnings: Warnings,
+): ImageRecord[] {
   const labels = new Map([...names.keys()].map((id, label) => [id, label]));
+  const known = [...labels.keys()].slice(0, 20).join(', ') + (labels.size > 20 ? ', ...' : '');
   const seen = new Set<number>();
   asArray(content['annotations'], file, 'annotations').forEach((entry, i) => {
     const annotation = asObject(entry, file, `annotations[${i}]`);
@@ -131,13 +135,15 @@ function readAnnotations(content: Readonly<Record<string, unknown>>, file: strin
     if (record === undefined) throw wrong(file, `${at}: image_id`, 'the id of one of the images', imageId);
     const categoryId = asInteger(annotation['category_id'], 0, file, `${at}: category_id`);
     const label = labels.get(categoryId);
-    if (label === undefined) throw wrong(file, `${at}: category_id`, `one of the categories (${[...labels.keys()].slice(0, 20).join(', ')}${labels.size > 20 ? ', ...' : ''})`, categoryId);
+    if (label === undefined) throw wrong(file, `${at}: category_id`, `one of the categories (${known})`, categoryId);
     const crowd = annotation['iscrowd'] ?? 0;
     if (crowd !== 0 && crowd !== 1) throw wrong(file, `${at}: iscrowd`, '0 or 1', crowd);
 
     const bbox = asArray(annotation['bbox'], file, `${at}: bbox`);
     // null stands for NaN (see readJson): degenerate, not malformed.
-    if (bbox.length !== 4 || bbox.some((edge) => typeof edge !== 'number' && edge !== null)) throw wrong(file, `${at}: bbox`, 'four numbers [x, y, width, height]', bbox);
+    if (bbox.length !== 4 || bbox.some((edge) => typeof edge !== 'number' && edge !== null)) {
+      throw wrong(file, `${at}: bbox`, 'four numbers [x, y, width, height]', bbox);
+    }
     const [x, y, width, height] = bbox.map((edge) => (typeof edge === 'number' ? edge : NaN));
     const given: Box = [x, y, x + width, y + height];
     const box = clipBox(given, record.width, record.height, `${file}: ${at} (${record.name})`, `bbox [${[x, y, width, height].join(', ')}]`, warnings);

@@ -49,8 +49,6 @@ export interface Dataset {
   allWarnings: readonly string[];
 }
 
-export type SplitName = 'train' | 'val' | 'test' | 'trainval';
-
 /** Cases of a kind that `Warnings.summary` shows. */
 const SHOWN_WARNINGS = 10;
 
@@ -58,7 +56,7 @@ const SHOWN_WARNINGS = 10;
 export class Warnings {
   private readonly kinds = new Map<string, string[]>();
 
-  /** @param kind plural, e.g. "degenerate boxes were dropped"; @param text one case, naming file and annotation */
+  /** @param kind what was found and done, e.g. "degenerate boxes, dropped"; @param text one case, naming file and annotation */
   add(kind: string, text: string): void {
     const cases = this.kinds.get(kind);
     if (cases === undefined) this.kinds.set(kind, [text]);
@@ -73,7 +71,7 @@ export class Warnings {
   /** A heading with the count for each kind, its first ten cases, and how many more there are. */
   summary(): string[] {
     return [...this.kinds].flatMap(([kind, cases]) => {
-      const lines = [`${cases.length} ${kind}:`, ...cases.slice(0, SHOWN_WARNINGS).map((text) => `  ${text}`)];
+      const lines = [`${kind}: ${cases.length}`, ...cases.slice(0, SHOWN_WARNINGS).map((text) => `  ${text}`)];
       if (cases.length > SHOWN_WARNINGS) lines.push(`  ... and ${cases.length - SHOWN_WARNINGS} more`);
       return lines;
     });
@@ -93,16 +91,16 @@ const ROUNDING = 0.005;
 export function clipBox(box: Box, width: number, height: number, where: string, given: string, warnings: Warnings): Box | null {
   const [x0, y0, x1, y1] = box;
   if (!box.every(Number.isFinite) || x1 <= x0 || y1 <= y0) {
-    warnings.add('degenerate boxes were dropped', `${where}: ${given} has no extent`);
+    warnings.add('degenerate boxes, dropped', `${where}: ${given} has no extent`);
     return null;
   }
   const clipped: Box = [Math.max(x0, 0), Math.max(y0, 0), Math.min(x1, width), Math.min(y1, height)];
   if (clipped[2] <= clipped[0] || clipped[3] <= clipped[1]) {
-    warnings.add('boxes outside of their image were dropped', `${where}: ${given} in an image of ${width} x ${height}`);
+    warnings.add('boxes outside of their image, dropped', `${where}: ${given} in an image of ${width} x ${height}`);
     return null;
   }
   if (clipped.some((edge, i) => Math.abs(edge - box[i]) > ROUNDING)) {
-    warnings.add('boxes that reach out of their image were clipped', `${where}: ${given} in an image of ${width} x ${height}`);
+    warnings.add('boxes that reach out of their image, clipped', `${where}: ${given} in an image of ${width} x ${height}`);
   }
   return clipped;
 }
@@ -118,7 +116,8 @@ export function missingSplit(root: string, format: Dataset['format'], split: str
   const remedy = format === 'coco'
     ? `annotations/instances_${split}.json with images in ${split}/ (move a tenth or so of the images, with their annotations, out of another split)`
     : `ImageSets/Main/${split}.txt, one image name a line (move a tenth or so of the lines out of another list)`;
-  return new InputError(`${root}: no split "${split}" (${present.length > 0 ? `there is: ${present.join(', ')}` : 'there is none'}); to make one, write ${remedy}`);
+  const there = present.length > 0 ? `there is: ${present.join(', ')}` : 'there is none';
+  return new InputError(`${root}: no split "${split}" (${there}); to make one, write ${remedy}`);
 }
 
 /**

@@ -63,8 +63,10 @@ interface Shape {
  */
 export async function ensureShapesDataset(directory: string, options: ShapesOptions = {}): Promise<string> {
   const { trainImages = 2000, valImages = 100, imageSize = 96, seed = 0, log } = options;
-  for (const [name, value, least] of [['trainImages', trainImages, 1], ['valImages', valImages, 1], ['imageSize', imageSize, 64], ['seed', seed, 0]] as const) {
-    if (!Number.isSafeInteger(value) || value < least) throw new InputError(`shapes data set: ${name}: expected an integer of at least ${least}, got ${value}`);
+  const limits = [['trainImages', trainImages, 1], ['valImages', valImages, 1], ['imageSize', imageSize, 64], ['seed', seed, 0]] as const;
+  for (const [name, value, least] of limits) {
+    if (Number.isSafeInteger(value) && value >= least) continue;
+    throw new InputError(`shapes data set: ${name}: expected an integer of at least ${least}, got ${value}`);
   }
   const root = resolve(directory);
   const marker = `${JSON.stringify({ generator: 'shapes', version: VERSION, options: { trainImages, valImages, imageSize, seed } }, null, 2)}\n`;

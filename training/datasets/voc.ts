@@ -1,6 +1,7 @@
 /**
  * Pascal VOC data sets: `Annotations/<name>.xml`, `JPEGImages/<name>.jpg` (or .png), and lists of names, one a line, in
- * `ImageSets/Main/{train,val,test,trainval}.txt`. Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, and its development kit.
+ * `ImageSets/Main/{train,val,test,trainval}.txt`.
+ * Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, and its development kit.
  *
  * - VOC's boxes count pixels from 1 and include the last: a box xmin..xmax covers [xmin - 1, xmax] in the frame used here.
  *   One written by a tool that counts from 0 reaches out of the image by a pixel, is clipped, and named in a warning.
@@ -38,7 +39,9 @@ export function openVoc(root: string, splits: readonly string[]): Dataset {
   const parsed = names.map((name) => readAnnotation(join(root, 'Annotations', `${name}.xml`)));
 
   const classNames = [...new Set(parsed.flatMap(({ objects }) => objects.map((object) => object.name)))].sort();
-  if (classNames.length === 0) throw new InputError(`${join(root, 'Annotations')}: expected at least one object in the images of ${present.join(', ')}, got none`);
+  if (classNames.length === 0) {
+    throw new InputError(`${join(root, 'Annotations')}: expected at least one object in the images of ${present.join(', ')}, got none`);
+  }
   const labels = new Map(classNames.map((name, label) => [name, label]));
 
   let annotationId = 0;
@@ -70,7 +73,9 @@ function readList(file: string): string[] {
     const name = text.trim();
     if (name === '') return;
     const earlier = lines.get(name);
-    if (earlier !== undefined) throw new InputError(`${file}: line ${i + 1}: expected every image once, got "${name}", which is in line ${earlier} too`);
+    if (earlier !== undefined) {
+      throw new InputError(`${file}: line ${i + 1}: expected every image once, got "${name}", which is in line ${earlier} too`);
+    }
     lines.set(name, i + 1);
   });
   if (lines.size === 0) throw new InputError(`${file}: expected image names, one a line, got an empty list`);
@@ -99,7 +104,8 @@ function requireAnnotations(root: string, names: readonly string[]): void {
   const missing = names.filter((name) => !files.has(`${name}.xml`));
   if (missing.length === 0) return;
   const first = missing.slice(0, 3).map((name) => `${name}.xml`).join(', ') + (missing.length > 3 ? ', ...' : '');
-  throw new InputError(`${folder}: expected an annotation file for each of the ${names.length} images listed in ImageSets/Main, got none for ${missing.length}: ${first}`);
+  const expected = `an annotation file for each of the ${names.length} images listed in ImageSets/Main`;
+  throw new InputError(`${folder}: expected ${expected}, got none for ${missing.length}: ${first}`);
 }
 
 interface ParsedAnnotation {
