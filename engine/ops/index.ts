@@ -9,6 +9,7 @@ import { multiheadAttentionOp } from './attention.ts';
 import { groupNormOp, layerNormOp, scaleShiftOp } from './norm.ts';
 import { boxGiouOp, boxIouOp, decodeBoxesOp, initialBoxesOp, l1LossOp, sigmoidFocalLossOp } from './boxes.ts';
 import { softmaxOp } from './softmax.ts';
+import { addOp, divOp, maximumOp, minimumOp, mulOp, subOp } from './binary.ts';
 
 export const ops = {
   abs: absOp, affine: affineOp, exp: expOp, log: logOp, relu: reluOp, sigmoid: sigmoidOp, sqrt: sqrtOp, square: squareOp, tanh: tanhOp,
@@ -21,6 +22,7 @@ export const ops = {
   layerNorm: layerNormOp, groupNorm: groupNormOp, scaleShift: scaleShiftOp,
   decodeBoxes: decodeBoxesOp, initialBoxes: initialBoxesOp, boxIou: boxIouOp, boxGiou: boxGiouOp, sigmoidFocalLoss: sigmoidFocalLossOp, l1Loss: l1LossOp,
   softmax: softmaxOp,
+  add: addOp, sub: subOp, mul: mulOp, div: divOp, maximum: maximumOp, minimum: minimumOp,
 } as const;
 
 export type OpName = keyof typeof ops;

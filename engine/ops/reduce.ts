@@ -2,6 +2,7 @@
 import { columnReduceKernel, columnSumPairKernel, rowReduceKernel, teamOf, type Reduction } from '../../kernels/reduce.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import type { Device } from '../device.ts';
+import { sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 
 /** Columns shorter than this, and rows shorter than `LONG_ROW`, are summed in one pass. */
@@ -19,8 +20,17 @@ export interface ReductionView {
   readonly inner: number;
 }
 
-/** Reduces the view's middle axis to a fresh tensor [outer, inner]. `extreme` [outer, inner] is what `first` looks for. */
-export function reduceView(device: Device, reduction: Reduction, input: Tensor, { outer, n, inner }: ReductionView, scale = 1, extreme: Tensor = input): Tensor {
+interface ReduceOptions {
+  /** Multiplies sums. */
+  readonly scale?: number;
+  /** [outer, inner]: what `first` looks for. */
+  readonly extreme?: Tensor;
+  /** [outer, inner]: where to put the result, instead of a fresh tensor. */
+  readonly into?: Tensor;
+}
+
+/** Reduces the view's middle axis to [outer, inner]; u32 for `first` and `least`. */
+export function reduceView(device: Device, reduction: Reduction, input: Tensor, { outer, n, inner }: ReductionView, { scale = 1, extreme = input, into }: ReduceOptions = {}): Tensor {
   const integral = reduction === 'first' || reduction === 'least';
   const second = reduction === 'first' ? 'least' : reduction;
   const factor = (final: boolean): number => (reduction === 'max' ? -Infinity : final ? scale : 1);
@@ -33,20 +43,20 @@ export function reduceView(device: Device, reduction: Reduction, input: Tensor, 
     const chunks = Math.max(1, Math.ceil(n / chunkLength));
     const items = outer * chunks;
     const perTeam = Math.min(32, Math.max(1, Math.floor(items / 1024)));
-    const output = device.empty([outer, chunks], dtype);
+    const output = (chunks === 1 && into) || device.empty([outer, chunks], dtype);
     device.run(rowReduceKernel(reduction, device.subgroupSize), { n, chunks, chunk_length: chunkLength, items, per_team: perTeam, factor: factor(chunks === 1) },
       { input, extreme, output }, linearGrid(Math.ceil(items / perTeam / teams.count)));
-    return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner: 1 }, scale);
+    return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner: 1 }, { scale, into });
   }
   const width = inner % 4 === 0 ? 4 : 1;
   const columns = inner / width;
   const chunks = n <= LONG_COLUMN || outer * columns >= ENOUGH_LANES ? 1 : Math.min(Math.ceil(ENOUGH_LANES / (outer * columns)), Math.ceil(n / 16), MAX_CHUNKS);
   const stride = chunks * columns;
   const lanes = outer * stride;
-  const output = device.empty([outer, chunks, inner], dtype);
+  const output = (chunks === 1 && into) || device.empty([outer, chunks, inner], dtype);
   device.run(columnReduceKernel(reduction, width), { length: n * columns, stride, inner: columns, lanes, factor: factor(chunks === 1) },
     { input, extreme, output }, linearGrid(Math.ceil(lanes / 64)));
-  return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner }, scale);
+  return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner }, { scale, into });
 }
 
 /** Sums [n, 2, columns] over n into two fresh tensors [columns]. */
@@ -68,4 +78,30 @@ export function sumColumnPairs(device: Device, input: Tensor, n: number, columns
   const other = device.empty([columns]);
   device.run(columnSumPairKernel(width), { length: rows * inner, stride: inner, inner, lanes: inner, factor: 1 }, { input: source, output, other }, linearGrid(Math.ceil(inner / 64)));
   return [output, other];
+}
+
+/** Sums x over the marked axes, adjacent ones in one go; the result holds the remaining axes in order, under `shape`. */
+function sumMarked(device: Device, x: Tensor, marked: readonly boolean[], shape: Shape, { scale = 1, into }: ReduceOptions = {}): Tensor {
+  const dims = [...x.shape];
+  let current = x;
+  for (let end = dims.length; end > 0;) {
+    let begin = end;
+    while (begin > 0 && marked[begin - 1]) begin--;
+    if (begin < end) {
+      const view = { outer: sizeOf(dims.slice(0, begin)), n: sizeOf(dims.slice(begin, end)), inner: sizeOf(dims.slice(end)) };
+      const last = !marked.slice(0, begin).includes(true);
+      current = reduceView(device, 'sum', current, view, last ? { scale, into } : {});
+      dims.fill(1, begin, end);
+    }
+    end = Math.min(begin, end - 1);
+  }
+  if (into && current === x) device.copy(x, into);
+  return into ?? device.alias(current, shape);
+}
+
+/** Sums x down to a shape that broadcasts to x's: the gradient of broadcasting. x itself (under another handle) where nothing was broadcast. */
+export function sumTo(device: Device, x: Tensor, shape: Shape): Tensor {
+  const leading = x.rank - shape.length;
+  const marked = x.shape.map((dimension, i) => dimension !== 1 && (i < leading || shape[i - leading] === 1));
+  return sumMarked(device, x, marked, shape);
 }

@@ -9,6 +9,7 @@ import { normCases } from './norm.ts';
 import { attentionCases } from './attention.ts';
 import { boxCases } from './boxes.ts';
 import { softmaxCases } from './softmax.ts';
+import { binaryCases } from './binary.ts';
 
 export const opCases: Record<OpName, OpCase[]> = {
   ...unaryCases,
@@ -19,4 +20,5 @@ export const opCases: Record<OpName, OpCase[]> = {
   ...attentionCases,
   ...boxCases,
   ...softmaxCases,
+  ...binaryCases,
 };

@@ -34,8 +34,8 @@ export const softmaxCases = {
     softmaxCase('columns', [3, 4, 36], 1),
     softmaxCase('odd columns', [5, 7, 3], 0),
     softmaxCase('empty', [0, 4], -1),
-    // The step is relative to the values.
-    { ...softmaxCase('large values do not overflow', [4, 12], -1, { scale: 5, shift: 5000 }), step: 1e-9 },
+    // exp overflows beyond 88; the step is relative to the values.
+    { ...softmaxCase('large values do not overflow', [4, 12], -1, { scale: 3, shift: 200 }), step: 1e-7 },
     ...sampleCases(3, fc.tuple(fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 4 }), fc.nat(3)),
       ([shape, axis]) => softmaxCase('random', shape, axis % shape.length)),
   ],

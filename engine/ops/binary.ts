@@ -1,0 +1,117 @@
+/** Elementwise functions of two tensors, broadcast by NumPy's rules: add, sub, mul, div, maximum, minimum. */
+import { binaryGradientKernel, binaryKernel, MAX_RANK, type BinaryFunction, type BinaryParams, type OperandForm } from '../../kernels/binary.ts';
+import { linearGrid, type Grid } from '../../kernels/kernel.ts';
+import { defineOp, type Op } from '../op.ts';
+import { broadcastShapes, shapeError, sizeOf, type Shape } from '../shape.ts';
+import type { Tensor } from '../tensor.ts';
+import { sumTo } from './reduce.ts';
+
+/** A run of the output's dimensions, and which operands vary along it. */
+interface Run {
+  size: number;
+  readonly x: boolean;
+  readonly y: boolean;
+}
+
+/** Merges adjacent dimensions along which the same operands vary. */
+function mergedRuns(output: Shape, x: Shape, y: Shape): Run[] {
+  const varies = (shape: Shape, i: number): boolean => (shape[shape.length - output.length + i] ?? 1) === output[i];
+  const runs: Run[] = [];
+  output.forEach((size, i) => {
+    if (size === 1) return;
+    const run = { size, x: varies(x, i), y: varies(y, i) };
+    const last = runs.at(-1);
+    if (last && last.x === run.x && last.y === run.y) last.size *= size;
+    else runs.push(run);
+  });
+  return runs;
+}
+
+interface Launch {
+  readonly width: 1 | 4;
+  readonly rank: number;
+  readonly x: OperandForm;
+  readonly y: OperandForm;
+  readonly params: BinaryParams;
+  readonly grid: Grid;
+}
+
+function launchOf(output: Shape, xShape: Shape, yShape: Shape): Launch {
+  const runs = mergedRuns(output, xShape, yShape);
+  const rank = Math.max(1, runs.length);
+  const innermost = runs.at(-1);
+  const n = innermost?.size ?? 1;
+  const width = rank === 1 || n % 4 === 0 ? 4 : 1;
+  const operand = (name: 'x' | 'y'): { form: OperandForm; strides: number[] } => {
+    const strides = [0, 0, 0, 0];
+    if (runs.every((run) => run[name])) return { form: 'full', strides };
+    if (!runs.some((run) => run[name])) return { form: 'scalar', strides };
+    const vector = innermost?.[name] ?? false;
+    let stride = vector ? n / width : 1;
+    for (let d = rank - 2; d >= 0; d--) {
+      if (!runs[d][name]) continue;
+      strides[d] = stride;
+      stride *= runs[d].size;
+    }
+    return { form: vector ? 'vector' : 'splat', strides };
+  };
+  const x = operand('x');
+  const y = operand('y');
+  const count = Math.ceil(sizeOf(output) / width);
+  const size = (d: number): number => (d < rank - 1 ? runs[d].size : 1);
+  const [x0, x1, x2, x3] = x.strides;
+  const [y0, y1, y2, y3] = y.strides;
+  return {
+    width, rank, x: x.form, y: y.form, grid: linearGrid(Math.ceil(count / 64)),
+    params: { count, n: Math.max(1, n / width), size1: size(1), size2: size(2), size3: size(3), x0, x1, x2, x3, y0, y1, y2, y3 },
+  };
+}
+
+type BinaryOp = Op<readonly [Tensor, Tensor], void>;
+
+function binaryOp(name: BinaryFunction): BinaryOp {
+  return defineOp({
+    name,
+    shape: ([a, b]: readonly [Tensor, Tensor], _: void) => {
+      if (a.dtype !== 'f32') shapeError(name, 'the first operand', 'of dtype f32', a.dtype);
+      if (b.dtype !== 'f32') shapeError(name, 'the second operand', 'of dtype f32', b.dtype);
+      const shape = broadcastShapes(name, a.shape, b.shape);
+      if (mergedRuns(shape, a.shape, b.shape).length > MAX_RANK) shapeError(name, 'the operands', `broadcast along at most ${MAX_RANK} runs of dimensions`, shape);
+      return { shape };
+    },
+    forward: ({ device, inputs: [a, b], output }) => {
+      const { width, rank, x, y, params, grid } = launchOf(output.shape, a.shape, b.shape);
+      device.run(binaryKernel(name, width, rank, x, y), params, { a, b, output }, grid);
+    },
+    backward: ({ device, inputs: [a, b], output, gradient: upstream, needs }) => {
+      const { width, rank, x, y, params, grid } = launchOf(output.shape, a.shape, b.shape);
+      const by = (operand: 'x' | 'y'): Tensor => {
+        if (name === 'add' || (name === 'sub' && operand === 'x')) return upstream;
+        const gradient = device.empty(output.shape);
+        device.run(binaryGradientKernel(name, operand, width, rank, x, y), params, { a, b, upstream, gradient }, grid);
+        return gradient;
+      };
+      return [needs[0] ? sumTo(device, by('x'), a.shape) : null, needs[1] ? sumTo(device, by('y'), b.shape) : null];
+    },
+  });
+}
+
+export const addOp = binaryOp('add');
+export const subOp = binaryOp('sub');
+export const mulOp = binaryOp('mul');
+export const divOp = binaryOp('div');
+export const maximumOp = binaryOp('maximum');
+export const minimumOp = binaryOp('minimum');
+
+/** a + b; shapes broadcast. */
+export const add = (a: Tensor, b: Tensor): Tensor => addOp([a, b]);
+/** a - b; shapes broadcast. */
+export const sub = (a: Tensor, b: Tensor): Tensor => subOp([a, b]);
+/** a b, elementwise; shapes broadcast. */
+export const mul = (a: Tensor, b: Tensor): Tensor => mulOp([a, b]);
+/** a / b, elementwise; shapes broadcast. */
+export const div = (a: Tensor, b: Tensor): Tensor => divOp([a, b]);
+/** The larger of a and b, elementwise; shapes broadcast. Where they are equal, each gets half of the gradient, as in PyTorch. */
+export const maximum = (a: Tensor, b: Tensor): Tensor => maximumOp([a, b]);
+/** The smaller of a and b, elementwise; shapes broadcast. Where they are equal, each gets half of the gradient, as in PyTorch. */
+export const minimum = (a: Tensor, b: Tensor): Tensor => minimumOp([a, b]);
