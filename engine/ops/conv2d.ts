@@ -105,10 +105,10 @@ function runGemm(device: Device, call: GemmCall, source: Tensor, weights: Tensor
   device.run(kernel, { ...call, tilesM, tilesN, tiles, hasBias: bias ? 1 : 0 }, { source, weights, bias: bias ?? weights, target_: target }, linearGrid(tiles));
 }
 
+/** Wider tiles spill on software adapters; GPUs take the larger one where it leaves enough workgroups. */
 function gemmTile(subgroup: number, rows: number, columns: number): readonly [rows: number, columns: number] {
   if (subgroup === 0) return rows * columns >= 64 * 64 * 64 && columns > 32 ? [64, 64] : [32, 32];
-  if (subgroup <= 4 || columns <= 32) return [16, Math.max(32, subgroup * 4)];
-  return [32, 64];
+  return subgroup <= 4 ? [16, 32] : [32, Math.max(32, subgroup * 4)];
 }
 
 /** Gradient by the weight, [kh, kw, C, groups, O] with C and O filled up: partial sums over splits of the output lines, then their sum. */
@@ -119,7 +119,7 @@ function weightGradient(device: Device, g: Geometry, { stride, padding, groups }
   const tile = subgroup > 0 ? 0 : g.C4 * g.kw > 8 && g.O4 > 8 ? 64 : 32;
   const rows = tile || Math.max(32, subgroup * 4);
   const columns = tile || Math.max(g.O4 <= 8 || subgroup <= 4 ? 32 : 64, subgroup * 4);
-  const kernel = subgroup > 0 ? convWeightGradientSubgroupKernel(subgroup, rows, columns, subgroup <= 4 ? 1 : 4) : convWeightGradientTiledKernel(tile);
+  const kernel = subgroup > 0 ? convWeightGradientSubgroupKernel(subgroup, rows, columns, subgroup <= 4 ? 1 : 2) : convWeightGradientTiledKernel(tile);
   const tilesM = Math.ceil((g.kw * g.C4 * 4) / rows);
   const tilesN = Math.ceil((g.O4 * 4) / columns);
   const whole = tilesM * tilesN * g.kh * groups;
