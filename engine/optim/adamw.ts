@@ -1,0 +1,46 @@
+/** AdamW over all parameters in a handful of dispatches (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019). */
+import { adamwKernel } from '../../kernels/optimizers.ts';
+import { linearGrid } from '../../kernels/kernel.ts';
+import type { FlatEntry, NamedParameter } from './flat-parameters.ts';
+import { checkFraction, Optimizer } from './optimizer.ts';
+
+export interface AdamWOptions {
+  /** Decay of the moments; default [0.9, 0.999]. */
+  readonly betas?: readonly [number, number];
+  /** Added to the root of the second moment; default 1e-8. */
+  readonly epsilon?: number;
+  /** Share of a parameter, times the learning rate, taken off each step; default 0.01. */
+  readonly weightDecay?: number;
+}
+
+/** torch.optim.AdamW: the same defaults, and the same numbers but for f32 rounding. Moves the parameters' memory (see FlatParameters). */
+export class AdamW extends Optimizer {
+  private readonly betas: readonly [number, number];
+  private readonly epsilon: number;
+  private readonly weightDecay: number;
+
+  constructor(parameters: readonly NamedParameter[], { betas = [0.9, 0.999], epsilon = 1e-8, weightDecay = 0.01 }: AdamWOptions = {}) {
+    checkFraction('AdamW', 'betas[0]', betas[0]);
+    checkFraction('AdamW', 'betas[1]', betas[1]);
+    checkFraction('AdamW', 'epsilon', epsilon, Infinity);
+    checkFraction('AdamW', 'weightDecay', weightDecay, Infinity);
+    super('AdamW', parameters, ['firstMoment', 'secondMoment']);
+    this.betas = betas;
+    this.epsilon = epsilon;
+    this.weightDecay = weightDecay;
+  }
+
+  protected override update(entries: readonly FlatEntry[], learningRate: number): void {
+    const { device, values, gradients } = this.flat;
+    const [beta1, beta2] = this.betas;
+    const first = this.moment('firstMoment'), second = this.moment('secondMoment');
+    for (const { chunk, offset, count, key: t } of this.flat.runs(entries, ({ index }) => this.updates[index])) {
+      const params = {
+        first4: offset / 4, count4: count / 4, keep: 1 - learningRate * this.weightDecay, mix1: 1 - beta1, beta2, mix2: 1 - beta2,
+        stepSize: learningRate / (1 - beta1 ** t), secondScale: 1 / Math.sqrt(1 - beta2 ** t), epsilon: this.epsilon,
+      };
+      device.run(adamwKernel(), params, { gradient: gradients[chunk], factor: this.clipping.factor, value: values[chunk], first: first[chunk], second: second[chunk] },
+        linearGrid(Math.ceil(count / 256)));
+    }
+  }
+}

@@ -1,0 +1,47 @@
+/** The norm of all gradients together, and the factor that clips them, computed on the device. */
+import { clippingFactorKernel, NORM_BLOCK, squareSumsKernel } from '../../kernels/optimizers.ts';
+import { linearGrid } from '../../kernels/kernel.ts';
+import type { Tensor } from '../tensor.ts';
+import type { FlatEntry, FlatParameters } from './flat-parameters.ts';
+
+export interface ClippingOptions {
+  /** Gradients are scaled down to this total L2 norm where theirs is larger (torch.nn.utils.clip_grad_norm_); undefined: never. */
+  readonly maxGradientNorm?: number;
+  /** Multiplies the gradients before anything else, e.g. 1 / passes when they were accumulated over several; default 1. */
+  readonly gradientScale?: number;
+}
+
+export class GradientNorm {
+  /** [1]: the norm of the last step's gradients after scaling, before clipping. */
+  readonly norm: Tensor;
+  /** [1]: what an update multiplies gradients by. */
+  readonly factor: Tensor;
+
+  constructor(private readonly flat: FlatParameters) {
+    this.norm = flat.device.keep(flat.device.zeros([1]));
+    this.factor = flat.device.keep(flat.device.zeros([1]));
+  }
+
+  /** Takes the gradients of `entries` from the flat buffers. */
+  compute(owner: string, entries: readonly FlatEntry[], { maxGradientNorm, gradientScale = 1 }: ClippingOptions): void {
+    if (maxGradientNorm !== undefined && !(maxGradientNorm > 0)) throw new RangeError(`${owner}: maxGradientNorm must be > 0, got ${maxGradientNorm}`);
+    if (!Number.isFinite(gradientScale) || gradientScale <= 0) throw new RangeError(`${owner}: gradientScale must be a number > 0, got ${gradientScale}`);
+    const { device, gradients } = this.flat;
+    const runs = this.flat.runs(entries, () => 0);
+    const blocks = runs.map(({ count }) => Math.ceil(count / 4 / NORM_BLOCK));
+    const count = blocks.reduce((sum, n) => sum + n, 0);
+    const partial = device.empty([Math.max(1, count)]);
+    let firstPartial = 0;
+    for (const [i, run] of runs.entries()) {
+      device.run(squareSumsKernel(), { first4: run.offset / 4, count4: run.count / 4, firstPartial }, { gradient: gradients[run.chunk], partial }, linearGrid(blocks[i]));
+      firstPartial += blocks[i];
+    }
+    const clips = maxGradientNorm === undefined ? 0 : 1;
+    device.run(clippingFactorKernel(), { count, clips, scale: gradientScale, maxNorm: maxGradientNorm ?? 0 }, { partial, norm: this.norm, factor: this.factor }, [1, 1, 1]);
+  }
+
+  dispose(): void {
+    this.norm.dispose();
+    this.factor.dispose();
+  }
+}

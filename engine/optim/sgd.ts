@@ -1,0 +1,41 @@
+/** Stochastic gradient descent with momentum, over all parameters in a handful of dispatches. */
+import { sgdKernel, type MomentumKind } from '../../kernels/optimizers.ts';
+import { linearGrid } from '../../kernels/kernel.ts';
+import type { Tensor } from '../tensor.ts';
+import type { FlatEntry, NamedParameter } from './flat-parameters.ts';
+import { checkFraction, Optimizer } from './optimizer.ts';
+
+export interface SGDOptions {
+  /** Default 0: none, and no memory for it. */
+  readonly momentum?: number;
+  /** Needs momentum; default false. */
+  readonly nesterov?: boolean;
+  /** Times the parameter, added to its (clipped) gradient; default 0. */
+  readonly weightDecay?: number;
+}
+
+/** torch.optim.SGD without dampening. Moves the parameters' memory (see FlatParameters). */
+export class SGD extends Optimizer {
+  private readonly momentum: number;
+  private readonly kind: MomentumKind;
+  private readonly weightDecay: number;
+
+  constructor(parameters: readonly NamedParameter[], { momentum = 0, nesterov = false, weightDecay = 0 }: SGDOptions = {}) {
+    checkFraction('SGD', 'momentum', momentum);
+    checkFraction('SGD', 'weightDecay', weightDecay, Infinity);
+    if (nesterov && momentum === 0) throw new RangeError('SGD: nesterov needs a momentum > 0, got 0');
+    super('SGD', parameters, momentum > 0 ? ['momentum'] : []);
+    this.momentum = momentum;
+    this.kind = nesterov ? 'nesterov' : momentum > 0 ? 'momentum' : 'plain';
+    this.weightDecay = weightDecay;
+  }
+
+  protected override update(entries: readonly FlatEntry[], learningRate: number): void {
+    const { device, values, gradients } = this.flat;
+    for (const { chunk, offset, count } of this.flat.runs(entries, () => 0)) {
+      const params = { first4: offset / 4, count4: count / 4, learningRate, weightDecay: this.weightDecay, momentum: this.momentum };
+      const velocity: Record<string, Tensor> = this.kind === 'plain' ? {} : { velocity: this.moment('momentum')[chunk] };
+      device.run(sgdKernel(this.kind), params, { gradient: gradients[chunk], factor: this.clipping.factor, value: values[chunk], ...velocity }, linearGrid(Math.ceil(count / 256)));
+    }
+  }
+}
