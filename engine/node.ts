@@ -95,7 +95,7 @@ export function readDriverChoice(environment: NodeJS.ProcessEnv = process.env, f
 
 /** The variable by which the user has named a Vulkan driver, if so: then the choice does not count, unless DSRCNN_DRIVER asks for it. */
 export function userVulkanVariable(environment: NodeJS.ProcessEnv = process.env): 'VK_DRIVER_FILES' | 'VK_ICD_FILENAMES' | null {
-  if (environment.DSRCNN_DRIVER) return null;
+  if (environment.DSRCNN_DRIVER || (appliedManifests !== null && environment.VK_DRIVER_FILES === appliedManifests)) return null;
   return environment.VK_DRIVER_FILES ? 'VK_DRIVER_FILES' : environment.VK_ICD_FILENAMES ? 'VK_ICD_FILENAMES' : null;
 }
 
@@ -115,12 +115,16 @@ function loadVulkanLoader(file: string): void {
   }
 }
 
-/** Prepares this process for the chosen driver. The Vulkan loader reads the variables when Dawn's instance is made. */
-function applyDriverChoice(choice: DriverChoice): void {
+/** What applyDriverChoice put into VK_DRIVER_FILES: not the user's then. */
+let appliedManifests: string | null = null;
+
+/** Prepares this process for the chosen driver: to be called before Dawn is (`openDevice` does). The Vulkan loader reads the variables when Dawn's instance is made. */
+export function applyDriverChoice(choice: DriverChoice): void {
   if (choice.loader !== null) loadVulkanLoader(choice.loader);
   if (choice.manifests.length === 0 || userVulkanVariable()) return;
-  process.env.VK_DRIVER_FILES = choice.manifests.join(path.delimiter);
-  process.env.VK_ICD_FILENAMES = process.env.VK_DRIVER_FILES; // the only name that loaders before 1.3.207 know
+  appliedManifests = choice.manifests.join(path.delimiter);
+  process.env.VK_DRIVER_FILES = appliedManifests;
+  process.env.VK_ICD_FILENAMES = appliedManifests; // the only name that loaders before 1.3.207 know
 }
 
 /**

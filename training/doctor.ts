@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
-import { Random, sigmoid, type Device } from '../engine/index.ts';
+import { matmul, Random, sigmoid, type Device } from '../engine/index.ts';
 import { openDevice, readDriverChoice, userVulkanVariable } from '../engine/node.ts';
 import { InputError } from './errors.ts';
 
@@ -45,7 +45,7 @@ export interface SelfTest {
   readonly name: string;
   /** Largest absolute error against the same in float64. */
   readonly error: number;
-  /** What rounding to f32, and a sigmoid made of the adapter's exp, may cost. */
+  /** What rounding to f32 may cost; the test says why that much. */
   readonly tolerance: number;
   /** What the adapter managed, e.g. "12.3 GB/s". */
   readonly rate: string;
@@ -76,12 +76,36 @@ async function testSigmoid(device: Device): Promise<SelfTest> {
   for (let i = 0; i < count; i++) error = Math.max(error, Math.abs(result[i] - 1 / (1 + Math.exp(-values[i]))));
   const seconds = await secondsEach(device, () => { sigmoid(input); }, 300);
   input.dispose();
+  // WGSL allows exp(x) an error of 3 + 2 |x| ulp: some 40 ulp at |x| = 20.
   return { name: `sigmoid of ${count.toLocaleString('en')} numbers`, error, tolerance: 1e-5, rate: `${(count * 8 / seconds / 1e9).toFixed(1)} GB/s` };
+}
+
+/** A product of square matrices, compared in every 61st entry, so that all rows and columns occur. */
+async function testMatmul(device: Device): Promise<SelfTest> {
+  const size = 512;
+  const random = new Random(2);
+  const [left, right] = [0, 1].map(() => new Float32Array(random.uniformArray(size * size, -1, 1)));
+  const [a, b] = [left, right].map((values) => device.tensor(values, [size, size]));
+  const product = matmul(a, b);
+  const result = await product.read();
+  product.dispose();
+  let error = 0;
+  for (let entry = 0; entry < size * size; entry += 61) {
+    const row = Math.floor(entry / size), column = entry % size;
+    let sum = 0;
+    for (let k = 0; k < size; k++) sum += left[row * size + k] * right[k * size + column];
+    error = Math.max(error, Math.abs(result[entry] - sum));
+  }
+  const seconds = await secondsEach(device, () => { matmul(a, b); }, 300);
+  a.dispose();
+  b.dispose();
+  // 512 products of size up to 1 summed in any order: at most 512 roundings of sums that stay below about 32.
+  return { name: `matmul ${size} x ${size} x ${size}`, error, tolerance: 1e-3, rate: `${(2 * size ** 3 / seconds / 1e9).toFixed(1)} GFLOP/s` };
 }
 
 /** The self-tests in order; they take about a second together. */
 export async function selfTest(device: Device): Promise<readonly SelfTest[]> {
-  return [await testSigmoid(device)];
+  return [await testSigmoid(device), await testMatmul(device)];
 }
 
 /**

@@ -68,8 +68,7 @@ const SWIFTSHADER_FILES = ['libvk_swiftshader.so', 'libvulkan.so.1', 'vk_swiftsh
 /** An expected failure: its message is for the user, without a stack. */
 export class SetupError extends Error {}
 
-/** @param {unknown} error @returns {string} */
-const messageOf = (error) => (error instanceof Error ? error.message : String(error));
+const messageOf = (/** @type {unknown} */ error) => (error instanceof Error ? error.message : String(error)).replace(/\s+/g, ' ');
 
 /** @param {unknown} name @param {string} source @returns {Request} */
 function asRequest(name, source) {
@@ -80,8 +79,7 @@ function asRequest(name, source) {
 
 /**
  * The command line and DSRCNN_DRIVER; the command line wins.
- * @param {readonly string[]} argv
- * @param {NodeJS.ProcessEnv} environment
+ * @param {readonly string[]} argv @param {NodeJS.ProcessEnv} environment
  * @returns {{ help: boolean, probe: boolean, driver: boolean, request: Request | null, keep: boolean }} `request` null: what is stored; `keep`: store it for later runs
  */
 export function parseArguments(argv, environment) {
@@ -118,10 +116,8 @@ export function usesApt(osRelease) {
 }
 
 /**
- * Where a lavapipe that Dawn accepts comes from, by what \`apt-cache policy mesa-vulkan-drivers\` printed.
- * @param {Record<string, string>} osRelease
- * @param {string} policy
- * @returns {'release' | 'backports' | null}
+ * Where a lavapipe that Dawn accepts comes from, by what `apt-cache policy mesa-vulkan-drivers` printed.
+ * @param {Record<string, string>} osRelease @param {string} policy @returns {'release' | 'backports' | null}
  */
 export function mesaSource(osRelease, policy) {
   const candidate = /^\s*Candidate:\s*(?:\d+:)?(\d+)\./m.exec(policy);
@@ -163,8 +159,7 @@ export function dependencyHash(packageJson) {
 
 /**
  * Whether node_modules holds exactly the versions that package.json names: then npm, which asks the network even so, need not run.
- * @param {string} root
- * @param {string} packageJson the file's text
+ * @param {string} root @param {string} packageJson the file's text
  */
 export function packagesInstalled(root, packageJson) {
   const { dependencies, devDependencies } = JSON.parse(packageJson);
@@ -218,9 +213,7 @@ export function stillHolds(choice, request, fingerprint = manifestFingerprint())
 
 /**
  * Tries the drivers in order and returns the first that Dawn accepts; throws SetupError, naming every attempt, when none is.
- * @param {Request} request
- * @param {System} system
- * @param {(line: string) => void} say
+ * @param {Request} request @param {System} system @param {(line: string) => void} say
  * @returns {Omit<Choice, 'installed'>}
  */
 export function chooseDriver(request, system, say) {
@@ -279,16 +272,16 @@ export function chooseDriver(request, system, say) {
   if (wanted('swiftshader')) {
     const own = system.swiftShader();
     if (own) {
-      say("SwiftShader unpacked from the npm package @sparticuz/chromium");
+      say('SwiftShader unpacked from the npm package @sparticuz/chromium');
       const { adapter, problem, borrowed } = probe([own.manifest]);
-      if (adapter) return choice('swiftshader', [own.manifest], borrowed, adapter, request === 'auto' ? `${noLavapipe}; ${system.lavapipeHint()}` : '');
+      if (adapter) return choice('swiftshader', [own.manifest], borrowed, adapter, request === 'auto' ? `${noLavapipe}; for a driver several times as fast: ${system.lavapipeHint()}` : '');
       attempts.push(`SwiftShader does not start: ${problem}`);
     } else attempts.push(`SwiftShader: @sparticuz/chromium is built for x64, this is ${process.arch}`);
   }
-  throw new SetupError(`no WebGPU adapter${request === 'auto' ? '' : ` by driver ${request}`}: ${attempts.join('; ')}${request === 'swiftshader' || request === 'gpu' ? '' : `\n${system.lavapipeHint()}`}`);
+  throw new SetupError(`no WebGPU adapter${request === 'auto' ? '' : ` by driver ${request}`}: ${attempts.join('; ')}${request === 'swiftshader' || request === 'gpu' ? '' : `\nto install lavapipe: ${system.lavapipeHint()}`}`);
 }
 
-/** Asks Dawn in this very process and prints a Probe as JSON: what \`--probe\`, the child process, does. */
+/** Asks Dawn in this very process and prints a Probe as JSON: what `--probe`, the child process, does. */
 async function printProbe() {
   /** @type {Probe} */
   const result = { adapter: null, loader: null, problem: 'Dawn finds no adapter it accepts' };
@@ -346,22 +339,23 @@ function probeInChild(script, manifests, loader) {
   }
 }
 
-/** How to get lavapipe by hand, in one line. @param {Record<string, string>} osRelease */
+/** The command that brings lavapipe, by hand. @param {Record<string, string>} osRelease */
 export function lavapipeHint(osRelease) {
   const again = 'npm run setup -- --driver auto';
   if (osRelease.ID === 'debian' && osRelease.VERSION_CODENAME === 'bookworm') {
-    return `for a driver several times as fast: echo '${BACKPORTS_LINE}' | sudo tee ${BACKPORTS_LIST} && sudo apt-get update && sudo apt-get install -t bookworm-backports mesa-vulkan-drivers libvulkan1 && ${again}`;
+    return `echo '${BACKPORTS_LINE}' | sudo tee ${BACKPORTS_LIST} && sudo apt-get update && sudo apt-get install -t bookworm-backports mesa-vulkan-drivers libvulkan1 && ${again}`;
   }
-  if (usesApt(osRelease)) return `for a driver several times as fast: sudo apt-get install mesa-vulkan-drivers libvulkan1 (Mesa ${OLDEST_MESA} or newer) && ${again}`;
-  return `for a driver several times as fast install Mesa ${OLDEST_MESA} or newer with its Vulkan driver lavapipe and the Vulkan loader, then ${again}`;
+  if (usesApt(osRelease)) return `sudo apt-get install mesa-vulkan-drivers libvulkan1 (Mesa ${OLDEST_MESA} or newer) && ${again}`;
+  return `install the Vulkan loader and Mesa ${OLDEST_MESA} or newer with its Vulkan driver lavapipe, then ${again}`;
 }
 
 /** Installs lavapipe with apt. @param {Record<string, string>} osRelease @param {(line: string) => void} say @returns {string | null} null, or why not */
 function installLavapipe(osRelease, say) {
   if (!usesApt(osRelease)) return `no apt on ${osRelease.PRETTY_NAME ?? 'this system'}`;
   if (process.getuid?.() !== 0) return 'not root';
+  const environment = { ...process.env, LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive' };
   const run = (/** @type {string} */ command, /** @type {string[]} */ args) => {
-    const child = spawnSync(command, args, { encoding: 'utf8', env: { ...process.env, LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive' } });
+    const child = spawnSync(command, args, { encoding: 'utf8', env: environment, maxBuffer: 2 ** 26 });
     const output = `${child.stdout ?? ''}${child.stderr ?? ''}`.trim();
     return { ok: child.status === 0, output, problem: child.error ? messageOf(child.error) : output.split('\n').filter((line) => /^E:/.test(line)).join(' ') || `exit code ${child.status}` };
   };
@@ -370,13 +364,14 @@ function installLavapipe(osRelease, say) {
   apt('update'); // where it fails, the next lines may do with the old lists, or say what is missing
   const source = mesaSource(osRelease, run('apt-cache', ['policy', 'mesa-vulkan-drivers']).output);
   if (source === null) return `${osRelease.PRETTY_NAME} has no Mesa ${OLDEST_MESA} or newer (or its package lists cannot be read)`;
-  const listed = source === 'release' || /bookworm-backports/.test(run('apt-cache', ['policy']).output);
+  const hasBackports = () => /bookworm-backports/.test(run('apt-cache', ['policy']).output);
+  const listed = source === 'release' || hasBackports();
   try {
     if (!listed) {
       say(`adding ${BACKPORTS_LIST}`);
       writeFileSync(BACKPORTS_LIST, `${BACKPORTS_LINE}\n`);
-      const updated = apt('update');
-      if (!updated.ok) throw new SetupError(`apt-get update: ${updated.problem}`);
+      const { output } = apt('update'); // apt's exit code is 0 also where it could not fetch a list
+      if (!hasBackports()) throw new SetupError(`apt-get update: ${/^[EW]: .*/m.exec(output)?.[0] ?? 'no list of bookworm-backports'}`);
     }
     say('installing mesa-vulkan-drivers and libvulkan1 with apt: about 100 MB to fetch, once');
     const installed = apt('install', '--no-install-recommends', ...(source === 'backports' ? ['-t', 'bookworm-backports'] : []), 'mesa-vulkan-drivers', 'libvulkan1');
@@ -390,7 +385,7 @@ function installLavapipe(osRelease, say) {
 
 /** Unpacks SwiftShader and its Vulkan loader from @sparticuz/chromium. @param {string} root @param {string} cache @returns {SwiftShader | null} */
 export function unpackSwiftShader(root, cache) {
-  if (process.arch !== 'x64') return null;
+  if (process.platform !== 'linux' || process.arch !== 'x64') return null;
   const directory = path.join(cache, 'swiftshader');
   const archive = path.join(path.dirname(createRequire(path.join(root, 'package.json')).resolve('@sparticuz/chromium')), '../../bin/swiftshader.tar.br');
   const files = readTar(brotliDecompressSync(readFileSync(archive)));
@@ -410,8 +405,8 @@ export function unpackSwiftShader(root, cache) {
 /** Runs npm install in `root`, its output on stderr: the stdout of a script belongs to what it prints. None of the packages needs its install scripts, and newer npm versions do not run them unasked. @param {string} root */
 function npmInstall(root) {
   // npm's own pauses between attempts, up to a minute for each package, would let a machine without network wait for an hour.
-  const patience = ['--fetch-retries=2', '--fetch-retry-mintimeout=1000', '--fetch-retry-maxtimeout=5000'];
-  const args = ['install', '--include=dev', '--ignore-scripts', '--no-progress', '--no-update-notifier', '--loglevel=error', ...patience];
+  const args = ['install', '--include=dev', '--ignore-scripts', '--no-progress', '--no-update-notifier', '--loglevel=error',
+    '--fetch-retries=2', '--fetch-retry-mintimeout=1000', '--fetch-retry-maxtimeout=5000'];
   const npm = process.env.npm_execpath?.endsWith('.js') ? { command: process.execPath, args: [process.env.npm_execpath, ...args], shell: false }
     : { command: 'npm', args, shell: process.platform === 'win32' };
   const child = spawnSync(npm.command, npm.args, { cwd: root, stdio: ['ignore', 2, 2], shell: npm.shell });
@@ -496,7 +491,7 @@ async function main() {
   } catch (error) {
     const system = error instanceof Error && 'code' in error && 'syscall' in error; // a full disk, a folder without rights: no stack either
     if (!(error instanceof SetupError) && !system) throw error;
-    process.stderr.write(`set-up: ${messageOf(error)}\n`);
+    process.stderr.write(`set-up: ${error.message}\n`);
     process.exitCode = 2;
   }
 }
