@@ -33,7 +33,7 @@ fn geometryOf(box: vec4f) -> Geometry {
   return Geometry(level, usable(box), start, (end - start) / f32(p.resolution));
 }`;
 
-/** Coordinate of sample \`s\` of bin \`b\` of an axis, in the order of operations of torchvision. */
+/** Coordinate of sample `s` of bin `b` of an axis, in the order of operations of torchvision. */
 const SAMPLE = `
 fn sampleAt(start: f32, bin: f32, b: u32, s: u32) -> f32 {
   return start + f32(b) * bin + (f32(s) + 0.5) * bin / f32(p.samples);

@@ -1,0 +1,160 @@
+/**
+ * Multi-head scaled dot-product attention (Vaswani et al., 2017) without the N x N matrix in memory: online softmax (Milakov and Gimelshein, 2018),
+ * and in the gradient the probabilities anew from the saved log-sum-exp of each row (Dao et al., FlashAttention, 2022).
+ *
+ * A lane holds one row (a query; in the gradient by keys and values a key) in registers and meets the other rows one by one; these are staged in
+ * workgroup memory, block by block. On software adapters that costs a third less than loading each from its buffer; shuffling rows between lanes would
+ * need the block unrolled, and takes those adapters ten seconds to compile.
+ * Rows are q, k, v behind one another, each with the heads side by side: qkv[b, n, (3, heads, size)].
+ */
+import { defineKernel, kernelFamily } from './kernel.ts';
+
+/** The largest head: rows are held in registers. */
+export const MAX_HEAD_SIZE = 64;
+/** Rows staged at once: two operands of the largest head take 8 KiB. */
+const BLOCK = 16;
+/** Lanes of a workgroup, each with a row of its own. */
+const LANES = 32;
+
+/** Workgroups that the rows of a head take. */
+export const attentionGroups = (tokens: number): number => Math.ceil(tokens / LANES);
+
+const PARAMS = { tokens: 'u32', heads: 'u32', size: 'u32', scale: 'f32' } as const;
+const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
+
+/** How rows are read: as vec4s, or element by element and padded with zeros where the head size is no multiple of 4. */
+function access(size: number, buffers: readonly string[], written: string): { type: 'f32' | 'vec4f'; text: string } {
+  if (size % 4 === 0) {
+    return {
+      type: 'vec4f',
+      text: `${buffers.map((b) => `fn ${b}At(i: u32, q: u32) -> vec4f { return ${b}[i / 4u + q]; }`).join('\n')}
+fn put(i: u32, q: u32, v: vec4f) { ${written}[i / 4u + q] = v; }`,
+    };
+  }
+  const element = (b: string, c: number): string => `select(0.0, ${b}[i + min(q * 4u + ${c}u, p.size - 1u)], q * 4u + ${c}u < p.size)`;
+  return {
+    type: 'f32',
+    text: `${buffers.map((b) => `fn ${b}At(i: u32, q: u32) -> vec4f { return vec4f(${range(4).map((c) => element(b, c)).join(', ')}); }`).join('\n')}
+fn put(i: u32, q: u32, v: vec4f) { for (var c = 0u; c < min(4u, p.size - q * 4u); c++) { ${written}[i + q * 4u + c] = v[c]; } }`,
+  };
+}
+
+/**
+ * The loop over the other rows, staged block by block in workgroup memory. `sources` say how vec4 `q` of row `n` is read, by name; `visit` writes the
+ * statements for row `n`, in which `name_q` are its vec4s.
+ */
+function rows(quads: number, sources: Readonly<Record<string, string>>, visit: string): { module: string; loop: string } {
+  const names = Object.keys(sources);
+  return {
+    module: names.map((name) => `var<workgroup> ${name}Tile: array<vec4f, ${BLOCK * quads}>;`).join('\n'),
+    loop: `
+  for (var first = 0u; first < p.tokens; first += ${BLOCK}u) {
+    let present = min(${BLOCK}u, p.tokens - first);
+    workgroupBarrier();
+    for (var t = lane; t < present * ${quads}u; t += ${LANES}u) {
+      let n = first + t / ${quads}u;
+      let q = t % ${quads}u;
+      ${names.map((name) => `${name}Tile[t] = ${sources[name]};`).join('\n      ')}
+    }
+    workgroupBarrier();
+    for (var j = 0u; j < present; j++) {
+      let n = first + j;
+      ${names.flatMap((name) => range(quads).map((q) => `let ${name}_${q} = ${name}Tile[j * ${quads}u + ${q}u];`)).join(' ')}
+      ${visit}
+    }
+  }`,
+  };
+}
+
+/** Common head of the kernels: group (rows, head, image) and the offsets of a row's parts. */
+const PLACE = `
+  let head = group.y % p.heads;
+  let image = group.z;
+  let row = group.x * ${LANES}u + lane;
+  let own = min(row, p.tokens - 1u);
+  let width = p.heads * p.size;
+  let base = image * p.tokens * width * 3u + head * p.size; // of the queries of this head in qkv
+  let outBase = image * p.tokens * width + head * p.size;
+  let statistics = (image * p.heads + head) * p.tokens;`;
+
+const dotOf = (quads: number, own: string, other: string): string => range(quads).map((q) => `dot(${own}${q}, ${other}${q})`).join(' + ');
+
+/** Output rows and the log-sum-exp of each row's scores [B, heads, N]. Grid: (row blocks, heads, images). */
+export const attentionKernel = kernelFamily((size: number) => {
+  const quads = Math.ceil(size / 4);
+  const io = access(size, ['qkv'], 'output');
+  const { module, loop } = rows(quads, { k: 'qkvAt(base + width + n * width * 3u, q)', v: 'qkvAt(base + width * 2u + n * width * 3u, q)' }, `
+      let score = ${dotOf(quads, 'q', 'k_')};
+      let peak = max(highest, score);
+      // Exactly 1 while the highest score stays: exp(0) of some drivers is not, and the error would grow with every row.
+      let fade = select(exp(highest - peak), 1.0, score <= highest);
+      let e = exp(score - peak);
+      highest = peak;
+      total = total * fade + e;
+      ${range(quads).map((q) => `o${q} = o${q} * fade + e * v_${q};`).join(' ')}`);
+  return defineKernel({
+    name: `attention_f32_head${size}`,
+    workgroup: [LANES],
+    params: PARAMS,
+    buffers: { qkv: `read ${io.type}`, output: `write ${io.type}`, logSumExp: 'write f32' },
+    module: `${io.text}\n${module}`,
+    body: `${PLACE}
+  ${range(quads).map((q) => `let q${q} = qkvAt(base + own * width * 3u, ${q}u) * p.scale; var o${q} = vec4f();`).join('\n  ')}
+  var highest = -3e38;
+  var total = 0.0;
+  ${loop}
+  if (row < p.tokens) {
+    ${range(quads).map((q) => `put(outBase + row * width, ${q}u, o${q} / total);`).join('\n    ')}
+    logSumExp[statistics + row] = highest + log(total);
+  }`,
+  });
+});
+
+/** Gradient by queries into the first third of each row of `gradient`; and the row dots of output and upstream gradient [B, heads, N]. */
+export const attentionQueryGradientKernel = kernelFamily((size: number) => {
+  const quads = Math.ceil(size / 4);
+  const io = access(size, ['qkv', 'output', 'upstream'], 'gradient');
+  const { module, loop } = rows(quads, { k: 'qkvAt(base + width + n * width * 3u, q)', v: 'qkvAt(base + width * 2u + n * width * 3u, q)' }, `
+      let e = exp(${dotOf(quads, 'q', 'k_')} - lse) * (${dotOf(quads, 'u', 'v_')} - rowDot) * p.scale;
+      ${range(quads).map((q) => `d${q} += e * k_${q};`).join(' ')}`);
+  return defineKernel({
+    name: `attention_query_gradient_f32_head${size}`,
+    workgroup: [LANES],
+    params: PARAMS,
+    buffers: { qkv: `read ${io.type}`, output: `read ${io.type}`, upstream: `read ${io.type}`, logSumExp: 'read f32', rowDots: 'write f32', gradient: `write ${io.type}` },
+    module: `${io.text}\n${module}`,
+    body: `${PLACE}
+  ${range(quads).map((q) => `let q${q} = qkvAt(base + own * width * 3u, ${q}u) * p.scale; let u${q} = upstreamAt(outBase + own * width, ${q}u); var d${q} = vec4f();`).join('\n  ')}
+  let rowDot = ${range(quads).map((q) => `dot(u${q}, outputAt(outBase + own * width, ${q}u))`).join(' + ')};
+  let lse = logSumExp[statistics + own];
+  ${loop}
+  if (row < p.tokens) {
+    ${range(quads).map((q) => `put(base + row * width * 3u, ${q}u, d${q});`).join('\n    ')}
+    rowDots[statistics + row] = rowDot;
+  }`,
+  });
+});
+
+/** Gradient by keys and values into the second and last third of each row of `gradient`. */
+export const attentionKeyValueGradientKernel = kernelFamily((size: number) => {
+  const quads = Math.ceil(size / 4);
+  const io = access(size, ['qkv', 'upstream'], 'gradient');
+  const { module, loop } = rows(quads, { q: 'qkvAt(base + n * width * 3u, q)', u: 'upstreamAt(outBase + n * width, q)' }, `
+      let e = exp(${dotOf(quads, 'k', 'q_')} - logSumExp[statistics + n]);
+      let f = e * (${dotOf(quads, 'v', 'u_')} - rowDots[statistics + n]) * p.scale;
+      ${range(quads).map((q) => `dv${q} += e * u_${q}; dk${q} += f * q_${q};`).join(' ')}`);
+  return defineKernel({
+    name: `attention_key_value_gradient_f32_head${size}`,
+    workgroup: [LANES],
+    params: PARAMS,
+    buffers: { qkv: `read ${io.type}`, upstream: `read ${io.type}`, logSumExp: 'read f32', rowDots: 'read f32', gradient: `write ${io.type}` },
+    module: `${io.text}\n${module}`,
+    body: `${PLACE}
+  ${range(quads).map((q) => `let k${q} = qkvAt(base + width + own * width * 3u, ${q}u) * p.scale; let v${q} = qkvAt(base + width * 2u + own * width * 3u, ${q}u);
+  var dk${q} = vec4f(); var dv${q} = vec4f();`).join('\n  ')}
+  ${loop}
+  if (row < p.tokens) {
+    ${range(quads).map((q) => `put(base + width + row * width * 3u, ${q}u, dk${q}); put(base + width * 2u + row * width * 3u, ${q}u, dv${q});`).join('\n    ')}
+  }`,
+  });
+});
