@@ -25,3 +25,7 @@ export type { OptimizerState, StepOptions } from './optim/optimizer.ts';
 export { FlatParameters, type NamedParameter, type StoredValues } from './optim/flat-parameters.ts';
 export { learningRateAt, type WarmupStepSchedule } from './optim/schedules.ts';
 export { max, mean, sum } from './ops/reduce.ts';
+export {
+  assignLinearSum, countPositives, linearSumAssignment, matchingCosts, transportAssignment, transportSupply,
+  type MatchingWeights, type PaddedTargets, type SupplyOptions, type TransportOptions,
+} from './ops/assignment.ts';

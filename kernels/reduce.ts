@@ -171,3 +171,37 @@ export const rowReduceKernel = kernelFamily((reduction: Reduction, subgroupSize:
   }`,
   });
 });
+
+/** How `spreadKernel` accesses memory: columns: inner in whole vec4s; rows: inner = 1, n in whole vec4s (or outer = 1); scalar: any. */
+export type SpreadForm = 'columns' | 'rows' | 'scalar';
+
+/** The gradient of a sum: [outer, inner] times `factor`, repeated to [outer, n, inner]. Params in whole vec4s where the form has them. */
+export const spreadKernel = kernelFamily((form: SpreadForm) => {
+  const output = form === 'scalar' ? 'f32' : 'vec4f';
+  const input = form === 'columns' ? 'vec4f' : 'f32';
+  const index = form === 'rows' ? 'i / p.n' : 'i / (p.n * p.inner) * p.inner + i % p.inner';
+  return defineKernel({
+    name: `spread_f32_${form}`,
+    workgroup: [64],
+    params: { n: 'u32', inner: 'u32', count: 'u32', factor: 'f32' },
+    buffers: { input: `read ${input}`, output: `write ${output}` },
+    body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  output[i] = ${output}(input[${index}] * p.factor);`,
+  });
+});
+
+/** The gradient of a maximum: `upstream` [outer, inner] where a value's position along n is `first` [outer, inner], else 0. */
+export const spreadToFirstKernel = kernelFamily(() => defineKernel({
+  name: 'spread_to_first_f32',
+  workgroup: [64],
+  params: { n: 'u32', inner: 'u32', count: 'u32' },
+  buffers: { upstream: 'read f32', first: 'read u32', gradient: 'write f32' },
+  body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  let row = i / p.inner;
+  let at = row / p.n * p.inner + i % p.inner;
+  gradient[i] = select(0.0, upstream[at], first[at] == row % p.n);`,
+}));

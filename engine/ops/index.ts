@@ -2,6 +2,7 @@
 import { absOp, affineOp, expOp, logOp, reluOp, sigmoidOp, sqrtOp, squareOp, tanhOp } from './unary.ts';
 import { reshapeOp } from './reshape.ts';
 import { conv2dOp } from './conv2d.ts';
+import { maxPool2dOp } from './pooling.ts';
 import { linearOp, matmulOp } from './matmul.ts';
 import { mixExpertsOp } from './experts.ts';
 import { roiAlignOp } from './roi-align.ts';
@@ -10,11 +11,13 @@ import { groupNormOp, layerNormOp, scaleShiftOp } from './norm.ts';
 import { boxGiouOp, boxIouOp, decodeBoxesOp, initialBoxesOp, l1LossOp, sigmoidFocalLossOp } from './boxes.ts';
 import { softmaxOp } from './softmax.ts';
 import { addOp, divOp, maximumOp, minimumOp, mulOp, subOp } from './binary.ts';
+import { maxOp, meanOp, sumOp } from './reduce.ts';
 
 export const ops = {
   abs: absOp, affine: affineOp, exp: expOp, log: logOp, relu: reluOp, sigmoid: sigmoidOp, sqrt: sqrtOp, square: squareOp, tanh: tanhOp,
   reshape: reshapeOp,
   conv2d: conv2dOp,
+  maxPool2d: maxPool2dOp,
   linear: linearOp, matmul: matmulOp,
   mixExperts: mixExpertsOp,
   roiAlign: roiAlignOp,
@@ -23,6 +26,7 @@ export const ops = {
   decodeBoxes: decodeBoxesOp, initialBoxes: initialBoxesOp, boxIou: boxIouOp, boxGiou: boxGiouOp, sigmoidFocalLoss: sigmoidFocalLossOp, l1Loss: l1LossOp,
   softmax: softmaxOp,
   add: addOp, sub: subOp, mul: mulOp, div: divOp, maximum: maximumOp, minimum: minimumOp,
+  sum: sumOp, mean: meanOp, max: maxOp,
 } as const;
 
 export type OpName = keyof typeof ops;

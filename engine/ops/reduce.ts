@@ -1,8 +1,11 @@
 /** sum, mean and max over axes; and the reductions that other ops' gradients are made of. */
-import { columnReduceKernel, columnSumPairKernel, rowReduceKernel, teamOf, type Reduction } from '../../kernels/reduce.ts';
+import {
+  columnReduceKernel, columnSumPairKernel, rowReduceKernel, spreadKernel, spreadToFirstKernel, teamOf, type Reduction, type SpreadForm,
+} from '../../kernels/reduce.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import type { Device } from '../device.ts';
-import { sizeOf, type Shape } from '../shape.ts';
+import { defineOp, type Op } from '../op.ts';
+import { normalizeAxis, shapeError, sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 
 /** Columns shorter than this, and rows shorter than `LONG_ROW`, are summed in one pass. */
@@ -104,4 +107,108 @@ export function sumTo(device: Device, x: Tensor, shape: Shape): Tensor {
   const leading = x.rank - shape.length;
   const marked = x.shape.map((dimension, i) => dimension !== 1 && (i < leading || shape[i - leading] === 1));
   return sumMarked(device, x, marked, shape);
+}
+
+/** The transpose of `reduceView`'s sum: repeats [outer, inner] to [outer, n, inner]. */
+function spreadView(device: Device, input: Tensor, { outer, n, inner }: ReductionView, factor: number): Tensor {
+  const output = device.empty([outer, n, inner]);
+  const form: SpreadForm = inner % 4 === 0 ? 'columns' : inner === 1 && (n % 4 === 0 || outer === 1) ? 'rows' : 'scalar';
+  const count = Math.ceil(output.size / (form === 'scalar' ? 1 : 4));
+  device.run(spreadKernel(form), { n: form === 'rows' ? Math.ceil(n / 4) : n, inner: form === 'columns' ? inner / 4 : inner, count, factor }, { input, output }, linearGrid(Math.ceil(count / 64)));
+  return output;
+}
+
+interface SumAttributes {
+  /** Non-negative, each once. */
+  readonly axes: readonly number[];
+  readonly keepDims: boolean;
+}
+
+function reducedShape(shape: Shape, axes: readonly number[], keepDims: boolean): number[] {
+  return keepDims ? shape.map((dimension, i) => (axes.includes(i) ? 1 : dimension)) : shape.filter((_, i) => !axes.includes(i));
+}
+
+function sumOpOf(name: 'sum' | 'mean'): Op<readonly [Tensor], SumAttributes> {
+  const scaleOf = (x: Tensor, axes: readonly number[]): number => (name === 'sum' ? 1 : 1 / axes.reduce((size, axis) => size * x.shape[axis], 1));
+  return defineOp({
+    name,
+    shape: ([x]: readonly [Tensor], { axes, keepDims }: SumAttributes) => {
+      if (x.dtype !== 'f32') shapeError(name, 'x', 'of dtype f32', x.dtype);
+      return { shape: reducedShape(x.shape, axes, keepDims) };
+    },
+    forward: ({ device, inputs: [x], attributes: { axes }, output }) => {
+      sumMarked(device, x, x.shape.map((dimension, i) => axes.includes(i) && dimension !== 1), output.shape, { scale: scaleOf(x, axes), into: output });
+    },
+    backward: ({ device, inputs: [x], attributes: { axes }, gradient }) => {
+      const dims = reducedShape(x.shape, axes, true);
+      let current = gradient;
+      let factor = scaleOf(x, axes);
+      for (let begin = 0; begin < dims.length;) {
+        let end = begin;
+        while (end < dims.length && axes.includes(end)) end++;
+        if (end > begin) {
+          const n = sizeOf(x.shape.slice(begin, end));
+          if (n !== 1) {
+            current = spreadView(device, current, { outer: sizeOf(dims.slice(0, begin)), n, inner: sizeOf(dims.slice(end)) }, factor);
+            factor = 1;
+          }
+          for (let i = begin; i < end; i++) dims[i] = x.shape[i];
+        }
+        begin = Math.max(end, begin + 1);
+      }
+      return [device.alias(current, x.shape)];
+    },
+  });
+}
+
+export const sumOp = sumOpOf('sum');
+export const meanOp = sumOpOf('mean');
+
+export interface ReduceAxes {
+  /** Axes to reduce, negative ones counted from the end; all of them unless given. */
+  readonly axes?: readonly number[];
+  /** Leave reduced axes in place with size 1. */
+  readonly keepDims?: boolean;
+}
+
+function sumAttributes(op: string, x: Tensor, { axes, keepDims = false }: ReduceAxes): SumAttributes {
+  const normal = axes ? axes.map((axis) => normalizeAxis(op, axis, x.rank)) : x.shape.map((_, i) => i);
+  if (new Set(normal).size !== normal.length) shapeError(op, 'axes', 'distinct', axes ?? normal);
+  return { axes: normal, keepDims };
+}
+
+/** Sum over axes; a scalar [] unless axes are given. */
+export const sum = (x: Tensor, options: ReduceAxes = {}): Tensor => sumOp([x], sumAttributes('sum', x, options));
+/** Mean over axes; a scalar [] unless axes are given. NaN where there is nothing to average. */
+export const mean = (x: Tensor, options: ReduceAxes = {}): Tensor => meanOp([x], sumAttributes('mean', x, options));
+
+interface MaxAttributes {
+  readonly axis: number;
+  readonly keepDims: boolean;
+}
+
+const viewAlong = (shape: Shape, axis: number): ReductionView => ({ outer: sizeOf(shape.slice(0, axis)), n: shape[axis], inner: sizeOf(shape.slice(axis + 1)) });
+
+export const maxOp = defineOp({
+  name: 'max',
+  shape: ([x]: readonly [Tensor], { axis, keepDims }: MaxAttributes) => {
+    if (x.dtype !== 'f32') shapeError('max', 'x', 'of dtype f32', x.dtype);
+    if (x.shape[axis] === 0) shapeError('max', 'x', `of at least one value along axis ${axis}`, x.shape);
+    return { shape: reducedShape(x.shape, [axis], keepDims) };
+  },
+  forward: ({ device, inputs: [x], attributes: { axis }, output }) => {
+    reduceView(device, 'max', x, viewAlong(x.shape, axis), { into: output });
+  },
+  backward: ({ device, inputs: [x], attributes: { axis }, output, gradient: upstream }) => {
+    const view = viewAlong(x.shape, axis);
+    const first = reduceView(device, 'first', x, view, { extreme: output });
+    const gradient = device.empty(x.shape);
+    device.run(spreadToFirstKernel(), { n: view.n, inner: view.inner, count: x.size }, { upstream, first, gradient }, linearGrid(Math.ceil(x.size / 64)));
+    return [gradient];
+  },
+});
+
+/** The largest value along an axis. The gradient goes to the first position that holds it. */
+export function max(x: Tensor, { axis, keepDims = false }: { axis: number; keepDims?: boolean }): Tensor {
+  return maxOp([x], { axis: normalizeAxis('max', axis, x.rank), keepDims });
 }

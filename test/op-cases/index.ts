@@ -3,6 +3,7 @@ import type { OpName } from '../../engine/ops/index.ts';
 import type { OpCase } from '../op-harness.ts';
 import { unaryCases } from './unary.ts';
 import { conv2dCases } from './conv2d.ts';
+import { poolingCases } from './pooling.ts';
 import { matmulFamilyCases } from './matmul.ts';
 import { roiAlignCases } from './roi-align.ts';
 import { normCases } from './norm.ts';
@@ -10,10 +11,12 @@ import { attentionCases } from './attention.ts';
 import { boxCases } from './boxes.ts';
 import { softmaxCases } from './softmax.ts';
 import { binaryCases } from './binary.ts';
+import { reduceCases } from './reduce.ts';
 
 export const opCases: Record<OpName, OpCase[]> = {
   ...unaryCases,
   ...conv2dCases,
+  ...poolingCases,
   ...matmulFamilyCases,
   ...roiAlignCases,
   ...normCases,
@@ -21,4 +24,5 @@ export const opCases: Record<OpName, OpCase[]> = {
   ...boxCases,
   ...softmaxCases,
   ...binaryCases,
+  ...reduceCases,
 };

@@ -1,0 +1,80 @@
+/** Cases for sum, mean and max. */
+import fc from 'fast-check';
+import { max, mean, sum, type Tensor } from '../../engine/index.ts';
+import { ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
+
+/** Collects the values that fall on each output position, and reduces each collection. */
+function reduceReference(x: NdArray, axes: readonly number[], keepDims: boolean, f: (values: readonly number[]) => number): NdArray {
+  const kept = x.shape.map((size, i) => (axes.includes(i) ? 1 : size));
+  const collections = Array.from({ length: sizeOf(kept) }, (): number[] => []);
+  x.data.forEach((value, position) => {
+    let at = 0, stride = 1, rest = position;
+    for (let i = x.shape.length - 1; i >= 0; i--) {
+      if (!axes.includes(i)) {
+        at += rest % x.shape[i] * stride;
+        stride *= x.shape[i];
+      }
+      rest = Math.floor(rest / x.shape[i]);
+    }
+    collections[at].push(value);
+  });
+  return ndarray(keepDims ? kept : x.shape.filter((_, i) => !axes.includes(i)), collections.map(f));
+}
+
+const total = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
+
+type Reduce = (x: Tensor, options: { axes?: readonly number[]; keepDims?: boolean }) => Tensor;
+
+function sumCase(run: Reduce, f: (values: readonly number[]) => number, shape: readonly number[], axes?: readonly number[], keepDims = false): OpCase {
+  const all = axes?.map((axis) => (axis < 0 ? axis + shape.length : axis)) ?? shape.map((_, i) => i);
+  return {
+    name: `[${shape.join(', ')}] over ${axes ? `[${axes.join(', ')}]` : 'all'}${keepDims ? ', kept' : ''}`,
+    inputs: [randomInput(shape, 1, { shift: 0.5 })],
+    run: ([x]) => run(x, { axes, keepDims }),
+    reference: ([x]) => reduceReference(x, all, keepDims, f),
+  };
+}
+
+function maxCase(name: string, input: OpInput, axis: number, keepDims = false): OpCase {
+  return {
+    name: `${name} [${input.shape.join(', ')}] over ${axis}`,
+    inputs: [input],
+    run: ([x]) => max(x, { axis, keepDims }),
+    reference: ([x]) => reduceReference(x, [axis < 0 ? axis + x.shape.length : axis], keepDims, (values) => Math.max(...values)),
+    step: 1e-7,
+  };
+}
+
+const average = (values: readonly number[]): number => total(values) / values.length;
+const anyShape = fc.array(fc.integer({ min: 1, max: 7 }), { minLength: 1, maxLength: 5 });
+const anyAxes = fc.tuple(anyShape, fc.array(fc.boolean(), { minLength: 5, maxLength: 5 }), fc.boolean());
+
+export const reduceCases = {
+  sum: [
+    sumCase(sum, total, []),
+    sumCase(sum, total, [20001]),
+    sumCase(sum, total, [3, 5001], [-1]),
+    sumCase(sum, total, [2100, 7], [1]),
+    sumCase(sum, total, [1500, 8], [0]),
+    sumCase(sum, total, [1501, 3], [0], true),
+    sumCase(sum, total, [2, 300, 6], [1]),
+    sumCase(sum, total, [4, 6, 5, 8], [0, 2]),
+    sumCase(sum, total, [3, 1, 2], [1]),
+    sumCase(sum, total, [0, 3], [0]),
+    sumCase(sum, total, [2, 3], []),
+    ...sampleCases(4, anyAxes, ([shape, chosen, keepDims]) => sumCase(sum, total, shape, shape.map((_, i) => i).filter((i) => chosen[i]), keepDims)),
+  ],
+  mean: [
+    sumCase(mean, average, [5, 7]),
+    sumCase(mean, average, [6, 4, 3], [0, 2], true),
+    sumCase(mean, average, [700, 12], [0]),
+  ],
+  max: [
+    maxCase('rows', randomInput([9, 81], 1), -1, true),
+    maxCase('long rows', randomInput([2, 5003], 2), 1),
+    maxCase('columns', randomInput([3, 200, 8], 3), 1),
+    maxCase('odd columns', randomInput([7, 3], 4), 0),
+    maxCase('negative', randomInput([5, 6], 5, { shift: -100 }), 0),
+    maxCase('one value', randomInput([1, 4], 6), 0),
+  ],
+} satisfies Partial<Record<string, OpCase[]>>;
