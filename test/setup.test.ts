@@ -30,7 +30,7 @@ type Probe = ReturnType<System['probe']>;
 const LAVAPIPE = '/usr/share/vulkan/icd.d/lvp_icd.json';
 const SWIFTSHADER = { loader: '/cache/libvulkan.so.1', manifest: '/cache/vk_swiftshader_icd.json' };
 const found = (description: string, fallback: boolean): Probe =>
-  ({ adapter: { vendor: '', architecture: '', device: '', description, fallback }, loader: '/usr/lib/libvulkan.so.1', problem: null });
+  ({ adapter: { vendor: '', architecture: '', device: '', description, fallback }, loader: import.meta.filename, problem: null });
 const refused: Probe = { adapter: null, loader: '/usr/lib/libvulkan.so.1', problem: 'Dawn finds no adapter it accepts' };
 const noLoader: Probe = { ...refused, loader: null };
 /** Linux with a Vulkan loader, no driver, no rights to install one; SwiftShader works. */
@@ -205,12 +205,13 @@ describe('between runs', () => {
     const empty = fingerprint();
     const manifest = join(folder, 'lvp_icd.json');
     writeFileSync(manifest, '{}');
-    const choice = { ...chooseDriver('auto', machine(withLavapipe()), quiet), manifests: [manifest], installed: fingerprint() };
+    const choice = { ...chooseDriver('auto', machine(withLavapipe()), quiet), manifests: [manifest], systemLoader: manifest, installed: fingerprint() };
     expect(fingerprint()).not.toBe(empty);
     expect(stillHolds(choice, 'auto', fingerprint())).toBe(true);
     utimesSync(manifest, 1, 1);
     expect(stillHolds(choice, 'auto', fingerprint())).toBe(false);
     expect(stillHolds(choice, 'lavapipe', fingerprint())).toBe(true);
+    expect(stillHolds({ ...choice, systemLoader: join(folder, 'removed-libvulkan.so.1') }, 'lavapipe', fingerprint())).toBe(false);
     rmSync(manifest);
     expect(stillHolds(choice, 'lavapipe', fingerprint())).toBe(false);
   });

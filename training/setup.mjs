@@ -24,6 +24,7 @@ import { brotliDecompressSync } from 'node:zlib';
  * @property {'gpu' | 'lavapipe' | 'swiftshader' | 'software'} driver
  * @property {string[]} manifests Vulkan driver manifests to put into VK_DRIVER_FILES; empty: the Vulkan loader's own search
  * @property {string | null} loader libvulkan to load before Dawn, where the system has none
+ * @property {string | null} systemLoader the system's libvulkan, where that is the one in use
  * @property {Adapter} adapter
  * @property {string} why
  * @property {string | null} hint how to get a faster driver
@@ -157,10 +158,7 @@ export function dependencyHash(packageJson) {
   return createHash('sha256').update(relevant).digest('hex').slice(0, 16);
 }
 
-/**
- * Whether node_modules holds exactly the versions that package.json names: then npm, which asks the network even so, need not run.
- * @param {string} root @param {string} packageJson the file's text
- */
+/** Whether node_modules holds the very versions that package.json names: npm would ask the network even so. @param {string} root @param {string} packageJson */
 export function packagesInstalled(root, packageJson) {
   const { dependencies, devDependencies } = JSON.parse(packageJson);
   return Object.entries({ ...dependencies, ...devDependencies }).every(([name, version]) => {
@@ -208,7 +206,7 @@ function writeJson(file, value) {
 export function stillHolds(choice, request, fingerprint = manifestFingerprint()) {
   if (choice === undefined) return false;
   if (request === 'auto' && choice.installed !== fingerprint) return false;
-  return [...choice.manifests, ...(choice.loader ? [choice.loader] : [])].every((file) => existsSync(file));
+  return [...choice.manifests, choice.loader, choice.systemLoader].every((file) => !file || existsSync(file));
 }
 
 /**
@@ -222,15 +220,15 @@ export function chooseDriver(request, system, say) {
   let noLavapipe = '';
   const wanted = (/** @type {Request} */ name) => request === 'auto' || request === name;
   const asked = request === 'auto' ? '' : `${request} was asked for; `;
-  const choice = (/** @type {Choice['driver']} */ driver, /** @type {string[]} */ manifests, /** @type {string | null} */ loader, /** @type {Adapter} */ adapter, hint = '') =>
-    ({ driver, manifests, loader, adapter, why: `${asked}${[...attempts, `Dawn accepts ${adapter.description || adapter.device}`].join('; ')}`, hint: hint || null });
+  const choice = (/** @type {Choice['driver']} */ driver, /** @type {string[]} */ manifests, /** @type {string | null} */ systemLoader, /** @type {string | null} */ loader, /** @type {Adapter} */ adapter, hint = '') =>
+    ({ driver, manifests, loader, systemLoader: loader ? null : systemLoader, adapter, why: `${asked}${[...attempts, `Dawn accepts ${adapter.description || adapter.device}`].join('; ')}`, hint: hint || null });
 
   if (!system.linux) {
     if (request === 'lavapipe' || request === 'swiftshader') throw new SetupError(`driver ${request} is for Linux; elsewhere WebGPU has the system's own Metal or Direct3D`);
     const { adapter, problem } = system.probe([], null);
-    if (adapter && !adapter.fallback) return choice('gpu', [], null, adapter);
+    if (adapter && !adapter.fallback) return choice('gpu', [], null, null, adapter);
     attempts.push(adapter ? `no GPU, only ${adapter.description || adapter.device}` : `no adapter: ${problem}`);
-    if (adapter && request === 'auto') return choice('software', [], null, adapter);
+    if (adapter && request === 'auto') return choice('software', [], null, null, adapter);
     throw new SetupError(`no WebGPU adapter: ${attempts.join('; ')}`);
   }
 
@@ -245,8 +243,8 @@ export function chooseDriver(request, system, say) {
     const mounted = system.manifests().filter((file) => MOUNTED_DIRECTORIES.includes(path.dirname(file)));
     if (system.manifests().length === 0) attempts.push('no GPU: no Vulkan driver is installed');
     for (const manifests of system.manifests().length === 0 ? [] : mounted.length ? [[], mounted] : [[]]) {
-      const { adapter, problem, borrowed } = probe(manifests);
-      if (adapter && !adapter.fallback) return choice('gpu', manifests, borrowed, adapter);
+      const { adapter, problem, loader, borrowed } = probe(manifests);
+      if (adapter && !adapter.fallback) return choice('gpu', manifests, loader, borrowed, adapter);
       attempts.push(`no GPU${manifests.length ? ` by ${manifests.join(', ')}` : ''}: ${adapter ? `only ${adapter.description || adapter.device}` : problem}`);
     }
   }
@@ -255,8 +253,8 @@ export function chooseDriver(request, system, say) {
     const tryLavapipe = () => {
       const manifests = system.manifests().filter((file) => /^lvp_icd.*\.json$/.test(path.basename(file)));
       if (manifests.length === 0) return null;
-      const { adapter, problem, borrowed } = probe(manifests);
-      if (adapter) return choice('lavapipe', manifests, borrowed, adapter);
+      const { adapter, problem, loader, borrowed } = probe(manifests);
+      if (adapter) return choice('lavapipe', manifests, loader, borrowed, adapter);
       attempts.push(`the installed lavapipe is not accepted: ${problem}`);
       return null;
     };
@@ -273,8 +271,8 @@ export function chooseDriver(request, system, say) {
     const own = system.swiftShader();
     if (own) {
       say('SwiftShader unpacked from the npm package @sparticuz/chromium');
-      const { adapter, problem, borrowed } = probe([own.manifest]);
-      if (adapter) return choice('swiftshader', [own.manifest], borrowed, adapter, request === 'auto' ? `${noLavapipe}; for a driver several times as fast: ${system.lavapipeHint()}` : '');
+      const { adapter, problem, loader, borrowed } = probe([own.manifest]);
+      if (adapter) return choice('swiftshader', [own.manifest], loader, borrowed, adapter, request === 'auto' ? `${noLavapipe}; for a driver several times as fast: ${system.lavapipeHint()}` : '');
       attempts.push(`SwiftShader does not start: ${problem}`);
     } else attempts.push(`SwiftShader: @sparticuz/chromium is built for x64, this is ${process.arch}`);
   }
