@@ -29,3 +29,4 @@ export {
   assignLinearSum, countPositives, linearSumAssignment, matchingCosts, transportAssignment, transportSupply,
   type MatchingWeights, type PaddedTargets, type SupplyOptions, type TransportOptions,
 } from './ops/assignment.ts';
+export { concat, expand, gather, permute, slice, stack, transpose } from './ops/layout.ts';

@@ -12,6 +12,7 @@ import { boxGiouOp, boxIouOp, decodeBoxesOp, initialBoxesOp, l1LossOp, sigmoidFo
 import { softmaxOp } from './softmax.ts';
 import { addOp, divOp, maximumOp, minimumOp, mulOp, subOp } from './binary.ts';
 import { maxOp, meanOp, sumOp } from './reduce.ts';
+import { concatOp, expandOp, gatherOp, permuteOp, sliceOp } from './layout.ts';
 
 export const ops = {
   abs: absOp, affine: affineOp, exp: expOp, log: logOp, relu: reluOp, sigmoid: sigmoidOp, sqrt: sqrtOp, square: squareOp, tanh: tanhOp,
@@ -27,6 +28,7 @@ export const ops = {
   softmax: softmaxOp,
   add: addOp, sub: subOp, mul: mulOp, div: divOp, maximum: maximumOp, minimum: minimumOp,
   sum: sumOp, mean: meanOp, max: maxOp,
+  permute: permuteOp, slice: sliceOp, expand: expandOp, concat: concatOp, gather: gatherOp,
 } as const;
 
 export type OpName = keyof typeof ops;

@@ -12,6 +12,7 @@ import { boxCases } from './boxes.ts';
 import { softmaxCases } from './softmax.ts';
 import { binaryCases } from './binary.ts';
 import { reduceCases } from './reduce.ts';
+import { layoutCases } from './layout.ts';
 
 export const opCases: Record<OpName, OpCase[]> = {
   ...unaryCases,
@@ -25,4 +26,5 @@ export const opCases: Record<OpName, OpCase[]> = {
   ...softmaxCases,
   ...binaryCases,
   ...reduceCases,
+  ...layoutCases,
 };

@@ -1,0 +1,274 @@
+/** Ops that change where elements lie: permute, transpose, slice, expand, concat, stack, gather. For tensors of any dtype. */
+import {
+  concatKernel, gatherGradientKernel, gatherKernel, gatherLinksKernel, MAX_COPY_RANK, MAX_PARTS, padKernel, stridedCopyKernel, transposeKernel,
+  type CopyForm,
+} from '../../kernels/layout.ts';
+import { linearGrid } from '../../kernels/kernel.ts';
+import type { Device } from '../device.ts';
+import { defineOp } from '../op.ts';
+import { formatShape, normalizeAxis, sameShape, shapeError, sizeOf, stridesOf, type Shape } from '../shape.ts';
+import type { Tensor } from '../tensor.ts';
+import { sumTo } from './reduce.ts';
+import { reshape } from './reshape.ts';
+
+/** A dimension of the output, and how far apart its elements are in the input. */
+interface Dimension {
+  size: number;
+  stride: number;
+}
+
+/** Merges dimensions that lie in the input as one would. */
+function mergedDimensions(sizes: Shape, strides: readonly number[]): Dimension[] {
+  const merged: Dimension[] = [];
+  sizes.forEach((size, i) => {
+    if (size === 1) return;
+    const last = merged.at(-1);
+    if (last && last.stride === strides[i] * size) {
+      last.size *= size;
+      last.stride = strides[i];
+    } else merged.push({ size, stride: strides[i] });
+  });
+  return merged.length > 0 ? merged : [{ size: 1, stride: 1 }];
+}
+
+/** output (row-major, of `sizes`) = input at offset + sum of index * stride. */
+function copyByStrides(device: Device, input: Tensor, output: Tensor, sizes: Shape, strides: readonly number[], offset = 0): void {
+  if (output.size === 0) return;
+  const dims = mergedDimensions(sizes, strides);
+  const rank = dims.length;
+  const { size: innermost, stride: innerStride } = dims[rank - 1];
+  const [rows, columns] = [innermost, dims[rank - 2]?.size ?? 1];
+  const isTranspose = offset === 0 && rows % 4 === 0 && columns % 4 === 0 && innerStride === columns && (rank === 2 || (rank === 3 && dims[0].stride === rows * columns)) && dims[rank - 2].stride === 1;
+  if (isTranspose) {
+    const count = output.size / 16;
+    device.run(transposeKernel(), { count, rows4: rows / 4, columns4: columns / 4 }, { input, output }, linearGrid(Math.ceil(count / 64)));
+    return;
+  }
+  const form: CopyForm = innerStride === 1 ? 'vector' : innerStride === 0 ? 'splat' : 'strided';
+  const outer = dims.slice(0, -1);
+  const whole = (value: number): boolean => value % 4 === 0;
+  const width = (whole(innermost) || rank === 1) && (form !== 'vector' || (whole(offset) && outer.every((d) => whole(d.stride)))) ? 4 : 1;
+  const unit = form === 'vector' ? width : 1;
+  const count = Math.ceil(output.size / width);
+  const size = (d: number): number => (d < rank - 1 ? dims[d].size : 1);
+  const stride = (d: number): number => (d < rank - 1 ? dims[d].stride / unit : 0);
+  device.run(stridedCopyKernel(form, width, rank), {
+    count, n: Math.ceil(innermost / width), offset: offset / unit, inner_stride: innerStride, size1: size(1), size2: size(2), size3: size(3), size4: size(4),
+    stride0: stride(0), stride1: stride(1), stride2: stride(2), stride3: stride(3), stride4: stride(4),
+  }, { input, output }, linearGrid(Math.ceil(count / 64)));
+}
+
+function checkCopyRank(op: string, sizes: Shape, strides: readonly number[]): void {
+  const { length } = mergedDimensions(sizes, strides);
+  if (length > MAX_COPY_RANK) shapeError(op, 'x', `of at most ${MAX_COPY_RANK} dimensions after merging`, sizes);
+}
+
+// ------------------------------------------------------------------ permute
+
+interface PermuteAttributes {
+  /** Output dimension i is input dimension axes[i]. */
+  readonly axes: readonly number[];
+}
+
+export const permuteOp = defineOp({
+  name: 'permute',
+  shape: ([x]: readonly [Tensor], { axes }: PermuteAttributes) => {
+    const shape = axes.map((axis) => x.shape[axis]);
+    const strides = stridesOf(x.shape);
+    checkCopyRank('permute', shape, axes.map((axis) => strides[axis]));
+    return { shape, dtype: x.dtype };
+  },
+  forward: ({ device, inputs: [x], attributes: { axes }, output }) => {
+    const strides = stridesOf(x.shape);
+    copyByStrides(device, x, output, output.shape, axes.map((axis) => strides[axis]));
+  },
+  backward: ({ device, inputs: [x], attributes: { axes }, gradient: upstream }) => {
+    const gradient = device.empty(x.shape);
+    const strides = stridesOf(upstream.shape);
+    copyByStrides(device, upstream, gradient, x.shape, x.shape.map((_, axis) => strides[axes.indexOf(axis)]));
+    return [gradient];
+  },
+});
+
+/** Reorders dimensions: dimension i of the result is dimension axes[i] of x. */
+export function permute(x: Tensor, axes: readonly number[]): Tensor {
+  const normal = axes.map((axis) => normalizeAxis('permute', axis, x.rank));
+  if (normal.length !== x.rank || new Set(normal).size !== x.rank) shapeError('permute', 'axes', `each of the ${x.rank} axes once`, axes);
+  return permuteOp([x], { axes: normal });
+}
+
+/** Swaps the last two dimensions. */
+export function transpose(x: Tensor): Tensor {
+  if (x.rank < 2) shapeError('transpose', 'x', 'of two dimensions or more', x.shape);
+  const axes = x.shape.map((_, i) => i);
+  return permuteOp([x], { axes: [...axes.slice(0, -2), x.rank - 1, x.rank - 2] });
+}
+
+// ------------------------------------------------------------------ slice, expand
+
+interface SliceAttributes {
+  readonly axis: number;
+  readonly start: number;
+  readonly end: number;
+}
+
+export const sliceOp = defineOp({
+  name: 'slice',
+  shape: ([x]: readonly [Tensor], { axis, start, end }: SliceAttributes) => ({ shape: x.shape.map((size, i) => (i === axis ? end - start : size)), dtype: x.dtype }),
+  forward: ({ device, inputs: [x], attributes: { axis, start }, output }) => {
+    const strides = stridesOf(x.shape);
+    copyByStrides(device, x, output, output.shape, strides, start * strides[axis]);
+  },
+  backward: ({ device, inputs: [x], attributes: { axis, start, end }, gradient: input }) => {
+    const output = device.empty(x.shape);
+    const inner = stridesOf(x.shape)[axis];
+    const [total, from, length] = [x.shape[axis] * inner, start * inner, (end - start) * inner];
+    const width = [total, from, length].every((value) => value % 4 === 0) ? 4 : 1;
+    const count = x.size / width;
+    device.run(padKernel(width), { count, total: total / width, start: from / width, length: length / width }, { input, output }, linearGrid(Math.ceil(count / 64)));
+    return [output];
+  },
+});
+
+/** Elements start .. end - 1 along an axis; negative ones are counted from the end. */
+export function slice(x: Tensor, axis: number, start: number, end: number = x.shape[normalizeAxis('slice', axis, x.rank)]): Tensor {
+  const along = normalizeAxis('slice', axis, x.rank);
+  const size = x.shape[along];
+  const [from, to] = [start < 0 ? start + size : start, end < 0 ? end + size : end];
+  if (!Number.isInteger(from) || !Number.isInteger(to) || from < 0 || to < from || to > size) {
+    shapeError('slice', 'start and end', `0 <= start <= end <= ${size} (axis ${axis} of ${formatShape(x.shape)})`, `${start} and ${end}`);
+  }
+  return sliceOp([x], { axis: along, start: from, end: to });
+}
+
+/** Strides of x under the shape it is broadcast to. */
+function broadcastStrides(x: Shape, shape: Shape): number[] {
+  const strides = stridesOf(x);
+  const leading = shape.length - x.length;
+  return shape.map((_, i) => (i < leading || x[i - leading] === 1 ? 0 : strides[i - leading]));
+}
+
+export const expandOp = defineOp({
+  name: 'expand',
+  shape: ([x]: readonly [Tensor], shape: Shape) => {
+    const leading = shape.length - x.rank;
+    if (leading < 0 || x.shape.some((size, i) => size !== 1 && size !== shape[leading + i])) shapeError('expand', 'shape', `one that ${formatShape(x.shape)} broadcasts to`, shape);
+    checkCopyRank('expand', shape, broadcastStrides(x.shape, shape));
+    return { shape, dtype: x.dtype };
+  },
+  forward: ({ device, inputs: [x], attributes: shape, output }) => copyByStrides(device, x, output, shape, broadcastStrides(x.shape, shape)),
+  backward: ({ device, inputs: [x], gradient }) => [sumTo(device, gradient, x.shape)],
+});
+
+/** Repeats x along dimensions of size 1 and along new leading ones, to the shape it broadcasts to. */
+export const expand = (x: Tensor, shape: Shape): Tensor => expandOp([x], shape);
+
+// ------------------------------------------------------------------ concat
+
+interface ConcatAttributes {
+  readonly axis: number;
+}
+
+/** Copies parts [.., size_k, ..] side by side into `whole` along an axis, or back. */
+function copyParts(device: Device, whole: Tensor, parts: readonly Tensor[], axis: number, join: boolean): void {
+  const inner = stridesOf(whole.shape)[axis];
+  const outer = sizeOf(whole.shape.slice(0, axis));
+  const lengths = parts.map((part) => part.shape[axis] * inner);
+  const width = lengths.every((length) => length % 4 === 0) ? 4 : 1;
+  const total = whole.shape[axis] * inner / width;
+  let start = 0;
+  for (let first = 0; first < parts.length; first += MAX_PARTS) {
+    const chosen = parts.slice(first, first + MAX_PARTS);
+    const params: Record<string, number> = { total, start };
+    const buffers: Record<string, Tensor> = { whole };
+    let end = 0;
+    chosen.forEach((part, k) => {
+      end += lengths[first + k] / width;
+      params[`end${k}`] = end;
+      buffers[`part${k}`] = part;
+    });
+    params.count = outer * end;
+    device.run(concatKernel(chosen.length, width, join), params, buffers, linearGrid(Math.ceil(params.count / 64)));
+    start += end;
+  }
+}
+
+export const concatOp = defineOp({
+  name: 'concat',
+  shape: (tensors: readonly Tensor[], { axis }: ConcatAttributes) => {
+    const [first] = tensors;
+    for (const tensor of tensors) {
+      if (tensor.dtype !== first.dtype) shapeError('concat', 'tensors', `all of dtype ${first.dtype}`, tensor.dtype);
+      if (tensor.rank !== first.rank || tensor.shape.some((size, i) => i !== axis && size !== first.shape[i])) {
+        shapeError('concat', 'tensors', `equal to ${formatShape(first.shape)} except along axis ${axis}`, tensor.shape);
+      }
+    }
+    return { shape: first.shape.map((size, i) => (i === axis ? tensors.reduce((sum, tensor) => sum + tensor.shape[axis], 0) : size)), dtype: first.dtype };
+  },
+  forward: ({ device, inputs, attributes: { axis }, output }) => copyParts(device, output, inputs, axis, true),
+  backward: ({ device, inputs, attributes: { axis }, gradient, needs }) => {
+    const gradients = inputs.map((input) => device.empty(input.shape));
+    copyParts(device, gradient, gradients, axis, false);
+    return gradients.map((each, i) => (needs[i] ? each : null));
+  },
+});
+
+/** Joins tensors along an axis; their other dimensions are equal. */
+export function concat(tensors: readonly Tensor[], axis: number): Tensor {
+  if (tensors.length === 0) shapeError('concat', 'tensors', 'at least one', 'none');
+  return concatOp(tensors, { axis: normalizeAxis('concat', axis, tensors[0].rank) });
+}
+
+/** Joins tensors of one shape along a new axis. */
+export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
+  if (tensors.length === 0) shapeError('stack', 'tensors', 'at least one', 'none');
+  const { shape, rank } = tensors[0];
+  const along = normalizeAxis('stack', axis, rank + 1);
+  for (const tensor of tensors) if (!sameShape(tensor.shape, shape)) shapeError('stack', 'tensors', `all of shape ${formatShape(shape)}`, tensor.shape);
+  return concat(tensors.map((tensor) => reshape(tensor, [...shape.slice(0, along), 1, ...shape.slice(along)])), along);
+}
+
+// ------------------------------------------------------------------ gather
+
+interface GatherAttributes {
+  readonly axis: number;
+}
+
+/** x as [outer, n, inner], inner in elements of the width that it allows. */
+function gatherView(x: Tensor, axis: number): { n: number; inner: number; width: 1 | 4 } {
+  const inner = stridesOf(x.shape)[axis];
+  const width = inner % 4 === 0 ? 4 : 1;
+  return { n: x.shape[axis], inner: inner / width, width };
+}
+
+export const gatherOp = defineOp({
+  name: 'gather',
+  shape: ([x, indices]: readonly [Tensor, Tensor], { axis }: GatherAttributes) => {
+    if (indices.dtype !== 'u32') shapeError('gather', 'indices', 'of dtype u32', indices.dtype);
+    return { shape: [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)], dtype: x.dtype };
+  },
+  forward: ({ device, inputs: [input, indices], attributes: { axis }, output }) => {
+    const { n, inner, width } = gatherView(input, axis);
+    const count = output.size / width;
+    device.run(gatherKernel(width), { count, n, m: indices.size, inner }, { input, indices, output }, linearGrid(Math.ceil(count / 64)));
+  },
+  backward: ({ device, inputs: [x, indices], attributes: { axis }, gradient: upstream }) => {
+    const { n, inner, width } = gatherView(x, axis);
+    const m = indices.size;
+    const head = device.zeros([n], 'u32');
+    const next = device.empty([m], 'u32');
+    device.run(gatherLinksKernel(), { n, m }, { indices, head, next }, linearGrid(Math.ceil(m / 256)));
+    const gradient = device.empty(x.shape);
+    const count = x.size / width;
+    device.run(gatherGradientKernel(width), { count, n, m, inner }, { upstream, head, next, gradient }, linearGrid(Math.ceil(count / 64)));
+    return [gradient, null];
+  },
+});
+
+/**
+ * Picks rows along an axis: x.shape with dimension `axis` replaced by the shape of `indices` (u32, below the axis' size).
+ * An index beyond the axis gives zeros and no gradient: the device cannot throw.
+ */
+export function gather(x: Tensor, indices: Tensor, axis = 0): Tensor {
+  return gatherOp([x, indices], { axis: normalizeAxis('gather', axis, x.rank) });
+}

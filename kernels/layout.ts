@@ -1,0 +1,182 @@
+/**
+ * Copies that change where elements lie: by strides (permute, slice, expand), transposes, concatenation and its inverse, gathering.
+ * They move bits: every buffer is bound as u32, whatever it holds. Only the gradient of gather computes.
+ */
+import { defineKernel, kernelFamily, type BufferSpec } from './kernel.ts';
+
+/** The most dimensions that remain after adjacent ones that lie alike are merged. */
+export const MAX_COPY_RANK = 6;
+
+const LINEAR = `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }`;
+
+/**
+ * How the innermost dimension is read: vector: contiguous; splat: one element for all of it; strided: `inner_stride` apart.
+ */
+export type CopyForm = 'vector' | 'splat' | 'strided';
+
+/**
+ * output[i0, ..., inner] = input[offset + i0 s0 + ... ]. Output row-major, `n` = innermost size in elements of `width`, size1 .. size4 those of the dimensions
+ * between the first and the innermost. Strides and offset in whole vec4s for vector at width 4, otherwise in elements.
+ */
+export const stridedCopyKernel = kernelFamily((form: CopyForm, width: 1 | 4, rank: number) => {
+  const outerDims = Array.from({ length: rank - 1 }, (_, d) => d);
+  const decompose = outerDims.length === 0 ? [] : ['  let inner = i % p.n;', '  var rest = i / p.n;'];
+  for (let d = rank - 2; d > 0; d--) decompose.push(`  let i${d} = rest % p.size${d};`, `  rest = rest / p.size${d};`);
+  if (rank > 1) decompose.push('  let i0 = rest;');
+  else decompose.push('  let inner = i;');
+  const terms = ['p.offset', ...outerDims.map((d) => `i${d} * p.stride${d}`)].join(' + ');
+  const value = {
+    vector: 'input[at + inner]',
+    splat: width === 4 ? 'vec4u(input[at])' : 'input[at]',
+    strided: width === 4
+      ? `vec4u(${[0, 1, 2, 3].map((j) => `input[at + (inner * 4u + ${j}u) * p.inner_stride]`).join(', ')})`
+      : 'input[at + inner * p.inner_stride]',
+  }[form];
+  return defineKernel({
+    name: `copy_${form}_${width === 4 ? 'vec4' : 'scalar'}_rank${rank}`,
+    workgroup: [64],
+    params: {
+      count: 'u32', n: 'u32', offset: 'u32', inner_stride: 'u32', size1: 'u32', size2: 'u32', size3: 'u32', size4: 'u32',
+      stride0: 'u32', stride1: 'u32', stride2: 'u32', stride3: 'u32', stride4: 'u32',
+    },
+    buffers: { input: form === 'vector' && width === 4 ? 'read vec4u' : 'read u32', output: width === 4 ? 'write vec4u' : 'write u32' },
+    body: `${LINEAR}
+${decompose.join('\n')}
+  let at = ${terms};
+  output[i] = ${value};`,
+  });
+});
+
+/** [batch, rows, columns] to [batch, columns, rows], 4 x 4 elements a lane; `rows4` and `columns4` in whole vec4s, count = batch * rows4 * columns4. */
+export const transposeKernel = kernelFamily(() => defineKernel({
+  name: 'transpose_4x4',
+  workgroup: [64],
+  params: { count: 'u32', rows4: 'u32', columns4: 'u32' },
+  buffers: { input: 'read vec4u', output: 'write vec4u' },
+  body: `${LINEAR}
+  let row4 = i % p.rows4;
+  let rest = i / p.rows4;
+  let column4 = rest % p.columns4;
+  let batch = rest / p.columns4 * p.rows4 * p.columns4 * 4u;
+  let from4 = batch + row4 * 4u * p.columns4 + column4;
+  let a = input[from4];
+  let b = input[from4 + p.columns4];
+  let c = input[from4 + 2u * p.columns4];
+  let d = input[from4 + 3u * p.columns4];
+  let to4 = batch + column4 * 4u * p.rows4 + row4;
+  output[to4] = vec4u(a.x, b.x, c.x, d.x);
+  output[to4 + p.rows4] = vec4u(a.y, b.y, c.y, d.y);
+  output[to4 + 2u * p.rows4] = vec4u(a.z, b.z, c.z, d.z);
+  output[to4 + 3u * p.rows4] = vec4u(a.w, b.w, c.w, d.w);`,
+}));
+
+/** [outer, length] into columns start .. start + length of zeros [outer, total]: the gradient of slice. All in elements of `width`. */
+export const padKernel = kernelFamily((width: 1 | 4) => {
+  const V = width === 4 ? 'vec4u' : 'u32';
+  return defineKernel({
+    name: `pad_${width === 4 ? 'vec4' : 'scalar'}`,
+    workgroup: [64],
+    params: { count: 'u32', total: 'u32', start: 'u32', length: 'u32' },
+    buffers: { input: `read ${V}`, output: `write ${V}` },
+    body: `${LINEAR}
+  let column = i % p.total - p.start;
+  var value = ${V}();
+  if (column < p.length) { value = input[i / p.total * p.length + column]; }
+  output[i] = value;`,
+  });
+});
+
+/** The most tensors that one dispatch joins: one of the eight storage buffers is the whole. */
+export const MAX_PARTS = 7;
+
+/**
+ * `join`: parts [outer, length_k] side by side into columns start .. of `whole` [outer, total]; otherwise the other way round. In elements of `width`;
+ * end_k is where part k ends, counted from `start`; count = outer * the parts' lengths together.
+ */
+export const concatKernel = kernelFamily((parts: number, width: 1 | 4, join: boolean) => {
+  const V = width === 4 ? 'vec4u' : 'u32';
+  const indices = Array.from({ length: parts }, (_, k) => k);
+  const buffers: Record<string, BufferSpec> = { whole: `${join ? 'write' : 'read'} ${V}` };
+  for (const k of indices) buffers[`part${k}`] = `${join ? 'read' : 'write'} ${V}`;
+  const branches = indices.map((k) => {
+    const begin = k === 0 ? '0u' : `p.end${k - 1}`;
+    const at = `part${k}[row * (p.end${k} - ${begin}) + column - ${begin}]`;
+    return `if (column < p.end${k}) { ${join ? `whole[at] = ${at}` : `${at} = whole[at]`}; }`;
+  });
+  return defineKernel({
+    name: `${join ? 'concat' : 'split'}${parts}_${width === 4 ? 'vec4' : 'scalar'}`,
+    workgroup: [64],
+    params: Object.fromEntries(['count', 'total', 'start', ...indices.map((k) => `end${k}`)].map((name) => [name, 'u32' as const])),
+    buffers,
+    body: `${LINEAR}
+  let row = i / p.end${parts - 1};
+  let column = i % p.end${parts - 1};
+  let at = row * p.total + p.start + column;
+  ${branches.join('\n  else ')}`,
+  });
+});
+
+/** output [outer, m, inner] = input [outer, n, inner] at `indices` [m]; zeros where an index is n or more. `inner` in elements of `width`. */
+export const gatherKernel = kernelFamily((width: 1 | 4) => {
+  const V = width === 4 ? 'vec4u' : 'u32';
+  return defineKernel({
+    name: `gather_${width === 4 ? 'vec4' : 'scalar'}`,
+    workgroup: [64],
+    params: { count: 'u32', n: 'u32', m: 'u32', inner: 'u32' },
+    buffers: { input: `read ${V}`, indices: 'read u32', output: `write ${V}` },
+    body: `${LINEAR}
+  let row = i / p.inner;
+  let chosen = indices[row % p.m];
+  var value = ${V}();
+  if (chosen < p.n) { value = input[(row / p.m * p.n + chosen) * p.inner + i % p.inner]; }
+  output[i] = value;`,
+  });
+});
+
+/**
+ * Lists the positions that chose each source row, in ascending order: `head` [n] (zeros before) gets the first position + 1, `next` [m] the following one + 1,
+ * 0 at the end. Four positions a lane, compared with four others a load; every entry has one writer.
+ */
+export const gatherLinksKernel = kernelFamily(() => defineKernel({
+  name: 'gather_links',
+  workgroup: [64],
+  params: { n: 'u32', m: 'u32' },
+  buffers: { indices: 'read vec4u', head: 'write u32', next: 'write vec4u' },
+  body: `
+  let i = linearGroup * 64u + lane;
+  if (i * 4u >= p.m) { return; }
+  let own = indices[i];
+  let position = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u);
+  var following = vec4u(0xffffffffu);
+  var first = vec4<bool>(true);
+  for (var j = 0u; j * 4u < p.m; j++) {
+    let others = indices[j];
+    ${[0, 1, 2, 3].map((c) => `{
+      let q = vec4u(j * 4u + ${c}u);
+      let equal = (own == vec4u(others[${c}])) & (q < vec4u(p.m));
+      following = min(following, select(vec4u(0xffffffffu), q, equal & (q > position)));
+      first = first & !(equal & (q < position));
+    }`).join('\n    ')}
+  }
+  next[i] = following + 1u;
+  ${[0, 1, 2, 3].map((c) => `if (first[${c}] && position[${c}] < p.m && own[${c}] < p.n) { head[own[${c}]] = position[${c}] + 1u; }`).join('\n  ')}`,
+}));
+
+/** Gradient of gather: each source row sums the upstream rows of the positions that chose it, in ascending order. */
+export const gatherGradientKernel = kernelFamily((width: 1 | 4) => {
+  const V = width === 4 ? 'vec4f' : 'f32';
+  return defineKernel({
+    name: `gather_gradient_f32_${width === 4 ? 'vec4' : 'scalar'}`,
+    workgroup: [64],
+    params: { count: 'u32', n: 'u32', m: 'u32', inner: 'u32' },
+    buffers: { upstream: `read ${V}`, head: 'read u32', next: 'read u32', gradient: `write ${V}` },
+    body: `${LINEAR}
+  let row = i / p.inner;
+  let base = row / p.n * p.m;
+  var sum = ${V}();
+  for (var link = head[row % p.n]; link != 0u; link = next[link - 1u]) { sum += upstream[(base + link - 1u) * p.inner + i % p.inner]; }
+  gradient[i] = sum;`,
+  });
+});
