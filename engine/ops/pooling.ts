@@ -1,0 +1,58 @@
+/** Max pooling, NHWC. */
+import { linearGrid } from '../../kernels/kernel.ts';
+import { maxPool2dGradientKernel, maxPool2dKernel } from '../../kernels/pooling.ts';
+import { defineOp } from '../op.ts';
+import { shapeError, type Shape } from '../shape.ts';
+import type { Tensor } from '../tensor.ts';
+
+export interface MaxPool2dOptions {
+  /** Side of the square window. */
+  readonly kernel: number;
+  /** Default: the kernel. */
+  readonly stride?: number;
+  /** Pixels of -infinity on each of the four sides, at most half the kernel; default 0. */
+  readonly padding?: number;
+}
+
+type Attributes = Required<MaxPool2dOptions>;
+
+/** Sizes as the kernels want them, channels in vec4 where that goes. */
+function sizesOf([, height, width, C]: Shape, [, outH, outW]: Shape, { kernel, stride, padding }: Attributes) {
+  return { height, width, outH, outW, channels: C % 4 === 0 ? C / 4 : C, kernel, stride, padding };
+}
+
+export const maxPool2dOp = defineOp({
+  name: 'maxPool2d',
+  shape: ([x]: readonly [Tensor], { kernel, stride, padding }: Attributes) => {
+    if (x.rank !== 4 || x.dtype !== 'f32') shapeError('maxPool2d', 'x', '[B, H, W, C] of dtype f32', x.rank === 4 ? x.dtype : x.shape);
+    if (!Number.isInteger(kernel) || kernel < 1) shapeError('maxPool2d', 'kernel', 'a positive integer', String(kernel));
+    if (!Number.isInteger(stride) || stride < 1) shapeError('maxPool2d', 'stride', 'a positive integer', String(stride));
+    if (!Number.isInteger(padding) || padding < 0 || padding > kernel / 2) shapeError('maxPool2d', 'padding', 'an integer in 0 .. kernel / 2', String(padding));
+    const [B, H, W, C] = x.shape;
+    const [outH, outW] = [H, W].map((size) => Math.floor((size + 2 * padding - kernel) / stride) + 1);
+    if (outH < 1 || outW < 1) shapeError('maxPool2d', 'x', `at least as large as the window of ${kernel} with padding ${padding}`, x.shape);
+    return { shape: [B, outH, outW, C] };
+  },
+  forward: ({ device, inputs: [x], attributes, output }) => {
+    const vec4 = x.shape[3] % 4 === 0;
+    const winners = device.empty(output.shape, 'u32');
+    const count = vec4 ? output.size / 4 : output.size;
+    device.run(maxPool2dKernel(vec4), { count, ...sizesOf(x.shape, output.shape, attributes) }, { input: x, output, winners }, linearGrid(Math.ceil(count / 64)));
+    return { winners };
+  },
+  backward: ({ device, inputs: [x], attributes, output, saved: { winners }, gradient: upstream }) => {
+    const vec4 = x.shape[3] % 4 === 0;
+    const gradient = device.empty(x.shape);
+    const count = vec4 ? x.size / 4 : x.size;
+    device.run(maxPool2dGradientKernel(vec4), { count, ...sizesOf(x.shape, output.shape, attributes) }, { upstream, winners, gradient }, linearGrid(Math.ceil(count / 64)));
+    return [gradient];
+  },
+});
+
+/**
+ * Maximum over windows of x [B, H, W, C]: [B, OH, OW, C] with OH = floor((H + 2 padding - kernel) / stride) + 1. The gradient goes to the first maximum
+ * of a window in row-major order. As torch.nn.functional.max_pool2d.
+ */
+export function maxPool2d(x: Tensor, { kernel, stride = kernel, padding = 0 }: MaxPool2dOptions): Tensor {
+  return maxPool2dOp([x], { kernel, stride, padding });
+}
