@@ -10,6 +10,7 @@ export { abs, affine, exp, log, relu, sigmoid, sqrt, square, tanh } from './ops/
 export { reshape } from './ops/reshape.ts';
 export { conv2d, type Conv2dOptions } from './ops/conv2d.ts';
 export { maxPool2d, type MaxPool2dOptions } from './ops/pooling.ts';
+export { resizeBilinear, upsampleNearest } from './ops/resize.ts';
 export { linear, matmul, type LinearOptions, type MatmulOptions } from './ops/matmul.ts';
 export { mixExperts } from './ops/experts.ts';
 export { readSafetensors, writeSafetensors, WeightsError, type SafetensorData, type SafetensorEntry, type SafetensorsFile } from './weights/safetensors.ts';

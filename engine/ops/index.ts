@@ -3,6 +3,7 @@ import { absOp, affineOp, expOp, logOp, reluOp, sigmoidOp, sqrtOp, squareOp, tan
 import { reshapeOp } from './reshape.ts';
 import { conv2dOp } from './conv2d.ts';
 import { maxPool2dOp } from './pooling.ts';
+import { resizeBilinearOp, upsampleNearestOp } from './resize.ts';
 import { linearOp, matmulOp } from './matmul.ts';
 import { mixExpertsOp } from './experts.ts';
 import { roiAlignOp } from './roi-align.ts';
@@ -19,6 +20,7 @@ export const ops = {
   reshape: reshapeOp,
   conv2d: conv2dOp,
   maxPool2d: maxPool2dOp,
+  upsampleNearest: upsampleNearestOp, resizeBilinear: resizeBilinearOp,
   linear: linearOp, matmul: matmulOp,
   mixExperts: mixExpertsOp,
   roiAlign: roiAlignOp,

@@ -4,6 +4,7 @@ import type { OpCase } from '../op-harness.ts';
 import { unaryCases } from './unary.ts';
 import { conv2dCases } from './conv2d.ts';
 import { poolingCases } from './pooling.ts';
+import { resizeCases } from './resize.ts';
 import { matmulFamilyCases } from './matmul.ts';
 import { roiAlignCases } from './roi-align.ts';
 import { normCases } from './norm.ts';
@@ -18,6 +19,7 @@ export const opCases: Record<OpName, OpCase[]> = {
   ...unaryCases,
   ...conv2dCases,
   ...poolingCases,
+  ...resizeCases,
   ...matmulFamilyCases,
   ...roiAlignCases,
   ...normCases,

@@ -1,0 +1,72 @@
+/** Resizing of feature maps, NHWC: nearest neighbour by a whole factor, and bilinear to any size. */
+import { linearGrid } from '../../kernels/kernel.ts';
+import { resizeBilinearGradientKernel, resizeBilinearKernel, upsampleNearestGradientKernel, upsampleNearestKernel } from '../../kernels/resize.ts';
+import { defineOp } from '../op.ts';
+import { shapeError, type Shape } from '../shape.ts';
+import type { Tensor } from '../tensor.ts';
+
+function checkMap(op: string, x: Tensor): void {
+  if (x.rank !== 4 || x.dtype !== 'f32') shapeError(op, 'x', '[B, H, W, C] of dtype f32', x.rank === 4 ? x.dtype : x.shape);
+}
+
+/** Whether channels go by four, how many elements that makes, and the grid with one lane for each. */
+function lanesOf(tensor: Tensor) {
+  const C = tensor.shape[3];
+  const vec4 = C % 4 === 0;
+  const count = vec4 ? tensor.size / 4 : tensor.size;
+  return { vec4, count, channels: vec4 ? C / 4 : C, grid: linearGrid(Math.ceil(count / 64)) };
+}
+
+export const upsampleNearestOp = defineOp({
+  name: 'upsampleNearest',
+  shape: ([x]: readonly [Tensor], { factor }: { readonly factor: number }) => {
+    checkMap('upsampleNearest', x);
+    if (!Number.isInteger(factor) || factor < 1) shapeError('upsampleNearest', 'factor', 'a positive integer', String(factor));
+    const [B, H, W, C] = x.shape;
+    return { shape: [B, H * factor, W * factor, C] };
+  },
+  forward: ({ device, inputs: [x], attributes, output }) => {
+    const { vec4, grid, ...sizes } = lanesOf(output);
+    device.run(upsampleNearestKernel(vec4), { ...sizes, height: x.shape[1], width: x.shape[2], ...attributes }, { input: x, output }, grid);
+  },
+  backward: ({ device, inputs: [x], attributes, gradient: upstream }) => {
+    const gradient = device.empty(x.shape);
+    const { vec4, grid, ...sizes } = lanesOf(gradient);
+    device.run(upsampleNearestGradientKernel(vec4), { ...sizes, height: x.shape[1], width: x.shape[2], ...attributes }, { upstream, gradient }, grid);
+    return [gradient];
+  },
+});
+
+function bilinearSizes([, height, width]: Shape, [, outH, outW]: Shape) {
+  return { height, width, outH, outW, scaleY: height / outH, scaleX: width / outW };
+}
+
+export const resizeBilinearOp = defineOp({
+  name: 'resizeBilinear',
+  shape: ([x]: readonly [Tensor], { size }: { readonly size: readonly [height: number, width: number] }) => {
+    checkMap('resizeBilinear', x);
+    if (size.some((length) => !Number.isInteger(length) || length < 1)) shapeError('resizeBilinear', 'size', 'two positive integers', size);
+    const [B, H, W, C] = x.shape;
+    if (H * W === 0) shapeError('resizeBilinear', 'x', '[B, H, W, C] with at least one pixel', x.shape);
+    return { shape: [B, size[0], size[1], C] };
+  },
+  forward: ({ device, inputs: [x], output }) => {
+    const { vec4, grid, ...sizes } = lanesOf(output);
+    device.run(resizeBilinearKernel(vec4), { ...sizes, ...bilinearSizes(x.shape, output.shape) }, { input: x, output }, grid);
+  },
+  backward: ({ device, inputs: [x], output, gradient: upstream }) => {
+    const gradient = device.empty(x.shape);
+    const { vec4, grid, ...sizes } = lanesOf(gradient);
+    device.run(resizeBilinearGradientKernel(vec4), { ...sizes, ...bilinearSizes(x.shape, output.shape) }, { upstream, gradient }, grid);
+    return [gradient];
+  },
+});
+
+/** Every pixel of x [B, H, W, C] repeated in a block of factor x factor: [B, H factor, W factor, C]. */
+export const upsampleNearest = (x: Tensor, factor: number): Tensor => upsampleNearestOp([x], { factor });
+
+/**
+ * Bilinear interpolation of x [B, H, W, C] at the pixel centres of a grid of `size`: [B, size[0], size[1], C]. As torch.nn.functional.interpolate with
+ * mode 'bilinear', align_corners=False: no smoothing before downscaling.
+ */
+export const resizeBilinear = (x: Tensor, size: readonly [height: number, width: number]): Tensor => resizeBilinearOp([x], { size });

@@ -1,0 +1,110 @@
+/**
+ * Resizing of images [batch, height, width, channels] and the transposes of it, one lane a result pixel and vec4 of channels (channels that are no multiple
+ * of 4 go one by one; `channels` counts elements of the buffers).
+ */
+import { defineKernel, kernelFamily } from './kernel.ts';
+
+const element = (vec4: boolean): 'vec4f' | 'f32' => (vec4 ? 'vec4f' : 'f32');
+const suffix = (vec4: boolean): string => (vec4 ? '_vec4' : '');
+
+/** The result pixel (image, y, x) and channel `c` of this lane. */
+const pixelOf = (height: string, width: string): string => `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  let c = i % p.channels;
+  let x = (i / p.channels) % ${width};
+  let y = (i / (p.channels * ${width})) % ${height};
+  let image = i / (p.channels * ${width} * ${height});`;
+
+const NEAREST_PARAMS = { count: 'u32', height: 'u32', width: 'u32', factor: 'u32', channels: 'u32' } as const;
+
+export const upsampleNearestKernel = kernelFamily((vec4: boolean) => defineKernel({
+  name: `upsample_nearest_f32${suffix(vec4)}`,
+  workgroup: [64],
+  params: NEAREST_PARAMS,
+  buffers: { input: `read ${element(vec4)}`, output: `write ${element(vec4)}` },
+  body: `
+  let outWidth = p.width * p.factor;
+  let outHeight = p.height * p.factor;${pixelOf('outHeight', 'outWidth')}
+  output[i] = input[((image * p.height + y / p.factor) * p.width + x / p.factor) * p.channels + c];`,
+}));
+
+/** Sum over the block of pixels that repeat this one. */
+export const upsampleNearestGradientKernel = kernelFamily((vec4: boolean) => defineKernel({
+  name: `upsample_nearest_gradient_f32${suffix(vec4)}`,
+  workgroup: [64],
+  params: NEAREST_PARAMS,
+  buffers: { upstream: `read ${element(vec4)}`, gradient: `write ${element(vec4)}` },
+  body: `${pixelOf('p.height', 'p.width')}
+  var sum = ${element(vec4)}();
+  for (var dy = 0u; dy < p.factor; dy++) {
+    for (var dx = 0u; dx < p.factor; dx++) {
+      sum += upstream[((image * p.height * p.factor + y * p.factor + dy) * p.width * p.factor + x * p.factor + dx) * p.channels + c];
+    }
+  }
+  gradient[i] = sum;`,
+}));
+
+/** `scaleY` and `scaleX` are input size / output size. */
+const BILINEAR_PARAMS = {
+  count: 'u32', height: 'u32', width: 'u32', outH: 'u32', outW: 'u32', channels: 'u32', scaleY: 'f32', scaleX: 'f32',
+} as const;
+
+/**
+ * Along one axis, output pixel `at` reads the inputs `low` and `high` with weights 1 - t and t: pixel centres lie at half integers (align_corners = false),
+ * and positions before the first centre are moved to it. Forward and gradient share this, so that they agree to the bit on who reads whom.
+ */
+const TAPS = `
+struct Taps { low: u32, high: u32, t: f32 }
+fn taps(at: u32, scale: f32, size: u32) -> Taps {
+  let position = max((f32(at) + 0.5) * scale - 0.5, 0.0);
+  let low = min(u32(position), size - 1u);
+  return Taps(low, min(low + 1u, size - 1u), position - f32(low));
+}`;
+
+export const resizeBilinearKernel = kernelFamily((vec4: boolean) => defineKernel({
+  name: `resize_bilinear_f32${suffix(vec4)}`,
+  workgroup: [64],
+  params: BILINEAR_PARAMS,
+  buffers: { input: `read ${element(vec4)}`, output: `write ${element(vec4)}` },
+  module: `${TAPS}
+fn at(image: u32, y: u32, x: u32, c: u32) -> ${element(vec4)} { return input[((image * p.height + y) * p.width + x) * p.channels + c]; }`,
+  body: `${pixelOf('p.outH', 'p.outW')}
+  let ty = taps(y, p.scaleY, p.height);
+  let tx = taps(x, p.scaleX, p.width);
+  let top = at(image, ty.low, tx.low, c) * (1.0 - tx.t) + at(image, ty.low, tx.high, c) * tx.t;
+  let bottom = at(image, ty.high, tx.low, c) * (1.0 - tx.t) + at(image, ty.high, tx.high, c) * tx.t;
+  output[i] = top * (1.0 - ty.t) + bottom * ty.t;`,
+}));
+
+/** Gathers: an input pixel looks at the range of output pixels whose position lies within one pixel of it (and one more on either side, for rounding). */
+export const resizeBilinearGradientKernel = kernelFamily((vec4: boolean) => defineKernel({
+  name: `resize_bilinear_gradient_f32${suffix(vec4)}`,
+  workgroup: [64],
+  params: BILINEAR_PARAMS,
+  buffers: { upstream: `read ${element(vec4)}`, gradient: `write ${element(vec4)}` },
+  module: `${TAPS}
+// What output pixel at reads of input pixel own.
+fn share(at: u32, own: u32, scale: f32, size: u32) -> f32 {
+  let t = taps(at, scale, size);
+  return select(0.0, 1.0 - t.t, t.low == own) + select(0.0, t.t, t.high == own);
+}
+fn firstReader(own: u32, scale: f32) -> u32 { return select(u32(max((f32(own) - 0.5) / scale - 1.5, 0.0)), 0u, own == 0u); }
+fn lastReader(own: u32, scale: f32, size: u32, outSize: u32) -> u32 {
+  return select(min(u32((f32(own) + 1.5) / scale + 1.5), outSize - 1u), outSize - 1u, own + 1u == size);
+}`,
+  body: `${pixelOf('p.height', 'p.width')}
+  let lastY = lastReader(y, p.scaleY, p.height, p.outH);
+  let firstX = firstReader(x, p.scaleX);
+  let lastX = lastReader(x, p.scaleX, p.width, p.outW);
+  var sum = ${element(vec4)}();
+  for (var oy = firstReader(y, p.scaleY); oy <= lastY; oy++) {
+    let shareY = share(oy, y, p.scaleY, p.height);
+    if (shareY == 0.0) { continue; }
+    for (var ox = firstX; ox <= lastX; ox++) {
+      let weight = shareY * share(ox, x, p.scaleX, p.width);
+      if (weight != 0.0) { sum += weight * upstream[((image * p.outH + oy) * p.outW + ox) * p.channels + c]; }
+    }
+  }
+  gradient[i] = sum;`,
+}));
