@@ -1,0 +1,144 @@
+/**
+ * Entropy-regularised optimal transport by Sinkhorn and Knopp's iterations in the log domain, and its decoding [OTA, arXiv 2103.14259].
+ *
+ * One workgroup a problem: `count` suppliers (rows) and the background against N demanders of one unit (columns). Costs K come
+ * divided by epsilon and relative to the background's, whose row is therefore zero. With a = u / epsilon, b = v / epsilon, an iteration is
+ *   b_j = log(1 + 1e-8)        - logsumexp_i (a_i - K_ij)
+ *   a_i = log(supply_i + 1e-8) - logsumexp_j (b_j - K_ij)
+ * which is the usual v <- epsilon (log demand - logsumexp((u + v - cost) / epsilon)) + v with v taken out of the sum. b follows from a, so that an
+ * offset of a column's costs and the common start u = v = 1 cancel: starting from a = 0 gives the same plan.
+ */
+import { defineKernel, kernelFamily } from './kernel.ts';
+
+const LANES = 256;
+
+/** Running logsumexp: `shift` the largest term so far, `sum` of exp(term - shift). One exponential a term. */
+const LOG_SUM = /* wgsl */ `
+struct LogSum { shift: f32, sum: f32 }
+const EMPTY = LogSum(-3e38, 0.0);
+fn including(l: LogSum, x: f32) -> LogSum {
+  let e = exp(-abs(x - l.shift));
+  if (x > l.shift) { return LogSum(x, l.sum * e + 1.0); }
+  return LogSum(l.shift, l.sum + e);
+}
+fn logSum(l: LogSum) -> f32 { return l.shift + log(l.sum); }
+var<workgroup> partialShift: array<f32, ${LANES}>;
+var<workgroup> partialSum: array<f32, ${LANES}>;`;
+
+/**
+ * costs [P, M, N], counts [B], supply [P, M + 1] -> potentials [P, 2, M + 1] (a, and the largest b_j - K_ij of a row) and [P, N] (b), and
+ * matched [P, N]: each row of the plan is divided by its maximum, each column takes its largest entry (the lowest row among equals, as argmax does
+ * in PyTorch; the background, -1, comes last). Decoded from logarithms: no row or column can underflow. Two rows that both have their maximum in one
+ * column are an exact tie, so that b_j - K_ij must be one rounded operation wherever it stands: hence the costs come divided by epsilon.
+ *
+ * In row sweeps `width` lanes share a row, 8 to 32 depending on the number of rows.
+ */
+export const sinkhornKernel = kernelFamily(() => defineKernel({
+  name: 'sinkhorn_f32',
+  workgroup: [LANES],
+  params: { problems: 'u32', rows: 'u32', columns: 'u32', images: 'u32', iterations: 'u32' },
+  buffers: { costs: 'read f32', counts: 'read u32', supply: 'read f32', rowState: 'write f32', columnState: 'write f32', matched: 'write i32' },
+  module: LOG_SUM,
+  body: /* wgsl */ `
+  let problem = linearGroup;
+  if (problem >= p.problems) { return; }
+  let count = counts[problem % p.images];
+  let costBase = problem * p.rows * p.columns;
+  let rowBase = problem * 2u * (p.rows + 1u);
+  let largestBase = rowBase + p.rows + 1u;
+  let columnBase = problem * p.columns;
+  var width = 32u;
+  while (width > 8u && ${LANES}u / width < count + 1u) { width /= 2u; }
+  let rowsAtOnce = ${LANES}u / width;
+  let seat = lane % width;
+  for (var i = lane; i < 2u * (p.rows + 1u); i += ${LANES}u) { rowState[rowBase + i] = 0.0; }
+  storageBarrier();
+
+  for (var iteration = 0u; iteration < p.iterations; iteration++) {
+    for (var j = lane; j < p.columns; j += ${LANES}u) {
+      var terms = LogSum(rowState[rowBase + count], 1.0); // the background
+      for (var i = 0u; i < count; i++) {
+        terms = including(terms, rowState[rowBase + i] - costs[costBase + i * p.columns + j]);
+      }
+      columnState[columnBase + j] = 1e-8 - logSum(terms); // log(1 + 1e-8) = 1e-8
+    }
+    storageBarrier();
+    for (var first = 0u; first <= count; first += rowsAtOnce) {
+      let row = first + lane / width;
+      var terms = EMPTY;
+      if (row < count) {
+        for (var j = seat; j < p.columns; j += width) {
+          terms = including(terms, columnState[columnBase + j] - costs[costBase + row * p.columns + j]);
+        }
+      } else if (row == count) {
+        for (var j = seat; j < p.columns; j += width) { terms = including(terms, columnState[columnBase + j]); }
+      }
+      partialShift[lane] = terms.shift;
+      partialSum[lane] = terms.sum;
+      workgroupBarrier();
+      if (seat == 0u && row <= count) {
+        var shift = terms.shift;
+        for (var k = 1u; k < width; k++) { shift = max(shift, partialShift[lane + k]); }
+        var sum = 0.0;
+        for (var k = 0u; k < width; k++) { sum += partialSum[lane + k] * exp(partialShift[lane + k] - shift); }
+        let units = supply[problem * (p.rows + 1u) + select(row, p.rows, row == count)];
+        rowState[rowBase + row] = log(units + 1e-8) - (shift + log(sum));
+      }
+      workgroupBarrier();
+    }
+    storageBarrier();
+  }
+
+  for (var first = 0u; first <= count; first += rowsAtOnce) {
+    let row = first + lane / width;
+    var largest = -3e38;
+    if (row <= count) {
+      for (var j = seat; j < p.columns; j += width) {
+        var k = 0.0;
+        if (row < count) { k = costs[costBase + row * p.columns + j]; }
+        largest = max(largest, columnState[columnBase + j] - k);
+      }
+    }
+    partialShift[lane] = largest;
+    workgroupBarrier();
+    if (seat == 0u && row <= count) {
+      for (var k = 1u; k < width; k++) { largest = max(largest, partialShift[lane + k]); }
+      rowState[largestBase + row] = largest;
+    }
+    workgroupBarrier();
+  }
+  storageBarrier();
+  for (var j = lane; j < p.columns; j += ${LANES}u) {
+    var best = -1;
+    var bestScore = -3e38;
+    for (var i = 0u; i < count; i++) {
+      let score = (columnState[columnBase + j] - costs[costBase + i * p.columns + j]) - rowState[largestBase + i]; // exactly 0 at a row's maximum
+      if (score > bestScore) { bestScore = score; best = i32(i); }
+    }
+    matched[columnBase + j] = select(best, -1, columnState[columnBase + j] - rowState[largestBase + count] > bestScore);
+  }`,
+}));
+
+/** The plan itself, for looking at: [P, M + 1, N], background last, padded rows zero. One lane an entry. */
+export const transportPlanKernel = kernelFamily(() => defineKernel({
+  name: 'transport_plan_f32',
+  workgroup: [64],
+  params: { count: 'u32', rows: 'u32', columns: 'u32', images: 'u32' },
+  buffers: { costs: 'read f32', counts: 'read u32', rowState: 'read f32', columnState: 'read f32', plan: 'write f32' },
+  body: /* wgsl */ `
+  let at = linearGroup * 64u + lane;
+  if (at >= p.count) { return; }
+  let column = at % p.columns;
+  let row = at / p.columns % (p.rows + 1u);
+  let problem = at / p.columns / (p.rows + 1u);
+  let count = counts[problem % p.images];
+  let rowBase = problem * 2u * (p.rows + 1u);
+  let b = columnState[problem * p.columns + column];
+  var entry = 0.0;
+  if (row < count) {
+    entry = exp(rowState[rowBase + row] + b - costs[(problem * p.rows + row) * p.columns + column]);
+  } else if (row == p.rows) {
+    entry = exp(rowState[rowBase + count] + b);
+  }
+  plan[at] = entry;`,
+}));
