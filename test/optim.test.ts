@@ -130,6 +130,17 @@ describe.each(clippings)('follows float64 with %s', (_, clipping) => {
   test('SGD with Nesterov momentum', () => follow((p) => new SGD(p, { momentum: 0.9, nesterov: true }), sgdReference(0.9, true, 0), clipping));
 });
 
+test('one step is three dispatches, however many parameters there are', () => {
+  const parameters = parametersOf(randomValues(8));
+  const optimizer = new AdamW(parameters);
+  accumulate(parameters, randomValues(9));
+  const before = device.dispatches;
+  optimizer.step({ learningRate: 0.1, maxGradientNorm: 1 });
+  expect(device.dispatches - before).toBe(3);
+  optimizer.dispose();
+  free(parameters);
+});
+
 test('a zero gradient leaves decay alone at work, and no gradient at all changes nothing', async () => {
   const values = randomValues(2);
   const parameters = parametersOf(values);

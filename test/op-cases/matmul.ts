@@ -67,6 +67,8 @@ const matmulCases = [
   product({ m: 36, n: 67, k: 12, form: 'tt' }),
   product({ m: 5, n: 12, k: 1028, form: 'nn' }, 'K split'),
   product({ m: 6, n: 9, k: 8, form: 'nn', batchA: [2, 3], batchB: [2, 3] }, 'batched'),
+  product({ m: 4, n: 8, k: 520, form: 'nt', batchA: [2], batchB: [2] }, 'batched and K split'),
+  product({ m: 4, n: 520, k: 8, form: 'nn', batchB: [3] }, 'gradient of the shared operand over batch and split K'),
   product({ m: 8, n: 4, k: 12, form: 'nt', batchA: [3] }, 'B shared'),
   product({ m: 8, n: 4, k: 12, form: 'tn', batchB: [3] }, 'A shared'),
   product({ m: 4, n: 8, k: 12, form: 'tt', batchA: [2], batchB: [2] }),
