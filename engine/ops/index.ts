@@ -14,6 +14,8 @@ import { softmaxOp } from './softmax.ts';
 import { addOp, divOp, maximumOp, minimumOp, mulOp, subOp } from './binary.ts';
 import { maxOp, meanOp, sumOp } from './reduce.ts';
 import { concatOp, expandOp, gatherOp, permuteOp, sliceOp } from './layout.ts';
+import { dynamicInteractionOp } from './dynamic-interaction.ts';
+import { setLossOp } from './set-loss.ts';
 
 export const ops = {
   abs: absOp, affine: affineOp, exp: expOp, log: logOp, relu: reluOp, sigmoid: sigmoidOp, sqrt: sqrtOp, square: squareOp, tanh: tanhOp,
@@ -31,6 +33,8 @@ export const ops = {
   add: addOp, sub: subOp, mul: mulOp, div: divOp, maximum: maximumOp, minimum: minimumOp,
   sum: sumOp, mean: meanOp, max: maxOp,
   permute: permuteOp, slice: sliceOp, expand: expandOp, concat: concatOp, gather: gatherOp,
+  dynamicInteraction: dynamicInteractionOp,
+  setLoss: setLossOp,
 } as const;
 
 export type OpName = keyof typeof ops;

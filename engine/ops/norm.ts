@@ -35,6 +35,41 @@ function rowLayout(x: Tensor): { rows: number; columns: number; width: Width; sl
   return { rows: size === 0 ? 0 : x.size / size, columns, width, slots: held, full: held > 0 && columns === held * lanes, lanes, teamsAGroup: count };
 }
 
+/** Writes the layer normalisation of the rows of `input` to `output`; records nothing. */
+export function normalizeRows(input: Tensor, gamma: Tensor, beta: Tensor, output: Tensor, { epsilon, relu }: LayerNormAttributes): void {
+  const { device } = input;
+  const { rows, columns, width, slots, full, teamsAGroup } = rowLayout(input);
+  const perTeam = Math.min(32, Math.max(4, Math.ceil(rows / 512)));
+  device.run(layerNormKernel(device.subgroupSize, width, slots, full, relu),
+    { rows, columns, per_team: perTeam, inverse: 1 / (columns * width), epsilon },
+    { input, gamma, beta, output }, linearGrid(Math.ceil(rows / perTeam / teamsAGroup)));
+}
+
+/** Gradients of layer normalisation by its input, gamma and beta. */
+export function layerNormGradients(input: Tensor, gamma: Tensor, beta: Tensor, upstream: Tensor, { epsilon, relu }: LayerNormAttributes): [Tensor, Tensor, Tensor] {
+  const { device } = input;
+  const { rows, columns, width, slots, full, teamsAGroup } = rowLayout(input);
+  const size = columns * width;
+  const inverse = 1 / size;
+  const gradient = device.empty(input.shape);
+  if (slots > 0) {
+    const perTeam = Math.max(1, Math.ceil(rows / Math.min(1024, Math.ceil(rows / 16))) || 1);
+    const teams = Math.max(1, Math.ceil(rows / perTeam));
+    const partial = device.empty([teams, 2, size]);
+    device.run(layerNormGradientKernel(device.subgroupSize, width, slots, full, relu), { rows, columns, per_team: perTeam, teams, inverse, epsilon },
+      { input, gamma, beta, upstream, gradient, partial }, linearGrid(Math.ceil(teams / teamsAGroup)));
+    return [gradient, ...sumColumnPairs(device, partial, teams, size)];
+  }
+  const statistics = device.empty([rows, 2]);
+  device.run(layerNormWideGradientKernel(device.subgroupSize, width, relu), { rows, columns, inverse, epsilon },
+    { input, gamma, beta, upstream, gradient, statistics }, linearGrid(Math.ceil(rows / teamsAGroup)));
+  const chunks = Math.min(64, Math.max(1, Math.ceil(rows / 16)));
+  const partial = device.empty([chunks, 2, size]);
+  device.run(layerNormWideColumnsKernel(width, relu), { rows, columns, chunks }, { input, gamma, beta, upstream, statistics, partial },
+    linearGrid(Math.ceil(chunks * columns / 64)));
+  return [gradient, ...sumColumnPairs(device, partial, chunks, size)];
+}
+
 export const layerNormOp = defineOp({
   name: 'layerNorm',
   shape: ([x, gamma, beta]: readonly [Tensor, Tensor, Tensor], { epsilon }: LayerNormAttributes) => {
@@ -45,35 +80,8 @@ export const layerNormOp = defineOp({
     if (!(epsilon >= 0)) shapeError('layerNorm', 'epsilon', 'a number >= 0', String(epsilon));
     return { shape: x.shape };
   },
-  forward: ({ device, inputs: [input, gamma, beta], attributes: { epsilon, relu }, output }) => {
-    const { rows, columns, width, slots, full, teamsAGroup } = rowLayout(input);
-    const perTeam = Math.min(32, Math.max(4, Math.ceil(rows / 512)));
-    device.run(layerNormKernel(device.subgroupSize, width, slots, full, relu),
-      { rows, columns, per_team: perTeam, inverse: 1 / (columns * width), epsilon },
-      { input, gamma, beta, output }, linearGrid(Math.ceil(rows / perTeam / teamsAGroup)));
-  },
-  backward: ({ device, inputs: [input, gamma, beta], attributes: { epsilon, relu }, gradient: upstream }) => {
-    const { rows, columns, width, slots, full, teamsAGroup } = rowLayout(input);
-    const size = columns * width;
-    const inverse = 1 / size;
-    const gradient = device.empty(input.shape);
-    if (slots > 0) {
-      const perTeam = Math.max(1, Math.ceil(rows / Math.min(1024, Math.ceil(rows / 16))) || 1);
-      const teams = Math.max(1, Math.ceil(rows / perTeam));
-      const partial = device.empty([teams, 2, size]);
-      device.run(layerNormGradientKernel(device.subgroupSize, width, slots, full, relu), { rows, columns, per_team: perTeam, teams, inverse, epsilon },
-        { input, gamma, beta, upstream, gradient, partial }, linearGrid(Math.ceil(teams / teamsAGroup)));
-      return [gradient, ...sumColumnPairs(device, partial, teams, size)];
-    }
-    const statistics = device.empty([rows, 2]);
-    device.run(layerNormWideGradientKernel(device.subgroupSize, width, relu), { rows, columns, inverse, epsilon },
-      { input, gamma, beta, upstream, gradient, statistics }, linearGrid(Math.ceil(rows / teamsAGroup)));
-    const chunks = Math.min(64, Math.max(1, Math.ceil(rows / 16)));
-    const partial = device.empty([chunks, 2, size]);
-    device.run(layerNormWideColumnsKernel(width, relu), { rows, columns, chunks }, { input, gamma, beta, upstream, statistics, partial },
-      linearGrid(Math.ceil(chunks * columns / 64)));
-    return [gradient, ...sumColumnPairs(device, partial, chunks, size)];
-  },
+  forward: ({ inputs: [input, gamma, beta], attributes, output }) => normalizeRows(input, gamma, beta, output, attributes),
+  backward: ({ inputs: [input, gamma, beta], attributes, gradient }) => layerNormGradients(input, gamma, beta, gradient, attributes),
 });
 
 /**

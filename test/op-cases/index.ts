@@ -14,6 +14,8 @@ import { softmaxCases } from './softmax.ts';
 import { binaryCases } from './binary.ts';
 import { reduceCases } from './reduce.ts';
 import { layoutCases } from './layout.ts';
+import { dynamicInteractionCases } from './dynamic-interaction.ts';
+import { setLossCases } from './set-loss.ts';
 
 export const opCases: Record<OpName, OpCase[]> = {
   ...unaryCases,
@@ -29,4 +31,6 @@ export const opCases: Record<OpName, OpCase[]> = {
   ...binaryCases,
   ...reduceCases,
   ...layoutCases,
+  ...dynamicInteractionCases,
+  ...setLossCases,
 };

@@ -1,0 +1,132 @@
+/**
+ * The matrix products of dynamic interaction (Sparse R-CNN, 3.3): a small product for each proposal, whose weights lie in one row of generated parameters,
+ * first W1 (d, k), then W2 (k, d). So operands and results begin at an offset within each proposal's row, which the general products do not know.
+ * All of d and k are multiples of 4; counts, strides and offsets are in vec4s.
+ */
+import { defineKernel, kernelFamily } from './kernel.ts';
+import { range, SUBGROUP_TILES, type MatmulTile } from './matmul.ts';
+
+/** `nn`: C = A B, `nt`: C = A B^T, `tn`: C = A^T B. */
+export type InteractionForm = 'nn' | 'nt' | 'tn';
+
+export const INTERACTION_PARAMS = {
+  m: 'u32', n: 'u32', k: 'u32', rowTiles: 'u32', columnTiles: 'u32', groups: 'u32',
+  /** From one proposal to the next. */
+  strideA: 'u32', strideB: 'u32', strideC: 'u32',
+  /** Where B and C begin within a proposal's row. */
+  startB: 'u32', startC: 'u32',
+} as const;
+
+/** Rows and columns that a lane without subgroups computes. */
+export const LANE_TILE: MatmulTile = { rows: 4, columns: 4 };
+/** Lanes of a workgroup without subgroups. */
+export const PLAIN_LANES = 64;
+
+const PLACE = (index: string, { rows, columns }: MatmulTile): string => `
+  let tile = ${index} % (p.rowTiles * p.columnTiles);
+  let proposal = ${index} / (p.rowTiles * p.columnTiles);
+  let row0 = (tile / p.columnTiles) * ${rows}u;
+  let column0 = (tile % p.columnTiles) * ${columns}u;
+  let atA = proposal * p.strideA;
+  let atB = proposal * p.strideB + p.startB;
+  let atC = proposal * p.strideC + p.startC;`;
+
+/**
+ * One subgroup a workgroup: every value is loaded once per subgroup, shuffles hand values of A to all lanes, each lane keeps its columns of B.
+ * The form of matmul.ts: a load costs software adapters as much as a hundred multiply-adds.
+ */
+export const subgroupInteractionKernel = kernelFamily((lanes: number, form: InteractionForm, size: 'large' | 'small') => {
+  const tile = SUBGROUP_TILES[lanes][size];
+  const { rows, columns } = tile;
+  const transposedA = form === 'tn', transposedB = form === 'nt';
+  const blocksA = transposedA ? Math.ceil(rows / (4 * lanes)) : rows / lanes;
+  const vectors = transposedB ? columns / lanes : columns / (4 * lanes);
+  const type = transposedB ? 'f32' : 'vec4f';
+  const placeA = range(blocksA).map((i) => (transposedA
+    ? `let a${i} = atA + min(row0 / 4u + ${i * lanes}u + lane, p.m / 4u - 1u);`
+    : `let a${i} = atA + min(row0 + ${i * lanes}u + lane, p.m - 1u) * (p.k / 4u);`));
+  const placeB = range(vectors).map((j) => (transposedB
+    ? `let b${j} = atB + min(column0 + ${j * lanes}u + lane, p.n - 1u) * (p.k / 4u);`
+    : `let b${j} = atB + min(column0 / 4u + ${j * lanes}u + lane, p.n / 4u - 1u);`));
+  // Only with A transposed K is a number of positions, which need not be a multiple of 4: the steps beyond count as zeros of A.
+  const line = (step: number): string => (transposedA ? `min(k + ${step}u, p.k - 1u)` : `(k + ${step}u)`);
+  const loadsA = transposedA
+    ? range(4).flatMap((step) => range(blocksA).map((i) => `let va${step}_${i} = select(vec4f(), a[a${i} + ${line(step)} * (p.m / 4u)], k + ${step}u < p.k);`))
+    : range(blocksA).map((i) => `let va${i} = a[a${i} + k / 4u];`);
+  const loadsB = transposedB
+    ? range(vectors).map((j) => `let vb${j} = b[b${j} + k / 4u];`)
+    : range(4).flatMap((step) => range(vectors).map((j) => `let vb${step}_${j} = b[b${j} + ${line(step)} * (p.n / 4u)];`));
+  const valueA = (row: number, step: number): string => {
+    if (!transposedA) return `subgroupShuffle(va${Math.floor(row / lanes)}[${step}], ${row % lanes}u)`;
+    const inBlock = row % (4 * lanes);
+    return `subgroupShuffle(va${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}], ${Math.floor(inBlock / 4)}u)`;
+  };
+  const products = range(rows).map((row) => range(4).map((step) => {
+    const terms = range(vectors).map((j) => (transposedB
+      ? `c${row}_${j} = fma(s${row}_${step}, vb${j}[${step}], c${row}_${j});`
+      : `c${row}_${j} = fma(vec4f(s${row}_${step}), vb${step}_${j}, c${row}_${j});`));
+    return `let s${row}_${step} = ${valueA(row, step)}; ${terms.join(' ')}`;
+  }).join('\n')).join('\n');
+  const stores = range(vectors).map((j) => (transposedB
+    ? `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { c[atC * 4u + (row0 + r) * p.n + column] = sums[r * ${vectors}u + ${j}u]; } }`
+    : `{ let x = column0 / 4u + ${j * lanes}u + lane; if (x < p.n / 4u) { c[atC + (row0 + r) * (p.n / 4u) + x] = sums[r * ${vectors}u + ${j}u]; } }`));
+  return defineKernel({
+    name: `dynamic_interaction_${form}_f32_sg${lanes}_${rows}x${columns}`,
+    workgroup: [lanes],
+    subgroups: true,
+    params: INTERACTION_PARAMS,
+    buffers: { a: 'read vec4f', b: 'read vec4f', c: `write ${type}` },
+    body: `
+  if (linearGroup >= p.groups) { return; }
+  ${PLACE('linearGroup', tile)}
+  ${[...placeA, ...placeB].join('\n  ')}
+  ${range(rows).map((row) => range(vectors).map((j) => `var c${row}_${j} = ${type}();`).join(' ')).join('\n  ')}
+  for (var k = 0u; k < p.k; k += 4u) {
+${[...loadsA, ...loadsB].join('\n')}
+${products}
+  }
+  // Stored in a loop over a local array: unrolled, the stores would be most of the code.
+  var sums = array<${type}, ${rows * vectors}>(${range(rows).map((row) => range(vectors).map((j) => `c${row}_${j}`).join(', ')).join(', ')});
+  let rows = min(${rows}u, p.m - row0);
+  for (var r = 0u; r < rows; r++) {
+    ${stores.join('\n    ')}
+  }`,
+  });
+});
+
+/** A lane a 4 x 4 block, neighbouring lanes on neighbouring columns: for adapters without subgroups, and for GPUs, whose caches serve the repeated loads. */
+export const plainInteractionKernel = kernelFamily((form: InteractionForm) => {
+  const inner = {
+    nn: `
+  for (var k = 0u; k < p.k / 4u; k++) {
+    ${range(4).map((s) => `let b${s} = b[atB + (k * 4u + ${s}u) * (p.n / 4u) + column0 / 4u];`).join('\n    ')}
+    ${range(4).map((r) => `let a${r} = a[a_${r} + k]; c${r} += a${r}.x * b0 + a${r}.y * b1 + a${r}.z * b2 + a${r}.w * b3;`).join('\n    ')}
+  }`,
+    nt: `
+  for (var k = 0u; k < p.k / 4u; k++) {
+    ${range(4).map((s) => `let b${s} = b[atB + (column0 + ${s}u) * (p.k / 4u) + k];`).join('\n    ')}
+    ${range(4).map((r) => `let a${r} = a[a_${r} + k]; c${r} += vec4f(dot(a${r}, b0), dot(a${r}, b1), dot(a${r}, b2), dot(a${r}, b3));`).join('\n    ')}
+  }`,
+    tn: `
+  for (var k = 0u; k < p.k; k++) {
+    let va = a[atA + k * (p.m / 4u) + row0 / 4u];
+    let vb = b[atB + k * (p.n / 4u) + column0 / 4u];
+    ${range(4).map((r) => `c${r} += va[${r}] * vb;`).join(' ')}
+  }`,
+  };
+  return defineKernel({
+    name: `dynamic_interaction_${form}_f32_4x4`,
+    workgroup: [PLAIN_LANES],
+    params: INTERACTION_PARAMS,
+    buffers: { a: 'read vec4f', b: 'read vec4f', c: 'write vec4f' },
+    body: `
+  let index = linearGroup * ${PLAIN_LANES}u + lane;
+  if (index >= p.groups) { return; }
+  ${PLACE('index', LANE_TILE)}
+  ${form === 'tn' ? '' : range(4).map((r) => `let a_${r} = atA + min(row0 + ${r}u, p.m - 1u) * (p.k / 4u);`).join('\n  ')}
+  ${range(4).map((r) => `var c${r} = vec4f();`).join(' ')}
+  ${inner[form]}
+  let out = atC + row0 * (p.n / 4u) + column0 / 4u;
+  ${range(4).map((r) => `if (row0 + ${r}u < p.m) { c[out + ${r}u * (p.n / 4u)] = c${r}; }`).join('\n  ')}`,
+  });
+});
