@@ -11,6 +11,7 @@ export { reshape } from './ops/reshape.ts';
 export { conv2d, type Conv2dOptions } from './ops/conv2d.ts';
 export { maxPool2d, type MaxPool2dOptions } from './ops/pooling.ts';
 export { resizeBilinear, upsampleNearest } from './ops/resize.ts';
+export { normalizeImages, type ImageData, type NormalizeOptions } from './ops/images.ts';
 export { linear, matmul, type LinearOptions, type MatmulOptions } from './ops/matmul.ts';
 export { mixExperts } from './ops/experts.ts';
 export { readSafetensors, writeSafetensors, WeightsError, type SafetensorData, type SafetensorEntry, type SafetensorsFile } from './weights/safetensors.ts';
@@ -31,3 +32,5 @@ export {
   type MatchingWeights, type PaddedTargets, type SupplyOptions, type TransportOptions,
 } from './ops/assignment.ts';
 export { concat, expand, gather, permute, slice, stack, transpose } from './ops/layout.ts';
+export { dynamicInteraction } from './ops/dynamic-interaction.ts';
+export { setLoss } from './ops/set-loss.ts';
