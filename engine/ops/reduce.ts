@@ -11,6 +11,8 @@ import type { Tensor } from '../tensor.ts';
 /** Columns shorter than this, and rows shorter than `LONG_ROW`, are summed in one pass. */
 const LONG_COLUMN = 128;
 const LONG_ROW = 4096;
+/** Rows up to this are reduced by a lane each, as columns of their own: a team would idle. */
+const SHORT_ROW = 16;
 /** Lanes (of columns) or teams (of rows) worth having before long reductions are cut into chunks. */
 const ENOUGH_LANES = 4096;
 const ENOUGH_TEAMS = 64;
@@ -38,7 +40,7 @@ export function reduceView(device: Device, reduction: Reduction, input: Tensor, 
   const second = reduction === 'first' ? 'least' : reduction;
   const factor = (final: boolean): number => (reduction === 'max' ? -Infinity : final ? scale : 1);
   const dtype = integral ? 'u32' : 'f32';
-  if (inner === 1) {
+  if (inner === 1 && (n > SHORT_ROW || outer === 1)) {
     const teams = teamOf(device.subgroupSize);
     const cut = n > LONG_ROW && outer < ENOUGH_TEAMS;
     const wanted = cut ? Math.min(Math.ceil(ENOUGH_TEAMS / outer), Math.ceil(n / 1024)) : 1;

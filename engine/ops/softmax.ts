@@ -18,6 +18,9 @@ interface RowLayout {
   readonly grid: Grid;
 }
 
+/** Whether teams of lanes take rows; very short rows get a lane each, as columns do. */
+const byRows = (n: number, inner: number): boolean => inner === 1 && n > 8;
+
 function rowLayout(x: Tensor, n: number): RowLayout {
   const width = n % 4 === 0 ? 4 : 1;
   const rows = n === 0 ? 0 : x.size / n;
@@ -40,7 +43,7 @@ export const softmaxOp = defineOp({
   forward: ({ device, inputs: [input], attributes: { axis }, output }) => {
     const n = input.shape[axis];
     const inner = sizeOf(input.shape.slice(axis + 1));
-    if (inner === 1) {
+    if (byRows(n, inner)) {
       const { width, params, grid } = rowLayout(input, n);
       const { lanes } = teamOf(device.subgroupSize);
       const slots = Math.ceil(params.columns / lanes);
@@ -55,7 +58,7 @@ export const softmaxOp = defineOp({
     const n = input.shape[axis];
     const inner = sizeOf(input.shape.slice(axis + 1));
     const gradient = device.empty(input.shape);
-    if (inner === 1) {
+    if (byRows(n, inner)) {
       const { width, params, grid } = rowLayout(input, n);
       device.run(softmaxRowsGradientKernel(device.subgroupSize, width), params, { output, upstream, gradient }, grid);
     } else {

@@ -1,5 +1,6 @@
 /** Cases for the elementwise functions of two tensors, under broadcasting. */
 import { add, div, maximum, minimum, mul, sub, type Tensor } from '../../engine/index.ts';
+import type { OpName } from '../../engine/ops/index.ts';
 import { ndarray, randomInput, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
 /** The value of `x`, broadcast to `shape`, at a row-major position. */
@@ -55,4 +56,4 @@ export const binaryCases = {
   div: casesOf(div, (x, y) => x / y, SOME, { awayFromZero: 0.5 }),
   maximum: [...casesOf(maximum, Math.max, SOME), ties(maximum, Math.max)],
   minimum: [...casesOf(minimum, Math.min, SOME), ties(minimum, Math.min)],
-} satisfies Partial<Record<string, OpCase[]>>;
+} satisfies Partial<Record<OpName, OpCase[]>>;

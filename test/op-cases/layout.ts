@@ -1,6 +1,7 @@
 /** Cases for permute, slice, expand, concat (and stack) and gather. */
 import fc from 'fast-check';
 import { concat, expand, gather, permute, slice, stack, transpose } from '../../engine/index.ts';
+import type { OpName } from '../../engine/ops/index.ts';
 import { integerInput, ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
 /** A tensor whose value at an index is asked for by the index. */
@@ -107,4 +108,4 @@ export const layoutCases = {
     gatherCase('beyond the axis', [4, 3], [40], 0, 9),
     gatherCase('nothing', [4, 3], [0], 0),
   ],
-} satisfies Partial<Record<string, OpCase[]>>;
+} satisfies Partial<Record<OpName, OpCase[]>>;

@@ -1,5 +1,6 @@
 /** Cases for layerNorm, groupNorm and scaleShift. */
 import { groupNorm, layerNorm, scaleShift } from '../../engine/index.ts';
+import type { OpName } from '../../engine/ops/index.ts';
 import { ndarray, randomInput, type NdArray, type OpCase } from '../op-harness.ts';
 
 const mean = (values: ArrayLike<number>): number => Array.from(values).reduce((a, b) => a + b, 0) / values.length;
@@ -131,4 +132,4 @@ export const normCases = {
     scaleShiftCase('no rows', [0, 4]),
     scaleShiftCase('many rows', [5000, 4], { activation: 'relu' }),
   ],
-} satisfies Partial<Record<string, OpCase[]>>;
+} satisfies Partial<Record<OpName, OpCase[]>>;

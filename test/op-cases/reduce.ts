@@ -1,6 +1,7 @@
 /** Cases for sum, mean and max. */
 import fc from 'fast-check';
 import { max, mean, sum, type Tensor } from '../../engine/index.ts';
+import type { OpName } from '../../engine/ops/index.ts';
 import { ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
 
 /** Collects the values that fall on each output position, and reduces each collection. */
@@ -55,6 +56,7 @@ export const reduceCases = {
     sumCase(sum, total, [20001]),
     sumCase(sum, total, [3, 5001], [-1]),
     sumCase(sum, total, [2100, 7], [1]),
+    sumCase(sum, total, [2100, 18], [1]),
     sumCase(sum, total, [1500, 8], [0]),
     sumCase(sum, total, [1501, 3], [0], true),
     sumCase(sum, total, [2, 300, 6], [1]),
@@ -77,4 +79,4 @@ export const reduceCases = {
     maxCase('negative', randomInput([5, 6], 5, { shift: -100 }), 0),
     maxCase('one value', randomInput([1, 4], 6), 0),
   ],
-} satisfies Partial<Record<string, OpCase[]>>;
+} satisfies Partial<Record<OpName, OpCase[]>>;

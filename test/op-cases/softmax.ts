@@ -1,6 +1,7 @@
 /** Cases for softmax. */
 import fc from 'fast-check';
 import { softmax } from '../../engine/index.ts';
+import type { OpName } from '../../engine/ops/index.ts';
 import { ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
 function softmaxReference(x: NdArray, axis: number): NdArray {
@@ -29,6 +30,7 @@ export const softmaxCases = {
     softmaxCase('rows', [33, 300], -1),
     softmaxCase('odd rows', [2, 5, 81], -1),
     softmaxCase('one value', [3, 1], -1),
+    softmaxCase('many short rows', [131, 5], -1),
     softmaxCase('wider than registers', [3, 2600], -1),
     softmaxCase('wider than registers, odd', [2, 1031], 1),
     softmaxCase('columns', [3, 4, 36], 1),
@@ -39,4 +41,4 @@ export const softmaxCases = {
     ...sampleCases(3, fc.tuple(fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 4 }), fc.nat(3)),
       ([shape, axis]) => softmaxCase('random', shape, axis % shape.length)),
   ],
-} satisfies Partial<Record<string, OpCase[]>>;
+} satisfies Partial<Record<OpName, OpCase[]>>;
