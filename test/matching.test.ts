@@ -1,7 +1,9 @@
 /** Label assignment: optimal transport and linear sum assignment against recorded runs, float64, another library, and what must hold of any assignment. */
 import { describe, expect, test } from 'vitest';
-import { Random, type Device } from '../engine/index.ts';
+import { linearSumAssignment as referenceAssignment } from 'linear-sum-assignment';
+import { assignLinearSum, linearSumAssignment, Random, type Device } from '../engine/index.ts';
 import { PAPER_R50 } from '../model/config.ts';
+import { criterion } from '../model/criterion.ts';
 import { assign, uploadTargets, type Assignment, type MatchingConfig } from '../model/matching.ts';
 import { testDevices } from './devices.ts';
 import { GOLDEN_NAMES, readGolden, type Golden } from './golden-files.ts';
@@ -13,6 +15,9 @@ const devices = await testDevices();
 
 /** PyTorch's own float32 run stays within 1.5e-4 of the recorded one, for plans too: exp(cost / 0.1) multiplies rounding errors by some hundreds. */
 const PLAN_TOLERANCE = 5e-4;
+
+/** Sums of a few hundred terms of one sign in f32. */
+const LOSS_TOLERANCE = 1e-5;
 
 /** [stage][image] */
 type Problems = readonly (readonly Problem[])[];
@@ -133,6 +138,81 @@ describe.each(devices)('$label', ({ device }) => {
     });
   });
 
+  describe('linear sum assignment', () => {
+    /** Solves problems of one size in one dispatch; checks that the answers are assignments; returns their total costs. */
+    async function solve(costs: readonly (readonly number[])[], n: number, m: number): Promise<number[]> {
+      const { columns, rows } = device.scope(() => assignLinearSum(device.tensor(costs.flat(), [costs.length, n, m])));
+      const [columnOf, rowOf] = [chunk(Array.from(await columns.read()), n), chunk(Array.from(await rows.read()), m)];
+      [columns, rows].forEach((tensor) => tensor.dispose());
+      return costs.map((cost, p) => {
+        const pairs = columnOf[p].map((j, i) => [i, j]).filter(([, j]) => j >= 0);
+        expect(pairs.length).toBe(Math.min(n, m));
+        expect(rowOf[p].filter((i) => i >= 0).length).toBe(pairs.length);
+        for (const [i, j] of pairs) expect(rowOf[p][j]).toBe(i);
+        return pairs.reduce((total, [i, j]) => total + cost[i * m + j], 0);
+      });
+    }
+
+    const kinds: Record<string, (random: Random) => number> = {
+      normal: (random) => Math.fround(random.normal()),
+      'tied, among five integers': (random) => random.integer(5),
+      'all equal': () => 2.5,
+      'of very different sizes': (random) => Math.fround(Math.exp(4 * random.normal())),
+    };
+    const dimensions = [[1, 1], [1, 9], [9, 1], [7, 7], [5, 23], [23, 5], [40, 40], [12, 300], [300, 12]] as const;
+
+    test.each(Object.entries(kinds))('the least total cost, as another solver finds it: costs %s', async (_, draw) => {
+      for (const [n, m] of dimensions) {
+        const random = new Random(n * 1000 + m);
+        const costs = Array.from({ length: n * m > 1600 ? 4 : 16 }, () => Array.from({ length: n * m }, () => draw(random)));
+        const totals = await solve(costs, n, m);
+        costs.forEach((cost, p) => {
+          const { rowAssignments } = referenceAssignment(chunk(cost, m), { maximaze: false });
+          const least = Array.from(rowAssignments).reduce((total, j, i) => (j >= 0 ? total + cost[i * m + j] : total), 0);
+          const scale = cost.reduce((sum, c) => sum + Math.abs(c), 0) / Math.max(n, m);
+          expect(Math.abs(totals[p] - least) / Math.max(scale, 1e-9), `${n} x ${m}, problem ${p}: ${totals[p]} against ${least}`).toBeLessThanOrEqual(1e-5);
+        });
+      }
+    });
+
+    test('brute force over all permutations', async () => {
+      const least = (cost: readonly number[], n: number, m: number, i = 0, used = 0, skips = Math.max(0, n - m)): number => {
+        if (i === n) return 0;
+        let best = skips > 0 ? least(cost, n, m, i + 1, used, skips - 1) : Infinity;
+        for (let j = 0; j < m; j++) if (!(used & (1 << j))) best = Math.min(best, cost[i * m + j] + least(cost, n, m, i + 1, used | (1 << j), skips));
+        return best;
+      };
+      for (const [n, m] of [[2, 2], [3, 5], [5, 3], [5, 5], [2, 6]]) {
+        const random = new Random(n, m);
+        const costs = Array.from({ length: 50 }, (_, p) => Array.from({ length: n * m }, () => (p % 2 ? random.integer(4) : Math.fround(random.normal()))));
+        (await solve(costs, n, m)).forEach((total, p) => expect(total).toBeCloseTo(least(costs[p], n, m), 5));
+      }
+    });
+
+    test('among equals the lowest index', async () => {
+      const columns = device.scope(() => linearSumAssignment(device.tensor([1, 1, 1, 1, 1, 1], [2, 3])));
+      expect(Array.from(await columns.read())).toEqual([0, 1]);
+      columns.dispose();
+    });
+
+    test('forbidden pairs are avoided; nothing hangs on NaN', async () => {
+      const { columns, nothing } = device.scope(() => ({
+        columns: linearSumAssignment(device.tensor([Infinity, 3, 1, NaN], [2, 2])),
+        nothing: linearSumAssignment(device.tensor(new Float32Array(3 * 20 * 30).fill(NaN), [3, 20, 30])),
+      }));
+      expect(Array.from(await columns.read())).toEqual([1, 0]);
+      for (const found of chunk(Array.from(await nothing.read()), 20)) expect(new Set(found).size, 'distinct columns').toBe(20);
+      [columns, nothing].forEach((tensor) => tensor.dispose());
+    });
+
+    test('no columns, no rows', async () => {
+      const [a, b] = device.scope(() => [linearSumAssignment(device.empty([2, 3, 0])), linearSumAssignment(device.empty([2, 0, 3]))]);
+      expect(Array.from(await a.read())).toEqual(new Array(6).fill(-1));
+      expect(b.shape).toEqual([2, 0]);
+      [a, b].forEach((tensor) => tensor.dispose());
+    });
+  });
+
   describe.each(['ota', 'hungarian'] as const)('%s', (matcher) => {
     const config: MatchingConfig = { ...PAPER_R50, matcher };
     const images = [3, 0, 11, 8].map((m, b) => randomProblem(21, m, 5, 70 + b));
@@ -193,6 +273,23 @@ describe.each(devices)('$label', ({ device }) => {
         size: [width, height],
       };
     }));
+
+    test('the same losses', async () => {
+      const parts = device.scope(() => {
+        const targets = uploadTargets(device, problems[0].map(({ labels, objects }) => ({ labels, boxes: objects })), problems[0].map(({ size }) => size));
+        const stages = problems.map((images) => ({
+          logits: device.tensor(images.flatMap((p) => Array.from(p.logits)), [images.length, n, classes]),
+          boxes: device.tensor(images.flatMap((p) => Array.from(p.boxes)), [images.length, n, 4]),
+        }));
+        const losses = criterion(stages, targets, { ...config, numStages: stages.length });
+        return [losses.parts, losses.total];
+      });
+      const [byStage, total] = [await parts[0].read(), await parts[1].item()];
+      parts.forEach((tensor) => tensor.dispose());
+      const expected = problems.flatMap((_, t) => ['ce', 'l1', 'giou'].map((part) => golden.floats(`loss.${part}_${t}`).data[0]));
+      expect(relativeError(byStage, expected)).toBeLessThanOrEqual(LOSS_TOLERANCE);
+      expect(relativeError([total], golden.floats('loss.total').data)).toBeLessThanOrEqual(LOSS_TOLERANCE);
+    });
 
     test('the same matches, supplies and plans', async () => {
       const { matched, supply, plan } = await assignProblems(device, problems, config);

@@ -1,0 +1,39 @@
+/**
+ * The training loss: at every stage, labels are assigned to the proposals, and class, L1 and GIoU losses are taken. The total is their sum.
+ *
+ * Glossary: B images, N proposals, C classes, T stages. Boxes are xyxy, pixels of the padded batch.
+ * Sources: [SR] Sparse R-CNN 3.1, arXiv 2011.12450; [DSR] Dynamic Sparse R-CNN, arXiv 2205.02101.
+ */
+import { setLoss, stack, sum, type Tensor } from '../engine/index.ts';
+import type { ModelConfig } from './config.ts';
+import { assign, type Assignment, type MatchingConfig, type Targets } from './matching.ts';
+
+/** What a stage predicts. */
+export interface StagePrediction {
+  /** [B, N, C], before the sigmoid. */
+  readonly logits: Tensor;
+  /** [B, N, 4]. */
+  readonly boxes: Tensor;
+}
+
+export interface Losses extends Assignment {
+  /** Scalar: the sum of `parts`. */
+  readonly total: Tensor;
+  /** [T, 3]: class, L1 and GIoU loss of each stage, weighted and divided by the stage's positives. */
+  readonly parts: Tensor;
+}
+
+export type CriterionConfig = MatchingConfig & Pick<ModelConfig, 'numStages'>;
+
+/** Assigns labels at every stage and computes the losses; all stages at once, nothing is read back. Weights of loss and matching are the same. */
+export function criterion(stages: readonly StagePrediction[], targets: Targets, config: CriterionConfig): Losses {
+  if (stages.length !== config.numStages) throw new RangeError(`criterion: stages must be ${config.numStages} (numStages), got ${stages.length}`);
+  const { classWeight, l1Weight, giouWeight, focalAlpha: alpha, focalGamma: gamma } = config;
+  return stages[0].logits.device.scope(() => {
+    const logits = stack(stages.map((stage) => stage.logits), 0);
+    const boxes = stack(stages.map((stage) => stage.boxes), 0);
+    const assignment = assign(logits, boxes, targets, config);
+    const parts = setLoss(logits, boxes, assignment, targets, { classWeight, l1Weight, giouWeight, alpha, gamma });
+    return { total: sum(parts), parts, ...assignment };
+  });
+}
