@@ -4,7 +4,7 @@
  * All of d and k are multiples of 4; counts, strides and offsets are in vec4s.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { range, SUBGROUP_TILES, type MatmulTile } from './matmul.ts';
+import { range, type MatmulTile } from './matmul.ts';
 
 /** `nn`: C = A B, `nt`: C = A B^T, `tn`: C = A^T B. */
 export type InteractionForm = 'nn' | 'nt' | 'tn';
@@ -16,6 +16,15 @@ export const INTERACTION_PARAMS = {
   /** Where B and C begin within a proposal's row. */
   startB: 'u32', startC: 'u32',
 } as const;
+
+/**
+ * The tile of a subgroup for a product of m rows and n columns: large ones were the fastest on lavapipe (8 lanes) and SwiftShader (4 lanes), as for the
+ * general products; narrow and low ones waste less where k is 16 or less. Null where subgroups are too small or large for this form.
+ */
+export function interactionTile(lanes: number, m: number, n: number): MatmulTile | null {
+  if (lanes !== 4 && lanes !== 8 && lanes !== 16) return null;
+  return { rows: m <= 16 ? 16 : 32, columns: n <= 16 ? 16 : lanes === 16 ? 64 : 32 };
+}
 
 /** Rows and columns that a lane without subgroups computes. */
 export const LANE_TILE: MatmulTile = { rows: 4, columns: 4 };
@@ -35,19 +44,21 @@ const PLACE = (index: string, { rows, columns }: MatmulTile): string => `
  * One subgroup a workgroup: every value is loaded once per subgroup, shuffles hand values of A to all lanes, each lane keeps its columns of B.
  * The form of matmul.ts: a load costs software adapters as much as a hundred multiply-adds.
  */
-export const subgroupInteractionKernel = kernelFamily((lanes: number, form: InteractionForm, size: 'large' | 'small') => {
-  const tile = SUBGROUP_TILES[lanes][size];
-  const { rows, columns } = tile;
+export const subgroupInteractionKernel = kernelFamily((lanes: number, form: InteractionForm, rows: number, columns: number) => {
   const transposedA = form === 'tn', transposedB = form === 'nt';
   const blocksA = transposedA ? Math.ceil(rows / (4 * lanes)) : rows / lanes;
-  const vectors = transposedB ? columns / lanes : columns / (4 * lanes);
-  const type = transposedB ? 'f32' : 'vec4f';
+  // A lane keeps vec4s of B's columns, or single columns: those of the rows of B^T, and where the tile is too narrow for a vec4 a lane.
+  const narrow = !transposedB && columns % (4 * lanes) !== 0;
+  const single = transposedB || narrow;
+  const vectors = single ? columns / lanes : columns / (4 * lanes);
+  const type = single ? 'f32' : 'vec4f';
   const placeA = range(blocksA).map((i) => (transposedA
     ? `let a${i} = atA + min(row0 / 4u + ${i * lanes}u + lane, p.m / 4u - 1u);`
     : `let a${i} = atA + min(row0 + ${i * lanes}u + lane, p.m - 1u) * (p.k / 4u);`));
   const placeB = range(vectors).map((j) => (transposedB
     ? `let b${j} = atB + min(column0 + ${j * lanes}u + lane, p.n - 1u) * (p.k / 4u);`
-    : `let b${j} = atB + min(column0 / 4u + ${j * lanes}u + lane, p.n / 4u - 1u);`));
+    : narrow ? `let b${j} = atB * 4u + min(column0 + ${j * lanes}u + lane, p.n - 1u);`
+      : `let b${j} = atB + min(column0 / 4u + ${j * lanes}u + lane, p.n / 4u - 1u);`));
   // Only with A transposed K is a number of positions, which need not be a multiple of 4: the steps beyond count as zeros of A.
   const line = (step: number): string => (transposedA ? `min(k + ${step}u, p.k - 1u)` : `(k + ${step}u)`);
   const loadsA = transposedA
@@ -55,7 +66,7 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
     : range(blocksA).map((i) => `let va${i} = a[a${i} + k / 4u];`);
   const loadsB = transposedB
     ? range(vectors).map((j) => `let vb${j} = b[b${j} + k / 4u];`)
-    : range(4).flatMap((step) => range(vectors).map((j) => `let vb${step}_${j} = b[b${j} + ${line(step)} * (p.n / 4u)];`));
+    : range(4).flatMap((step) => range(vectors).map((j) => `let vb${step}_${j} = b[b${j} + ${line(step)} * ${narrow ? 'p.n' : '(p.n / 4u)'}];`));
   const valueA = (row: number, step: number): string => {
     if (!transposedA) return `subgroupShuffle(va${Math.floor(row / lanes)}[${step}], ${row % lanes}u)`;
     const inBlock = row % (4 * lanes);
@@ -64,10 +75,10 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
   const products = range(rows).map((row) => range(4).map((step) => {
     const terms = range(vectors).map((j) => (transposedB
       ? `c${row}_${j} = fma(s${row}_${step}, vb${j}[${step}], c${row}_${j});`
-      : `c${row}_${j} = fma(vec4f(s${row}_${step}), vb${step}_${j}, c${row}_${j});`));
+      : `c${row}_${j} = fma(${type}(s${row}_${step}), vb${step}_${j}, c${row}_${j});`));
     return `let s${row}_${step} = ${valueA(row, step)}; ${terms.join(' ')}`;
   }).join('\n')).join('\n');
-  const stores = range(vectors).map((j) => (transposedB
+  const stores = range(vectors).map((j) => (single
     ? `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { c[atC * 4u + (row0 + r) * p.n + column] = sums[r * ${vectors}u + ${j}u]; } }`
     : `{ let x = column0 / 4u + ${j * lanes}u + lane; if (x < p.n / 4u) { c[atC + (row0 + r) * (p.n / 4u) + x] = sums[r * ${vectors}u + ${j}u]; } }`));
   return defineKernel({
@@ -75,10 +86,10 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
     workgroup: [lanes],
     subgroups: true,
     params: INTERACTION_PARAMS,
-    buffers: { a: 'read vec4f', b: 'read vec4f', c: `write ${type}` },
+    buffers: { a: 'read vec4f', b: narrow ? 'read f32' : 'read vec4f', c: `write ${type}` },
     body: `
   if (linearGroup >= p.groups) { return; }
-  ${PLACE('linearGroup', tile)}
+  ${PLACE('linearGroup', { rows, columns })}
   ${[...placeA, ...placeB].join('\n  ')}
   ${range(rows).map((row) => range(vectors).map((j) => `var c${row}_${j} = ${type}();`).join(' ')).join('\n  ')}
   for (var k = 0u; k < p.k; k += 4u) {

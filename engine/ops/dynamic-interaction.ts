@@ -1,9 +1,8 @@
 /** Dynamic interaction: each proposal's features filtered by weights of its own. */
 import {
-  INTERACTION_PARAMS, LANE_TILE, PLAIN_LANES, plainInteractionKernel, subgroupInteractionKernel, type InteractionForm,
+  INTERACTION_PARAMS, interactionTile, LANE_TILE, PLAIN_LANES, plainInteractionKernel, subgroupInteractionKernel, type InteractionForm,
 } from '../../kernels/dynamic-interaction.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
-import { SUBGROUP_TILES, type MatmulTile } from '../../kernels/matmul.ts';
 import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { shapeError } from '../shape.ts';
@@ -32,21 +31,16 @@ interface Product {
   readonly startC?: number;
 }
 
-/** Work of a multiply-add in the small tile, relative to the large: fewer uses of every value loaded. */
-const SMALL_TILE_COST = 1.4;
-
 function product(device: Device, { form, proposals, m, n, k, a, b, c, strideB = n * k, startB = 0, strideC = m * n, startC = 0 }: Product): void {
   const lanes = device.subgroupSize;
-  const tiles = SUBGROUP_TILES[lanes];
-  const padded = ({ rows, columns }: MatmulTile): number => Math.ceil(m / rows) * rows * Math.ceil(n / columns) * columns;
-  const size = tiles && padded(tiles.large) <= padded(tiles.small) * SMALL_TILE_COST ? 'large' : 'small';
-  const tile = tiles ? tiles[size] : LANE_TILE;
+  const subgroupTile = interactionTile(lanes, m, n);
+  const tile = subgroupTile ?? LANE_TILE;
   const rowTiles = Math.ceil(m / tile.rows), columnTiles = Math.ceil(n / tile.columns);
   const groups = proposals * rowTiles * columnTiles;
   const params: Record<keyof typeof INTERACTION_PARAMS, number> = {
     m, n, k, rowTiles, columnTiles, groups, strideA: (m * k) / 4, strideB: strideB / 4, strideC: strideC / 4, startB: startB / 4, startC: startC / 4,
   };
-  if (tiles) device.run(subgroupInteractionKernel(lanes, form, size), params, { a, b, c }, linearGrid(groups));
+  if (subgroupTile) device.run(subgroupInteractionKernel(lanes, form, tile.rows, tile.columns), params, { a, b, c }, linearGrid(groups));
   else device.run(plainInteractionKernel(form), params, { a, b, c }, linearGrid(Math.ceil(groups / PLAIN_LANES)));
 }
 
