@@ -82,11 +82,20 @@ const TARGET_PIXEL = `
 
 /**
  * A workgroup is one subgroup and computes `rows` pixels by `columns` channels: each lane loads its own pixels' vec4 of channels and hands the
- * components out to all lanes; each lane keeps its own columns of the weights.
+ * components out to all lanes; each lane keeps its own columns of the weights. Where a subgroup has more lanes than there are vec4s of columns, it falls into
+ * parts of `width` lanes that take different pixels of the tile.
  */
 export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number) => {
+  const width = Math.min(subgroup, columns / 4);
+  const folded = width < subgroup;
   const tm = rows / subgroup;
-  const tn = columns / 4 / subgroup;
+  const tn = columns / 4 / width;
+  const results = (rows * width) / subgroup;
+  /** Component kk of result row r's pixel, from the lane that loaded it: in each part of the subgroup another one. */
+  const operand = (r: number, kk: number): string => {
+    const value = `a${Math.floor(r / width)}[${kk}]`;
+    return folded ? `subgroupShuffle(${value}, ${r % width}u + part)` : handOut(subgroup, value, r % width);
+  };
   return defineKernel({
     name: `conv2d_f32_sg${subgroup}_${rows}x${columns}`,
     workgroup: [subgroup],
@@ -95,12 +104,14 @@ export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, 
     buffers: CONV_BUFFERS,
     module: CONV_LOADS,
     body: `${convTile(rows, columns / 4)}
+  let ownColumn = c0 + ${folded ? `lane % ${width}u` : 'lane'};
+  let part = ${folded ? `lane - lane % ${width}u` : '0u'};
 ${lines(tm, (i) => `  let m${i} = min(r0 + ${subgroup * i}u + lane, M - 1u);${sourceOrigin(i)}`)}
 ${lines(tn, (j) => `
-  let column${j} = weightsBase + min(c0 + ${subgroup * j}u + lane, p.N4 - 1u);
+  let column${j} = weightsBase + min(ownColumn + ${subgroup * j}u, p.N4 - 1u);
   var start${j} = vec4f();
   if (p.hasBias != 0u) { start${j} = bias[column${j}]; }`)}
-${lines(rows, (r) => lines(tn, (j) => `  var c${r}_${j} = start${j};`))}
+${lines(results, (r) => lines(tn, (j) => `  var c${r}_${j} = start${j};`))}
   var k = firstTap * p.K4 * 4u;
   for (var t = 0u; t < tapsY; t++) {${lines(tm, sourceLine)}
     for (var u = 0u; u < outer; u++) {
@@ -108,16 +119,15 @@ ${lines(rows, (r) => lines(tn, (j) => `  var c${r}_${j} = start${j};`))}
 ${lines(tm, (i) => `        let e${i} = u32(x${i}) + u * sourcePitch + q; let a${i} = select(vec4f(), loadSource(line${i} + e${i}), e${i} < limit${i});`)}
 ${lines(4, (kk) => lines(tn, (j) => `        let b${kk}_${j} = loadWeights((k + ${kk}u) * targetPitch + column${j});`))}
         k += 4u;
-${lines(rows, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${handOut(subgroup, `a${Math.floor(r / subgroup)}[${kk}]`, r % subgroup)}); ${
-    range(tn).map((j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`).join(' ')}`))}
+${lines(results, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${operand(r, kk)}); ${range(tn).map((j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`).join(' ')}`))}
       }
     }
   }
-  var results = array<vec4f, ${rows * tn}>(${range(rows).map((r) => range(tn).map((j) => `c${r}_${j}`).join(', ')).join(', ')});
-  let count = min(${rows}u, M - r0);
-  for (var r = 0u; r < count; r++) {
-    let m = r0 + r;${TARGET_PIXEL}
-${lines(tn, (j) => `    if (c0 + ${subgroup * j}u + lane < p.N4) { target_[pixel * targetPitch + column${j}] = results[r * ${tn}u + ${j}u]; }`)}
+  var results = array<vec4f, ${results * tn}>(${range(results).map((r) => range(tn).map((j) => `c${r}_${j}`).join(', ')).join(', ')});
+  for (var r = 0u; r < ${results}u; r++) {
+    let m = r0 + (r / ${width}u) * ${subgroup}u + part + r % ${width}u;
+    if (m >= M) { break; }${TARGET_PIXEL}
+${lines(tn, (j) => `    if (ownColumn + ${subgroup * j}u < p.N4) { target_[pixel * targetPitch + column${j}] = results[r * ${tn}u + ${j}u]; }`)}
   }`,
   });
 });

@@ -108,6 +108,7 @@ function runGemm(device: Device, call: GemmCall, source: Tensor, weights: Tensor
 /** Wider tiles spill on software adapters; GPUs take the larger one where it leaves enough workgroups. */
 function gemmTile(subgroup: number, rows: number, columns: number): readonly [rows: number, columns: number] {
   if (subgroup === 0) return rows * columns >= 64 * 64 * 64 && columns > 32 ? [64, 64] : [32, 32];
+  if (columns <= 16) return [32, 16];
   return subgroup <= 4 ? [16, 32] : [32, Math.max(32, subgroup * 4)];
 }
 
@@ -175,8 +176,8 @@ export const conv2dOp = defineOp({
     return { shape: [batch, outH, outW, weight.shape[3]] };
   },
 
-  forward: ({ device, inputs: [x, weight, bias], attributes, output }) => {
-    if (output.size === 0) return;
+  forward: ({ device, inputs: [x, weight, bias], attributes, output, recording }): { source?: Tensor } => {
+    if (output.size === 0) return {};
     const { stride, padding, groups } = attributes;
     const g = geometry(x, weight, attributes);
     const { batch, height, width, outH, outW, kh, kw, C, O, C4, O4 } = g;
@@ -188,17 +189,19 @@ export const conv2dOp = defineOp({
         count, sourceH: height, sourceW: width, outH, outW, C4: channels4, kh, kw, stride, padding, hasBias: bias ? 1 : 0,
       }, { source: padded(x, 1, 1, groups), weights: padded(weight, 1, 1, groups), bias: bias ?? weight, output: target }, gridOf(count));
       if (target !== output) repitch(target, output, 1, 1, channels4 * 4, 1, groups);
-      return;
+      return {};
     }
+    const source = padded(x, 1, groups, C);
     const target = O % 4 === 0 ? output : device.empty([(output.size / O) * O4 * 4]);
     runGemm(device, {
       batch, sourceH: height, sourceW: width, targetH: outH, targetW: outW, K4: C4, N4: O4, groups, kh, kw,
       stride, step: 1, padY: kh - 1 - padding, padX: kw - 1 - padding,
-    }, padded(x, 1, groups, C), padded(weight, C, groups, O, true), bias && padded(bias, 1, groups, O), target);
+    }, source, padded(weight, C, groups, O, true), bias && padded(bias, 1, groups, O), target);
     if (target !== output) repitch(target, output, 1, groups, O4 * 4, 1, O);
+    return recording && weight.requiresGrad && source !== x ? { source } : {};
   },
 
-  backward: ({ device, inputs: [x, weight, bias], attributes, gradient, needs }) => {
+  backward: ({ device, inputs: [x, weight, bias], attributes, saved, gradient, needs }) => {
     const g = geometry(x, weight, attributes);
     if (gradient.size === 0) return [x, weight, bias].map((input, i) => (input && needs[i] ? device.zeros(input.shape) : null));
     if (isDepthwise(g)) return depthwiseBackward(device, g, attributes, x, weight, bias, gradient, needs);
@@ -218,7 +221,7 @@ export const conv2dOp = defineOp({
       if (target !== byInput) repitch(target, byInput, 1, groups, C4 * 4, 1, C);
     }
     if (needs[1]) {
-      const sum = weightGradient(device, g, attributes, padded(x, 1, groups, C), upstream);
+      const sum = weightGradient(device, g, attributes, saved.source ?? x, upstream);
       byWeight = C % 4 === 0 && O % 4 === 0 ? device.alias(sum, weight.shape) : repitch(sum, device.empty(weight.shape), C4 * 4, groups, O4 * 4, C, O);
     }
     if (bias && needs[2]) {
