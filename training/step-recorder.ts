@@ -22,6 +22,14 @@ export interface StepMetrics {
   readonly positives: readonly number[];
 }
 
+/** Of one forward and backward pass, still on the device. */
+export interface PassStatistics {
+  /** f32 [T, 3]: class, L1 and GIoU loss of each stage. */
+  readonly parts: Tensor;
+  /** u32 [T]: proposals matched to an object. */
+  readonly positives: Tensor;
+}
+
 export class StepRecorder {
   private pending: Promise<void> = Promise.resolve();
   private lastTime = performance.now();
@@ -33,13 +41,13 @@ export class StepRecorder {
     private readonly metricsFile: string, private readonly progress: Progress, private readonly from: number) {}
 
   /**
-   * Takes over a step's tensors: for each pass [T * 3 + T] losses by stage (class, L1, GIoU) and positives, and last the gradient's norm [1].
+   * Takes over a step's tensors and reads them; `norm` is the gradient's, [1].
    * Resolves when the step before has been recorded, so that the host is never more than a step ahead.
    * Rejects where a loss is not finite: the weights are then worthless, and the last checkpoint is what remains.
    */
-  async record(iteration: number, lr: number, statistics: readonly Tensor[]): Promise<void> {
+  async record(iteration: number, lr: number, passes: readonly PassStatistics[], norm: Tensor): Promise<void> {
     const before = this.pending;
-    this.pending = this.write(before, iteration, lr, statistics);
+    this.pending = this.write(before, iteration, lr, passes, norm);
     this.pending.catch(() => undefined);
     await before;
   }
@@ -56,15 +64,13 @@ export class StepRecorder {
     return `${this.times.length} steps in ${formatDuration((performance.now() - this.startTime) / 1000)}, median ${median.toFixed(0)} ms a step, at most ${Math.round(this.device.memory().peakBytes / 1e6)} MB on the device`;
   }
 
-  private async write(before: Promise<void>, iteration: number, lr: number, statistics: readonly Tensor[]): Promise<void> {
-    const values = await Promise.all(statistics.map((tensor) => tensor.read()));
-    for (const tensor of statistics) tensor.dispose();
+  private async write(before: Promise<void>, iteration: number, lr: number, passes: readonly PassStatistics[], norm: Tensor): Promise<void> {
+    const [gradientNorm, ...values] = await Promise.all([norm.item(), ...passes.map(async ({ parts, positives }) => ({ parts: await parts.read(), positives: await positives.read() }))]);
+    for (const tensor of [norm, ...passes.flatMap(({ parts, positives }) => [parts, positives])]) tensor.dispose();
     await before;
-    const passes = values.slice(0, -1);
-    const mean = (index: number): number => passes.reduce((sum, pass) => sum + pass[index], 0) / passes.length;
-    const total = (index: number): number => passes.reduce((sum, pass) => sum + pass[index], 0);
     const stages = Array.from({ length: this.stages }, (_, s) => s);
-    const class_loss = stages.map((s) => mean(s * 3)), l1_loss = stages.map((s) => mean(s * 3 + 1)), giou_loss = stages.map((s) => mean(s * 3 + 2));
+    const [class_loss, l1_loss, giou_loss] = [0, 1, 2].map((part) => stages.map((s) => values.reduce((total, { parts }) => total + parts[s * 3 + part], 0) / values.length));
+    const positives = stages.map((s) => values.reduce((total, pass) => total + pass.positives[s], 0));
     const sum = (list: readonly number[]): number => list.reduce((a, b) => a + b, 0);
     const now = performance.now();
     const step_ms = now - this.lastTime;
@@ -72,7 +78,7 @@ export class StepRecorder {
     this.times.push(step_ms);
     const metrics: StepMetrics = {
       iteration, loss: sum(class_loss) + sum(l1_loss) + sum(giou_loss), class_loss, l1_loss, giou_loss, lr,
-      grad_norm: values[values.length - 1][0], step_ms: Math.round(step_ms * 10) / 10, positives: stages.map((s) => total(this.stages * 3 + s)),
+      grad_norm: gradientNorm, step_ms: Math.round(step_ms * 10) / 10, positives,
     };
     if (!Number.isFinite(metrics.loss) || !Number.isFinite(metrics.grad_norm)) {
       throw new InputError(`training diverged at iteration ${iteration}: loss ${metrics.loss}, gradient norm ${metrics.grad_norm}; a lower learning rate (now ${lr}) may help: --set learningRate=...`);

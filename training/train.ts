@@ -1,7 +1,7 @@
 /** The `train` command, top to bottom: configuration, device, data, model, optimiser, resume, then iteration by iteration. */
 import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
-import { AdamW, backward, concat, learningRateAt, reshape, SGD, type Tensor } from '../engine/index.ts';
+import { AdamW, affine, backward, learningRateAt, SGD } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { DynamicSparseRCNN } from '../model/index.ts';
 import { integerOption, parseArguments } from './arguments.ts';
@@ -14,7 +14,7 @@ import { createTrainingLoader } from './loader.ts';
 import { drawRun } from './draw-run.ts';
 import { fitToData, loadConfig, PRESET_NAMES, temperatureAt, validateRunConfig, type RunConfig, type TrainingConfig } from './recipe.ts';
 import { metricsTable, Progress } from './report.ts';
-import { keepMetricsUntil, StepRecorder } from './step-recorder.ts';
+import { keepMetricsUntil, StepRecorder, type PassStatistics } from './step-recorder.ts';
 
 const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and draws its detections
 
@@ -138,23 +138,23 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
       const { iteration } = state;
       const learningRate = learningRateAt(iteration, schedule);
       const temperature = temperatureAt(iteration, training);
-      const statistics: Tensor[] = [];
+      const passes: PassStatistics[] = [];
       for (let pass = 0; pass < training.accumulation; pass++) {
         const { images, targets } = await loader.next();
         device.scope(() => {
-          const { total, parts, positives } = model.loss(images, targets, temperature);
+          const { total, parts, counts } = model.loss(images, targets, temperature);
           backward(total);
-          statistics.push(device.keep(concat([reshape(parts.detach(), [-1]), positives.detach()], 0)));
+          passes.push({ parts: device.keep(parts.detach()), positives: device.keep(counts) });
         });
       }
-      device.scope(() => {
-        const norm = optimizer.step({ learningRate, maxGradientNorm: training.clipNorm || undefined, gradientScale: 1 / training.accumulation });
-        statistics.push(device.keep(concat([norm], 0)));
+      const norm = device.scope(() => {
+        const total = optimizer.step({ learningRate, maxGradientNorm: training.clipNorm || undefined, gradientScale: 1 / training.accumulation });
         optimizer.zeroGrad();
+        return affine(total, 1);
       });
       device.flush();
       state = { ...state, iteration: iteration + 1 };
-      await recorder.record(state.iteration, learningRate, statistics);
+      await recorder.record(state.iteration, learningRate, passes, norm);
 
       const last = state.iteration === training.iterations;
       if (last || state.iteration % training.saveEvery === 0 || (training.evaluateEvery > 0 && state.iteration % training.evaluateEvery === 0)) await recorder.finish();
