@@ -3,7 +3,7 @@
  * as a workgroup-memory variant; and the small kernels around them (channel padding, weight transpose, sums of partial results).
  *
  * Glossary. source: image read, [batch, sourceH, sourceW, groups, K]; target: image written, [batch, targetH, targetW, groups, N]; K and N are channels
- * a group, multiples of 4 (others are padded first, see `repitchKernel`), counted in vec4 as K4 and N4; weights [taps, K, groups, N].
+ * a group, multiples of 4 (others are padded first, see `padChannelsKernel`), counted in vec4 as K4 and N4; weights [taps, K, groups, N].
  *
  * Forward and gradient by the input are one computation. The target pixels are taken in step * step phases: phase (ry, rx) holds the pixels that meet the
  * kernel rows ky = ry (mod step) only, and there a target pixel is a plain convolution of neighbouring source pixels. Forward has a single phase; the
@@ -335,12 +335,26 @@ export const columnSumsKernel = kernelFamily(() => defineKernel({
   sums[i] = total;`,
 }));
 
-/**
- * Copies [outer, rowsFrom, groups, columnsFrom] into [outer, rowsTo, groups, columnsTo], cutting off or filling with zeros: how channel counts that are
- * no multiple of 4 become one, and back. One lane an element of the result.
- */
-export const repitchKernel = kernelFamily(() => defineKernel({
-  name: 'repitch_f32',
+/** [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columns4To vec4], filled up with zeros: for channel counts that are no multiple of 4. One lane a vec4. */
+export const padChannelsKernel = kernelFamily(() => defineKernel({
+  name: 'conv2d_pad_channels_f32',
+  workgroup: [64],
+  params: { count4: 'u32', groups: 'u32', rowsFrom: 'u32', columnsFrom: 'u32', rowsTo: 'u32', columns4To: 'u32' },
+  buffers: { input: 'read f32', output: 'write vec4f' },
+  body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count4) { return; }
+  let column = i % p.columns4To * 4u;
+  let g = (i / p.columns4To) % p.groups;
+  let row = (i / (p.columns4To * p.groups)) % p.rowsTo;
+  let first = (((i / (p.columns4To * p.groups * p.rowsTo)) * p.rowsFrom + row) * p.groups + g) * p.columnsFrom + column;
+  let inside = vec4<bool>(row < p.rowsFrom) & (vec4u(column) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columnsFrom));
+  output[i] = select(vec4f(), vec4f(input[first], input[first + 1u], input[first + 2u], input[first + 3u]), inside);`,
+}));
+
+/** The other way round: [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columnsTo], cut off. One lane an element of the result. */
+export const cropChannelsKernel = kernelFamily(() => defineKernel({
+  name: 'conv2d_crop_channels_f32',
   workgroup: [64],
   params: { count: 'u32', groups: 'u32', rowsFrom: 'u32', columnsFrom: 'u32', rowsTo: 'u32', columnsTo: 'u32' },
   buffers: { input: 'read f32', output: 'write f32' },
@@ -351,9 +365,7 @@ export const repitchKernel = kernelFamily(() => defineKernel({
   let g = (i / p.columnsTo) % p.groups;
   let row = (i / (p.columnsTo * p.groups)) % p.rowsTo;
   let outer = i / (p.columnsTo * p.groups * p.rowsTo);
-  var value = 0.0;
-  if (row < p.rowsFrom && column < p.columnsFrom) { value = input[((outer * p.rowsFrom + row) * p.groups + g) * p.columnsFrom + column]; }
-  output[i] = value;`,
+  output[i] = input[((outer * p.rowsFrom + row) * p.groups + g) * p.columnsFrom + column];`,
 }));
 
 /**

@@ -1,7 +1,7 @@
 /** 2-D convolution (cross-correlation, as everywhere in this field), NHWC: dense, grouped and depthwise. */
 import {
-  columnSumsKernel, convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, repitchKernel, sumPartsKernel,
-  transposeWeightsKernel,
+  columnSumsKernel, convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, cropChannelsKernel,
+  padChannelsKernel, sumPartsKernel, transposeWeightsKernel,
 } from '../../kernels/conv2d.ts';
 import { depthwiseInputGradientKernel, depthwiseKernel, depthwiseWeightGradientKernel } from '../../kernels/depthwise.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
@@ -60,17 +60,21 @@ const PARTIAL_BYTES = 64 * 2 ** 20;
 const WORKGROUP = 64;
 const gridOf = (lanes: number): readonly [number, number, number] => linearGrid(Math.ceil(lanes / WORKGROUP));
 
-/** The tensor itself, or where `columns` is no multiple of 4 a copy of [outer, rows, groups, columns] with rows (if `padsRows`) and columns filled up by zeros. */
-function padded(tensor: Tensor, rows: number, groups: number, columns: number, padsRows = false): Tensor {
+/** The tensor itself, or where `columns` is no multiple of 4 a copy of [outer, rows, groups, columns] with columns (and rows, if `padsRows`) filled up by zeros. */
+function padded(input: Tensor, rows: number, groups: number, columns: number, padsRows = false): Tensor {
   const rowsTo = padsRows ? Math.ceil(rows / 4) * 4 : rows;
-  const columnsTo = Math.ceil(columns / 4) * 4;
-  return rowsTo === rows && columnsTo === columns ? tensor : repitch(tensor, null, rows, groups, columns, rowsTo, columnsTo);
+  const columns4To = Math.ceil(columns / 4);
+  if (rowsTo === rows && columns4To * 4 === columns) return input;
+  const count4 = (input.size / (rows * columns)) * rowsTo * columns4To;
+  const output = input.device.empty([count4 * 4]);
+  input.device.run(padChannelsKernel(), { count4, groups, rowsFrom: rows, columnsFrom: columns, rowsTo, columns4To }, { input, output }, gridOf(count4));
+  return output;
 }
 
-function repitch(input: Tensor, into: Tensor | null, rowsFrom: number, groups: number, columnsFrom: number, rowsTo: number, columnsTo: number): Tensor {
-  const count = into?.size ?? (input.size / (rowsFrom * columnsFrom)) * rowsTo * columnsTo;
-  const output = into ?? input.device.empty([count]);
-  input.device.run(repitchKernel(), { count, groups, rowsFrom, columnsFrom, rowsTo, columnsTo }, { input, output }, gridOf(count));
+/** Writes what of [outer, rows, groups, columns] is not padding into `output`, [outer, rowsTo, groups, columnsTo]. */
+function crop(input: Tensor, output: Tensor, rows: number, groups: number, columns: number, rowsTo: number, columnsTo: number): Tensor {
+  const count = output.size;
+  input.device.run(cropChannelsKernel(), { count, groups, rowsFrom: rows, columnsFrom: columns, rowsTo, columnsTo }, { input, output }, gridOf(count));
   return output;
 }
 
@@ -188,7 +192,7 @@ export const conv2dOp = defineOp({
       device.run(depthwiseKernel(), {
         count, sourceH: height, sourceW: width, outH, outW, C4: channels4, kh, kw, stride, padding, hasBias: bias ? 1 : 0,
       }, { source: padded(x, 1, 1, groups), weights: padded(weight, 1, 1, groups), bias: bias ?? weight, output: target }, gridOf(count));
-      if (target !== output) repitch(target, output, 1, 1, channels4 * 4, 1, groups);
+      if (target !== output) crop(target, output, 1, 1, channels4 * 4, 1, groups);
       return {};
     }
     const source = padded(x, 1, groups, C);
@@ -197,7 +201,7 @@ export const conv2dOp = defineOp({
       batch, sourceH: height, sourceW: width, targetH: outH, targetW: outW, K4: C4, N4: O4, groups, kh, kw,
       stride, step: 1, padY: kh - 1 - padding, padX: kw - 1 - padding,
     }, source, padded(weight, C, groups, O, true), bias && padded(bias, 1, groups, O), target);
-    if (target !== output) repitch(target, output, 1, groups, O4 * 4, 1, O);
+    if (target !== output) crop(target, output, 1, groups, O4 * 4, 1, O);
     return recording && weight.requiresGrad && source !== x ? { source } : {};
   },
 
@@ -218,15 +222,15 @@ export const conv2dOp = defineOp({
       runGemm(device, {
         batch, sourceH: outH, sourceW: outW, targetH: height, targetW: width, K4: O4, N4: C4, groups, kh, kw, stride: 1, step: stride, padY: padding, padX: padding,
       }, upstream, transposed, null, target);
-      if (target !== byInput) repitch(target, byInput, 1, groups, C4 * 4, 1, C);
+      if (target !== byInput) crop(target, byInput, 1, groups, C4 * 4, 1, C);
     }
     if (needs[1]) {
       const sum = weightGradient(device, g, attributes, saved.source ?? x, upstream);
-      byWeight = C % 4 === 0 && O % 4 === 0 ? device.alias(sum, weight.shape) : repitch(sum, device.empty(weight.shape), C4 * 4, groups, O4 * 4, C, O);
+      byWeight = C % 4 === 0 && O % 4 === 0 ? device.alias(sum, weight.shape) : crop(sum, device.empty(weight.shape), C4 * 4, groups, O4 * 4, C, O);
     }
     if (bias && needs[2]) {
       const sum = columnSums(device, upstream, batch * outH * outW, groups * O4);
-      byBias = O % 4 === 0 ? device.alias(sum, bias.shape) : repitch(sum, device.empty(bias.shape), 1, groups, O4 * 4, 1, O);
+      byBias = O % 4 === 0 ? device.alias(sum, bias.shape) : crop(sum, device.empty(bias.shape), 1, groups, O4 * 4, 1, O);
     }
     return [byInput, byWeight, byBias];
   },
@@ -240,7 +244,7 @@ function depthwiseBackward(
   const whole = groups % 4 === 0;
   const sizes = { sourceH: height, sourceW: width, outH, outW, C4, kh, kw, stride, padding };
   const upstream = padded(gradient, 1, 1, groups);
-  const finished = (result: Tensor, shape: readonly number[]): Tensor => (whole ? device.alias(result, shape) : repitch(result, device.empty(shape), 1, 1, C4 * 4, 1, groups));
+  const finished = (result: Tensor, shape: readonly number[]): Tensor => (whole ? device.alias(result, shape) : crop(result, device.empty(shape), 1, 1, C4 * 4, 1, groups));
   let byInput: Tensor | null = null, byWeight: Tensor | null = null, byBias: Tensor | null = null;
   if (needs[0]) {
     const count = batch * height * width * C4;
