@@ -1,7 +1,10 @@
 /** Elementwise functions of two tensors under broadcasting, and their derivatives. */
 import { defineKernel, kernelFamily, type BufferSpec, type ScalarType } from './kernel.ts';
 
-/** WGSL of f(x, y), and of the gradients by x and y given `u`, over `T` (vec4f or f32). Ties of maximum and minimum give each side half, as in PyTorch. */
+/**
+ * WGSL of f(x, y), and of the gradients by x and y given `u`, over `T` (vec4f or f32).
+ * Ties of maximum and minimum give each side half, as in PyTorch.
+ */
 const BINARY_FUNCTIONS = {
   add: { value: 'x + y', byX: 'u', byY: 'u' },
   sub: { value: 'x - y', byX: 'u', byY: '-u' },
@@ -15,14 +18,18 @@ export type BinaryFunction = keyof typeof BINARY_FUNCTIONS;
 
 /**
  * How an operand is read at output element i (of `rank` dimensions, the innermost of `n` elements):
- * full: as the output; scalar: one value for all; vector: along the innermost dimension, by strides over the others; splat: by strides over the others only.
+ * full: as the output; scalar: one value for all; vector: along the innermost dimension, by strides over the others;
+ * splat: by strides over the others only.
  */
 export type OperandForm = 'full' | 'scalar' | 'vector' | 'splat';
 
 /** The most dimensions that remain after adjacent ones of equal kind are merged. */
 export const MAX_RANK = 5;
 
-/** Sizes of the output's dimensions between the first and the innermost, and each operand's strides but for the innermost dimension, in its own elements. */
+/**
+ * Sizes of the output's dimensions between the first and the innermost, and each operand's strides but for the innermost dimension,
+ * in its own elements.
+ */
 const PARAMS = {
   count: 'u32', n: 'u32', size1: 'u32', size2: 'u32', size3: 'u32',
   x0: 'u32', x1: 'u32', x2: 'u32', x3: 'u32', y0: 'u32', y1: 'u32', y2: 'u32', y3: 'u32',
@@ -31,8 +38,13 @@ export type BinaryParams = Readonly<Record<keyof typeof PARAMS, number>>;
 
 const elementOf = (form: OperandForm, width: 1 | 4): 'f32' | 'vec4f' => (width === 4 && (form === 'full' || form === 'vector') ? 'vec4f' : 'f32');
 
+interface Operands {
+  readonly specs: { readonly a: BufferSpec; readonly b: BufferSpec };
+  readonly text: string;
+}
+
 /** Reads operands x and y of lane i. */
-function operands(width: 1 | 4, rank: number, x: OperandForm, y: OperandForm): { readonly specs: { readonly a: BufferSpec; readonly b: BufferSpec }; readonly text: string } {
+function operands(width: 1 | 4, rank: number, x: OperandForm, y: OperandForm): Operands {
   const strided = (form: OperandForm): boolean => form === 'vector' || form === 'splat';
   const T = width === 4 ? 'vec4f' : 'f32';
   const lines = [`  let i = linearGroup * 64u + lane;`, `  if (i >= p.count) { return; }`];
@@ -51,7 +63,8 @@ function operands(width: 1 | 4, rank: number, x: OperandForm, y: OperandForm): {
   return { specs: { a: `read ${elementOf(x, width)}`, b: `read ${elementOf(y, width)}` }, text: lines.join('\n') };
 }
 
-const formName = (width: 1 | 4, rank: number, x: OperandForm, y: OperandForm): string => `f32_${width === 4 ? 'vec4' : 'scalar'}_${x}_${y}${rank > 1 ? `_rank${rank}` : ''}`;
+const formName = (width: 1 | 4, rank: number, x: OperandForm, y: OperandForm): string =>
+  `f32_${width === 4 ? 'vec4' : 'scalar'}_${x}_${y}${rank > 1 ? `_rank${rank}` : ''}`;
 
 export const binaryKernel = kernelFamily((f: BinaryFunction, width: 1 | 4, rank: number, x: OperandForm, y: OperandForm) => {
   const { specs, text } = operands(width, rank, x, y);
@@ -66,8 +79,10 @@ ${text}
   });
 });
 
+type Operand = 'x' | 'y';
+
 /** Gradient by one operand, of the output's shape. */
-export const binaryGradientKernel = kernelFamily((f: BinaryFunction, by: 'x' | 'y', width: 1 | 4, rank: number, x: OperandForm, y: OperandForm) => {
+export const binaryGradientKernel = kernelFamily((f: BinaryFunction, by: Operand, width: 1 | 4, rank: number, x: OperandForm, y: OperandForm) => {
   const { specs, text } = operands(width, rank, x, y);
   const T = width === 4 ? 'vec4f' : 'f32';
   return defineKernel({

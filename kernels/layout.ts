@@ -17,8 +17,8 @@ const LINEAR = `
 export type CopyForm = 'vector' | 'splat' | 'strided';
 
 /**
- * output[i0, ..., inner] = input[offset + i0 s0 + ... ]. Output row-major, `n` = innermost size in elements of `width`, size1 .. size4 those of the dimensions
- * between the first and the innermost. Strides and offset in whole vec4s for vector at width 4, otherwise in elements.
+ * output[i0, ..., inner] = input[offset + i0 s0 + ... ]. Output row-major, `n` = innermost size in elements of `width`,
+ * size1 .. size4 those of the dimensions between the first and the innermost. Strides and offset in whole vec4s for vector at width 4, otherwise in elements.
  */
 export const stridedCopyKernel = kernelFamily((form: CopyForm, width: 1 | 4, rank: number) => {
   const outerDims = Array.from({ length: rank - 1 }, (_, d) => d);
@@ -49,7 +49,10 @@ ${decompose.join('\n')}
   });
 });
 
-/** [batch, rows, columns] to [batch, columns, rows], 4 x 4 elements a lane; `rows4` and `columns4` in whole vec4s, count = batch * rows4 * columns4. */
+/**
+ * [batch, rows, columns] to [batch, columns, rows], 4 x 4 elements a lane; `rows4` and `columns4` in whole vec4s,
+ * count = batch * rows4 * columns4.
+ */
 export const transposeKernel = kernelFamily(() => defineKernel({
   name: 'transpose_4x4',
   workgroup: [64],
@@ -92,8 +95,8 @@ export const padKernel = kernelFamily((width: 1 | 4) => {
 export const MAX_PARTS = 7;
 
 /**
- * `join`: parts [outer, length_k] side by side into columns start .. of `whole` [outer, total]; otherwise the other way round. In elements of `width`;
- * end_k is where part k ends, counted from `start`; count = outer * the parts' lengths together.
+ * `join`: parts [outer, length_k] side by side into columns start .. of `whole` [outer, total]; otherwise the other way round.
+ * In elements of `width`; end_k is where part k ends, counted from `start`; count = outer * the parts' lengths together.
  */
 export const concatKernel = kernelFamily((parts: number, width: 1 | 4, join: boolean) => {
   const V = width === 4 ? 'vec4u' : 'u32';
@@ -136,8 +139,8 @@ export const gatherKernel = kernelFamily((width: 1 | 4) => {
 });
 
 /**
- * Lists the positions that chose each source row, in ascending order: `head` [n] (zeros before) gets the first position + 1, `next` [m] the following one + 1,
- * 0 at the end. Four positions a lane, compared with four others a load; every entry has one writer.
+ * Lists the positions that chose each source row, in ascending order: `head` [n] (zeros before) gets the first position + 1,
+ * `next` [m] the following one + 1, 0 at the end. Four positions a lane, compared with four others a load; every entry has one writer.
  */
 export const gatherLinksKernel = kernelFamily(() => defineKernel({
   name: 'gather_links',
@@ -161,7 +164,8 @@ export const gatherLinksKernel = kernelFamily(() => defineKernel({
     }`).join('\n    ')}
   }
   next[i] = following + 1u;
-  ${[0, 1, 2, 3].map((c) => `if (first[${c}] && position[${c}] < p.m && own[${c}] < p.n) { head[own[${c}]] = position[${c}] + 1u; }`).join('\n  ')}`,
+  let heads = first & (position < vec4u(p.m)) & (own < vec4u(p.n));
+  ${[0, 1, 2, 3].map((c) => `if (heads[${c}]) { head[own[${c}]] = position[${c}] + 1u; }`).join('\n  ')}`,
 }));
 
 /** Gradient of gather: each source row sums the upstream rows of the positions that chose it, in ascending order. */

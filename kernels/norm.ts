@@ -16,8 +16,20 @@ const TYPE = { 1: 'f32', 4: 'vec4f' } as const;
 const ACCESS = { 1: 'scalar', 4: 'vec4' } as const;
 const horizontal = (width: Width, value: string): string => (width === 4 ? `dot(${value}, vec4f(1.0))` : `(${value})`);
 
-/** Registers of a lane that hold a row, and how to load them: the last is masked unless the row fills it. */
-function rowSlots(lanes: number, slots: number, full: boolean, zero: string): { each: (f: (i: number) => string) => string; masked: (i: number, value: string) => string; column: (i: number) => string; ok: (i: number) => string } {
+/** Registers of a lane that hold a row, as text. */
+interface RowSlots {
+  /** A statement for every register. */
+  readonly each: (f: (i: number) => string) => string;
+  /** `value`, or zero where register i lies beyond the row. */
+  readonly masked: (i: number, value: string) => string;
+  /** The place in the row that register i holds. */
+  readonly column: (i: number) => string;
+  /** Whether register i is to be written. */
+  readonly ok: (i: number) => string;
+}
+
+/** The last register is masked unless the row fills it. */
+function rowSlots(lanes: number, slots: number, full: boolean, zero: string): RowSlots {
   const indices = Array.from({ length: slots }, (_, i) => i);
   const isMasked = (i: number): boolean => !full && i === slots - 1;
   return {
@@ -62,7 +74,9 @@ export const layerNormKernel = kernelFamily((subgroupSize: number, width: Width,
     var v = ${V}();
     for (var c = member; c < p.columns; c += ${team.lanes}u) { let d = input[o + c] - mean; v += d * d; }
     let scale = inverseSqrt(teamSum(${horizontal(width, 'v')}, lane) * p.inverse + p.epsilon);
-    if (live) { for (var c = member; c < p.columns; c += ${team.lanes}u) { output[o + c] = ${act('(input[o + c] - mean) * scale * gamma[c] + beta[c]')}; } }
+    if (live) {
+      for (var c = member; c < p.columns; c += ${team.lanes}u) { output[o + c] = ${act('(input[o + c] - mean) * scale * gamma[c] + beta[c]')}; }
+    }
   }`;
   return defineKernel({
     name: `layer_norm_f32_${team.label}_${ACCESS[width]}_${slots ? `x${slots}${full ? '' : '_masked'}` : 'loops'}${relu ? '_relu' : ''}`,
@@ -83,6 +97,7 @@ export const layerNormGradientKernel = kernelFamily((subgroupSize: number, width
   const team = teamOf(subgroupSize);
   const V = TYPE[width];
   const { each, masked, column, ok } = rowSlots(team.lanes, slots, full, `${V}()`);
+  const B = width === 4 ? 'vec4<bool>' : 'bool';
   return defineKernel({
     name: `layer_norm_gradient_f32_${team.label}_${ACCESS[width]}_x${slots}${full ? '' : '_masked'}${relu ? '_relu' : ''}`,
     workgroup: [team.lanes * team.count],
@@ -100,9 +115,12 @@ export const layerNormGradientKernel = kernelFamily((subgroupSize: number, width
     let mean = teamSum(${horizontal(width, sumOf(slots, (i) => `x${i}`))}, lane) * p.inverse;
     ${each((i) => `let d${i} = ${masked(i, `x${i} - mean`)};`)}
     let scale = inverseSqrt(teamSum(${horizontal(width, sumOf(slots, (i) => `d${i} * d${i}`))}, lane) * p.inverse + p.epsilon);
-    ${each((i) => `let h${i} = d${i} * scale; let u${i} = select(${V}(), upstream[o + ${column(i)}], ${relu ? `(h${i} * g${i} + b${i} > ${V}()) & ` : ''}${width === 4 ? `vec4<bool>(${ok(i)})` : `(${ok(i)})`});
+    ${each((i) => `let h${i} = d${i} * scale;
+    let u${i} = select(${V}(), upstream[o + ${column(i)}], ${relu ? `(h${i} * g${i} + b${i} > ${V}()) & ` : ''}${B}(${ok(i)}));
     dg${i} += u${i} * h${i}; db${i} += u${i}; let a${i} = ${masked(i, `u${i} * g${i}`)};`)}
-    let means = teamSums(vec2f(${horizontal(width, sumOf(slots, (i) => `a${i}`))}, ${horizontal(width, sumOf(slots, (i) => `a${i} * h${i}`))}), lane) * p.inverse;
+    let first = ${horizontal(width, sumOf(slots, (i) => `a${i}`))};
+    let second = ${horizontal(width, sumOf(slots, (i) => `a${i} * h${i}`))};
+    let means = teamSums(vec2f(first, second), lane) * p.inverse;
     ${each((i) => `if (${ok(i)}) { gradient[o + ${column(i)}] = scale * (a${i} - means.x - h${i} * means.y); }`)}
   }
   let live = item < p.teams;
@@ -111,7 +129,10 @@ export const layerNormGradientKernel = kernelFamily((subgroupSize: number, width
   });
 });
 
-/** As `layerNormGradientKernel` for rows too wide for registers: the gradient by x, and each row's (mean, 1 / deviation) for the columns' sums. */
+/**
+ * As `layerNormGradientKernel` for rows too wide for registers: the gradient by x, and each row's (mean, 1 / deviation) for the
+ * columns' sums.
+ */
 export const layerNormWideGradientKernel = kernelFamily((subgroupSize: number, width: Width, relu: boolean) => {
   const team = teamOf(subgroupSize);
   const V = TYPE[width];
@@ -122,7 +143,9 @@ export const layerNormWideGradientKernel = kernelFamily((subgroupSize: number, w
     workgroup: [team.lanes * team.count],
     subgroups: team.subgroups,
     params: { rows: 'u32', columns: 'u32', inverse: 'f32', epsilon: 'f32' },
-    buffers: { input: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, upstream: `read ${V}`, gradient: `write ${V}`, statistics: 'write vec2f' },
+    buffers: {
+      input: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, upstream: `read ${V}`, gradient: `write ${V}`, statistics: 'write vec2f',
+    },
     module: teamReduction(team, 'teamSum', 'f32', 'add') + '\n' + teamReduction(team, 'teamSums', 'vec2f', 'add'),
     body: `${teamScope(team)}
   let live = item < p.rows;
@@ -159,7 +182,9 @@ export const layerNormWideColumnsKernel = kernelFamily((width: Width, relu: bool
     name: `layer_norm_gradient_columns_f32_${ACCESS[width]}${relu ? '_relu' : ''}`,
     workgroup: [64],
     params: { rows: 'u32', columns: 'u32', chunks: 'u32' },
-    buffers: { input: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, upstream: `read ${V}`, statistics: 'read vec2f', partial: `write ${V}` },
+    buffers: {
+      input: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, upstream: `read ${V}`, statistics: 'read vec2f', partial: `write ${V}`,
+    },
     body: `
   let t = linearGroup * 64u + lane;
   if (t >= p.chunks * p.columns) { return; }
@@ -199,8 +224,8 @@ const CHANNEL_STATISTICS = `
   let scale = statistics[(image * 2u + 1u) * p.columns + c];`;
 
 /**
- * Mean and summed squared deviation of each lane's values: [images, chunks, channels] twice. Eight values at a time are centred in registers and merged
- * by Chan's formula: one pass over memory, without the cancellation of E[x^2] - E[x]^2.
+ * Mean and summed squared deviation of each lane's values: [images, chunks, channels] twice. Eight values at a time are centred in
+ * registers and merged by Chan's formula: one pass over memory, without the cancellation of E[x^2] - E[x]^2.
  */
 export const channelMomentsKernel = kernelFamily((width: Width) => {
   const V = TYPE[width];
@@ -276,11 +301,13 @@ export const groupStatisticsKernel = kernelFamily((subgroupSize: number) => {
 });
 
 /**
- * y = act(x * gamma + beta + residual), x normalised by `statistics` first if `normalise`; `statistics` and `residual` are read only where the form asks for them.
+ * y = act(x * gamma + beta + residual), x normalised by `statistics` first if `normalise`; `statistics` and `residual` are read only
+ * where the form asks for them.
  */
 export const channelAffineKernel = kernelFamily((width: Width, normalise: boolean, residual: boolean, relu: boolean) => {
   const V = TYPE[width];
-  const value = `${normalise ? '(input[base + i] - mean) * factor' : 'input[base + i] * factor'} + shift${residual ? ' + residual[base + i]' : ''}`;
+  const centred = normalise ? '(input[base + i] - mean)' : 'input[base + i]';
+  const value = `${centred} * factor + shift${residual ? ' + residual[base + i]' : ''}`;
   return defineKernel({
     name: `channel_affine_f32_${ACCESS[width]}${normalise ? '_normalise' : ''}${residual ? '_residual' : ''}${relu ? '_relu' : ''}`,
     workgroup: [64],
@@ -293,9 +320,13 @@ export const channelAffineKernel = kernelFamily((width: Width, normalise: boolea
   });
 });
 
-const maskedUpstream = (width: Width, relu: boolean): string => (relu ? `select(${TYPE[width]}(), upstream[base + i], output[base + i] > ${TYPE[width]}())` : 'upstream[base + i]');
+const maskedUpstream = (width: Width, relu: boolean): string => (relu
+  ? `select(${TYPE[width]}(), upstream[base + i], output[base + i] > ${TYPE[width]}())` : 'upstream[base + i]');
 
-/** Each lane's sums of u and of u x (x normalised if `normalise`), u being the upstream gradient where the ReLU let through: partial [images, chunks, 2, channels]. */
+/**
+ * Each lane's sums of u and of u x (x normalised if `normalise`), u being the upstream gradient where the ReLU let through:
+ * partial [images, chunks, 2, channels].
+ */
 export const channelGradientSumsKernel = kernelFamily((width: Width, normalise: boolean, relu: boolean) => {
   const V = TYPE[width];
   return defineKernel({
@@ -318,8 +349,8 @@ export const channelGradientSumsKernel = kernelFamily((width: Width, normalise: 
 });
 
 /**
- * Adds the chunks of `partial` into `sums` [images, 2, channels], and writes `means` [images, 2, channels]: the means over a group's values of gamma u and of
- * gamma u x. A team a group of an image.
+ * Adds the chunks of `partial` into `sums` [images, 2, channels], and writes `means` [images, 2, channels]: the means over a group's
+ * values of gamma u and of gamma u x. A team a group of an image.
  */
 export const groupGradientKernel = kernelFamily((subgroupSize: number) => {
   const team = teamOf(subgroupSize);
@@ -347,7 +378,8 @@ export const groupGradientKernel = kernelFamily((subgroupSize: number) => {
     total += s * gamma[c];
   }
   let mean = teamSums(total, lane) * p.inverse;
-  if (live) { for (var c = first + member; c < first + members; c += ${team.lanes}u) { means[o + c] = mean.x; means[o + p.channels + c] = mean.y; } }`,
+  if (!live) { return; }
+  for (var c = first + member; c < first + members; c += ${team.lanes}u) { means[o + c] = mean.x; means[o + p.channels + c] = mean.y; }`,
   });
 });
 
@@ -364,7 +396,10 @@ export const groupNormGradientKernel = kernelFamily((width: Width, relu: boolean
     name: `group_norm_gradient_f32_${ACCESS[width]}${relu ? '_relu' : ''}`,
     workgroup: [64],
     params: CHANNEL_PARAMS,
-    buffers: { input: `read ${V}`, output: `read ${V}`, upstream: `read ${V}`, statistics: `read ${V}`, gamma: `read ${V}`, means: `read ${V}`, gradient: `write ${V}` },
+    buffers: {
+      input: `read ${V}`, output: `read ${V}`, upstream: `read ${V}`, statistics: `read ${V}`, gamma: `read ${V}`, means: `read ${V}`,
+      gradient: `write ${V}`,
+    },
     body: `${CHANNEL_SCOPE}${CHANNEL_STATISTICS}${GROUP_GRADIENT}
   for (var i = r; i < p.length; i += p.stride) {
     let u = ${maskedUpstream(width, relu)};

@@ -66,8 +66,16 @@ const REDUCTIONS = {
   least: { element: 'u32', result: 'u32', identity: '0xffffffffu', combine: (a: string, b: string) => `min(${a}, ${b})`, team: 'min' },
 } as const;
 
+type Element = 'f32' | 'u32' | 'vec4f' | 'vec4u';
+
+interface ColumnLoop {
+  readonly input: `read ${Element}`;
+  readonly output: `write ${Element}`;
+  readonly text: string;
+}
+
 /** The loop of a lane over its column, four loads at a time: leaves the result in `total`. */
-function columnLoop(reduction: Reduction, width: 1 | 4): { readonly input: 'read f32' | 'read vec4f' | 'read u32' | 'read vec4u'; readonly output: 'write f32' | 'write vec4f' | 'write u32' | 'write vec4u'; readonly text: string } {
+function columnLoop(reduction: Reduction, width: 1 | 4): ColumnLoop {
   const { element, result, identity, combine } = REDUCTIONS[reduction];
   const vector = { f32: 'vec4f', u32: 'vec4u' } as const;
   const type = width === 4 ? vector[result] : result;
@@ -93,7 +101,8 @@ function columnLoop(reduction: Reduction, width: 1 | 4): { readonly input: 'read
     let abcd = ${combine('ab', 'cd')};
     total = ${combine('total', 'abcd')};
   }
-  for (; i < p.length; i += p.stride) { let a = ${value('i')}; total = ${combine('total', 'a')}; }${reduction === 'sum' ? '\n  total *= p.factor;' : ''}`,
+  for (; i < p.length; i += p.stride) { let a = ${value('i')}; total = ${combine('total', 'a')}; }
+  ${reduction === 'sum' ? 'total *= p.factor;' : ''}`,
   };
 }
 
@@ -103,7 +112,8 @@ const COLUMN_PARAMS = { length: 'u32', stride: 'u32', inner: 'u32', lanes: 'u32'
  * A lane a column: [outer, n, inner] to [outer, chunks, inner], lane r of an outer index taking elements r, r + stride, r + 2 stride, ...
  * where stride = chunks * inner is a multiple of inner.
  *
- * Params in elements of `width` values: length = n * inner, stride, inner, lanes = outer * stride. `factor` multiplies sums; it is -infinity for max.
+ * Params in elements of `width` values: length = n * inner, stride, inner, lanes = outer * stride.
+ * `factor` multiplies sums; it is -infinity for max.
  * `extreme` [outer, inner] is read by `first` only.
  */
 export const columnReduceKernel = kernelFamily((reduction: Reduction, width: 1 | 4) => {

@@ -1,5 +1,6 @@
 /**
- * Softmax over the middle axis of [outer, n, inner]. inner = 1: a team of lanes a row, in registers up to `MAX_SLOTS` elements a lane, in loops beyond.
+ * Softmax over the middle axis of [outer, n, inner].
+ * inner = 1: a team of lanes a row, in registers up to `MAX_SLOTS` elements a lane, in loops beyond.
  * inner > 1: a lane a column (or four), neighbours next to each other in memory.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
@@ -26,7 +27,8 @@ export const softmaxRowsKernel = kernelFamily((subgroupSize: number, width: Widt
   const V = TYPE[width];
   const each = (f: (i: number, at: string, masked: boolean) => string): string => (
     Array.from({ length: slots }, (_, i) => f(i, `o + member + ${i * team.lanes}u`, !full && i === slots - 1)).join('\n    '));
-  const all = (f: (i: number) => string, fold: (a: string, b: string) => string): string => Array.from({ length: slots }, (_, i) => f(i)).reduce(fold);
+  const all = (f: (i: number) => string, fold: (a: string, b: string) => string): string => (
+    Array.from({ length: slots }, (_, i) => f(i)).reduce(fold));
   const registers = (): string => `
     ${each((i, at, masked) => `let x${i} = ${masked ? `select(${V}(${LOWEST}), input[${at}], last)` : `input[${at}]`};`)}
     let top = ${all((i) => `x${i}`, (a, b) => `max(${a}, ${b})`)};

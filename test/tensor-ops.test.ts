@@ -1,12 +1,16 @@
 /** What the op table cannot say by central differences: ties, infinities, large grids, guaranteed limits, errors. */
 import { describe, expect, test } from 'vitest';
-import { add, backward, concat, expand, gather, groupNorm, layerNorm, max, mul, permute, scaleShift, slice, softmax, stack, sum, type Device } from '../engine/index.ts';
+import {
+  add, backward, concat, expand, gather, groupNorm, layerNorm, max, mul, permute, scaleShift, slice, softmax, stack, sum, type Device, type Tensor,
+} from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { testDevices } from './devices.ts';
 
 const devices = await testDevices();
 
-const parameter = (device: Device, values: readonly number[], shape: readonly number[] = [values.length]) => device.parameter(Float32Array.from(values), shape);
+function parameter(device: Device, values: readonly number[], shape: readonly number[] = [values.length]): Tensor {
+  return device.parameter(Float32Array.from(values), shape);
+}
 
 describe.each(devices)('$label', ({ device }) => {
   test('the gradient of max goes to the first of equal values', async () => {
@@ -32,7 +36,9 @@ describe.each(devices)('$label', ({ device }) => {
       softmax(device.tensor([0, none, 0, none, none, 7], [2, 3])),
       softmax(device.tensor([1, 1, none, 1, 1, none, 1, none, 7], [3, 3]), 0),
     ]);
-    const close = (got: ArrayLike<number>, expected: readonly number[]): void => expected.forEach((value, i) => expect(got[i]).toBeCloseTo(value, 6));
+    const close = (got: ArrayLike<number>, expected: readonly number[]): void => {
+      expected.forEach((value, i) => expect(got[i]).toBeCloseTo(value, 6));
+    };
     close(await rows.read(), [1 / 2, 0, 1 / 2, 0, 0, 1]);
     close(await columns.read(), [1 / 3, 1 / 2, 0, 1 / 3, 1 / 2, 0, 1 / 3, 0, 1]);
     rows.dispose();

@@ -76,7 +76,9 @@ function binaryOp(name: BinaryFunction): BinaryOp {
       if (a.dtype !== 'f32') shapeError(name, 'the first operand', 'of dtype f32', a.dtype);
       if (b.dtype !== 'f32') shapeError(name, 'the second operand', 'of dtype f32', b.dtype);
       const shape = broadcastShapes(name, a.shape, b.shape);
-      if (mergedRuns(shape, a.shape, b.shape).length > MAX_RANK) shapeError(name, 'the operands', `broadcast along at most ${MAX_RANK} runs of dimensions`, shape);
+      if (mergedRuns(shape, a.shape, b.shape).length > MAX_RANK) {
+        shapeError(name, 'the operands', `broadcast along at most ${MAX_RANK} runs of dimensions`, shape);
+      }
       return { shape };
     },
     forward: ({ device, inputs: [a, b], output }) => {

@@ -31,15 +31,22 @@ function mergedDimensions(sizes: Shape, strides: readonly number[]): Dimension[]
   return merged.length > 0 ? merged : [{ size: 1, stride: 1 }];
 }
 
+/** Whether the copy is [batch, rows, columns] to [batch, columns, rows], with or without a batch, in whole vec4s. */
+function isTranspose(dims: readonly Dimension[]): boolean {
+  if (dims.length !== 2 && dims.length !== 3) return false;
+  const [across, along] = dims.slice(-2);
+  if (across.stride !== 1 || along.stride !== across.size || across.size % 4 !== 0 || along.size % 4 !== 0) return false;
+  return dims.length === 2 || dims[0].stride === across.size * along.size;
+}
+
 /** output (row-major, of `sizes`) = input at offset + sum of index * stride. */
 function copyByStrides(device: Device, input: Tensor, output: Tensor, sizes: Shape, strides: readonly number[], offset = 0): void {
   if (output.size === 0) return;
   const dims = mergedDimensions(sizes, strides);
   const rank = dims.length;
   const { size: innermost, stride: innerStride } = dims[rank - 1];
-  const [rows, columns] = [innermost, dims[rank - 2]?.size ?? 1];
-  const isTranspose = offset === 0 && rows % 4 === 0 && columns % 4 === 0 && innerStride === columns && (rank === 2 || (rank === 3 && dims[0].stride === rows * columns)) && dims[rank - 2].stride === 1;
-  if (isTranspose) {
+  if (offset === 0 && isTranspose(dims)) {
+    const [rows, columns] = [innermost, dims[rank - 2].size];
     const count = output.size / 16;
     device.run(transposeKernel(), { count, rows4: rows / 4, columns4: columns / 4 }, { input, output }, linearGrid(Math.ceil(count / 64)));
     return;
@@ -53,7 +60,8 @@ function copyByStrides(device: Device, input: Tensor, output: Tensor, sizes: Sha
   const size = (d: number): number => (d < rank - 1 ? dims[d].size : 1);
   const stride = (d: number): number => (d < rank - 1 ? dims[d].stride / unit : 0);
   device.run(stridedCopyKernel(form, width, rank), {
-    count, n: Math.ceil(innermost / width), offset: offset / unit, inner_stride: innerStride, size1: size(1), size2: size(2), size3: size(3), size4: size(4),
+    count, n: Math.ceil(innermost / width), offset: offset / unit, inner_stride: innerStride,
+    size1: size(1), size2: size(2), size3: size(3), size4: size(4),
     stride0: stride(0), stride1: stride(1), stride2: stride(2), stride3: stride(3), stride4: stride(4),
   }, { input, output }, linearGrid(Math.ceil(count / 64)));
 }
@@ -114,7 +122,9 @@ interface SliceAttributes {
 
 export const sliceOp = defineOp({
   name: 'slice',
-  shape: ([x]: readonly [Tensor], { axis, start, end }: SliceAttributes) => ({ shape: x.shape.map((size, i) => (i === axis ? end - start : size)), dtype: x.dtype }),
+  shape: ([x]: readonly [Tensor], { axis, start, end }: SliceAttributes) => ({
+    shape: x.shape.map((size, i) => (i === axis ? end - start : size)), dtype: x.dtype,
+  }),
   forward: ({ device, inputs: [x], attributes: { axis, start }, output }) => {
     const strides = stridesOf(x.shape);
     copyByStrides(device, x, output, output.shape, strides, start * strides[axis]);
@@ -125,7 +135,8 @@ export const sliceOp = defineOp({
     const [total, from, length] = [x.shape[axis] * inner, start * inner, (end - start) * inner];
     const width = [total, from, length].every((value) => value % 4 === 0) ? 4 : 1;
     const count = x.size / width;
-    device.run(padKernel(width), { count, total: total / width, start: from / width, length: length / width }, { input, output }, linearGrid(Math.ceil(count / 64)));
+    const params = { count, total: total / width, start: from / width, length: length / width };
+    device.run(padKernel(width), params, { input, output }, linearGrid(Math.ceil(count / 64)));
     return [output];
   },
 });
@@ -152,7 +163,9 @@ export const expandOp = defineOp({
   name: 'expand',
   shape: ([x]: readonly [Tensor], shape: Shape) => {
     const leading = shape.length - x.rank;
-    if (leading < 0 || x.shape.some((size, i) => size !== 1 && size !== shape[leading + i])) shapeError('expand', 'shape', `one that ${formatShape(x.shape)} broadcasts to`, shape);
+    if (leading < 0 || x.shape.some((size, i) => size !== 1 && size !== shape[leading + i])) {
+      shapeError('expand', 'shape', `one that ${formatShape(x.shape)} broadcasts to`, shape);
+    }
     checkCopyRank('expand', shape, broadcastStrides(x.shape, shape));
     return { shape, dtype: x.dtype };
   },
@@ -203,7 +216,8 @@ export const concatOp = defineOp({
         shapeError('concat', 'tensors', `equal to ${formatShape(first.shape)} except along axis ${axis}`, tensor.shape);
       }
     }
-    return { shape: first.shape.map((size, i) => (i === axis ? tensors.reduce((sum, tensor) => sum + tensor.shape[axis], 0) : size)), dtype: first.dtype };
+    const joined = tensors.reduce((sum, tensor) => sum + tensor.shape[axis], 0);
+    return { shape: first.shape.map((size, i) => (i === axis ? joined : size)), dtype: first.dtype };
   },
   forward: ({ device, inputs, attributes: { axis }, output }) => copyParts(device, output, inputs, axis, true),
   backward: ({ device, inputs, attributes: { axis }, gradient, needs }) => {
@@ -224,7 +238,9 @@ export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
   if (tensors.length === 0) shapeError('stack', 'tensors', 'at least one', 'none');
   const { shape, rank } = tensors[0];
   const along = normalizeAxis('stack', axis, rank + 1);
-  for (const tensor of tensors) if (!sameShape(tensor.shape, shape)) shapeError('stack', 'tensors', `all of shape ${formatShape(shape)}`, tensor.shape);
+  for (const tensor of tensors) {
+    if (!sameShape(tensor.shape, shape)) shapeError('stack', 'tensors', `all of shape ${formatShape(shape)}`, tensor.shape);
+  }
   return concat(tensors.map((tensor) => reshape(tensor, [...shape.slice(0, along), 1, ...shape.slice(along)])), along);
 }
 

@@ -1,13 +1,13 @@
 /** Normalisation: layerNorm, groupNorm and scaleShift (frozen batch norm), with residual and ReLU fused. */
 import {
-  channelAffineKernel, channelGradientSumsKernel, channelMomentsKernel, groupGradientKernel, groupNormGradientKernel, groupNormResidualGradientKernel,
-  groupStatisticsKernel, layerNormGradientKernel, layerNormKernel, layerNormWideColumnsKernel, layerNormWideGradientKernel, MAX_SLOTS,
+  channelAffineKernel, channelGradientSumsKernel, channelMomentsKernel, groupGradientKernel, groupNormGradientKernel,
+  groupNormResidualGradientKernel, groupStatisticsKernel, layerNormGradientKernel, layerNormKernel, layerNormWideColumnsKernel, layerNormWideGradientKernel, MAX_SLOTS,
   scaleShiftGradientKernel, scaleShiftResidualGradientKernel, type Width,
 } from '../../kernels/norm.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
 import { defineOp } from '../op.ts';
-import { sameShape, shapeError } from '../shape.ts';
+import { formatShape, sameShape, shapeError } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { sumColumnPairs } from './reduce.ts';
 
@@ -24,15 +24,32 @@ function checkVector(op: string, name: string, tensor: Tensor, size: number): vo
   if (tensor.rank !== 1 || tensor.size !== size) shapeError(op, name, `[${size}], the last dimension of x`, tensor.shape);
 }
 
+function checkResidual(op: string, residual: Tensor | null, x: Tensor): void {
+  if (residual && !sameShape(residual.shape, x.shape)) shapeError(op, 'residual', `of x's shape ${formatShape(x.shape)}`, residual.shape);
+}
+
+interface RowLayout {
+  readonly rows: number;
+  /** In elements of `width`. */
+  readonly columns: number;
+  readonly width: Width;
+  /** Registers a lane; 0 where the row does not fit. */
+  readonly slots: number;
+  /** Whether the row fills them. */
+  readonly full: boolean;
+  readonly teamsAGroup: number;
+}
+
 /** How rows of this tensor are spread over lanes. */
-function rowLayout(x: Tensor): { rows: number; columns: number; width: Width; slots: number; full: boolean; lanes: number; teamsAGroup: number } {
+function rowLayout(x: Tensor): RowLayout {
   const { lanes, count } = teamOf(x.device.subgroupSize);
   const size = x.shape[x.rank - 1];
   const width = size % 4 === 0 ? 4 : 1;
   const columns = size / width;
   const slots = Math.ceil(columns / lanes);
   const held = slots <= MAX_SLOTS ? slots : 0;
-  return { rows: size === 0 ? 0 : x.size / size, columns, width, slots: held, full: held > 0 && columns === held * lanes, lanes, teamsAGroup: count };
+  const full = held > 0 && columns === held * lanes;
+  return { rows: size === 0 ? 0 : x.size / size, columns, width, slots: held, full, teamsAGroup: count };
 }
 
 /** Writes the layer normalisation of the rows of `input` to `output`; records nothing. */
@@ -46,17 +63,20 @@ export function normalizeRows(input: Tensor, gamma: Tensor, beta: Tensor, output
 }
 
 /** Gradients of layer normalisation by its input, gamma and beta. */
-export function layerNormGradients(input: Tensor, gamma: Tensor, beta: Tensor, upstream: Tensor, { epsilon, relu }: LayerNormAttributes): [Tensor, Tensor, Tensor] {
+export function layerNormGradients(
+  input: Tensor, gamma: Tensor, beta: Tensor, upstream: Tensor, { epsilon, relu }: LayerNormAttributes,
+): [Tensor, Tensor, Tensor] {
   const { device } = input;
   const { rows, columns, width, slots, full, teamsAGroup } = rowLayout(input);
   const size = columns * width;
   const inverse = 1 / size;
   const gradient = device.empty(input.shape);
   if (slots > 0) {
-    const perTeam = Math.max(1, Math.ceil(rows / Math.min(1024, Math.ceil(rows / 16))) || 1);
+    const perTeam = rows <= 1024 ? 8 : Math.max(16, Math.ceil(rows / 1024));
     const teams = Math.max(1, Math.ceil(rows / perTeam));
     const partial = device.empty([teams, 2, size]);
-    device.run(layerNormGradientKernel(device.subgroupSize, width, slots, full, relu), { rows, columns, per_team: perTeam, teams, inverse, epsilon },
+    const params = { rows, columns, per_team: perTeam, teams, inverse, epsilon };
+    device.run(layerNormGradientKernel(device.subgroupSize, width, slots, full, relu), params,
       { input, gamma, beta, upstream, gradient, partial }, linearGrid(Math.ceil(teams / teamsAGroup)));
     return [gradient, ...sumColumnPairs(device, partial, teams, size)];
   }
@@ -91,7 +111,8 @@ export const layerNormOp = defineOp({
  * @param gamma [D]
  * @param beta  [D]
  */
-export function layerNorm(x: Tensor, gamma: Tensor, beta: Tensor, { epsilon = 1e-5, activation }: { epsilon?: number; activation?: 'relu' } = {}): Tensor {
+export function layerNorm(x: Tensor, gamma: Tensor, beta: Tensor, options: { epsilon?: number; activation?: 'relu' } = {}): Tensor {
+  const { epsilon = 1e-5, activation } = options;
   return layerNormOp([x, gamma, beta], { epsilon, relu: activation === 'relu' });
 }
 
@@ -142,8 +163,10 @@ export const groupNormOp = defineOp({
     const channels = x.shape[x.rank - 1];
     checkVector('groupNorm', 'gamma', gamma, channels);
     checkVector('groupNorm', 'beta', beta, channels);
-    if (!Number.isInteger(groups) || groups < 1 || channels % groups !== 0) shapeError('groupNorm', 'groups', `a divisor of the ${channels} channels`, String(groups));
-    if (residual && !sameShape(residual.shape, x.shape)) shapeError('groupNorm', 'residual', `of x's shape [${x.shape.join(', ')}]`, residual.shape);
+    if (!Number.isInteger(groups) || groups < 1 || channels % groups !== 0) {
+      shapeError('groupNorm', 'groups', `a divisor of the ${channels} channels`, String(groups));
+    }
+    checkResidual('groupNorm', residual, x);
     if (!(epsilon >= 0)) shapeError('groupNorm', 'epsilon', 'a number >= 0', String(epsilon));
     return { shape: x.shape };
   },
@@ -155,13 +178,16 @@ export const groupNormOp = defineOp({
     const statistics = device.empty([images, 2, channels]);
     device.run(channelMomentsKernel(width), params, { input, means, squares }, linearGrid(workgroups));
     const items = images * groups;
-    device.run(groupStatisticsKernel(device.subgroupSize), { pixels, channels, groups, chunks, items, inverse: groups / (pixels * channels), epsilon },
+    const sizes = { pixels, channels, groups, chunks, items, inverse: groups / (pixels * channels), epsilon };
+    device.run(groupStatisticsKernel(device.subgroupSize), sizes,
       { means, squares, statistics }, linearGrid(Math.ceil(items / teamOf(device.subgroupSize).count)));
     const map = channelGrid(images, pixels, channels, PIXELS_MAPPED);
-    device.run(channelAffineKernel(width, true, residual !== null, relu), map.params, { input, statistics, gamma, beta, residual: residual ?? input, output }, linearGrid(map.workgroups));
+    device.run(channelAffineKernel(width, true, residual !== null, relu), map.params,
+      { input, statistics, gamma, beta, residual: residual ?? input, output }, linearGrid(map.workgroups));
     return { statistics };
   },
-  backward: ({ device, inputs: [input, gamma, , residual], attributes: { groups, relu }, output, saved: { statistics }, gradient: upstream, needs }) => {
+  backward: ({ device, inputs, attributes: { groups, relu }, output, saved: { statistics }, gradient: upstream, needs }) => {
+    const [input, gamma, , residual] = inputs;
     const { images, pixels, channels } = imagesOf(input);
     const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, PIXELS_SUMMED, MAX_CHUNKS);
     const partial = device.empty([images, chunks, 2, channels]);
@@ -178,9 +204,11 @@ export const groupNormOp = defineOp({
     let residualGradient = residual && needs[3] ? upstream : null;
     if (gradient && both) {
       residualGradient = device.empty(input.shape);
-      device.run(groupNormResidualGradientKernel(width), map.params, { input, output, upstream, statistics, gamma, means, gradient, residualGradient }, linearGrid(map.workgroups));
+      device.run(groupNormResidualGradientKernel(width), map.params,
+        { input, output, upstream, statistics, gamma, means, gradient, residualGradient }, linearGrid(map.workgroups));
     } else if (gradient) {
-      device.run(groupNormGradientKernel(width, relu), map.params, { input, output, upstream, statistics, gamma, means, gradient }, linearGrid(map.workgroups));
+      device.run(groupNormGradientKernel(width, relu), map.params,
+        { input, output, upstream, statistics, gamma, means, gradient }, linearGrid(map.workgroups));
     }
     return [gradient, gammaGradient, betaGradient, residualGradient];
   },
@@ -196,7 +224,10 @@ export const groupNormOp = defineOp({
  * @param groups divides C
  * @param options.residual of x's shape, added before the activation
  */
-export function groupNorm(x: Tensor, gamma: Tensor, beta: Tensor, groups: number, { epsilon = 1e-5, activation, residual }: { epsilon?: number; activation?: 'relu'; residual?: Tensor } = {}): Tensor {
+export function groupNorm(
+  x: Tensor, gamma: Tensor, beta: Tensor, groups: number, options: { epsilon?: number; activation?: 'relu'; residual?: Tensor } = {},
+): Tensor {
+  const { epsilon = 1e-5, activation, residual } = options;
   return groupNormOp([x, gamma, beta, residual ?? null], { groups, epsilon, relu: activation === 'relu' });
 }
 
@@ -211,7 +242,7 @@ export const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | 
     if (x.rank === 0) shapeError('scaleShift', 'x', '[..., C]', x.shape);
     checkVector('scaleShift', 'scale', scale, x.shape[x.rank - 1]);
     checkVector('scaleShift', 'shift', shift, x.shape[x.rank - 1]);
-    if (residual && !sameShape(residual.shape, x.shape)) shapeError('scaleShift', 'residual', `of x's shape [${x.shape.join(', ')}]`, residual.shape);
+    checkResidual('scaleShift', residual, x);
     return { shape: x.shape };
   },
   forward: ({ device, inputs: [input, scale, shift, residual], attributes: { relu }, output }) => {
@@ -229,28 +260,31 @@ export const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | 
     let residualGradient = residual && needs[3] ? upstream : null;
     if (gradient && both) {
       residualGradient = device.empty(input.shape);
-      device.run(scaleShiftResidualGradientKernel(width), params, { output, upstream, scale, gradient, residualGradient }, linearGrid(workgroups));
+      device.run(scaleShiftResidualGradientKernel(width), params,
+        { output, upstream, scale, gradient, residualGradient }, linearGrid(workgroups));
     } else if (gradient) {
       device.run(scaleShiftGradientKernel(width, relu), params, { output, upstream, scale, gradient }, linearGrid(workgroups));
     }
     if (!needs[1] && !needs[2]) return [gradient, null, null, residualGradient];
     const sums = channelGrid(1, pixels, channels, PIXELS_SUMMED, 4 * MAX_CHUNKS);
     const partial = device.empty([sums.chunks, 2, channels]);
-    device.run(channelGradientSumsKernel(width, false, relu), sums.params, { input, output, upstream, statistics: scale, partial }, linearGrid(sums.workgroups));
+    device.run(channelGradientSumsKernel(width, false, relu), sums.params,
+      { input, output, upstream, statistics: scale, partial }, linearGrid(sums.workgroups));
     const [shiftGradient, scaleGradient] = sumColumnPairs(device, partial, sums.chunks, channels);
     return [gradient, scaleGradient, shiftGradient, residualGradient];
   },
 });
 
 /**
- * A factor and an offset a channel: act(x * scale + shift + residual). Batch norm with frozen statistics (scale = gamma / sqrt(variance + epsilon)),
- * with what follows it in residual networks.
+ * A factor and an offset a channel: act(x * scale + shift + residual). Batch norm with frozen statistics
+ * (scale = gamma / sqrt(variance + epsilon)), with what follows it in residual networks.
  *
  * @param x     [..., C]
  * @param scale [C]
  * @param shift [C]
  * @param options.residual of x's shape, added before the activation
  */
-export function scaleShift(x: Tensor, scale: Tensor, shift: Tensor, { activation, residual }: { activation?: 'relu'; residual?: Tensor } = {}): Tensor {
+export function scaleShift(x: Tensor, scale: Tensor, shift: Tensor, options: { activation?: 'relu'; residual?: Tensor } = {}): Tensor {
+  const { activation, residual } = options;
   return scaleShiftOp([x, scale, shift, residual ?? null], { relu: activation === 'relu' });
 }

@@ -35,7 +35,9 @@ interface ReduceOptions {
 }
 
 /** Reduces the view's middle axis to [outer, inner]; u32 for `first` and `least`. */
-export function reduceView(device: Device, reduction: Reduction, input: Tensor, { outer, n, inner }: ReductionView, { scale = 1, extreme = input, into }: ReduceOptions = {}): Tensor {
+export function reduceView(device: Device, reduction: Reduction, input: Tensor, view: ReductionView, options: ReduceOptions = {}): Tensor {
+  const { outer, n, inner } = view;
+  const { scale = 1, extreme = input, into } = options;
   const integral = reduction === 'first' || reduction === 'least';
   const second = reduction === 'first' ? 'least' : reduction;
   const factor = (final: boolean): number => (reduction === 'max' ? -Infinity : final ? scale : 1);
@@ -49,13 +51,14 @@ export function reduceView(device: Device, reduction: Reduction, input: Tensor, 
     const items = outer * chunks;
     const perTeam = Math.min(32, Math.max(1, Math.floor(items / 1024)));
     const output = (chunks === 1 && into) || device.empty([outer, chunks], dtype);
-    device.run(rowReduceKernel(reduction, device.subgroupSize), { n, chunks, chunk_length: chunkLength, items, per_team: perTeam, factor: factor(chunks === 1) },
-      { input, extreme, output }, linearGrid(Math.ceil(items / perTeam / teams.count)));
+    const params = { n, chunks, chunk_length: chunkLength, items, per_team: perTeam, factor: factor(chunks === 1) };
+    device.run(rowReduceKernel(reduction, device.subgroupSize), params, { input, extreme, output }, linearGrid(Math.ceil(items / perTeam / teams.count)));
     return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner: 1 }, { scale, into });
   }
   const width = inner % 4 === 0 ? 4 : 1;
   const columns = inner / width;
-  const chunks = n <= LONG_COLUMN || outer * columns >= ENOUGH_LANES ? 1 : Math.min(Math.ceil(ENOUGH_LANES / (outer * columns)), Math.ceil(n / 16), MAX_CHUNKS);
+  const cut = n > LONG_COLUMN && outer * columns < ENOUGH_LANES;
+  const chunks = cut ? Math.min(Math.ceil(ENOUGH_LANES / (outer * columns)), Math.ceil(n / 16), MAX_CHUNKS) : 1;
   const stride = chunks * columns;
   const lanes = outer * stride;
   const output = (chunks === 1 && into) || device.empty([outer, chunks, inner], dtype);
@@ -81,7 +84,8 @@ export function sumColumnPairs(device: Device, input: Tensor, n: number, columns
   const inner = columns * 2 / width;
   const output = device.empty([columns]);
   const other = device.empty([columns]);
-  device.run(columnSumPairKernel(width), { length: rows * inner, stride: inner, inner, lanes: inner, factor: 1 }, { input: source, output, other }, linearGrid(Math.ceil(inner / 64)));
+  device.run(columnSumPairKernel(width), { length: rows * inner, stride: inner, inner, lanes: inner, factor: 1 },
+    { input: source, output, other }, linearGrid(Math.ceil(inner / 64)));
   return [output, other];
 }
 
@@ -116,7 +120,8 @@ function spreadView(device: Device, input: Tensor, { outer, n, inner }: Reductio
   const output = device.empty([outer, n, inner]);
   const form: SpreadForm = inner % 4 === 0 ? 'columns' : inner === 1 && (n % 4 === 0 || outer === 1) ? 'rows' : 'scalar';
   const count = Math.ceil(output.size / (form === 'scalar' ? 1 : 4));
-  device.run(spreadKernel(form), { n: form === 'rows' ? Math.ceil(n / 4) : n, inner: form === 'columns' ? inner / 4 : inner, count, factor }, { input, output }, linearGrid(Math.ceil(count / 64)));
+  const params = { n: form === 'rows' ? Math.ceil(n / 4) : n, inner: form === 'columns' ? inner / 4 : inner, count, factor };
+  device.run(spreadKernel(form), params, { input, output }, linearGrid(Math.ceil(count / 64)));
   return output;
 }
 
@@ -139,7 +144,8 @@ function sumOpOf(name: 'sum' | 'mean'): Op<readonly [Tensor], SumAttributes> {
       return { shape: reducedShape(x.shape, axes, keepDims) };
     },
     forward: ({ device, inputs: [x], attributes: { axes }, output }) => {
-      sumMarked(device, x, x.shape.map((dimension, i) => axes.includes(i) && dimension !== 1), output.shape, { scale: scaleOf(x, axes), into: output });
+      const marked = x.shape.map((dimension, i) => axes.includes(i) && dimension !== 1);
+      sumMarked(device, x, marked, output.shape, { scale: scaleOf(x, axes), into: output });
     },
     backward: ({ device, inputs: [x], attributes: { axes }, gradient }) => {
       const dims = reducedShape(x.shape, axes, true);
@@ -189,7 +195,9 @@ interface MaxAttributes {
   readonly keepDims: boolean;
 }
 
-const viewAlong = (shape: Shape, axis: number): ReductionView => ({ outer: sizeOf(shape.slice(0, axis)), n: shape[axis], inner: sizeOf(shape.slice(axis + 1)) });
+function viewAlong(shape: Shape, axis: number): ReductionView {
+  return { outer: sizeOf(shape.slice(0, axis)), n: shape[axis], inner: sizeOf(shape.slice(axis + 1)) };
+}
 
 export const maxOp = defineOp({
   name: 'max',
@@ -205,7 +213,8 @@ export const maxOp = defineOp({
     const view = viewAlong(x.shape, axis);
     const first = reduceView(device, 'first', x, view, { extreme: output });
     const gradient = device.empty(x.shape);
-    device.run(spreadToFirstKernel(), { n: view.n, inner: view.inner, count: x.size }, { upstream, first, gradient }, linearGrid(Math.ceil(x.size / 64)));
+    const params = { n: view.n, inner: view.inner, count: x.size };
+    device.run(spreadToFirstKernel(), params, { upstream, first, gradient }, linearGrid(Math.ceil(x.size / 64)));
     return [gradient];
   },
 });

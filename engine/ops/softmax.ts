@@ -25,10 +25,17 @@ function rowLayout(x: Tensor, n: number): RowLayout {
   const width = n % 4 === 0 ? 4 : 1;
   const rows = n === 0 ? 0 : x.size / n;
   const perTeam = Math.min(16, Math.max(4, Math.ceil(rows / 512)));
-  return { width, params: { rows, columns: n / width, per_team: perTeam }, grid: linearGrid(Math.ceil(rows / perTeam / teamOf(x.device.subgroupSize).count)) };
+  const { count } = teamOf(x.device.subgroupSize);
+  return { width, params: { rows, columns: n / width, per_team: perTeam }, grid: linearGrid(Math.ceil(rows / perTeam / count)) };
 }
 
-function columnLayout(outer: number, n: number, inner: number): { width: Width; params: { n: number; inner: number; lanes: number }; grid: Grid } {
+interface ColumnLayout {
+  readonly width: Width;
+  readonly params: { readonly n: number; readonly inner: number; readonly lanes: number };
+  readonly grid: Grid;
+}
+
+function columnLayout(outer: number, n: number, inner: number): ColumnLayout {
   const width = inner % 4 === 0 ? 4 : 1;
   const lanes = outer * inner / width;
   return { width, params: { n, inner: inner / width, lanes }, grid: linearGrid(Math.ceil(lanes / 64)) };

@@ -34,7 +34,10 @@ const EVERY_FORM: readonly Pair[] = [
 ];
 const SOME: readonly Pair[] = [[[7, 9], [7, 9]], [[5, 8], [8]], [[4, 1], [1, 4]]];
 
-function casesOf(run: (a: Tensor, b: Tensor) => Tensor, f: (x: number, y: number) => number, pairs: readonly Pair[], options: { awayFromZero?: number } = {}): OpCase[] {
+type Run = (a: Tensor, b: Tensor) => Tensor;
+type Reference = (x: number, y: number) => number;
+
+function casesOf(run: Run, f: Reference, pairs: readonly Pair[], options: { awayFromZero?: number } = {}): OpCase[] {
   return pairs.map(([a, b]) => ({
     name: `[${a.join(', ')}] and [${b.join(', ')}]`,
     inputs: [randomInput(a, 1), randomInput(b, 2, options)],

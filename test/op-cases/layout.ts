@@ -30,7 +30,8 @@ const sliceCase = (shape: readonly number[], axis: number, start: number, end: n
   name: `[${shape.join(', ')}] along ${axis}, ${start} to ${end}`,
   inputs: [randomInput(shape, 1)],
   run: ([x]) => slice(x, axis, start, end),
-  reference: ([x]) => build(shape.map((size, i) => (i === axis ? end - start : size)), (index) => at(x, index.map((v, i) => (i === axis ? v + start : v)))),
+  reference: ([x]) => build(shape.map((size, i) => (i === axis ? end - start : size)),
+    (index) => at(x, index.map((v, i) => (i === axis ? v + start : v)))),
 });
 
 const expandCase = (from: readonly number[], to: readonly number[]): OpCase => ({
@@ -67,6 +68,7 @@ function gatherCase(name: string, shape: readonly number[], indices: readonly nu
   };
 }
 
+const fiveSizes = fc.array(fc.integer({ min: 1, max: 6 }), { minLength: 5, maxLength: 5 });
 const twoByThree = [randomInput([2, 3], 1), randomInput([2, 3], 2)];
 
 export const layoutCases = {
@@ -78,13 +80,19 @@ export const layoutCases = {
     permuteCase([2, 4, 3, 4], [0, 3, 1, 2]),
     permuteCase([3, 1, 4], [0, 1, 2]),
     permuteCase([0, 4], [1, 0]),
-    { name: 'transpose of a batch', inputs: [randomInput([2, 3, 5], 1)], run: ([x]) => transpose(x), reference: ([x]) => build([2, 5, 3], ([b, i, j]) => at(x, [b, j, i])) },
-    ...sampleCases(4, fc.tuple(fc.array(fc.integer({ min: 1, max: 6 }), { minLength: 5, maxLength: 5 }), fc.shuffledSubarray([0, 1, 2, 3, 4], { minLength: 5 })),
-      ([shape, axes]) => permuteCase(shape, axes)),
+    {
+      name: 'transpose of a batch', inputs: [randomInput([2, 3, 5], 1)], run: ([x]) => transpose(x),
+      reference: ([x]) => build([2, 5, 3], ([b, i, j]) => at(x, [b, j, i])),
+    },
+    ...sampleCases(4, fc.tuple(fiveSizes, fc.shuffledSubarray([0, 1, 2, 3, 4], { minLength: 5 })), ([shape, axes]) => permuteCase(shape, axes)),
   ],
   slice: [
-    sliceCase([4, 6, 8], 1, 2, 5), sliceCase([4, 24], 1, 8, 20), sliceCase([4, 9], 1, 2, 9), sliceCase([9, 4], 0, 3, 4), sliceCase([5], 0, 1, 4), sliceCase([5, 4], 0, 2, 2),
-    { name: 'from the end', inputs: [randomInput([6, 3], 1)], run: ([x]) => slice(x, 0, -2), reference: ([x]) => build([2, 3], ([i, j]) => at(x, [i + 4, j])) },
+    sliceCase([4, 6, 8], 1, 2, 5), sliceCase([4, 24], 1, 8, 20), sliceCase([4, 9], 1, 2, 9),
+    sliceCase([9, 4], 0, 3, 4), sliceCase([5], 0, 1, 4), sliceCase([5, 4], 0, 2, 2),
+    {
+      name: 'from the end', inputs: [randomInput([6, 3], 1)], run: ([x]) => slice(x, 0, -2),
+      reference: ([x]) => build([2, 3], ([i, j]) => at(x, [i + 4, j])),
+    },
   ],
   expand: [
     expandCase([], [3, 4]), expandCase([1], [70]), expandCase([8], [5, 8]), expandCase([6, 1], [6, 4]), expandCase([3, 1, 5], [3, 4, 5]),
@@ -96,8 +104,14 @@ export const layoutCases = {
     concatCase('leading', [0, 6], 0, [5, 1, 0, 8]),
     concatCase('more than a dispatch takes', [3, 0, 2], 1, [1, 2, 1, 3, 1, 1, 2, 4, 1]),
     concatCase('a single tensor', [3, 0], 1, [5]),
-    { name: 'stack', inputs: twoByThree, run: (inputs) => stack(inputs), reference: ([a, b]) => build([2, 2, 3], ([k, i, j]) => at(k ? b : a, [i, j])) },
-    { name: 'stack last', inputs: twoByThree, run: (inputs) => stack(inputs, -1), reference: ([a, b]) => build([2, 3, 2], ([i, j, k]) => at(k ? b : a, [i, j])) },
+    {
+      name: 'stack', inputs: twoByThree, run: (inputs) => stack(inputs),
+      reference: ([a, b]) => build([2, 2, 3], ([k, i, j]) => at(k ? b : a, [i, j])),
+    },
+    {
+      name: 'stack last', inputs: twoByThree, run: (inputs) => stack(inputs, -1),
+      reference: ([a, b]) => build([2, 3, 2], ([i, j, k]) => at(k ? b : a, [i, j])),
+    },
   ],
   gather: [
     gatherCase('rows', [30, 8], [50], 0),

@@ -26,7 +26,9 @@ const total = (values: readonly number[]): number => values.reduce((a, b) => a +
 
 type Reduce = (x: Tensor, options: { axes?: readonly number[]; keepDims?: boolean }) => Tensor;
 
-function sumCase(run: Reduce, f: (values: readonly number[]) => number, shape: readonly number[], axes?: readonly number[], keepDims = false): OpCase {
+type Fold = (values: readonly number[]) => number;
+
+function sumCase(run: Reduce, f: Fold, shape: readonly number[], axes?: readonly number[], keepDims = false): OpCase {
   const all = axes?.map((axis) => (axis < 0 ? axis + shape.length : axis)) ?? shape.map((_, i) => i);
   return {
     name: `[${shape.join(', ')}] over ${axes ? `[${axes.join(', ')}]` : 'all'}${keepDims ? ', kept' : ''}`,
@@ -64,7 +66,8 @@ export const reduceCases = {
     sumCase(sum, total, [3, 1, 2], [1]),
     sumCase(sum, total, [0, 3], [0]),
     sumCase(sum, total, [2, 3], []),
-    ...sampleCases(4, anyAxes, ([shape, chosen, keepDims]) => sumCase(sum, total, shape, shape.map((_, i) => i).filter((i) => chosen[i]), keepDims)),
+    ...sampleCases(4, anyAxes, ([shape, chosen, keepDims]) => (
+      sumCase(sum, total, shape, shape.map((_, i) => i).filter((i) => chosen[i]), keepDims))),
   ],
   mean: [
     sumCase(mean, average, [5, 7]),
