@@ -10,8 +10,6 @@
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
 
-const LANES = 256;
-
 /** Running logsumexp: `shift` the largest term so far, `sum` of exp(term - shift). One exponential a term. */
 const LOG_SUM = /* wgsl */ `
 struct LogSum { shift: f32, sum: f32 }
@@ -21,58 +19,28 @@ fn including(l: LogSum, x: f32) -> LogSum {
   if (x > l.shift) { return LogSum(x, l.sum * e + 1.0); }
   return LogSum(l.shift, l.sum + e);
 }
-fn logSum(l: LogSum) -> f32 { return l.shift + log(l.sum); }
-var<workgroup> partialShift: array<f32, ${LANES}>;
-var<workgroup> partialSum: array<f32, ${LANES}>;`;
+fn logSum(l: LogSum) -> f32 { return l.shift + log(l.sum); }`;
 
 /**
- * costs [P, M, N], counts [B], supply [P, M + 1] -> potentials [P, 2, M + 1] (a, and the largest b_j - K_ij of a row) and [P, N] (b), and
- * matched [P, N]: each row of the plan is divided by its maximum, each column takes its largest entry (the lowest row among equals, as argmax does
- * in PyTorch; the background, -1, comes last). Decoded from logarithms: no row or column can underflow. Two rows that both have their maximum in one
- * column are an exact tie, so that b_j - K_ij must be one rounded operation wherever it stands: hence the costs come divided by epsilon.
- *
- * In row sweeps `width` lanes share a row, 8 to 32 depending on the number of rows.
+ * Runs over the rows 0 .. count: every lane puts its share of row `row` (columns `seat`, `seat + width`, ...) into `terms`; then the lane with seat 0
+ * has the whole and writes. One subgroup a workgroup: all lanes share each row. Otherwise `width` lanes share one of `lanes / width` rows.
  */
-export const sinkhornKernel = kernelFamily(() => defineKernel({
-  name: 'sinkhorn_f32',
-  workgroup: [LANES],
-  params: { problems: 'u32', rows: 'u32', columns: 'u32', images: 'u32', iterations: 'u32' },
-  buffers: { costs: 'read f32', counts: 'read u32', supply: 'read f32', rowState: 'write f32', columnState: 'write f32', matched: 'write i32' },
-  module: LOG_SUM,
-  body: /* wgsl */ `
-  let problem = linearGroup;
-  if (problem >= p.problems) { return; }
-  let count = counts[problem % p.images];
-  let costBase = problem * p.rows * p.columns;
-  let rowBase = problem * 2u * (p.rows + 1u);
-  let largestBase = rowBase + p.rows + 1u;
-  let columnBase = problem * p.columns;
-  var width = 32u;
-  while (width > 8u && ${LANES}u / width < count + 1u) { width /= 2u; }
-  let rowsAtOnce = ${LANES}u / width;
-  let seat = lane % width;
-  for (var i = lane; i < 2u * (p.rows + 1u); i += ${LANES}u) { rowState[rowBase + i] = 0.0; }
-  storageBarrier();
-
-  for (var iteration = 0u; iteration < p.iterations; iteration++) {
-    for (var j = lane; j < p.columns; j += ${LANES}u) {
-      var terms = LogSum(rowState[rowBase + count], 1.0); // the background
-      for (var i = 0u; i < count; i++) {
-        terms = including(terms, rowState[rowBase + i] - costs[costBase + i * p.columns + j]);
-      }
-      columnState[columnBase + j] = 1e-8 - logSum(terms); // log(1 + 1e-8) = 1e-8
-    }
-    storageBarrier();
-    for (var first = 0u; first <= count; first += rowsAtOnce) {
+function rowSweep(lanes: number, subgroup: boolean, share: string, write: string): string {
+  if (subgroup) {
+    return /* wgsl */ `
+    for (var row = 0u; row <= count; row++) {
+      var terms = EMPTY;
+      ${share}
+      let shift = subgroupMax(terms.shift);
+      let whole = LogSum(shift, subgroupAdd(terms.sum * exp(terms.shift - shift)));
+      if (lane == 0u) { ${write} }
+    }`;
+  }
+  return /* wgsl */ `
+    for (var first = 0u; first <= count; first += ${lanes}u / width) {
       let row = first + lane / width;
       var terms = EMPTY;
-      if (row < count) {
-        for (var j = seat; j < p.columns; j += width) {
-          terms = including(terms, columnState[columnBase + j] - costs[costBase + row * p.columns + j]);
-        }
-      } else if (row == count) {
-        for (var j = seat; j < p.columns; j += width) { terms = including(terms, columnState[columnBase + j]); }
-      }
+      if (row <= count) { ${share} }
       partialShift[lane] = terms.shift;
       partialSum[lane] = terms.sum;
       workgroupBarrier();
@@ -81,34 +49,73 @@ export const sinkhornKernel = kernelFamily(() => defineKernel({
         for (var k = 1u; k < width; k++) { shift = max(shift, partialShift[lane + k]); }
         var sum = 0.0;
         for (var k = 0u; k < width; k++) { sum += partialSum[lane + k] * exp(partialShift[lane + k] - shift); }
-        let units = supply[problem * (p.rows + 1u) + select(row, p.rows, row == count)];
-        rowState[rowBase + row] = log(units + 1e-8) - (shift + log(sum));
+        let whole = LogSum(shift, sum);
+        ${write}
       }
       workgroupBarrier();
+    }`;
+}
+
+/**
+ * costs [P, M, N], counts [B], supply [P, M + 1] -> potentials [P, 2, M + 1] (a, and the largest b_j - K_ij of a row) and [P, N] (b), and
+ * matched [P, N]: each row of the plan is divided by its maximum, each column takes its largest entry (the lowest row among equals, as argmax does
+ * in PyTorch; the background, -1, comes last). Decoded from logarithms: no row or column can underflow. Two rows that both have their maximum in one
+ * column are an exact tie, so that b_j - K_ij must be one rounded operation wherever it stands: hence the costs come divided by epsilon.
+ *
+ * @param lanes    of a workgroup: a power of two from 32 to 256, or the size of a subgroup
+ * @param subgroup a workgroup is one subgroup
+ */
+export const sinkhornKernel = kernelFamily((lanes: number, subgroup: boolean) => defineKernel({
+  name: `sinkhorn_f32_${subgroup ? 'sg' : 'wg'}${lanes}`,
+  workgroup: [lanes],
+  subgroups: subgroup,
+  params: { problems: 'u32', rows: 'u32', columns: 'u32', images: 'u32', iterations: 'u32' },
+  buffers: { costs: 'read f32', counts: 'read u32', supply: 'read f32', rowState: 'write f32', columnState: 'write f32', matched: 'write i32' },
+  module: LOG_SUM + (subgroup ? '' : `\nvar<workgroup> partialShift: array<f32, ${lanes}>;\nvar<workgroup> partialSum: array<f32, ${lanes}>;`),
+  body: /* wgsl */ `
+  let problem = linearGroup;
+  if (problem >= p.problems) { return; }
+  let count = counts[problem % p.images];
+  let costBase = problem * p.rows * p.columns;
+  let rowBase = problem * 2u * (p.rows + 1u);
+  let largestBase = rowBase + p.rows + 1u;
+  let columnBase = problem * p.columns;
+  ${subgroup ? `let width = ${lanes}u;` : `var width = 32u; // lanes of a row: fewer where there are more rows
+  while (width > 8u && ${lanes}u / width < count + 1u) { width /= 2u; }`}
+  let seat = lane % width;
+  for (var i = lane; i < 2u * (p.rows + 1u); i += ${lanes}u) { rowState[rowBase + i] = 0.0; }
+  storageBarrier();
+
+  for (var iteration = 0u; iteration < p.iterations; iteration++) {
+    for (var j = lane; j < p.columns; j += ${lanes}u) {
+      var terms = LogSum(rowState[rowBase + count], 1.0); // the background
+      for (var i = 0u; i < count; i++) {
+        terms = including(terms, rowState[rowBase + i] - costs[costBase + i * p.columns + j]);
+      }
+      columnState[columnBase + j] = 1e-8 - logSum(terms); // log(1 + 1e-8) = 1e-8
     }
+    storageBarrier();
+    ${rowSweep(lanes, subgroup, /* wgsl */ `
+      if (row < count) {
+        for (var j = seat; j < p.columns; j += width) {
+          terms = including(terms, columnState[columnBase + j] - costs[costBase + row * p.columns + j]);
+        }
+      } else {
+        for (var j = seat; j < p.columns; j += width) { terms = including(terms, columnState[columnBase + j]); }
+      }`, /* wgsl */ `
+        let units = supply[problem * (p.rows + 1u) + select(row, p.rows, row == count)];
+        rowState[rowBase + row] = log(units + 1e-8) - logSum(whole);`)}
     storageBarrier();
   }
 
-  for (var first = 0u; first <= count; first += rowsAtOnce) {
-    let row = first + lane / width;
-    var largest = -3e38;
-    if (row <= count) {
+  ${rowSweep(lanes, subgroup, /* wgsl */ `
       for (var j = seat; j < p.columns; j += width) {
-        var k = 0.0;
-        if (row < count) { k = costs[costBase + row * p.columns + j]; }
-        largest = max(largest, columnState[columnBase + j] - k);
-      }
-    }
-    partialShift[lane] = largest;
-    workgroupBarrier();
-    if (seat == 0u && row <= count) {
-      for (var k = 1u; k < width; k++) { largest = max(largest, partialShift[lane + k]); }
-      rowState[largestBase + row] = largest;
-    }
-    workgroupBarrier();
-  }
+        var cost = 0.0;
+        if (row < count) { cost = costs[costBase + row * p.columns + j]; }
+        terms.shift = max(terms.shift, columnState[columnBase + j] - cost);
+      }`, 'rowState[largestBase + row] = whole.shift;')}
   storageBarrier();
-  for (var j = lane; j < p.columns; j += ${LANES}u) {
+  for (var j = lane; j < p.columns; j += ${lanes}u) {
     var best = -1;
     var bestScore = -3e38;
     for (var i = 0u; i < count; i++) {

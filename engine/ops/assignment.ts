@@ -135,7 +135,9 @@ export function transportAssignment(costs: Tensor, supply: Tensor, counts: Tenso
     const problems = stages * images;
     const matched = device.empty([stages, images, columns], 'i32');
     const rowState = device.empty([problems, 2, rows + 1]), columnState = device.empty([problems, columns]);
-    device.run(sinkhornKernel(), { problems, rows, columns, images, iterations }, { costs, counts, supply, rowState, columnState, matched }, linearGrid(problems));
+    const narrow = device.subgroupSize > 0 && device.subgroupSize <= 16; // a workgroup of one subgroup needs no barriers, but is too few lanes for a GPU
+    const kernel = narrow ? sinkhornKernel(device.subgroupSize, true) : sinkhornKernel(columns <= 128 ? 64 : 256, false);
+    device.run(kernel, { problems, rows, columns, images, iterations }, { costs, counts, supply, rowState, columnState, matched }, linearGrid(problems));
     if (!options.plan) return { matched, plan: null };
     const plan = device.empty([stages, images, rows + 1, columns]);
     const buffers = { costs, counts, rowState, columnState, plan };
