@@ -4,3 +4,4 @@ export { ConfigError, MODEL_PRESETS, PAPER_R50, validateModelConfig, type ModelC
 export { type Detections } from './boxes.ts';
 export { type Losses } from './criterion.ts';
 export { type ImageTargets } from './matching.ts';
+export { mapNames, type CheckpointSource, type MapNamesOptions, type MappedWeights, type NameTable } from './checkpoints.ts';

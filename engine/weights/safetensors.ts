@@ -1,12 +1,15 @@
 /** The safetensors format: an 8-byte header length, a JSON header, and the bytes of the tensors. Read without trust, written in a stable order. */
 
-/** Values as stored: 64-bit integers stay 64-bit. */
+/** Values that are written: 64-bit integers stay 64-bit. */
 export type SafetensorData = Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | Int32Array<ArrayBuffer> | Uint32Array<ArrayBuffer> | BigInt64Array<ArrayBuffer> | Uint8Array<ArrayBuffer>;
+
+/** Values that are read; F16 and BF16 come as their bits. */
+export type StoredSafetensorData = SafetensorData | Uint16Array<ArrayBuffer> | Int16Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
 
 export interface SafetensorEntry {
   readonly dtype: string;
   readonly shape: readonly number[];
-  readonly data: SafetensorData;
+  readonly data: StoredSafetensorData;
 }
 
 export interface SafetensorsFile {
@@ -25,7 +28,12 @@ const VIEWS = {
   U32: [4, (bytes: ArrayBuffer) => new Uint32Array(bytes)],
   I64: [8, (bytes: ArrayBuffer) => new BigInt64Array(bytes)],
   U8: [1, (bytes: ArrayBuffer) => new Uint8Array(bytes)],
-} as const satisfies Record<string, readonly [number, (bytes: ArrayBuffer) => SafetensorData]>;
+  BOOL: [1, (bytes: ArrayBuffer) => new Uint8Array(bytes)],
+  I8: [1, (bytes: ArrayBuffer) => new Int8Array(bytes)],
+  I16: [2, (bytes: ArrayBuffer) => new Int16Array(bytes)],
+  F16: [2, (bytes: ArrayBuffer) => new Uint16Array(bytes)],
+  BF16: [2, (bytes: ArrayBuffer) => new Uint16Array(bytes)],
+} as const satisfies Record<string, readonly [number, (bytes: ArrayBuffer) => StoredSafetensorData]>;
 
 const MAX_HEADER_BYTES = 100 * 2 ** 20;
 
@@ -54,13 +62,14 @@ export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): Safet
     fail(`the header is not JSON (${(error as Error).message})`);
   }
   if (!isRecord(header)) return fail('the header must be a JSON object');
-  const metadata: Record<string, string> = {};
+  const metadata: [string, string][] = [];
   const tensors = new Map<string, SafetensorEntry>();
   const body = 8 + headerBytes;
+  let total = 0;
   for (const [name, entry] of Object.entries(header)) {
     if (!isRecord(entry)) return fail(`${name}: expected an object`);
     if (name === '__metadata__') {
-      for (const [key, value] of Object.entries(entry)) metadata[key] = typeof value === 'string' ? value : fail(`__metadata__.${key}: expected a string`);
+      for (const [key, value] of Object.entries(entry)) metadata.push([key, typeof value === 'string' ? value : fail(`__metadata__.${key}: expected a string`)]);
       continue;
     }
     const { dtype, shape, data_offsets: offsets } = entry;
@@ -72,9 +81,13 @@ export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): Safet
     const expected = shape.reduce((product, n) => product * n, elementBytes);
     if (end - begin !== expected) fail(`${name}: shape [${shape.join(', ')}] of ${dtype} takes ${expected} bytes, data_offsets give ${end - begin}`);
     if (body + end > bytes.byteLength) fail(`${name}: data ends at byte ${body + end} of a file of ${bytes.byteLength}: truncated`);
+    // Else a small file could name the same bytes many times over.
+    total += expected;
+    if (body + total > bytes.byteLength) fail(`${name}: the tensors up to here take ${total} bytes, the file has ${bytes.byteLength - body} for them: they overlap`);
     tensors.set(name, { dtype, shape, data: view(bytes.slice(body + begin, body + end)) });
   }
-  return { metadata, tensors };
+  // Object.fromEntries makes own properties of all names, `__proto__` too.
+  return { metadata: Object.fromEntries(metadata), tensors };
 }
 
 /** Writes f32 tensors (and others by their array type) in the order given. */

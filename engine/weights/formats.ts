@@ -1,0 +1,193 @@
+/**
+ * Any checkpoint to named float32 tensors: the format is recognised by its content, the weights found under the names that checkpoints use.
+ * Runs in browsers: bytes in, data out.
+ */
+import { ByteReader, failFor, type Bytes, type Fail } from './byte-reader.ts';
+import { checkStrided, denseStrides, toFloat32, type ElementType, type StridedTensor } from './elements.ts';
+import { describePickle, PickleDict, printable, readPickle, type PickleValue } from './pickle.ts';
+import { NumpyArray, TorchTensor, WEIGHT_GLOBALS } from './pickle-globals.ts';
+import { isTorchLegacy, readTorchLegacy, readTorchZip, type TorchFile } from './pytorch.ts';
+import { readSafetensors } from './safetensors.ts';
+
+export type CheckpointFormat = 'safetensors' | 'torch-zip' | 'torch-legacy' | 'detectron2-pickle';
+
+/** A tensor in PyTorch's shape and order. Tensors that share their values in the file may share `data`. */
+export interface CheckpointTensor {
+  readonly shape: readonly number[];
+  readonly data: Float32Array<ArrayBuffer>;
+}
+
+export interface CheckpointFile {
+  readonly format: CheckpointFormat;
+  /** A safetensors file's own metadata; else the texts and numbers beside the weights (`__author__`, `epoch`, ...), and `section`, where the weights were. */
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly tensors: ReadonlyMap<string, CheckpointTensor>;
+  /** What is in the file and is no tensor of its weights. */
+  readonly skipped: readonly { readonly name: string; readonly reason: string }[];
+}
+
+export interface ReadCheckpointOptions {
+  /** Where the weights are, e.g. `model_ema` or `ema.module`; without it the first of SECTIONS that holds tensors. */
+  readonly section?: string;
+}
+
+/** Where checkpoints keep their weights, in the order of preference: Detectron2, mmdetection and timm, averaged weights, Caffe2, DataParallel. */
+const SECTIONS = ['model', 'state_dict', 'model_state', 'ema', 'model_ema', 'ema_state_dict', 'state_dict_ema', 'blobs', 'module'];
+
+const SAFETENSORS_TYPES: Readonly<Record<string, ElementType>> = {
+  F32: 'f32', F16: 'f16', BF16: 'bf16', F64: 'f64', I64: 'i64', I32: 'i32', I16: 'i16', I8: 'i8', U8: 'u8', BOOL: 'bool',
+};
+
+/** Float32 takes at most four times the bytes that a file holds; expanded and overlapping tensors could take more without bound. */
+const MAX_GROWTH = 8;
+
+/**
+ * Reads safetensors, PyTorch's zip and older formats, and Detectron2's pickles. float64 and integers round to float32; little-endian files only.
+ * Nothing in the file is executed: pickles build tensors and plain data by an allow-list, anything else is refused by its name.
+ * @param file names the source in errors
+ * @throws WeightsError naming the file and what is wrong with it
+ */
+export function readCheckpoint(bytes: ArrayBuffer, file: string, options: ReadCheckpointOptions = {}): CheckpointFile {
+  const fail = failFor(file);
+  const data = new Uint8Array(bytes);
+  const { section } = options;
+  if (startsWith(data, [0x50, 0x4b, 0x03, 0x04])) return fromTorch('torch-zip', readTorchZip(data, fail), data.length, section, fail);
+  if (isTorchLegacy(data)) return fromTorch('torch-legacy', readTorchLegacy(data, fail), data.length, section, fail);
+  if (data[0] === 0x80 && data[1] >= 2 && data[1] <= 5) {
+    return fromPickle('detectron2-pickle', readPickle(new ByteReader(data, fail), { fail, globals: WEIGHT_GLOBALS }), null, data.length, section, fail);
+  }
+  if (data[8] === 0x7b) return fromSafetensors(bytes, file, section, fail);
+  if (startsWith(data.subarray(257), [0x75, 0x73, 0x74, 0x61, 0x72])) fail('a tar file, as PyTorch wrote before version 0.1.10: load and save it with a newer PyTorch');
+  const head = [...data.subarray(0, 8)].map((byte) => byte.toString(16).padStart(2, '0')).join(' ');
+  return fail(`not a checkpoint: expected safetensors, a file of torch.save, or a pickle of numpy arrays, got ${data.length} bytes that begin with ${head || 'nothing'}`);
+}
+
+function startsWith(bytes: Bytes, head: readonly number[]): boolean {
+  return bytes.length >= head.length && head.every((byte, i) => bytes[i] === byte);
+}
+
+/** Turns strided tensors into float32, those that are the same in the file only once, within a budget. */
+class Converter {
+  private readonly done = new Map<Bytes, Map<string, CheckpointTensor>>();
+  private left: number;
+
+  constructor(private readonly fileBytes: number, private readonly fail: Fail) {
+    this.left = MAX_GROWTH * fileBytes + 2 ** 20;
+  }
+
+  convert(tensor: StridedTensor, what: string): CheckpointTensor {
+    const count = checkStrided(tensor, what, this.fail);
+    const { bytes, type, shape, strides, offset } = tensor;
+    let same = this.done.get(bytes);
+    if (!same) this.done.set(bytes, same = new Map());
+    const key = `${type}|${offset}|${shape.join()}|${strides.join()}`;
+    const known = same.get(key);
+    if (known) return known;
+    this.left -= 4 * count;
+    if (!(this.left >= 0)) this.fail(`${what}: shape [${shape.join(', ')}]: the tensors take more than ${MAX_GROWTH} times the file's ${this.fileBytes} bytes: refused`);
+    const converted = { shape: [...shape], data: toFloat32(tensor) };
+    same.set(key, converted);
+    return converted;
+  }
+}
+
+function fromSafetensors(bytes: ArrayBuffer, file: string, section: string | undefined, fail: Fail): CheckpointFile {
+  if (section !== undefined) fail(`section ${JSON.stringify(section)}: a safetensors file has none`);
+  const { metadata, tensors: entries } = readSafetensors(bytes, file);
+  const converter = new Converter(bytes.byteLength, fail);
+  const tensors = new Map<string, CheckpointTensor>();
+  const skipped: { name: string; reason: string }[] = [];
+  for (const [name, { dtype, shape, data }] of entries) {
+    const type = SAFETENSORS_TYPES[dtype];
+    if (type === undefined) skipped.push({ name, reason: `element type ${dtype} is not read` });
+    else if (data instanceof Float32Array) tensors.set(name, { shape, data });
+    else tensors.set(name, converter.convert({ bytes: new Uint8Array(data.buffer), type, shape, strides: denseStrides(shape), offset: 0 }, name));
+  }
+  if (tensors.size === 0) fail('holds no tensors');
+  return { format: 'safetensors', metadata, tensors, skipped };
+}
+
+function fromTorch(format: CheckpointFormat, torch: TorchFile, fileBytes: number, section: string | undefined, fail: Fail): CheckpointFile {
+  return fromPickle(format, torch.root, torch, fileBytes, section, fail);
+}
+
+function isTensor(value: PickleValue): value is TorchTensor | NumpyArray {
+  return value instanceof TorchTensor || value instanceof NumpyArray;
+}
+
+function hasTensors(value: PickleValue | undefined): value is PickleDict {
+  if (!(value instanceof PickleDict)) return false;
+  for (const entry of value.entries.values()) if (isTensor(entry)) return true;
+  return false;
+}
+
+interface Section {
+  readonly path: readonly string[];
+  readonly dict: PickleDict;
+}
+
+/** The dict of tensors: one or two levels of SECTIONS below the root (a lone tensor beside them does not count), else the root itself. */
+function findSection(root: PickleDict): Section | null {
+  let level: Section[] = [{ path: [], dict: root }];
+  for (let depth = 1; depth <= 2; depth++) {
+    level = level.flatMap(({ path, dict }) => SECTIONS.flatMap((name) => {
+      const below = dict.entries.get(name);
+      return below instanceof PickleDict ? [{ path: [...path, name], dict: below }] : [];
+    }));
+    const found = level.find(({ dict }) => hasTensors(dict));
+    if (found) return found;
+  }
+  return hasTensors(root) ? { path: [], dict: root } : null;
+}
+
+function namedSection(root: PickleDict, section: string, fail: Fail): Section {
+  const path = section.split('.');
+  let dict = root;
+  for (const name of path) {
+    const below = dict.entries.get(name);
+    if (!(below instanceof PickleDict)) return fail(`section ${JSON.stringify(section)}: there is no dict ${JSON.stringify(name)}; there are ${entryNames(dict)}`);
+    dict = below;
+  }
+  return hasTensors(dict) ? { path, dict } : fail(`section ${JSON.stringify(section)} holds no tensors; it has ${entryNames(dict)}`);
+}
+
+function entryNames(dict: PickleDict): string {
+  const names: string[] = [];
+  for (const [key, value] of dict.entries) {
+    if (names.length === 8) return `${names.join(', ')} and ${dict.entries.size - 8} more`;
+    names.push(`${typeof key === 'string' ? printable(key) : describePickle(key)} (${describePickle(value)})`);
+  }
+  return names.join(', ') || 'no entries';
+}
+
+function fromPickle(format: CheckpointFormat, root: PickleValue, torch: TorchFile | null, fileBytes: number, wanted: string | undefined, fail: Fail): CheckpointFile {
+  if (!(root instanceof PickleDict)) return fail(`holds ${describePickle(root)}, expected a state_dict or a dict that has one under ${SECTIONS.join(', ')}`);
+  const found = wanted === undefined ? findSection(root) : namedSection(root, wanted, fail);
+  if (!found) return fail(`has no tensors: expected a state_dict, or one under ${SECTIONS.join(', ')}; it has ${entryNames(root)}`);
+  const skipped: { name: string; reason: string }[] = [];
+  const metadata: [string, string][] = found.path.length > 0 ? [['section', found.path.join('.')]] : [];
+  if (found.dict !== root) {
+    for (const [key, value] of root.entries) {
+      if (typeof key !== 'string') skipped.push({ name: describePickle(key), reason: `${describePickle(value)}, its key is no text` });
+      else if (value !== found.dict && key !== found.path[0]) {
+        if (typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean') metadata.push([key, String(value).slice(0, 10_000)]);
+        skipped.push({ name: key, reason: `${describePickle(value)} beside ${found.path.join('.')}` });
+      }
+    }
+  }
+  const converter = new Converter(fileBytes, fail);
+  const tensors = new Map<string, CheckpointTensor>();
+  for (const [key, value] of found.dict.entries) {
+    if (typeof key !== 'string') {
+      skipped.push({ name: describePickle(key), reason: `${describePickle(value)}, its key is no text` });
+      continue;
+    }
+    const what = printable(key);
+    const located = value instanceof TorchTensor && torch ? torch.locate(value, what) : value instanceof NumpyArray ? value.tensor : null;
+    if (located) tensors.set(key, converter.convert(located, what));
+    else if (value instanceof TorchTensor) skipped.push({ name: key, reason: `elements of ${value.typeName} are not read` });
+    else skipped.push({ name: key, reason: value instanceof NumpyArray ? value.reason : describePickle(value) });
+  }
+  if (tensors.size === 0) fail(`has no tensors that can be read: ${skipped.slice(0, 3).map(({ name, reason }) => `${printable(name)}: ${reason}`).join('; ')}`);
+  return { format, metadata: Object.fromEntries(metadata), tensors, skipped };
+}
