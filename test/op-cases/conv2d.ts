@@ -33,12 +33,14 @@ interface Sizes extends Conv2dOptions {
   readonly kernel: readonly [kh: number, kw: number];
   readonly O: number;
   readonly bias?: boolean;
+  /** False where a gradient would only cost time. */
+  readonly differentiate?: boolean;
 }
 
-function convCase(name: string, { x, kernel, O, bias = false, ...options }: Sizes): OpCase {
+function convCase(name: string, { x, kernel, O, bias = false, differentiate, ...options }: Sizes): OpCase {
   return {
     name: `${name}: [${x.join(', ')}], ${kernel.join(' x ')} to ${O}${bias ? ' + bias' : ''} ${JSON.stringify(options)}`,
-    inputs: [randomInput(x, 1), randomInput([...kernel, x[3] / (options.groups ?? 1), O], 2), ...(bias ? [randomInput([O], 3)] : [])],
+    inputs: [randomInput(x, 1, { differentiate }), randomInput([...kernel, x[3] / (options.groups ?? 1), O], 2, { differentiate }), ...(bias ? [randomInput([O], 3)] : [])],
     run: ([input, weight, b]) => conv2d(input, weight, b ?? null, options),
     reference: ([input, weight, b]) => reference(input, weight, b, options),
   };
@@ -57,7 +59,8 @@ export const conv2dCases = {
     convCase('stem on RGB', { x: [2, 13, 11, 3], kernel: [7, 7], O: 16, stride: 2, padding: 3 }),
     convCase('strided block', { x: [2, 7, 6, 8], kernel: [3, 3], O: 12, stride: 2, padding: 1 }),
     convCase('strided projection', { x: [1, 6, 5, 8], kernel: [1, 1], O: 4, stride: 2 }),
-    convCase('larger than a tile', { x: [1, 13, 9, 36], kernel: [3, 3], O: 68, padding: 1, bias: true }),
+    convCase('larger than a tile', { x: [1, 8, 8, 36], kernel: [2, 3], O: 68, padding: 1, bias: true }),
+    convCase('many tiles', { x: [1, 86, 86, 4], kernel: [3, 2], O: 36, padding: 1, differentiate: false }),
     convCase('sums split over many pixels', { x: [3, 23, 23, 4], kernel: [3, 3], O: 4, padding: 1, bias: true }),
     convCase('more padding than kernel', { x: [1, 3, 2, 4], kernel: [1, 2], O: 4, padding: 2 }),
     convCase('stride beyond the kernel', { x: [1, 8, 9, 4], kernel: [2, 1], O: 5, stride: 3, padding: 1 }),
