@@ -117,7 +117,7 @@ const CHECKS: Record<keyof ModelConfig, Check> = {
   dynamicDim: integer(4), numClassLayers: integer(0), numRegressionLayers: integer(0), poolerResolution: integer(1), poolerSamplingRatio: integer(1),
   priorProbability: number(0, 0.5, true), proposalInit: oneOf('image', 'grid'), dpg: oneOf('none', 'plain', 'staircase'),
   numExperts: integer(1), expertMapSize: integer(1), expertHiddenDim: integer(1), matcher: oneOf('hungarian', 'ota'),
-  otaK: number(0), otaTopQ: integer(1), unitIncreasing: boolean, unitStep: number(0), maxPositiveFraction: number(0, 1, true),
+  otaK: number(0), otaTopQ: integer(1, 64), unitIncreasing: boolean, unitStep: number(0), maxPositiveFraction: number(0, 1, true),
   sinkhornEpsilon: number(0, Infinity, true), sinkhornIterations: integer(1), classWeight: number(0), l1Weight: number(0), giouWeight: number(0),
   focalAlpha: number(0, 1), focalGamma: number(0), nmsThreshold: number(0, 1),
 };

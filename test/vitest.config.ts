@@ -1,13 +1,30 @@
-/** Test runner configuration: forks (Dawn does not like worker threads), long timeouts (software adapters compile slowly). */
+/**
+ * Test runner configuration: forks (Dawn does not like worker threads), long timeouts (software adapters compile slowly).
+ *
+ * Everything runs on the adapter that set-up chose. Where that is not SwiftShader, what depends on the adapter runs on SwiftShader as well
+ * (subgroups of 4 instead of 8, another compiler): ops, matching, optimisers, and the model against its golden files.
+ */
 import { defineConfig } from 'vitest/config';
+import { readDriverChoice } from '../engine/node.ts';
+
+const root = new URL('..', import.meta.url).pathname;
+const everywhere = {
+  root,
+  pool: 'forks' as const,
+  testTimeout: 180_000,
+  hookTimeout: 180_000,
+  sequence: { groupOrder: 0 },
+};
+const ON_BOTH_ADAPTERS = ['test/ops.test.ts', 'test/golden.test.ts', 'test/matching.test.ts', 'test/optim.test.ts'];
+const twice = process.platform === 'linux' && process.arch === 'x64' && readDriverChoice()?.driver !== 'swiftshader';
 
 export default defineConfig({
+  root,
   test: {
-    root: new URL('..', import.meta.url).pathname,
-    include: ['test/**/*.test.ts'],
-    pool: 'forks',
     maxWorkers: 2,
-    testTimeout: 120_000,
-    hookTimeout: 120_000,
+    projects: [
+      { test: { ...everywhere, name: 'adapter', include: ['test/**/*.test.ts'] } },
+      ...(twice ? [{ test: { ...everywhere, name: 'swiftshader', include: ON_BOTH_ADAPTERS, env: { DSRCNN_DRIVER: 'swiftshader' }, globalSetup: ['test/prepare-swiftshader.ts'] } }] : []),
+    ],
   },
 });
