@@ -119,7 +119,8 @@ ${lines(results, (r) => lines(tn, (j) => `  var c${r}_${j} = start${j};`))}
 ${lines(tm, (i) => `        let e${i} = u32(x${i}) + u * sourcePitch + q; let a${i} = select(vec4f(), loadSource(line${i} + e${i}), e${i} < limit${i});`)}
 ${lines(4, (kk) => lines(tn, (j) => `        let b${kk}_${j} = loadWeights((k + ${kk}u) * targetPitch + column${j});`))}
         k += 4u;
-${lines(results, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${operand(r, kk)}); ${range(tn).map((j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`).join(' ')}`))}
+${lines(results, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${operand(r, kk)}); ${
+    range(tn).map((j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`).join(' ')}`))}
       }
     }
   }
@@ -135,7 +136,7 @@ ${lines(tn, (j) => `    if (ownColumn + ${subgroup * j}u < p.N4) { target_[pixel
 /** Vec4s along K that a workgroup-memory tile holds. */
 const DEPTH4 = 4;
 
-/** A workgroup computes a square tile of pixels by channels, each lane 4 x 4 of it, from operands staged in workgroup memory: for adapters without small subgroups. */
+/** A workgroup computes a square tile of pixels by channels, each lane 4 x 4 of it, from operands in workgroup memory: for adapters without small subgroups. */
 export const convTiledKernel = kernelFamily((tile: number) => {
   const side = tile / 4;
   const lanes = side * side;
@@ -335,7 +336,10 @@ export const columnSumsKernel = kernelFamily(() => defineKernel({
   sums[i] = total;`,
 }));
 
-/** [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columns4To vec4], filled up with zeros: for channel counts that are no multiple of 4. One lane a vec4. */
+/**
+ * [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columns4To vec4], filled up with zeros: for channel counts that are no multiple
+ * of 4. One lane a vec4.
+ */
 export const padChannelsKernel = kernelFamily(() => defineKernel({
   name: 'conv2d_pad_channels_f32',
   workgroup: [64],

@@ -8,7 +8,10 @@ const PARAMS = {
   count: 'u32', height: 'u32', width: 'u32', outH: 'u32', outW: 'u32', channels: 'u32', kernel: 'u32', stride: 'u32', padding: 'u32',
 } as const;
 
-/** Whether a value takes the place of the best so far. What a comparison with NaN gives is up to the adapter, so NaNs are told by their bits; as in PyTorch they win. */
+/**
+ * Whether a value takes the place of the best so far. What a comparison with NaN gives is up to the adapter, so NaNs are told by their bits;
+ * as in PyTorch they win.
+ */
 const maximum = (vec4: boolean): string => {
   const [f, u] = vec4 ? ['vec4f', 'vec4u'] : ['f32', 'u32'];
   const bool = vec4 ? 'vec4<bool>' : 'bool';

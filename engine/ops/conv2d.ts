@@ -7,7 +7,7 @@ import { depthwiseInputGradientKernel, depthwiseKernel, depthwiseWeightGradientK
 import { linearGrid } from '../../kernels/kernel.ts';
 import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
-import { shapeError } from '../shape.ts';
+import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 
 export interface Conv2dOptions {
@@ -60,7 +60,10 @@ const PARTIAL_BYTES = 64 * 2 ** 20;
 const WORKGROUP = 64;
 const gridOf = (lanes: number): readonly [number, number, number] => linearGrid(Math.ceil(lanes / WORKGROUP));
 
-/** The tensor itself, or where `columns` is no multiple of 4 a copy of [outer, rows, groups, columns] with columns (and rows, if `padsRows`) filled up by zeros. */
+/**
+ * The tensor itself, or where `columns` is no multiple of 4 a copy of [outer, rows, groups, columns] with columns (and rows, if `padsRows`) filled up
+ * by zeros.
+ */
 function padded(input: Tensor, rows: number, groups: number, columns: number, padsRows = false): Tensor {
   const rowsTo = padsRows ? Math.ceil(rows / 4) * 4 : rows;
   const columns4To = Math.ceil(columns / 4);
@@ -142,7 +145,8 @@ function weightGradient(device: Device, g: Geometry, { stride, padding, groups }
 
 /** Into how many ranges of lines a sum over pixels is split, so that there is work for the device but each range is worth its partial result. */
 function splitLines(device: Device, lines: number, lineLength: number, workgroups: number, partial4: number): { splits: number; perSplit: number } {
-  const wanted = Math.min(Math.ceil(busyWorkgroups(device) / workgroups), Math.ceil((lines * lineLength) / 64), Math.floor(PARTIAL_BYTES / (partial4 * 16)), lines);
+  const enough = Math.ceil(busyWorkgroups(device) / workgroups);
+  const wanted = Math.min(enough, Math.ceil((lines * lineLength) / 64), Math.floor(PARTIAL_BYTES / (partial4 * 16)), lines);
   const perSplit = Math.ceil(lines / Math.max(1, wanted));
   return { splits: Math.ceil(lines / perSplit), perSplit };
 }
@@ -169,14 +173,18 @@ export const conv2dOp = defineOp({
     if (!Number.isInteger(groups) || groups < 1) shapeError('conv2d', 'groups', 'a positive integer', String(groups));
     if (x.rank !== 4) shapeError('conv2d', 'x', '[B, H, W, C]', x.shape);
     if (weight.rank !== 4 || weight.size === 0) shapeError('conv2d', 'weight', '[kh, kw, C / groups, O], not empty', weight.shape);
-    if (x.shape[3] !== weight.shape[2] * groups) shapeError('conv2d', 'weight', `[kh, kw, ${x.shape[3] / groups}, O] for ${x.shape[3]} channels in ${groups} groups`, weight.shape);
+    const C = x.shape[3];
+    if (C % groups !== 0) shapeError('conv2d', 'x', `[B, H, W, C] with C a multiple of ${groups} groups`, x.shape);
+    if (C !== weight.shape[2] * groups) shapeError('conv2d', 'weight', `[kh, kw, ${C / groups}, O] for ${C} channels in ${groups} groups`, weight.shape);
     if (weight.shape[3] % groups !== 0) shapeError('conv2d', 'weight', `[kh, kw, C / groups, O] with O a multiple of ${groups} groups`, weight.shape);
     if (bias && (bias.rank !== 1 || bias.size !== weight.shape[3])) shapeError('conv2d', 'bias', `[${weight.shape[3]}]`, bias.shape);
     for (const [name, tensor] of [['x', x], ['weight', weight], ['bias', bias]] as const) {
       if (tensor && tensor.dtype !== 'f32') shapeError('conv2d', name, 'of dtype f32', tensor.dtype);
     }
     const { batch, outH, outW } = geometry(x, weight, attributes);
-    if (outH < 1 || outW < 1) shapeError('conv2d', 'x', `at least as large as the kernel [${weight.shape[0]}, ${weight.shape[1]}] with padding ${padding}`, x.shape);
+    if (outH < 1 || outW < 1) {
+      shapeError('conv2d', 'x', `at least as large as the kernel [${weight.shape[0]}, ${weight.shape[1]}] with padding ${padding}`, x.shape);
+    }
     return { shape: [batch, outH, outW, weight.shape[3]] };
   },
 
@@ -216,7 +224,8 @@ export const conv2dOp = defineOp({
     if (needs[0]) {
       const count = kh * kw * C4 * O4 * groups;
       const transposed = device.empty([count * 16]);
-      device.run(transposeWeightsKernel(), { count, kh, kw, step: stride, K4: C4, N4: O4, groups }, { input: padded(weight, C, groups, O, true), output: transposed }, gridOf(count));
+      const input = padded(weight, C, groups, O, true);
+      device.run(transposeWeightsKernel(), { count, kh, kw, step: stride, K4: C4, N4: O4, groups }, { input, output: transposed }, gridOf(count));
       byInput = device.empty(x.shape);
       const target = C % 4 === 0 ? byInput : device.empty([(x.size / C) * C4 * 4]);
       runGemm(device, {
@@ -237,19 +246,22 @@ export const conv2dOp = defineOp({
 });
 
 function depthwiseBackward(
-  device: Device, g: Geometry, { stride, padding, groups }: Attributes, x: Tensor, weight: Tensor, bias: Tensor | null, gradient: Tensor, needs: readonly boolean[],
+  device: Device, g: Geometry, { stride, padding, groups }: Attributes, x: Tensor, weight: Tensor, bias: Tensor | null, gradient: Tensor,
+  needs: readonly boolean[],
 ): (Tensor | null)[] {
   const { batch, height, width, outH, outW, kh, kw } = g;
   const C4 = Math.ceil(groups / 4);
   const whole = groups % 4 === 0;
   const sizes = { sourceH: height, sourceW: width, outH, outW, C4, kh, kw, stride, padding };
   const upstream = padded(gradient, 1, 1, groups);
-  const finished = (result: Tensor, shape: readonly number[]): Tensor => (whole ? device.alias(result, shape) : crop(result, device.empty(shape), 1, 1, C4 * 4, 1, groups));
+  const finished = (result: Tensor, shape: Shape): Tensor => (
+    whole ? device.alias(result, shape) : crop(result, device.empty(shape), 1, 1, C4 * 4, 1, groups));
   let byInput: Tensor | null = null, byWeight: Tensor | null = null, byBias: Tensor | null = null;
   if (needs[0]) {
     const count = batch * height * width * C4;
     const result = device.empty([count * 4]);
-    device.run(depthwiseInputGradientKernel(), { count, ...sizes, hasBias: 0 }, { upstream, weights: padded(weight, 1, 1, groups), gradient: result }, gridOf(count));
+    const weights = padded(weight, 1, 1, groups);
+    device.run(depthwiseInputGradientKernel(), { count, ...sizes, hasBias: 0 }, { upstream, weights, gradient: result }, gridOf(count));
     byInput = finished(result, x.shape);
   }
   if (needs[1]) {
@@ -258,7 +270,9 @@ function depthwiseBackward(
     const sum = device.empty([count4 * 4]);
     const partial = splits === 1 ? sum : device.empty([splits * count4 * 4]);
     const count = count4 * splits;
-    device.run(depthwiseWeightGradientKernel(), { count, lines: batch * outH, linesPerSplit: perSplit, ...sizes }, { source: padded(x, 1, 1, groups), upstream, partialSums: partial }, gridOf(count));
+    const source = padded(x, 1, 1, groups);
+    const kernel = depthwiseWeightGradientKernel();
+    device.run(kernel, { count, lines: batch * outH, linesPerSplit: perSplit, ...sizes }, { source, upstream, partialSums: partial }, gridOf(count));
     if (splits > 1) device.run(sumPartsKernel(), { count4, parts: splits }, { parts_: partial, sum }, gridOf(count4));
     byWeight = finished(sum, weight.shape);
   }

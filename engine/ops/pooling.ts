@@ -37,14 +37,16 @@ export const maxPool2dOp = defineOp({
     const vec4 = x.shape[3] % 4 === 0;
     const winners = device.empty(output.shape, 'u32');
     const count = vec4 ? output.size / 4 : output.size;
-    device.run(maxPool2dKernel(vec4), { count, ...sizesOf(x.shape, output.shape, attributes) }, { input: x, output, winners }, linearGrid(Math.ceil(count / 64)));
+    const sizes = sizesOf(x.shape, output.shape, attributes);
+    device.run(maxPool2dKernel(vec4), { count, ...sizes }, { input: x, output, winners }, linearGrid(Math.ceil(count / 64)));
     return { winners };
   },
   backward: ({ device, inputs: [x], attributes, output, saved: { winners }, gradient: upstream }) => {
     const vec4 = x.shape[3] % 4 === 0;
     const gradient = device.empty(x.shape);
     const count = vec4 ? x.size / 4 : x.size;
-    device.run(maxPool2dGradientKernel(vec4), { count, ...sizesOf(x.shape, output.shape, attributes) }, { upstream, winners, gradient }, linearGrid(Math.ceil(count / 64)));
+    const sizes = sizesOf(x.shape, output.shape, attributes);
+    device.run(maxPool2dGradientKernel(vec4), { count, ...sizes }, { upstream, winners, gradient }, linearGrid(Math.ceil(count / 64)));
     return [gradient];
   },
 });

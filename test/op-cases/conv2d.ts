@@ -40,16 +40,20 @@ interface Sizes extends Conv2dOptions {
 function convCase(name: string, { x, kernel, O, bias = false, differentiate, ...options }: Sizes): OpCase {
   return {
     name: `${name}: [${x.join(', ')}], ${kernel.join(' x ')} to ${O}${bias ? ' + bias' : ''} ${JSON.stringify(options)}`,
-    inputs: [randomInput(x, 1, { differentiate }), randomInput([...kernel, x[3] / (options.groups ?? 1), O], 2, { differentiate }), ...(bias ? [randomInput([O], 3)] : [])],
+    inputs: [
+      randomInput(x, 1, { differentiate }), randomInput([...kernel, x[3] / (options.groups ?? 1), O], 2, { differentiate }),
+      ...(bias ? [randomInput([O], 3)] : []),
+    ],
     run: ([input, weight, b]) => conv2d(input, weight, b ?? null, options),
     reference: ([input, weight, b]) => reference(input, weight, b, options),
   };
 }
 
+const upTo3 = fc.integer({ min: 1, max: 3 });
+const channels = fc.integer({ min: 1, max: 9 });
+const side = fc.integer({ min: 3, max: 8 });
 const random = fc.record({
-  B: fc.integer({ min: 1, max: 3 }), H: fc.integer({ min: 3, max: 8 }), W: fc.integer({ min: 3, max: 8 }), C: fc.integer({ min: 1, max: 9 }), O: fc.integer({ min: 1, max: 9 }),
-  kh: fc.integer({ min: 1, max: 3 }), kw: fc.integer({ min: 1, max: 3 }), stride: fc.integer({ min: 1, max: 3 }), padding: fc.integer({ min: 0, max: 3 }),
-  groups: fc.integer({ min: 1, max: 3 }), bias: fc.boolean(),
+  B: upTo3, H: side, W: side, C: channels, O: channels, kh: upTo3, kw: upTo3, stride: upTo3, padding: fc.integer({ min: 0, max: 3 }), groups: upTo3, bias: fc.boolean(),
 });
 
 export const conv2dCases = {
@@ -72,6 +76,7 @@ export const conv2dCases = {
     convCase('several outputs a channel', { x: [1, 4, 5, 3], kernel: [3, 3], O: 6, padding: 1, groups: 3 }),
     convCase('depthwise', { x: [2, 9, 8, 12], kernel: [3, 3], O: 12, padding: 1, groups: 12, bias: true }),
     convCase('depthwise, strided, odd', { x: [2, 6, 7, 6], kernel: [3, 5], O: 6, stride: 2, padding: 2, groups: 6, bias: true }),
-    ...sampleCases(5, random, ({ B, H, W, C, O, kh, kw, groups, ...rest }) => convCase('random', { x: [B, H, W, C * groups], kernel: [kh, kw], O: O * groups, groups, ...rest })),
+    ...sampleCases(5, random, ({ B, H, W, C, O, kh, kw, groups, ...rest }) => (
+      convCase('random', { x: [B, H, W, C * groups], kernel: [kh, kw], O: O * groups, groups, ...rest }))),
   ],
 } satisfies Partial<Record<OpName, OpCase[]>>;
