@@ -62,14 +62,30 @@ export const roiAlignKernel = kernelFamily((vector: boolean) => {
       boxes: 'read vec4f', features0: `read ${type}`, features1: `read ${type}`, features2: `read ${type}`, features3: `read ${type}`, output: `write ${type}`,
     },
     module: `${GEOMETRY}${SAMPLE}${LEVEL_SIZE}
-fn feature(level: u32, i: u32) -> ${type} {
-  switch level {
-    case 0u: { return features0[i]; }
-    case 1u: { return features1[i]; }
-    case 2u: { return features2[i]; }
-    default: { return features3[i]; }
+${Array.from({ length: MAX_LEVELS }, (_, level) => `
+fn pool${level}(g: Geometry, bin: vec2u, image: u32, size: vec2u, channel: u32) -> ${type} {
+  let extent = vec2f(size);
+  var sum = ${type}();
+  for (var sy = 0u; sy < p.samples; sy++) {
+    let y = sampleAt(g.start.y, g.bin.y, bin.y, sy);
+    if (y < -1.0 || y > extent.y) { continue; }
+    let yLow = min(u32(max(y, 0.0)), size.y - 1u);
+    let yHigh = min(yLow + 1u, size.y - 1u);
+    let fy = clamp(y - f32(yLow), 0.0, 1.0) * select(0.0, 1.0, yHigh > yLow);
+    let rowLow = (image * size.y + yLow) * size.x;
+    let rowHigh = (image * size.y + yHigh) * size.x;
+    for (var sx = 0u; sx < p.samples; sx++) {
+      let x = sampleAt(g.start.x, g.bin.x, bin.x, sx);
+      if (x < -1.0 || x > extent.x) { continue; }
+      let xLow = min(u32(max(x, 0.0)), size.x - 1u);
+      let xHigh = min(xLow + 1u, size.x - 1u);
+      let fx = clamp(x - f32(xLow), 0.0, 1.0) * select(0.0, 1.0, xHigh > xLow);
+      sum += (1.0 - fy) * ((1.0 - fx) * features${level}[(rowLow + xLow) * p.channels + channel] + fx * features${level}[(rowLow + xHigh) * p.channels + channel])
+        + fy * ((1.0 - fx) * features${level}[(rowHigh + xLow) * p.channels + channel] + fx * features${level}[(rowHigh + xHigh) * p.channels + channel]);
+    }
   }
-}`,
+  return sum;
+}`).join('')}`,
     body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
@@ -77,31 +93,18 @@ fn feature(level: u32, i: u32) -> ${type} {
   let row = i / p.channels;
   let bins = p.resolution * p.resolution;
   let box = row / bins;
-  let binY = (row % bins) / p.resolution;
-  let binX = row % p.resolution;
+  let bin = vec2u(row % p.resolution, (row % bins) / p.resolution);
   let g = geometryOf(boxes[box]);
   let size = levelSize(g.level);
-  let extent = vec2f(size);
-  let image = (box / p.perImage) * size.x * size.y;
+  let image = box / p.perImage;
   var sum = ${type}();
   if (g.inside) {
-    for (var sy = 0u; sy < p.samples; sy++) {
-      let y = sampleAt(g.start.y, g.bin.y, binY, sy);
-      if (y < -1.0 || y > extent.y) { continue; }
-      let yLow = min(u32(max(y, 0.0)), size.y - 1u);
-      let yHigh = min(yLow + 1u, size.y - 1u);
-      let fy = clamp(y - f32(yLow), 0.0, 1.0) * select(0.0, 1.0, yHigh > yLow);
-      let rowLow = image + yLow * size.x;
-      let rowHigh = image + yHigh * size.x;
-      for (var sx = 0u; sx < p.samples; sx++) {
-        let x = sampleAt(g.start.x, g.bin.x, binX, sx);
-        if (x < -1.0 || x > extent.x) { continue; }
-        let xLow = min(u32(max(x, 0.0)), size.x - 1u);
-        let xHigh = min(xLow + 1u, size.x - 1u);
-        let fx = clamp(x - f32(xLow), 0.0, 1.0) * select(0.0, 1.0, xHigh > xLow);
-        sum += (1.0 - fy) * ((1.0 - fx) * feature(g.level, (rowLow + xLow) * p.channels + channel) + fx * feature(g.level, (rowLow + xHigh) * p.channels + channel))
-          + fy * ((1.0 - fx) * feature(g.level, (rowHigh + xLow) * p.channels + channel) + fx * feature(g.level, (rowHigh + xHigh) * p.channels + channel));
-      }
+    // One function a level: a choice of buffer at every load would cost software adapters more than the loads.
+    switch g.level {
+      case 0u: { sum = pool0(g, bin, image, size, channel); }
+      case 1u: { sum = pool1(g, bin, image, size, channel); }
+      case 2u: { sum = pool2(g, bin, image, size, channel); }
+      default: { sum = pool3(g, bin, image, size, channel); }
     }
   }
   output[i] = sum / f32(p.samples * p.samples);`,
