@@ -2,6 +2,9 @@
  * The matrix products of dynamic interaction (Sparse R-CNN, 3.3): a small product for each proposal, whose weights lie in one row of generated parameters,
  * first W1 (d, k), then W2 (k, d). So operands and results begin at an offset within each proposal's row, which the general products do not know.
  * All of d and k are multiples of 4; counts, strides and offsets are in vec4s.
+ *
+ * Products and normalisations are separate kernels: both in one (the k-wide middle in workgroup memory) was no faster on lavapipe at (d, k) = (256, 64) and
+ * (64, 16), since the gradient needs what lies between in memory anyway, and took ten times as long to compile.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { range, type MatmulTile } from './matmul.ts';
