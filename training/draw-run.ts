@@ -7,7 +7,7 @@ import { contactSheet, drawBoxes, writePng, type Canvas } from './draw.ts';
 import { decodeImage } from './images.ts';
 import { predictImage } from './predict.ts';
 import { runningMean, writePlot } from './report.ts';
-import { readMetrics } from './step-recorder.ts';
+import { readEvaluations, readMetrics } from './step-recorder.ts';
 import type { EvaluationResize } from './transforms.ts';
 
 /** Drawn from this score on. */
@@ -19,10 +19,11 @@ export interface DrawRunOptions {
   readonly resize: EvaluationResize;
   readonly classNames: readonly string[];
   readonly metricsFile: string;
+  readonly evaluationsFile: string;
 }
 
-/** Writes `predictions/*.png`, `predictions.png` and `loss.png` into the run's folder; returns the paths of the sheet and the plot, then the folder. */
-export async function drawRun(model: DynamicSparseRCNN, records: readonly ImageRecord[], { out, resize, classNames, metricsFile }: DrawRunOptions): Promise<string[]> {
+/** Writes `predictions/*.png`, `predictions.png`, `loss.png` and, from two evaluations on, `ap.png` into the run's folder; returns the paths, the folder of pictures last. */
+export async function drawRun(model: DynamicSparseRCNN, records: readonly ImageRecord[], { out, resize, classNames, metricsFile, evaluationsFile }: DrawRunOptions): Promise<string[]> {
   const folder = join(out, 'predictions');
   mkdirSync(folder, { recursive: true });
   const drawn: string[] = [];
@@ -44,7 +45,14 @@ export async function drawRun(model: DynamicSparseRCNN, records: readonly ImageR
     readonly (readonly [string, (line: (typeof metrics)[number]) => number])[]).map(([name, value]) => (
     { name, points: runningMean(metrics.map((line) => [line.iteration, value(line)] as const), window) }));
   await writePlot(join(out, 'loss.png'), { title: `Loss (mean of ${window} iterations)`, xLabel: 'iteration', yLabel: 'loss', series });
-  drawn.push(join(out, 'loss.png'), folder);
+  drawn.push(join(out, 'loss.png'));
+  const evaluations = readEvaluations(evaluationsFile);
+  if (evaluations.length > 1) {
+    const curves = (['AP', 'AP50'] as const).map((name) => ({ name, points: evaluations.map((line) => [line.iteration, line[name]] as const) }));
+    await writePlot(join(out, 'ap.png'), { title: 'COCO metrics on the validation images', xLabel: 'iteration', yLabel: 'AP', series: curves });
+    drawn.push(join(out, 'ap.png'));
+  }
+  drawn.push(folder);
   return drawn;
 }
 

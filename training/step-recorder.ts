@@ -2,6 +2,7 @@
 import { appendFileSync, existsSync, readFileSync } from 'node:fs';
 import type { Device, Tensor } from '../engine/index.ts';
 import { writeFileAtomic } from './checkpoint.ts';
+import type { CocoMetrics } from './coco-metrics.ts';
 import { InputError } from './errors.ts';
 import type { TrainingConfig } from './recipe.ts';
 import { formatDuration, type Progress } from './report.ts';
@@ -94,13 +95,16 @@ export class StepRecorder {
   }
 }
 
-/** Reads metrics.jsonl. Throws InputError naming the line that is broken; a last line cut short by an interruption is left out. */
-export function readMetrics(file: string): StepMetrics[] {
+/** One line of evaluations.jsonl: COCO's numbers on the validation split at an iteration. */
+export type EvaluationLine = CocoMetrics & { readonly iteration: number };
+
+/** Reads a file of one JSON object a line. Throws InputError naming the line that is broken; a last line cut short by an interruption is left out. */
+function readLines<T>(file: string): T[] {
   if (!existsSync(file)) return [];
   const lines = readFileSync(file, 'utf8').split('\n').filter((line) => line !== '');
   return lines.flatMap((line, i) => {
     try {
-      return [JSON.parse(line) as StepMetrics];
+      return [JSON.parse(line) as T];
     } catch (error) {
       if (i === lines.length - 1) return [];
       throw new InputError(`${file}: line ${i + 1} is not JSON: ${(error as Error).message}`);
@@ -108,8 +112,18 @@ export function readMetrics(file: string): StepMetrics[] {
   });
 }
 
+/** Reads metrics.jsonl. */
+export function readMetrics(file: string): StepMetrics[] {
+  return readLines<StepMetrics>(file);
+}
+
+/** Reads evaluations.jsonl. */
+export function readEvaluations(file: string): EvaluationLine[] {
+  return readLines<EvaluationLine>(file);
+}
+
 /** Drops the lines past an iteration: what was done after the checkpoint is done again. */
-export function keepMetricsUntil(file: string, iteration: number): void {
-  const kept = readMetrics(file).filter((line) => line.iteration <= iteration);
+export function keepLinesUntil(file: string, iteration: number): void {
+  const kept = readLines<{ iteration: number }>(file).filter((line) => line.iteration <= iteration);
   writeFileAtomic(file, kept.map((line) => `${JSON.stringify(line)}\n`).join(''));
 }

@@ -1,5 +1,5 @@
 /** The `train` command, top to bottom: configuration, device, data, model, optimiser, resume, then iteration by iteration. */
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import { AdamW, affine, backward, learningRateAt, SGD } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
@@ -14,7 +14,7 @@ import { createTrainingLoader } from './loader.ts';
 import { drawRun } from './draw-run.ts';
 import { fitToData, loadConfig, PRESET_NAMES, temperatureAt, validateRunConfig, type RunConfig, type TrainingConfig } from './recipe.ts';
 import { metricsTable, Progress } from './report.ts';
-import { keepMetricsUntil, StepRecorder, type PassStatistics } from './step-recorder.ts';
+import { keepLinesUntil, StepRecorder, type PassStatistics } from './step-recorder.ts';
 
 const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and draws its detections
 
@@ -93,19 +93,19 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
 
   // Resume.
   let state: TrainingState = { iteration: 0, optimizerSteps: 0, best: null };
-  const metricsFile = join(out, 'metrics.jsonl');
+  const metricsFile = join(out, 'metrics.jsonl'), evaluationsFile = join(out, 'evaluations.jsonl');
   if (resuming) {
     const checkpoint = readCheckpoint(join(out, 'last'));
     loadWeights(model, checkpoint.model, checkpoint.path);
     optimizer.loadState({ tensors: checkpoint.optimizer, step: checkpoint.state.optimizerSteps });
     state = checkpoint.state;
-    keepMetricsUntil(metricsFile, state.iteration);
+    for (const file of [metricsFile, evaluationsFile]) keepLinesUntil(file, state.iteration);
     log(`resume    ${relative('.', out)} at iteration ${state.iteration}`);
   } else {
     mkdirSync(out, { recursive: true });
     const run: RunDescription = { ...config, data, classNames, categoryIds };
     writeFileAtomic(join(out, 'config.json'), `${JSON.stringify(run, null, 2)}\n`);
-    writeFileAtomic(metricsFile, '');
+    for (const file of [metricsFile, evaluationsFile]) writeFileAtomic(file, '');
   }
   log(`run       ${relative('.', out)}`);
 
@@ -121,6 +121,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   const evaluate = async (): Promise<void> => {
     const result = await evaluateModel(model, dataset, 'val', { batchSize: training.batchSize, resize: training.evaluationResize, workers: training.workers });
     const { AP, AP50 } = result.evaluation.metrics;
+    appendFileSync(evaluationsFile, `${JSON.stringify({ iteration: state.iteration, ...result.evaluation.metrics })}\n`);
     progress.note(`evaluation at iteration ${state.iteration}: AP ${AP.toFixed(3)}, AP50 ${AP50.toFixed(3)}`);
     if (state.best && state.best.AP >= AP) return;
     state = { ...state, best: { iteration: state.iteration, AP, AP50 } };
@@ -171,7 +172,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
     if (resuming && state.best === null) await evaluate();
     progress.end();
     loadWeights(model, readWeightsFile(join(out, 'best.safetensors')), join(out, 'best.safetensors'));
-    const drawn = await drawRun(model, splitRecords(dataset, 'val').slice(0, training.drawImages), { out, resize: training.evaluationResize, classNames, metricsFile });
+    const drawn = await drawRun(model, splitRecords(dataset, 'val').slice(0, training.drawImages), { out, resize: training.evaluationResize, classNames, metricsFile, evaluationsFile });
     const best = state.best!;
     log(`best      AP ${best.AP.toFixed(3)}, AP50 ${best.AP50.toFixed(3)} at iteration ${best.iteration}; ${recorder.summary()}`);
     log(`weights   ${relative('.', join(out, 'best.safetensors'))}   (npm run predict -- --weights ${relative('.', join(out, 'best.safetensors'))} IMAGE...)`);
