@@ -27,6 +27,9 @@ export interface NameTable {
   readonly notes: readonly string[];
 }
 
+/** A model's names and shapes, as PyTorch has them. */
+type Shapes = ReadonlyMap<string, readonly number[]>;
+
 export interface MappedWeights {
   /** Our names; may share memory with the file's tensors. */
   readonly loaded: ReadonlyMap<string, CheckpointTensor>;
@@ -60,7 +63,7 @@ const CAFFE2_PIXELS = { mean: [103.53, 116.28, 123.675], std: [1, 1, 1] };
  * @param expected the model's names and shapes, as PyTorch has them
  * @throws WeightsError where less than half of the model's names (of its backbone's, for a file of a backbone) match in name and shape, unless `partial`
  */
-export function mapNames(tensors: ReadonlyMap<string, CheckpointTensor>, expected: ReadonlyMap<string, readonly number[]>, options: MapNamesOptions = {}): MappedWeights {
+export function mapNames(tensors: ReadonlyMap<string, CheckpointTensor>, expected: Shapes, options: MapNamesOptions = {}): MappedWeights {
   const file = withoutPrefix(tensors);
   const source = sourceOf(file);
   const notes: string[] = [];
@@ -83,24 +86,26 @@ export function mapNames(tensors: ReadonlyMap<string, CheckpointTensor>, expecte
   convertStem(found, file, source, options, notes);
 
   const loaded = new Map<string, CheckpointTensor>();
-  const table = { loaded: [] as { name: string; from: string | null }[], missing: [] as string[], reshaped: [] as { name: string; expected: readonly number[]; got: readonly number[] }[] };
+  const taken: NameTable['loaded'][number][] = [], reshaped: NameTable['reshaped'][number][] = [], missing: string[] = [];
   for (const [name, shape] of expected) {
     const match = found.get(name);
-    if (!match) table.missing.push(name);
-    else if (match.tensor.shape.join() !== shape.join()) table.reshaped.push({ name, expected: shape, got: match.tensor.shape });
+    if (!match) missing.push(name);
+    else if (match.tensor.shape.join() !== shape.join()) reshaped.push({ name, expected: shape, got: match.tensor.shape });
     else {
       loaded.set(name, match.tensor);
-      table.loaded.push({ name, from: match.from });
+      taken.push({ name, from: match.from });
     }
   }
   const scope = found.size > 0 && [...found.keys()].every((name) => name.startsWith('backbone.')) ? 'backbone' : 'model';
   const whole = scope === 'model' ? expected.size : [...expected.keys()].filter((name) => name.startsWith('backbone.')).length;
   if (loaded.size * 2 < whole && !options.partial) {
     const example = (names: readonly string[]): string => (names.length > 0 ? `, e.g. ${names.slice(0, 2).join(', ')}` : '');
-    throw new WeightsError(`${options.file ?? 'checkpoint'}: ${loaded.size} of the ${scope}'s ${whole} tensors match, less than half (names as of ${source}; ${table.missing.length} missing${example(table.missing)}; `
-      + `${unexpected.length} unexpected${example(unexpected)}; ${table.reshaped.length} of another shape${example(table.reshaped.map(({ name }) => name))}); ask for partial loading if that is meant`);
+    const findings = `names as of ${source}; ${missing.length} missing${example(missing)}; ${unexpected.length} unexpected${example(unexpected)}; `
+      + `${reshaped.length} of another shape${example(reshaped.map(({ name }) => name))}`;
+    throw new WeightsError(`${options.file ?? 'checkpoint'}: ${loaded.size} of the ${scope}'s ${whole} tensors match, less than half (${findings}); `
+      + 'ask for partial loading if that is meant');
   }
-  return { loaded, table: { source, scope, ...table, unexpected, notes } };
+  return { loaded, table: { source, scope, loaded: taken, missing, unexpected, reshaped, notes } };
 }
 
 /** The file's tensors by name without what wrappers put before every name; `from` is the whole name. */
@@ -215,7 +220,8 @@ function reshapeProposals(name: string, tensor: CheckpointTensor, expected: read
   if (name !== 'proposals.boxes' && name !== 'proposals.features') return tensor;
   const shape = tensor.shape.length === 2 ? [1, ...tensor.shape] : tensor.shape;
   const experts = expected[0];
-  if (!broadcast || shape[0] !== 1 || experts === 1 || shape.length !== 3 || shape[1] !== expected[1] || shape[2] !== expected[2]) return { shape, data: tensor.data };
+  const fits = shape.length === 3 && shape[0] === 1 && shape[1] === expected[1] && shape[2] === expected[2];
+  if (!broadcast || !fits || experts === 1) return { shape, data: tensor.data };
   const data = new Float32Array(experts * tensor.data.length);
   for (let e = 0; e < experts; e++) data.set(tensor.data, e * tensor.data.length);
   return { shape: [experts, ...shape.slice(1)], data };
@@ -224,7 +230,7 @@ function reshapeProposals(name: string, tensor: CheckpointTensor, expected: read
 type Found = Map<string, { readonly from: string | null; readonly tensor: CheckpointTensor }>;
 
 /** Batch norms' scale and bias mean nothing to group norms: where the file has statistics and the model has none, the norm is left out. Returns the file's names. */
-function dropOtherNorms(found: Found, file: FileTensors, source: CheckpointSource, expected: ReadonlyMap<string, readonly number[]>, notes: string[]): string[] {
+function dropOtherNorms(found: Found, file: FileTensors, source: CheckpointSource, expected: Shapes, notes: string[]): string[] {
   const dropped: string[] = [];
   for (const [name, { tensor }] of file) {
     const ours = rename(source, name, tensor);
@@ -240,12 +246,12 @@ function dropOtherNorms(found: Found, file: FileTensors, source: CheckpointSourc
   return dropped;
 }
 
-function impliedStatistics(found: Found, expected: ReadonlyMap<string, readonly number[]>, notes: string[]): void {
+function impliedStatistics(found: Found, expected: Shapes, notes: string[]): void {
   let norms = 0;
   for (const [name, { tensor }] of [...found]) {
     if (!name.endsWith('.norm.weight')) continue;
     const norm = name.slice(0, -'weight'.length);
-    if (found.has(`${norm}running_mean`) || !expected.has(`${norm}running_mean`)) continue;
+    if (found.has(`${norm}running_mean`) || expected.get(`${norm}running_mean`)?.join() !== tensor.shape.join()) continue;
     norms++;
     found.set(`${norm}running_mean`, { from: null, tensor: { shape: tensor.shape, data: new Float32Array(tensor.data.length) } });
     found.set(`${norm}running_var`, { from: null, tensor: { shape: tensor.shape, data: new Float32Array(tensor.data.length).fill(MERGED_VARIANCE) } });
@@ -266,7 +272,9 @@ function convertStem(found: Found, file: FileTensors, source: CheckpointSource, 
   if (!stem || !theirs || stem.tensor.shape.length !== 4 || stem.tensor.shape[1] !== 3) return;
   const isBgr = !close(theirs.mean, mean) && close([...theirs.mean].reverse(), mean);
   if ((!isBgr && !close(theirs.mean, mean)) || theirs.std.length !== 3 || !theirs.std.every((value) => value > 0)) {
-    notes.push(`the file's images are normalised by mean ${theirs.mean.join(', ')} and deviation ${theirs.std.join(', ')}, the model's by ${mean.join(', ')} and ${std.join(', ')}: the stem was not converted`);
+    const numbers = (values: readonly number[]): string => values.slice(0, 3).join(', ');
+    notes.push(`the file's images are normalised by mean ${numbers(theirs.mean)} and deviation ${numbers(theirs.std)}, the model's by ${numbers(mean)} and ${numbers(std)}: `
+      + 'the stem was not converted');
     return;
   }
   const theirStd = isBgr ? [...theirs.std].reverse() : theirs.std;

@@ -42,15 +42,19 @@ function countOf(shape: readonly number[]): number {
  */
 export function checkStrided({ bytes, type, shape, strides, offset }: StridedTensor, what: string, fail: Fail): number {
   const isCount = (n: number): boolean => Number.isSafeInteger(n) && n >= 0;
-  if (shape.length > MAX_AXES) fail(`${what}: ${shape.length} axes, at most ${MAX_AXES} expected`);
-  if (!shape.every(isCount) || !strides.every(isCount) || strides.length !== shape.length || !isCount(offset)) {
-    fail(`${what}: shape [${shape.join(', ')}], strides [${strides.join(', ')}] and offset ${offset} must be non-negative integers, one stride an axis`);
+  if (shape.length > MAX_AXES || strides.length !== shape.length) {
+    fail(`${what}: ${shape.length} axes and ${strides.length} strides, expected one stride an axis and at most ${MAX_AXES}`);
+  }
+  if (!shape.every(isCount) || !strides.every(isCount) || !isCount(offset)) {
+    fail(`${what}: shape [${shape.join(', ')}], strides [${strides.join(', ')}] and offset ${offset} must be non-negative integers`);
   }
   const count = countOf(shape);
   if (count === 0) return 0;
   const held = Math.floor(bytes.length / ELEMENT_BYTES[type]);
   const last = shape.reduce((at, n, axis) => at + (n - 1) * strides[axis], offset);
-  if (!(last < held)) fail(`${what}: shape [${shape.join(', ')}] with strides [${strides.join(', ')}] from ${offset} reaches element ${last} of a storage of ${held} ${type}`);
+  if (!(last < held)) {
+    fail(`${what}: shape [${shape.join(', ')}] with strides [${strides.join(', ')}] from ${offset} reaches element ${last} of a storage of ${held} ${type}`);
+  }
   return count;
 }
 

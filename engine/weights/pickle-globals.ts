@@ -91,7 +91,9 @@ export class NumpyArray extends PickleObject {
   /** (version, shape, dtype, is Fortran order, data). */
   override build(state: PickleValue, context: PickleContext): void {
     const [, shape, dtype, fortran, data] = state instanceof PickleTuple ? state.items : [];
-    if (!(dtype instanceof NumpyDtype) || typeof fortran !== 'boolean') return context.fail(`pickle: a numpy array's state must be (version, shape, dtype, order, data), got ${describePickle(state)}: corrupt`);
+    if (!(dtype instanceof NumpyDtype) || typeof fortran !== 'boolean') {
+      return context.fail(`pickle: a numpy array's state must be (version, shape, dtype, order, data), got ${describePickle(state)}: corrupt`);
+    }
     if (data instanceof PickleList) {
       this.reason = 'it holds Python objects';
       return;
@@ -101,13 +103,14 @@ export class NumpyArray extends PickleObject {
 }
 
 const STORAGES: readonly (readonly [string, ElementType | null])[] = [
-  ['Float', 'f32'], ['Half', 'f16'], ['BFloat16', 'bf16'], ['Double', 'f64'], ['Long', 'i64'], ['Int', 'i32'], ['Short', 'i16'], ['Char', 'i8'], ['Byte', 'u8'], ['Bool', 'bool'],
+  ['Float', 'f32'], ['Half', 'f16'], ['BFloat16', 'bf16'], ['Double', 'f64'],
+  ['Long', 'i64'], ['Int', 'i32'], ['Short', 'i16'], ['Char', 'i8'], ['Byte', 'u8'], ['Bool', 'bool'],
   ['Untyped', null], ['ComplexFloat', null], ['ComplexDouble', null],
 ];
 
 const DTYPES: readonly (readonly [string, ElementType | null])[] = [
-  ['float32', 'f32'], ['float', 'f32'], ['float16', 'f16'], ['half', 'f16'], ['bfloat16', 'bf16'], ['float64', 'f64'], ['double', 'f64'], ['int64', 'i64'], ['long', 'i64'],
-  ['int32', 'i32'], ['int', 'i32'], ['int16', 'i16'], ['short', 'i16'], ['int8', 'i8'], ['uint8', 'u8'], ['bool', 'bool'], ['complex64', null], ['complex128', null],
+  ['float32', 'f32'], ['float', 'f32'], ['float16', 'f16'], ['half', 'f16'], ['bfloat16', 'bf16'], ['float64', 'f64'], ['double', 'f64'],
+  ['int64', 'i64'], ['long', 'i64'], ['int32', 'i32'], ['int', 'i32'], ['int16', 'i16'], ['short', 'i16'], ['int8', 'i8'], ['uint8', 'u8'], ['bool', 'bool'], ['complex64', null], ['complex128', null],
   ['uint16', null], ['uint32', null], ['uint64', null], ['float8_e4m3fn', null], ['float8_e5m2', null],
 ];
 
@@ -116,14 +119,17 @@ const NUMPY_TYPES: ReadonlyMap<string, ElementType> = new Map([
 ]);
 
 function integers(value: PickleValue | undefined, what: string, context: PickleContext): number[] {
-  if (!(value instanceof PickleTuple) && !(value instanceof PickleList)) return context.fail(`pickle: ${what} must be a tuple, got ${describePickle(value ?? null)}: corrupt`);
+  if (!(value instanceof PickleTuple) && !(value instanceof PickleList)) {
+    return context.fail(`pickle: ${what} must be a tuple, got ${describePickle(value ?? null)}: corrupt`);
+  }
   // A shape in the memo can be used again and again.
   context.charge(value.items.length);
   return value.items.map((item) => integer(item, what, context));
 }
 
 function integer(value: PickleValue | undefined, what: string, context: PickleContext): number {
-  return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0 ? value : context.fail(`pickle: ${what} must be of integers >= 0, got ${typeof value === 'number' ? value : describePickle(value ?? null)}: corrupt`);
+  if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return value;
+  return context.fail(`pickle: ${what} must be of integers >= 0, got ${typeof value === 'number' ? value : describePickle(value ?? null)}: corrupt`);
 }
 
 /** Bytes as Python 3 has them, or a text whose characters are bytes. */
@@ -162,7 +168,8 @@ function rebuildTensor(args: readonly PickleValue[], context: PickleContext, dty
   const [storage, offset, shape, strides] = args;
   if (!(storage instanceof TorchStorage)) return context.fail(`pickle: a tensor needs a storage, got ${describePickle(storage ?? null)}: corrupt`);
   const typed = dtype instanceof TorchDtype ? dtype : storage.type;
-  return new TorchTensor(storage, typed.type, typed.name, integer(offset, 'a tensor\'s offset', context), integers(shape, 'a tensor\'s shape', context), integers(strides, 'a tensor\'s strides', context));
+  const at = integer(offset, 'a tensor\'s offset', context);
+  return new TorchTensor(storage, typed.type, typed.name, at, integers(shape, 'a tensor\'s shape', context), integers(strides, 'a tensor\'s strides', context));
 }
 
 const rebuildParameter: Call = ([tensor], context) =>
@@ -176,7 +183,9 @@ const orderedDict: Call = ([pairs], context) => {
   if (!(pairs instanceof PickleList)) return context.fail(`pickle: an OrderedDict of ${describePickle(pairs)}: corrupt`);
   context.charge(8 * pairs.items.length);
   for (const pair of pairs.items) {
-    if (!(pair instanceof PickleTuple || pair instanceof PickleList) || pair.items.length !== 2) return context.fail(`pickle: an OrderedDict's item must be a pair, got ${describePickle(pair)}: corrupt`);
+    if (!(pair instanceof PickleTuple || pair instanceof PickleList) || pair.items.length !== 2) {
+      return context.fail(`pickle: an OrderedDict's item must be a pair, got ${describePickle(pair)}: corrupt`);
+    }
     dict.entries.set(pair.items[0], pair.items[1]);
   }
   return dict;
@@ -188,15 +197,21 @@ const container = (make: () => PickleValue): Call => ([content], context) => {
   return content instanceof PickleDict || content instanceof PickleList || content instanceof PickleTuple ? content : make();
 };
 
-const reconstruct: Call = ([subtype], context) =>
-  (subtype instanceof PickleGlobal && subtype.name === 'numpy.ndarray' ? new NumpyArray() : context.fail(`pickle: numpy's _reconstruct expects numpy.ndarray, got ${describePickle(subtype ?? null)}`));
+const reconstruct: Call = ([subtype], context) => {
+  if (subtype instanceof PickleGlobal && subtype.name === 'numpy.ndarray') return new NumpyArray();
+  return context.fail(`pickle: numpy's _reconstruct expects numpy.ndarray, got ${describePickle(subtype ?? null)}`);
+};
 
-const numpyDtype: Call = ([code], context) =>
-  (typeof code === 'string' && code.length <= 16 ? new NumpyDtype(code) : context.fail(`pickle: numpy.dtype expects a short code, got ${describePickle(code ?? null)}`));
+const numpyDtype: Call = ([code], context) => {
+  if (typeof code === 'string' && code.length <= 16) return new NumpyDtype(code);
+  return context.fail(`pickle: numpy.dtype expects a short code, got ${describePickle(code ?? null)}`);
+};
 
 /** (buffer, dtype, shape, order): how protocol 5 holds arrays. */
 const fromBuffer: Call = ([data, dtype, shape, order], context) => {
-  if (!(dtype instanceof NumpyDtype) || !(data instanceof Uint8Array)) return context.fail(`pickle: numpy's _frombuffer expects bytes and a dtype, got ${describePickle(data ?? null)} and ${describePickle(dtype ?? null)}: corrupt`);
+  if (!(dtype instanceof NumpyDtype) || !(data instanceof Uint8Array)) {
+    return context.fail(`pickle: numpy's _frombuffer expects bytes and a dtype, got ${describePickle(data ?? null)} and ${describePickle(dtype ?? null)}: corrupt`);
+  }
   const array = new NumpyArray();
   array.fill(integers(shape, 'a numpy array\'s shape', context), dtype, data, order === 'F', context);
   return array;

@@ -203,7 +203,8 @@ class Unpickler implements PickleContext {
       case OP.PROTO: { reader.u8(); return; }
       case OP.FRAME: {
         const length = reader.u64();
-        if (length > reader.bytes.length - reader.at) this.fail(`pickle: a frame of ${length} bytes does not fit the ${reader.bytes.length - reader.at} that are left: truncated`);
+        const left = reader.bytes.length - reader.at;
+        if (length > left) this.fail(`pickle: a frame of ${length} bytes does not fit the ${left} that are left: truncated`);
         return;
       }
       case OP.MARK: { this.marks.push(this.stack.length); return; }
@@ -299,7 +300,8 @@ class Unpickler implements PickleContext {
       this.fail(`pickle: extension code ${code} is refused: not among the globals that build tensors`);
     }
     const name = REFUSED.get(opcode);
-    return this.fail(name ? `pickle: opcode ${name} is refused: no checkpoint of protocol 2 to 5 needs it` : `pickle: unknown opcode 0x${opcode.toString(16)} at byte ${reader.at - 1}: corrupt`);
+    return this.fail(name ? `pickle: opcode ${name} is refused: no checkpoint of protocol 2 to 5 needs it`
+      : `pickle: unknown opcode 0x${opcode.toString(16)} at byte ${reader.at - 1}: corrupt`);
   }
 
   private integer(length: number): number | bigint {
@@ -328,7 +330,9 @@ class Unpickler implements PickleContext {
   }
 
   private setItems(dict: PickleValue, pairs: readonly PickleValue[]): void {
-    if (!(dict instanceof PickleDict) || pairs.length % 2 !== 0) this.fail(`pickle: ${pairs.length} keys and values for ${describePickle(dict)}, pairs for a dict expected: corrupt`);
+    if (!(dict instanceof PickleDict) || pairs.length % 2 !== 0) {
+      this.fail(`pickle: ${pairs.length} keys and values for ${describePickle(dict)}, pairs for a dict expected: corrupt`);
+    }
     for (let i = 0; i < pairs.length; i += 2) dict.entries.set(pairs[i], pairs[i + 1]);
   }
 
@@ -339,11 +343,15 @@ class Unpickler implements PickleContext {
 
   private global(module: string, name: string): PickleGlobal {
     const found = this.options.globals.get(`${module}.${name}`);
-    return found ?? this.fail(`pickle: the global ${printable(`${module}.${name}`)} is refused: not among those that build tensors; nothing was executed`);
+    if (found) return found;
+    const hint = module.startsWith('torch.nn.modules') ? ' (the file holds a whole module: save its state_dict() instead)' : '';
+    return this.fail(`pickle: the global ${printable(`${module}.${name}`)} is refused: not among those that build tensors${hint}; nothing was executed`);
   }
 
   private call(callee: PickleValue, args: PickleValue): void {
-    if (!(callee instanceof PickleGlobal) || !(args instanceof PickleTuple)) this.fail(`pickle: a call of ${describePickle(callee)} with ${describePickle(args)}: corrupt`);
+    if (!(callee instanceof PickleGlobal) || !(args instanceof PickleTuple)) {
+      this.fail(`pickle: a call of ${describePickle(callee)} with ${describePickle(args)}: corrupt`);
+    }
     if (callee.call === null) this.fail(`pickle: a call of ${callee.name} is refused`);
     this.made(8);
     this.push(callee.call(args.items, this));

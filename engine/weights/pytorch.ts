@@ -23,7 +23,11 @@ export function isTorchLegacy(bytes: Bytes): boolean {
 /** One top folder with data.pkl, byteorder (PyTorch >= 2.1), data/<key> for each storage. */
 export function readTorchZip(bytes: Bytes, fail: Fail): TorchFile {
   const zip = readZip(bytes, fail);
-  const pickleName = zip.names.find((name) => /^[^/]+\/data\.pkl$/.test(name)) ?? fail(`a zip file without data.pkl: not a checkpoint of PyTorch (it has ${zip.names.slice(0, 3).map((name) => JSON.stringify(name.slice(0, 60))).join(', ') || 'nothing'})`);
+  const pickleName = zip.names.find((name) => /^[^/]+\/data\.pkl$/.test(name));
+  if (pickleName === undefined) {
+    const examples = zip.names.slice(0, 3).map((name) => JSON.stringify(name.slice(0, 60)));
+    return fail(`a zip file without data.pkl: not a checkpoint of PyTorch (it has ${examples.join(', ') || 'nothing'})`);
+  }
   const folder = pickleName.slice(0, -'data.pkl'.length);
   if (zip.has(`${folder}constants.pkl`)) fail('a TorchScript archive: save the model\'s state_dict() instead');
   if (zip.has(`${folder}byteorder`)) {
@@ -69,7 +73,9 @@ export function readTorchLegacy(bytes: Bytes, fail: Fail): TorchFile {
   for (const key of keys.items) {
     const storage = typeof key === 'string' || typeof key === 'number' ? types.get(String(key)) : undefined;
     if (!storage) return fail('the file holds a storage that its data does not mention: corrupt');
-    const elementBytes = storage.type.name === 'torch.UntypedStorage' ? 1 : storage.type.type === null ? fail(`storages of ${storage.type.name} are not read in this format`) : ELEMENT_BYTES[storage.type.type];
+    const { name, type } = storage.type;
+    if (type === null && name !== 'torch.UntypedStorage') fail(`storages of ${name} are not read in this format`);
+    const elementBytes = type === null ? 1 : ELEMENT_BYTES[type];
     const count = reader.u64();
     if (count !== storage.count) fail(`a storage holds ${count} elements, ${storage.count} were announced: corrupt`);
     storages.set(storage.key, reader.take(count * elementBytes));
@@ -83,6 +89,8 @@ export function readTorchLegacy(bytes: Bytes, fail: Fail): TorchFile {
 function locate({ storage, type, offset, shape, strides }: TorchTensor, bytes: Bytes, what: string, fail: Fail): StridedTensor | null {
   const { type: storageType, count } = storage;
   const announced = count * (storageType.type === null ? 1 : ELEMENT_BYTES[storageType.type]);
-  if (storageType.type !== null && bytes.length !== announced) fail(`${what}: its storage has ${bytes.length} bytes, ${count} elements of ${storageType.name} take ${announced}: corrupt`);
+  if (storageType.type !== null && bytes.length !== announced) {
+    fail(`${what}: its storage has ${bytes.length} bytes, ${count} elements of ${storageType.name} take ${announced}: corrupt`);
+  }
   return type === null ? null : { bytes, type, shape, strides, offset: storage.offset + offset };
 }

@@ -1,7 +1,8 @@
 /** The safetensors format: an 8-byte header length, a JSON header, and the bytes of the tensors. Read without trust, written in a stable order. */
 
 /** Values that are written: 64-bit integers stay 64-bit. */
-export type SafetensorData = Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | Int32Array<ArrayBuffer> | Uint32Array<ArrayBuffer> | BigInt64Array<ArrayBuffer> | Uint8Array<ArrayBuffer>;
+export type SafetensorData =
+  | Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | Int32Array<ArrayBuffer> | Uint32Array<ArrayBuffer> | BigInt64Array<ArrayBuffer> | Uint8Array<ArrayBuffer>;
 
 /** Values that are read; F16 and BF16 come as their bits. */
 export type StoredSafetensorData = SafetensorData | Uint16Array<ArrayBuffer> | Int16Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
@@ -36,13 +37,22 @@ const VIEWS = {
 } as const satisfies Record<string, readonly [number, (bytes: ArrayBuffer) => StoredSafetensorData]>;
 
 const MAX_HEADER_BYTES = 100 * 2 ** 20;
+/** More axes than any tensor has. */
+const MAX_SIZES = 64;
 
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function isSizes(value: unknown): value is number[] {
-  return Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0);
+  return Array.isArray(value) && value.length <= MAX_SIZES && value.every((n) => Number.isSafeInteger(n) && n >= 0);
+}
+
+/** A value of the header for a message: short, however long or deep it is. */
+function brief(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value.slice(0, 60));
+  if (Array.isArray(value)) return `a list of ${value.length}${value.length <= 8 && value.every((n) => typeof n === 'number') ? `: [${value.join(', ')}]` : ''}`;
+  return typeof value === 'object' && value !== null ? 'an object' : String(value);
 }
 
 /**
@@ -54,7 +64,9 @@ export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): Safet
   const fail = (message: string): never => { throw new WeightsError(`${file}: ${message}`); };
   if (bytes.byteLength < 8) fail(`not a safetensors file: ${bytes.byteLength} bytes, expected at least 8`);
   const headerBytes = Number(new DataView(bytes).getBigUint64(0, true));
-  if (headerBytes > MAX_HEADER_BYTES || 8 + headerBytes > bytes.byteLength) fail(`header length ${headerBytes} does not fit a file of ${bytes.byteLength} bytes: truncated, or not a safetensors file`);
+  if (headerBytes > MAX_HEADER_BYTES || 8 + headerBytes > bytes.byteLength) {
+    fail(`header length ${headerBytes} does not fit a file of ${bytes.byteLength} bytes: truncated, or not a safetensors file`);
+  }
   let header: unknown;
   try {
     header = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(new Uint8Array(bytes, 8, headerBytes)));
@@ -73,9 +85,9 @@ export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): Safet
       continue;
     }
     const { dtype, shape, data_offsets: offsets } = entry;
-    if (typeof dtype !== 'string' || !Object.hasOwn(VIEWS, dtype)) return fail(`${name}: dtype must be one of ${Object.keys(VIEWS).join(', ')}, got ${JSON.stringify(dtype)}`);
-    if (!isSizes(shape)) return fail(`${name}: shape must be a list of non-negative integers, got ${JSON.stringify(shape)}`);
-    if (!isSizes(offsets) || offsets.length !== 2) return fail(`${name}: data_offsets must be [begin, end], got ${JSON.stringify(offsets)}`);
+    if (typeof dtype !== 'string' || !Object.hasOwn(VIEWS, dtype)) return fail(`${name}: dtype must be one of ${Object.keys(VIEWS).join(', ')}, got ${brief(dtype)}`);
+    if (!isSizes(shape)) return fail(`${name}: shape must be at most ${MAX_SIZES} non-negative integers, got ${brief(shape)}`);
+    if (!isSizes(offsets) || offsets.length !== 2) return fail(`${name}: data_offsets must be [begin, end], got ${brief(offsets)}`);
     const [elementBytes, view] = VIEWS[dtype as keyof typeof VIEWS];
     const [begin, end] = offsets;
     const expected = shape.reduce((product, n) => product * n, elementBytes);

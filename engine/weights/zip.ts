@@ -54,7 +54,9 @@ export function readZip(bytes: Bytes, fail: Fail): StoredZip {
     const entry = entries.get(name);
     if (!entry) return fail(`zip: no entry ${JSON.stringify(name.slice(0, 100))}: truncated or corrupt`);
     if (entry.encrypted) fail(`zip: ${name} is encrypted`);
-    if (entry.method !== 0 || entry.size !== entry.storedSize) fail(`zip: ${name} is compressed (method ${entry.method}); PyTorch stores its entries as they are, and so this reader expects them`);
+    if (entry.method !== 0 || entry.size !== entry.storedSize) {
+      fail(`zip: ${name} is compressed (method ${entry.method}); PyTorch stores its entries as they are, and so this reader expects them`);
+    }
     const local = new ByteReader(bytes, fail, entry.headerAt);
     if (local.u32() !== LOCAL) fail(`zip: ${name} has no header at byte ${entry.headerAt}: corrupt`);
     local.take(22);

@@ -1,0 +1,317 @@
+/** Checkpoint files that are hostile, truncated, corrupt or of another byte order: a WeightsError that names the file, soon, in little memory; nothing executed. */
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { readCheckpoint, WeightsError } from '../engine/index.ts';
+import { crc32, readZip } from '../engine/weights/zip.ts';
+
+const FOLDER = new URL('golden/weights/', import.meta.url);
+const read = (name: string): Uint8Array<ArrayBuffer> => new Uint8Array(readFileSync(new URL(name, FOLDER)));
+
+/** The error's message; fails where there is none, or one of another kind. */
+function errorOf(bytes: Uint8Array<ArrayBuffer>, file = 'bad.pth'): string {
+  try {
+    readCheckpoint(bytes.slice().buffer, file);
+  } catch (error) {
+    expect(error).toBeInstanceOf(WeightsError);
+    expect((error as Error).message).toMatch(new RegExp(`^${file.replaceAll('.', '\\.')}: `));
+    return (error as Error).message;
+  }
+  return expect.fail(`${file} was read`);
+}
+
+/** Reads, or throws a WeightsError; and what it reads stays within the bound. */
+function readsOrRefuses(bytes: Uint8Array<ArrayBuffer>): void {
+  try {
+    const { tensors } = readCheckpoint(bytes.slice().buffer, 'fuzz.pth');
+    const values = new Set([...tensors.values()].map(({ data }) => data));
+    let total = 0;
+    for (const data of values) total += data.byteLength;
+    expect(total).toBeLessThanOrEqual(8 * bytes.length + 2 ** 20);
+  } catch (error) {
+    if (!(error instanceof WeightsError)) throw error;
+  }
+}
+
+const concat = (...parts: readonly (readonly number[] | Uint8Array)[]): Uint8Array<ArrayBuffer> => Uint8Array.from(parts.flatMap((part) => [...part]));
+const ascii = (text: string): number[] => [...new TextEncoder().encode(text)];
+const u32 = (n: number): number[] => [n & 255, (n >>> 8) & 255, (n >>> 16) & 255, n >>> 24];
+const u64 = (n: bigint): number[] => Array.from({ length: 8 }, (_, i) => Number((n >> BigInt(8 * i)) & 255n));
+const text = (value: string): number[] => [0x58, ...u32(value.length), ...ascii(value)];
+const pickle = (...body: readonly (readonly number[])[]): Uint8Array<ArrayBuffer> => concat([0x80, 2], ...body, [0x2e]);
+
+/** A zip of stored entries. */
+function zip(entries: Readonly<Record<string, Uint8Array<ArrayBuffer>>>): Uint8Array<ArrayBuffer> {
+  const parts: Uint8Array[] = [], directory: number[] = [];
+  let at = 0;
+  for (const [name, data] of Object.entries(entries)) {
+    const common = [20, 0, 0, 0, 0, 0, 0, 0, 0, 0, ...u32(crc32(data)), ...u32(data.length), ...u32(data.length), name.length, 0, 0, 0];
+    const header = Uint8Array.from([...u32(0x04034b50), ...common, ...ascii(name)]);
+    directory.push(...u32(0x02014b50), 20, 0, ...common, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ...u32(at), ...ascii(name));
+    parts.push(header, data);
+    at += header.length + data.length;
+  }
+  const count = Object.keys(entries).length;
+  parts.push(Uint8Array.from([...directory, ...u32(0x06054b50), 0, 0, 0, 0, count, 0, count, 0, ...u32(directory.length), ...u32(at), 0, 0]));
+  return new Uint8Array(Buffer.concat(parts));
+}
+
+/** A checkpoint's entries, changed by `change`, as a whole zip with right checksums. */
+function rezip(name: string, change: (entries: Record<string, Uint8Array<ArrayBuffer>>) => void): Uint8Array<ArrayBuffer> {
+  const stored = readZip(read(name), (message) => { throw new Error(message); });
+  const entries = Object.fromEntries(stored.names.map((entry) => [`a/${entry.slice(entry.indexOf('/') + 1)}`, stored.read(entry)]));
+  change(entries);
+  return zip(entries);
+}
+
+/** Where `needle` ends in `bytes`. */
+function after(bytes: Uint8Array, needle: string): number {
+  const at = Buffer.from(bytes).indexOf(needle);
+  expect(at).toBeGreaterThan(0);
+  return at + needle.length;
+}
+
+describe('hostile pickles', () => {
+  const NAMES: Readonly<Record<string, string>> = {
+    'hostile.reduce.pkl': 'posix.system', 'hostile.stack_global.pkl': 'posix.system', 'hostile.nested.pkl': 'posix.system', 'hostile.inst.pkl': 'posix.system (INST)', 'hostile.obj.pkl': 'posix.system',
+    'hostile.eval.pkl': '__builtin__.eval', 'hostile.build.pkl': 'os.system', 'hostile.extension.pkl': 'extension code 7', 'hostile.getattr.pkl': 'builtins.getattr',
+    'hostile.load_from_bytes.pkl': 'torch.storage._load_from_bytes', 'hostile.call_class.pkl': 'a call of numpy.ndarray', 'hostile.newobj.pkl': 'subprocess.Popen',
+    'hostile.zip.pth': 'posix.system', 'hostile.legacy.pth': 'posix.system',
+  };
+
+  test('every one of the folder is refused by name, and did nothing', () => {
+    const files = readdirSync(FOLDER).filter((name) => name.startsWith('hostile.'));
+    expect(files.sort()).toEqual(Object.keys(NAMES).sort());
+    for (const name of files) {
+      const message = errorOf(read(name), name);
+      expect(message, name).toContain(`${NAMES[name]}`);
+      expect(message, name).toContain('refused');
+    }
+    expect(existsSync('/tmp/executed-by-a-pickle')).toBe(false);
+  });
+
+  test('a name from the file cannot disturb the terminal', () => {
+    expect(errorOf(pickle(ascii('cos\x1b[2J\nsys\x07tem\n')))).toContain('os?[2J.sys?tem');
+  });
+
+  test('a module saved whole is refused with advice', () => {
+    expect(errorOf(pickle(ascii('ctorch.nn.modules.linear\nLinear\n')))).toMatch(/torch\.nn\.modules\.linear\.Linear is refused.*save its state_dict/);
+  });
+
+  test('opcodes that no checkpoint needs are refused by name', () => {
+    expect(errorOf(pickle(ascii("S'text'\n")))).toContain('STRING');
+    expect(errorOf(pickle(ascii('P1\n')))).toContain('PERSID');
+    expect(errorOf(pickle([0x97]))).toContain('NEXT_BUFFER');
+    expect(errorOf(pickle(text('1'), [0x51]))).toContain('persistent id');
+    expect(errorOf(pickle([0xff]))).toContain('unknown opcode 0xff');
+  });
+});
+
+describe('lengths that lie', () => {
+  test('announced bytes beyond the end are refused before anything is allocated', () => {
+    for (const opcode of [0x58, 0x54, 0x42, 0x8b]) expect(errorOf(pickle([opcode, ...u32(0xfffffff0)])), opcode.toString(16)).toMatch(/bytes/);
+    for (const opcode of [0x8d, 0x8e, 0x96, 0x95]) expect(errorOf(pickle([opcode, ...u64(2n ** 62n)])), opcode.toString(16)).toMatch(/bytes/);
+    expect(errorOf(concat([0x80, 4, 0x8a, 0xff], new Uint8Array(300)))).toContain('an integer of 255 bytes');
+  });
+
+  test('a safetensors header longer than the file, or of 2^63 bytes', () => {
+    expect(errorOf(concat(u64(2n ** 63n), ascii('{"a": 1}')))).toContain('header length');
+    expect(errorOf(concat(u64(90n), ascii('{"a": 1}')))).toContain('header length 90 does not fit');
+  });
+
+  test('safetensors headers that are deep or wide give short messages', () => {
+    const deep = `${'['.repeat(3e5)}${']'.repeat(3e5)}`;
+    for (const entry of [deep, `{"dtype": ${deep}}`, `{"dtype": "F32", "shape": ${deep}}`, `{"dtype": "F32", "shape": [${'1, '.repeat(1e5)}1]}`, `{"dtype": "F32", "shape": [1], "data_offsets": ${deep}}`, '['.repeat(1e6)]) {
+      const header = ascii(`{"w": ${entry}}`);
+      expect(errorOf(new Uint8Array(Buffer.concat([Uint8Array.from(u64(BigInt(header.length))), Uint8Array.from(header), new Uint8Array(4)]))).length).toBeLessThan(200);
+    }
+  });
+
+  test('safetensors whose tensors share bytes cannot multiply them', () => {
+    const body = 1 << 16;
+    const header = ascii(JSON.stringify(Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [`w${i}`, { dtype: 'U8', shape: [body], data_offsets: [0, body] }]))));
+    expect(errorOf(concat(u64(BigInt(header.length)), header, new Uint8Array(body)))).toContain('overlap');
+  });
+
+  test('a zip whose entries share bytes cannot multiply them', () => {
+    const bytes = rezip('f32.zip.pth', () => {});
+    const entry = Buffer.from(bytes).lastIndexOf('a/data/0') - 46;
+    new DataView(bytes.buffer).setUint32(entry + 20, bytes.length - 50, true);
+    new DataView(bytes.buffer).setUint32(entry + 24, bytes.length - 50, true);
+    expect(errorOf(bytes)).toContain('overlap');
+  });
+
+  test('tensors expanded from one element are refused where they outgrow the file', () => {
+    // "expanded" has shape (3, 4) and strides (0, 1); give it 2^31 - 1 rows.
+    const bytes = rezip('f32.zip.pth', (entries) => {
+      const data = entries['a/data.pkl'];
+      const at = after(data, 'expanded');
+      const shape = Buffer.from(data).indexOf(Uint8Array.from([0x4b, 3, 0x4b, 4, 0x86]), at);
+      expect(shape).toBeGreaterThan(at);
+      entries['a/data.pkl'] = concat(data.subarray(0, shape), [0x4a, ...u32(0x7fffffff)], data.subarray(shape + 2));
+    });
+    expect(errorOf(bytes)).toMatch(/expanded: shape \[2147483647, 4\]: the tensors take more than 8 times/);
+  });
+
+  test('a shape that reaches beyond its storage', () => {
+    const bytes = rezip('f32.zip.pth', (entries) => { entries['a/data/0'] = entries['a/data/0'].slice(0, 100); });
+    expect(errorOf(bytes)).toContain('whole: its storage has 100 bytes, 60 elements of torch.FloatStorage take 240');
+  });
+});
+
+describe('pickles that build much from little', () => {
+  /** None, then the opcodes over and over. */
+  const big = (opcodes: readonly number[], count: number): Uint8Array<ArrayBuffer> =>
+    new Uint8Array(Buffer.concat([Uint8Array.of(0x80, 2, 0x4e), Buffer.alloc(opcodes.length * count, Uint8Array.from(opcodes)), Uint8Array.of(0x2e)]));
+
+  test('a list of lists of lists, each ten times in the next, takes no more than its opcodes', () => {
+    const levels = Array.from({ length: 200 }, (_, i) => [0x5d, 0x71, i + 1, 0x28, ...Array.from({ length: 10 }, () => [0x68, i]).flat(), 0x65, 0x30]);
+    const message = errorOf(pickle([0x5d, 0x71, 0, 0x30], ...levels, [0x68, 200]));
+    expect(message).toContain('holds a list of 10, expected a state_dict');
+  });
+
+  test('dicts inside themselves', () => {
+    expect(errorOf(pickle([0x7d, 0x71, 0], text('model'), [0x68, 0, 0x73]))).toContain('has no tensors');
+  });
+
+  test('a million nested tuples, empty dicts and lists, marks, bytes, copies: refused within seconds and 500 MB', () => {
+    const before = process.memoryUsage().rss;
+    const begin = performance.now();
+    for (const [opcodes, count] of [[[0x85], 1e6], [[0x7d], 1e6], [[0x7d, 0x4e, 0x4e, 0x73], 1e6], [[0x5d], 1e6], [[0x28], 1e6], [[0x43, 0], 1e6], [[0x32], 2e6]] as const) errorOf(big(opcodes, count));
+    expect(performance.now() - begin).toBeLessThan(20_000);
+    expect(process.memoryUsage().rss - before).toBeLessThan(500 * 2 ** 20);
+  });
+
+  test('a text encoded again and again out of the memo', () => {
+    const encode = [...ascii('c_codecs\nencode\n'), 0x71, 0, 0x30, ...text('x'.repeat(60_000)), 0x71, 1, 0x30, ...text('latin1'), 0x71, 2, 0x30];
+    expect(errorOf(pickle(encode, ...Array.from({ length: 5000 }, () => [0x68, 0, 0x68, 1, 0x68, 2, 0x86, 0x52])))).toContain('builds more data than the file holds');
+  });
+
+  test('an OrderedDict copied again and again out of one list', () => {
+    const list = [...ascii('ccollections\nOrderedDict\n'), 0x71, 0, 0x30, 0x5d, 0x71, 1, 0x28, ...Array.from({ length: 5000 }, (_, i) => [0x4a, ...u32(i), 0x4e, 0x86]).flat(), 0x65, 0x30];
+    expect(errorOf(pickle(list, ...Array.from({ length: 5000 }, () => [0x68, 0, 0x68, 1, 0x85, 0x52])))).toContain('builds more data than the file holds');
+  });
+});
+
+describe('another byte order', () => {
+  test('PyTorch >= 2.1 says so in the zip', () => {
+    expect(errorOf(rezip('f32.zip.pth', (entries) => { entries['a/byteorder'] = Uint8Array.from(ascii('big')); }))).toContain('byteorder is "big"');
+    const little = rezip('f32.zip.pth', (entries) => { entries['a/byteorder'] = Uint8Array.from(ascii('little')); });
+    expect(readCheckpoint(little.buffer, 'little.pth').tensors.size).toBe(9);
+  });
+
+  test('the older format says so in its third pickle', () => {
+    const bytes = read('f32.legacy.pth');
+    const at = after(bytes, 'little_endian');
+    expect([...bytes.subarray(at, at + 3)]).toEqual([0x71, 2, 0x88]);
+    bytes[at + 2] = 0x89;
+    expect(errorOf(bytes)).toContain('big-endian machine');
+  });
+
+  test('numpy says so in each dtype', () => {
+    const bytes = read('detectron2.p4.pkl');
+    bytes[bytes.indexOf('<'.charCodeAt(0))] = '>'.charCodeAt(0);
+    expect(errorOf(bytes)).toContain('big-endian f4');
+  });
+});
+
+describe('other files', () => {
+  test('are named for what they are', () => {
+    expect(errorOf(new Uint8Array(0))).toContain('0 bytes that begin with nothing');
+    expect(errorOf(Uint8Array.from(ascii('\x89HDF\r\n\x1a\nmore')))).toContain('begin with c2 89 48 44');
+    expect(errorOf(zip({ 'a/constants.pkl': pickle([0x4e]), 'a/data.pkl': pickle([0x4e]) }))).toContain('TorchScript');
+    expect(errorOf(zip({ 'photo.txt': Uint8Array.of(1) }))).toContain('without data.pkl');
+    expect(errorOf(zip({ 'a/data.pkl': pickle([0x4e]) }))).toContain('holds None, expected a state_dict');
+    const tar = new Uint8Array(1024);
+    tar.set(ascii('ustar'), 257);
+    expect(errorOf(tar)).toContain('tar file');
+  });
+
+  test('a compressed zip entry is refused, not inflated', () => {
+    const bytes = rezip('f32.zip.pth', () => {});
+    const view = new DataView(bytes.buffer);
+    view.setUint16(Buffer.from(bytes).lastIndexOf('a/data/0') - 46 + 10, 8, true);
+    expect(errorOf(bytes)).toContain('compressed (method 8)');
+  });
+});
+
+const SMALL = ['f32.zip.pth', 'f16.legacy.pth', 'bf16.zip.pth', 'types.zip.pth', 'training.pth', 'python2.pkl'];
+
+test('a file cut short anywhere is refused', () => {
+  for (const name of SMALL) {
+    const bytes = read(name);
+    for (let length = 0; length < bytes.length; length += length < 600 ? 1 : 7) errorOf(bytes.slice(0, length), name);
+  }
+  for (const name of ['detectron2.p2.pkl', 'detectron2.p4.pkl', 'detectron2.p5.pkl', 'resnet18.torchvision.pth']) {
+    const bytes = read(name);
+    for (let length = 1; length < bytes.length; length += 997) errorOf(bytes.slice(0, length), name);
+  }
+});
+
+test('a flipped bit in a zip is found, wherever it counts', () => {
+  const bytes = read('f32.zip.pth');
+  const intact = readCheckpoint(bytes.slice().buffer, 'a.pth').tensors;
+  fc.assert(fc.property(fc.nat(bytes.length - 1), fc.nat(7), (at, bit) => {
+    const flipped = bytes.slice();
+    flipped[at] ^= 1 << bit;
+    try {
+      // Padding, dates and the like may change; values may not.
+      expect(readCheckpoint(flipped.buffer, 'a.pth').tensors).toEqual(intact);
+    } catch (error) {
+      if (!(error instanceof WeightsError)) throw error;
+    }
+  }), { seed: 3, numRuns: 2000 });
+});
+
+describe('fuzzing', () => {
+  const mutation = fc.record({ at: fc.double({ min: 0, max: 1, noNaN: true }), kind: fc.constantFrom('set', 'insert', 'remove', 'copy', 'cut'), bytes: fc.uint8Array({ minLength: 1, maxLength: 9 }) });
+  const mutate = (bytes: Uint8Array<ArrayBuffer>, changes: readonly { at: number; kind: string; bytes: Uint8Array }[]): Uint8Array<ArrayBuffer> => {
+    let out = bytes.slice();
+    for (const { at, kind, bytes: patch } of changes) {
+      const i = Math.floor(at * out.length);
+      if (kind === 'set') out.set(patch.subarray(0, out.length - i), i);
+      else if (kind === 'insert') out = concat(out.subarray(0, i), patch, out.subarray(i));
+      else if (kind === 'remove') out = concat(out.subarray(0, i), out.subarray(i + patch.length));
+      else if (kind === 'copy') out = concat(out.subarray(0, i), out.subarray(Math.floor(i / 2), i), out.subarray(i));
+      else out = out.slice(0, i);
+    }
+    return out;
+  };
+  const changes = fc.array(mutation, { minLength: 1, maxLength: 4 });
+
+  for (const name of SMALL) {
+    test(`${name}, its bytes changed, is read or refused`, () => {
+      const bytes = read(name);
+      fc.assert(fc.property(changes, (list) => readsOrRefuses(mutate(bytes, list))), { seed: 5, numRuns: 400 });
+    });
+  }
+
+  test('a zip\'s pickle, changed under a right checksum, is read or refused', () => {
+    for (const name of ['f32.zip.pth', 'training.pth', 'types.zip.pth']) {
+      fc.assert(fc.property(changes, (list) => {
+        readsOrRefuses(rezip(name, (entries) => { entries['a/data.pkl'] = mutate(entries['a/data.pkl'], list); }));
+      }), { seed: 6, numRuns: 600 });
+    }
+  });
+
+  test('random opcodes are read or refused', () => {
+    const opcode = fc.constantFrom(
+      0x28, 0x29, 0x2e, 0x30, 0x31, 0x32, 0x4e, 0x4b, 0x51, 0x52, 0x58, 0x5d, 0x61, 0x62, 0x63, 0x64,
+      0x65, 0x68, 0x6c, 0x71, 0x73, 0x74, 0x75, 0x7d, 0x81, 0x85, 0x86, 0x87, 0x88, 0x92, 0x93, 0x94,
+    );
+    const globals = [
+      'collections\nOrderedDict\n', 'torch._utils\n_rebuild_tensor_v2\n', 'numpy\ndtype\n', 'numpy\nndarray\n', 'numpy.core.multiarray\n_reconstruct\n',
+      '_codecs\nencode\n', 'torch\nFloatStorage\n', 'builtins\ndict\n', 'argparse\nNamespace\n',
+    ];
+    const piece = fc.oneof({ weight: 6, arbitrary: opcode.map((code) => [code]) },
+      { weight: 2, arbitrary: fc.constantFrom(...globals).map((name) => [0x63, ...ascii(name)]) },
+      fc.constantFrom('model', 'f4', 'latin1', '<', 'storage', '0').map(text), fc.nat(255).map((n) => [0x4b, n]));
+    fc.assert(fc.property(fc.array(piece, { maxLength: 60 }), (pieces) => readsOrRefuses(pickle(...pieces))), { seed: 7, numRuns: 3000 });
+  });
+
+  test('safetensors headers, changed, are read or refused', () => {
+    const header = ascii(JSON.stringify({ __metadata__: { a: 'b' }, w: { dtype: 'F32', shape: [2, 2], data_offsets: [0, 16] }, h: { dtype: 'BF16', shape: [3], data_offsets: [16, 22] } }));
+    const bytes = concat(u64(BigInt(header.length)), header, new Uint8Array(22));
+    fc.assert(fc.property(changes, (list) => readsOrRefuses(mutate(bytes, list))), { seed: 8, numRuns: 1000 });
+  });
+});
