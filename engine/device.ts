@@ -166,15 +166,20 @@ export class Device {
    * What a recorded graph needs goes to the scope around it, and is freed when the outermost scope ends. `body` must not be asynchronous.
    */
   scope<T>(body: () => T): T {
-    return this.runScope(body, false);
+    return this.runScope(body, 'hand over');
   }
 
   /** The scope of one op: as `scope`, but what a recorded graph needs survives also without a scope around it. */
   opScope<T>(body: () => T): T {
-    return this.runScope(body, true);
+    return this.runScope(body, 'spare');
   }
 
-  private runScope<T>(body: () => T, sparesCaptured: boolean): T {
+  /** As `scope`, but a graph recorded inside ends with it, also with scopes around. */
+  graphScope<T>(body: () => T): T {
+    return this.runScope(body, 'free');
+  }
+
+  private runScope<T>(body: () => T, captured: 'hand over' | 'spare' | 'free'): T {
     const scope: Scope = new Set();
     this.scopes.push(scope);
     let result: T | undefined;
@@ -186,10 +191,11 @@ export class Device {
       const outer = this.scopes.at(-1);
       const returned = tensorsIn(result);
       for (const tensor of scope) {
-        if (returned.has(tensor) || ((outer || sparesCaptured) && tensor.captured)) outer?.add(tensor);
+        const survives = tensor.captured && (captured === 'spare' || (captured === 'hand over' && outer !== undefined));
+        if (returned.has(tensor) || survives) outer?.add(tensor);
         else tensor.dispose();
       }
-      if (!outer && !sparesCaptured) this.pool.trim(Math.max(POOL_FLOOR_BYTES, this.pool.report().peakBytes * 2));
+      if (!outer && captured !== 'spare') this.pool.trim(Math.max(POOL_FLOOR_BYTES, this.pool.report().peakBytes * 2));
     }
   }
 
@@ -206,6 +212,17 @@ export class Device {
       return body();
     } finally {
       this.recordingDepth--;
+    }
+  }
+
+  /** Runs `body` with recording, also inside `noGrad`. */
+  record<T>(body: () => T): T {
+    const depth = this.recordingDepth;
+    this.recordingDepth = 0;
+    try {
+      return body();
+    } finally {
+      this.recordingDepth = depth;
     }
   }
 

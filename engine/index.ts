@@ -1,7 +1,7 @@
 /** The engine's public surface, all of it. */
 export { Device, type DeviceInfo, type DeviceOptions } from './device.ts';
 export { Tensor, type DType, type TensorData } from './tensor.ts';
-export { backward } from './autograd.ts';
+export { backward, checkpoint } from './autograd.ts';
 export { defineOp, type Op, type OpDefinition } from './op.ts';
 export { ShapeError, type Shape } from './shape.ts';
 export { philox, Random } from './random.ts';

@@ -14,6 +14,8 @@ export interface Detections {
   readonly labels: Uint32Array;
   /** 4 D, clipped to the image. */
   readonly boxes: Float32Array;
+  /** The proposal each comes from; one proposal may be detected as several classes. */
+  readonly proposals: Uint32Array;
 }
 
 /** Centre boxes (cx, cy, w, h) to corner boxes, in the same unit. */
@@ -94,11 +96,12 @@ export function selectDetections(
 ): Detections {
   const { scores, labels, proposals } = topScores(logits, config.numClasses, config.numProposals);
   const own = Float32Array.from({ length: 4 * proposals.length }, (_, i) => boxes[4 * proposals[Math.floor(i / 4)] + (i % 4)]);
-  if (config.matcher === 'hungarian') return { scores, labels, boxes: clipBoxes(own, size) };
+  if (config.matcher === 'hungarian') return { scores, labels, boxes: clipBoxes(own, size), proposals };
   const kept = nms(own, scores, labels, config.nmsThreshold);
   return {
     scores: Float32Array.from(kept, (i) => scores[i]),
     labels: Uint32Array.from(kept, (i) => labels[i]),
     boxes: clipBoxes(kept.flatMap((i) => Array.from(own.subarray(4 * i, 4 * i + 4))), size),
+    proposals: Uint32Array.from(kept, (i) => proposals[i]),
   };
 }

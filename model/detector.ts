@@ -23,6 +23,17 @@ export interface Predictions {
   readonly stages: readonly StageOutput[];
 }
 
+/** How the detections of one image came about. Boxes are not clipped to the image. */
+export interface Trace {
+  readonly detections: Detections;
+  /** [N, 4]: what the first stage starts from. */
+  readonly initialBoxes: Float32Array;
+  /** [E, N], summing to 1 over E; null without dynamic proposal generation. */
+  readonly expertWeights: Float32Array | null;
+  /** What each stage made of each proposal: scores [N, C] in 0 .. 1, boxes [N, 4]. */
+  readonly stages: readonly { readonly scores: Float32Array; readonly boxes: Float32Array }[];
+}
+
 export class DynamicSparseRCNN extends Module {
   private readonly backbone: FPN;
   private readonly proposals: Proposals;
@@ -73,6 +84,34 @@ export class DynamicSparseRCNN extends Module {
     } finally {
       logits.dispose();
       boxes.dispose();
+    }
+  }
+  /** The detections of one image, as `detect` gives them, with what led to them: initial boxes, expert weights, and every stage's scores and boxes. */
+  async trace(image: ImageData): Promise<Trace> {
+    const { device, config } = this;
+    const kept: Tensor[] = [];
+    const keep = (tensor: Tensor): Tensor => {
+      kept.push(device.keep(tensor));
+      return tensor;
+    };
+    const { initial, weights, stages } = device.noGrad(() => device.scope(() => {
+      const { proposals: { expertWeights }, ...run } = this.forward([image]);
+      return {
+        initial: keep(run.initialBoxes), weights: expertWeights && keep(expertWeights),
+        stages: run.stages.map(({ logits, boxes }) => ({ logits: keep(logits), boxes: keep(boxes) })),
+      };
+    }));
+    try {
+      const values = await Promise.all(stages.map(async ({ logits, boxes }) => ({ logits: await logits.read(), boxes: await boxes.read() })));
+      const last = values[config.numStages - 1];
+      return {
+        detections: selectDetections(last.logits, last.boxes, [image.width, image.height], config),
+        initialBoxes: await initial.read(),
+        expertWeights: weights && await weights.read(),
+        stages: values.map(({ logits, boxes }) => ({ scores: Float32Array.from(logits, (x) => 1 / (1 + Math.exp(-x))), boxes })),
+      };
+    } finally {
+      for (const tensor of kept) tensor.dispose();
     }
   }
 }

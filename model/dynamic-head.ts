@@ -5,7 +5,7 @@
  * Glossary: B images, N proposals, C classes, d width, k inner width, r pooler resolution. Boxes are xyxy, pixels of the padded batch.
  * Names follow the [SR] checkpoints: `head_series.<s>.self_attn.in_proj_weight`, `.inst_interact.dynamic_layer.weight`, ...
  */
-import { add, decodeBoxes, dynamicInteraction, reshape, type Device, type Random, type Tensor } from '../engine/index.ts';
+import { add, checkpoint, decodeBoxes, dynamicInteraction, reshape, type Device, type Random, type Tensor } from '../engine/index.ts';
 import { constant, LayerNorm, Linear, Module, MultiheadAttention } from '../engine/nn/index.ts';
 import type { ModelConfig } from './config.ts';
 import { poolRois } from './roi-pooler.ts';
@@ -113,7 +113,7 @@ class Stage extends Module {
 export class DynamicHead extends Module {
   private readonly stages: readonly Stage[];
 
-  constructor(device: Device, random: Random, config: ModelConfig) {
+  constructor(device: Device, random: Random, private readonly config: ModelConfig) {
     super(device);
     this.stages = this.childList('head_series', Array.from({ length: config.numStages }, () => new Stage(device, random, config)));
   }
@@ -122,9 +122,18 @@ export class DynamicHead extends Module {
   forward(pyramid: readonly Tensor[], boxes: Tensor, features: Tensor): StageOutput[] {
     let at = { boxes, proposal: features };
     return this.stages.map((stage) => {
-      const output = stage.forward(pyramid, at.boxes, at.proposal);
+      const output = this.config.gradientCheckpointing ? checkpointed(stage, pyramid, at.boxes, at.proposal) : stage.forward(pyramid, at.boxes, at.proposal);
       at = { boxes: output.boxes.detach(), proposal: output.proposal };
       return output;
     });
   }
+}
+
+/** A stage that computes itself again in the backward pass. */
+function checkpointed(stage: Stage, pyramid: readonly Tensor[], boxes: Tensor, proposal: Tensor): StageOutput {
+  const [logits, refined, next] = checkpoint([boxes, proposal, ...pyramid], ([b, p, ...levels]) => {
+    const output = stage.forward(levels, b, p);
+    return [output.logits, output.boxes, output.proposal] as const;
+  });
+  return { logits, boxes: refined, proposal: next };
 }

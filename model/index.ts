@@ -1,5 +1,5 @@
 /** The model's public surface. */
-export { DynamicSparseRCNN, type Predictions } from './detector.ts';
+export { DynamicSparseRCNN, type Predictions, type Trace } from './detector.ts';
 export { ConfigError, MODEL_PRESETS, PAPER_R50, validateModelConfig, type ModelConfig, type PresetName } from './config.ts';
 export { type Detections } from './boxes.ts';
 export { type Losses } from './criterion.ts';

@@ -4,7 +4,7 @@
  * Glossary: B images; H, W pixels of the padded batch (multiples of 32); feature maps NHWC.
  * Names follow Detectron2: `stem.conv1.weight`, `stem.conv1.norm.bias`, `res2.0.conv1.weight`, `res3.0.shortcut.norm.weight`, ...
  */
-import { maxPool2d, type Device, type Random, type Tensor } from '../engine/index.ts';
+import { checkpoint, maxPool2d, type Device, type Random, type Tensor } from '../engine/index.ts';
 import { Conv2d, FrozenBatchNorm, GroupNorm, Module, type NormOptions } from '../engine/nn/index.ts';
 import type { ModelConfig } from './config.ts';
 
@@ -66,7 +66,7 @@ export class ResNet extends Module {
   private readonly stem: NormedConv;
   private readonly stages: readonly (readonly Block[])[];
 
-  constructor(device: Device, random: Random, config: ModelConfig) {
+  constructor(device: Device, random: Random, private readonly config: ModelConfig) {
     super(device);
     this.stem = this.child('stem.conv1', new NormedConv(device, random, config, 3, config.stemChannels, 7, 2));
     const expansion = config.depth >= 50 ? 4 : 1;
@@ -89,8 +89,9 @@ export class ResNet extends Module {
   forward(x: Tensor): Tensor[] {
     const { device } = this;
     let y = device.scope(() => maxPool2d(this.stem.forward(x, { activation: 'relu' }), { kernel: 3, stride: 2, padding: 1 }));
-    return this.stages.map((blocks) => {
-      for (const block of blocks) y = block.forward(y);
+    return this.stages.map((blocks, i) => {
+      const saving = this.config.gradientCheckpointing && i + 1 >= this.config.freezeAt;
+      for (const block of blocks) y = saving ? checkpoint([y], ([input]) => [block.forward(input)])[0] : block.forward(y);
       return y;
     });
   }
