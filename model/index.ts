@@ -5,3 +5,4 @@ export { type Detections } from './boxes.ts';
 export { type Losses } from './criterion.ts';
 export { type ImageTargets } from './matching.ts';
 export { mapNames, type CheckpointSource, type MapNamesOptions, type MappedWeights, type NameTable } from './checkpoints.ts';
+export { countFlops, type ModelPart } from './flops.ts';

@@ -8,7 +8,8 @@ import { checkpoint, maxPool2d, type Device, type Random, type Tensor } from '..
 import { Conv2d, FrozenBatchNorm, GroupNorm, Module, type NormOptions } from '../engine/nn/index.ts';
 import type { ModelConfig } from './config.ts';
 
-const BLOCKS = { 18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3] } as const;
+/** Residual blocks of res2..res5. */
+export const RESNET_BLOCKS = { 18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3] } as const;
 
 /** A convolution without bias, followed by its norm; ReLU and residual ride along with the norm. */
 class NormedConv extends Module {
@@ -71,7 +72,7 @@ export class ResNet extends Module {
     this.stem = this.child('stem.conv1', new NormedConv(device, random, config, 3, config.stemChannels, 7, 2));
     const expansion = config.depth >= 50 ? 4 : 1;
     let inputs = config.stemChannels;
-    this.stages = BLOCKS[config.depth].map((count, i) => {
+    this.stages = RESNET_BLOCKS[config.depth].map((count, i) => {
       const middle = config.stemChannels * 2 ** i;
       const blocks = Array.from({ length: count }, (_, j) => {
         const block = new Block(device, random, config, inputs, middle, middle * expansion, j === 0 && i > 0 ? 2 : 1);

@@ -8,6 +8,7 @@ import { integerOption, parseArguments } from './arguments.ts';
 import { loadWeights, readCheckpoint, readWeightsFile, saveCheckpoint, saveWeights, writeFileAtomic, type TrainingState, type WeightsDescription } from './checkpoint.ts';
 import { writeDetections } from './coco-files.ts';
 import { openDataset, ensureShapesDataset, splitRecords } from './datasets/index.ts';
+import { dryRun } from './dry-run.ts';
 import { InputError } from './errors.ts';
 import { evaluateModel, evaluationReport } from './evaluate.ts';
 import { createTrainingLoader } from './loader.ts';
@@ -29,6 +30,8 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
   --out DIR        the run's folder (default: runs/<date and time>)
   --resume DIR     continue the run in DIR exactly where its last checkpoint is; --data only if the data moved
   --weights FILE   start from these weights (safetensors with this model's names and shapes)
+  --dry-run        print parameters, memory, FLOPs by part and the seconds of one measured step of this configuration, and stop;
+                   the batch is the largest that the augmentation gives (choose one by --set fixedSize=[HEIGHT,WIDTH])
   --help           this text
 `;
 
@@ -42,7 +45,7 @@ interface RunDescription extends RunConfig {
 export async function runTrain(argv: readonly string[]): Promise<number> {
   const { values } = parseArguments('train', argv, {
     data: { type: 'string' }, config: { type: 'string' }, set: { type: 'string', multiple: true }, iterations: { type: 'string' }, batch: { type: 'string' }, seed: { type: 'string' },
-    out: { type: 'string' }, resume: { type: 'string' }, weights: { type: 'string' }, help: { type: 'boolean' },
+    out: { type: 'string' }, resume: { type: 'string' }, weights: { type: 'string' }, 'dry-run': { type: 'boolean' }, help: { type: 'boolean' },
   });
   if (values.help) {
     process.stdout.write(HELP);
@@ -68,6 +71,12 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
       ...(values.seed === undefined ? [] : [`training.seed=${integerOption('train', 'seed', values.seed, 0)}`]),
     ],
   });
+  if (values['dry-run']) {
+    if (loaded === null) throw new InputError('train: --dry-run does not go with --resume: give the configuration by --config and --set');
+    if (values.data === undefined) return dryRun(loaded.config);
+    const { splits, classNames } = openDataset(values.data, { splits: ['train'] });
+    return dryRun(fitToData(loaded, splits.train, classNames).config);
+  }
   const data = resolve(values.data ?? earlier?.data ?? await ensureShapesDataset(join('.cache', 'shapes'), { log }));
   const dataset = openDataset(data, { splits: ['train', 'val'] });
   for (const warning of dataset.warnings) log(`warning: ${warning}`);
