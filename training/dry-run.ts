@@ -3,7 +3,7 @@ import { AdamW, backward, Random } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { countFlops, DynamicSparseRCNN } from '../model/index.ts';
 import type { RunConfig, TrainingConfig } from './recipe.ts';
-import { formatTable } from './report.ts';
+import { formatDuration, formatTable } from './report.ts';
 
 /** Objects of a synthetic image: COCO's images have seven on average. */
 const OBJECTS = 7;
@@ -62,7 +62,7 @@ export async function dryRun({ preset, model: modelConfig, training }: RunConfig
     console.log(formatTable(['device memory', 'MB'], [['weights, gradients and optimiser', megabytes(weights)], ['peak of the forward pass', megabytes(forwardPeak)], ['peak of a step', megabytes(peakBytes)]]));
     const seconds = (pass * training.accumulation + update) / 1000;
     console.log(`forward and backward ${(pass / 1000).toFixed(2)} s, update ${(update / 1000).toFixed(2)} s: ${seconds.toFixed(2)} s a step, ${((3 * total * training.batchSize) / pass / 1e6).toFixed(1)} GFLOP/s (a backward pass counted as two forward passes)`);
-    console.log(`${training.iterations} iterations: about ${((seconds * training.iterations) / 3600).toFixed(1)} h without loading, evaluation and saving`);
+    console.log(`${training.iterations} iterations: about ${formatDuration(seconds * training.iterations)} without loading, evaluation and saving`);
     return 0;
   } finally {
     device.destroy();
