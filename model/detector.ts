@@ -102,13 +102,14 @@ export class DynamicSparseRCNN extends Module {
       };
     }));
     try {
-      const values = await Promise.all(stages.map(async ({ logits, boxes }) => ({ logits: await logits.read(), boxes: await boxes.read() })));
+      const read = async (tensor: Tensor): Promise<Float32Array> => Float32Array.from(await tensor.read());
+      const values = await Promise.all(stages.map(async ({ logits, boxes }) => ({ logits: await read(logits), boxes: await read(boxes) })));
       const last = values[config.numStages - 1];
       return {
         detections: selectDetections(last.logits, last.boxes, [image.width, image.height], config),
-        initialBoxes: await initial.read(),
-        expertWeights: weights && await weights.read(),
-        stages: values.map(({ logits, boxes }) => ({ scores: Float32Array.from(logits, (x) => 1 / (1 + Math.exp(-x))), boxes })),
+        initialBoxes: await read(initial),
+        expertWeights: weights && await read(weights),
+        stages: values.map(({ logits, boxes }) => ({ scores: logits.map((x) => 1 / (1 + Math.exp(-x))), boxes })),
       };
     } finally {
       for (const tensor of kept) tensor.dispose();

@@ -68,4 +68,6 @@ test('the many-to-one matcher suppresses duplicates, the one-to-one matcher keep
   const logits = [0, 2, 1], boxes = [0, 0, 10, 10, 0, 0, 10, 9, 5, 5, 30, 30];
   expect([...selectDetections(logits, boxes, [20, 20], { ...config, matcher: 'hungarian' }).boxes]).toEqual([0, 0, 10, 9, 5, 5, 20, 20, 0, 0, 10, 10]);
   expect([...selectDetections(logits, boxes, [20, 20], { ...config, matcher: 'ota' }).boxes]).toEqual([0, 0, 10, 9, 5, 5, 20, 20]);
+  expect([...selectDetections(logits, boxes, [20, 20], { ...config, matcher: 'hungarian' }).proposals]).toEqual([1, 2, 0]);
+  expect([...selectDetections(logits, boxes, [20, 20], { ...config, matcher: 'ota' }).proposals]).toEqual([1, 2]);
 });

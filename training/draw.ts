@@ -8,7 +8,7 @@ import { createRequire } from 'node:module';
 import { createCanvas, GlobalFonts, Image, type Canvas, type SKRSContext2D } from '@napi-rs/canvas';
 import { decodeImage, type PixelImage } from './images.ts';
 
-export type { Canvas } from '@napi-rs/canvas';
+export type { Canvas, SKRSContext2D } from '@napi-rs/canvas';
 
 export interface DrawnBox {
   /** [x1, y1, x2, y2], pixels of the image; parts outside the picture are cut off. */
@@ -26,6 +26,8 @@ export interface DrawOptions {
   groundTruth?: readonly DrawnBox[];
   /** Enlargement of the image. Default: the whole number that brings the longer side to about 480 pixels or more, at most 8. */
   scale?: number;
+  /** Draws on the image before the boxes do; `scale` pixels of the picture for each of the image. */
+  underlay?: (context: SKRSContext2D, scale: number) => void;
 }
 
 /** Where enlarging stops by default: from here on tags are legible beside the objects. */
@@ -84,6 +86,8 @@ export async function drawBoxes(image: string | PixelImage, boxes: readonly Draw
   context.imageSmoothingQuality = 'high';
   context.drawImage(pixels(raw), 0, 0, canvas.width, canvas.height);
 
+  options.underlay?.(context, scale);
+
   const longSide = Math.max(canvas.width, canvas.height);
   const lineWidth = Math.max(2, Math.round(longSide / 240));
   const byScore = [...boxes].sort((a, b) => (a.score ?? 1) - (b.score ?? 1));
@@ -132,6 +136,12 @@ export async function rasterizeSvg(svg: string, scale = 2): Promise<Canvas> {
   context.scale(scale, scale);
   context.drawImage(image, 0, 0);
   return canvas;
+}
+
+/** A CSS font of `size` pixels for titles and captions on a canvas: DejaVu Sans, whatever fonts the machine has. */
+export function captionFont(size: number, bold = false): string {
+  registerFonts();
+  return `${size}px "${bold ? TAG_FONT : PLOT_FONT}"`;
 }
 
 let fontsRegistered = false;

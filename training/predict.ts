@@ -6,8 +6,9 @@ import { DynamicSparseRCNN, type Detections } from '../model/index.ts';
 import { numberOption, parseArguments } from './arguments.ts';
 import { loadWeights, readDescription, readWeightsFile, writeFileAtomic } from './checkpoint.ts';
 import { drawBoxes, writePng, type DrawnBox } from './draw.ts';
+import { drawStages, stageHistory, type StageHistory } from './draw-stages.ts';
 import { InputError } from './errors.ts';
-import { decodeImage, transformImage } from './images.ts';
+import { decodeImage, transformImage, type PixelImage } from './images.ts';
 import { formatTable } from './report.ts';
 import { planEvaluation, scaleOf, type EvaluationResize } from './transforms.ts';
 
@@ -32,20 +33,40 @@ export function nameDetections(detections: Detections, scale: readonly [number, 
   return named;
 }
 
-/** Decodes one image, detects on it, and gives its detections in its own pixels. Throws InputError naming the file. */
-export async function predictImage(model: DynamicSparseRCNN, file: string, resize: EvaluationResize, classNames: readonly string[], leastScore: number): Promise<NamedDetection[]> {
+/** An image as the model wants it; `scale` of its pixels for each of the original, [horizontally, vertically]. Throws InputError naming the file. */
+async function prepareImage(file: string, resize: EvaluationResize): Promise<{ input: PixelImage; scale: [number, number] }> {
   const image = await decodeImage(file);
   const transform = planEvaluation(image, resize);
-  const [detections] = await model.detect([await transformImage(image, transform)]);
-  return nameDetections(detections, scaleOf(transform, image), classNames, leastScore);
+  return { input: await transformImage(image, transform), scale: scaleOf(transform, image) };
 }
+
+/** Decodes one image, detects on it, and gives its detections in its own pixels. Throws InputError naming the file. */
+export async function predictImage(model: DynamicSparseRCNN, file: string, resize: EvaluationResize, classNames: readonly string[], leastScore: number): Promise<NamedDetection[]> {
+  const { input, scale } = await prepareImage(file, resize);
+  const [detections] = await model.detect([input]);
+  return nameDetections(detections, scale, classNames, leastScore);
+}
+
+/** One entry of predictions.json. */
+interface Prediction {
+  readonly file: string;
+  readonly drawn: string;
+  readonly detections: readonly NamedDetection[];
+  /** With --stages. */
+  readonly stages?: StageHistory & { readonly drawn: string };
+}
+
+/** Between an image's name and .png. */
+const STAGES_SUFFIX = '-stages';
 
 const HELP = `predict: detects objects on images
 
-  npm run predict -- --weights FILE [--score 0.3] [--out DIR] IMAGE...
+  npm run predict -- --weights FILE [--score 0.3] [--stages] [--out DIR] IMAGE...
 
   --weights FILE  weights of this project (runs/.../best.safetensors): they carry configuration and class names
   --score S       leave out detections below this score, 0 .. 1 (default 0.3)
+  --stages        also draw, as NAME-stages.png, how the boxes of the best detections move through the stages, the initial boxes,
+                  and the image's expert weights; the numbers go to predictions.json under "stages"
   --out DIR       where predictions.json and the drawn images go (default: predictions)
   --help          this text
 `;
@@ -53,7 +74,8 @@ const HELP = `predict: detects objects on images
 /** Runs the subcommand; resolves to the exit code. */
 export async function runPredict(argv: readonly string[]): Promise<number> {
   const { values, positionals: files } = parseArguments('predict', argv, {
-    weights: { type: 'string' }, score: { type: 'string', default: '0.3' }, out: { type: 'string', default: 'predictions' }, help: { type: 'boolean' },
+    weights: { type: 'string' }, score: { type: 'string', default: '0.3' }, stages: { type: 'boolean' },
+    out: { type: 'string', default: 'predictions' }, help: { type: 'boolean' },
   }, true);
   if (values.help) {
     process.stdout.write(HELP);
@@ -72,29 +94,41 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
     const model = new DynamicSparseRCNN(device, config.model);
     loadWeights(model, file, weights);
     const names = drawnNames(files);
-    const results: { file: string; drawn: string; detections: NamedDetection[] }[] = [];
+    const results: Prediction[] = [];
     for (const [i, image] of files.entries()) {
-      const detections = await predictImage(model, image, config.training.evaluationResize, classNames, leastScore);
-      const drawn = join(out, names[i]);
+      const { input, scale } = await prepareImage(image, config.training.evaluationResize);
+      const trace = values.stages ? await model.trace(input) : null;
+      const detections = nameDetections(trace?.detections ?? (await model.detect([input]))[0], scale, classNames, leastScore);
+      const drawn = join(out, `${names[i]}.png`);
       writePng(drawn, await drawBoxes(image, detections.map((d): DrawnBox => d)));
-      results.push({ file: image, drawn, detections });
+      let stages: Prediction['stages'];
+      if (trace) {
+        stages = { drawn: join(out, `${names[i]}${STAGES_SUFFIX}.png`), ...stageHistory(trace, scale, classNames, leastScore) };
+        writePng(stages.drawn, await drawStages(image, stages, `${basename(image)}: from initial boxes to detections of score ${leastScore} or more`));
+      }
+      results.push({ file: image, drawn, detections, stages });
       console.log(formatTable([image, 'score', 'x0', 'y0', 'x1', 'y1'], detections.map(({ name, score, box }) => [name, score.toFixed(3), ...box.map((v) => v.toFixed(1))])));
     }
     writeFileAtomic(join(out, 'predictions.json'), `${JSON.stringify(results, null, 2)}\n`);
-    console.log(`wrote ${join(out, 'predictions.json')} and ${files.length} drawn image${files.length === 1 ? '' : 's'} to ${out}`);
+    const pictures = files.length * (values.stages ? 2 : 1);
+    console.log(`wrote ${join(out, 'predictions.json')} and ${pictures} drawn image${pictures === 1 ? '' : 's'} to ${out}`);
     return 0;
   } finally {
     device.destroy();
   }
 }
 
-/** A file name for each image's drawing; images of one name from several folders get numbers. */
+/** A name without ending for each image's drawings; images of one name from several folders get numbers. */
 function drawnNames(files: readonly string[]): string[] {
-  const used = new Map<string, number>();
+  const used = new Set<string>();
   return files.map((file) => {
     const stem = basename(file, extname(file));
-    const count = (used.get(stem) ?? 0) + 1;
-    used.set(stem, count);
-    return `${stem}${count > 1 ? `-${count}` : ''}.png`;
+    for (let count = 1; ; count++) {
+      const name = count === 1 ? stem : `${stem}-${count}`;
+      const taken = [name, `${name}${STAGES_SUFFIX}`];
+      if (taken.some((one) => used.has(one))) continue;
+      for (const one of taken) used.add(one);
+      return name;
+    }
   });
 }
