@@ -16,6 +16,7 @@ export { linear, matmul, type LinearOptions, type MatmulOptions } from './ops/ma
 export { mixExperts } from './ops/experts.ts';
 export { readSafetensors, writeSafetensors, WeightsError, type SafetensorData, type SafetensorEntry, type SafetensorsFile } from './weights/safetensors.ts';
 export { readCheckpoint, type CheckpointFile, type CheckpointFormat, type CheckpointTensor, type ReadCheckpointOptions } from './weights/formats.ts';
+export { writeDetectron2Pickle, writeTorchZip } from './weights/pytorch-writer.ts';
 export { roiAlign, type RoiAlignOptions } from './ops/roi-align.ts';
 export { multiheadAttention } from './ops/attention.ts';
 export { groupNorm, layerNorm, scaleShift } from './ops/norm.ts';

@@ -76,7 +76,11 @@ export function mapNames(tensors: ReadonlyMap<string, CheckpointTensor>, expecte
     else {
       const ours = rename(source, name, tensor);
       if (ours === null || !expected.has(ours) || found.has(ours)) unexpected.push(from);
-      else found.set(ours, { from, tensor: reshapeProposals(ours, tensor, expected.get(ours)!, options.broadcastExperts ?? false) });
+      else {
+        const fitted = reshapeProposals(ours, tensor, expected.get(ours)!, options.broadcastExperts ?? false);
+        found.set(ours, { from, tensor: fitted });
+        if (fitted.data.length > tensor.data.length) notes.push(`${from}: the file has no experts, each of the model's ${fitted.shape[0]} starts from its values`);
+      }
     }
   }
   if (counters > 0) notes.push(`${counters} counters (num_batches_tracked) are not needed`);
@@ -106,6 +110,37 @@ export function mapNames(tensors: ReadonlyMap<string, CheckpointTensor>, expecte
       + 'ask for partial loading if that is meant');
   }
   return { loaded, table: { source, scope, loaded: taken, missing, unexpected, reshaped, notes } };
+}
+
+/** Proposals themselves, not the weights of their experts. */
+const LEARNED_PROPOSALS = /^proposals\.(boxes|features)$/;
+
+/**
+ * Our weights under the names by which Detectron2's Sparse R-CNN knows them: proposals without experts lose their expert axis and become embeddings
+ * (`init_proposal_boxes.weight` [N, 4]). Everything else has its name already. `mapNames` reads the result.
+ * @returns the tensors in the same order, and sentences for the user
+ * @throws WeightsError where the names are those of another code base than ours or Detectron2's
+ */
+export function exportNames(tensors: ReadonlyMap<string, CheckpointTensor>, file = 'checkpoint'): { tensors: Map<string, CheckpointTensor>; notes: string[] } {
+  const bare = withoutPrefix(tensors);
+  const source = sourceOf(bare);
+  const isKnown = [...bare.keys()].some((name) => /^(backbone|bottom_up|proposals|init_proposal_\w+|head|stem|res[2-5])\./.test(name));
+  if (!isKnown || (source !== 'ours' && source !== 'detectron2')) {
+    const got = isKnown || source !== 'ours' ? `those of ${source}` : `${[...bare.keys()].slice(0, 3).join(', ')}, ...`;
+    throw new WeightsError(`${file}: expected the names of this project or of Detectron2, got ${got}`);
+  }
+  const notes: string[] = [];
+  const isLearned = (name: string, { shape }: CheckpointTensor): boolean => LEARNED_PROPOSALS.test(name) && shape.length === 3 && shape[0] === 1;
+  const hasExperts = [...bare].some(([name, { tensor }]) => name.startsWith('proposals.') && !isLearned(name, tensor));
+  const named = [...bare].map(([name, { tensor }]): [string, CheckpointTensor] => {
+    const part = LEARNED_PROPOSALS.exec(name)?.[1];
+    if (hasExperts || part === undefined) return [name, tensor];
+    const theirs = `init_proposal_${part}.weight`;
+    notes.push(`${name} [${tensor.shape.join(', ')}] is written as ${theirs} [${tensor.shape.slice(1).join(', ')}], as Sparse R-CNN's checkpoints have it`);
+    return [theirs, { shape: tensor.shape.slice(1), data: tensor.data }];
+  });
+  if (hasExperts) notes.push('proposals.* keep their names: Sparse R-CNN has no experts, and its code does not know them');
+  return { tensors: new Map(named), notes };
 }
 
 /** The file's tensors by name without what wrappers put before every name; `from` is the whole name. */

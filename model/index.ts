@@ -4,5 +4,5 @@ export { ConfigError, MODEL_PRESETS, PAPER_R50, validateModelConfig, type ModelC
 export { type Detections } from './boxes.ts';
 export { type Losses } from './criterion.ts';
 export { type ImageTargets } from './matching.ts';
-export { mapNames, type CheckpointSource, type MapNamesOptions, type MappedWeights, type NameTable } from './checkpoints.ts';
+export { exportNames, mapNames, type CheckpointSource, type MapNamesOptions, type MappedWeights, type NameTable } from './checkpoints.ts';
 export { countFlops, type ModelPart } from './flops.ts';

@@ -74,7 +74,7 @@ export function floatTensors(file: SafetensorsFile, path: string): Map<string, S
 }
 
 /** The configuration and names that a weights file of ours carries. Throws InputError where it carries none. */
-export function readDescription(file: SafetensorsFile, path: string): WeightsDescription {
+export function readDescription(file: Pick<SafetensorsFile, 'metadata'>, path: string): WeightsDescription {
   const field = (name: string): unknown => {
     const text = file.metadata[name];
     if (text === undefined) throw new InputError(`${path}: has no "${name}" in its metadata: not a weights file of this project`);

@@ -170,7 +170,7 @@ function fromPickle(format: CheckpointFormat, root: PickleValue, torch: TorchFil
     for (const [key, value] of root.entries) {
       if (typeof key !== 'string') skipped.push({ name: describePickle(key), reason: `${describePickle(value)}, its key is no text` });
       else if (value !== found.dict && key !== found.path[0]) {
-        if (typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean') metadata.push([key, String(value).slice(0, 10_000)]);
+        if (typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean') metadata.push([key, String(value)]);
         skipped.push({ name: key, reason: `${describePickle(value)} beside ${found.path.join('.')}` });
       }
     }
