@@ -7,6 +7,7 @@ const HELP = `Dynamic Sparse R-CNN on WebGPU
   npm run train         train on a data set, or on the embedded one; evaluate, save, draw
   npm run evaluate      measure weights on a split of a data set
   npm run predict       detect objects on images
+  npm run export        weights as files for PyTorch and Detectron2
   npm run coco-eval     COCO's metrics of a results file; needs no GPU
   npm run ablation      the paper's ablation at small scale, several seeds: a table and a plot
   npm run doctor        what this machine offers, and whether it works
@@ -18,6 +19,7 @@ const COMMANDS: Record<string, (argv: string[]) => Promise<number>> = {
   train: async (argv) => (await import('./train.ts')).runTrain(argv),
   evaluate: async (argv) => (await import('./evaluate.ts')).runEvaluate(argv),
   predict: async (argv) => (await import('./predict.ts')).runPredict(argv),
+  export: async (argv) => (await import('./export.ts')).runExport(argv),
   'coco-eval': async (argv) => (await import('./coco-eval.ts')).runCocoEval(argv),
   ablation: async (argv) => (await import('./ablation.ts')).runAblation(argv),
   doctor: async (argv) => (await import('./doctor.ts')).runDoctor(argv),

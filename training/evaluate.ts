@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { openDevice } from '../engine/node.ts';
 import { DynamicSparseRCNN, type Detections } from '../model/index.ts';
 import { integerOption, parseArguments } from './arguments.ts';
-import { loadWeights, readDescription, readWeightsFile, writeFileAtomic } from './checkpoint.ts';
+import { writeFileAtomic } from './checkpoint.ts';
 import type { CocoDetection } from './coco-files.ts';
 import { writeDetections } from './coco-files.ts';
 import { evaluateDetections, type CocoEvaluation } from './coco-metrics.ts';
@@ -13,6 +13,7 @@ import { InputError } from './errors.ts';
 import { createEvaluationLoader } from './loader.ts';
 import { formatDuration, metricsTable } from './report.ts';
 import type { EvaluationResize } from './transforms.ts';
+import { DESCRIPTION_HELP, describeWeights, loadWhole, readAnyWeights } from './weights.ts';
 
 export interface ModelEvaluation {
   readonly evaluation: CocoEvaluation;
@@ -68,7 +69,8 @@ const HELP = `evaluate: measures weights on a split of a data set by COCO's metr
 
   npm run evaluate -- --weights FILE --data DIR [--split val] [--out DIR]
 
-  --weights FILE  weights of this project (runs/.../best.safetensors): they carry configuration and class names
+  --weights FILE  weights of this project (runs/.../best.safetensors), which carry configuration and class names; or of PyTorch or Detectron2 (.pth, .pt, .pkl)
+${DESCRIPTION_HELP}
   --data DIR      a COCO or Pascal VOC data set
   --split NAME    train, val or test (default val)
   --out DIR       where evaluation.json and detections.json go (default: beside the weights)
@@ -79,7 +81,7 @@ const HELP = `evaluate: measures weights on a split of a data set by COCO's metr
 /** Runs the subcommand; resolves to the exit code. */
 export async function runEvaluate(argv: readonly string[]): Promise<number> {
   const { values } = parseArguments('evaluate', argv, {
-    weights: { type: 'string' }, data: { type: 'string' }, split: { type: 'string', default: 'val' }, out: { type: 'string' }, batch: { type: 'string' }, help: { type: 'boolean' },
+    weights: { type: 'string' }, config: { type: 'string' }, classes: { type: 'string' }, data: { type: 'string' }, split: { type: 'string', default: 'val' }, out: { type: 'string' }, batch: { type: 'string' }, help: { type: 'boolean' },
   });
   if (values.help) {
     process.stdout.write(HELP);
@@ -88,8 +90,8 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
   const { weights, data, split } = values;
   if (weights === undefined) throw new InputError('evaluate: --weights: expected a file, got nothing');
   if (data === undefined) throw new InputError('evaluate: --data: expected a folder, got nothing');
-  const file = readWeightsFile(weights);
-  const { config, classNames } = readDescription(file, weights);
+  const file = readAnyWeights(weights);
+  const { config, classNames } = describeWeights('evaluate', weights, file, values);
   const dataset = openDataset(data, { splits: [split] });
   requireClasses(dataset, classNames, data, weights);
   for (const warning of dataset.warnings) console.log(`warning: ${warning}`);
@@ -98,7 +100,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
   const device = await openDevice();
   try {
     const model = new DynamicSparseRCNN(device, config.model);
-    loadWeights(model, file, weights);
+    loadWhole(model, file, weights, (line) => console.log(line));
     const total = splitRecords(dataset, split).length;
     const started = performance.now();
     let told = started;

@@ -4,13 +4,14 @@ import { basename, extname, join } from 'node:path';
 import { openDevice } from '../engine/node.ts';
 import { DynamicSparseRCNN, type Detections } from '../model/index.ts';
 import { numberOption, parseArguments } from './arguments.ts';
-import { loadWeights, readDescription, readWeightsFile, writeFileAtomic } from './checkpoint.ts';
+import { writeFileAtomic } from './checkpoint.ts';
 import { drawBoxes, writePng, type DrawnBox } from './draw.ts';
 import { drawStages, stageHistory, type StageHistory } from './draw-stages.ts';
 import { InputError } from './errors.ts';
 import { decodeImage, transformImage, type PixelImage } from './images.ts';
 import { formatTable } from './report.ts';
 import { planEvaluation, scaleOf, type EvaluationResize } from './transforms.ts';
+import { DESCRIPTION_HELP, describeWeights, loadWhole, readAnyWeights } from './weights.ts';
 
 export interface NamedDetection {
   readonly name: string;
@@ -63,7 +64,8 @@ const HELP = `predict: detects objects on images
 
   npm run predict -- --weights FILE [--score 0.3] [--stages] [--out DIR] IMAGE...
 
-  --weights FILE  weights of this project (runs/.../best.safetensors): they carry configuration and class names
+  --weights FILE  weights of this project (runs/.../best.safetensors), which carry configuration and class names; or of PyTorch or Detectron2 (.pth, .pt, .pkl)
+${DESCRIPTION_HELP}
   --score S       leave out detections below this score, 0 .. 1 (default 0.3)
   --stages        also draw, as NAME-stages.png, how the boxes of the best detections move through the stages, the initial boxes,
                   and the image's expert weights; the numbers go to predictions.json under "stages"
@@ -74,7 +76,7 @@ const HELP = `predict: detects objects on images
 /** Runs the subcommand; resolves to the exit code. */
 export async function runPredict(argv: readonly string[]): Promise<number> {
   const { values, positionals: files } = parseArguments('predict', argv, {
-    weights: { type: 'string' }, score: { type: 'string', default: '0.3' }, stages: { type: 'boolean' },
+    weights: { type: 'string' }, config: { type: 'string' }, classes: { type: 'string' }, score: { type: 'string', default: '0.3' }, stages: { type: 'boolean' },
     out: { type: 'string', default: 'predictions' }, help: { type: 'boolean' },
   }, true);
   if (values.help) {
@@ -86,13 +88,13 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
   const leastScore = numberOption('predict', 'score', values.score, 0, 1);
   if (files.length === 0) throw new InputError('predict: expected at least one image, got none');
   for (const image of files) if (!statSync(image, { throwIfNoEntry: false })?.isFile()) throw new InputError(`predict: ${image}: expected an image file, got ${statSync(image, { throwIfNoEntry: false }) ? 'a folder' : 'nothing there'}`);
-  const file = readWeightsFile(weights);
-  const { config, classNames } = readDescription(file, weights);
+  const file = readAnyWeights(weights);
+  const { config, classNames } = describeWeights('predict', weights, file, values);
   mkdirSync(out, { recursive: true });
   const device = await openDevice();
   try {
     const model = new DynamicSparseRCNN(device, config.model);
-    loadWeights(model, file, weights);
+    loadWhole(model, file, weights, (line) => console.log(line));
     const names = drawnNames(files);
     const results: Prediction[] = [];
     for (const [i, image] of files.entries()) {

@@ -16,6 +16,7 @@ import { drawRun } from './draw-run.ts';
 import { fitToData, loadConfig, PRESET_NAMES, temperatureAt, validateRunConfig, type RunConfig, type TrainingConfig } from './recipe.ts';
 import { metricsTable, Progress } from './report.ts';
 import { keepLinesUntil, StepRecorder, type PassStatistics } from './step-recorder.ts';
+import { loadPretrained } from './weights.ts';
 
 const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and draws its detections
 
@@ -29,7 +30,9 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
   --seed N         of the initial weights, the order of the images and their augmentation
   --out DIR        the run's folder (default: runs/<date and time>)
   --resume DIR     continue the run in DIR exactly where its last checkpoint is; --data only if the data moved
-  --weights FILE   start from these weights (safetensors with this model's names and shapes)
+  --weights FILE   start from what fits of these weights: safetensors, PyTorch's .pth or .pt, Detectron2's .pkl, with names as of this project, Detectron2,
+                   torchvision, timm or mmdetection; a table says what fitted, all of it is in DIR/weights.json
+  --partial        accept --weights of which less than half fits
   --dry-run        print parameters, memory, FLOPs by part and the seconds of one measured step of this configuration, and stop;
                    the batch is the largest that the augmentation gives (choose one by --set fixedSize=[HEIGHT,WIDTH])
   --help           this text
@@ -45,7 +48,7 @@ interface RunDescription extends RunConfig {
 export async function runTrain(argv: readonly string[]): Promise<number> {
   const { values } = parseArguments('train', argv, {
     data: { type: 'string' }, config: { type: 'string' }, set: { type: 'string', multiple: true }, iterations: { type: 'string' }, batch: { type: 'string' }, seed: { type: 'string' },
-    out: { type: 'string' }, resume: { type: 'string' }, weights: { type: 'string' }, 'dry-run': { type: 'boolean' }, help: { type: 'boolean' },
+    out: { type: 'string' }, resume: { type: 'string' }, weights: { type: 'string' }, partial: { type: 'boolean' }, 'dry-run': { type: 'boolean' }, help: { type: 'boolean' },
   });
   if (values.help) {
     process.stdout.write(HELP);
@@ -57,10 +60,11 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   const resuming = values.resume !== undefined;
   const out = resolve(values.resume ?? values.out ?? join('runs', timestamp()));
   if (resuming) {
-    for (const name of ['config', 'set', 'iterations', 'batch', 'seed', 'out', 'weights'] as const) {
+    for (const name of ['config', 'set', 'iterations', 'batch', 'seed', 'out', 'weights', 'partial'] as const) {
       if (values[name] !== undefined) throw new InputError(`train: --${name} does not go with --resume, which continues the run as it was configured`);
     }
   } else if (existsSync(join(out, 'config.json'))) throw new InputError(`train: ${out} already holds a run; continue it with --resume ${values.out}, or choose another --out`);
+  if (values.partial && values.weights === undefined) throw new InputError('train: --partial goes with --weights');
   const earlier = resuming ? readRunDescription(join(out, 'config.json')) : null;
   const loaded = earlier ? null : loadConfig({
     config: values.config ?? 'small',
@@ -73,6 +77,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   });
   if (values['dry-run']) {
     if (loaded === null) throw new InputError('train: --dry-run does not go with --resume: give the configuration by --config and --set');
+    if (values.weights !== undefined) throw new InputError('train: --dry-run does not go with --weights: their values change nothing that it measures');
     if (values.data === undefined) return dryRun(loaded.config);
     const { splits, classNames } = openDataset(values.data, { splits: ['train'] });
     return dryRun(fitToData(loaded, splits.train, classNames).config);
@@ -94,7 +99,8 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   const device = await openDevice();
   log(`device    ${device.info.description || device.info.vendor}${device.subgroupSize > 0 ? `, subgroups of ${device.subgroupSize}` : ''}`);
   const model = new DynamicSparseRCNN(device, config.model, training.seed);
-  if (values.weights !== undefined) loadWeights(model, readWeightsFile(values.weights), values.weights);
+  const reportFile = join(out, 'weights.json');
+  const pretrained = values.weights === undefined ? null : loadPretrained(model, values.weights, { partial: values.partial, log, classNames, reportFile: relative('.', reportFile) });
   const parameters = model.trainable();
   const optimizer = createOptimizer(training, parameters);
   const count = parameters.reduce((sum, { tensor }) => sum + tensor.size, 0);
@@ -114,6 +120,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
     mkdirSync(out, { recursive: true });
     const run: RunDescription = { ...config, data, classNames, categoryIds };
     writeFileAtomic(join(out, 'config.json'), `${JSON.stringify(run, null, 2)}\n`);
+    if (pretrained) writeFileAtomic(reportFile, `${JSON.stringify(pretrained, null, 2)}\n`);
     for (const file of [metricsFile, evaluationsFile]) writeFileAtomic(file, '');
   }
   log(`run       ${relative('.', out)}`);
