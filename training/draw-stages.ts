@@ -119,14 +119,7 @@ export async function drawStages(image: string | PixelImage, history: StageHisto
     paragraph(measure, title, inner, { size: 22, bold: true }),
     paragraph(measure, summary(history, shown), inner, { size: 16, color: PALE_INK }),
     grid,
-    ...(history.expertWeights === null
-      ? [paragraph(measure, 'No expert weights: this model has no dynamic proposal generation; every image starts from the same learned boxes and features.', inner, { size: 16 })]
-      : [
-        paragraph(measure, 'Expert weights of this image', inner, { size: 17, bold: true }),
-        heatMap(history.expertWeights, shown, inner),
-        paragraph(measure, 'Each initial box is the sum of its experts\' boxes by the weights of its column, which add up to 1; so is each initial feature. '
-          + `Numbered columns belong to the numbered boxes; right: each expert's mean. Equal shares (▼) would be ${(1 / history.expertWeights.length).toFixed(2)}.`, inner, { size: 15, color: PALE_INK }),
-      ]),
+    ...weightBlocks(measure, history.expertWeights, shown, inner),
   ];
   const gaps = blocks.map((_, i) => (i === 0 ? MARGIN : i === 1 ? 8 : GAP));
   const height = blocks.reduce((sum, block, i) => sum + gaps[i] + block.height, MARGIN);
@@ -141,6 +134,23 @@ export async function drawStages(image: string | PixelImage, history: StageHisto
   return page;
 }
 
+/** The lower part of the page. */
+function weightBlocks(measure: SKRSContext2D, weights: StageHistory['expertWeights'], shown: readonly DetectionHistory[], inner: number): Block[] {
+  if (weights === null) {
+    const reason = 'No expert weights: this model has no dynamic proposal generation; every image starts from the same learned boxes and features.';
+    return [paragraph(measure, reason, inner, { size: 16 })];
+  }
+  const heading = { size: 17, bold: true };
+  const blocks = [paragraph(measure, 'Expert weights of this image', inner, heading), heatMap(weights, shown, inner)];
+  if (shown.length > 0 && cellWidth(weights, inner) < LEGIBLE_CELL) {
+    blocks.push(paragraph(measure, 'Expert weights of the numbered boxes', inner, heading), closeUp(weights, shown));
+  }
+  const caption = 'Each initial box is the sum of its experts\' boxes by the weights of its column, which add up to 1; so is each initial feature. '
+    + `${shown.length === 0 ? 'Right' : 'Numbered columns belong to the numbered boxes; right'}: each expert's mean. `
+    + `Equal shares (▼) would be ${(1 / weights.length).toFixed(2)}.`;
+  return [...blocks, paragraph(measure, caption, inner, { size: 15, color: PALE_INK })];
+}
+
 /** The best detections, one a proposal: a box detected as two classes is followed once. */
 function followed({ detections }: StageHistory): DetectionHistory[] {
   const seen = new Set<number>();
@@ -149,21 +159,24 @@ function followed({ detections }: StageHistory): DetectionHistory[] {
 
 function summary({ detections }: StageHistory, shown: readonly DetectionHistory[]): string {
   if (detections.length === 0) return 'No detection reaches the score asked for, so there is no box to follow.';
-  const which = shown.length < detections.length ? `The best ${shown.length} of ${detections.length} detections` : `${shown.length === 1 ? 'The one detection' : `All ${shown.length} detections`}`;
+  const all = shown.length === 1 ? 'The one detection' : `The ${shown.length} detections`;
+  const which = shown.length < detections.length ? `The best ${shown.length} of ${detections.length} detections` : all;
   return `${which}, numbered by final score. Each stage's box stands before the pale, dashed one that it was given; a line leads from centre to centre. `
-    + 'Names and scores are those of the proposal\'s best class at that stage, in the end of the class detected.';
+    + 'Names and scores: the proposal\'s best class at that stage; at the last stage, the class detected.';
 }
 
 /** All initial boxes thin, those of the detections thick. */
 function initialPanel(image: PixelImage, scale: number, { initialBoxes }: StageHistory, shown: readonly DetectionHistory[]): Promise<Canvas> {
   const boxes = shown.map(({ initialBox, label }, i): DrawnBox => ({ box: upright(initialBox), label, name: String(i + 1) }));
+  // Hundreds of boxes are a texture in which the thick ones must still be found.
+  const opacity = Math.min(1, 6 / Math.sqrt(initialBoxes.length));
   return drawBoxes(image, boxes, {
     scale,
     underlay: (context) => {
       dim(context);
       for (const box of initialBoxes) {
-        outline(context, box, scale, { color: 'rgba(10, 12, 16, 0.6)', width: 3 });
-        outline(context, box, scale, { color: 'rgba(255, 255, 255, 0.85)', width: 1.25 });
+        outline(context, box, scale, { color: `rgba(10, 12, 16, ${0.6 * opacity ** 2})`, width: 3 });
+        outline(context, box, scale, { color: `rgba(255, 255, 255, ${0.85 * opacity})`, width: 1.25 });
       }
     },
   });
@@ -285,35 +298,45 @@ function shade(share: number): string {
   return `#${SHADES[low].map((value, c) => Math.round(value + (at - low) * (SHADES[low + 1][c] - value)).toString(16).padStart(2, '0')).join('')}`;
 }
 
+/** Left of the rows and right of them, and a row's height; pixels. */
+const LABELS = 86;
+const MEANS = 58;
+const ROW = 34;
+/** Above the rows: where flags stand. */
+const FLAGS = 34;
+/** A cell at least this wide holds its number. */
+const LEGIBLE_CELL = 30;
+
+interface Grid {
+  readonly left: number;
+  /** Where the rows begin. */
+  readonly first: number;
+  /** Width of a column. */
+  readonly cell: number;
+  /** The weight that the last shade stands for. */
+  readonly top: number;
+}
+
+function cellWidth(weights: readonly (readonly number[])[], inner: number): number {
+  return (inner - LABELS - MEANS) / weights[0].length;
+}
+
 /** E rows of N cells, the columns of the proposals that are followed marked, a scale below. */
 function heatMap(weights: readonly (readonly number[])[], shown: readonly DetectionHistory[], inner: number): Block {
-  const proposals = weights[0].length, [labels, means] = [86, 58];
-  const left = MARGIN + labels, cell = (inner - labels - means) / proposals;
-  const [flags, row, axis, scaleBar] = [34, 34, 42, 32];
-  const rows = weights.length * row;
-  const top = niceLimit(Math.max(...weights.map((line) => Math.max(...line))));
+  const proposals = weights[0].length, left = MARGIN + LABELS, cell = cellWidth(weights, inner), right = left + proposals * cell;
+  const rows = weights.length * ROW, axis = 42, top = scaleLimit(weights);
   return {
-    height: flags + rows + axis + scaleBar,
+    height: FLAGS + rows + axis + 32,
     draw(context, y) {
-      const first = y + flags;
+      const first = y + FLAGS;
+      drawCells(context, weights, { left, first, cell, top });
+      write(context, 'mean', right + MEANS - 4, first - 9, { size: 13, color: PALE_INK, align: 'right' });
       weights.forEach((line, e) => {
-        const baseline = first + e * row + row / 2 + 5;
-        write(context, `expert ${e + 1}`, left - 10, baseline, { size: 14, align: 'right' });
-        line.forEach((weight, n) => {
-          context.fillStyle = shade(weight / top);
-          // Cells meet without seams where a proposal is a fraction of a pixel off the grid.
-          const [x1, x2] = [Math.round(left + n * cell), Math.round(left + (n + 1) * cell)];
-          context.fillRect(x1, first + e * row, x2 - x1, row);
-          if (cell >= 30) write(context, weight.toFixed(2).replace(/^0/, ''), (x1 + x2) / 2, baseline, { size: 12.5, color: textColorOn(shade(weight / top)), align: 'center' });
-        });
-        write(context, (line.reduce((a, b) => a + b, 0) / proposals).toFixed(2), left + proposals * cell + means - 4, baseline, { size: 14, bold: true, align: 'right' });
+        const mean = line.reduce((a, b) => a + b, 0) / proposals;
+        write(context, mean.toFixed(2), right + MEANS - 4, first + e * ROW + ROW / 2 + 5, { size: 14, bold: true, align: 'right' });
       });
-      write(context, 'mean', left + proposals * cell + means - 4, first - 9, { size: 13, color: PALE_INK, align: 'right' });
-      context.strokeStyle = '#9aa4af';
-      context.lineWidth = 1;
-      context.strokeRect(left - 0.5, first - 0.5, proposals * cell + 1, rows + 1);
-      markColumns(context, shown, { left, cell, proposals, first, rows });
-      const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((step) => step * cell >= 30) ?? 1000;
+      markColumns(context, shown, proposals, rows, { left, first, cell, top });
+      const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((step) => step * cell >= LEGIBLE_CELL) ?? 1000;
       for (let n = 0; n < proposals; n += every) write(context, String(n), left + (n + 0.5) * cell, first + rows + 18, { size: 12.5, color: PALE_INK, align: 'center' });
       write(context, 'proposal', left - 10, first + rows + 18, { size: 13, color: PALE_INK, align: 'right' });
       drawScale(context, left, first + rows + axis, Math.min(420, proposals * cell), top, 1 / weights.length);
@@ -321,46 +344,91 @@ function heatMap(weights: readonly (readonly number[])[], shown: readonly Detect
   };
 }
 
-/** The least of 0.1, 0.2, 0.25, 0.5, 1 that is not below the largest weight. */
-function niceLimit(largest: number): number {
-  return [0.1, 0.2, 0.25, 0.5, 1].find((limit) => limit >= largest) ?? 1;
+/** The columns of the proposals that are followed alone, wide enough for their numbers. */
+function closeUp(weights: readonly (readonly number[])[], shown: readonly DetectionHistory[]): Block {
+  const left = MARGIN + LABELS, cell = 44, rows = weights.length * ROW, top = scaleLimit(weights);
+  return {
+    height: FLAGS + rows + 22,
+    draw(context, y) {
+      const first = y + FLAGS - 6;
+      drawCells(context, weights.map((line) => shown.map(({ proposal }) => line[proposal])), { left, first, cell, top });
+      shown.forEach(({ proposal, label }, i) => {
+        drawFlag(context, String(i + 1), colorOf(label), left + (i + 0.5) * cell, first - FLAG_SIDE - 6);
+        write(context, String(proposal), left + (i + 0.5) * cell, first + rows + 18, { size: 12.5, color: PALE_INK, align: 'center' });
+      });
+      write(context, 'proposal', left - 10, first + rows + 18, { size: 13, color: PALE_INK, align: 'right' });
+    },
+  };
 }
 
-interface Columns {
-  readonly left: number;
-  readonly cell: number;
-  readonly proposals: number;
-  /** Where the rows begin, and their height together. */
-  readonly first: number;
-  readonly rows: number;
+/** Rows of shaded cells with their experts' names, and numbers where there is room. */
+function drawCells(context: SKRSContext2D, weights: readonly (readonly number[])[], { left, first, cell, top }: Grid): void {
+  weights.forEach((line, e) => {
+    const baseline = first + e * ROW + ROW / 2 + 5;
+    write(context, `expert ${e + 1}`, left - 10, baseline, { size: 14, align: 'right' });
+    line.forEach((weight, n) => {
+      const color = shade(weight / top);
+      context.fillStyle = color;
+      // Whole pixels: neighbouring cells meet without seams.
+      const [x1, x2] = [Math.round(left + n * cell), Math.round(left + (n + 1) * cell)];
+      context.fillRect(x1, first + e * ROW, x2 - x1, ROW);
+      if (cell >= LEGIBLE_CELL) write(context, weight.toFixed(2).replace(/^0/, ''), (x1 + x2) / 2, baseline, { size: 12.5, color: textColorOn(color), align: 'center' });
+    });
+  });
+  context.strokeStyle = '#9aa4af';
+  context.lineWidth = 1;
+  context.strokeRect(left - 0.5, first - 0.5, weights[0].length * cell + 1, weights.length * ROW + 1);
 }
 
-/** A frame around each column and a numbered flag above it; flags of neighbours make room for each other. */
-function markColumns(context: SKRSContext2D, shown: readonly DetectionHistory[], { left, cell, proposals, first, rows }: Columns): void {
-  const flag = 20;
-  const flags = shown.map(({ proposal, label }, i) => ({ proposal, color: colorOf(label), text: String(i + 1), x: left + (proposal + 0.5) * cell })).sort((a, b) => a.proposal - b.proposal);
-  const last = left + proposals * cell - flag / 2;
-  flags.forEach((one, i) => { one.x = Math.max(one.x, i > 0 ? flags[i - 1].x + flag + 2 : left + flag / 2); });
-  for (let i = flags.length - 1; i >= 0; i--) flags[i].x = Math.min(flags[i].x, i + 1 < flags.length ? flags[i + 1].x - flag - 2 : last);
+/** Ends of the scale and the number of round steps to each. */
+const SCALE_STEPS = new Map([[0.1, 5], [0.2, 4], [0.3, 3], [0.4, 4], [0.5, 5], [0.6, 3], [0.8, 4], [1, 5]]);
+
+/** The least end of the scale that is not below the largest weight. */
+function scaleLimit(weights: readonly (readonly number[])[]): number {
+  const largest = Math.max(...weights.map((line) => Math.max(...line)));
+  return [...SCALE_STEPS.keys()].find((limit) => limit >= largest) ?? 1;
+}
+
+const FLAG_SIDE = 20;
+
+/**
+ * A numbered flag above each column, flags of neighbours making room for each other, and a frame around the column; where that would hide
+ * a narrow column, a mark at both its ends.
+ */
+function markColumns(context: SKRSContext2D, shown: readonly DetectionHistory[], proposals: number, rows: number, { left, first, cell }: Grid): void {
+  const flags = shown.map(({ proposal, label }, i) => ({ proposal, color: colorOf(label), text: String(i + 1), x: left + (proposal + 0.5) * cell }))
+    .sort((a, b) => a.proposal - b.proposal);
+  const last = left + proposals * cell - FLAG_SIDE / 2;
+  flags.forEach((one, i) => { one.x = Math.max(one.x, i > 0 ? flags[i - 1].x + FLAG_SIDE + 2 : left + FLAG_SIDE / 2); });
+  for (let i = flags.length - 1; i >= 0; i--) flags[i].x = Math.min(flags[i].x, i + 1 < flags.length ? flags[i + 1].x - FLAG_SIDE - 2 : last);
   for (const { proposal, color, text, x } of flags) {
     const x1 = Math.round(left + proposal * cell), x2 = Math.round(left + (proposal + 1) * cell), y = first - 30;
-    context.lineWidth = 5;
-    context.strokeStyle = INK;
-    context.strokeRect(x1, first, x2 - x1, rows);
-    context.lineWidth = 3;
+    if (cell >= 12) {
+      for (const [stroke, width] of [[INK, 5], [color, 3]] as const) {
+        context.strokeStyle = stroke;
+        context.lineWidth = width;
+        context.strokeRect(x1, first, x2 - x1, rows);
+      }
+    } else {
+      context.fillStyle = color;
+      for (const end of [first - 5, first + rows]) context.fillRect(x1 - 1, end, x2 - x1 + 2, 5);
+    }
     context.strokeStyle = color;
-    context.strokeRect(x1, first, x2 - x1, rows);
     context.lineWidth = 2;
     context.beginPath();
-    context.moveTo(x, y + flag);
-    context.lineTo((x1 + x2) / 2, first);
+    context.moveTo(x, y + FLAG_SIDE);
+    context.lineTo((x1 + x2) / 2, first - 3);
     context.stroke();
-    context.fillStyle = color;
-    context.beginPath();
-    context.roundRect(x - flag / 2, y, flag, flag, 4);
-    context.fill();
-    write(context, text, x, y + 15, { size: 14, bold: true, color: textColorOn(color), align: 'center' });
+    drawFlag(context, text, color, x, y);
   }
+}
+
+function drawFlag(context: SKRSContext2D, text: string, color: string, x: number, y: number): void {
+  context.fillStyle = color;
+  context.beginPath();
+  context.roundRect(x - FLAG_SIDE / 2, y, FLAG_SIDE, FLAG_SIDE, 4);
+  context.fill();
+  write(context, text, x, y + 15, { size: 14, bold: true, color: textColorOn(color), align: 'center' });
 }
 
 /** The colours from 0 to `top` with numbers, and a tick at an equal share. */
@@ -373,7 +441,10 @@ function drawScale(context: SKRSContext2D, left: number, y: number, width: numbe
   context.strokeStyle = '#9aa4af';
   context.lineWidth = 1;
   context.strokeRect(left - 0.5, y - 0.5, width + 1, height + 1);
-  for (let i = 0; i <= 5; i++) write(context, String(Number((top * i / 5).toFixed(3))), left + width * i / 5, y + height + 16, { size: 12.5, color: PALE_INK, align: 'center' });
+  const steps = SCALE_STEPS.get(top) ?? 5;
+  for (let i = 0; i <= steps; i++) {
+    write(context, String(Number((top * i / steps).toFixed(3))), left + width * i / steps, y + height + 16, { size: 12.5, color: PALE_INK, align: 'center' });
+  }
   write(context, 'weight', left - 10, y + 12, { size: 13, color: PALE_INK, align: 'right' });
   if (equal > top) return;
   const x = left + width * equal / top;
