@@ -43,6 +43,7 @@ export const ABLATION_ROWS: readonly AblationRow[] = [
   { name: 'dynamic-k', shows: 'no DPG; OTA, dynamic k', differs: { dpg: 'none', unitIncreasing: false }, paperAP: 46.1 },
 ];
 
+const EMBEDDED_DATA = join('.cache', 'shapes');
 const DEFAULT_OUT = join('runs', 'ablation');
 const DEFAULT_ITERATIONS = 400;
 /** So many evaluations along a run make its curve. */
@@ -92,7 +93,7 @@ export async function runAblation(argv: readonly string[], train: (argv: readonl
   // What is to be trained, and whether what is already there fits to it.
   const seeds = integerOption('ablation', 'seeds', values.seeds ?? '3', 1);
   const shared = sharedSettings({ config: values.config ?? 'small', set: values.set ?? [] }, values.iterations);
-  const data = resolve(values.data ?? await ensureShapesDataset(join('.cache', 'shapes'), { log: (line) => console.log(line) }));
+  const data = resolve(values.data ?? await ensureShapesDataset(EMBEDDED_DATA, { log: (line) => console.log(line) }));
   const dataset = openDataset(data, { splits: ['train', 'val'] });
   const records = splitRecords(dataset, 'train');
   const { classNames, categoryIds } = dataset;
@@ -314,6 +315,7 @@ async function writeReport(out: string, rows: readonly AblationRow[]): Promise<v
   });
   const { config, description } = runs[0];
   const { preset, training } = config;
+  const data = shownPath(String(description.data));
   const command = reproducingCommand(runs, results);
   const unfinished = found.filter(({ finished }) => !finished).map(({ folder, checkpoint }) => `${relative(out, folder)} (${checkpoint === null ? 'no checkpoint' : `at iteration ${checkpoint} of ${training.iterations}`})`);
 
@@ -321,15 +323,15 @@ async function writeReport(out: string, rows: readonly AblationRow[]): Promise<v
   const cells = results.map(({ row, shows, AP, AP50, seeds, paperAP }) => [row, shows, spread(AP), spread(AP50), String(seeds.length), paperAP.toFixed(1)]);
   const measured = `AP and AP50 in percent at iteration ${training.iterations}, mean ± sample standard deviation over the seeds (a single seed has none).`;
   const markdown = [
-    '# Ablation at small scale', '',
-    `Preset \`${preset}\`, ${training.iterations} iterations at batch ${training.batchSize * training.accumulation}, ${shownPath(String(description.data))}. ${measured}`,
+    '# Ablation', '',
+    `Preset \`${preset}\`, ${training.iterations} iterations at batch ${training.batchSize * training.accumulation}, ${data === EMBEDDED_DATA ? 'the embedded data set' : data}. ${measured}`,
     "The paper's AP is that of ResNet-50 on COCO val2017 after 36 epochs: the order of the rows may be compared with it, the numbers may not.", '',
     `| ${header.join(' | ')} |`, '|---|---|---:|---:|---:|---:|', ...cells.map((row) => `| ${row.join(' | ')} |`), '',
     ...(unfinished.length > 0 ? [`Unfinished, and left out: ${unfinished.join(', ')}.`, ''] : []),
     'Made by', '', '```', command, '```', '', '![AP against iterations: the mean over the seeds, each seed behind it](ablation.svg)', '',
   ].join('\n');
   const json = {
-    preset, iterations: training.iterations, data: shownPath(String(description.data)), command, unit: 'percent', deviation: 'sample standard deviation over the seeds', rows: results, unfinished,
+    preset, iterations: training.iterations, data, command, unit: 'percent', deviation: 'sample standard deviation over the seeds', rows: results, unfinished,
   };
   writeFileAtomic(join(out, 'ablation.md'), markdown);
   writeFileAtomic(join(out, 'ablation.json'), `${JSON.stringify(json, null, 2)}\n`);
@@ -363,7 +365,7 @@ function reproducingCommand(runs: readonly Run[], results: readonly RowResult[])
   return `npm run ablation -- ${quoted([
     '--config', preset, '--iterations', String(iterations), '--seeds', String(Math.max(...runs.map(({ seed }) => seed)) + 1),
     ...(results.length < ABLATION_ROWS.length ? ['--rows', results.map(({ row }) => row).join(',')] : []),
-    ...(data === join('.cache', 'shapes') ? [] : ['--data', data]),
+    ...(data === EMBEDDED_DATA ? [] : ['--data', data]),
     ...changed.flatMap(({ key, right }) => ['--set', `${key}=${typeof right === 'string' ? right : JSON.stringify(right)}`]),
   ])}`;
 }
