@@ -167,6 +167,15 @@ describe('picture', () => {
     expect(half(2, false)).toBe(0);
   });
 
+  test('initial boxes at one place share a tag, none is hidden by another', async () => {
+    const apart = movingBoxes(16, 1, 0, 3);
+    const whole = { ...apart, detections: apart.detections.map((one) => ({ ...one, initialBox: [0, 0, 100, 100] as [number, number, number, number] })) };
+    const canvas = await drawStages(square, whole, 'title');
+    // Three numbers in one tag of the best one's colour; of the others' colours no tag.
+    expect(pixelsOf(canvas, colorOf(0), [32, 90, 472, 520])).toBeGreaterThan(400);
+    for (const label of [1, 2]) expect(pixelsOf(canvas, colorOf(label), [32, 90, 472, 520])).toBe(0);
+  });
+
   test('of hundreds of proposals, of no detection, of one proposal detected twice, of boxes with negative sides and beyond the image', async () => {
     const many = movingBoxes(300, 2, 4, 10), few = movingBoxes(16, 2, 4, 10);
     // Columns too narrow for numbers: those of the numbered boxes again, wide.

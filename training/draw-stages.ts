@@ -165,12 +165,17 @@ function summary({ detections }: StageHistory, shown: readonly DetectionHistory[
     + 'Names and scores: the proposal\'s best class at that stage; at the last stage, the class detected.';
 }
 
-/** All initial boxes thin, those of the detections thick. */
+/** All initial boxes thin, those of the detections thick; boxes that coincide (at first all are the whole image in [SR]) share a tag. */
 function initialPanel(image: PixelImage, scale: number, { initialBoxes }: StageHistory, shown: readonly DetectionHistory[]): Promise<Canvas> {
-  const boxes = shown.map(({ initialBox, label }, i): DrawnBox => ({ box: upright(initialBox), label, name: String(i + 1) }));
+  const place = ({ initialBox }: DetectionHistory): string => initialBox.map((value) => Math.round(value * scale / 4)).join();
+  const boxes = shown.map((one, i): DrawnBox => {
+    const together = shown.flatMap((other, j) => (place(other) === place(one) ? [j + 1] : []));
+    return { box: upright(one.initialBox), label: one.label, name: together[0] === i + 1 ? together.join(' ') : '' };
+  });
   // Hundreds of boxes are a texture in which the thick ones must still be found.
   const opacity = Math.min(1, 6 / Math.sqrt(initialBoxes.length));
-  return drawBoxes(image, boxes, {
+  // Of equal scores the last is on top: the best.
+  return drawBoxes(image, boxes.toReversed(), {
     scale,
     underlay: (context) => {
       dim(context);
