@@ -6,7 +6,7 @@ import { exportNames } from '../model/index.ts';
 import { parseArguments } from './arguments.ts';
 import { writeFileAtomic } from './checkpoint.ts';
 import { InputError } from './errors.ts';
-import { readAnyWeights } from './weights.ts';
+import { OWN_METADATA, readAnyWeights, skippedIn } from './weights.ts';
 
 type Writer = (tensors: ReadonlyMap<string, CheckpointTensor>, metadata: Readonly<Record<string, string>>) => Uint8Array;
 
@@ -16,9 +16,6 @@ const WRITERS: Readonly<Record<string, Writer>> = {
   '.pkl': (tensors, metadata) => writeDetectron2Pickle(tensors, 'Dynamic Sparse R-CNN on WebGPU', metadata),
 };
 const ENDINGS = Object.keys(WRITERS).join(', ');
-
-/** What makes a file describe itself; it goes with the weights into every format. */
-const METADATA = ['config', 'class_names', 'category_ids', 'iteration'];
 
 const HELP = `export: writes weights for PyTorch and Detectron2
 
@@ -49,11 +46,11 @@ export async function runExport(argv: readonly string[]): Promise<number> {
   const file = readAnyWeights(weights);
   try {
     const { tensors, notes } = exportNames(file.tensors, weights);
-    const metadata = Object.fromEntries(METADATA.flatMap((key) => (Object.hasOwn(file.metadata, key) ? [[key, file.metadata[key]]] : [])));
+    const metadata = Object.fromEntries(OWN_METADATA.flatMap((key) => (Object.hasOwn(file.metadata, key) ? [[key, file.metadata[key]]] : [])));
     const bytes = WRITERS[ending](tensors, metadata);
     mkdirSync(dirname(resolve(out)), { recursive: true });
     writeFileAtomic(out, bytes);
-    for (const { name, reason } of file.skipped) console.log(`left out  ${name}: ${reason}`);
+    for (const { name, reason } of skippedIn(file)) console.log(`left out  ${name}: ${reason}`);
     for (const note of notes) console.log(`note      ${note}`);
     console.log(`wrote     ${out}: ${tensors.size} tensors, ${(bytes.length / 1e6).toFixed(1)} MB`);
     return 0;

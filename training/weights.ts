@@ -13,6 +13,14 @@ import { InputError } from './errors.ts';
 import { loadConfig, PRESET_NAMES, type RunConfig } from './recipe.ts';
 import { formatTable } from './report.ts';
 
+/** What makes a file of this project describe itself, in every format that is written. */
+export const OWN_METADATA: readonly string[] = ['config', 'class_names', 'category_ids', 'iteration'];
+
+/** What of a file is neither a tensor nor this project's description of it. */
+export function skippedIn(file: CheckpointFile): CheckpointFile['skipped'] {
+  return file.skipped.filter(({ name }) => !OWN_METADATA.includes(name));
+}
+
 /** Reads a file of any supported format: safetensors, PyTorch's `.pth` and `.pt`, Detectron2's `.pkl`. Throws InputError naming it and what is wrong with it. */
 export function readAnyWeights(path: string): CheckpointFile {
   let bytes: Uint8Array<ArrayBuffer>;
@@ -77,7 +85,7 @@ export function loadPretrained(model: DynamicSparseRCNN, path: string, { partial
   if (theirs && classNames && theirs.length === classNames.length && theirs.join('\n') !== classNames.join('\n')) {
     notes.push(`the file's classes are ${few(theirs)}, the data's ${few(classNames)}: as many, so the class layers were loaded, and will have to learn the new ones`);
   }
-  const report: PretrainedReport = { file: path, format: file.format, ...table, notes, skipped: file.skipped };
+  const report: PretrainedReport = { file: path, format: file.format, ...table, notes, skipped: skippedIn(file) };
   for (const line of describeReport(report, reportFile)) log(line);
   return report;
 }
