@@ -148,7 +148,7 @@ export function loadWhole(model: DynamicSparseRCNN, file: CheckpointFile, path: 
     const shapes = reshaped.map(({ name, expected, got }) => `${name}: the model has shape [${expected.join(', ')}], the file [${got.join(', ')}]`);
     throw new InputError(`${path}: has ${reshaped.length} of the model's ${total} tensors in another shape: ${few(shapes, 3)}; does the configuration belong to it?`);
   }
-  if (unexpected.length > 0) log(`warning: ${path}: ${unexpected.length} tensors are not the model's and were left out: ${few(unexpected)}`);
+  if (unexpected.length > 0) log(`warning: ${path}: not in the model and left out (${unexpected.length}): ${few(unexpected)}`);
   for (const note of notes) log(`note: ${path}: ${note}`);
   model.load(loaded);
 }
