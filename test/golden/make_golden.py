@@ -41,7 +41,7 @@ def save_safetensors(path, tensors, metadata):
         blobs.append(blob)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with gzip.GzipFile(path, "wb", compresslevel=9, mtime=0) as f:
+    with gzip.GzipFile(path, "wb", compresslevel=9, mtime=0) if path.endswith(".gz") else open(path, "wb") as f:
         f.write(struct.pack("<Q", len(text)) + text)
         for b in blobs:
             f.write(b)

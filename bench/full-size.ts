@@ -1,0 +1,187 @@
+/**
+ * The paper's network at full size beside PyTorch: the same checkpoint, the same image; every output, the loss and all gradients compared, and times of interleaved runs.
+ *
+ *   python3 bench/full_size.py write /tmp/full --size 480x640 --gradients        (Debian's python3 with python3-torch, python3-torchvision, python3-scipy)
+ *   npm run full-size -- /tmp/full [--time forward|step] [--rounds 5] [--checkpointing]
+ *
+ * Prints one line a tensor (relative L2 error), device and process memory, and with --time the medians and their ratio.
+ */
+import { spawn } from 'node:child_process';
+import { openAsBlob } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { parseArgs } from 'node:util';
+import { AdamW, backward, readCheckpoint, readSafetensors, type Device } from '../engine/index.ts';
+import { openDevice } from '../engine/node.ts';
+import { storedShape, toStored } from '../engine/nn/index.ts';
+import { criterion } from '../model/criterion.ts';
+import { DynamicSparseRCNN, mapNames, PAPER_R50 } from '../model/index.ts';
+import { uploadTargets } from '../model/matching.ts';
+
+const { values: options, positionals: [folder] } = parseArgs({
+  options: { time: { type: 'string' }, rounds: { type: 'string', default: '5' }, checkpointing: { type: 'boolean', default: false }, python: { type: 'string', default: '/usr/bin/python3' } }, allowPositionals: true,
+});
+if (!folder) throw new Error('usage: npm run full-size -- FOLDER [--time forward|step] [--rounds N] [--checkpointing]');
+
+const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
+
+async function readBytes(path: string): Promise<ArrayBuffer> {
+  return (await openAsBlob(path)).arrayBuffer();
+}
+
+const expected = readSafetensors(await readBytes(join(folder, 'expected.safetensors')), 'expected.safetensors');
+const floats = (name: string): Float32Array => {
+  const entry = expected.tensors.get(name);
+  if (!(entry?.data instanceof Float32Array)) throw new Error(`expected.safetensors: no f32 tensor ${name}`);
+  return entry.data;
+};
+const integers = (name: string): number[] => Array.from((expected.tensors.get(name)?.data ?? []) as BigInt64Array, Number);
+
+function relativeError(actual: ArrayLike<number>, reference: ArrayLike<number>): number {
+  let difference = 0, norm = 0;
+  for (let i = 0; i < reference.length; i++) {
+    difference += (actual[i] - reference[i]) ** 2;
+    norm += reference[i] ** 2;
+  }
+  return actual.length === reference.length ? Math.sqrt(difference / Math.max(norm, 1e-30)) : Infinity;
+}
+
+let worst = 0;
+function compare(name: string, actual: ArrayLike<number>, reference: ArrayLike<number>, quiet = false): void {
+  const error = relativeError(actual, reference);
+  worst = Math.max(worst, Number.isNaN(error) ? Infinity : error);
+  if (!quiet || error > 1e-3) console.log(`${name.padEnd(44)} ${error.toExponential(2)}`);
+}
+
+function channelsFirst(data: ArrayLike<number>, [, h, w, c]: readonly number[]): Float32Array {
+  const out = new Float32Array(data.length);
+  for (let at = 0; at < h * w; at++) for (let k = 0; k < c; k++) out[k * h * w + at] = data[at * c + k];
+  return out;
+}
+
+const [, height, width] = expected.tensors.get('images.0')!.shape;
+const planar = floats('images.0');
+const image = { data: channelsLast(planar), width, height };
+function channelsLast(data: Float32Array): Float32Array<ArrayBuffer> {
+  const out = new Float32Array(data.length);
+  for (let k = 0; k < 3; k++) for (let at = 0; at < height * width; at++) out[at * 3 + k] = data[k * height * width + at];
+  return out;
+}
+const target = { labels: integers('targets.0.labels'), boxes: floats('targets.0.boxes') };
+const config = { ...PAPER_R50, gradientCheckpointing: options.checkpointing };
+
+async function loadModel(device: Device): Promise<DynamicSparseRCNN> {
+  const model = new DynamicSparseRCNN(device, config);
+  const file = await readCheckpoint(await readBytes(join(folder, 'checkpoint.pth')), 'checkpoint.pth');
+  const { loaded, table } = mapNames(file.tensors, new Map([...model.tensors()].map((entry) => [entry.name, storedShape(entry)])));
+  console.log(`${file.format}: ${table.loaded.length} tensors loaded, ${table.missing.length} missing, ${table.unexpected.length} unexpected, ${table.reshaped.length} of another shape`);
+  model.load(loaded);
+  return model;
+}
+
+const device = await openDevice();
+console.log(`${device.info.description}, image ${height} x ${width}${options.checkpointing ? ', gradient checkpointing' : ''}`);
+const model = await loadModel(device);
+
+if (options.time === undefined) {
+  device.resetPeak();
+  const outputs = device.noGrad(() => device.scope(() => {
+    const run = model.forward([image]);
+    for (const tensor of [...run.pyramid, ...run.stages.flatMap(({ logits, boxes }) => [logits, boxes])]) device.keep(tensor);
+    return run;
+  }));
+  for (const [i, feature] of outputs.pyramid.entries()) compare(`features.p${i + 2}`, channelsFirst(await feature.read(), feature.shape), floats(`features.p${i + 2}`));
+  for (const [s, { logits, boxes }] of outputs.stages.entries()) {
+    compare(`stage${s}.logits`, await logits.read(), floats(`stage${s}.logits`));
+    compare(`stage${s}.boxes`, await boxes.read(), floats(`stage${s}.boxes`));
+  }
+  for (const tensor of [...outputs.pyramid, ...outputs.stages.flatMap(({ logits, boxes }) => [logits, boxes])]) tensor.dispose();
+  console.log(`forward: device peak ${megabytes(device.memory().peakBytes)}`);
+  const [found] = await model.detect([image]);
+  compareDetections(found);
+
+  if (expected.tensors.has('loss.total')) {
+    device.resetPeak();
+    const { total, matched } = device.scope(() => {
+      const losses = criterion(model.forward([image]).stages, uploadTargets(device, [target], [[width, height]]), config);
+      backward(losses.total);
+      return { total: device.keep(losses.total), matched: device.keep(losses.matched) };
+    });
+    compare('loss.total', [await total.item()], floats('loss.total'));
+    const assigned = await matched.read();
+    let differing = 0;
+    for (let s = 0; s < config.numStages; s++) {
+      const pairs = integers(`stage${s}.match.0`), reference = new Array<number>(config.numProposals).fill(-1);
+      for (let i = 0; i < pairs.length / 2; i++) reference[pairs[i]] = pairs[pairs.length / 2 + i];
+      reference.forEach((value, n) => { if (value !== assigned[s * config.numProposals + n]) differing++; });
+    }
+    console.log(`matches that differ: ${differing} of ${config.numStages * config.numProposals}`);
+    let gradients = 0;
+    for (const parameter of model.trainable()) {
+      const { grad } = parameter.tensor;
+      if (!grad) throw new Error(`${parameter.name} has no gradient`);
+      compare(`grads.${parameter.name}`, toStored(parameter, (await grad.read()) as Float32Array<ArrayBuffer>).data, floats(`grads.${parameter.name}`), true);
+      gradients++;
+    }
+    console.log(`${gradients} gradients compared (those beyond 1e-3 above); step: device peak ${megabytes(device.memory().peakBytes)}`);
+  }
+  console.log(`largest relative L2 error ${worst.toExponential(2)}; process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`);
+} else {
+  await timeBesidePyTorch(options.time === 'step' ? 'step' : 'forward', Number(options.rounds));
+}
+device.destroy();
+
+/** Detections with score >= 0.01 matched one to one: the same class, box and score. */
+function compareDetections({ scores, labels, boxes }: { scores: ArrayLike<number>; labels: ArrayLike<number>; boxes: Float32Array }): void {
+  const reference = { scores: floats('detect.0.scores'), labels: integers('detect.0.labels'), boxes: floats('detect.0.boxes') };
+  const count = reference.scores.findIndex((score) => score < 0.01);
+  const shown = count < 0 ? reference.scores.length : count;
+  const used = new Set<number>();
+  let matchedCount = 0;
+  for (let i = 0; i < shown; i++) {
+    for (let j = 0; j < scores.length; j++) {
+      const same = !used.has(j) && labels[j] === reference.labels[i] && Math.abs(scores[j] - reference.scores[i]) < 1e-3
+        && [0, 1, 2, 3].every((k) => Math.abs(boxes[4 * j + k] - reference.boxes[4 * i + k]) < 0.5);
+      if (!same) continue;
+      used.add(j);
+      matchedCount++;
+      break;
+    }
+  }
+  console.log(`detections with score >= 0.01: ${matchedCount} of ${shown} matched one to one`);
+}
+
+async function timeBesidePyTorch(mode: 'forward' | 'step', rounds: number): Promise<void> {
+  const script = new URL('full_size.py', import.meta.url).pathname;
+  const torch = spawn(options.python, [script, 'time', folder, '--size', `${height}x${width}`, '--mode', mode], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const lines = createInterface({ input: torch.stdout })[Symbol.asyncIterator]();
+  await lines.next();
+  const optimizer = mode === 'step' ? new AdamW(model.trainable(), { weightDecay: 1e-4 }) : null;
+  const ours = async (): Promise<number> => {
+    const start = performance.now();
+    if (optimizer) {
+      device.scope(() => {
+        backward(model.loss([image], [target], 1).total);
+        optimizer.step({ learningRate: 1e-8, maxGradientNorm: 1 });
+        optimizer.zeroGrad();
+      });
+    } else device.noGrad(() => device.scope(() => { model.forward([image]); }));
+    await device.synchronize();
+    return performance.now() - start;
+  };
+  const theirs = async (): Promise<number> => {
+    torch.stdin.write('\n');
+    return Number((await lines.next()).value);
+  };
+  await ours();
+  await theirs();
+  const pairs: [number, number][] = [];
+  for (let round = 0; round < rounds; round++) {
+    pairs.push([await ours(), await theirs()]);
+    console.log(`round ${round + 1}: ours ${pairs[round][0].toFixed(0)} ms, PyTorch ${pairs[round][1].toFixed(0)} ms`);
+  }
+  torch.stdin.end();
+  const median = (list: number[]): number => list.sort((a, b) => a - b)[list.length >> 1];
+  console.log(`${mode}: ours ${median(pairs.map(([a]) => a)).toFixed(0)} ms, PyTorch ${median(pairs.map(([, b]) => b)).toFixed(0)} ms, ratio ${median(pairs.map(([a, b]) => a / b)).toFixed(2)}; `
+    + `device peak ${megabytes(device.memory().peakBytes)}, process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`);
+}

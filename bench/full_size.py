@@ -1,0 +1,126 @@
+"""The paper's network at full size in PyTorch: writes a checkpoint with random weights and what it computes, and times float32 steps.
+
+    apt-get install python3-torch python3-torchvision python3-scipy      (Debian's, with Debian's own /usr/bin/python3)
+    python3 full_size.py write FOLDER --size 480x640 [--seed 1] [--gradients]
+        -> FOLDER/checkpoint.pth (Detectron2 names, under "model"), FOLDER/expected.safetensors (names as in make_golden.py), computed in float64
+    python3 full_size.py time FOLDER --size 480x640 --mode forward|step
+        -> waits for a line on standard input, runs once, prints the milliseconds; until end of file (bench/full-size.ts interleaves it with ours)
+"""
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "test", "golden"))
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+
+import dsrcnn_torch as R  # noqa: E402
+from make_golden import random_target, save_safetensors  # noqa: E402
+
+
+def build(seed, size, objects=7):
+    """The model with every parameter moved off its special initial value, an image and its objects: all of them from the seed."""
+    cfg = R.Config()
+    torch.manual_seed(seed)
+    g = torch.Generator().manual_seed(seed)
+    model = R.DynamicSparseRCNN(cfg)
+    with torch.no_grad():
+        for name, p in list(model.named_parameters()) + list(model.named_buffers()):
+            if name.endswith("running_var") or (name.endswith("weight") and p.dim() == 1):
+                p.copy_(torch.rand(p.shape, generator=g) * 0.5 + 0.75)
+            elif p.dim() == 1 and not name.endswith("class_logits.bias"):
+                p.copy_(torch.randn(p.shape, generator=g) * 0.05)
+            # Well-conditioned, as trained weights are: residual sums that do not grow over sixteen blocks, boxes that move a little from stage to stage.
+            if name.endswith("conv3.norm.weight"):
+                p.mul_(0.25)
+            if name.endswith("bboxes_delta.weight"):
+                p.mul_(0.1)
+        b = model.proposals.boxes
+        b[..., :2] = torch.rand(b[..., :2].shape, generator=g) * 0.6 + 0.2
+        b[..., 2:] = torch.rand(b[..., 2:].shape, generator=g) * 0.5 + 0.15
+    h, w = size
+    image = F.interpolate(torch.rand(1, 3, h // 16, w // 16, generator=g), size=(h, w), mode="bilinear", align_corners=False)[0] * 255
+    return cfg, model, image, random_target(g, w, h, cfg.num_classes, objects)
+
+
+def write(args, size):
+    cfg, model, image, target = build(args.seed, size)
+    os.makedirs(args.folder, exist_ok=True)
+    torch.save({"model": model.state_dict()}, os.path.join(args.folder, "checkpoint.pth"))
+    out = {"images.0": image, "targets.0.labels": target.labels, "targets.0.boxes": target.boxes}
+    with torch.no_grad():
+        single, _, _ = model([image])
+    model.double()
+    x = image.double()
+    target = R.Target(target.labels, target.boxes.double(), target.whwh.double())
+    with torch.set_grad_enabled(args.gradients):
+        batch, whwh = model.preprocess([x])
+        features = model.backbone(batch)
+        boxes, proposal = model.proposals(features, 1.0)
+        boxes = R.cxcywh_to_xyxy(boxes) * whwh[:, None]
+        logits, coords = model.head(features, boxes, proposal)
+    for i, f in enumerate(features):
+        out[f"features.p{i + 2}"] = f
+    for s in range(cfg.num_stages):
+        out[f"stage{s}.logits"], out[f"stage{s}.boxes"] = logits[s], coords[s]
+    scores, labels, found = R.detect(model, [x])[0]
+    out["detect.0.scores"], out["detect.0.labels"], out["detect.0.boxes"] = scores, labels, found
+    if args.gradients:
+        total, parts, matches = R.set_loss(logits, coords, [target], cfg)
+        out["loss.total"] = total
+        for s, m in enumerate(matches):
+            out[f"stage{s}.match.0"] = torch.stack(m[0])
+        total.backward()
+        for name, p in model.named_parameters():
+            if p.grad is not None:
+                out["grads." + name] = p.grad
+    for s in range(cfg.num_stages):
+        print(f"stage {s}: PyTorch's own float32 logits differ by {float((single[s].double() - logits[s]).norm() / logits[s].norm()):.2e} (relative L2)")
+    out = {k: (v.float() if v.dtype == torch.float64 else v) for k, v in out.items()}
+    meta = {"seed": args.seed, "sizes": [args.size], "temperature": 1.0, "torch": torch.__version__, "precision": "float64"}
+    save_safetensors(os.path.join(args.folder, "expected.safetensors"), out, {"config": json.dumps(dataclasses.asdict(cfg)), "meta": json.dumps(meta)})
+
+
+def timed(args, size):
+    cfg, model, image, target = build(args.seed, size)
+    params = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr=1e-8, weight_decay=1e-4)
+
+    def forward():
+        with torch.no_grad():
+            model([image])
+
+    def step():
+        optimizer.zero_grad()
+        logits, coords, _ = model([image])
+        loss, _, _ = R.set_loss(logits, coords, [target], cfg)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+
+    run = forward if args.mode == "forward" else step
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        print((time.perf_counter() - start) * 1000, flush=True)
+
+
+def main():
+    a = argparse.ArgumentParser()
+    a.add_argument("what", choices=["write", "time"])
+    a.add_argument("folder")
+    a.add_argument("--size", default="480x640", help="HxW")
+    a.add_argument("--seed", type=int, default=1)
+    a.add_argument("--mode", choices=["forward", "step"], default="forward")
+    a.add_argument("--gradients", action="store_true")
+    args = a.parse_args()
+    size = tuple(int(v) for v in args.size.split("x"))
+    (write if args.what == "write" else timed)(args, size)
+
+
+if __name__ == "__main__":
+    main()
