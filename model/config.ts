@@ -112,15 +112,16 @@ const oneOf = (...allowed: readonly (string | number)[]): Check => (value) => (a
 const boolean: Check = (value) => (typeof value === 'boolean' ? null : 'true or false');
 const three = (each: Check): Check => (value) => (Array.isArray(value) && value.length === 3 && value.every((v) => each(v) === null) ? null : `three numbers, each ${each(undefined)}`);
 
+// The upper bounds are far beyond anything sensible: they are there so that a slip of the hand is named, and does not take all memory first.
 const CHECKS: Record<keyof ModelConfig, Check> = {
-  depth: oneOf(18, 34, 50, 101), stemChannels: integer(4), norm: oneOf('frozen_bn', 'gn'), freezeAt: integer(0, 5),
+  depth: oneOf(18, 34, 50, 101), stemChannels: integer(4, 1024), norm: oneOf('frozen_bn', 'gn'), freezeAt: integer(0, 5),
   pixelMean: three(number(0)), pixelStd: three(number(0, Infinity, true)),
-  numClasses: integer(1), numProposals: integer(1), numStages: integer(1), hiddenDim: integer(4), numAttentionHeads: integer(1), feedforwardDim: integer(1),
-  dynamicDim: integer(4), numClassLayers: integer(0), numRegressionLayers: integer(0), poolerResolution: integer(1), poolerSamplingRatio: integer(1),
+  numClasses: integer(1, 100000), numProposals: integer(1, 10000), numStages: integer(1, 64), hiddenDim: integer(4, 4096), numAttentionHeads: integer(1, 1024), feedforwardDim: integer(1, 65536),
+  dynamicDim: integer(4, 1024), numClassLayers: integer(0, 64), numRegressionLayers: integer(0, 64), poolerResolution: integer(1, 64), poolerSamplingRatio: integer(1, 16),
   priorProbability: number(0, 0.5, true), proposalInit: oneOf('image', 'grid'), dpg: oneOf('none', 'plain', 'staircase'),
-  numExperts: integer(1), expertMapSize: integer(1), expertHiddenDim: integer(1), matcher: oneOf('hungarian', 'ota'),
+  numExperts: integer(1, 1024), expertMapSize: integer(1, 256), expertHiddenDim: integer(1, 65536), matcher: oneOf('hungarian', 'ota'),
   otaK: number(0), otaTopQ: integer(1, 64), unitIncreasing: boolean, unitStep: number(0), maxPositiveFraction: number(0, 1, true),
-  sinkhornEpsilon: number(0, Infinity, true), sinkhornIterations: integer(1), classWeight: number(0), l1Weight: number(0), giouWeight: number(0),
+  sinkhornEpsilon: number(0, Infinity, true), sinkhornIterations: integer(1, 10000), classWeight: number(0), l1Weight: number(0), giouWeight: number(0),
   focalAlpha: number(0, 1), focalGamma: number(0), nmsThreshold: number(0, 1), gradientCheckpointing: boolean,
 };
 

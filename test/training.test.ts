@@ -60,7 +60,7 @@ describe('a run', () => {
     const watch = setInterval(() => {
       if (existsSync(metricsFile) && readMetrics(metricsFile).length >= 3) {
         clearInterval(watch);
-        process.emit('SIGINT');
+        process.emit('SIGINT', 'SIGINT');
       }
     }, 5);
     vi.spyOn(process.stderr, 'write').mockReturnValueOnce(true);

@@ -1,15 +1,31 @@
 /** Reading a subcommand's arguments: unknown or missing ones are errors that name them. */
+import { mkdirSync } from 'node:fs';
 import { parseArgs, type ParseArgsConfig } from 'node:util';
 import { InputError } from './errors.ts';
 
 type Options = NonNullable<ParseArgsConfig['options']>;
 
-/** Strict `parseArgs`. Throws InputError that begins with the command's name. */
+/** Strict `parseArgs`; `-h` is `--help`. Throws InputError that begins with the command's name. */
 export function parseArguments<O extends Options, P extends boolean = false>(command: string, argv: readonly string[], options: O, allowPositionals?: P) {
+  const parse = () => {
+    try {
+      return parseArgs({ args: argv[0] === '-h' ? ['--help'] : [...argv], options, strict: true, allowPositionals: allowPositionals ?? false });
+    } catch (error) {
+      throw new InputError(`${command}: ${error instanceof Error ? error.message.replaceAll('\n', ' ') : String(error)} (see npm run ${command} -- --help)`);
+    }
+  };
+  const parsed = parse();
+  // What a shell makes of "$UNSET"; as a path it would be the current folder.
+  for (const [name, value] of Object.entries(parsed.values)) if (value === '') throw new InputError(`${command}: --${name}: expected a value, got an empty text`);
+  return parsed;
+}
+
+/** Makes the folder of `--out` and those above it. Throws InputError where that is not possible. */
+export function outputFolder(command: string, path: string): void {
   try {
-    return parseArgs({ args: [...argv], options, strict: true, allowPositionals: allowPositionals ?? false });
+    mkdirSync(path, { recursive: true });
   } catch (error) {
-    throw new InputError(`${command}: ${error instanceof Error ? error.message : String(error)} (see npm run ${command} -- --help)`);
+    throw new InputError(`${command}: --out: expected a folder that can be written, got ${path} (${error instanceof Error ? error.message : String(error)})`);
   }
 }
 

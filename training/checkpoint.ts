@@ -6,6 +6,7 @@ import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, re
 import { dirname, join } from 'node:path';
 import { readSafetensors, ShapeError, WeightsError, writeSafetensors, type SafetensorsFile } from '../engine/index.ts';
 import type { Module, StoredTensor } from '../engine/nn/index.ts';
+import { asInteger, asObject, readJson, wrong } from './datasets/json.ts';
 import { InputError } from './errors.ts';
 import { validateRunConfig, type RunConfig } from './recipe.ts';
 
@@ -124,8 +125,9 @@ export interface Checkpoint {
   readonly model: SafetensorsFile;
   readonly optimizer: ReadonlyMap<string, StoredTensor>;
   readonly state: TrainingState;
-  /** Path of the model's weights, for errors. */
+  /** Of the model's weights and of the optimiser's state, for errors. */
   readonly path: string;
+  readonly optimizerPath: string;
 }
 
 /** Reads the checkpoint `folder` (or the one before it, if an interruption came between two renames). Throws InputError naming what is missing or broken. */
@@ -133,20 +135,23 @@ export function readCheckpoint(folder: string): Checkpoint {
   const present = [folder, `${folder}.previous`].find((candidate) => existsSync(join(candidate, PARTS.state)));
   if (!present) throw new InputError(`${dirname(folder)}: no checkpoint to resume from: expected ${join(folder, PARTS.state)}`);
   const path = join(present, PARTS.state);
-  let state: Partial<TrainingState>;
-  try {
-    state = JSON.parse(readFileSync(path, 'utf8'));
-  } catch (error) {
-    throw new InputError(`${path}: not JSON: ${(error as Error).message}`);
-  }
-  for (const key of ['iteration', 'optimizerSteps'] as const) {
-    if (!Number.isSafeInteger(state[key]) || state[key]! < 0) throw new InputError(`${path}: ${key} must be an integer >= 0, got ${JSON.stringify(state[key])}`);
+  const json = asObject(readJson(path), path, 'the whole file');
+  const [iteration, optimizerSteps] = ['iteration', 'optimizerSteps'].map((key) => asInteger(json[key], 0, path, key));
+  let best: TrainingState['best'] = null;
+  if (json.best !== null && json.best !== undefined) {
+    const fields = asObject(json.best, path, 'best');
+    const [AP, AP50] = (['AP', 'AP50'] as const).map((key) => {
+      const value = fields[key];
+      if (typeof value !== 'number') throw wrong(path, `best.${key}`, 'a number', value);
+      return value;
+    });
+    best = { iteration: asInteger(fields.iteration, 0, path, 'best.iteration'), AP, AP50 };
   }
   const optimizerPath = join(present, PARTS.optimizer), modelPath = join(present, PARTS.model);
   return {
     model: readWeightsFile(modelPath),
     optimizer: floatTensors(readWeightsFile(optimizerPath), optimizerPath),
-    state: { iteration: state.iteration!, optimizerSteps: state.optimizerSteps!, best: state.best ?? null },
-    path: modelPath,
+    state: { iteration, optimizerSteps, best },
+    path: modelPath, optimizerPath,
   };
 }

@@ -34,10 +34,39 @@ async function main([command = '--help', ...argv]: string[]): Promise<number> {
   return COMMANDS[command](argv);
 }
 
+/** What is no fault of the program, by its message: nobody is helped by a stack. */
+const CIRCUMSTANCES: readonly (readonly [pattern: RegExp, advice: string | null])[] = [
+  [/no WebGPU adapter|DSRCNN_DRIVER|npm run setup/, null],
+  [/GPU device was lost/, 'the driver gave up or was reset; a training continues from its last checkpoint by --resume'],
+  [/out of memory|OUT_OF_(DEVICE|HOST)_MEMORY|allocation failed|Invalid (typed )?array length|does not fit a buffer of this device|Failed to allocate/i,
+    'not enough memory: a smaller batch, smaller images, fewer proposals or a smaller model need less'],
+];
+
+/** The exit code of an error, and what to print of it; null where it is a fault of the program, whose stack is wanted. */
+function explain(error: unknown): { readonly code: number; readonly text: string } | null {
+  if (!(error instanceof Error)) return null;
+  if (error instanceof InputError || error instanceof WeightsError) return { code: 2, text: error.message };
+  // Of the file system, naming the path: a folder that cannot be written, a full disk.
+  if ('syscall' in error && 'code' in error) return { code: 2, text: error.message };
+  const circumstance = CIRCUMSTANCES.find(([pattern]) => pattern.test(error.message));
+  return circumstance ? { code: 1, text: circumstance[1] === null ? error.message : `${error.message}\n${circumstance[1]}` } : null;
+}
+
+// Whoever read the output has gone (`| head`): a training, which would go on unseen, saves and stops; everything else finishes what it writes.
+let stopping = false;
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', () => {
+    if (stopping || process.listenerCount('SIGTERM') === 0) return;
+    stopping = true;
+    process.kill(process.pid, 'SIGTERM');
+  });
+}
+
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
-  if (!(error instanceof InputError) && !(error instanceof WeightsError)) throw error;
-  process.stderr.write(`error: ${error.message}\n`);
-  process.exitCode = 2;
+  const explained = explain(error);
+  if (explained === null) throw error;
+  process.stderr.write(`error: ${explained.text}\n`);
+  process.exitCode = explained.code;
 }

@@ -2,7 +2,7 @@
  * The `coco-eval` command: measures a COCO results file against a COCO ground-truth file and prints the numbers as JSON.
  * Stands alone: needs no GPU, no model and no data set, so results of any detector can be measured.
  */
-import { parseArgs } from 'node:util';
+import { parseArguments } from './arguments.ts';
 import { readDetections, readGroundTruth } from './coco-files.ts';
 import { evaluateDetections } from './coco-metrics.ts';
 import { InputError } from './errors.ts';
@@ -25,7 +25,7 @@ export async function runCocoEval(
   stdout: NodeJS.WritableStream = process.stdout,
   stderr: NodeJS.WritableStream = process.stderr,
 ): Promise<number> {
-  const options = parse(argv);
+  const { values: options } = parseArguments('coco-eval', argv, { annotations: { type: 'string' }, detections: { type: 'string' }, help: { type: 'boolean' } });
   if (options.help) {
     stdout.write(HELP);
     return 0;
@@ -36,15 +36,6 @@ export async function runCocoEval(
   for (const warning of warnings) stderr.write(`${options.annotations}: ${warning}\n`);
   stdout.write(`${JSON.stringify({ ...metrics, images, groundTruths, detections: measured, byCategory }, null, 2)}\n`);
   return 0;
-}
-
-function parse(argv: string[]) {
-  try {
-    const options = { annotations: { type: 'string' }, detections: { type: 'string' }, help: { type: 'boolean' } } as const;
-    return parseArgs({ args: argv, options, strict: true, allowPositionals: false }).values;
-  } catch (error) {
-    throw new InputError(`coco-eval: ${error instanceof Error ? error.message : String(error)}`);
-  }
 }
 
 function required(value: string | undefined, name: string): string {

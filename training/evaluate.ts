@@ -1,9 +1,8 @@
 /** Runs a model over a split and measures its detections; and the `evaluate` command. */
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { openDevice } from '../engine/node.ts';
 import { DynamicSparseRCNN, type Detections } from '../model/index.ts';
-import { integerOption, parseArguments } from './arguments.ts';
+import { integerOption, outputFolder, parseArguments } from './arguments.ts';
 import { writeFileAtomic } from './checkpoint.ts';
 import type { CocoDetection } from './coco-files.ts';
 import { writeDetections } from './coco-files.ts';
@@ -96,7 +95,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
   requireClasses(dataset, classNames, data, weights);
   for (const warning of dataset.warnings) console.log(`warning: ${warning}`);
   const out = values.out ?? join(weights, '..');
-  mkdirSync(out, { recursive: true });
+  outputFolder('evaluate', out);
   const device = await openDevice();
   try {
     const model = new DynamicSparseRCNN(device, config.model);

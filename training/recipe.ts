@@ -2,9 +2,10 @@
  * How a run is made: model and training configuration in one validated object, from a preset or a JSON file, with `key=value` changes on top,
  * fitted to the data where nobody said otherwise; and the schedules that follow from it.
  */
-import { readFileSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { ConfigError, MODEL_PRESETS, validateModelConfig, type ModelConfig, type PresetName } from '../model/index.ts';
 import type { ImageRecord } from './datasets/index.ts';
+import { readJson } from './datasets/json.ts';
 import { InputError } from './errors.ts';
 import { PAPER_AUGMENTATION, validateAugmentation, validateEvaluationResize, type Augmentation, type EvaluationResize } from './transforms.ts';
 
@@ -104,9 +105,12 @@ function withValue(root: Json, [key, ...rest]: readonly string[], value: unknown
 
 /** Finds the full key of `model.depth`, `depth` or `augmentation.flip`. */
 function resolveKey(config: Json, key: string): string[] {
-  const known = [...leaves(config.model, 'model'), ...leaves(config.training, 'training')];
   const groups = ['training.augmentation', 'training.augmentation.crop', 'training.evaluationResize'];
-  const matches = [...new Set([...known, ...groups])].filter((full) => full === key || full.endsWith(`.${key}`));
+  const known = [...new Set([...leaves(config.model, 'model'), ...leaves(config.training, 'training'), ...leaves(PAPER_AUGMENTATION.crop, groups[1]), ...groups])];
+  const all = known.filter((full) => full === key || full.endsWith(`.${key}`));
+  // "shortSides" is the augmentation's own, not its crop's.
+  const own = all.filter((full) => !full.startsWith(`${groups[1]}.`));
+  const matches = own.length > 0 ? own : all;
   if (matches.length === 1) return matches[0].split('.');
   if (matches.length > 1 && matches.includes(key)) return key.split('.');
   if (matches.length > 1) throw new InputError(`--set ${key}: is ambiguous, write one of ${matches.join(', ')}`);
@@ -132,6 +136,9 @@ export interface LoadedConfig {
   readonly config: RunConfig;
   /** Full keys that the file or `--set` gave, which fitting to the data leaves alone. */
   readonly given: ReadonlySet<string>;
+  /** The data set that the file names, as a run's config.json does, and its classes there. */
+  readonly data: string | null;
+  readonly classNames: readonly string[] | null;
 }
 
 /** Reads and validates. Throws InputError naming the file or option, the key, what was expected and what came. */
@@ -139,12 +146,15 @@ export function loadConfig({ config: name, set }: ConfigSource): LoadedConfig {
   const given = new Set<string>();
   let merged: Json;
   let source = name;
+  let data: LoadedConfig['data'] = null, classNames: LoadedConfig['classNames'] = null;
   if ((PRESET_NAMES as string[]).includes(name)) {
     merged = { ...presetConfig(name as PresetName) };
     source = `preset ${name}`;
   } else {
     const file = readConfigFile(name);
     const preset = file.preset ?? 'small';
+    data = optional(file.data, `${name}: data`, "a folder's path", (value): value is string => typeof value === 'string' && value !== '');
+    classNames = optional(file.classNames, `${name}: classNames`, 'a list of names', (value): value is string[] => Array.isArray(value) && value.every((one) => typeof one === 'string'));
     if (!(PRESET_NAMES as unknown[]).includes(preset)) throw new InputError(`${name}: preset must be one of ${PRESET_NAMES.join(', ')}, got ${JSON.stringify(preset)}`);
     merged = { ...presetConfig(preset as PresetName) };
     for (const section of ['model', 'training'] as const) {
@@ -163,24 +173,22 @@ export function loadConfig({ config: name, set }: ConfigSource): LoadedConfig {
     const path = resolveKey(merged, item.slice(0, equals));
     merged = withValue(merged, path, parseValue(item.slice(equals + 1)));
     given.add(path.join('.'));
-    source = `${source} with --set ${item}`;
   }
-  return { config: validateRunConfig(merged, source), given };
+  if (set.length > 0) source = `${source} with --set ${set.join(' ')}`;
+  return { config: validateRunConfig(merged, source), given, data, classNames };
+}
+
+/** A field that may be missing (null then). */
+function optional<T>(value: unknown, field: string, expected: string, holds: (value: unknown) => value is T): T | null {
+  if (value === undefined) return null;
+  if (!holds(value)) throw new InputError(`${field}: must be ${expected}, got ${JSON.stringify(value)}`);
+  return value;
 }
 
 function readConfigFile(file: string): Json {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (error) {
-    throw new InputError(`--config ${file}: neither a preset (${PRESET_NAMES.join(', ')}) nor a file that can be read (${(error as Error).message})`);
-  }
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (error) {
-    throw new InputError(`${file}: not JSON: ${(error as Error).message}`);
-  }
+  const entry = statSync(file, { throwIfNoEntry: false });
+  if (!entry?.isFile()) throw new InputError(`--config ${file}: neither a preset (${PRESET_NAMES.join(', ')}) nor a JSON file: ${entry ? 'a folder' : 'nothing there'}`);
+  const json = readJson(file);
   if (!isObject(json)) throw new InputError(`${file}: expected a JSON object`);
   const known = ['preset', 'model', 'training', 'data', 'classNames', 'categoryIds'];
   for (const key of Object.keys(json)) if (!known.includes(key)) throw new InputError(`${file}: ${key} is not a key; there are ${known.join(', ')}`);
@@ -189,23 +197,26 @@ function readConfigFile(file: string): Json {
 
 type Rule = readonly [expected: string, holds: (value: unknown) => boolean];
 
-const whole = (least: number): Rule => [`an integer >= ${least}`, (v) => Number.isSafeInteger(v) && (v as number) >= least];
+const whole = (least: number, most = Number.MAX_SAFE_INTEGER): Rule => [
+  most === Number.MAX_SAFE_INTEGER ? `an integer >= ${least}` : `an integer in ${least} .. ${most}`,
+  (v) => Number.isSafeInteger(v) && (v as number) >= least && (v as number) <= most,
+];
 const real = (least: number, most = Infinity): Rule => [`a number in ${least} .. ${most}`, (v) => typeof v === 'number' && Number.isFinite(v) && v >= least && v <= most];
 
 const TRAINING_RULES: Record<Exclude<keyof TrainingConfig, 'augmentation' | 'evaluationResize'>, Rule> = {
   seed: ['an integer in 0 .. 4294967295', (v) => Number.isSafeInteger(v) && (v as number) >= 0 && (v as number) <= 0xffffffff],
-  iterations: whole(1), batchSize: whole(1), accumulation: whole(1), optimizer: ['adamw or sgd', (v) => v === 'adamw' || v === 'sgd'],
-  learningRate: ['a number > 0', (v) => typeof v === 'number' && Number.isFinite(v) && v > 0], momentum: real(0, 1), weightDecay: real(0), clipNorm: real(0),
+  iterations: whole(1), batchSize: whole(1, 4096), accumulation: whole(1, 65536), optimizer: ['adamw or sgd', (v) => v === 'adamw' || v === 'sgd'],
+  learningRate: ['a number > 0', (v) => typeof v === 'number' && Number.isFinite(v) && v > 0], momentum: ['a number >= 0 and < 1', (v) => typeof v === 'number' && v >= 0 && v < 1], weightDecay: real(0), clipNorm: real(0),
   warmupIterations: whole(0), warmupFactor: real(0, 1),
   milestones: ['a rising list of numbers in 0 .. 1', (v) => Array.isArray(v) && v.every((m, i) => typeof m === 'number' && m >= 0 && m <= 1 && (i === 0 || m > v[i - 1]))],
   decayFactor: real(0, 1), temperatureStart: ['a number >= 1', (v) => typeof v === 'number' && Number.isFinite(v) && v >= 1], temperatureFraction: real(0, 1),
-  evaluateEvery: whole(0), saveEvery: whole(1), workers: whole(0), drawImages: whole(0),
+  evaluateEvery: whole(0), saveEvery: whole(1), workers: whole(0, 64), drawImages: whole(0),
 };
 
 /** Checks a whole configuration. */
-export function validateRunConfig(config: Json, source: string): RunConfig {
+export function validateRunConfig(config: unknown, source: string): RunConfig {
   try {
-    if (!isObject(config.model) || !isObject(config.training)) throw new InputError(`${source}: expected model and training`);
+    if (!isObject(config) || !isObject(config.model) || !isObject(config.training)) throw new InputError(`${source}: expected model and training`);
     const model = validateModelConfig(config.model, source);
     const training = config.training;
     for (const [key, [expected, holds]] of Object.entries(TRAINING_RULES)) {
@@ -220,8 +231,12 @@ export function validateRunConfig(config: Json, source: string): RunConfig {
       for (const key of Object.keys(like)) if (!Object.hasOwn(value, key)) throw new InputError(`${source}: training.${name}.${key} is missing`);
       for (const key of Object.keys(value)) if (!Object.hasOwn(like, key)) throw new InputError(`${source}: training.${name}.${key} is not a key; there are ${Object.keys(like).join(', ')}`);
     }
-    validateAugmentation(augmentation as Json & Augmentation);
-    validateEvaluationResize(evaluationResize as Json & EvaluationResize);
+    try {
+      validateAugmentation(augmentation as Json & Augmentation);
+      validateEvaluationResize(evaluationResize as Json & EvaluationResize);
+    } catch (error) {
+      throw error instanceof InputError ? new InputError(`${source}: training.${error.message}`) : error;
+    }
     return { preset: typeof config.preset === 'string' ? config.preset : 'custom', model, training: training as Json & TrainingConfig };
   } catch (error) {
     if (error instanceof ConfigError) throw new InputError(error.message);
@@ -230,6 +245,10 @@ export function validateRunConfig(config: Json, source: string): RunConfig {
 }
 
 const LARGEST_FITTED_SIDE = 192;
+
+function shortened(names: readonly string[]): string {
+  return names.length > 6 ? `${names.slice(0, 5).join(', ')}, ...` : names.join(', ');
+}
 
 function median(values: number[]): number {
   const sorted = values.sort((a, b) => a - b);
@@ -241,9 +260,10 @@ function median(values: number[]): number {
  * (the images' own where it is small) and the number of proposals (several for each object of a crowded image).
  * @returns the configuration and a sentence for each change
  */
-export function fitToData({ config, given }: LoadedConfig, records: readonly ImageRecord[], classNames: readonly string[]): { config: RunConfig; notes: string[] } {
+export function fitToData({ config, given, classNames: named }: LoadedConfig, records: readonly ImageRecord[], classNames: readonly string[]): { config: RunConfig; notes: string[] } {
   const notes: string[] = [];
   let { model, training } = config;
+  if (named && named.join('\n') !== classNames.join('\n')) notes.push(`the classes are those of the data set (${shortened(classNames)}), not those that the configuration names (${shortened(named)})`);
   if (model.numClasses !== classNames.length) {
     if (given.has('model.numClasses')) throw new InputError(`model.numClasses is ${model.numClasses}, but the data set has ${classNames.length} classes (${classNames.join(', ')})`);
     model = { ...model, numClasses: classNames.length };

@@ -1,13 +1,14 @@
 /** The `train` command, top to bottom: configuration, device, data, model, optimiser, resume, then iteration by iteration. */
-import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { appendFileSync, existsSync, statSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
-import { AdamW, affine, backward, learningRateAt, SGD } from '../engine/index.ts';
+import { AdamW, affine, backward, learningRateAt, SGD, ShapeError } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { DynamicSparseRCNN } from '../model/index.ts';
-import { integerOption, parseArguments } from './arguments.ts';
+import { integerOption, outputFolder, parseArguments } from './arguments.ts';
 import { loadWeights, readCheckpoint, readWeightsFile, saveCheckpoint, saveWeights, writeFileAtomic, type TrainingState, type WeightsDescription } from './checkpoint.ts';
 import { writeDetections } from './coco-files.ts';
-import { openDataset, ensureShapesDataset, splitRecords } from './datasets/index.ts';
+import { asObject, readJson } from './datasets/json.ts';
+import { openDataset, ensureShapesDataset, splitRecords, splitWarnings } from './datasets/index.ts';
 import { dryRun } from './dry-run.ts';
 import { InputError } from './errors.ts';
 import { evaluateModel, evaluationReport } from './evaluate.ts';
@@ -23,7 +24,8 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
   npm run train -- [options]
 
   --data DIR       a COCO or Pascal VOC data set with train and val splits (default: the embedded one, generated on first use)
-  --config C       a preset (${PRESET_NAMES.join(', ')}) or a JSON file; default small
+  --config C       a preset (${PRESET_NAMES.join(', ')}) or a JSON file, e.g. a run's config.json,
+                   whose data is then trained on unless --data names other; default small
   --set KEY=VALUE  changes one key of the configuration, e.g. --set learningRate=1e-3 --set model.numProposals=64; may be repeated
   --iterations N   optimiser steps; the schedules stretch with it
   --batch N        images of a forward and backward pass
@@ -63,7 +65,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
     for (const name of ['config', 'set', 'iterations', 'batch', 'seed', 'out', 'weights', 'partial'] as const) {
       if (values[name] !== undefined) throw new InputError(`train: --${name} does not go with --resume, which continues the run as it was configured`);
     }
-  } else if (existsSync(join(out, 'config.json'))) throw new InputError(`train: ${out} already holds a run; continue it with --resume ${values.out}, or choose another --out`);
+  } else if (holdsRun(out)) throw new InputError(`train: ${out} already holds a run; continue it with --resume ${values.out}, or choose another --out`);
   if (values.partial && values.weights === undefined) throw new InputError('train: --partial goes with --weights');
   const earlier = resuming ? readRunDescription(join(out, 'config.json')) : null;
   const loaded = earlier ? null : loadConfig({
@@ -78,19 +80,23 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   if (values['dry-run']) {
     if (loaded === null) throw new InputError('train: --dry-run does not go with --resume: give the configuration by --config and --set');
     if (values.weights !== undefined) throw new InputError('train: --dry-run does not go with --weights: their values change nothing that it measures');
-    if (values.data === undefined) return dryRun(loaded.config);
-    const { splits, classNames } = openDataset(values.data, { splits: ['train'] });
+    if (values.out !== undefined) throw new InputError('train: --dry-run does not go with --out: it writes nothing');
+    const measured = values.data ?? loaded.data;
+    if (measured === null) return dryRun(loaded.config);
+    const { splits, classNames } = openDataset(measured, { splits: ['train'] });
     return dryRun(fitToData(loaded, splits.train, classNames).config);
   }
-  const data = resolve(values.data ?? earlier?.data ?? await ensureShapesDataset(join('.cache', 'shapes'), { log }));
+  if (earlier && values.data === undefined && !existsSync(earlier.data)) throw new InputError(`train: ${earlier.data}, which ${out} was trained on, is not there any more; say where it is by --data DIR`);
+  const data = resolve(values.data ?? earlier?.data ?? loaded?.data ?? await ensureShapesDataset(join('.cache', 'shapes'), { log }));
   const dataset = openDataset(data, { splits: ['train', 'val'] });
-  for (const warning of dataset.warnings) log(`warning: ${warning}`);
+  for (const warning of [...dataset.warnings, ...splitWarnings(dataset, 'train', 'val')]) log(`warning: ${warning}`);
   const records = splitRecords(dataset, 'train');
   const { classNames, categoryIds } = dataset;
   const fitted = loaded ? fitToData(loaded, records, classNames) : { config: earlier!, notes: [] };
-  const config: RunConfig = fitted.config;
+  // By its parts: a run's description has more, which is not for the weights' metadata.
+  const { preset, model: modelConfig, training } = fitted.config;
+  const config: RunConfig = { preset, model: modelConfig, training };
   if (earlier && earlier.classNames.join('\n') !== classNames.join('\n')) throw new InputError(`train: ${data} has the classes ${classNames.join(', ')}; the run in ${out} was trained for ${earlier.classNames.join(', ')}`);
-  const { training } = config;
   const description = (iteration: number): WeightsDescription => ({ config, classNames, categoryIds, iteration });
   log(`data      ${data}: ${records.length} training and ${splitRecords(dataset, 'val').length} validation images, ${classNames.length} classes (${shorten(classNames)})`);
   for (const note of fitted.notes) log(`fitted    ${note}`);
@@ -112,12 +118,16 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   if (resuming) {
     const checkpoint = readCheckpoint(join(out, 'last'));
     loadWeights(model, checkpoint.model, checkpoint.path);
-    optimizer.loadState({ tensors: checkpoint.optimizer, step: checkpoint.state.optimizerSteps });
+    try {
+      optimizer.loadState({ tensors: checkpoint.optimizer, step: checkpoint.state.optimizerSteps });
+    } catch (error) {
+      throw error instanceof ShapeError ? new InputError(`${checkpoint.optimizerPath}: ${error.message}; was ${join(out, 'config.json')} edited?`) : error;
+    }
     state = checkpoint.state;
     for (const file of [metricsFile, evaluationsFile]) keepLinesUntil(file, state.iteration);
     log(`resume    ${relative('.', out)} at iteration ${state.iteration}`);
   } else {
-    mkdirSync(out, { recursive: true });
+    outputFolder('train', out);
     const run: RunDescription = { ...config, data, classNames, categoryIds };
     writeFileAtomic(join(out, 'config.json'), `${JSON.stringify(run, null, 2)}\n`);
     if (pretrained) writeFileAtomic(reportFile, `${JSON.stringify(pretrained, null, 2)}\n`);
@@ -139,12 +149,12 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
     const { AP, AP50 } = result.evaluation.metrics;
     appendFileSync(evaluationsFile, `${JSON.stringify({ iteration: state.iteration, ...result.evaluation.metrics })}\n`);
     progress.note(`evaluation at iteration ${state.iteration}: AP ${AP.toFixed(3)}, AP50 ${AP50.toFixed(3)}`);
-    if (state.best && state.best.AP >= AP) return;
+    if (state.best && state.best.AP > AP) return;
     state = { ...state, best: { iteration: state.iteration, AP, AP50 } };
     saveWeights(join(out, 'best.safetensors'), await model.save(), description(state.iteration));
     writeDetections(join(out, 'detections.json'), result.detections);
     writeFileAtomic(join(out, 'evaluation.json'), `${JSON.stringify({ iteration: state.iteration, ...evaluationReport(result, 'val', 'best.safetensors') }, null, 2)}\n`);
-    if (state.iteration === training.iterations) log(metricsTable(result.evaluation));
+    if (state.iteration === training.iterations) progress.note(metricsTable(result.evaluation));
   };
 
   try {
@@ -203,6 +213,13 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   }
 }
 
+/** Whether there is anything to lose in a folder: a run that ended before its first iteration (by an unreadable image, say) left nothing. */
+function holdsRun(folder: string): boolean {
+  if (!existsSync(join(folder, 'config.json'))) return false;
+  const measured = statSync(join(folder, 'metrics.jsonl'), { throwIfNoEntry: false })?.size ?? 0;
+  return measured > 0 || ['last', 'best.safetensors'].some((name) => existsSync(join(folder, name)));
+}
+
 function timestamp(): string {
   return new Date().toISOString().slice(0, 19).replace('T', '-').replaceAll(':', '');
 }
@@ -218,12 +235,8 @@ function createOptimizer(training: TrainingConfig, parameters: ReturnType<Dynami
 
 /** Reads a run's config.json. Throws InputError naming file and field. */
 function readRunDescription(file: string): RunDescription {
-  let json: Partial<RunDescription> & Record<string, unknown>;
-  try {
-    json = JSON.parse(readFileSync(file, 'utf8'));
-  } catch (error) {
-    throw new InputError(`${file}: cannot be read as a run's configuration: ${(error as Error).message}`);
-  }
+  if (!existsSync(file)) throw new InputError(`${file}: cannot be read as a run's configuration: nothing there`);
+  const json = asObject(readJson(file), file, 'the whole file');
   const { data, classNames, categoryIds } = json;
   if (typeof data !== 'string') throw new InputError(`${file}: data must be a folder's path, got ${JSON.stringify(data)}`);
   if (!Array.isArray(classNames) || !Array.isArray(categoryIds)) throw new InputError(`${file}: classNames and categoryIds must be lists`);

@@ -139,39 +139,62 @@ export function transformBox([x0, y0, x1, y1]: Box, transform: ImageTransform, s
   return flip ? [width - right, top, width - left, bottom] : [left, top, right, bottom];
 }
 
-/** Throws InputError, naming the field, if an augmentation makes no sense. */
-export function validateAugmentation(augmentation: Augmentation): void {
+/** Sides beyond this, pixels, are slips of the hand: such an image takes gigabytes. */
+const LARGEST_SIDE = 16384;
+
+const CROP_FIELDS: readonly string[] = ['probability', 'shortSides', 'minSize', 'maxSize'] satisfies (keyof CropAugmentation)[];
+
+/** Throws InputError, naming the field, if an augmentation makes no sense; its values may be of any type. */
+export function validateAugmentation(augmentation: Readonly<Record<keyof Augmentation, unknown>>): void {
   const { flip, shortSides, maxSize, crop, fixedSize } = augmentation;
-  requireProbability(flip, 'flip');
+  const at = 'augmentation';
+  requireProbability(flip, at, 'flip');
   if (fixedSize === null) {
-    if (shortSides.length === 0) throw new InputError('augmentation: shortSides: expected at least one size, or a fixedSize, got []');
-    shortSides.forEach((side, i) => requireSize(side, `shortSides[${i}]`));
-    requireSize(maxSize, 'maxSize');
-  } else {
-    fixedSize.forEach((side, i) => requireSize(side, `fixedSize[${i}]`));
-  }
+    requireSizes(shortSides, at, 'shortSides');
+    if (Array.isArray(shortSides) && shortSides.length === 0) throw new InputError(`${at}: shortSides: expected at least one size, or a fixedSize, got []`);
+    requireSize(maxSize, at, 'maxSize');
+  } else requireFixedSize(fixedSize, at);
   if (crop === null) return;
-  requireProbability(crop.probability, 'crop.probability');
-  crop.shortSides.forEach((side, i) => requireSize(side, `crop.shortSides[${i}]`));
-  requireSize(crop.minSize, 'crop.minSize');
-  requireSize(crop.maxSize, 'crop.maxSize');
-  if (crop.maxSize < crop.minSize) throw new InputError(`augmentation: crop.maxSize: expected at least crop.minSize (${crop.minSize}), got ${crop.maxSize}`);
+  const expected = `null or an object of ${CROP_FIELDS.join(', ')}`;
+  if (typeof crop !== 'object' || crop === undefined || Array.isArray(crop)) throw wrong(at, 'crop', expected, crop);
+  const fields = crop as Readonly<Record<string, unknown>>;
+  for (const name of CROP_FIELDS) if (!Object.hasOwn(fields, name)) throw new InputError(`${at}: crop: expected ${expected}, got none of the name ${name}`);
+  for (const name of Object.keys(fields)) if (!CROP_FIELDS.includes(name)) throw new InputError(`${at}: crop: expected ${expected}, got ${name}, too`);
+  requireProbability(fields.probability, at, 'crop.probability');
+  requireSizes(fields.shortSides, at, 'crop.shortSides');
+  const least = requireSize(fields.minSize, at, 'crop.minSize');
+  const most = requireSize(fields.maxSize, at, 'crop.maxSize');
+  if (most < least) throw new InputError(`${at}: crop.maxSize: expected at least crop.minSize (${least}), got ${most}`);
 }
 
-/** Throws InputError, naming the field, if a resize makes no sense. */
-export function validateEvaluationResize({ shortSide, maxSize, fixedSize }: EvaluationResize): void {
-  if (fixedSize !== null) {
-    fixedSize.forEach((side, i) => requireSize(side, `fixedSize[${i}]`));
-    return;
-  }
-  requireSize(shortSide, 'shortSide');
-  requireSize(maxSize, 'maxSize');
+/** Throws InputError, naming the field, if a resize makes no sense; its values may be of any type. */
+export function validateEvaluationResize({ shortSide, maxSize, fixedSize }: Readonly<Record<keyof EvaluationResize, unknown>>): void {
+  const at = 'evaluationResize';
+  if (fixedSize !== null) return requireFixedSize(fixedSize, at);
+  requireSize(shortSide, at, 'shortSide');
+  requireSize(maxSize, at, 'maxSize');
 }
 
-function requireProbability(value: number, field: string): void {
-  if (!(value >= 0 && value <= 1)) throw new InputError(`augmentation: ${field}: expected a probability in 0 .. 1, got ${value}`);
+function wrong(at: string, field: string, expected: string, value: unknown): InputError {
+  return new InputError(`${at}: ${field}: expected ${expected}, got ${typeof value === 'number' ? value : JSON.stringify(value) ?? 'nothing'}`);
 }
 
-function requireSize(value: number, field: string): void {
-  if (!Number.isSafeInteger(value) || value < 1) throw new InputError(`augmentation: ${field}: expected an integer of at least 1 (pixels), got ${value}`);
+function requireProbability(value: unknown, at: string, field: string): void {
+  if (typeof value !== 'number' || !(value >= 0 && value <= 1)) throw wrong(at, field, 'a probability in 0 .. 1', value);
+}
+
+function requireSize(value: unknown, at: string, field: string): number {
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 1) throw wrong(at, field, 'an integer of at least 1 (pixels)', value);
+  if (value > LARGEST_SIDE) throw wrong(at, field, `at most ${LARGEST_SIDE} (pixels)`, value);
+  return value;
+}
+
+function requireSizes(value: unknown, at: string, field: string): void {
+  if (!Array.isArray(value)) throw wrong(at, field, 'a list of integers (pixels), e.g. [480, 512]', value);
+  value.forEach((side: unknown, i) => requireSize(side, at, `${field}[${i}]`));
+}
+
+function requireFixedSize(value: unknown, at: string): void {
+  if (!Array.isArray(value) || value.length !== 2) throw wrong(at, 'fixedSize', 'null or [height, width] (pixels)', value);
+  requireSizes(value, at, 'fixedSize');
 }

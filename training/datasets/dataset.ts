@@ -112,6 +112,28 @@ export function splitRecords(dataset: Dataset, split: string): readonly ImageRec
   return records;
 }
 
+/**
+ * What is odd about training on one split and measuring on another, ready to print: classes without an object to learn from, a split without any object
+ * to measure by, images that are in both.
+ * @throws InputError if the training split has no object at all
+ */
+export function splitWarnings(dataset: Dataset, training: string, validation: string): string[] {
+  const [train, val] = [splitRecords(dataset, training), splitRecords(dataset, validation)];
+  const labelsOf = (records: readonly ImageRecord[]) => new Set(records.flatMap(({ objects }) => objects.filter(({ crowd }) => !crowd).map(({ label }) => label)));
+  const [learnt, measured] = [labelsOf(train), labelsOf(val)];
+  const crowds = dataset.format === 'coco' ? 'crowds' : 'difficult ones';
+  if (learnt.size === 0) throw new InputError(`${dataset.root}: the split "${training}": expected at least one object in its ${train.length} images, got none (${crowds} do not count)`);
+  const list = (items: readonly string[]) => items.slice(0, SHOWN_WARNINGS).join(', ') + (items.length > SHOWN_WARNINGS ? `, ... and ${items.length - SHOWN_WARNINGS} more` : '');
+  const warnings: string[] = [];
+  const unlearnt = dataset.classNames.filter((_, label) => !learnt.has(label));
+  if (unlearnt.length > 0) warnings.push(`classes without an object in the split "${training}": ${unlearnt.length} of ${dataset.classNames.length}: ${list(unlearnt)}`);
+  if (measured.size === 0) warnings.push(`the split "${validation}" has no object to measure by: every metric will be -1`);
+  const trained = new Set(train.map(({ file }) => file));
+  const shared = val.filter(({ file }) => trained.has(file)).map(({ name }) => name);
+  if (shared.length > 0) warnings.push(`images in both "${training}" and "${validation}", where they tell nothing about unseen images: ${shared.length}: ${list(shared)}`);
+  return warnings;
+}
+
 export function missingSplit(root: string, format: Dataset['format'], split: string, present: readonly string[]): InputError {
   const remedy = format === 'coco'
     ? `annotations/instances_${split}.json with images in ${split}/ (move a tenth or so of the images, with their annotations, out of another split)`

@@ -1,0 +1,228 @@
+/**
+ * The command line and bad input: every error is one line that names file, field, what was expected and what came, with exit code 2 and no stack;
+ * what is left out of the data is said.
+ */
+import { spawn } from 'node:child_process';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { readWeightsFile } from '../training/checkpoint.ts';
+import { runCocoEval } from '../training/coco-eval.ts';
+import { ensureShapesDataset, openDataset, splitWarnings } from '../training/datasets/index.ts';
+import { InputError } from '../training/errors.ts';
+import { runEvaluate } from '../training/evaluate.ts';
+import { runPredict } from '../training/predict.ts';
+import { loadConfig } from '../training/recipe.ts';
+import { runTrain } from '../training/train.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'cli-test-'));
+const data = join(folder, 'shapes'), run = join(folder, 'run');
+const TINY = ['--data', data, '--config', 'tiny', '--iterations', '2', '--set', 'drawImages=1'];
+
+interface Ended {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs the program itself; `closeOutput` closes its output after the first line, as `head -1` does. */
+function cli(args: readonly string[], closeOutput = false): Promise<Ended> {
+  const child = spawn(process.execPath, ['--import', 'tsx', join(import.meta.dirname, '../training/cli.ts'), ...args], { cwd: join(import.meta.dirname, '..') });
+  let stdout = '', stderr = '';
+  child.stdout.on('data', (chunk: Buffer) => {
+    stdout += chunk.toString();
+    if (closeOutput && stdout.includes('\n')) child.stdout.destroy();
+  });
+  child.stderr.on('data', (chunk: Buffer) => { stderr += chunk.toString(); });
+  return new Promise((resolve) => { child.on('close', (code) => resolve({ code, stdout, stderr })); });
+}
+
+const refusal = (promise: Promise<unknown>): Promise<unknown> => promise.then(() => 'accepted', (error: unknown) => (error instanceof InputError ? error.message : error));
+
+/** A copy of the data set whose training annotations are changed. */
+function changed(name: string, change: (annotations: { images: { file_name: string }[]; annotations: { bbox: number[]; iscrowd: number; category_id: number }[] }) => void): string {
+  const root = join(folder, name);
+  cpSync(data, root, { recursive: true });
+  const file = join(root, 'annotations', 'instances_train.json');
+  const json = JSON.parse(readFileSync(file, 'utf8'));
+  change(json);
+  writeFileSync(file, JSON.stringify(json));
+  return root;
+}
+
+beforeAll(async () => {
+  await ensureShapesDataset(data, { trainImages: 12, valImages: 2, imageSize: 64 });
+  vi.spyOn(console, 'log').mockImplementation(() => undefined);
+  vi.spyOn(process.stdout, 'write').mockImplementation(() => true);
+  expect(await runTrain([...TINY, '--out', run])).toBe(0);
+});
+afterAll(() => {
+  vi.restoreAllMocks();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+describe('the program', () => {
+  test('explains itself and each command', async () => {
+    const ended = await Promise.all([['--help'], ...['train', 'evaluate', 'predict', 'export', 'coco-eval', 'ablation', 'doctor'].map((command) => [command, '--help'])].map((args) => cli(args)));
+    for (const { code, stdout, stderr } of ended) expect({ code, stderr, helpful: stdout.includes('--help') }).toEqual({ code: 0, stderr: '', helpful: true });
+  });
+
+  test('ends with 2 and one line where the input is at fault', async () => {
+    const [unknown, option, file, folderBelowFile] = await Promise.all([
+      cli(['frobnicate']), cli(['train', '--dta', 'x']), cli(['coco-eval', '--annotations', '/nowhere.json', '--detections', '/nowhere.json']),
+      cli(['predict', '--weights', join(run, 'best.safetensors'), '--out', join(data, 'shapes.json', 'below'), join(data, 'val', '1.png')]),
+    ]);
+    expect(unknown).toMatchObject({ code: 2, stderr: expect.stringMatching(/^error: frobnicate: no such command; there are train, .*\n$/) });
+    expect(option).toMatchObject({ code: 2, stderr: expect.stringMatching(/^error: train: Unknown option '--dta'.*\n$/) });
+    expect(file).toMatchObject({ code: 2, stderr: expect.stringMatching(/^error: \/nowhere.json: cannot be read: .*\n$/) });
+    expect(folderBelowFile).toMatchObject({ code: 2, stderr: expect.stringMatching(/error: .*shapes\.json.below/) });
+    expect(folderBelowFile.stderr).not.toMatch(/\n {4}at /);
+  });
+
+  test('says without a stack that there is no such driver', async () => {
+    vi.stubEnv('DSRCNN_DRIVER', 'abacus');
+    const { code, stderr } = await cli(['train', ...TINY, '--out', join(folder, 'abacus')]);
+    vi.unstubAllEnvs();
+    expect({ code, stderr }).toEqual({ code: 1, stderr: 'error: DSRCNN_DRIVER: must be one of auto, gpu, lavapipe, swiftshader, got "abacus"\n' });
+  });
+
+  test('saves a training whose reader has gone', async () => {
+    const out = join(folder, 'unread');
+    const { code, stderr } = await cli(['train', ...TINY, '--iterations', '100000', '--out', out], true);
+    expect(code).toBe(130);
+    expect(stderr).toMatch(/SIGTERM: saving after this iteration/);
+    expect(existsSync(join(out, 'last', 'state.json'))).toBe(true);
+  });
+});
+
+describe('options and configuration', () => {
+  const refusedKey = (...set: string[]): string => {
+    try {
+      loadConfig({ config: 'tiny', set });
+      return 'accepted';
+    } catch (error) {
+      return error instanceof InputError ? error.message : String(error);
+    }
+  };
+
+  test.each([
+    ['shortSides=64', 'training.augmentation: shortSides: expected a list of integers (pixels), e.g. [480, 512], got 64'],
+    ['augmentation.fixedSize=[64]', 'training.augmentation: fixedSize: expected null or [height, width] (pixels), got [64]'],
+    ['evaluationResize.fixedSize=5', 'training.evaluationResize: fixedSize: expected null or [height, width] (pixels), got 5'],
+    ['evaluationResize.shortSide=100000', 'training.evaluationResize: shortSide: expected at most 16384 (pixels), got 100000'],
+    ['crop=true', 'training.augmentation: crop: expected null or an object of probability, shortSides, minSize, maxSize, got true'],
+    ['crop.probability=1', 'got none of the name shortSides'],
+    ['flip=true', 'flip: expected a probability in 0 .. 1, got true'],
+    ['flip=NaN', 'flip: expected a probability in 0 .. 1, got "NaN"'],
+    ['maxSize=64', '--set maxSize: is ambiguous, write one of training.augmentation.maxSize, training.evaluationResize.maxSize'],
+    ['momentum=1', 'training.momentum must be a number >= 0 and < 1, got 1'],
+    ['milestones=[0.9,0.5]', 'training.milestones must be a rising list of numbers in 0 .. 1, got [0.9,0.5]'],
+    ['batchSize=0', 'training.batchSize must be an integer in 1 .. 4096, got 0'],
+    ['workers=100000', 'training.workers must be an integer in 0 .. 64, got 100000'],
+    ['numProposals=1000000000', 'model.numProposals must be an integer in 1 .. 10000, got 1000000000'],
+    ['numAttentionHeads=5', 'model.hiddenDim must be a multiple of numAttentionHeads (5), got 16'],
+  ])('--set %s is refused', (set, message) => {
+    expect(refusedKey(set)).toContain(message);
+  });
+
+  test('a short key means the augmentation itself, not its crop', () => {
+    expect(loadConfig({ config: 'paper-r50', set: ['shortSides=[640]'] }).config.training.augmentation).toMatchObject({ shortSides: [640], crop: { shortSides: [400, 500, 600] } });
+  });
+
+  test('a configuration file that is none is refused with the place', async () => {
+    const file = join(folder, 'broken.json');
+    for (const [text, message] of [
+      ['{"model": {"depth": 18,}}', 'malformed JSON at line 1, column'], ['[]', 'expected a JSON object'], ['{"modle": {}}', 'modle is not a key'],
+      ['{"model": []}', 'model must be an object'], ['{"preset": "big"}', 'preset must be one of'], ['{"data": 5}', "data: must be a folder's path, got 5"],
+    ]) {
+      writeFileSync(file, text);
+      expect(await refusal(runTrain(['--config', file]))).toContain(message);
+    }
+  });
+
+  test("a run's config.json trains on that run's data", async () => {
+    const error = await refusal(runTrain(['--config', join(run, 'config.json'), '--set', 'numClasses=7', '--out', join(folder, 'repeated')]));
+    expect(error).toContain('model.numClasses is 7, but the data set has 4 classes');
+    expect(loadConfig({ config: join(run, 'config.json'), set: [] })).toMatchObject({ data, classNames: ['circle', 'square', 'triangle', 'star'] });
+  });
+
+  test('empty values are refused: as paths they would be the current folder', async () => {
+    expect(await refusal(runTrain(['--out', '']))).toBe('train: --out: expected a value, got an empty text');
+    expect(await refusal(runEvaluate(['--weights', '']))).toBe('evaluate: --weights: expected a value, got an empty text');
+    expect(await refusal(runCocoEval(['--detections', '']))).toBe('coco-eval: --detections: expected a value, got an empty text');
+    expect(await refusal(runTrain([...TINY, '--out', join(data, 'shapes.json', 'below')]))).toContain('train: --out: expected a folder that can be written, got');
+  });
+});
+
+describe('data', () => {
+  test('without any object to learn from is refused, crowds alone as well', async () => {
+    for (const root of [changed('none', (json) => { json.annotations = []; }), changed('crowds', (json) => { for (const one of json.annotations) one.iscrowd = 1; })]) {
+      expect(await refusal(runTrain(['--data', root, '--config', 'tiny', '--out', join(folder, 'never')]))).toContain('the split "train": expected at least one object in its 12 images, got none');
+    }
+  });
+
+  test('with a class that is never learnt, nothing to measure by, or shared images is warned about', () => {
+    const root = changed('odd', (json) => {
+      json.annotations = json.annotations.filter(({ category_id }) => category_id !== 4);
+      json.images[0].file_name = '../val/1.png';
+    });
+    const file = join(root, 'annotations', 'instances_val.json');
+    writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, 'utf8')), annotations: [] }));
+    expect(splitWarnings(openDataset(root), 'train', 'val')).toEqual([
+      'classes without an object in the split "train": 1 of 4: star',
+      'the split "val" has no object to measure by: every metric will be -1',
+      'images in both "train" and "val", where they tell nothing about unseen images: 1: 1.png',
+    ]);
+  });
+
+  test('with an image that cannot be decoded names it, and trains once that is mended', async () => {
+    const root = changed('truncated', () => undefined);
+    truncateSync(join(root, 'train', '03.png'), 900);
+    const train = () => runTrain(['--data', root, '--config', 'tiny', '--batch', '12', '--iterations', '1', '--set', 'drawImages=0', '--out', join(folder, 'mended')]);
+    expect(await refusal(train())).toContain(`${join(root, 'train', '03.png')}: cannot be decoded`);
+    // Once mended, the same command works: the folder of a run that did not begin is no obstacle, that of one that did is.
+    cpSync(join(data, 'train', '03.png'), join(root, 'train', '03.png'));
+    expect(await train()).toBe(0);
+    expect(await refusal(train())).toContain('already holds a run');
+  });
+});
+
+describe('weights and checkpoints', () => {
+  test('what cannot be read is refused by file', async () => {
+    const image = join(data, 'val', '1.png');
+    const bytes = readFileSync(join(run, 'best.safetensors'));
+    const file = join(folder, 'weights.safetensors');
+    for (const [content, message] of [[bytes.subarray(0, bytes.length - 100), 'weights.safetensors: '], [Buffer.from('hello'), 'weights.safetensors: '], [Buffer.alloc(0), 'weights.safetensors: ']] as const) {
+      writeFileSync(file, content);
+      expect(await refusal(runPredict(['--weights', file, '--out', join(folder, 'never'), image]))).toContain(message);
+    }
+    expect(existsSync(join(folder, 'never'))).toBe(false);
+  });
+
+  test('a run that was changed by hand is not continued wrongly', async () => {
+    const broken = join(folder, 'broken-run');
+    const resumed = async (change: (path: string) => void): Promise<unknown> => {
+      rmSync(broken, { recursive: true, force: true });
+      cpSync(run, broken, { recursive: true });
+      change(broken);
+      return refusal(runTrain(['--resume', broken]));
+    };
+    const edit = (name: string, from: string, to: string) => (path: string) => writeFileSync(join(path, name), readFileSync(join(path, name), 'utf8').replace(from, to));
+    expect(await resumed((path) => rmSync(join(path, 'last'), { recursive: true }))).toContain('no checkpoint to resume from');
+    expect(await resumed((path) => writeFileSync(join(path, 'config.json'), 'null'))).toContain('config.json: the whole file: expected an object, got null');
+    expect(await resumed((path) => writeFileSync(join(path, 'last', 'state.json'), '{"iteration":1,"optimizerSteps":1,"best":{}}'))).toContain('state.json: best.AP: expected a number, got nothing');
+    expect(await resumed((path) => truncateSync(join(path, 'last', 'optimizer.safetensors'), 20000))).toContain('optimizer.safetensors: ');
+    expect(await resumed(edit('config.json', '"adamw"', '"sgd"'))).toMatch(/optimizer\.safetensors: SGD: .* is missing in the state; was .*config\.json edited\?/);
+    expect(await resumed(edit('config.json', data, `${data}-moved`))).toContain('is not there any more; say where it is by --data DIR');
+  });
+
+  test('a continued run writes the same description into its weights', async () => {
+    const again = join(folder, 'again');
+    cpSync(run, again, { recursive: true });
+    writeFileSync(join(again, 'config.json'), readFileSync(join(again, 'config.json'), 'utf8').replace('"iterations": 2', '"iterations": 3'));
+    expect(await runTrain(['--resume', again])).toBe(0);
+    const keys = (path: string) => Object.keys(JSON.parse(readWeightsFile(path).metadata.config));
+    expect(keys(join(again, 'last', 'model.safetensors'))).toEqual(keys(join(run, 'last', 'model.safetensors')));
+  });
+});
