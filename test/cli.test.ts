@@ -193,11 +193,13 @@ describe('weights and checkpoints', () => {
     const image = join(data, 'val', '1.png');
     const bytes = readFileSync(join(run, 'best.safetensors'));
     const file = join(folder, 'weights.safetensors');
-    for (const [content, message] of [[bytes.subarray(0, bytes.length - 100), 'weights.safetensors: '], [Buffer.from('hello'), 'weights.safetensors: '], [Buffer.alloc(0), 'weights.safetensors: ']] as const) {
+    const spoiled = Buffer.from(bytes);
+    spoiled.fill(0xff, spoiled.length - 64);
+    for (const [content, message] of [[spoiled, 'expected finite numbers, got NaN in element'], [bytes.subarray(0, bytes.length - 100), 'weights.safetensors: '], [Buffer.from('hello'), 'weights.safetensors: '], [Buffer.alloc(0), 'weights.safetensors: ']] as const) {
       writeFileSync(file, content);
-      expect(await refusal(runPredict(['--weights', file, '--out', join(folder, 'never'), image]))).toContain(message);
+      expect(await refusal(runPredict(['--weights', file, '--out', join(folder, 'unpredicted'), image]))).toContain(message);
     }
-    expect(existsSync(join(folder, 'never'))).toBe(false);
+    expect(existsSync(join(folder, 'unpredicted', 'predictions.json'))).toBe(false);
   });
 
   test('a run that was changed by hand is not continued wrongly', async () => {

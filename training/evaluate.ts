@@ -94,6 +94,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
   const dataset = openDataset(data, { splits: [split] });
   requireClasses(dataset, classNames, data, weights);
   for (const warning of dataset.warnings) console.log(`warning: ${warning}`);
+  if (splitRecords(dataset, split).every(({ objects }) => objects.every(({ crowd }) => crowd))) console.log(`warning: the split "${split}" has no object to measure by: every metric will be -1`);
   const out = values.out ?? join(weights, '..');
   outputFolder('evaluate', out);
   const device = await openDevice();

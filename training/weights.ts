@@ -44,7 +44,12 @@ function asInput<T>(body: () => T): T {
 function mapped(model: DynamicSparseRCNN, file: CheckpointFile, path: string, options: MapNamesOptions): MappedWeights {
   const shapes = new Map([...model.tensors()].map((entry) => [entry.name, storedShape(entry)]));
   const { pixelMean, pixelStd } = model.config;
-  return asInput(() => mapNames(file.tensors, shapes, { ...options, file: path, pixelMean, pixelStd }));
+  const result = asInput(() => mapNames(file.tensors, shapes, { ...options, file: path, pixelMean, pixelStd }));
+  for (const [name, { data }] of result.loaded) {
+    const at = data.findIndex((value) => !Number.isFinite(value));
+    if (at >= 0) throw new InputError(`${path}: ${name}: expected finite numbers, got ${data[at]} in element ${at}: weights of a training that diverged?`);
+  }
+  return result;
 }
 
 /** What came of starting a training from a file; `weights.json` in the run's folder. */
