@@ -1,0 +1,192 @@
+/**
+ * A hundred training steps of the `tiny` preset beside PyTorch: the same initial weights, the same batches in the same order, the same schedule; the losses compared step by step.
+ *
+ *   npx tsx bench/loss-curve.ts write /tmp/curve [--seeds 32] [--learning-rate 1e-4]   data set; and for each seed initial weights, batches, learning rate and temperature of every step
+ *   python3 bench/loss_curve.py /tmp/curve [--float64]                                  trains in PyTorch (Debian's python3 with python3-torch, python3-torchvision, python3-scipy)
+ *   npx tsx bench/loss-curve.ts train /tmp/curve                                        trains here
+ *   npx tsx bench/loss-curve.ts compare /tmp/curve [--plot docs/loss-curve.svg]
+ *
+ * Our side is the `train` command itself: what it does is what a user gets.
+ *
+ * Early training is chaotic: at the preset's learning rate a difference in the last bit grows about tenfold a step, and within ten steps PyTorch's own float32 and float64 runs are
+ * percents apart. That part of the difference says nothing of either program. So there are several seeds (each with other weights, order and flips), whose mean curves are compared,
+ * and PyTorch in float64, where it was run, as the anchor: how far runs part that differ in nothing but rounding.
+ */
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { parseArgs } from 'node:util';
+import { learningRateAt, writeSafetensors, type Device, type SafetensorData } from '../engine/index.ts';
+import { openDevice } from '../engine/node.ts';
+import { DynamicSparseRCNN } from '../model/index.ts';
+import { ensureShapesDataset, openDataset, splitRecords } from '../training/datasets/index.ts';
+import { createTrainingLoader } from '../training/loader.ts';
+import { presetConfig, temperatureAt } from '../training/recipe.ts';
+import { formatTable, linePlot, type Series } from '../training/report.ts';
+import { readMetrics, type StepMetrics } from '../training/step-recorder.ts';
+import { runTrain } from '../training/train.ts';
+
+/** 100 iterations of 4 images: each image once. */
+const DATA = { trainImages: 400, valImages: 4, imageSize: 96, seed: 0 };
+const { model: MODEL, training: PRESET } = presetConfig('tiny');
+
+/** What differs from the preset; its own seed and learning rate unless told. */
+export interface CurveOptions {
+  readonly seed: number;
+  readonly learningRate: number;
+}
+
+/** What both sides measure of a step. Lists have one entry a stage. */
+export type CurveStep = Pick<StepMetrics, 'loss' | 'class_loss' | 'l1_loss' | 'giou_loss' | 'grad_norm' | 'positives'>;
+
+/** What loss_curve.py writes. */
+export interface RecordedCurve extends CurveOptions {
+  readonly torch: string;
+  readonly precision: 'float32' | 'float64';
+  /** Of what PyTorch was given: see PreparedRun. */
+  readonly checksum: string;
+  readonly steps: readonly CurveStep[];
+}
+
+/** What PyTorch is given, beside the weights and images. */
+export interface PreparedRun extends CurveOptions {
+  /** SHA-256 of initial weights, images, boxes, labels, learning rates and temperatures. */
+  readonly checksum: string;
+  readonly model: typeof MODEL;
+  readonly weightDecay: number;
+  readonly clipNorm: number;
+  readonly steps: readonly {
+    readonly learningRate: number;
+    readonly temperature: number;
+    /** One an image; boxes are xyxy in pixels. */
+    readonly targets: readonly { readonly labels: readonly number[]; readonly boxes: readonly number[] }[];
+  }[];
+}
+
+/** Generates the data set in `folder`/shapes, if it is not there, and collects what a PyTorch run starts from; nothing else is written. */
+export async function prepare(device: Device, folder: string, options: CurveOptions): Promise<{ run: PreparedRun; weights: Uint8Array; images: Uint8Array }> {
+  const dataset = openDataset(await ensureShapesDataset(join(folder, 'shapes'), DATA));
+  const training = { ...PRESET, ...options };
+  const model = new DynamicSparseRCNN(device, MODEL, training.seed);
+  const weights = writeSafetensors(await model.save());
+  model.dispose();
+
+  const { seed, batchSize, augmentation, iterations, learningRate, warmupIterations, warmupFactor, milestones, decayFactor, weightDecay, clipNorm } = training;
+  const schedule = { baseLearningRate: learningRate, warmupIterations, warmupFactor, milestones: milestones.map((share) => Math.round(share * iterations)), decayFactor };
+  const loader = createTrainingLoader({ records: splitRecords(dataset, 'train'), batchSize, seed, augmentation, workers: 0 });
+  const pixels = new Map<string, { shape: number[]; data: SafetensorData }>();
+  const steps: PreparedRun['steps'][number][] = [];
+  for (let iteration = 0; iteration < iterations; iteration++) {
+    const batch = await loader.next();
+    batch.images.forEach(({ data, width, height }, i) => pixels.set(`images.${iteration}.${i}`, { shape: [height, width, 3], data: new Uint8Array(data) }));
+    const targets = batch.targets.map(({ labels, boxes }) => ({ labels: Array.from(labels), boxes: Array.from(boxes) }));
+    steps.push({ learningRate: learningRateAt(iteration, schedule), temperature: temperatureAt(iteration, training), targets });
+  }
+  await loader.close();
+  const images = writeSafetensors(pixels);
+  const checksum = createHash('sha256').update(weights).update(images).update(JSON.stringify(steps)).digest('hex');
+  return { run: { seed, learningRate, checksum, model: MODEL, weightDecay, clipNorm, steps }, weights, images };
+}
+
+/** Trains by the `train` command on `folder`/shapes; the run's folder is `out`, anew each time. */
+export async function trainOurs(folder: string, out: string, { seed, learningRate }: CurveOptions): Promise<StepMetrics[]> {
+  rmSync(out, { recursive: true, force: true });
+  const code = await runTrain(['--data', join(folder, 'shapes'), '--config', 'tiny', '--seed', `${seed}`, '--set', `learningRate=${learningRate}`, '--set', 'drawImages=1', '--out', out]);
+  if (code !== 0) throw new Error(`loss-curve: the training ended with code ${code}`);
+  return readMetrics(join(out, 'metrics.jsonl'));
+}
+
+/** |actual - expected| / |expected| of every step. */
+export function relativeDifferences(actual: readonly number[], expected: readonly number[]): number[] {
+  if (actual.length !== expected.length) throw new RangeError(`relativeDifferences: expected ${expected.length} steps, got ${actual.length}`);
+  return actual.map((value, i) => Math.abs(value - expected[i]) / Math.abs(expected[i]));
+}
+
+export function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+/** A seed's losses by step. */
+export const lossesOf = (steps: readonly CurveStep[]): number[] => steps.map(({ loss }) => loss);
+
+/** The mean over the runs at every step. */
+const meanCurve = (runs: readonly (readonly number[])[]): number[] => runs[0].map((_, i) => mean(runs.map((run) => run[i])));
+
+const seedFolders = (folder: string): string[] => readdirSync(folder).filter((name) => /^seed-\d+$/.test(name)).map((name) => join(folder, name));
+
+const readRun = (folder: string): PreparedRun => JSON.parse(readFileSync(join(folder, 'run.json'), 'utf8')) as PreparedRun;
+
+function readCurve(file: string, { checksum }: PreparedRun): RecordedCurve {
+  const curve = JSON.parse(readFileSync(file, 'utf8')) as RecordedCurve;
+  if (curve.checksum !== checksum) throw new Error(`${file}: made from other weights or batches (checksum ${curve.checksum}, expected ${checksum}): run loss_curve.py again`);
+  return curve;
+}
+
+async function write(folder: string, seeds: number, learningRate: number): Promise<void> {
+  mkdirSync(folder, { recursive: true });
+  const device = await openDevice();
+  for (let seed = PRESET.seed; seed < PRESET.seed + seeds; seed++) {
+    const { run, weights, images } = await prepare(device, folder, { seed, learningRate });
+    const into = join(folder, `seed-${String(seed).padStart(3, '0')}`);
+    mkdirSync(into, { recursive: true });
+    writeFileSync(join(into, 'weights.safetensors'), weights);
+    writeFileSync(join(into, 'images.safetensors'), images);
+    writeFileSync(join(into, 'run.json'), JSON.stringify(run));
+    console.log(`${into}: ${run.steps.length} batches, checksum ${run.checksum}`);
+  }
+  device.destroy();
+}
+
+async function train(folder: string): Promise<void> {
+  for (const at of seedFolders(folder)) await trainOurs(folder, join(at, 'run'), readRun(at));
+}
+
+function compare(folder: string, plot: string): void {
+  const folders = seedFolders(folder);
+  if (folders.length === 0) throw new Error(`${folder}: no seed-N folders: run the write command first`);
+  const read = (file: string): number[][] => folders.map((at) => lossesOf(readCurve(join(at, file), readRun(at)).steps));
+  const single = read('float32.json');
+  const double = folders.every((at) => existsSync(join(at, 'float64.json'))) ? read('float64.json') : null;
+  const ours = folders.map((at) => lossesOf(readMetrics(join(at, 'run', 'metrics.jsonl'))));
+  const { learningRate } = readRun(folders[0]);
+
+  const percent = (value: number): string => (100 * value).toPrecision(3);
+  const expected = meanCurve(single);
+  const apart = (runs: readonly (readonly number[])[]) => ({
+    ofMeans: relativeDifferences(meanCurve(runs), expected), ofRuns: mean(runs.map((run, i) => mean(relativeDifferences(run, single[i])))), level: mean(meanCurve(runs)) / mean(expected) - 1,
+  });
+  const candidates = [{ name: 'ours', runs: ours }, ...(double ? [{ name: 'PyTorch float64', runs: double }] : [])].map((entry) => ({ ...entry, ...apart(entry.runs) }));
+  const rows = expected.map((loss, i) => [i + 1, loss.toFixed(4), ...candidates.flatMap(({ runs, ofMeans }) => [meanCurve(runs)[i].toFixed(4), percent(ofMeans[i])])]);
+  console.log(formatTable(['step', 'PyTorch', ...candidates.flatMap(({ name }) => [name, '%'])], rows.filter((_, i) => i < 10 || i % 10 === 9)));
+  console.log(`${folders.length} seeds, learning rate ${learningRate}; against PyTorch float32, percent of the loss:`);
+  console.log(formatTable(['', 'mean curves, mean of steps', 'mean curves, largest', 'single runs, mean of steps', 'mean of all losses'],
+    candidates.map(({ name, ofMeans, ofRuns, level }) => [name, percent(mean(ofMeans)), percent(Math.max(...ofMeans)), percent(ofRuns), percent(level)])));
+
+  const points = (values: readonly number[]) => values.map((value, i) => [i + 1, value] as const);
+  const height = 380;
+  const lower: Series[] = candidates.map(({ name, ofMeans }) => ({ name, points: points(ofMeans.map((value) => 100 * value)) }));
+  const panels = [
+    linePlot({
+      title: `tiny preset: loss, mean of ${folders.length} seeds`, xLabel: 'step', yLabel: 'loss', height,
+      series: [{ name: 'ours', points: points(candidates[0].runs.length > 0 ? meanCurve(ours) : []) }, { name: 'PyTorch float32', points: points(expected) }],
+    }),
+    linePlot({ title: `difference from PyTorch float32: ${percent(mean(candidates[0].ofMeans))} % on average`, xLabel: 'step', yLabel: '% of the loss', height, logY: true, series: lower }),
+  ];
+  writeFileSync(plot, `<svg xmlns="http://www.w3.org/2000/svg" width="720" height="${2 * height}" viewBox="0 0 720 ${2 * height}">\n`
+    + `${panels.map((panel, i) => panel.replace('<svg ', `<svg y="${i * height}" `)).join('')}</svg>\n`);
+  console.log(`drawn in ${plot}`);
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1]).href) {
+  const { values, positionals: [command, folder] } = parseArgs({
+    options: { seeds: { type: 'string', default: '32' }, 'learning-rate': { type: 'string', default: `${PRESET.learningRate}` }, plot: { type: 'string', default: 'docs/loss-curve.svg' } }, allowPositionals: true,
+  });
+  if (folder === undefined || !['write', 'train', 'compare'].includes(command)) {
+    console.error('usage: npx tsx bench/loss-curve.ts write FOLDER [--seeds N] [--learning-rate X] | train FOLDER | compare FOLDER [--plot FILE.svg]');
+    process.exit(2);
+  }
+  if (command === 'write') await write(resolve(folder), Number(values.seeds), Number(values['learning-rate']));
+  else if (command === 'train') await train(resolve(folder));
+  else compare(resolve(folder), values.plot);
+}
