@@ -169,9 +169,12 @@ function compare(folder: string, plot: string): void {
   const panels = [
     linePlot({
       title: `tiny preset: loss, mean of ${folders.length} seeds`, xLabel: 'step', yLabel: 'loss', height,
-      series: [{ name: 'ours', points: points(candidates[0].runs.length > 0 ? meanCurve(ours) : []) }, { name: 'PyTorch float32', points: points(expected) }],
+      series: [{ name: 'ours', points: points(meanCurve(ours)) }, { name: 'PyTorch float32', points: points(expected) }],
     }),
-    linePlot({ title: `difference from PyTorch float32: ${percent(mean(candidates[0].ofMeans))} % on average`, xLabel: 'step', yLabel: '% of the loss', height, logY: true, series: lower }),
+    linePlot({
+      title: `difference from PyTorch float32, on average: ${candidates.map(({ name, ofMeans }) => `${name} ${percent(mean(ofMeans))} %`).join(', ')}`,
+      xLabel: 'step', yLabel: '% of the loss', height, logY: true, series: lower,
+    }),
   ];
   writeFileSync(plot, `<svg xmlns="http://www.w3.org/2000/svg" width="720" height="${2 * height}" viewBox="0 0 720 ${2 * height}">\n`
     + `${panels.map((panel, i) => panel.replace('<svg ', `<svg y="${i * height}" `)).join('')}</svg>\n`);
@@ -186,7 +189,9 @@ if (import.meta.url === pathToFileURL(process.argv[1]).href) {
     console.error('usage: npx tsx bench/loss-curve.ts write FOLDER [--seeds N] [--learning-rate X] | train FOLDER | compare FOLDER [--plot FILE.svg]');
     process.exit(2);
   }
-  if (command === 'write') await write(resolve(folder), Number(values.seeds), Number(values['learning-rate']));
+  const [seeds, learningRate] = [Number(values.seeds), Number(values['learning-rate'])];
+  if (!Number.isInteger(seeds) || seeds < 1 || !(learningRate > 0)) throw new Error(`loss-curve: --seeds must be an integer >= 1 and --learning-rate > 0, got ${values.seeds} and ${values['learning-rate']}`);
+  if (command === 'write') await write(resolve(folder), seeds, learningRate);
   else if (command === 'train') await train(resolve(folder));
   else compare(resolve(folder), values.plot);
 }
