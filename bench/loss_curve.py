@@ -1,7 +1,7 @@
 """The training runs that bench/loss-curve.ts wrote, in PyTorch: the same initial weights, batches, learning rates and temperatures; writes every step's losses.
 
     apt-get install python3-torch python3-torchvision python3-scipy      (Debian's, with Debian's own /usr/bin/python3)
-    python3 loss_curve.py FOLDER [--float64]         for each seed, FOLDER/seed-N/float32.json or float64.json
+    python3 loss_curve.py FOLDER [--float64] [--missing]     for each seed, FOLDER/seed-N/float32.json or float64.json
 """
 import argparse
 import json
@@ -79,13 +79,14 @@ def main():
     a = argparse.ArgumentParser()
     a.add_argument("folder")
     a.add_argument("--float64", action="store_true")
+    a.add_argument("--missing", action="store_true", help="only seeds that have no such file yet")
     args = a.parse_args()
     precision = "float64" if args.float64 else "float32"
     for name in sorted(os.listdir(args.folder)):
-        if not re.fullmatch(r"seed-\d+", name):
+        path = os.path.join(args.folder, name, precision + ".json")
+        if not re.fullmatch(r"seed-\d+", name) or (args.missing and os.path.exists(path)):
             continue
         run, steps = train(os.path.join(args.folder, name), getattr(torch, precision))
-        path = os.path.join(args.folder, name, precision + ".json")
         head = {"torch": torch.__version__, "precision": precision, "seed": run["seed"], "learningRate": run["learningRate"], "checksum": run["checksum"]}
         with open(path, "w") as f:
             f.write(json.dumps(head)[:-1] + ', "steps": [\n' + ",\n".join(json.dumps(s) for s in steps) + "\n]}\n")
