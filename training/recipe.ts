@@ -65,7 +65,7 @@ const PAPER_TRAINING: TrainingConfig = {
 /** From scratch in minutes. The sizes are those of the embedded data set; `fitToData` changes them for other data. */
 const SMALL_TRAINING: TrainingConfig = {
   ...PAPER_TRAINING,
-  iterations: 1500, batchSize: 8, accumulation: 1, learningRate: 2e-3, warmupIterations: 100, milestones: [0.85],
+  iterations: 1500, batchSize: 8, accumulation: 1, learningRate: 7e-4, warmupIterations: 50, milestones: [0.85],
   augmentation: { flip: 0.5, shortSides: [96], maxSize: 160, crop: null, fixedSize: null },
   evaluationResize: { shortSide: 96, maxSize: 160, fixedSize: null },
   evaluateEvery: 500, saveEvery: 100, workers: 1, drawImages: 12,
@@ -76,7 +76,7 @@ const TRAINING_PRESETS: Record<PresetName, TrainingConfig> = {
   'paper-r101': PAPER_TRAINING,
   'sparse-rcnn-r50': PAPER_TRAINING,
   small: SMALL_TRAINING,
-  tiny: { ...SMALL_TRAINING, iterations: 100, batchSize: 4, warmupIterations: 20, evaluateEvery: 0, drawImages: 4 },
+  tiny: { ...SMALL_TRAINING, iterations: 100, batchSize: 4, learningRate: 2e-3, warmupIterations: 20, evaluateEvery: 0, drawImages: 4 },
 };
 
 export const PRESET_NAMES = Object.keys(MODEL_PRESETS) as PresetName[];
