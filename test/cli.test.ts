@@ -189,8 +189,9 @@ describe('data', () => {
 });
 
 describe('weights and checkpoints', () => {
+  const image = join(data, 'val', '1.png');
+
   test('what cannot be read is refused by file', async () => {
-    const image = join(data, 'val', '1.png');
     const bytes = readFileSync(join(run, 'best.safetensors'));
     const file = join(folder, 'weights.safetensors');
     const spoiled = Buffer.from(bytes);
@@ -200,6 +201,19 @@ describe('weights and checkpoints', () => {
       expect(await refusal(runPredict(['--weights', file, '--out', join(folder, 'unpredicted'), image]))).toContain(message);
     }
     expect(existsSync(join(folder, 'unpredicted', 'predictions.json'))).toBe(false);
+  });
+
+  test('predict says what is there instead of an image, and keeps what it detected before one that is broken', async () => {
+    const weights = join(run, 'best.safetensors'), out = join(folder, 'half-predicted'), broken = join(folder, 'broken.png');
+    writeFileSync(broken, 'no image');
+    for (const [path, what] of [[data, 'a folder'], ['/dev/null', 'a device or pipe'], [join(folder, 'nowhere.png'), 'nothing there']]) {
+      expect(await refusal(runPredict(['--weights', weights, '--out', out, path]))).toBe(`predict: ${path}: expected an image file, got ${what}`);
+    }
+    expect(await refusal(runPredict(['--weights', weights, '--out', join(broken, 'below'), image]))).toContain('predict: --out: expected a folder that can be written, got');
+    expect(existsSync(out)).toBe(false);
+    expect(await refusal(runPredict(['--weights', weights, '--out', out, image, broken, image]))).toContain(`${broken}: cannot be decoded`);
+    const written: { file: string; drawn: string }[] = JSON.parse(readFileSync(join(out, 'predictions.json'), 'utf8'));
+    expect(written.map(({ file, drawn }) => ({ file, drawn: existsSync(drawn) }))).toEqual([{ file: image, drawn: true }]);
   });
 
   test('a run that was changed by hand is not continued wrongly', async () => {

@@ -1,5 +1,5 @@
 /** Reading a subcommand's arguments: unknown or missing ones are errors that name them. */
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, statSync } from 'node:fs';
 import { parseArgs, type ParseArgsConfig } from 'node:util';
 import { InputError } from './errors.ts';
 
@@ -18,6 +18,13 @@ export function parseArguments<O extends Options, P extends boolean = false>(com
   // What a shell makes of "$UNSET"; as a path it would be the current folder.
   for (const [name, value] of Object.entries(parsed.values)) if (value === '') throw new InputError(`${command}: --${name}: expected a value, got an empty text`);
   return parsed;
+}
+
+/** What is where a file was expected, in the words of an error; null for a file. */
+export function insteadOfFile(path: string): string | null {
+  const entry = statSync(path, { throwIfNoEntry: false });
+  if (entry?.isFile()) return null;
+  return entry === undefined ? 'nothing there' : entry.isDirectory() ? 'a folder' : 'a device or pipe';
 }
 
 /** Makes the folder of `--out` and those above it. Throws InputError where that is not possible. */

@@ -29,9 +29,11 @@ export async function drawRun(model: DynamicSparseRCNN, records: readonly ImageR
   const drawn: string[] = [];
   const canvases: Canvas[] = [];
   for (const record of records) {
-    const detections = await predictImage(model, record.file, resize, classNames, LEAST_SCORE);
+    // As the annotations describe it: their boxes are drawn on it.
+    const image = await decodeImage(record.file, record);
+    const detections = await predictImage(model, image, resize, classNames, LEAST_SCORE);
     const groundTruth = record.objects.map(({ box, label }) => ({ box, label, name: '' }));
-    const canvas = await drawBoxes(await decodeImage(record.file), detections, { groundTruth });
+    const canvas = await drawBoxes(image, detections, { groundTruth });
     writePng(join(folder, `${basename(record.name, extname(record.name))}.png`), canvas);
     canvases.push(canvas);
   }

@@ -1,9 +1,8 @@
 /** The `predict` command: image files in, detections as JSON and drawn images out. */
-import { mkdirSync, statSync } from 'node:fs';
 import { basename, extname, join } from 'node:path';
 import { openDevice } from '../engine/node.ts';
 import { DynamicSparseRCNN, type Detections } from '../model/index.ts';
-import { numberOption, parseArguments } from './arguments.ts';
+import { insteadOfFile, numberOption, outputFolder, parseArguments } from './arguments.ts';
 import { writeFileAtomic } from './checkpoint.ts';
 import { drawBoxes, writePng, type DrawnBox } from './draw.ts';
 import { drawStages, stageHistory, type StageHistory } from './draw-stages.ts';
@@ -34,16 +33,15 @@ export function nameDetections(detections: Detections, scale: readonly [number, 
   return named;
 }
 
-/** An image as the model wants it; `scale` of its pixels for each of the original, [horizontally, vertically]. Throws InputError naming the file. */
-async function prepareImage(file: string, resize: EvaluationResize): Promise<{ input: PixelImage; scale: [number, number] }> {
-  const image = await decodeImage(file);
+/** An image as the model wants it; `scale` of its pixels for each of the original, [horizontally, vertically]. */
+async function prepareImage(image: PixelImage, resize: EvaluationResize): Promise<{ input: PixelImage; scale: [number, number] }> {
   const transform = planEvaluation(image, resize);
   return { input: await transformImage(image, transform), scale: scaleOf(transform, image) };
 }
 
-/** Decodes one image, detects on it, and gives its detections in its own pixels. Throws InputError naming the file. */
-export async function predictImage(model: DynamicSparseRCNN, file: string, resize: EvaluationResize, classNames: readonly string[], leastScore: number): Promise<NamedDetection[]> {
-  const { input, scale } = await prepareImage(file, resize);
+/** Detects on one image, and gives its detections in its own pixels. */
+export async function predictImage(model: DynamicSparseRCNN, image: PixelImage, resize: EvaluationResize, classNames: readonly string[], leastScore: number): Promise<NamedDetection[]> {
+  const { input, scale } = await prepareImage(image, resize);
   const [detections] = await model.detect([input]);
   return nameDetections(detections, scale, classNames, leastScore);
 }
@@ -71,6 +69,8 @@ ${DESCRIPTION_HELP}
                   and the image's expert weights; the numbers go to predictions.json under "stages"
   --out DIR       where predictions.json and the drawn images go (default: predictions)
   --help          this text
+
+An image that cannot be decoded ends the command; what was detected on the images before it is written.
 `;
 
 /** Runs the subcommand; resolves to the exit code. */
@@ -87,17 +87,21 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
   if (weights === undefined) throw new InputError('predict: --weights: expected a file, got nothing');
   const leastScore = numberOption('predict', 'score', values.score, 0, 1);
   if (files.length === 0) throw new InputError('predict: expected at least one image, got none');
-  for (const image of files) if (!statSync(image, { throwIfNoEntry: false })?.isFile()) throw new InputError(`predict: ${image}: expected an image file, got ${statSync(image, { throwIfNoEntry: false }) ? 'a folder' : 'nothing there'}`);
+  for (const image of files) {
+    const instead = insteadOfFile(image);
+    if (instead !== null) throw new InputError(`predict: ${image}: expected an image file, got ${instead}`);
+  }
   const file = readAnyWeights(weights);
   const { config, classNames } = describeWeights('predict', weights, file, values);
-  mkdirSync(out, { recursive: true });
+  outputFolder('predict', out);
+  const results: Prediction[] = [];
   const device = await openDevice();
   try {
     const model = new DynamicSparseRCNN(device, config.model);
     loadWhole(model, file, weights, (line) => console.log(line));
     const names = drawnNames(files);
-    const results: Prediction[] = [];
-    for (const [i, image] of files.entries()) {
+    for (const [i, name] of files.entries()) {
+      const image = await decodeImage(name);
       const { input, scale } = await prepareImage(image, config.training.evaluationResize);
       const trace = values.stages ? await model.trace(input) : null;
       const detections = nameDetections(trace?.detections ?? (await model.detect([input]))[0], scale, classNames, leastScore);
@@ -106,17 +110,20 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
       let stages: Prediction['stages'];
       if (trace) {
         stages = { drawn: join(out, `${names[i]}${STAGES_SUFFIX}.png`), ...stageHistory(trace, scale, classNames, leastScore) };
-        writePng(stages.drawn, await drawStages(image, stages, `${basename(image)}: from initial boxes to detections of score ${leastScore} or more`));
+        writePng(stages.drawn, await drawStages(image, stages, `${basename(name)}: from initial boxes to detections of score ${leastScore} or more`));
       }
-      results.push({ file: image, drawn, detections, stages });
-      console.log(formatTable([image, 'score', 'x0', 'y0', 'x1', 'y1'], detections.map(({ name, score, box }) => [name, score.toFixed(3), ...box.map((v) => v.toFixed(1))])));
+      results.push({ file: name, drawn, detections, stages });
+      console.log(formatTable([name, 'score', 'x0', 'y0', 'x1', 'y1'], detections.map(({ name: label, score, box }) => [label, score.toFixed(3), ...box.map((v) => v.toFixed(1))])));
     }
-    writeFileAtomic(join(out, 'predictions.json'), `${JSON.stringify(results, null, 2)}\n`);
-    const pictures = files.length * (values.stages ? 2 : 1);
-    console.log(`wrote ${join(out, 'predictions.json')} and ${pictures} drawn image${pictures === 1 ? '' : 's'} to ${out}`);
     return 0;
   } finally {
     device.destroy();
+    // Also where an image could not be decoded: the work on those before it is kept.
+    if (results.length > 0) {
+      writeFileAtomic(join(out, 'predictions.json'), `${JSON.stringify(results, null, 2)}\n`);
+      const pictures = results.length * (values.stages ? 2 : 1);
+      console.log(`wrote ${join(out, 'predictions.json')} and ${pictures} drawn image${pictures === 1 ? '' : 's'} to ${out}`);
+    }
   }
 }
 

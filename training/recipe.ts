@@ -2,8 +2,8 @@
  * How a run is made: model and training configuration in one validated object, from a preset or a JSON file, with `key=value` changes on top,
  * fitted to the data where nobody said otherwise; and the schedules that follow from it.
  */
-import { statSync } from 'node:fs';
 import { ConfigError, MODEL_PRESETS, validateModelConfig, type ModelConfig, type PresetName } from '../model/index.ts';
+import { insteadOfFile } from './arguments.ts';
 import type { ImageRecord } from './datasets/index.ts';
 import { readJson } from './datasets/json.ts';
 import { InputError } from './errors.ts';
@@ -186,8 +186,8 @@ function optional<T>(value: unknown, field: string, expected: string, holds: (va
 }
 
 function readConfigFile(file: string): Json {
-  const entry = statSync(file, { throwIfNoEntry: false });
-  if (!entry?.isFile()) throw new InputError(`--config ${file}: neither a preset (${PRESET_NAMES.join(', ')}) nor a JSON file: ${entry ? 'a folder' : 'nothing there'}`);
+  const instead = insteadOfFile(file);
+  if (instead !== null) throw new InputError(`--config ${file}: neither a preset (${PRESET_NAMES.join(', ')}) nor a JSON file: ${instead}`);
   const json = readJson(file);
   if (!isObject(json)) throw new InputError(`${file}: expected a JSON object`);
   const known = ['preset', 'model', 'training', 'data', 'classNames', 'categoryIds'];
