@@ -1,10 +1,10 @@
 /**
  * A hundred training steps of the `tiny` preset beside PyTorch: the same initial weights, the same batches in the same order, the same schedule; the losses compared step by step.
  *
- *   npx tsx bench/loss-curve.ts write /tmp/curve [--seeds 32] [--learning-rate 1e-4]   data set; of each seed initial weights, batches, rate and temperature of every step
- *   python3 bench/loss_curve.py /tmp/curve [--float64]                                  trains in PyTorch (Debian's python3 with python3-torch, python3-torchvision, python3-scipy)
- *   npx tsx bench/loss-curve.ts train /tmp/curve [--missing]                            trains here; --missing: only the seeds whose run is not finished
- *   npx tsx bench/loss-curve.ts compare /tmp/curve [--plot docs/loss-curve.svg]
+ *   npm run loss-curve -- write /tmp/curve [--seeds 32] [--learning-rate 1e-4]         data set; of each seed initial weights, batches, rate and temperature of every step
+ *   python3 bench/loss_curve.py /tmp/curve [--float64]                                 trains in PyTorch (Debian's python3 with python3-torch, python3-torchvision, python3-scipy)
+ *   npm run loss-curve -- train /tmp/curve [--missing]                                 trains here; --missing: only the seeds whose run is not finished
+ *   npm run loss-curve -- compare /tmp/curve [--plot docs/loss-curve.svg]
  *
  * Our side is the `train` command itself: what it does is what a user gets.
  *
@@ -187,12 +187,12 @@ function compare(folder: string, plot: string): void {
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {
   const { values, positionals: [command, folder] } = parseArgs({
     options: { seeds: { type: 'string', default: '32' }, 'learning-rate': { type: 'string', default: `${PRESET.learningRate}` }, plot: { type: 'string', default: 'docs/loss-curve.svg' },
-      missing: { type: 'boolean', default: false } },
+      missing: { type: 'boolean', default: false }, help: { type: 'boolean', default: false } },
     allowPositionals: true,
   });
-  if (folder === undefined || !['write', 'train', 'compare'].includes(command)) {
-    console.error('usage: npx tsx bench/loss-curve.ts write FOLDER [--seeds N] [--learning-rate X] | train FOLDER [--missing] | compare FOLDER [--plot FILE.svg]');
-    process.exit(2);
+  if (values.help || folder === undefined || !['write', 'train', 'compare'].includes(command)) {
+    (values.help ? console.log : console.error)('usage: npm run loss-curve -- write FOLDER [--seeds N] [--learning-rate X] | train FOLDER [--missing] | compare FOLDER [--plot FILE.svg]');
+    process.exit(values.help ? 0 : 2);
   }
   const [seeds, learningRate] = [Number(values.seeds), Number(values['learning-rate'])];
   if (!Number.isInteger(seeds) || seeds < 1 || !(learningRate > 0)) throw new Error(`loss-curve: --seeds must be an integer >= 1 and --learning-rate > 0, got ${values.seeds} and ${values['learning-rate']}`);

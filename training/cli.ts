@@ -11,6 +11,7 @@ const HELP = `Dynamic Sparse R-CNN on WebGPU
   npm run coco-eval     COCO's metrics of a results file; needs no GPU
   npm run ablation      the paper's ablation at small scale, several seeds: a table and a plot
   npm run doctor        what this machine offers, and whether it works
+  npm run setup         installs packages and chooses a driver; all others run it first
 
 Each takes options after \`--\`, and explains itself with \`-- --help\`.
 `;

@@ -72,8 +72,8 @@ const HELP = `evaluate: measures weights on a split of a data set by COCO's metr
 ${DESCRIPTION_HELP}
   --data DIR      a COCO or Pascal VOC data set
   --split NAME    train, val or test (default val)
-  --out DIR       where evaluation.json and detections.json go (default: beside the weights)
-  --batch N       images at a time (default 8; 1 for configurations of the paper's size)
+  --out DIR       where evaluation.json and detections.json go (default: beside the weights, where they replace those of the training)
+  --batch N       images at a time (default: as in the training, at most 8)
   --help          this text
 `;
 
