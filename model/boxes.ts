@@ -1,5 +1,5 @@
 /**
- * Boxes on the host: formats, clipping, the best scores, class-wise NMS: from a stage's logits and boxes to detections.
+ * Boxes on the host: clipping, the best scores, class-wise NMS: from a stage's logits and boxes to detections.
  * (Delta coding, IoU and GIoU on the device are ops of the engine: `decodeBoxes`, `boxIou`, `boxGiou`.)
  *
  * Glossary: N proposals, C classes, D detections. Boxes are xyxy in pixels of the image, flat: 4 numbers a box.
@@ -16,19 +16,6 @@ export interface Detections {
   readonly boxes: Float32Array;
   /** The proposal each comes from; one proposal may be detected as several classes. */
   readonly proposals: Uint32Array;
-}
-
-/** Centre boxes (cx, cy, w, h) to corner boxes, in the same unit. */
-export function cxcywhToXyxy(boxes: ArrayLike<number>): Float32Array<ArrayBuffer> {
-  return Float32Array.from(boxes, (_, i) => boxes[i - (i % 4) + (i % 2)] + (i % 4 < 2 ? -0.5 : 0.5) * boxes[i - (i % 4) + 2 + (i % 2)]);
-}
-
-/** Corner boxes to centre boxes (cx, cy, w, h), in the same unit. */
-export function xyxyToCxcywh(boxes: ArrayLike<number>): Float32Array<ArrayBuffer> {
-  return Float32Array.from(boxes, (_, i) => {
-    const low = boxes[i - (i % 4) + (i % 2)], high = boxes[i - (i % 4) + 2 + (i % 2)];
-    return i % 4 < 2 ? 0.5 * (low + high) : high - low;
-  });
 }
 
 /** Clips corner boxes to 0 .. width, 0 .. height. */
