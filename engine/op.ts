@@ -44,6 +44,10 @@ export interface Op<I extends OpInputs, A> {
   readonly differentiable: boolean;
 }
 
+/**
+ * Makes a function of an op's definition: it checks the inputs, allocates the output, runs forward in a scope of its own, and records the op where a gradient
+ * may be asked for. Throws ShapeError (of the definition's shape rule) where inputs do not fit.
+ */
 export function defineOp<I extends OpInputs, A, S extends Saved = void>(definition: OpDefinition<I, A, S>): Op<I, A> {
   const { name, backward, forward } = definition;
   const apply = (inputs: I, attributes: A): Tensor => {

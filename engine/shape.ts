@@ -1,5 +1,6 @@
 /** Shapes: sizes, strides, broadcasting by NumPy's rules, and errors that name the op and the argument. */
 
+/** Sizes of the dimensions, the slowest first; [] is a scalar's. */
 export type Shape = readonly number[];
 
 /** Number of elements; 1 for the scalar shape []. */

@@ -34,6 +34,7 @@ export class Storage {
   }
 }
 
+/** Values on a device; made by `device.tensor`, `device.parameter`, or an op. Its memory goes back to the pool with its scope, or by `dispose`. */
 export class Tensor {
   /** Row-major sizes; [] is a scalar. */
   readonly shape: Shape;
@@ -41,7 +42,7 @@ export class Tensor {
   readonly size: number;
   /** Whether gradients flow to this tensor: a parameter, or computed from one while recording. */
   requiresGrad = false;
-  /** Gradient of the last `backward`, on parameters only; accumulates until `zeroGrad`. */
+  /** On parameters only: the sum of the gradients of every `backward` since `zeroGrad`. */
   grad: Tensor | null = null;
   /** How this tensor was computed; null for parameters, constants, and whatever was computed without recording. */
   node: TapeNode | null = null;

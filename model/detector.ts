@@ -86,6 +86,7 @@ export class DynamicSparseRCNN extends Module {
       boxes.dispose();
     }
   }
+
   /** The detections of one image, as `detect` gives them, with what led to them: initial boxes, expert weights, and every stage's scores and boxes. */
   async trace(image: ImageData): Promise<Trace> {
     const { device, config } = this;

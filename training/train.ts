@@ -1,4 +1,4 @@
-/** The `train` command, top to bottom: configuration, device, data, model, optimiser, resume, then iteration by iteration. */
+/** The `train` command, top to bottom: configuration, data, device, model, optimiser, resume, then iteration by iteration. */
 import { appendFileSync, existsSync, statSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import { AdamW, affine, backward, learningRateAt, SGD, ShapeError } from '../engine/index.ts';
@@ -47,6 +47,7 @@ interface RunDescription extends RunConfig {
   readonly categoryIds: readonly number[];
 }
 
+/** Runs the subcommand; resolves to the exit code: 130 where a signal stopped it. Throws InputError on bad arguments, configurations, data or checkpoints. */
 export async function runTrain(argv: readonly string[]): Promise<number> {
   const { values } = parseArguments('train', argv, {
     data: { type: 'string' }, config: { type: 'string' }, set: { type: 'string', multiple: true }, iterations: { type: 'string' }, batch: { type: 'string' }, seed: { type: 'string' },

@@ -46,13 +46,17 @@ const NONE: Constants = { a: 0, b: 0 };
 export const relu = (x: Tensor): Tensor => reluOp([x], NONE);
 /** 1 / (1 + exp(-x)) */
 export const sigmoid = (x: Tensor): Tensor => sigmoidOp([x], NONE);
+/** e^x */
 export const exp = (x: Tensor): Tensor => expOp([x], NONE);
 /** Natural logarithm. */
 export const log = (x: Tensor): Tensor => logOp([x], NONE);
+/** The square root; x >= 0, and its derivative is finite only above 0. */
 export const sqrt = (x: Tensor): Tensor => sqrtOp([x], NONE);
+/** x^2 */
 export const square = (x: Tensor): Tensor => squareOp([x], NONE);
 /** |x|; the derivative at 0 is 0. */
 export const abs = (x: Tensor): Tensor => absOp([x], NONE);
+/** Hyperbolic tangent. */
 export const tanh = (x: Tensor): Tensor => tanhOp([x], NONE);
 /** a x + b with two numbers. */
 export const affine = (x: Tensor, a: number, b = 0): Tensor => affineOp([x], { a, b });

@@ -39,6 +39,7 @@ const ALIGNMENT = 64;
 /** One tensor for each flat buffer: values, gradients, moments. */
 export type FlatTensors = readonly Tensor[];
 
+/** Parameters gathered in flat buffers with a gradient buffer for each: what AdamW and SGD work on. */
 export class FlatParameters {
   readonly device: Device;
   readonly entries: readonly FlatEntry[];
