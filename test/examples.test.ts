@@ -1,8 +1,9 @@
-/** The README's example of the engine as a library: it is the file in docs/examples, and it does what it says. */
+/** The README's examples: the engine as a library is the file in docs/examples, and does what it says; commands that set keys set keys that there are. */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { loadConfig } from '../training/recipe.ts';
 
 const root = join(import.meta.dirname, '..');
 const file = 'docs/examples/fit-a-curve.ts';
@@ -18,4 +19,11 @@ test('the example learns sin(x)', () => {
   expect(errors).toHaveLength(5);
   // The deviation of sin over a period is 0.5: a hundredth of it is learnt, not guessed.
   expect(errors[4]).toBeLessThan(0.005);
+});
+
+test('configurations in the commands of README and docs are valid', () => {
+  const commands = ['README.md', 'docs/reproduce.md'].flatMap((name) => readFileSync(join(root, name), 'utf8').match(/npm run train --[^\n`]*/g) ?? []);
+  const sets = commands.map((command) => Array.from(command.matchAll(/--set ('?)(.+?)\1(?= |$)/g), (match) => match[2].replaceAll("'", '')));
+  expect(sets.flat().length).toBeGreaterThan(5);
+  for (const set of sets) expect(() => loadConfig({ config: 'small', set })).not.toThrow();
 });

@@ -278,7 +278,7 @@ export function fitToData({ config, given, classNames: named }: LoadedConfig, re
       const aspect = median(records.map(({ width, height }) => Math.max(width, height) / Math.min(width, height)));
       const maxSize = Math.ceil((side * Math.min(aspect, 2) * 1.25) / 32) * 32;
       training = { ...training, augmentation: { ...training.augmentation, shortSides: [side], maxSize }, evaluationResize: { ...training.evaluationResize, shortSide: side, maxSize } };
-      notes.push(`short side ${side} px (the images': ${own}); change with --set shortSides=[N] --set shortSide=N`);
+      notes.push(`short side ${side} px (the images': ${own}); change with --set shortSides=[N] --set shortSide=N and augmentation.maxSize, evaluationResize.maxSize (${maxSize}) for the long side`);
     }
     const most = Math.max(...records.map(({ objects }) => objects.length));
     const wanted = Math.ceil(Math.sqrt(Math.min(2 * most, 300))) ** 2;
