@@ -18,10 +18,16 @@ import { criterion } from '../model/criterion.ts';
 import { DynamicSparseRCNN, mapNames, PAPER_R50 } from '../model/index.ts';
 import { uploadTargets } from '../model/matching.ts';
 
+const USAGE = `usage: npm run full-size -- FOLDER [--time forward|step] [--rounds 5] [--checkpointing] [--python /usr/bin/python3]
+FOLDER is what bench/full_size.py wrote (see there); without --time outputs and gradients are compared.`;
 const { values: options, positionals: [folder] } = parseArgs({
-  options: { time: { type: 'string' }, rounds: { type: 'string', default: '5' }, checkpointing: { type: 'boolean', default: false }, python: { type: 'string', default: '/usr/bin/python3' } }, allowPositionals: true,
+  options: {
+    help: { type: 'boolean' }, time: { type: 'string' }, rounds: { type: 'string', default: '5' }, checkpointing: { type: 'boolean', default: false }, python: { type: 'string', default: '/usr/bin/python3' } }, allowPositionals: true,
 });
-if (!folder) throw new Error('usage: npm run full-size -- FOLDER [--time forward|step] [--rounds N] [--checkpointing]');
+if (options.help || !folder || (options.time !== undefined && options.time !== 'forward' && options.time !== 'step')) {
+  console.log(USAGE);
+  process.exit(options.help ? 0 : 2);
+}
 
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
 
@@ -127,7 +133,7 @@ if (options.time === undefined) {
   }
   console.log(`largest relative L2 error ${worst.toExponential(2)}; process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`);
 } else {
-  await timeBesidePyTorch(options.time === 'step' ? 'step' : 'forward', Number(options.rounds));
+  await timeBesidePyTorch(options.time, Number(options.rounds));
 }
 device.destroy();
 
