@@ -43,18 +43,17 @@ function reverseTopological(roots: readonly TapeNode[]): TapeNode[] {
  *
  * @param loss     a tensor; a scalar unless `gradient` is given
  * @param gradient of the quantity to differentiate with respect to `loss`, of its shape; default 1
- * @param observe  also called with the whole gradient of each of these computed tensors (which is freed afterwards)
  */
-export function backward(loss: Tensor, gradient?: Tensor, observe?: ReadonlyMap<Tensor, (gradient: Tensor) => void>): void {
+export function backward(loss: Tensor, gradient?: Tensor): void {
   const { device } = loss;
   if (!loss.requiresGrad) throw new Error('backward: the tensor does not depend on a parameter, or was computed without recording');
   if (!gradient && loss.size !== 1) throw new ShapeError(`backward: the tensor must be a scalar unless a gradient is given, got ${formatShape(loss.shape)}`);
   if (gradient && !sameShape(gradient.shape, loss.shape)) throw new ShapeError(`backward: gradient must be ${formatShape(loss.shape)}, got ${formatShape(gradient.shape)}`);
-  device.noGrad(() => device.scope(() => propagate([[loss, gradient ? device.alias(gradient, gradient.shape) : device.tensor([1], loss.shape)]], observe)));
+  device.noGrad(() => device.scope(() => propagate([[loss, gradient ? device.alias(gradient, gradient.shape) : device.tensor([1], loss.shape)]])));
 }
 
 /** Takes gradients of some tensors down the tape; inside a scope, which frees what is left over. The gradients given become the tape's own. */
-function propagate(roots: readonly (readonly [Tensor, Tensor])[], observe?: ReadonlyMap<Tensor, (gradient: Tensor) => void>): void {
+function propagate(roots: readonly (readonly [Tensor, Tensor])[]): void {
   const { device } = roots[0][0];
   const pending = new Map<Tensor, Tensor>();
   const accumulate = (target: Tensor, contribution: Tensor): void => {
@@ -83,7 +82,6 @@ function propagate(roots: readonly (readonly [Tensor, Tensor])[], observe?: Read
     const upstream = pending.get(node.output);
     if (!upstream) continue;
     pending.delete(node.output);
-    observe?.get(node.output)?.(upstream);
     const gradients = device.scope(() => {
       // A vjp may hand its upstream gradient on, even twice: each result gets a handle of its own.
       const results = node.vjp(upstream);

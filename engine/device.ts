@@ -113,13 +113,6 @@ export class Device {
     return tensor;
   }
 
-  /** Copies bytes as they are, zero-padded to whole u32 (uploads of images). */
-  bytes(data: Uint8Array): Tensor {
-    const padded = new Uint32Array((data.length + 3) >> 2);
-    new Uint8Array(padded.buffer).set(data);
-    return this.tensor(padded);
-  }
-
   zeros(shape: Shape, dtype: DType = 'f32'): Tensor {
     const tensor = this.empty(shape, dtype);
     this.dispatcher.clear(tensor.storage.range, tensor.byteLength);

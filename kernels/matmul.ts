@@ -35,8 +35,6 @@ export const MATMUL_PARAMS = {
   widthA: 'u32', widthB: 'u32',
 } as const;
 
-export type MatmulParam = keyof typeof MATMUL_PARAMS;
-
 /**
  * WGSL of `load<name>(line, x4) -> vec4f`: elements 4 x4 .. 4 x4 + 3 of a line. The one place that knows how an operand is stored.
  * With scalar access elements past the line's end are 0.

@@ -185,9 +185,11 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
       await recorder.record(state.iteration, learningRate, passes, norm);
 
       const last = state.iteration === training.iterations;
-      if (last || state.iteration % training.saveEvery === 0 || (training.evaluateEvery > 0 && state.iteration % training.evaluateEvery === 0)) await recorder.finish();
-      if (last || (training.evaluateEvery > 0 && state.iteration % training.evaluateEvery === 0)) await evaluate();
-      if (last || state.iteration % training.saveEvery === 0) await save();
+      const evaluating = last || (training.evaluateEvery > 0 && state.iteration % training.evaluateEvery === 0);
+      const saving = last || state.iteration % training.saveEvery === 0;
+      if (evaluating || saving) await recorder.finish();
+      if (evaluating) await evaluate();
+      if (saving) await save();
     }
     await recorder.finish();
     if (interrupted.signal && state.iteration < training.iterations) {
