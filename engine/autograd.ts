@@ -113,7 +113,7 @@ function propagate(roots: readonly (readonly [Tensor, Tensor])[]): void {
 export function checkpoint<T extends readonly Tensor[]>(inputs: readonly Tensor[], body: (inputs: readonly Tensor[]) => T): T {
   const { device } = inputs[0];
   if (!device.recording) return body(inputs);
-  const outputs = device.noGrad(() => device.scope(() => body(inputs)));
+  const outputs = device.rehearse(() => device.scope(() => body(inputs)));
   // All outputs hang on one node, which comes before them on the tape: when it is its turn, the gradients of all of them are there.
   const bundle = device.opScope(() => device.empty([0]));
   const gradients: (Tensor | null)[] = outputs.map(() => null);

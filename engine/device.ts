@@ -1,19 +1,32 @@
 /** The device: adapter and limits, memory by scopes, dispatch, reading back, device loss. Runs in browsers and in Node (there `openDevice` of node.ts finds the adapter). */
 import type { Grid, Kernel } from '../kernels/kernel.ts';
-import { BufferPool, type MemoryReport, type PooledBuffer } from './buffers.ts';
+import { BufferPool, MemoryLedger, type MemoryReport, type PooledBuffer } from './buffers.ts';
 import { Dispatcher } from './dispatcher.ts';
 import { Storage, Tensor, type DType, type TensorData } from './tensor.ts';
 import { checkShape, formatShape, shapeError, sizeOf, type Shape } from './shape.ts';
+import { TexturePool, type OperandTexture, type TextureLayout } from './textures.ts';
 
 /** Waits for a promise of the device. Node replaces it: plain awaiting there spins a core that a software adapter needs. */
 export type Settle = <T>(promise: Promise<T>) => Promise<T>;
 
+/** Variants that one can insist on: all of them give the same results up to rounding, so this is for tests and measurements. */
+export interface ForcedVariants {
+  /** Where matrix products read their operands from. */
+  readonly operands?: 'buffer' | 'texture';
+  /** How 3x3 convolutions of stride 1 are computed, forward and gradient by the input. */
+  readonly convolution?: 'direct' | 'winograd2' | 'winograd4';
+}
+
 export interface DeviceOptions {
   /** False keeps to kernels without subgroup operations, also where the adapter has them. */
   readonly subgroups?: boolean;
+  /** Variants of kernels to use wherever they can compute what is asked for, instead of those that are expected to be faster. */
+  readonly force?: ForcedVariants;
   /** `adapter` (the default) asks for the adapter's limits; `default` keeps WebGPU's guaranteed ones. */
   readonly limits?: 'adapter' | 'default';
   readonly settle?: Settle;
+  /** What WGSL the implementation knows (`GPU.wgslLanguageFeatures`); default: the browser's. */
+  readonly languageFeatures?: { has(feature: string): boolean };
 }
 
 export interface DeviceInfo {
@@ -49,27 +62,38 @@ export class Device {
   readonly limits: GPUSupportedLimits;
   /** Lanes of a subgroup where kernels may rely on it (feature present, one size only), otherwise 0. */
   readonly subgroupSize: number;
+  /** Whether the adapter can read operands of matrix products from storage textures. */
+  readonly operandTextures: boolean;
+  readonly force: ForcedVariants;
   /** Resolves with the reason when the device is lost (also after `destroy`). */
   readonly lost: Promise<string>;
+  private readonly ledger = new MemoryLedger();
   private readonly pool: BufferPool;
+  private readonly textures: TexturePool;
   private readonly dispatcher: Dispatcher;
   private readonly settle: Settle;
   private readonly scopes: Scope[] = [];
   private recordingDepth = 0;
+  private rehearsing = false;
   private lossReason: string | null = null;
 
   constructor(readonly gpu: GPUDevice, info: GPUAdapterInfo, options: DeviceOptions = {}) {
     this.info = { vendor: info.vendor, architecture: info.architecture, description: info.description, features: [...gpu.features].sort() };
     this.limits = gpu.limits;
+    const languageFeatures = options.languageFeatures ?? globalThis.navigator?.gpu?.wgslLanguageFeatures ?? new Set<string>();
     this.settle = options.settle ?? ((promise) => promise);
     const fixed = info.subgroupMinSize !== undefined && info.subgroupMinSize === info.subgroupMaxSize;
     this.subgroupSize = options.subgroups !== false && gpu.features.has('subgroups') && fixed ? info.subgroupMinSize : 0;
+    this.force = options.force ?? {};
+    this.operandTextures = languageFeatures.has('readonly_and_readwrite_storage_textures');
     this.dispatcher = new Dispatcher(gpu);
     const maxBytes = Math.min(gpu.limits.maxBufferSize, gpu.limits.maxStorageBufferBindingSize);
-    this.pool = new BufferPool(gpu, maxBytes, () => {
+    const beforeDestroying = (): void => {
       this.dispatcher.flush();
       this.dispatcher.dropBindGroups();
-    });
+    };
+    this.pool = new BufferPool(gpu, maxBytes, this.ledger, beforeDestroying);
+    this.textures = new TexturePool(gpu, this.ledger, beforeDestroying);
     this.lost = gpu.lost.then(({ reason, message }) => {
       this.lossReason = message || reason;
       if (reason !== 'destroyed') this.dispatcher.fail(new Error(`the GPU device was lost: ${this.lossReason}`));
@@ -188,7 +212,7 @@ export class Device {
         if (returned.has(tensor) || survives) outer?.add(tensor);
         else tensor.dispose();
       }
-      if (!outer && captured !== 'spare') this.pool.trim(Math.max(POOL_FLOOR_BYTES, this.pool.report().peakBytes * 2));
+      if (!outer && captured !== 'spare') this.pool.trim(Math.max(POOL_FLOOR_BYTES, this.ledger.report().peakBytes * 2));
     }
   }
 
@@ -208,6 +232,17 @@ export class Device {
     }
   }
 
+  /** As `noGrad`, for what will be computed again with recording: the same kernels run as then, so that the values are the same. */
+  rehearse<T>(body: () => T): T {
+    const before = this.rehearsing;
+    this.rehearsing = true;
+    try {
+      return this.noGrad(body);
+    } finally {
+      this.rehearsing = before;
+    }
+  }
+
   /** Runs `body` with recording, also inside `noGrad`. */
   record<T>(body: () => T): T {
     const depth = this.recordingDepth;
@@ -223,20 +258,42 @@ export class Device {
     return this.recordingDepth === 0;
   }
 
+  /**
+   * Whether nothing is recorded and nothing will be: in training, a value rounded to the other side of a ReLU's kink changes gradients, so forward passes keep to the
+   * precision of plain sums there.
+   */
+  get inference(): boolean {
+    return this.recordingDepth > 0 && !this.rehearsing;
+  }
+
   memory(): MemoryReport {
-    return this.pool.report();
+    return { ...this.ledger.report(), liveBuffers: this.pool.liveBuffers };
   }
 
   resetPeak(): void {
-    this.pool.resetPeak();
+    this.ledger.resetPeak();
   }
 
   // ------------------------------------------------------------------ work
 
   /** Records one dispatch of a kernel. */
-  run<P extends string, B extends string>(kernel: Kernel<P, B>, params: Readonly<Record<P, number>>, buffers: Readonly<Record<B, Tensor>>, grid: Grid): void {
+  run<P extends string, B extends string>(kernel: Kernel<P, B>, params: Readonly<Record<P, number>>, buffers: Readonly<Record<B, Tensor | OperandTexture>>, grid: Grid): void {
     if (kernel.subgroups && this.subgroupSize === 0) throw new Error(`kernel ${kernel.name} needs subgroups, which this device does not offer`);
     this.dispatcher.run(kernel, params, buffers, grid);
+  }
+
+  /**
+   * Runs `body` with a matrix of f32 values, `lines` of `texels` vec4s, copied into an operand texture by `layout` (see textures.ts). What `body` records is all
+   * that sees the texture.
+   */
+  withTexture<T>(matrix: Tensor, lines: number, texels: number, layout: TextureLayout, body: (texture: OperandTexture) => T): T {
+    const texture = this.textures.acquire(layout.blocks * layout.pitch, layout.blockLines);
+    this.dispatcher.copyToTexture(matrix.storage.range, lines, texels, texture, layout);
+    try {
+      return body(texture);
+    } finally {
+      this.textures.release(texture);
+    }
   }
 
   /** Dispatches recorded since the device was opened. */

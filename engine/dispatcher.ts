@@ -1,6 +1,7 @@
 /** Pipelines, bind groups and command encoding: many dispatches a pass, many passes a submit, params through one ring of uniforms. */
 import type { Kernel, Grid } from '../kernels/kernel.ts';
 import { MAX_PARAMS } from '../kernels/kernel.ts';
+import type { OperandTexture, TextureLayout } from './textures.ts';
 
 /** A range of a buffer as a dispatch binds it. */
 export interface BufferRange {
@@ -10,10 +11,8 @@ export interface BufferRange {
   readonly bytes: number;
 }
 
-/** Anything with memory to bind: a tensor. */
-export interface Bindable {
-  readonly storage: { readonly range: BufferRange };
-}
+/** Anything with memory to bind: a tensor, or an operand texture. */
+export type Bindable = { readonly storage: { readonly range: BufferRange } } | OperandTexture;
 
 const SLOT_BYTES = MAX_PARAMS * 4;
 const SLOTS = 1024;
@@ -91,8 +90,7 @@ export class Dispatcher {
       else if (type === 'u32') this.stagingU32[at++] = value;
       else this.stagingI32[at++] = value;
     }
-    const ranges = kernel.buffers.map((b) => buffers[b.name].storage.range);
-    const bindGroup = this.bindGroup(compiled, ranges);
+    const bindGroup = this.bindGroup(compiled, kernel.buffers.map((b) => buffers[b.name]));
     const pass = this.openPass();
     pass.setPipeline(compiled.pipeline);
     pass.setBindGroup(0, bindGroup, [this.slot * SLOT_BYTES]);
@@ -107,6 +105,18 @@ export class Dispatcher {
     if (bytes === 0) return;
     this.closePass();
     this.openEncoder().copyBufferToBuffer(source.gpu, source.offset, destination.gpu, destination.offset, bytes);
+  }
+
+  /** Records a copy of a matrix, lines of `texels` vec4s one behind the other, into an operand texture. */
+  copyToTexture(source: BufferRange, lines: number, texels: number, texture: OperandTexture, { blocks, blockLines, pitch }: TextureLayout): void {
+    this.closePass();
+    const encoder = this.openEncoder();
+    const bytesPerRow = texels * 16;
+    for (let block = 0; block < blocks; block++) {
+      const first = block * blockLines;
+      encoder.copyBufferToTexture({ buffer: source.gpu, offset: source.offset + first * bytesPerRow, bytesPerRow },
+        { texture: texture.gpu, origin: [block * pitch, 0] }, [texels, Math.min(blockLines, lines - first)]);
+    }
   }
 
   /** Records zeroing a range. */
@@ -182,14 +192,15 @@ export class Dispatcher {
   }
 
   private layoutOf(kernel: Kernel): { id: number; layout: GPUBindGroupLayout; pipelineLayout: GPUPipelineLayout } {
-    const key = kernel.buffers.map((b) => (b.access === 'read' ? 'r' : 'w')).join('');
+    const key = kernel.buffers.map((b) => b.access).join(' ');
     let found = this.layouts.get(key);
     if (!found) {
       const visibility = GPUShaderStage.COMPUTE;
       const layout = this.device.createBindGroupLayout({
         entries: [
           { binding: 0, visibility, buffer: { type: 'uniform', hasDynamicOffset: true } },
-          ...kernel.buffers.map((b, i) => ({ binding: i + 1, visibility, buffer: { type: b.access === 'read' ? ('read-only-storage' as const) : ('storage' as const) } })),
+          ...kernel.buffers.map((b, i) => ({ binding: i + 1, visibility, ...(b.access === 'texture' ? { storageTexture: { access: 'read-only' as const, format: 'rgba32float' as const } }
+            : { buffer: { type: b.access === 'read' ? ('read-only-storage' as const) : ('storage' as const) } }) })),
         ],
       });
       found = { id: this.layouts.size, layout, pipelineLayout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }) };
@@ -198,9 +209,14 @@ export class Dispatcher {
     return found;
   }
 
-  private bindGroup(kernel: CompiledKernel, ranges: readonly BufferRange[]): GPUBindGroup {
+  private bindGroup(kernel: CompiledKernel, bindables: readonly Bindable[]): GPUBindGroup {
     let key = String(kernel.layoutId);
-    for (const range of ranges) key += `,${range.id}:${range.offset}:${range.bytes}`;
+    for (const bindable of bindables) {
+      if ('storage' in bindable) {
+        const { range } = bindable.storage;
+        key += `,${range.id}:${range.offset}:${range.bytes}`;
+      } else key += `,t${bindable.id}`;
+    }
     let group = this.bindGroups.get(key);
     if (!group) {
       if (this.bindGroups.size >= MAX_BIND_GROUPS) this.bindGroups.clear();
@@ -208,7 +224,11 @@ export class Dispatcher {
         layout: kernel.layout,
         entries: [
           { binding: 0, resource: { buffer: this.uniforms, offset: 0, size: SLOT_BYTES } },
-          ...ranges.map((r, i) => ({ binding: i + 1, resource: { buffer: r.gpu, offset: r.offset, size: r.bytes } })),
+          ...bindables.map((bindable, i) => {
+            if (!('storage' in bindable)) return { binding: i + 1, resource: bindable.view };
+            const { gpu: buffer, offset, bytes: size } = bindable.storage.range;
+            return { binding: i + 1, resource: { buffer, offset, size } };
+          }),
         ],
       });
       this.bindGroups.set(key, group);

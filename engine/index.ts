@@ -1,5 +1,5 @@
 /** The engine's public surface, all of it. */
-export { Device, type DeviceInfo, type DeviceOptions } from './device.ts';
+export { Device, type DeviceInfo, type DeviceOptions, type ForcedVariants } from './device.ts';
 export { Tensor, type DType, type TensorData } from './tensor.ts';
 export { backward, checkpoint } from './autograd.ts';
 export { defineOp, type Op, type OpDefinition } from './op.ts';

@@ -144,5 +144,5 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
     throw new Error(variable ? `no WebGPU adapter by ${variable}=${process.env[variable]}: name a driver that is there, or unset it`
       : 'no WebGPU adapter: run `npm run setup -- --driver auto`, which installs a driver');
   }
-  return Device.fromAdapter(adapter, { settle: settleSleeping, ...options });
+  return Device.fromAdapter(adapter, { settle: settleSleeping, languageFeatures: instance.wgslLanguageFeatures, ...options });
 }

@@ -16,9 +16,11 @@ export interface ForwardCall<I extends OpInputs, A> {
   readonly output: Tensor;
   /** Whether backward may follow: otherwise nothing need be saved. */
   readonly recording: boolean;
+  /** Whether no gradient follows from anything computed now: then a faster variant may round a little more coarsely (see `Device.inference`). */
+  readonly inference: boolean;
 }
 
-export interface BackwardCall<I extends OpInputs, A, S> extends Omit<ForwardCall<I, A>, 'recording'> {
+export interface BackwardCall<I extends OpInputs, A, S> extends Omit<ForwardCall<I, A>, 'recording' | 'inference'> {
   readonly saved: S;
   /** Gradient of the loss by `output`, of its shape. */
   readonly gradient: Tensor;
@@ -64,7 +66,8 @@ export function defineOp<I extends OpInputs, A, S extends Saved = void>(definiti
     }
     return device.opScope(() => {
       const output = device.empty(shape, dtype);
-      const saved = device.noGrad(() => forward({ device, inputs, attributes, output, recording }));
+      const { inference } = device;
+      const saved = device.noGrad(() => forward({ device, inputs, attributes, output, recording, inference }));
       if (recording) attach(output, saved);
       return output;
     });

@@ -3,17 +3,17 @@
  *
  * `defineKernel` writes the part of the shader that every kernel shares, so that a family only writes what it computes:
  *  - `struct Params` at binding 0 from `params`, read as `p.name`;
- *  - one storage buffer for each entry of `buffers`, from binding 1 on, under its own name;
+ *  - one storage buffer, or storage texture of vec4f read by textureLoad, for each entry of `buffers`, from binding 1 on, under its own name;
  *  - `fn main`, with `group`, `groups` (workgroup id and count), `local` (id in the workgroup), `lane` (the same, flattened) and
  *    `linearGroup` (the workgroup's number in a grid of any shape, see `linearGrid`) in scope of `body`.
  */
 
 export type ScalarType = 'u32' | 'i32' | 'f32';
 export type ElementType = ScalarType | 'vec4f' | 'vec4u' | 'vec2f' | 'vec2u';
-export type Access = 'read' | 'write';
+export type Access = 'read' | 'write' | 'texture';
 
-/** How a buffer is bound: `read f32`, `write vec4f` (write means read_write). */
-export type BufferSpec = `${Access} ${ElementType}`;
+/** How a buffer is bound: `read f32`, `write vec4f` (write means read_write). `texture`: an operand texture (rgba32float, read only) in a buffer's place. */
+export type BufferSpec = `${'read' | 'write'} ${ElementType}` | 'texture';
 
 export interface KernelSpec<P extends string, B extends string> {
   /** Spells the specialisation, e.g. `matmul_nt_f32_sg8_32x64_bias_relu`; the label in traces and benchmarks. */
@@ -51,7 +51,7 @@ function entries<K extends string, V>(record: Readonly<Record<K, V>>): [K, V][] 
 export function defineKernel<P extends string, B extends string>(spec: KernelSpec<P, B>): Kernel<P, B> {
   const params = entries(spec.params).map(([name, type]) => ({ name, type }));
   const buffers = entries(spec.buffers).map(([name, text]) => {
-    const [access, element] = text.split(' ') as [Access, ElementType];
+    const [access, element] = text.split(' ') as [Access, ElementType | undefined];
     return { name, access, element };
   });
   if (params.length > MAX_PARAMS) throw new RangeError(`${spec.name}: at most ${MAX_PARAMS} params, got ${params.length}`);
@@ -59,7 +59,8 @@ export function defineKernel<P extends string, B extends string>(spec: KernelSpe
   const lines = [
     spec.subgroups ? 'enable subgroups;' : '',
     params.length ? `struct Params { ${params.map((q) => `${q.name}: ${q.type}`).join(', ')} }\n@group(0) @binding(0) var<uniform> p: Params;` : '',
-    ...buffers.map((b, i) => `@group(0) @binding(${i + 1}) var<storage, ${b.access === 'read' ? 'read' : 'read_write'}> ${b.name}: array<${b.element}>;`),
+    ...buffers.map((b, i) => `@group(0) @binding(${i + 1}) ${b.access === 'texture' ? `var ${b.name}: texture_storage_2d<rgba32float, read>`
+      : `var<storage, ${b.access === 'read' ? 'read' : 'read_write'}> ${b.name}: array<${b.element}>`};`),
     spec.module ?? '',
     `@compute @workgroup_size(${x}, ${y}, ${z})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,

@@ -13,6 +13,12 @@ export type MatmulForm = 'nn' | 'nt' | 'tn' | 'tt';
 export type Epilogue = 'none' | 'bias' | 'relu' | 'bias_relu';
 /** `vec4`: the contiguous dimension of A and of B is a multiple of 4. `scalar`: any sizes, element by element. */
 export type OperandAccess = 'vec4' | 'scalar';
+/**
+ * `texture`: as `vec4`, but read from operand textures (rgba32float), which software adapters do faster: line l of an operand lies in row l mod 2^shift, from
+ * texel (l >> shift) * pitch on.
+ */
+export type SubgroupAccess = OperandAccess | 'texture';
+export type TileSize = 'wide' | 'large' | 'small';
 
 export interface MatmulTile {
   readonly rows: number;
@@ -35,12 +41,20 @@ export const MATMUL_PARAMS = {
   widthA: 'u32', widthB: 'u32',
 } as const;
 
+/** Where lines lie in operand textures: see SubgroupAccess. */
+const TEXTURE_PARAMS = { shiftA: 'u32', pitchA: 'u32', shiftB: 'u32', pitchB: 'u32' } as const;
+
 /**
  * WGSL of `load<name>(line, x4) -> vec4f`: elements 4 x4 .. 4 x4 + 3 of a line. The one place that knows how an operand is stored.
  * With scalar access elements past the line's end are 0.
  */
-export function operandLoader(name: 'A' | 'B', access: OperandAccess): string {
+export function operandLoader(name: 'A' | 'B', access: SubgroupAccess): string {
   const buffer = name.toLowerCase();
+  if (access === 'texture') {
+    return `fn load${name}(line: u32, x4: u32) -> vec4f {
+  return textureLoad(${buffer}, vec2u((line >> p.shift${name}) * p.pitch${name} + x4, line & ((1u << p.shift${name}) - 1u)));
+}`;
+  }
   if (access === 'vec4') return `fn load${name}(line: u32, x4: u32) -> vec4f { return ${buffer}[line * (p.width${name} / 4u) + x4]; }`;
   return `fn load${name}(line: u32, x4: u32) -> vec4f {
   let i = line * p.width${name} + x4 * 4u;
@@ -77,14 +91,14 @@ export const range = (count: number): number[] => Array.from({ length: count }, 
  * Tile sizes by lanes of a subgroup. The large one was the fastest of those from 8x32 to 64x64 on lavapipe (8 lanes) and SwiftShader (4): a larger one spills
  * registers, a smaller one uses every loaded value less. The small one wastes less on small outputs. Scalar access has the small one only.
  */
-export const SUBGROUP_TILES: Readonly<Record<number, { readonly large: MatmulTile; readonly small: MatmulTile }>> = {
-  4: { large: { rows: 32, columns: 32 }, small: { rows: 16, columns: 16 } },
-  8: { large: { rows: 32, columns: 32 }, small: { rows: 16, columns: 32 } },
-  16: { large: { rows: 32, columns: 64 }, small: { rows: 16, columns: 64 } },
+export const SUBGROUP_TILES: Readonly<Record<number, Readonly<Record<TileSize, MatmulTile>>>> = {
+  4: { wide: { rows: 32, columns: 64 }, large: { rows: 32, columns: 32 }, small: { rows: 16, columns: 16 } },
+  8: { wide: { rows: 32, columns: 64 }, large: { rows: 32, columns: 32 }, small: { rows: 16, columns: 32 } },
+  16: { wide: { rows: 32, columns: 128 }, large: { rows: 32, columns: 64 }, small: { rows: 16, columns: 64 } },
 };
 
 /** C = op(A) op(B) with one subgroup a workgroup; a shader for each form, tile, access and epilogue. */
-export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulForm, size: 'large' | 'small', access: OperandAccess, epilogue: Epilogue): Kernel => {
+export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulForm, size: TileSize, access: SubgroupAccess, epilogue: Epilogue): Kernel => {
   const tile = SUBGROUP_TILES[lanes][size];
   const transposedA = form[0] === 't', transposedB = form[1] === 't';
   const { rows } = tile;
@@ -128,20 +142,20 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
   const biasLoads = range(vectors).map((j) => {
     if (!hasBias(epilogue)) return '';
     if (transposedB) return `let bias${j} = bias[min(column0 + ${j * lanes}u + lane, p.n - 1u)];`;
-    if (access === 'vec4') return `let bias${j} = bias[xB${j}];`;
+    if (access !== 'scalar') return `let bias${j} = bias[xB${j}];`;
     return `let bias${j} = vec4f(${range(4).map((q) => `bias[min(xB${j} * 4u + ${q}u, p.n - 1u)]`).join(', ')});`;
   });
   const stores = range(vectors).map((j) => {
     const value = withEpilogue(epilogue, `sums[r * ${vectors}u + ${j}u]`, `bias${j}`, zero);
     if (transposedB) return `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { output[line * p.n + column] = ${value}; } }`;
     const x = `let x = column0 / 4u + ${j * lanes}u + lane;`;
-    if (access === 'vec4') return `{ ${x} if (x < p.n / 4u) { output[line * (p.n / 4u) + x] = ${value}; } }`;
+    if (access !== 'scalar') return `{ ${x} if (x < p.n / 4u) { output[line * (p.n / 4u) + x] = ${value}; } }`;
     return `{ ${x} let value = ${value};
       ${range(4).map((q) => `if (x * 4u + ${q}u < p.n) { output[line * p.n + x * 4u + ${q}u] = value[${q}]; }`).join('\n      ')} }`;
   });
 
-  const operand: BufferSpec = access === 'vec4' ? 'read vec4f' : 'read f32';
-  const vec4Output = access === 'vec4' && !transposedB;
+  const operand: BufferSpec = access === 'texture' ? 'texture' : access === 'vec4' ? 'read vec4f' : 'read f32';
+  const vec4Output = access !== 'scalar' && !transposedB;
   const buffers: Record<string, BufferSpec> = {
     a: operand, b: operand,
     ...(hasBias(epilogue) ? { bias: vec4Output ? 'read vec4f' : 'read f32' } : {}),
@@ -150,7 +164,7 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
   return defineKernel({
     name: `matmul_${form}_f32_sg${lanes}_${rows}x${tile.columns}_${access}${epilogue === 'none' ? '' : `_${epilogue}`}`,
     workgroup: [lanes],
-    params: MATMUL_PARAMS,
+    params: access === 'texture' ? { ...MATMUL_PARAMS, ...TEXTURE_PARAMS } : MATMUL_PARAMS,
     buffers,
     subgroups: true,
     module: `${operandLoader('A', access)}\n${operandLoader('B', access)}`,

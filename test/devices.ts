@@ -1,6 +1,6 @@
 /** The devices that tests run on: the adapter at hand with and without its subgroups, opened once a test file and destroyed at its end. */
 import { afterAll } from 'vitest';
-import type { Device } from '../engine/index.ts';
+import type { Device, ForcedVariants } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 
 export interface TestDevice {
@@ -13,6 +13,14 @@ export async function testDevices(): Promise<readonly TestDevice[]> {
   const devices = [{ label: device.subgroupSize > 0 ? `subgroups of ${device.subgroupSize}` : 'as it is', device }];
   if (device.subgroupSize > 0) devices.push({ label: 'no subgroups', device: await openDevice({ subgroups: false }) });
   afterAll(() => { for (const { device: opened } of devices) opened.destroy(); });
+  return devices;
+}
+
+/** The adapter with variants of matrix products and convolutions forced that its own choice leaves to larger shapes than tests have. */
+export async function forcedDevices(): Promise<readonly TestDevice[]> {
+  const forced: ForcedVariants[] = [{ operands: 'texture', convolution: 'winograd2' }, { operands: 'buffer', convolution: 'winograd4' }];
+  const devices = await Promise.all(forced.map(async (force) => ({ label: Object.values(force).join(', '), device: await openDevice({ force }) })));
+  afterAll(() => { for (const { device } of devices) device.destroy(); });
   return devices;
 }
 

@@ -2,15 +2,23 @@
 import { describe, test } from 'vitest';
 import { ops, type OpName } from '../engine/ops/index.ts';
 import { opCases } from './op-cases/index.ts';
-import { testDevices } from './devices.ts';
+import { forcedDevices, testDevices } from './devices.ts';
 import { checkOp } from './op-harness.ts';
 
 const devices = await testDevices();
+const forced = await forcedDevices();
+const VARIED: readonly OpName[] = ['matmul', 'linear', 'conv2d'];
 const chosen = process.env.OPS?.split(',');
 const names = (Object.keys(opCases) as OpName[]).filter((name) => !chosen || chosen.includes(name));
 
 describe.each(devices)('$label', ({ device }) => {
   describe.each(names)('%s', (name) => {
+    test.each(opCases[name])('$name', async (op) => checkOp(device, op, ops[name].differentiable));
+  });
+});
+
+describe.each(forced)('$label', ({ device }) => {
+  describe.each(names.filter((name) => VARIED.includes(name)))('%s', (name) => {
     test.each(opCases[name])('$name', async (op) => checkOp(device, op, ops[name].differentiable));
   });
 });

@@ -5,10 +5,13 @@ import {
 } from '../../kernels/conv2d.ts';
 import { depthwiseInputGradientKernel, depthwiseKernel, depthwiseWeightGradientKernel } from '../../kernels/depthwise.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
+import type { WinogradSize } from '../../kernels/winograd.ts';
 import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { columnSums as rowSums, gemm } from './gemm.ts';
+import { winograd, winogradSize } from './winograd.ts';
 
 export interface Conv2dOptions {
   /** Of both axes; default 1. */
@@ -99,9 +102,17 @@ interface GemmCall {
   readonly padX: number;
 }
 
-/** Runs the implicit GEMM of the forward pass and of the gradient by the input. */
-function runGemm(device: Device, call: GemmCall, source: Tensor, weights: Tensor, bias: Tensor | null, target: Tensor): void {
+/** A kernel of one pixel: the convolution is a matrix product of pixels by channels. */
+const isPointwise = ({ kh, kw }: Geometry, { stride, padding, groups }: Attributes): boolean => kh === 1 && kw === 1 && stride === 1 && padding === 0 && groups === 1;
+
+/** Runs the forward pass or the gradient by the input: as one of the Winograd variants named, where that is less work, otherwise as implicit GEMM. */
+function runConvolution(device: Device, call: GemmCall, variants: readonly WinogradSize[], source: Tensor, weights: Tensor, bias: Tensor | null, target: Tensor): void {
   const { batch, targetH, targetW, N4, groups, step } = call;
+  if (call.kh === 3 && call.kw === 3 && call.stride === 1 && step === 1 && groups === 1 && call.padY === call.padX) {
+    const tiled = { ...call, padding: 2 - call.padY };
+    const m = winogradSize(device, tiled, variants);
+    if (m !== null) return winograd(device, m, tiled, source, weights, bias, target);
+  }
   const rows = batch * Math.ceil(targetH / step) * Math.ceil(targetW / step);
   const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
   const [tileRows, tileColumns] = gemmTile(subgroup, rows, N4 * 4);
@@ -188,7 +199,7 @@ export const conv2dOp = defineOp({
     return { shape: [batch, outH, outW, weight.shape[3]] };
   },
 
-  forward: ({ device, inputs: [x, weight, bias], attributes, output, recording }): { source?: Tensor } => {
+  forward: ({ device, inputs: [x, weight, bias], attributes, output, recording, inference }): { source?: Tensor } => {
     if (output.size === 0) return {};
     const { stride, padding, groups } = attributes;
     const g = geometry(x, weight, attributes);
@@ -203,12 +214,16 @@ export const conv2dOp = defineOp({
       if (target !== output) crop(target, output, 1, 1, channels4 * 4, 1, groups);
       return {};
     }
+    if (isPointwise(g, attributes)) {
+      gemm(device, { a: x, transposeA: false, b: weight, transposeB: false, output, m: batch * outH * outW, n: O, k: C, bias });
+      return {};
+    }
     const source = padded(x, 1, groups, C);
     const target = O % 4 === 0 ? output : device.empty([(output.size / O) * O4 * 4]);
-    runGemm(device, {
+    runConvolution(device, {
       batch, sourceH: height, sourceW: width, targetH: outH, targetW: outW, K4: C4, N4: O4, groups, kh, kw,
       stride, step: 1, padY: kh - 1 - padding, padX: kw - 1 - padding,
-    }, source, padded(weight, C, groups, O, true), bias && padded(bias, 1, groups, O), target);
+    }, inference ? [2, 4] : [2], source, padded(weight, C, groups, O, true), bias && padded(bias, 1, groups, O), target);
     if (target !== output) crop(target, output, 1, groups, O4 * 4, 1, O);
     return recording && weight.requiresGrad && source !== x ? { source } : {};
   },
@@ -217,6 +232,7 @@ export const conv2dOp = defineOp({
     const g = geometry(x, weight, attributes);
     if (gradient.size === 0) return [x, weight, bias].map((input, i) => (input && needs[i] ? device.zeros(input.shape) : null));
     if (isDepthwise(g)) return depthwiseBackward(device, g, attributes, x, weight, bias, gradient, needs);
+    if (isPointwise(g, attributes)) return pointwiseBackward(device, g, x, weight, bias, gradient, needs);
     const { stride, padding, groups } = attributes;
     const { batch, height, width, outH, outW, kh, kw, C, O, C4, O4 } = g;
     const upstream = padded(gradient, 1, groups, O);
@@ -228,9 +244,9 @@ export const conv2dOp = defineOp({
       device.run(transposeWeightsKernel(), { count, kh, kw, step: stride, K4: C4, N4: O4, groups }, { input, output: transposed }, gridOf(count));
       byInput = device.empty(x.shape);
       const target = C % 4 === 0 ? byInput : device.empty([(x.size / C) * C4 * 4]);
-      runGemm(device, {
+      runConvolution(device, {
         batch, sourceH: outH, sourceW: outW, targetH: height, targetW: width, K4: O4, N4: C4, groups, kh, kw, stride: 1, step: stride, padY: padding, padX: padding,
-      }, upstream, transposed, null, target);
+      }, [2, 4], upstream, transposed, null, target);
       if (target !== byInput) crop(target, byInput, 1, groups, C4 * 4, 1, C);
     }
     if (needs[1]) {
@@ -244,6 +260,17 @@ export const conv2dOp = defineOp({
     return [byInput, byWeight, byBias];
   },
 });
+
+function pointwiseBackward(
+  device: Device, { batch, outH, outW, C, O }: Geometry, x: Tensor, weight: Tensor, bias: Tensor | null, gradient: Tensor, needs: readonly boolean[],
+): (Tensor | null)[] {
+  const pixels = batch * outH * outW;
+  const byInput = needs[0] ? device.empty(x.shape) : null;
+  if (byInput) gemm(device, { a: gradient, transposeA: false, b: weight, transposeB: true, output: byInput, m: pixels, n: C, k: O });
+  const byWeight = needs[1] ? device.empty(weight.shape) : null;
+  if (byWeight) gemm(device, { a: x, transposeA: true, b: gradient, transposeB: false, output: byWeight, m: C, n: O, k: pixels });
+  return [byInput, byWeight, bias && needs[2] ? rowSums(device, gradient, null) : null];
+}
 
 function depthwiseBackward(
   device: Device, g: Geometry, { stride, padding, groups }: Attributes, x: Tensor, weight: Tensor, bias: Tensor | null, gradient: Tensor,

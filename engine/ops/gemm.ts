@@ -1,10 +1,11 @@
 /** Launches matrix products: picks kernel, tile and the split of K for a problem's sizes and the device. What ops on matrices are written with; records nothing. */
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
-import { K_ALIGNMENT, SUBGROUP_TILES, columnSumsKernel, subgroupMatmulKernel, sumSlicesKernel, type Epilogue, type MatmulForm, type MatmulTile, type OperandAccess } from '../../kernels/matmul.ts';
+import { K_ALIGNMENT, SUBGROUP_TILES, columnSumsKernel, subgroupMatmulKernel, sumSlicesKernel, type Epilogue, type MatmulForm, type MatmulTile, type OperandAccess, type SubgroupAccess, type TileSize } from '../../kernels/matmul.ts';
 import { WORKGROUP_TILES, tiledMatmulKernel } from '../../kernels/matmul-tiled.ts';
 import type { Device } from '../device.ts';
 import { sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { textureLayout, type TextureLayout } from '../textures.ts';
 
 export interface Gemm {
   /** [M, K], or [K, M] with `transposeA`; with batch entries below each other unless `sharedA`. */
@@ -29,28 +30,58 @@ export interface Gemm {
 }
 
 interface Plan {
-  readonly size: 'large' | 'small';
+  readonly size: TileSize;
   readonly tile: MatmulTile;
   readonly slices: number;
+  /** Multiply-adds of the best tile, for each k. */
+  readonly cost: number;
 }
 
 /** Workgroups that keep an adapter busy: a software adapter has a few threads, a GPU some hundred multiprocessors. */
 const WANTED_GROUPS = { software: 16, gpu: 256 };
-/** Work of a multiply-add in the small tile, relative to the large: fewer uses of every value loaded. */
-const SMALL_TILE_COST = 1.4;
+/** Work of a multiply-add by tile and access, relative to the best: a smaller tile uses every loaded value less, a larger one spills registers. */
+const TILE_COST: Readonly<Record<SubgroupAccess, Readonly<Record<TileSize, number>>>> = {
+  vec4: { wide: 1.8, large: 1.3, small: 1.6 },
+  texture: { wide: 1, large: 1.05, small: 1.25 },
+  scalar: { wide: 1.8, large: 1.3, small: 1.6 },
+};
+/** What copying an element of an operand into a texture costs, in multiply-adds of the best tile. */
+const COPY_COST = 20;
 /** A slice of K shorter than this is not worth storing its partial products. */
 const SHORTEST_SLICE = 256;
 
 /** The least padded work, counted as if a device that is not kept busy ran that much longer. */
-function plan(tiles: Readonly<Record<'large' | 'small', MatmulTile>>, sizes: readonly ('large' | 'small')[], wanted: number, { m, n, k, batch }: { m: number; n: number; k: number; batch: number }): Plan {
-  const candidates = sizes.map((size) => {
+function plan(tiles: Readonly<Partial<Record<TileSize, MatmulTile>>>, costs: Readonly<Record<TileSize, number>>, wanted: number, { m, n, k, batch }: { m: number; n: number; k: number; batch: number }): Plan {
+  const candidates = (Object.keys(tiles) as TileSize[]).flatMap((size) => {
     const tile = tiles[size];
+    if (!tile) return [];
     const groups = Math.ceil(m / tile.rows) * Math.ceil(n / tile.columns) * batch;
     const slices = Math.max(1, Math.min(Math.ceil(wanted / groups), Math.floor(k / SHORTEST_SLICE)));
     const idle = Math.max(1, wanted / (groups * slices));
-    return { size, tile, slices, cost: groups * tile.rows * tile.columns * idle * (size === 'small' ? SMALL_TILE_COST : 1) };
+    return [{ size, tile, slices, cost: groups * tile.rows * tile.columns * idle * costs[size] }];
   });
   return candidates.reduce((best, candidate) => (candidate.cost < best.cost ? candidate : best));
+}
+
+/** Two copies are worth so many multiply-adds as commands alone. */
+const COPIES_COST = 1e6;
+
+interface Operands {
+  readonly a: TextureLayout;
+  readonly linesA: number;
+  readonly b: TextureLayout;
+  readonly linesB: number;
+}
+
+/** Layouts of both operands as textures; null where textures are not to be used or one does not fit. */
+function textureOperands(device: Device, { a, b }: Gemm, widthA: number, widthB: number): Operands | null {
+  const { operands } = device.force;
+  // Software adapters with 8 lanes (lavapipe) load faster from textures, SwiftShader with its 4 does not.
+  if (!device.operandTextures || operands === 'buffer' || (device.subgroupSize < 8 && operands !== 'texture')) return null;
+  const maxSide = device.limits.maxTextureDimension2D;
+  const linesA = a.size / widthA, linesB = b.size / widthB;
+  const layoutA = textureLayout(linesA, widthA / 4, maxSide), layoutB = textureLayout(linesB, widthB / 4, maxSide);
+  return layoutA && layoutB && { a: layoutA, linesA, b: layoutB, linesB };
 }
 
 /** output = op(A) op(B), by batch entry or summed over them, with bias and ReLU if asked for. */
@@ -62,16 +93,25 @@ export function gemm(device: Device, problem: Gemm): void {
   const widthA = transposeA ? m : k, widthB = transposeB ? k : n;
   const access: OperandAccess = widthA % 4 === 0 && widthB % 4 === 0 ? 'vec4' : 'scalar';
   const lanes = device.subgroupSize;
-  const subgroupTiles = SUBGROUP_TILES[lanes];
-  const { size, tile, slices } = subgroupTiles
-    ? plan(subgroupTiles, access === 'scalar' ? ['small'] : ['large', 'small'], WANTED_GROUPS.software, { m, n, k, batch })
-    : plan(WORKGROUP_TILES, ['large', 'small'], WANTED_GROUPS.gpu, { m, n, k, batch });
+  const tiles = SUBGROUP_TILES[lanes];
+  const sizes = { m, n, k, batch };
+  let textures = tiles && access === 'vec4' ? textureOperands(device, problem, widthA, widthB) : null;
+  let chosen = tiles
+    ? plan(access === 'scalar' ? { small: tiles.small } : tiles, TILE_COST[access], WANTED_GROUPS.software, sizes)
+    : plan(WORKGROUP_TILES, TILE_COST.vec4, WANTED_GROUPS.gpu, sizes);
+  if (textures) {
+    const copied = plan(tiles, TILE_COST.texture, WANTED_GROUPS.software, sizes);
+    if (device.force.operands === 'texture' || copied.cost * k + (a.size + b.size) * COPY_COST + COPIES_COST < chosen.cost * k) chosen = copied;
+    else textures = null;
+  }
+  const { size, tile, slices } = chosen;
+  const subgroupAccess = textures ? 'texture' : access;
   const matrices = batch * slices;
   const summed = slices > 1 || (sumBatch && batch !== 1);
   const direct = summed ? 'none' : epilogue;
-  const kernel: Kernel = subgroupTiles
-    ? subgroupMatmulKernel(lanes, form, size, access, direct)
-    : tiledMatmulKernel(form, size, access, n % 4 === 0, direct);
+  const kernel: Kernel = tiles
+    ? subgroupMatmulKernel(lanes, form, size, subgroupAccess, direct)
+    : tiledMatmulKernel(form, size === 'wide' ? 'large' : size, access, n % 4 === 0, direct);
   const rowTiles = Math.ceil(m / tile.rows), columnTiles = Math.ceil(n / tile.columns);
   const groups = rowTiles * columnTiles * matrices;
   const params = {
@@ -81,9 +121,21 @@ export function gemm(device: Device, problem: Gemm): void {
     linesB: problem.sharedB ? 0 : transposeB ? n : k,
   };
   const product = summed ? device.empty([matrices, m, n]) : output;
-  device.run(kernel, params, { a, b, output: product, ...(bias ? { bias } : {}) }, linearGrid(groups));
+  const rest = { output: product, ...(bias ? { bias } : {}) };
+  if (textures) {
+    const { a: layoutA, b: layoutB, linesA, linesB } = textures;
+    const blocks = { shiftA: blockShift(layoutA), pitchA: layoutA.pitch, shiftB: blockShift(layoutB), pitchB: layoutB.pitch };
+    device.withTexture(a, linesA, widthA / 4, layoutA, (textureA) => device.withTexture(b, linesB, widthB / 4, layoutB, (textureB) => {
+      device.run(kernel, { ...params, ...blocks }, { a: textureA, b: textureB, ...rest }, linearGrid(groups));
+    }));
+  } else {
+    device.run(kernel, params, { a, b, ...rest }, linearGrid(groups));
+  }
   if (summed) sumSlices(device, product, output, sumBatch ? matrices : slices, n, epilogue, bias);
 }
+
+/** log2 of the lines of a block, where there are several. */
+const blockShift = ({ blocks, blockLines }: TextureLayout): number => (blocks === 1 ? 31 : Math.log2(blockLines));
 
 /** output = epilogue(sum over the first axis of `partial`), whose rows have `n` elements. */
 function sumSlices(device: Device, partial: Tensor, output: Tensor, slices: number, n: number, epilogue: Epilogue, bias: Tensor | null): void {

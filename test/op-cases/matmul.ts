@@ -73,6 +73,13 @@ const matmulCases = [
   product({ m: 8, n: 4, k: 12, form: 'tn', batchB: [3] }, 'A shared'),
   product({ m: 4, n: 8, k: 12, form: 'tt', batchA: [2], batchB: [2] }),
   product({ m: 3, n: 4, k: 5, form: 'tn', batchA: [4] }, 'A transposed and batched, B shared'),
+  // Operand textures want lines of a multiple of 64 elements.
+  product({ m: 5, n: 64, k: 64, form: 'nn' }, 'in textures'),
+  product({ m: 35, n: 66, k: 128, form: 'nt' }, 'in textures'),
+  product({ m: 128, n: 64, k: 7, form: 'tn' }, 'in textures, K not a multiple of 4'),
+  product({ m: 64, n: 33, k: 64, form: 'tt' }, 'in textures'),
+  product({ m: 3, n: 64, k: 64, form: 'nn', batchA: [3], batchB: [3] }, 'in textures, batched'),
+  product({ m: 64, n: 64, k: 640, form: 'tn' }, 'in textures, K split'),
   product({ m: 3, n: 4, k: 5, form: 'nn', batchA: [0], batchB: [0] }, 'no batch entries'),
   product({ m: 2, n: 3, k: 4, form: 'nn', batchA: [0] }, 'gradient of the shared operand over no batch entries'),
   ...sampleCases(6, fc.record({ m: size, n: size, k: size, form: forms }), (sizes) => product(sizes)),

@@ -1,0 +1,96 @@
+/**
+ * Operand textures: matrices copied into rgba32float storage textures, from which software adapters load several times faster than from storage
+ * buffers (a buffer load there is a branch and a bounds check for every lane; a texture load is clamped without one).
+ *
+ * A matrix of `lines` lines lies in blocks of `blockLines` lines side by side, so that it may have more lines than a texture has rows:
+ * line l, vec4 x at texel (pitch * floor(l / blockLines) + x, l mod blockLines).
+ */
+import type { MemoryLedger } from './buffers.ts';
+
+export interface OperandTexture {
+  readonly id: number;
+  readonly gpu: GPUTexture;
+  readonly view: GPUTextureView;
+  /** In texels. */
+  readonly width: number;
+  readonly height: number;
+  readonly bytes: number;
+}
+
+/** How the lines of a matrix lie in a texture. */
+export interface TextureLayout {
+  readonly blocks: number;
+  /** A power of two where there is more than one block. */
+  readonly blockLines: number;
+  /** Texels from one block to the next. */
+  readonly pitch: number;
+}
+
+const TEXEL_BYTES = 16;
+/** copyBufferToTexture wants rows of a multiple of 256 bytes. */
+const TEXELS_OF_A_COPY = 16;
+/** Free textures beyond this are destroyed when another is made. */
+const MOST_FREE_BYTES = 128 * 2 ** 20;
+
+/** Layout of `lines` lines of `texels` texels in textures of at most `maxSide` on a side; null where there is none, or no copy can make it. */
+export function textureLayout(lines: number, texels: number, maxSide: number): TextureLayout | null {
+  if (texels % TEXELS_OF_A_COPY !== 0 || texels === 0 || lines === 0) return null;
+  const blockLines = lines <= maxSide ? lines : 2 ** Math.floor(Math.log2(maxSide));
+  const blocks = Math.ceil(lines / blockLines);
+  return blocks * texels <= maxSide - ROW_PADDING ? { blocks, blockLines, pitch: texels } : null;
+}
+
+/** Texels that no texture's row is a multiple of 64 long by: rows a power of two apart would fall into the same cache sets. */
+const ROW_PADDING = 4;
+
+/** Textures to copy operands into. One is used by the dispatch after the copy and then goes back at once: the device works in order. */
+export class TexturePool {
+  private free: OperandTexture[] = [];
+  private nextId = 1;
+
+  /** @param onDestroy called before textures are destroyed: pending work must be submitted and cached bind groups dropped. */
+  constructor(private readonly device: GPUDevice, private readonly ledger: MemoryLedger, private readonly onDestroy: () => void) {}
+
+  /** A texture at least that large, in texels. */
+  acquire(width: number, height: number): OperandTexture {
+    const fitting = this.free.filter((texture) => texture.width >= width && texture.height >= height);
+    let texture: OperandTexture;
+    if (fitting.length > 0) {
+      texture = fitting.reduce((best, other) => (other.bytes < best.bytes ? other : best));
+      this.free.splice(this.free.indexOf(texture), 1);
+      this.ledger.reuse(texture.bytes);
+    } else {
+      if (this.freeBytes() > MOST_FREE_BYTES) this.trim();
+      texture = this.create(width, height);
+      this.ledger.add(texture.bytes);
+    }
+    return texture;
+  }
+
+  release(texture: OperandTexture): void {
+    this.free.push(texture);
+    this.ledger.release(texture.bytes);
+  }
+
+  /** Destroys the free textures. */
+  trim(): void {
+    if (this.free.length === 0) return;
+    this.onDestroy();
+    for (const texture of this.free) {
+      texture.gpu.destroy();
+      this.ledger.drop(texture.bytes);
+    }
+    this.free = [];
+  }
+
+  private freeBytes(): number {
+    return this.free.reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  private create(width: number, height: number): OperandTexture {
+    const maxSide = this.device.limits.maxTextureDimension2D;
+    const size: [number, number] = [Math.min(maxSide, Math.ceil(width / 64) * 64 + ROW_PADDING), Math.min(maxSide, Math.ceil(height / 64) * 64)];
+    const gpu = this.device.createTexture({ label: 'operand', size, format: 'rgba32float', usage: GPUTextureUsage.COPY_DST | GPUTextureUsage.STORAGE_BINDING });
+    return { id: this.nextId++, gpu, view: gpu.createView(), width: size[0], height: size[1], bytes: size[0] * size[1] * TEXEL_BYTES };
+  }
+}

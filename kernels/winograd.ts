@@ -1,0 +1,126 @@
+/**
+ * Winograd's minimal filtering for 3x3 convolutions of stride 1 (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308):
+ * F(2x2, 3x3) and F(4x4, 3x3), NHWC. Three transforms around a batched matrix product [elements, tiles, K] x [elements, K, N]:
+ *
+ *   U = G g G^T of the weights, V = B^T d B of the image's tiles, y = A^T (U V) A of the products.
+ *
+ * F(4x4) multiplies 4 times less than the direct sum, but rounds about three times as coarsely; F(2x2) multiplies 2.25 times less at the direct sum's precision.
+ *
+ * Glossary. m: side of an output tile; side t = m + 2 of an input tile, t * t elements; tiles: [batch, tilesY, tilesX], a range of them at a time; K, N channels in vec4s.
+ */
+import { defineKernel, kernelFamily } from './kernel.ts';
+
+export type WinogradSize = 2 | 4;
+
+type Matrix = readonly (readonly number[])[];
+
+const MATRICES: Readonly<Record<WinogradSize, { readonly input: Matrix; readonly weight: Matrix; readonly output: Matrix }>> = {
+  2: {
+    input: [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
+    weight: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
+    output: [[1, 1, 1, 0], [0, 1, -1, -1]],
+  },
+  4: {
+    input: [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]],
+    weight: [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
+    output: [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+  },
+};
+
+const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
+const literal = (x: number): string => (Number.isInteger(x) ? x.toFixed(1) : String(x));
+
+/** WGSL of a row of a matrix times a vector of names. */
+function weightedSum(row: readonly number[], names: readonly string[]): string {
+  const terms = row.flatMap((c, i) => (c === 0 ? [] : [{ sign: c < 0 ? '-' : '+', text: Math.abs(c) === 1 ? names[i] : `${literal(Math.abs(c))} * ${names[i]}` }]));
+  return terms.map(({ sign, text }, i) => (i === 0 ? `${sign === '-' ? '-' : ''}${text}` : ` ${sign} ${text}`)).join('');
+}
+
+/** WGSL that computes `name`i_j, the elements of M X M^T, from X given by names[row][column]. */
+function sandwich(matrix: Matrix, names: readonly (readonly string[])[], name: string): string {
+  const half = matrix.map((row, i) => names[0].map((_, j) => `let half${i}_${j} = ${weightedSum(row, names.map((line) => line[j]))};`));
+  const whole = matrix.map((_, i) => matrix.map((row, j) => `let ${name}${i}_${j} = ${weightedSum(row, names[0].map((__, q) => `half${i}_${q}`))};`));
+  return [...half, ...whole].map((line) => line.join(' ')).join('\n  ');
+}
+
+const grid = (rows: number, columns: number, name: (i: number, j: number) => string): string[][] => range(rows).map((i) => range(columns).map((j) => name(i, j)));
+
+/** U [elements, K, N] of weights [3, 3, K, N]. One lane a vec4. */
+export const winogradWeightsKernel = kernelFamily((m: WinogradSize) => {
+  const side = m + 2;
+  const elements = side * side;
+  return defineKernel({
+    name: `winograd${m}_weights_f32`,
+    workgroup: [64],
+    params: { count: 'u32' },
+    buffers: { weights: 'read vec4f', transformed: 'write vec4f' },
+    body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  ${grid(3, 3, (a, b) => `let g${a}_${b} = weights[${a * 3 + b}u * p.count + i];`).flat().join('\n  ')}
+  ${sandwich(MATRICES[m].weight, grid(3, 3, (a, b) => `g${a}_${b}`), 'u')}
+  var results = array<vec4f, ${elements}>(${range(elements).map((e) => `u${Math.floor(e / side)}_${e % side}`).join(', ')});
+  for (var e = 0u; e < ${elements}u; e++) { transformed[e * p.count + i] = results[e]; }`,
+  });
+});
+
+const TILE_PARAMS = {
+  /** Lanes: tiles x vec4s of channels. */
+  count: 'u32',
+  /** The first tile of the range, and how many there are. */
+  firstTile: 'u32', tiles: 'u32',
+  tilesY: 'u32', tilesX: 'u32', height: 'u32', width: 'u32', channels4: 'u32',
+} as const;
+
+const tileOf = (m: number): string => `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  let c = i % p.channels4;
+  let tile = i / p.channels4;
+  let at = p.firstTile + tile;
+  let originX = (at % p.tilesX) * ${m}u;
+  let originY = ((at / p.tilesX) % p.tilesY) * ${m}u;
+  let image = at / (p.tilesX * p.tilesY);`;
+
+/** V [elements, tiles, K] of the image [batch, height, width, K] with `padding` zeros around it. */
+export const winogradInputKernel = kernelFamily((m: WinogradSize) => {
+  const side = m + 2;
+  const elements = side * side;
+  return defineKernel({
+    name: `winograd${m}_input_f32`,
+    workgroup: [64],
+    params: { ...TILE_PARAMS, padding: 'u32' },
+    buffers: { image_: 'read vec4f', transformed: 'write vec4f' },
+    body: `${tileOf(m)}
+  ${range(side).map((j) => `let x${j} = originX + ${j}u - p.padding; let insideX${j} = x${j} < p.width;`).join('\n  ')}
+  ${range(side).map((i) => `let y${i} = originY + ${i}u - p.padding; let line${i} = (image * p.height + y${i}) * p.width; let insideY${i} = y${i} < p.height;`).join('\n  ')}
+  ${grid(side, side, (i, j) => `let d${i}_${j} = select(vec4f(), image_[(line${i} + x${j}) * p.channels4 + c], insideY${i} && insideX${j});`).flat().join('\n  ')}
+  ${sandwich(MATRICES[m].input, grid(side, side, (i, j) => `d${i}_${j}`), 'v')}
+  var results = array<vec4f, ${elements}>(${range(elements).map((e) => `v${Math.floor(e / side)}_${e % side}`).join(', ')});
+  for (var e = 0u; e < ${elements}u; e++) { transformed[(e * p.tiles + tile) * p.channels4 + c] = results[e]; }`,
+  });
+});
+
+/** y [batch, height, width, N] of products [elements, tiles, N], plus bias where `hasBias` is not 0. */
+export const winogradOutputKernel = kernelFamily((m: WinogradSize) => {
+  const side = m + 2;
+  const elements = side * side;
+  return defineKernel({
+    name: `winograd${m}_output_f32`,
+    workgroup: [64],
+    params: { ...TILE_PARAMS, hasBias: 'u32' },
+    buffers: { products: 'read vec4f', bias: 'read vec4f', target_: 'write vec4f' },
+    body: `${tileOf(m)}
+  var product: array<vec4f, ${elements}>;
+  for (var e = 0u; e < ${elements}u; e++) { product[e] = products[(e * p.tiles + tile) * p.channels4 + c]; }
+  ${sandwich(MATRICES[m].output, grid(side, side, (i, j) => `product[${i * side + j}]`), 'y')}
+  var start = vec4f();
+  if (p.hasBias != 0u) { start = bias[c]; }
+  var results = array<vec4f, ${m * m}>(${range(m * m).map((e) => `y${Math.floor(e / m)}_${e % m}`).join(', ')});
+  for (var e = 0u; e < ${m * m}u; e++) {
+    let y = originY + e / ${m}u;
+    let x = originX + e % ${m}u;
+    if (y < p.height && x < p.width) { target_[((image * p.height + y) * p.width + x) * p.channels4 + c] = start + results[e]; }
+  }`,
+  });
+});
