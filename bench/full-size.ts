@@ -7,7 +7,7 @@
  * Prints one line a tensor (relative L2 error), device and process memory, and with --time the medians and their ratio.
  */
 import { spawn } from 'node:child_process';
-import { openAsBlob } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
@@ -31,11 +31,12 @@ if (options.help || !folder || (options.time !== undefined && options.time !== '
 
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
 
-async function readBytes(path: string): Promise<ArrayBuffer> {
-  return (await openAsBlob(path)).arrayBuffer();
+function readBytes(path: string): ArrayBuffer {
+  const { buffer, byteOffset, byteLength } = readFileSync(path);
+  return byteLength === buffer.byteLength ? buffer : buffer.slice(byteOffset, byteOffset + byteLength);
 }
 
-const expected = readSafetensors(await readBytes(join(folder, 'expected.safetensors')), 'expected.safetensors');
+const expected = readSafetensors(readBytes(join(folder, 'expected.safetensors')), 'expected.safetensors');
 const floats = (name: string): Float32Array => {
   const entry = expected.tensors.get(name);
   if (!(entry?.data instanceof Float32Array)) throw new Error(`expected.safetensors: no f32 tensor ${name}`);
@@ -78,7 +79,7 @@ const config = { ...PAPER_R50, gradientCheckpointing: options.checkpointing };
 
 async function loadModel(device: Device): Promise<DynamicSparseRCNN> {
   const model = new DynamicSparseRCNN(device, config);
-  const file = await readCheckpoint(await readBytes(join(folder, 'checkpoint.pth')), 'checkpoint.pth');
+  const file = await readCheckpoint(readBytes(join(folder, 'checkpoint.pth')), 'checkpoint.pth');
   const { loaded, table } = mapNames(file.tensors, new Map([...model.tensors()].map((entry) => [entry.name, storedShape(entry)])));
   console.log(`${file.format}: ${table.loaded.length} tensors loaded, ${table.missing.length} missing, ${table.unexpected.length} unexpected, ${table.reshaped.length} of another shape`);
   model.load(loaded);

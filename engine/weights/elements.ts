@@ -59,17 +59,20 @@ export function checkStrided({ bytes, type, shape, strides, offset }: StridedTen
 }
 
 /**
- * A dense float32 copy of a tensor that `checkStrided` has passed. float64 and integers round to nearest; true is 1.
+ * The dense float32 values of a tensor that `checkStrided` has passed: a view of its bytes where they are that already (a checkpoint need not be in memory twice),
+ * otherwise a copy. float64 and integers round to nearest; true is 1.
  */
 export function toFloat32(tensor: StridedTensor): Float32Array<ArrayBuffer> {
   const { bytes, type, shape, strides, offset } = tensor;
   const count = countOf(shape);
-  const out = new Float32Array(count);
-  if (count === 0) return out;
+  if (count === 0) return new Float32Array(0);
   const dense = denseStrides(shape);
   const isDense = shape.every((n, axis) => n === 1 || strides[axis] === dense[axis]);
+  // Every WebGPU host is little-endian, as are the files.
+  const first = bytes.byteOffset + 4 * offset;
+  if (isDense && type === 'f32' && first % 4 === 0) return new Float32Array(bytes.buffer, first, count);
+  const out = new Float32Array(count);
   if (isDense && type === 'f32') {
-    // Every WebGPU host is little-endian, as are the files.
     new Uint8Array(out.buffer).set(bytes.subarray(4 * offset, 4 * (offset + count)));
     return out;
   }
