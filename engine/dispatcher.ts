@@ -15,6 +15,23 @@ export interface Bindable {
   readonly storage: { readonly range: BufferRange };
 }
 
+/** Where commands and host data go: the device's queue, or while profiling something before it. */
+export interface CommandSink {
+  submit(commands: Iterable<GPUCommandBuffer>): void;
+  writeBuffer(buffer: GPUBuffer, offset: number, data: ArrayBuffer, dataOffset: number, size: number): void;
+}
+
+/** What watches a dispatcher (profiler.ts). */
+export interface Probe {
+  /** Whether every dispatch gets a pass, or a submit, of its own. */
+  readonly isolate: 'no' | 'pass' | 'submit';
+  readonly queue: CommandSink;
+  beginPass(): GPUComputePassDescriptor | undefined;
+  dispatched(kernel: Kernel, params: Readonly<Record<string, number>>, ranges: readonly BufferRange[], grid: Grid): void;
+  /** Before an encoder is finished. */
+  finishing(encoder: GPUCommandEncoder): void;
+}
+
 const SLOT_BYTES = MAX_PARAMS * 4;
 const SLOTS = 1024;
 /** A submit costs about as much as a dispatch; submitting this often lets the device start while JavaScript still records. */
@@ -59,8 +76,11 @@ export class Dispatcher {
   private total = 0;
   private readonly checks = new Set<Promise<void>>();
   private failure: Error | null = null;
+  private probe: Probe | null = null;
+  private queue: CommandSink;
 
   constructor(private readonly device: GPUDevice) {
+    this.queue = device.queue;
     this.uniforms = device.createBuffer({ label: 'params', size: SLOT_BYTES * SLOTS, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST });
     device.addEventListener('uncapturederror', (event) => this.fail(new Error(`WebGPU: ${event.error.message}`)));
   }
@@ -79,6 +99,7 @@ export class Dispatcher {
   run<P extends string, B extends string>(kernel: Kernel<P, B>, params: Readonly<Record<P, number>>, buffers: Readonly<Record<B, Bindable>>, grid: Grid): void {
     if (grid[0] === 0 || grid[1] === 0 || grid[2] === 0) return;
     const compiled = this.compile(kernel);
+    if (this.probe?.isolate === 'submit') this.flush();
     if (this.slot === SLOTS) {
       this.flush();
       this.slot = this.firstSlot = 0;
@@ -99,6 +120,11 @@ export class Dispatcher {
     pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     this.slot++;
     this.total++;
+    if (this.probe) {
+      this.probe.dispatched(kernel, params, ranges, grid);
+      if (this.probe.isolate === 'pass') this.closePass();
+      else if (this.probe.isolate === 'submit') this.flush();
+    }
     if (++this.pending >= DISPATCHES_PER_SUBMIT) this.flush();
   }
 
@@ -119,7 +145,7 @@ export class Dispatcher {
   /** Writes bytes at once; work recorded so far is submitted before, so that it still sees what was there. */
   write(range: BufferRange, data: ArrayBuffer, byteOffset: number, bytes: number): void {
     this.flush();
-    if (bytes > 0) this.device.queue.writeBuffer(range.gpu, range.offset, data, byteOffset, bytes);
+    if (bytes > 0) this.queue.writeBuffer(range.gpu, range.offset, data, byteOffset, bytes);
   }
 
   /** Submits what was recorded. */
@@ -128,10 +154,11 @@ export class Dispatcher {
     if (!this.encoder) return;
     if (this.slot > this.firstSlot) {
       const offset = this.firstSlot * SLOT_BYTES;
-      this.device.queue.writeBuffer(this.uniforms, offset, this.staging, offset, (this.slot - this.firstSlot) * SLOT_BYTES);
+      this.queue.writeBuffer(this.uniforms, offset, this.staging, offset, (this.slot - this.firstSlot) * SLOT_BYTES);
       this.firstSlot = this.slot;
     }
-    this.device.queue.submit([this.encoder.finish()]);
+    this.probe?.finishing(this.encoder);
+    this.queue.submit([this.encoder.finish()]);
     this.encoder = null;
     this.pending = 0;
   }
@@ -140,6 +167,13 @@ export class Dispatcher {
   async check(): Promise<void> {
     while (this.checks.size > 0) await Promise.all(this.checks);
     if (this.failure) throw this.failure;
+  }
+
+  /** Lets a probe see all that is recorded from here on; null ends that. */
+  watch(probe: Probe | null): void {
+    this.flush();
+    this.probe = probe;
+    this.queue = probe?.queue ?? this.device.queue;
   }
 
   dropBindGroups(): void {
@@ -152,7 +186,7 @@ export class Dispatcher {
   }
 
   private openPass(): GPUComputePassEncoder {
-    this.pass ??= this.openEncoder().beginComputePass();
+    this.pass ??= this.openEncoder().beginComputePass(this.probe?.beginPass());
     return this.pass;
   }
 
