@@ -175,7 +175,7 @@ describe('train --profile', () => {
     vi.spyOn(console, 'log').mockImplementation(() => undefined);
     vi.spyOn(process.stdout, 'write').mockImplementation((text) => printed.push(String(text)) > 0);
     const run = async (name: string, ...options: string[]): Promise<readonly number[]> => {
-      expect(await runTrain(['--data', data, '--config', 'tiny', '--iterations', '17', '--set', 'drawImages=0', '--set', 'fixedSize=[64,64]', '--out', join(folder, name), ...options])).toBe(0);
+      expect(await runTrain(['--data', data, '--config', 'tiny', '--iterations', '17', '--set', 'drawImages=0', '--set', 'training.augmentation.fixedSize=[64,64]', '--out', join(folder, name), ...options])).toBe(0);
       return readMetrics(join(folder, name, 'metrics.jsonl')).map(({ loss }) => loss);
     };
     const plain = await run('plain');
