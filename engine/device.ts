@@ -2,12 +2,15 @@
 import type { Grid, Kernel } from '../kernels/kernel.ts';
 import { BufferPool, MemoryLedger, type MemoryReport, type PooledBuffer } from './buffers.ts';
 import { Dispatcher } from './dispatcher.ts';
+import type { Calibration, Profile, ProfileOptions } from './profile.ts';
+import { Profiler } from './profiler.ts';
+import { calibrate } from './roofline.ts';
 import { Storage, Tensor, type DType, type TensorData } from './tensor.ts';
 import { checkShape, formatShape, shapeError, sizeOf, type Shape } from './shape.ts';
 import { TexturePool, type OperandTexture, type TextureLayout } from './textures.ts';
 
-/** Waits for a promise of the device. Node replaces it: plain awaiting there spins a core that a software adapter needs. */
-export type Settle = <T>(promise: Promise<T>) => Promise<T>;
+/** Waits for a promise of the device; `exactly` where the moment is what is measured. Node replaces it: plain awaiting there spins a core that a software adapter needs. */
+export type Settle = <T>(promise: Promise<T>, exactly?: boolean) => Promise<T>;
 
 /** Variants that one can insist on: all of them give the same results up to rounding, so this is for tests and measurements. */
 export interface ForcedVariants {
@@ -24,9 +27,19 @@ export interface DeviceOptions {
   readonly force?: ForcedVariants;
   /** `adapter` (the default) asks for the adapter's limits; `default` keeps WebGPU's guaranteed ones. */
   readonly limits?: 'adapter' | 'default';
+  /** False leaves the feature `timestamp-query` alone: profiles are then timed by the wall clock. */
+  readonly timestamps?: boolean;
   readonly settle?: Settle;
   /** What WGSL the implementation knows (`GPU.wgslLanguageFeatures`); default: the browser's. */
   readonly languageFeatures?: { has(feature: string): boolean };
+}
+
+/** A profile that is being taken. */
+export interface RunningProfile {
+  /** Begins a phase, a name in the trace, which lasts until the next one. */
+  mark(phase: string): void;
+  /** Waits for the device and ends the profile. */
+  finish(): Promise<Profile>;
 }
 
 export interface DeviceInfo {
@@ -76,6 +89,9 @@ export class Device {
   private recordingDepth = 0;
   private rehearsing = false;
   private lossReason: string | null = null;
+  private profiler: Profiler | null = null;
+  private profiling = false;
+  private calibration: Calibration | null = null;
 
   constructor(readonly gpu: GPUDevice, info: GPUAdapterInfo, options: DeviceOptions = {}) {
     this.info = { vendor: info.vendor, architecture: info.architecture, description: info.description, features: [...gpu.features].sort() };
@@ -93,7 +109,8 @@ export class Device {
       this.dispatcher.dropBindGroups();
     };
     this.pool = new BufferPool(gpu, maxBytes, this.ledger, beforeDestroying);
-    this.textures = new TexturePool(gpu, this.ledger, beforeDestroying);
+    // Commands that a profile holds back still need what they name.
+    this.textures = new TexturePool(gpu, this.ledger, beforeDestroying, () => !this.profiler?.holds);
     this.lost = gpu.lost.then(({ reason, message }) => {
       this.lossReason = message || reason;
       if (reason !== 'destroyed') this.dispatcher.fail(new Error(`the GPU device was lost: ${this.lossReason}`));
@@ -105,7 +122,7 @@ export class Device {
   static async fromAdapter(adapter: GPUAdapter, options: DeviceOptions = {}): Promise<Device> {
     const requiredLimits: Record<string, number> = {};
     if (options.limits !== 'default') for (const name of RAISED_LIMITS) requiredLimits[name] = adapter.limits[name];
-    const requiredFeatures = WANTED_FEATURES.filter((feature) => adapter.features.has(feature));
+    const requiredFeatures = WANTED_FEATURES.filter((feature) => adapter.features.has(feature) && !(feature === 'timestamp-query' && options.timestamps === false));
     return new Device(await adapter.requestDevice({ requiredFeatures, requiredLimits }), adapter.info, options);
   }
 
@@ -198,6 +215,7 @@ export class Device {
 
   private runScope<T>(body: () => T, captured: 'hand over' | 'spare' | 'free'): T {
     const scope: Scope = new Set();
+    this.profiler?.touch();
     this.scopes.push(scope);
     let result: T | undefined;
     try {
@@ -212,7 +230,7 @@ export class Device {
         if (returned.has(tensor) || survives) outer?.add(tensor);
         else tensor.dispose();
       }
-      if (!outer && captured !== 'spare') this.pool.trim(Math.max(POOL_FLOOR_BYTES, this.ledger.report().peakBytes * 2));
+      if (!outer && captured !== 'spare' && !this.profiler?.holds) this.pool.trim(Math.max(POOL_FLOOR_BYTES, this.ledger.report().peakBytes * 2));
     }
   }
 
@@ -309,7 +327,7 @@ export class Device {
   /** Waits until the device has done all that was recorded. */
   async synchronize(): Promise<void> {
     this.dispatcher.flush();
-    await this.settle(this.gpu.queue.onSubmittedWorkDone());
+    await this.wait(() => this.gpu.queue.onSubmittedWorkDone());
     await this.dispatcher.check();
   }
 
@@ -321,11 +339,62 @@ export class Device {
     try {
       this.dispatcher.copy(tensor.storage.range, { id: 0, gpu: staging, offset: 0, bytes }, bytes);
       this.dispatcher.flush();
-      await this.settle(staging.mapAsync(GPUMapMode.READ));
+      await this.wait(() => staging.mapAsync(GPUMapMode.READ));
       await this.dispatcher.check();
       return staging.getMappedRange().slice(0);
     } finally {
       staging.destroy();
+    }
+  }
+
+  private wait<T>(arrival: () => Promise<T>): Promise<T> {
+    return this.profiler ? this.profiler.wait(() => this.settle(arrival())) : this.settle(arrival());
+  }
+
+  // ------------------------------------------------------------------ profiling
+
+  /**
+   * Profiles what `work` records, until the device has done it: each dispatch's kernel, bytes, FLOPs and device time, and what JavaScript did meanwhile.
+   * The device's first profile measures its roofline before (less than a second). Results are the same bits as without. Throws where a profile is running.
+   */
+  async profile(work: () => unknown, options: ProfileOptions = {}): Promise<Profile> {
+    const running = await this.startProfile(options);
+    try {
+      await work();
+    } catch (error) {
+      await running.finish();
+      throw error;
+    }
+    return running.finish();
+  }
+
+  /** As `profile`, for work that is no single function: what is recorded from here until `finish`. Throws where a profile is running. */
+  async startProfile({ detail = 'dispatches' }: ProfileOptions = {}): Promise<RunningProfile> {
+    if (this.profiling) throw new Error('startProfile: a profile of this device is running already; finish it first');
+    this.profiling = true;
+    try {
+      await this.synchronize();
+      const { gpu, dispatcher } = this;
+      const wait = (exactly: boolean): Promise<undefined> => this.settle(gpu.queue.onSubmittedWorkDone(), exactly);
+      const calibration = this.calibration ??= await calibrate({ gpu, dispatcher, timestamps: gpu.features.has('timestamp-query'), wait });
+      const profiler = new Profiler({ gpu, dispatcher, detail, timing: calibration.timing, wait });
+      this.profiler = profiler;
+      return {
+        mark: (phase) => profiler.mark(phase),
+        finish: async () => {
+          try {
+            const profile = await profiler.finish(this.info.description || this.info.vendor, calibration);
+            await dispatcher.check();
+            return profile;
+          } finally {
+            this.profiler = null;
+            this.profiling = false;
+          }
+        },
+      };
+    } catch (error) {
+      this.profiling = false;
+      throw error;
     }
   }
 

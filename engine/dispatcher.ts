@@ -11,8 +11,29 @@ export interface BufferRange {
   readonly bytes: number;
 }
 
-/** Anything with memory to bind: a tensor, or an operand texture. */
-export type Bindable = { readonly storage: { readonly range: BufferRange } } | OperandTexture;
+/** Anything with a buffer to bind: a tensor. */
+export interface BufferHolder {
+  readonly storage: { readonly range: BufferRange };
+}
+
+export type Bindable = BufferHolder | OperandTexture;
+
+/** Where commands and host data go: the device's queue, or while profiling something before it. */
+export interface CommandSink {
+  submit(commands: Iterable<GPUCommandBuffer>): void;
+  writeBuffer(buffer: GPUBuffer, offset: number, data: ArrayBuffer, dataOffset: number, size: number): void;
+}
+
+/** What watches a dispatcher (profiler.ts). */
+export interface Probe {
+  /** Whether every dispatch gets a pass, or a submit, of its own. */
+  readonly isolate: 'no' | 'pass' | 'submit';
+  readonly queue: CommandSink;
+  beginPass(): GPUComputePassDescriptor | undefined;
+  dispatched(kernel: Kernel, params: Readonly<Record<string, number>>, bound: readonly Bindable[], grid: Grid): void;
+  /** Before an encoder is finished. */
+  finishing(encoder: GPUCommandEncoder): void;
+}
 
 const SLOT_BYTES = MAX_PARAMS * 4;
 const SLOTS = 1024;
@@ -58,8 +79,11 @@ export class Dispatcher {
   private total = 0;
   private readonly checks = new Set<Promise<void>>();
   private failure: Error | null = null;
+  private probe: Probe | null = null;
+  private queue: CommandSink;
 
   constructor(private readonly device: GPUDevice) {
+    this.queue = device.queue;
     this.uniforms = device.createBuffer({ label: 'params', size: SLOT_BYTES * SLOTS, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST });
     device.addEventListener('uncapturederror', (event) => this.fail(new Error(`WebGPU: ${event.error.message}`)));
   }
@@ -78,6 +102,7 @@ export class Dispatcher {
   run<P extends string, B extends string>(kernel: Kernel<P, B>, params: Readonly<Record<P, number>>, buffers: Readonly<Record<B, Bindable>>, grid: Grid): void {
     if (grid[0] === 0 || grid[1] === 0 || grid[2] === 0) return;
     const compiled = this.compile(kernel);
+    if (this.probe?.isolate === 'submit') this.flush();
     if (this.slot === SLOTS) {
       this.flush();
       this.slot = this.firstSlot = 0;
@@ -90,13 +115,19 @@ export class Dispatcher {
       else if (type === 'u32') this.stagingU32[at++] = value;
       else this.stagingI32[at++] = value;
     }
-    const bindGroup = this.bindGroup(compiled, kernel.buffers.map((b) => buffers[b.name]));
+    const bound = kernel.buffers.map((b) => buffers[b.name]);
+    const bindGroup = this.bindGroup(compiled, bound);
     const pass = this.openPass();
     pass.setPipeline(compiled.pipeline);
     pass.setBindGroup(0, bindGroup, [this.slot * SLOT_BYTES]);
     pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     this.slot++;
     this.total++;
+    if (this.probe) {
+      this.probe.dispatched(kernel, params, bound, grid);
+      if (this.probe.isolate === 'pass') this.closePass();
+      else if (this.probe.isolate === 'submit') this.flush();
+    }
     if (++this.pending >= DISPATCHES_PER_SUBMIT) this.flush();
   }
 
@@ -112,6 +143,7 @@ export class Dispatcher {
     this.closePass();
     const encoder = this.openEncoder();
     const bytesPerRow = texels * 16;
+    texture.matrixBytes = lines * bytesPerRow;
     for (let block = 0; block < blocks; block++) {
       const first = block * blockLines;
       encoder.copyBufferToTexture({ buffer: source.gpu, offset: source.offset + first * bytesPerRow, bytesPerRow },
@@ -129,7 +161,7 @@ export class Dispatcher {
   /** Writes bytes at once; work recorded so far is submitted before, so that it still sees what was there. */
   write(range: BufferRange, data: ArrayBuffer, byteOffset: number, bytes: number): void {
     this.flush();
-    if (bytes > 0) this.device.queue.writeBuffer(range.gpu, range.offset, data, byteOffset, bytes);
+    if (bytes > 0) this.queue.writeBuffer(range.gpu, range.offset, data, byteOffset, bytes);
   }
 
   /** Submits what was recorded. */
@@ -138,10 +170,11 @@ export class Dispatcher {
     if (!this.encoder) return;
     if (this.slot > this.firstSlot) {
       const offset = this.firstSlot * SLOT_BYTES;
-      this.device.queue.writeBuffer(this.uniforms, offset, this.staging, offset, (this.slot - this.firstSlot) * SLOT_BYTES);
+      this.queue.writeBuffer(this.uniforms, offset, this.staging, offset, (this.slot - this.firstSlot) * SLOT_BYTES);
       this.firstSlot = this.slot;
     }
-    this.device.queue.submit([this.encoder.finish()]);
+    this.probe?.finishing(this.encoder);
+    this.queue.submit([this.encoder.finish()]);
     this.encoder = null;
     this.pending = 0;
   }
@@ -150,6 +183,13 @@ export class Dispatcher {
   async check(): Promise<void> {
     while (this.checks.size > 0) await Promise.all(this.checks);
     if (this.failure) throw this.failure;
+  }
+
+  /** Lets a probe see all that is recorded from here on; null ends that. */
+  watch(probe: Probe | null): void {
+    this.flush();
+    this.probe = probe;
+    this.queue = probe?.queue ?? this.device.queue;
   }
 
   dropBindGroups(): void {
@@ -162,7 +202,7 @@ export class Dispatcher {
   }
 
   private openPass(): GPUComputePassEncoder {
-    this.pass ??= this.openEncoder().beginComputePass();
+    this.pass ??= this.openEncoder().beginComputePass(this.probe?.beginPass());
     return this.pass;
   }
 

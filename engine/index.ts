@@ -1,5 +1,8 @@
 /** The engine's public surface, all of it. */
-export { Device, type DeviceInfo, type DeviceOptions, type ForcedVariants } from './device.ts';
+export { Device, type DeviceInfo, type DeviceOptions, type ForcedVariants, type RunningProfile } from './device.ts';
+export type {
+  Calibration, DispatchRow, HostSpan, KernelSummary, Occupancy, Profile, ProfileDetail, ProfileOptions, ProfileTiming, Roofline, TimeSpan, TraceEvent,
+} from './profile.ts';
 export { Tensor, type DType, type TensorData } from './tensor.ts';
 export { backward, checkpoint } from './autograd.ts';
 export { defineOp, type Op, type OpDefinition } from './op.ts';

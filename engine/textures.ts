@@ -15,6 +15,8 @@ export interface OperandTexture {
   readonly width: number;
   readonly height: number;
   readonly bytes: number;
+  /** Of the matrix last copied into it. */
+  matrixBytes: number;
 }
 
 /** How the lines of a matrix lie in a texture. */
@@ -48,8 +50,11 @@ export class TexturePool {
   private free: OperandTexture[] = [];
   private nextId = 1;
 
-  /** @param onDestroy called before textures are destroyed: pending work must be submitted and cached bind groups dropped. */
-  constructor(private readonly device: GPUDevice, private readonly ledger: MemoryLedger, private readonly onDestroy: () => void) {}
+  /**
+   * @param onDestroy  called before textures are destroyed: pending work must be submitted and cached bind groups dropped
+   * @param mayDestroy whether that is possible now
+   */
+  constructor(private readonly device: GPUDevice, private readonly ledger: MemoryLedger, private readonly onDestroy: () => void, private readonly mayDestroy: () => boolean) {}
 
   /** A texture at least that large, in texels. */
   acquire(width: number, height: number): OperandTexture {
@@ -60,7 +65,7 @@ export class TexturePool {
       this.free.splice(this.free.indexOf(texture), 1);
       this.ledger.reuse(texture.bytes);
     } else {
-      if (this.freeBytes() > MOST_FREE_BYTES) this.trim();
+      if (this.freeBytes() > MOST_FREE_BYTES && this.mayDestroy()) this.trim();
       texture = this.create(width, height);
       this.ledger.add(texture.bytes);
     }
@@ -91,6 +96,6 @@ export class TexturePool {
     const maxSide = this.device.limits.maxTextureDimension2D;
     const size: [number, number] = [Math.min(maxSide, Math.ceil(width / 64) * 64 + ROW_PADDING), Math.min(maxSide, Math.ceil(height / 64) * 64)];
     const gpu = this.device.createTexture({ label: 'operand', size, format: 'rgba32float', usage: GPUTextureUsage.COPY_DST | GPUTextureUsage.STORAGE_BINDING });
-    return { id: this.nextId++, gpu, view: gpu.createView(), width: size[0], height: size[1], bytes: size[0] * size[1] * TEXEL_BYTES };
+    return { id: this.nextId++, gpu, view: gpu.createView(), width: size[0], height: size[1], bytes: size[0] * size[1] * TEXEL_BYTES, matrixBytes: 0 };
   }
 }

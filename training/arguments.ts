@@ -20,6 +20,14 @@ export function parseArguments<O extends Options, P extends boolean = false>(com
   return parsed;
 }
 
+/** Gives an option whose value may be left out (`--name`, or `--name VALUE`) the value `unsaid` where nothing follows it; for commands without positional arguments. */
+export function optionalValue(argv: readonly string[], name: string, unsaid: string): string[] {
+  return argv.map((argument, i) => {
+    const next = argv[i + 1];
+    return argument === `--${name}` && (next === undefined || next.startsWith('-')) ? `--${name}=${unsaid}` : argument;
+  });
+}
+
 /** What is where a file was expected, in the words of an error; null for a file. */
 export function insteadOfFile(path: string): string | null {
   const entry = statSync(path, { throwIfNoEntry: false });

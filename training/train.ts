@@ -4,7 +4,7 @@ import { join, relative, resolve } from 'node:path';
 import { AdamW, affine, backward, learningRateAt, SGD, ShapeError } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { DynamicSparseRCNN } from '../model/index.ts';
-import { integerOption, outputFolder, parseArguments } from './arguments.ts';
+import { integerOption, optionalValue, outputFolder, parseArguments } from './arguments.ts';
 import { loadWeights, readCheckpoint, readWeightsFile, saveCheckpoint, saveWeights, writeFileAtomic, type TrainingState, type WeightsDescription } from './checkpoint.ts';
 import { writeDetections } from './coco-files.ts';
 import { asObject, readJson } from './datasets/json.ts';
@@ -14,6 +14,7 @@ import { InputError } from './errors.ts';
 import { evaluateModel, evaluationReport } from './evaluate.ts';
 import { createTrainingLoader } from './loader.ts';
 import { drawRun } from './draw-run.ts';
+import { fileToWrite, profileStart, PROFILED_STEPS, StepProfiler } from './profile.ts';
 import { fitToData, loadConfig, PRESET_NAMES, temperatureAt, validateRunConfig, type RunConfig, type TrainingConfig } from './recipe.ts';
 import { metricsTable, Progress } from './report.ts';
 import { keepLinesUntil, StepRecorder, type PassStatistics } from './step-recorder.ts';
@@ -37,8 +38,13 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
   --partial        accept --weights of which less than half fits
   --dry-run        print parameters, memory, FLOPs by part and the seconds of one measured step of this configuration, and stop;
                    the batch is the largest that the augmentation gives (choose one by --set fixedSize=[HEIGHT,WIDTH])
+  --profile [FILE] measure ${PROFILED_STEPS} steps, of which the first warm up: print where the time goes, kernel by kernel, and how long the device waits for
+                   JavaScript; write a trace (default: trace.json in the run's folder) for ui.perfetto.dev; then train on as without
   --help           this text
 `;
+
+/** Stands for a --profile without FILE. */
+const BESIDE_RUN = '<run>/trace.json';
 
 /** Where a run's data and classes come from; part of config.json. */
 interface RunDescription extends RunConfig {
@@ -49,9 +55,9 @@ interface RunDescription extends RunConfig {
 
 /** Runs the subcommand; resolves to the exit code: 130 where a signal stopped it. Throws InputError on bad arguments, configurations, data or checkpoints. */
 export async function runTrain(argv: readonly string[]): Promise<number> {
-  const { values } = parseArguments('train', argv, {
+  const { values } = parseArguments('train', optionalValue(argv, 'profile', BESIDE_RUN), {
     data: { type: 'string' }, config: { type: 'string' }, set: { type: 'string', multiple: true }, iterations: { type: 'string' }, batch: { type: 'string' }, seed: { type: 'string' },
-    out: { type: 'string' }, resume: { type: 'string' }, weights: { type: 'string' }, partial: { type: 'boolean' }, 'dry-run': { type: 'boolean' }, help: { type: 'boolean' },
+    out: { type: 'string' }, resume: { type: 'string' }, weights: { type: 'string' }, partial: { type: 'boolean' }, 'dry-run': { type: 'boolean' }, profile: { type: 'string' }, help: { type: 'boolean' },
   });
   if (values.help) {
     process.stdout.write(HELP);
@@ -59,6 +65,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   }
 
   // Configuration and data.
+  const traceFile = values.profile === undefined || values.profile === BESIDE_RUN ? null : fileToWrite(values.profile);
   const log = (line: string): void => console.log(line);
   const resuming = values.resume !== undefined;
   const out = resolve(values.resume ?? values.out ?? join('runs', timestamp()));
@@ -81,6 +88,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   if (values['dry-run']) {
     if (loaded === null) throw new InputError('train: --dry-run does not go with --resume: give the configuration by --config and --set');
     if (values.weights !== undefined) throw new InputError('train: --dry-run does not go with --weights: their values change nothing that it measures');
+    if (values.profile !== undefined) throw new InputError('train: --dry-run does not go with --profile, which measures steps of a training');
     if (values.out !== undefined) throw new InputError('train: --dry-run does not go with --out: it writes nothing');
     const measured = values.data ?? loaded.data;
     if (measured === null) return dryRun(loaded.config);
@@ -98,6 +106,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   const { preset, model: modelConfig, training } = fitted.config;
   const config: RunConfig = { preset, model: modelConfig, training };
   if (earlier && earlier.classNames.join('\n') !== classNames.join('\n')) throw new InputError(`train: ${data} has the classes ${classNames.join(', ')}; the run in ${out} was trained for ${earlier.classNames.join(', ')}`);
+  if (values.profile !== undefined && !resuming) profileStart(0, training); // throws before there is a folder
   const description = (iteration: number): WeightsDescription => ({ config, classNames, categoryIds, iteration });
   log(`data      ${data}: ${records.length} training and ${splitRecords(dataset, 'val').length} validation images, ${classNames.length} classes (${shorten(classNames)})`);
   for (const note of fitted.notes) log(`fitted    ${note}`);
@@ -140,6 +149,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   loader.seek(state.iteration * training.accumulation);
   const progress = new Progress();
   const interrupted = onInterrupt();
+  const profiler = values.profile === undefined ? null : new StepProfiler(device, profileStart(state.iteration, training), traceFile ?? relative('.', join(out, 'trace.json')));
   const save = async (): Promise<void> => {
     const { tensors, step } = await optimizer.state();
     state = { ...state, optimizerSteps: step };
@@ -167,6 +177,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
       const learningRate = learningRateAt(iteration, schedule);
       const temperature = temperatureAt(iteration, training);
       const passes: PassStatistics[] = [];
+      await profiler?.before(iteration);
       for (let pass = 0; pass < training.accumulation; pass++) {
         const { images, targets } = await loader.next();
         device.scope(() => {
@@ -183,6 +194,8 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
       device.flush();
       state = { ...state, iteration: iteration + 1 };
       await recorder.record(state.iteration, learningRate, passes, norm);
+      const profiled = await profiler?.after(state.iteration);
+      if (profiled) progress.note(profiled);
 
       const last = state.iteration === training.iterations;
       const evaluating = last || (training.evaluateEvery > 0 && state.iteration % training.evaluateEvery === 0);
