@@ -27,10 +27,13 @@ const CONV_PARAMS = {
 } as const;
 const CONV_BUFFERS = { source: 'read vec4f', weights: 'read vec4f', bias: 'read vec4f', target_: 'write vec4f' } as const;
 
-/** Operand access stands apart, so that another kind of memory can take its place. */
+/** Source vec4 `x` of the image row at `line` (its first vec4's index in a buffer, its number in an operand texture), and vec4 `column` of a row of the weights. */
 const CONV_LOADS = `
-fn loadSource(index: u32) -> vec4f { return source[index]; }
-fn loadWeights(index: u32) -> vec4f { return weights[index]; }`;
+fn loadSource(line: u32, x: u32) -> vec4f { return source[line + x]; }
+fn loadWeights(row: u32, column: u32) -> vec4f { return weights[row * (p.N4 * p.groups) + column]; }`;
+const CONV_TEXTURE_LOADS = `
+fn loadSource(line: u32, x: u32) -> vec4f { return textureLoad(source, vec2u(x, line)); }
+fn loadWeights(row: u32, column: u32) -> vec4f { return textureLoad(weights, vec2u(column, row)); }`;
 
 /** Which tile of which phase and group this workgroup computes, and the geometry of the phase. */
 const convTile = (rows: number, columns4: number): string => `
@@ -72,9 +75,9 @@ const sourceOrigin = (i: number): string => `
   let x${i} = (i32((m${i} % rowsX) * p.stride) + sourceX0) * i32(sourcePitch) + i32(g * p.K4);`;
 
 /** Memory of the source row that tap row `t` reads; `limit` is 0 where that row is padding. */
-const sourceLine = (i: number): string => `
+const sourceLine = (i: number, textures = false): string => `
     let row${i} = y${i} + i32(t);
-    let line${i} = u32(i32(image${i} * p.sourceH) + row${i}) * lineLength;
+    let line${i} = u32(i32(image${i} * p.sourceH) + row${i})${textures ? '' : ' * lineLength'};
     let limit${i} = select(0u, lineLength, u32(row${i}) < p.sourceH);`;
 
 const TARGET_PIXEL = `
@@ -85,7 +88,7 @@ const TARGET_PIXEL = `
  * components out to all lanes; each lane keeps its own columns of the weights. Where a subgroup has more lanes than there are vec4s of columns, it falls into
  * parts of `width` lanes that take different pixels of the tile.
  */
-export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number) => {
+export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number, textures: boolean) => {
   const width = Math.min(subgroup, columns / 4);
   const folded = width < subgroup;
   const tm = rows / subgroup;
@@ -97,12 +100,12 @@ export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, 
     return folded ? `subgroupShuffle(${value}, ${r % width}u + part)` : handOut(subgroup, value, r % width);
   };
   return defineKernel({
-    name: `conv2d_f32_sg${subgroup}_${rows}x${columns}`,
+    name: `conv2d_f32_sg${subgroup}_${rows}x${columns}${textures ? '_texture' : ''}`,
     workgroup: [subgroup],
     subgroups: true,
     params: CONV_PARAMS,
-    buffers: CONV_BUFFERS,
-    module: CONV_LOADS,
+    buffers: textures ? { ...CONV_BUFFERS, source: 'texture', weights: 'texture' } : CONV_BUFFERS,
+    module: textures ? CONV_TEXTURE_LOADS : CONV_LOADS,
     body: `${convTile(rows, columns / 4)}
   let ownColumn = c0 + ${folded ? `lane % ${width}u` : 'lane'};
   let part = ${folded ? `lane - lane % ${width}u` : '0u'};
@@ -113,11 +116,11 @@ ${lines(tn, (j) => `
   if (p.hasBias != 0u) { start${j} = bias[column${j}]; }`)}
 ${lines(results, (r) => lines(tn, (j) => `  var c${r}_${j} = start${j};`))}
   var k = firstTap * p.K4 * 4u;
-  for (var t = 0u; t < tapsY; t++) {${lines(tm, sourceLine)}
+  for (var t = 0u; t < tapsY; t++) {${lines(tm, (i) => sourceLine(i, textures))}
     for (var u = 0u; u < outer; u++) {
       for (var q = 0u; q < inner; q++) {
-${lines(tm, (i) => `        let e${i} = u32(x${i}) + u * sourcePitch + q; let a${i} = select(vec4f(), loadSource(line${i} + e${i}), e${i} < limit${i});`)}
-${lines(4, (kk) => lines(tn, (j) => `        let b${kk}_${j} = loadWeights((k + ${kk}u) * targetPitch + column${j});`))}
+${lines(tm, (i) => `        let e${i} = u32(x${i}) + u * sourcePitch + q; let a${i} = select(vec4f(), loadSource(line${i}, e${i}), e${i} < limit${i});`)}
+${lines(4, (kk) => lines(tn, (j) => `        let b${kk}_${j} = loadWeights(k + ${kk}u, column${j});`))}
         k += 4u;
 ${lines(results, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${operand(r, kk)}); ${
     range(tn).map((j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`).join(' ')}`))}
@@ -158,16 +161,16 @@ ${lines(share, (i) => `  let m${i} = min(r0 + lane / ${DEPTH4}u + ${i * (lanes /
   var start = vec4f();
   if (p.hasBias != 0u) { start = bias[loadColumn]; }
 ${lines(4, (r) => `  var sum${r} = start;`)}
-  for (var t = 0u; t < tapsY; t++) {${lines(share, sourceLine)}
+  for (var t = 0u; t < tapsY; t++) {${lines(share, (i) => sourceLine(i))}
     for (var u = 0u; u < outer; u++) {
       let k = (firstTap * p.K4 + (t * outer + u) * inner) * 4u;
       for (var q0 = 0u; q0 < inner; q0 += ${DEPTH4}u) {
         let q = q0 + depth;
 ${lines(share, (i) => `        {
           let e = u32(x${i}) + u * sourcePitch + q;
-          tileA[lane + ${i * lanes}u] = select(vec4f(), loadSource(line${i} + e), e < limit${i} && q < inner);
+          tileA[lane + ${i * lanes}u] = select(vec4f(), loadSource(line${i}, e), e < limit${i} && q < inner);
           let kk = q0 * 4u + lane / ${side}u + ${i * (lanes / side)}u;
-          tileB[lane + ${i * lanes}u] = select(vec4f(), loadWeights((k + kk) * targetPitch + loadColumn), kk < inner * 4u);
+          tileB[lane + ${i * lanes}u] = select(vec4f(), loadWeights(k + kk, loadColumn), kk < inner * 4u);
         }`)}
         workgroupBarrier();
         for (var d = 0u; d < ${DEPTH4}u; d++) {

@@ -4,12 +4,13 @@ import {
   padChannelsKernel, sumPartsKernel, transposeWeightsKernel,
 } from '../../kernels/conv2d.ts';
 import { depthwiseInputGradientKernel, depthwiseKernel, depthwiseWeightGradientKernel } from '../../kernels/depthwise.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
+import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
 import type { WinogradSize } from '../../kernels/winograd.ts';
 import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { textureLayout, type TextureLayout } from '../textures.ts';
 import { columnSums as rowSums, gemm } from './gemm.ts';
 import { winograd, winogradSize } from './winograd.ts';
 
@@ -115,18 +116,54 @@ function runConvolution(device: Device, call: GemmCall, variants: readonly Winog
   }
   const rows = batch * Math.ceil(targetH / step) * Math.ceil(targetW / step);
   const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
-  const [tileRows, tileColumns] = gemmTile(subgroup, rows, N4 * 4);
-  const kernel = subgroup > 0 ? convSubgroupKernel(subgroup, tileRows, tileColumns) : convTiledKernel(tileRows);
+  const textures = subgroup > 0 ? textureOperands(device, call) : null;
+  const [tileRows, tileColumns] = gemmTile(subgroup, rows, N4 * 4, textures !== null);
+  const kernel: Kernel = subgroup > 0 ? convSubgroupKernel(subgroup, tileRows, tileColumns, textures !== null) : convTiledKernel(tileRows);
   const tilesM = Math.ceil(rows / tileRows);
   const tilesN = Math.ceil((N4 * 4) / tileColumns);
   const tiles = tilesM * tilesN * groups * step * step;
-  device.run(kernel, { ...call, tilesM, tilesN, tiles, hasBias: bias ? 1 : 0 }, { source, weights, bias: bias ?? weights, target_: target }, linearGrid(tiles));
+  const params = { ...call, tilesM, tilesN, tiles, hasBias: bias ? 1 : 0 };
+  const rest = { bias: bias ?? weights, target_: target };
+  if (!textures) {
+    device.run(kernel, params, { source, weights, ...rest }, linearGrid(tiles));
+    return;
+  }
+  const { sourceLines, sourceTexels, sourceLayout, weightLines, weightTexels, weightLayout } = textures;
+  device.withTexture(source, sourceLines, sourceTexels, sourceLayout, (sourceTexture) => device.withTexture(weights, weightLines, weightTexels, weightLayout, (weightTexture) => {
+    device.run(kernel, params, { source: sourceTexture, weights: weightTexture, ...rest }, linearGrid(tiles));
+  }));
+}
+
+/** Multiply-adds a value copied from which on textures pay (see kernels/conv2d.ts and textures.ts). */
+const WORTH_A_COPY = 40;
+
+interface TextureOperands {
+  readonly sourceLines: number;
+  readonly sourceTexels: number;
+  readonly sourceLayout: TextureLayout;
+  readonly weightLines: number;
+  readonly weightTexels: number;
+  readonly weightLayout: TextureLayout;
+}
+
+/** Image rows and weights as textures; null where textures are not to be used, do not fit or do not pay. */
+function textureOperands(device: Device, { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw, step }: GemmCall): TextureOperands | null {
+  const { operands } = device.force;
+  if (!device.operandTextures || operands === 'buffer' || (device.subgroupSize < 8 && operands !== 'texture')) return null;
+  const sourceLines = batch * sourceH, sourceTexels = sourceW * K4 * groups, weightLines = kh * kw * K4 * 4, weightTexels = N4 * groups;
+  const work = (batch * targetH * targetW * kh * kw * K4 * 4 * N4 * 4 * groups) / step ** 2;
+  if (operands !== 'texture' && work < (sourceLines * sourceTexels + weightLines * weightTexels) * 4 * WORTH_A_COPY) return null;
+  const maxSide = device.limits.maxTextureDimension2D;
+  const sourceLayout = textureLayout(sourceLines, sourceTexels, maxSide), weightLayout = textureLayout(weightLines, weightTexels, maxSide);
+  if (sourceLayout?.blocks !== 1 || weightLayout?.blocks !== 1) return null;
+  return { sourceLines, sourceTexels, sourceLayout, weightLines, weightTexels, weightLayout };
 }
 
 /** Wider tiles spill on software adapters; GPUs take the larger one where it leaves enough workgroups. */
-function gemmTile(subgroup: number, rows: number, columns: number): readonly [rows: number, columns: number] {
+function gemmTile(subgroup: number, rows: number, columns: number, textures: boolean): readonly [rows: number, columns: number] {
   if (subgroup === 0) return rows * columns >= 64 * 64 * 64 && columns > 32 ? [64, 64] : [32, 32];
   if (columns <= 16) return [32, 16];
+  if (textures && columns > 32 && subgroup <= 8) return [32, 64];
   return subgroup <= 4 ? [16, 32] : [32, Math.max(32, subgroup * 4)];
 }
 
