@@ -1,0 +1,71 @@
+/** The micro benchmark: every case checked against float64 on the host, then its rows timed in interleaved rounds. */
+import type { Device } from '../engine/index.ts';
+import { openDevice } from '../engine/node.ts';
+import { prepare, TOLERANCE, type BenchCase, type Row } from './case.ts';
+import { benchCases } from './cases.ts';
+import { sampleInterleaved, summarize, type Timing } from './measure.ts';
+
+export interface MicroRow {
+  readonly preset: 'paper' | 'small';
+  readonly op: string;
+  readonly shape: string;
+  readonly part: string;
+  readonly flops: number;
+  readonly bytes: number;
+  /** Largest error relative to the root mean square of the expected values. */
+  readonly error: number;
+  readonly status: 'ok' | 'WRONG';
+  readonly timing: Timing;
+}
+
+export const gigaflops = ({ flops, timing }: Pick<MicroRow, 'flops' | 'timing'>): number => flops / timing.median / 1e6;
+export const gigabytes = ({ bytes, timing }: Pick<MicroRow, 'bytes' | 'timing'>): number => bytes / timing.median / 1e6;
+
+/** What `--only` is matched with: preset, op, shape and part in one line. */
+export const rowText = (preset: string, { op, shape }: { readonly op: string; readonly shape: string }, part: string): string => `${preset} ${op} ${shape} ${part}`;
+
+/** Checks a row. NaN and errors beyond the tolerance are wrong. */
+export async function checkRow({ check }: Pick<Row, 'check'>): Promise<{ error: number; status: MicroRow['status'] }> {
+  const error = await check();
+  return { error, status: error <= TOLERANCE ? 'ok' : 'WRONG' };
+}
+
+export interface MicroOptions {
+  readonly only: RegExp | null;
+  readonly rounds: number;
+  readonly log: (line: string) => void;
+}
+
+/** Opens a device of its own for a case: what its recorded graphs hold goes with the device. */
+export async function withCase<T>(benchCase: BenchCase, body: (device: Device, rows: readonly Row[]) => Promise<T>): Promise<T> {
+  const device = await openDevice();
+  try {
+    return await body(device, prepare(device, benchCase));
+  } finally {
+    device.destroy();
+  }
+}
+
+/** Runs the cases of which `only` keeps a row. */
+export async function runMicro({ only, rounds, log }: MicroOptions): Promise<MicroRow[]> {
+  const results: MicroRow[] = [];
+  for (const { preset, benchCase } of benchCases()) {
+    if (only && !partsOf(benchCase).some((part) => only.test(rowText(preset, benchCase, part)))) continue;
+    await withCase(benchCase, async (_, all) => {
+      const rows = all.filter(({ part }) => only === null || only.test(rowText(preset, benchCase, part)));
+      const checks: Awaited<ReturnType<typeof checkRow>>[] = [];
+      for (const row of rows) checks.push(await checkRow(row));
+      const samples = await sampleInterleaved(rows.map(({ job }) => job), { rounds });
+      rows.forEach(({ op, shape, part, flops, bytes }, i) => {
+        const row: MicroRow = { preset, op, shape, part, flops, bytes, ...checks[i], timing: summarize(samples[i]) };
+        results.push(row);
+        log(`${op} ${shape}, ${part}: ${row.timing.median.toPrecision(3)} ms, ${gigaflops(row).toPrecision(3)} GFLOP/s${row.status === 'ok' ? '' : `, WRONG (error ${row.error.toExponential(1)})`}`);
+      });
+    });
+  }
+  return results;
+}
+
+/** The names of a case's rows, without opening a device. */
+export const partsOf = (benchCase: BenchCase): string[] => (benchCase.kind === 'adamw' ? ['step']
+  : ['forward', ...benchCase.gradients.map(({ by }) => (by.length > 1 ? 'gradients' : `gradient by ${by[0]}`))]);
