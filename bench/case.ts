@@ -89,26 +89,38 @@ export function sampleIndices(size: number): number[] {
   ])];
 }
 
-/** Indices that lie in some entries of the first axis. */
-function sampleWithin(size: number, entries: number, chosen: readonly number[]): number[] {
-  const each = size / entries;
-  return chosen.flatMap((entry) => sampleIndices(each).map((i) => entry * each + i));
+/** The indices to check of an array of a case: where only blocks are checked, and it is one along their axis, those within them. */
+export function checkedIndices({ blocks }: Pick<OpCase, 'blocks'>, shape: readonly number[]): number[] {
+  const size = sizeOf(shape);
+  if (!blocks || shape[0] !== blocks.axis) return sampleIndices(size);
+  const each = size / blocks.axis;
+  return blocks.checked.flatMap((entry) => sampleIndices(each).map((i) => entry * each + i));
 }
 
 const label = ({ by }: GradientPart): string => (by.length > 1 ? 'gradients' : `gradient by ${by[0]}`);
 
+/** The names of a case's rows, without a device. */
+export const partsOf = (benchCase: BenchCase): string[] => (benchCase.kind === 'adamw' ? ['step'] : ['forward', ...benchCase.gradients.map(label)]);
+
+/** The part of rows that time forward and all gradients together: what a peer's differentiation gives for ops composed of several. */
+export const TOGETHER = 'forward and gradients';
+
+/** The upstream gradient of a case. */
+export const upstreamOf = (shape: readonly number[]): HostArray => random(shape, 99);
+
 /** Uploads a case's inputs and makes its rows. The device belongs to the case: recorded graphs live on it until it is destroyed. */
 export function prepare(device: Device, benchCase: BenchCase): Row[] {
-  return benchCase.kind === 'op' ? prepareOp(device, benchCase) : [prepareAdamW(device, benchCase)];
+  return benchCase.kind === 'op' ? prepareOp(device, benchCase, benchCase.inputs()) : [prepareAdamW(device, benchCase)];
 }
 
-function prepareOp(device: Device, { op, shape, inputs: makeInputs, run, flops, gradients, reference, blocks }: OpCase): Row[] {
-  const host = makeInputs();
+/** @param together adds a row for forward and all gradients at once */
+export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, together = false): Row[] {
+  const { op, shape, run, flops, gradients, reference, blocks } = benchCase;
   const names = Object.keys(host);
   const tensors = Object.fromEntries(names.map((name) => [name, device.keep(device.tensor(host[name].data, host[name].shape))]));
   const bytesOf = (list: readonly string[]): number => list.reduce((sum, name) => sum + 4 * host[name].data.length, 0);
   const outputShape = device.noGrad(() => device.scope(() => run(tensors).shape));
-  const upstream = random(outputShape, 99);
+  const upstream = upstreamOf(outputShape);
   const cotangent = device.keep(device.tensor(upstream.data, outputShape));
   // Checked by another one where only blocks are: the gradients by what all blocks share are then sums over these blocks.
   const masked: HostArray = blocks ? { shape: outputShape, data: upstream.data.slice() } : upstream;
@@ -117,10 +129,8 @@ function prepareOp(device: Device, { op, shape, inputs: makeInputs, run, flops, 
     for (let entry = 0; entry < blocks.axis; entry++) if (!blocks.checked.includes(entry)) masked.data.fill(0, entry * each, (entry + 1) * each);
   }
   const expected = reference(host, masked, blocks?.checked ?? []);
-  const indicesOf = ([first, ...rest]: readonly number[]): number[] => (
-    blocks && first === blocks.axis ? sampleWithin(first * sizeOf(rest), first, blocks.checked) : sampleIndices(sizeOf([first ?? 1, ...rest])));
   const errorOf = async (tensor: Tensor, entry: Entry): Promise<number> => {
-    const indices = indicesOf(tensor.shape);
+    const indices = checkedIndices(benchCase, tensor.shape);
     const values = await tensor.read();
     return largestError(indices.map((i) => values[i]), indices.map(entry));
   };
@@ -140,14 +150,25 @@ function prepareOp(device: Device, { op, shape, inputs: makeInputs, run, flops, 
       return error;
     },
   };
-  return [forward, ...gradients.map((part): Row => {
-    const leaves = Object.fromEntries(names.map((name) => {
-      const leaf = device.keep(device.alias(tensors[name], tensors[name].shape));
-      leaf.requiresGrad = part.by.includes(name);
-      return [name, leaf];
-    }));
+  const leavesOf = (by: readonly string[]): Record<string, Tensor> => Object.fromEntries(names.map((name) => {
+    const leaf = device.keep(device.alias(tensors[name], tensors[name].shape));
+    leaf.requiresGrad = by.includes(name);
+    return [name, leaf];
+  }));
+  const gradientError = async (by: readonly string[], leaves: Readonly<Record<string, Tensor>>): Promise<number> => {
+    let worst = 0;
+    for (const name of by) {
+      const { grad } = leaves[name];
+      if (!grad) throw new Error(`${op}: no gradient by ${name}`);
+      worst = Math.max(worst, await errorOf(grad, expected.gradients[name]));
+      leaves[name].zeroGrad();
+    }
+    return worst;
+  };
+  const checkedUpstream = (): Tensor => (blocks ? device.tensor(masked.data, outputShape) : cotangent);
+  const rows = gradients.map((part): Row => {
+    const leaves = leavesOf(part.by);
     const output = device.keep(run(leaves));
-    const wanted = part.by.map((name) => leaves[name]);
     return {
       op, shape, part: label(part), flops: part.flops, bytes: 4 * upstream.data.length + bytesOf(part.reads ?? names) + bytesOf(part.by),
       job: {
@@ -155,24 +176,36 @@ function prepareOp(device: Device, { op, shape, inputs: makeInputs, run, flops, 
         run: async (times) => {
           for (let i = 0; i < times; i++) {
             backward(output, cotangent);
-            for (const leaf of wanted) leaf.zeroGrad();
+            for (const name of part.by) leaves[name].zeroGrad();
           }
           await device.synchronize();
         },
       },
-      check: async () => {
-        device.scope(() => backward(output, blocks ? device.tensor(masked.data, outputShape) : cotangent));
-        let worst = 0;
-        for (const [i, leaf] of wanted.entries()) {
-          const name = part.by[i];
-          if (!leaf.grad) throw new Error(`${op}: no gradient by ${name}`);
-          worst = Math.max(worst, await errorOf(leaf.grad, expected.gradients[name]));
-          leaf.zeroGrad();
-        }
-        return worst;
+      check: () => {
+        device.scope(() => backward(output, checkedUpstream()));
+        return gradientError(part.by, leaves);
       },
     };
-  })];
+  });
+  if (!together || gradients.length === 0) return [forward, ...rows];
+  const by = gradients.flatMap((part) => part.by), leaves = leavesOf(by);
+  return [forward, ...rows, {
+    op, shape, part: TOGETHER, flops: rows.reduce((sum, row) => sum + row.flops, flops), bytes: rows.reduce((sum, row) => sum + row.bytes, forward.bytes),
+    job: {
+      name: TOGETHER,
+      run: async (times) => {
+        for (let i = 0; i < times; i++) {
+          device.scope(() => backward(run(leaves), cotangent));
+          for (const name of by) leaves[name].zeroGrad();
+        }
+        await device.synchronize();
+      },
+    },
+    check: () => {
+      device.scope(() => backward(run(leaves), checkedUpstream()));
+      return gradientError(by, leaves);
+    },
+  }];
 }
 
 /** Work and traffic of a parameter in a step; the norm's and the gathering's are not counted, since they could be spared. */

@@ -1,7 +1,7 @@
 /** The micro benchmark: every case checked against float64 on the host, then its rows timed in interleaved rounds. */
 import type { Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
-import { prepare, TOLERANCE, type BenchCase, type Row } from './case.ts';
+import { partsOf, prepare, TOLERANCE, type BenchCase, type Row } from './case.ts';
 import { benchCases } from './cases.ts';
 import { sampleInterleaved, summarize, type Timing } from './measure.ts';
 
@@ -65,7 +65,3 @@ export async function runMicro({ only, rounds, log }: MicroOptions): Promise<Mic
   }
   return results;
 }
-
-/** The names of a case's rows, without opening a device. */
-export const partsOf = (benchCase: BenchCase): string[] => (benchCase.kind === 'adamw' ? ['step']
-  : ['forward', ...benchCase.gradients.map(({ by }) => (by.length > 1 ? 'gradients' : `gradient by ${by[0]}`))]);

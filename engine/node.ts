@@ -16,7 +16,7 @@ const sleeper = new Int32Array(new SharedArrayBuffer(4));
 const POLL_MS = 0.5;
 
 /** Waits by sleeping between polls: awaiting the queue spins the JavaScript thread, and a software adapter needs that core. */
-const settleSleeping: Settle = async (promise) => {
+export const settleSleeping: Settle = async (promise) => {
   let settled = false;
   const done = promise.finally(() => { settled = true; });
   done.catch(() => undefined);
