@@ -1,9 +1,12 @@
 /** The micro benchmark: every case checked against float64 on the host, then its rows timed in interleaved rounds. */
+import { writeFileSync } from 'node:fs';
 import type { Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { partsOf, prepare, TOLERANCE, type BenchCase, type Row } from './case.ts';
 import { benchCases } from './cases.ts';
 import { sampleInterleaved, summarize, type Timing } from './measure.ts';
+import { digits, type Adapter, type Report } from './output.ts';
+import { measureRoof, rooflineSvg } from './roofline.ts';
 
 export interface MicroRow {
   readonly preset: 'paper' | 'small';
@@ -64,4 +67,32 @@ export async function runMicro({ only, rounds, log }: MicroOptions): Promise<Mic
     });
   }
   return results;
+}
+
+export const spread = ({ lower, upper }: Timing): string => `${digits(lower)} .. ${digits(upper)}`;
+
+/** The micro benchmark as a report, with the roofline drawn where asked for. */
+export async function microReport(run: MicroOptions & { readonly roofline?: string; readonly adapter: Adapter; readonly command: string }): Promise<{ report: Report; wrong: number }> {
+  const rows = await runMicro(run);
+  const notes = ['ms: median of the rounds; quartiles beside it. GFLOP/s and GB/s: of the operations and of the bytes that the op needs at least (every value moved once); operations of norms, softmax, '
+    + 'RoIAlign and AdamW are nominal, one for each + - * / max exp sqrt. Error: the largest of the checked entries, relative to the root mean square of what float64 gives.'];
+  let roof = null;
+  if (run.roofline !== undefined) {
+    run.log('roofline: multiply-adds in registers, and copies');
+    const device = await openDevice();
+    roof = await measureRoof(device, run.rounds);
+    device.destroy();
+    writeFileSync(run.roofline, rooflineSvg(rows, roof, run.adapter.description));
+    notes.push(`Roofs: ${digits(roof.gigaflops)} GFLOP/s (${roof.computeForm}), ${digits(roof.gigabytes)} GB/s (${roof.copyForm}, read and written); drawn in ${run.roofline}.`);
+  }
+  const header = ['op', 'shape', 'part', 'ms', 'quartiles', 'GFLOP/s', 'GB/s', 'error', 'status'];
+  const tables = (['paper', 'small'] as const).map((preset) => ({
+    caption: preset === 'paper' ? 'Round sizes, and the paper-r50 preset for an image of 480 x 640:' : 'The small preset, 8 images of 96 x 96:', header,
+    rows: rows.filter((row) => row.preset === preset).map((row) => [
+      row.op, row.shape, row.part, digits(row.timing.median), spread(row.timing), digits(gigaflops(row)), digits(gigabytes(row)), row.error.toExponential(1), row.status]),
+  })).filter((table) => table.rows.length > 0);
+  return {
+    report: { name: 'kernels', title: `Kernels on ${run.adapter.kind === 'other' ? run.adapter.description : run.adapter.kind}`, command: run.command, notes, tables, data: { roof, rows } },
+    wrong: rows.filter(({ status }) => status !== 'ok').length,
+  };
 }

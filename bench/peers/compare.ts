@@ -3,9 +3,10 @@ import { openDevice } from '../../engine/node.ts';
 import { checkedIndices, prepareOp, TOGETHER, TOLERANCE, upstreamOf, type OpCase } from '../case.ts';
 import { benchCases } from '../cases.ts';
 import { largestError, medianRatio, sampleInterleaved, summarize, type Timing } from '../measure.ts';
-import { checkRow, rowText, type MicroOptions, type MicroRow } from '../micro.ts';
+import { checkRow, gigaflops, rowText, spread, type MicroOptions, type MicroRow } from '../micro.ts';
+import { digits, type Adapter, type AdapterKind, type Report } from '../output.ts';
 import { openJax, openTfjs, pretendBrowser, type Peer, type PeerJob } from './frameworks.ts';
-import { installPeers } from './install.ts';
+import { installPeers, peerVersions } from './install.ts';
 import { openOnnx } from './onnx.ts';
 
 export interface PeerResult {
@@ -22,8 +23,6 @@ export interface PeerResult {
 export interface PeerRow extends Omit<MicroRow, 'bytes'> {
   readonly peers: readonly PeerResult[];
 }
-
-export type AdapterKind = 'lavapipe' | 'swiftshader' | 'other';
 
 /** What a ratio must be, by adapter. No row may be slower than an engine on the same adapter. */
 export function targetOf(adapter: AdapterKind, peer: string, { preset, op, part }: Pick<PeerRow, 'preset' | 'op' | 'part'>, batched: boolean): number | null {
@@ -137,4 +136,33 @@ async function compareCase(
   } finally {
     device.destroy();
   }
+}
+
+/** The comparison as a report. */
+export async function peersReport(run: MicroOptions & { readonly adapter: Adapter; readonly command: string }): Promise<{ report: Report; wrong: number }> {
+  const rows = await comparePeers(run.adapter.kind, run);
+  const names = [...new Set(rows.flatMap(({ peers }) => peers.map(({ name }) => name)))];
+  const header = ['op', 'shape', 'part', 'ms', 'quartiles', 'GFLOP/s', ...names.flatMap((name) => [`${name} ms`, 'ratio', ...(name === 'onnxruntime' ? [] : ['needed'])]), 'bars'];
+  const cells = (row: PeerRow): string[] => names.flatMap((name) => {
+    const peer = row.peers.find((one) => one.name === name);
+    const needed = name === 'onnxruntime' ? [] : [peer?.target ? digits(peer.target) : '-'];
+    if (!peer?.timing || peer.ratio === null) return [peer?.note ?? '-', '-', ...needed];
+    return [`${digits(peer.timing.median)}${peer.note ? ` (${peer.note})` : ''}`, digits(peer.ratio), ...needed];
+  });
+  const verdicts = rows.map(({ status, peers }) => (status === 'ok' ? verdict(peers) : 'WRONG'));
+  const tables = (['paper', 'small'] as const).map((preset) => ({
+    caption: preset === 'paper' ? 'Round sizes, and the paper-r50 preset:' : 'The small preset:', header,
+    rows: rows.flatMap((row, i) => (row.preset === preset ? [[row.op, row.shape, row.part, digits(row.timing.median), spread(row.timing), digits(gigaflops(row)), ...cells(row), verdicts[i]]] : [])),
+  })).filter((table) => table.rows.length > 0);
+  const versions = Object.entries(peerVersions()).map(([name, version]) => `${name} ${version}`).join(', ');
+  const notes = [
+    `${verdicts.filter((one) => one === 'met').length} of ${rows.length} rows meet their bars; ${verdicts.filter((one) => one.startsWith('SLOWER')).length} are slower than a peer.`,
+    `Ratio: how many times longer the peer takes, the median of the rounds' ratios; needed: what the project asks for on this adapter (1: no slower). All of them on one adapter in one process, interleaved, `
+    + `each waiting by sleeping between polls; onnxruntime on the processor, without WebGPU. ${versions}. Gradients of convolutions are tfjs's kernels for them alone, and jax-js's jitted vjp; `
+    + '`forward and gradients` is the differentiation of the composed op on all sides.',
+  ];
+  return {
+    report: { name: 'peers', title: `Beside other engines on ${run.adapter.kind === 'other' ? run.adapter.description : run.adapter.kind}`, command: run.command, notes, tables, data: { versions: peerVersions(), rows } },
+    wrong: rows.filter(({ status }) => status !== 'ok').length,
+  };
 }

@@ -10,12 +10,13 @@ const MANIFEST = fileURLToPath(new URL('package.json', import.meta.url));
 /** Where set-up keeps what it makes, too; npm leaves it alone. */
 const FOLDER = fileURLToPath(new URL('../../node_modules/.cache/dynamic-sparse-rcnn/peers', import.meta.url));
 
-function versions(): Record<string, string> {
+/** The exact versions that are compared with, by package. */
+export function peerVersions(): Record<string, string> {
   return (JSON.parse(readFileSync(MANIFEST, 'utf8')) as { dependencies: Record<string, string> }).dependencies;
 }
 
 function installed(): boolean {
-  return Object.entries(versions()).every(([name, version]) => {
+  return Object.entries(peerVersions()).every(([name, version]) => {
     const file = join(FOLDER, 'node_modules', name, 'package.json');
     return existsSync(file) && (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version === version;
   });
@@ -24,7 +25,7 @@ function installed(): boolean {
 /** Installs what is missing, at the exact versions of package.json beside this file. None of the packages needs its install scripts: onnxruntime-node carries its CPU library. */
 export function installPeers(log: (line: string) => void): void {
   if (installed()) return;
-  log(`peers: installing ${Object.entries(versions()).map(([name, version]) => `${name} ${version}`).join(', ')} (600 MB, once) in ${FOLDER}`);
+  log(`peers: installing ${Object.entries(peerVersions()).map(([name, version]) => `${name} ${version}`).join(', ')} (600 MB, once) in ${FOLDER}`);
   mkdirSync(FOLDER, { recursive: true });
   copyFileSync(MANIFEST, join(FOLDER, 'package.json'));
   const child = spawnSync('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', '--no-package-lock', '--loglevel=error'], { cwd: FOLDER, stdio: ['ignore', 2, 2], shell: process.platform === 'win32' });
@@ -36,5 +37,3 @@ const require = createRequire(join(FOLDER, 'package.json'));
 
 /** Loads a peer. Its types are not there where it is not installed: the caller says what it uses of it. */
 export const loadPeer = <T>(name: string): T => require(name) as T;
-
-export const versionOf = (name: string): string => versions()[name];
