@@ -2,6 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import type { Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
+import { InputError } from '../training/errors.ts';
 import { partsOf, prepare, TOLERANCE, type BenchCase, type Row } from './case.ts';
 import { benchCases } from './cases.ts';
 import { sampleInterleaved, summarize, type Timing } from './measure.ts';
@@ -23,6 +24,9 @@ export interface MicroRow {
 
 export const gigaflops = ({ flops, timing }: Pick<MicroRow, 'flops' | 'timing'>): number => flops / timing.median / 1e6;
 export const gigabytes = ({ bytes, timing }: Pick<MicroRow, 'bytes' | 'timing'>): number => bytes / timing.median / 1e6;
+
+/** What is said where `--only` keeps nothing. */
+export const noRow = (only: RegExp | null): string => `bench: --only: no row matches ${only?.source ?? ''}; a row reads like "paper matmul nn 256^3 forward"`;
 
 /** What `--only` is matched with: preset, op, shape and part in one line. */
 export const rowText = (preset: string, { op, shape }: { readonly op: string; readonly shape: string }, part: string): string => `${preset} ${op} ${shape} ${part}`;
@@ -74,6 +78,7 @@ export const spread = ({ lower, upper }: Timing): string => `${digits(lower)} ..
 /** The micro benchmark as a report, with the roofline drawn where asked for. */
 export async function microReport(run: MicroOptions & { readonly roofline?: string; readonly adapter: Adapter; readonly command: string }): Promise<{ report: Report; wrong: number }> {
   const rows = await runMicro(run);
+  if (rows.length === 0) throw new InputError(noRow(run.only));
   const notes = ['ms: median of the rounds; quartiles beside it. GFLOP/s and GB/s: of the operations and of the bytes that the op needs at least (every value moved once); operations of norms, softmax, '
     + 'RoIAlign and AdamW are nominal, one for each + - * / max exp sqrt. Error: the largest of the checked entries, relative to the root mean square of what float64 gives.'];
   let roof = null;
@@ -82,7 +87,7 @@ export async function microReport(run: MicroOptions & { readonly roofline?: stri
     const device = await openDevice();
     roof = await measureRoof(device, run.rounds);
     device.destroy();
-    writeFileSync(run.roofline, rooflineSvg(rows, roof, run.adapter.description));
+    writeFileSync(run.roofline, rooflineSvg(rows, roof, run.adapter.name));
     notes.push(`Roofs: ${digits(roof.gigaflops)} GFLOP/s (${roof.computeForm}), ${digits(roof.gigabytes)} GB/s (${roof.copyForm}, read and written); drawn in ${run.roofline}.`);
   }
   const header = ['op', 'shape', 'part', 'ms', 'quartiles', 'GFLOP/s', 'GB/s', 'error', 'status'];
@@ -92,7 +97,7 @@ export async function microReport(run: MicroOptions & { readonly roofline?: stri
       row.op, row.shape, row.part, digits(row.timing.median), spread(row.timing), digits(gigaflops(row)), digits(gigabytes(row)), row.error.toExponential(1), row.status]),
   })).filter((table) => table.rows.length > 0);
   return {
-    report: { name: 'kernels', title: `Kernels on ${run.adapter.kind === 'other' ? run.adapter.description : run.adapter.kind}`, command: run.command, notes, tables, data: { roof, rows } },
+    report: { name: 'kernels', title: `Kernels on ${run.adapter.name}`, command: run.command, notes, tables, data: { roof, rows } },
     wrong: rows.filter(({ status }) => status !== 'ok').length,
   };
 }

@@ -9,6 +9,8 @@ export type AdapterKind = 'lavapipe' | 'swiftshader' | 'other';
 
 export interface Adapter {
   readonly kind: AdapterKind;
+  /** Its kind, or what it calls itself. */
+  readonly name: string;
   readonly description: string;
   readonly subgroupSize: number;
   /** Of the processor that the host runs on, and a software adapter too. */
@@ -18,7 +20,7 @@ export interface Adapter {
 export function adapterOf({ info, subgroupSize }: Pick<Device, 'info' | 'subgroupSize'>): Adapter {
   const description = info.description || `${info.vendor} ${info.architecture}`;
   const kind = /llvmpipe/i.test(description) ? 'lavapipe' : /swiftshader/i.test(`${description} ${info.architecture}`) ? 'swiftshader' : 'other';
-  return { kind, description, subgroupSize, cores: availableParallelism() };
+  return { kind, name: kind === 'other' ? description : kind, description, subgroupSize, cores: availableParallelism() };
 }
 
 export interface Table {
@@ -51,8 +53,8 @@ function markdownTable({ header, rows }: Table): string {
 }
 
 /** The report under a heading, between comments that say where it begins and ends, so that running its command again replaces it. */
-export function reportMarkdown({ name, title, command, notes, tables }: Report, { kind, description, cores }: Adapter): string {
-  const mark = `${name}, ${kind === 'other' ? description : kind}`;
+export function reportMarkdown({ name, title, command, notes, tables }: Report, { name: adapter, description, cores }: Adapter): string {
+  const mark = `${name}, ${adapter}`;
   const parts = [
     `### ${title}`, `${description}, ${cores} processor cores, Node ${process.versions.node}: \`${command}\``,
     ...tables.map((table) => `${table.caption ? `${table.caption}\n\n` : ''}${markdownTable(table)}`), ...notes,

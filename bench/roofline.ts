@@ -124,7 +124,7 @@ function familyOf(op: string): number {
   return at >= 0 ? at : families.indexOf('norm, softmax, sum');
 }
 
-const WIDTH = 1120, PLOT_RIGHT = 640, KEY_LINE = 12.5;
+const WIDTH = 1010, PLOT_RIGHT = 640, KEY_LINE = 12.5;
 
 /** One panel: the roofs, the rows as numbered points, and the key beside it. */
 function panel(title: string, rows: readonly MicroRow[], roof: Roof): { readonly svg: string; readonly height: number } {

@@ -86,11 +86,11 @@ export interface ScalingOptions {
 export async function scalingReport({ rounds, plot, log, adapter, command }: ScalingOptions): Promise<Report> {
   const axes: ScalingAxis[] = [];
   for (const axis of AXES) axes.push(await measureAxis(axis, rounds, log));
-  if (plot !== undefined) writeFileSync(plot, scalingSvg(axes, adapter.kind === 'other' ? adapter.description : adapter.kind));
+  if (plot !== undefined) writeFileSync(plot, scalingSvg(axes, adapter.name));
   const law = ({ exponent, r2 }: PowerLaw): string[] => [exponent.toFixed(2), r2.toFixed(3)];
   const { batch, height, width, objects } = sizesOf('small');
   return {
-    name: 'scaling', title: `How a training step grows, on ${adapter.kind === 'other' ? adapter.description : adapter.kind}`, command,
+    name: 'scaling', title: `How a training step grows, on ${adapter.name}`, command,
     notes: [`The small preset: ${batch} images of ${height} x ${width} with ${objects} objects each and ${presetConfig('small').model.numProposals} proposals, one of them changed at a time. `
       + `Exponent: of a power law through all points; where a constant part is large, it is smaller than the growth at the end. R2: the share of the variance of the logarithms that the law explains.${plot === undefined ? '' : ` Drawn in ${plot}.`}`],
     tables: [

@@ -298,7 +298,7 @@ export async function stepReport(run: StepOptions & { readonly adapter: Adapter;
     ...(torch ? [`PyTorch ${torch} on the processor, float32: the reference model of the tests (test/golden/dsrcnn_torch.py), whose label assignment is written to be read, not to be fast.`] : []),
   ];
   return {
-    name: `step ${preset}`, title: `A training step, ${preset} preset, ${sizes.batch} x ${sizes.height} x ${sizes.width}, on ${run.adapter.kind === 'other' ? run.adapter.description : run.adapter.kind}`,
+    name: `step ${preset}`, title: `A training step, ${preset} preset, ${sizes.batch} x ${sizes.height} x ${sizes.width}, on ${run.adapter.name}`,
     command: run.command, notes, tables: [{ header, rows: cells }], data: result,
   };
 }

@@ -1,9 +1,10 @@
 /** Our kernels beside other engines on the same adapter, in the same process, interleaved round by round; the ratios, and the bars that they must reach. */
 import { openDevice } from '../../engine/node.ts';
+import { InputError } from '../../training/errors.ts';
 import { checkedIndices, prepareOp, TOGETHER, TOLERANCE, upstreamOf, type OpCase } from '../case.ts';
 import { benchCases } from '../cases.ts';
 import { largestError, medianRatio, sampleInterleaved, summarize, type Timing } from '../measure.ts';
-import { checkRow, gigaflops, rowText, spread, type MicroOptions, type MicroRow } from '../micro.ts';
+import { checkRow, gigaflops, noRow, rowText, spread, type MicroOptions, type MicroRow } from '../micro.ts';
 import { digits, type Adapter, type AdapterKind, type Report } from '../output.ts';
 import { openJax, openTfjs, pretendBrowser, type Peer, type PeerJob } from './frameworks.ts';
 import { installPeers, peerVersions } from './install.ts';
@@ -141,6 +142,7 @@ async function compareCase(
 /** The comparison as a report. */
 export async function peersReport(run: MicroOptions & { readonly adapter: Adapter; readonly command: string }): Promise<{ report: Report; wrong: number }> {
   const rows = await comparePeers(run.adapter.kind, run);
+  if (rows.length === 0) throw new InputError(noRow(run.only));
   const names = [...new Set(rows.flatMap(({ peers }) => peers.map(({ name }) => name)))];
   const header = ['op', 'shape', 'part', 'ms', 'quartiles', 'GFLOP/s', ...names.flatMap((name) => [`${name} ms`, 'ratio', ...(name === 'onnxruntime' ? [] : ['needed'])]), 'bars'];
   const cells = (row: PeerRow): string[] => names.flatMap((name) => {
@@ -162,7 +164,7 @@ export async function peersReport(run: MicroOptions & { readonly adapter: Adapte
     + '`forward and gradients` is the differentiation of the composed op on all sides.',
   ];
   return {
-    report: { name: 'peers', title: `Beside other engines on ${run.adapter.kind === 'other' ? run.adapter.description : run.adapter.kind}`, command: run.command, notes, tables, data: { versions: peerVersions(), rows } },
+    report: { name: 'peers', title: `Beside other engines on ${run.adapter.name}`, command: run.command, notes, tables, data: { versions: peerVersions(), rows } },
     wrong: rows.filter(({ status }) => status !== 'ok').length,
   };
 }
