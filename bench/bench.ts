@@ -43,6 +43,9 @@ const BELONGS: Readonly<Record<string, readonly Mode[]>> = {
   only: ['kernels', 'peers'], roofline: ['kernels'], preset: ['step'], torch: ['step'], python: ['step'], plot: ['scaling'],
 };
 
+/** Where results go says nothing about them. */
+const WRITES = ['--json', '--markdown'];
+
 export interface BenchOptions {
   readonly mode: Mode;
   readonly only: RegExp | null;
@@ -54,7 +57,7 @@ export interface BenchOptions {
   readonly plot?: string;
   readonly json?: string;
   readonly markdown?: string;
-  /** As it was typed, for the reader of the results. */
+  /** As it was typed, without the files that are written, for the reader of the results. */
   readonly command: string;
 }
 
@@ -84,7 +87,8 @@ export function readOptions(argv: readonly string[]): BenchOptions | null {
     throw new InputError(`bench: --only: expected a regular expression, got ${JSON.stringify(values.only)} (${error instanceof Error ? error.message : String(error)})`);
   }
   const { roofline, plot, json, markdown } = values;
-  const command = ['npm run bench --', ...argv.map((word) => (/^[\w./=-]+$/.test(word) ? word : JSON.stringify(word)))].join(' ').replace(/ --$/, '');
+  const typed = argv.filter((word, i) => !WRITES.some((name) => word === name || word.startsWith(`${name}=`) || argv[i - 1] === name));
+  const command = ['npm run bench', ...(typed.length > 0 ? ['--'] : []), ...typed.map((word) => (/^[\w./=-]+$/.test(word) ? word : JSON.stringify(word)))].join(' ');
   return { mode, only, rounds, roofline, preset, python: values.torch ? values.python ?? '/usr/bin/python3' : null, plot, json, markdown, command };
 }
 

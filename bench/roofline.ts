@@ -50,7 +50,7 @@ const copyKernel = kernelFamily((each: number) => defineKernel({
   }`,
 }));
 
-const FORMS = [[1, 4], [2, 2], [4, 1], [2, 4], [4, 4]] as const;
+const FORMS = [[1, 4], [2, 2], [4, 1], [2, 4], [4, 4], [4, 8]] as const;
 /** Large against caches. */
 const COPY_BYTES = 64 * 2 ** 20;
 

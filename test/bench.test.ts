@@ -32,7 +32,7 @@ describe('options', () => {
   test('say which benchmark, and how', () => {
     expect(readOptions([])).toMatchObject({ mode: 'kernels', only: null, rounds: 7, python: null, command: 'npm run bench' });
     expect(readOptions(['--step', '--preset', 'tiny', '--torch'])).toMatchObject({ mode: 'step', preset: 'tiny', python: '/usr/bin/python3' });
-    expect(readOptions(['--peers', '--only', 'matmul nn'])).toMatchObject({ mode: 'peers', command: 'npm run bench -- --peers --only "matmul nn"' });
+    expect(readOptions(['--peers', '--json', '/tmp/x.json', '--only', 'matmul nn', '--markdown=page.md'])).toMatchObject({ mode: 'peers', command: 'npm run bench -- --peers --only "matmul nn"' });
     expect(readOptions(['--help'])).toBeNull();
   });
 
