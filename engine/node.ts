@@ -18,7 +18,7 @@ const POLL_MS = 0.5;
 const EXACTNESS = 0.1;
 
 /** Waits by sleeping between polls: awaiting the queue spins the JavaScript thread, and a software adapter needs that core. */
-const settleSleeping: Settle = async (promise, exactly = false) => {
+export const settleSleeping: Settle = async (promise, exactly = false) => {
   const start = performance.now();
   let settled = false;
   const done = promise.finally(() => { settled = true; });

@@ -170,6 +170,7 @@ export interface PlotOptions {
   xLabel: string;
   yLabel: string;
   series: readonly Series[];
+  logX?: boolean;
   logY?: boolean;
   /** Units of the SVG; a PNG has two pixels each. Default 720 x 420. */
   width?: number;
@@ -183,7 +184,7 @@ const NEARLY_ZERO = 1e-30;
 const FEW_POINTS = 40;
 
 /** Okabe and Ito's colours, told apart by colour-blind readers; yellow left out, which is too pale on white. */
-const LINE_COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#3b3b3b', '#8c510a'];
+export const LINE_COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#3b3b3b', '#8c510a'];
 
 /** The mean of each point and of those before it, `window` points at most; points that are not finite are passed over. */
 export function runningMean(points: Series['points'], window: number): [number, number][] {
@@ -211,10 +212,11 @@ export async function writePlot(path: string, options: PlotOptions): Promise<voi
 }
 
 /** A line plot with axes, ticks, grid and legend, as the text of an SVG file on a white ground. */
-export function linePlot({ title, xLabel, yLabel, series, logY = false, width = 720, height = 420 }: PlotOptions): string {
-  const plottable = ([x, y]: readonly [number, number]) => Number.isFinite(x) && Number.isFinite(y) && (!logY || y > NEARLY_ZERO);
+export function linePlot({ title, xLabel, yLabel, series, logX = false, logY = false, width = 720, height = 420 }: PlotOptions): string {
+  const plottable = ([x, y]: readonly [number, number]) => Number.isFinite(x) && Number.isFinite(y) && (!logX || x > NEARLY_ZERO) && (!logY || y > NEARLY_ZERO);
   const all = series.flatMap(({ points }) => points.filter(plottable));
-  const xTicks = linearTicks(extent(all.map(([x]) => x)), Math.max(3, Math.round(width / 110)));
+  const xExtent = extent(all.map(([x]) => x));
+  const xTicks = logX ? logTicks(xExtent) : linearTicks(xExtent, Math.max(3, Math.round(width / 110)));
   const yExtent = extent(all.map(([, y]) => y));
   const yTicks = logY ? logTicks(yExtent) : linearTicks(yExtent, Math.max(3, Math.round(height / 70)));
 
@@ -223,8 +225,8 @@ export function linePlot({ title, xLabel, yLabel, series, logY = false, width = 
   const legendWidth = showLegend ? 40 + 7.2 * Math.max(...named.map(({ name }) => name.length)) : 8;
   const left = 36 + 7.2 * Math.max(...yTicks.ticks.map(({ text }) => text.length));
   const [right, top, bottom] = [width - 12 - legendWidth, 40, height - 48];
-  const toX = (x: number) => left + ((x - xTicks.from) / (xTicks.to - xTicks.from)) * (right - left);
-  const scaleY = logY ? Math.log10 : (y: number) => y;
+  const scaleX = logX ? Math.log10 : (x: number) => x, scaleY = logY ? Math.log10 : (y: number) => y;
+  const toX = (x: number) => left + ((scaleX(x) - scaleX(xTicks.from)) / (scaleX(xTicks.to) - scaleX(xTicks.from))) * (right - left);
   const toY = (y: number) => bottom - ((scaleY(y) - scaleY(yTicks.from)) / (scaleY(yTicks.to) - scaleY(yTicks.from))) * (bottom - top);
 
   const out = [
@@ -272,7 +274,7 @@ export function linePlot({ title, xLabel, yLabel, series, logY = false, width = 
   return `${out.join('\n')}\n</svg>\n`;
 }
 
-interface Axis {
+export interface Axis {
   from: number;
   to: number;
   ticks: { value: number; text: string }[];
@@ -304,7 +306,7 @@ function linearTicks([least, most]: [number, number], count: number): Axis {
 }
 
 /** Ticks at powers of ten, with 2 and 5 between them where there are few; the axis ends at ticks. */
-function logTicks([least, most]: [number, number]): Axis {
+export function logTicks([least, most]: [number, number]): Axis {
   if (least > most) [least, most] = [0.1, 1];
   const factors = Math.log10(most / least) < 2.5 ? [1, 2, 5] : [1];
   const [first, last] = [Math.floor(Math.log10(least)), Math.ceil(Math.log10(most))];
@@ -353,16 +355,18 @@ function thinned(points: [number, number][]): [number, number][] {
   return kept;
 }
 
-function textAt(text: string, x: number, y: number, anchor: 'start' | 'middle' | 'end', size: number, fill: string): string {
+/** An SVG text, escaped; `y` is its baseline. */
+export function textAt(text: string, x: number, y: number, anchor: 'start' | 'middle' | 'end', size: number, fill: string): string {
   const escaped = text.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');
   return `<text x="${fixed(x)}" y="${fixed(y)}" text-anchor="${anchor}" font-size="${size}" fill="${fill}">${escaped}</text>`;
 }
 
-function line(x1: number, y1: number, x2: number, y2: number, stroke: string): string {
+/** A thin SVG line. */
+export function line(x1: number, y1: number, x2: number, y2: number, stroke: string): string {
   return `<path d="M${fixed(x1)} ${fixed(y1)}L${fixed(x2)} ${fixed(y2)}" stroke="${stroke}" stroke-width="1"/>`;
 }
 
 /** Tenths of a unit are finer than a pixel. */
-function fixed(value: number): string {
+export function fixed(value: number): string {
   return String(Math.round(value * 10) / 10);
 }

@@ -1,0 +1,132 @@
+/**
+ * The benchmarks' command line: kernels one by one (default), beside other engines, a training step by its parts, and how a step grows. See docs/benchmarks.md.
+ *
+ *   npm run bench -- --help
+ */
+import { pathToFileURL } from 'node:url';
+import { openDevice } from '../engine/node.ts';
+import { MODEL_PRESETS, type PresetName } from '../model/index.ts';
+import { integerOption, parseArguments } from '../training/arguments.ts';
+import { InputError } from '../training/errors.ts';
+import { adapterOf, publish, type Adapter } from './output.ts';
+
+const HELP = `bench: measures kernels and training steps on this machine's adapter
+
+  npm run bench -- [options]                every kernel: checked against float64, then timed forward and backward
+  npm run bench -- --peers [options]        beside tfjs, jax-js and onnxruntime (installs them once, 600 MB, apart from this project's packages)
+  npm run bench -- --step [options]         a training step by its parts
+  npm run bench -- --scaling [options]      how a step's time and memory grow with image size, proposals, batch and objects
+
+  --only PATTERN    kernels and peers: rows whose preset, op, shape and part match this regular expression, e.g. "matmul nn", "paper conv.*gradient"
+  --rounds N        interleaved rounds (default 7; scaling: 5)
+  --roofline FILE   kernels: measure what the adapter can do at most, and draw the kernels below it, as SVG
+  --preset NAME     step: ${Object.keys(MODEL_PRESETS).join(', ')} (default small)
+  --torch           step: PyTorch's step of the same configuration beside ours (Debian's python3-torch, python3-torchvision, python3-scipy)
+  --python FILE     step, with --torch: the Python that has them (default /usr/bin/python3)
+  --plot FILE       scaling: draw it, as SVG
+  --json FILE       write the results
+  --markdown FILE   put the tables into this page, in the place of those of the same benchmark and adapter
+  --help            this text
+
+The exit code is 1 where a kernel computes something wrong. DSRCNN_DRIVER=swiftshader (or lavapipe, gpu) chooses another adapter, as everywhere.
+`;
+
+const OPTIONS = {
+  peers: { type: 'boolean' }, step: { type: 'boolean' }, scaling: { type: 'boolean' }, only: { type: 'string' }, rounds: { type: 'string' }, roofline: { type: 'string' },
+  preset: { type: 'string' }, torch: { type: 'boolean' }, python: { type: 'string' }, plot: { type: 'string' }, json: { type: 'string' }, markdown: { type: 'string' }, help: { type: 'boolean' },
+} as const;
+
+type Mode = 'kernels' | 'peers' | 'step' | 'scaling';
+
+/** The modes that an option belongs to; those that are not here go with all of them. */
+const BELONGS: Readonly<Record<string, readonly Mode[]>> = {
+  only: ['kernels', 'peers'], roofline: ['kernels'], preset: ['step'], torch: ['step'], python: ['step'], plot: ['scaling'],
+};
+
+/** Where results go says nothing about them. */
+const WRITES = ['--json', '--markdown'];
+
+export interface BenchOptions {
+  readonly mode: Mode;
+  readonly only: RegExp | null;
+  readonly rounds: number;
+  readonly roofline?: string;
+  readonly preset: PresetName;
+  /** The Python to run PyTorch with; null without --torch. */
+  readonly python: string | null;
+  readonly plot?: string;
+  readonly json?: string;
+  readonly markdown?: string;
+  /** As it was typed, without the files that are written, for the reader of the results. */
+  readonly command: string;
+}
+
+const isPreset = (name: string): name is PresetName => Object.hasOwn(MODEL_PRESETS, name);
+
+/** Reads the options; null for --help. Throws InputError naming the one that is unknown, malformed, or of no effect. */
+export function readOptions(argv: readonly string[]): BenchOptions | null {
+  const { values } = parseArguments('bench', argv, OPTIONS);
+  if (values.help) return null;
+  const modes = (['peers', 'step', 'scaling'] as const).filter((name) => values[name]);
+  if (modes.length > 1) throw new InputError(`bench: --${modes[0]} does not go with --${modes[1]}: one benchmark at a time`);
+  const mode: Mode = modes[0] ?? 'kernels';
+  for (const [name, where] of Object.entries(BELONGS)) {
+    if (Object.hasOwn(values, name) && !where.includes(mode)) throw new InputError(`bench: --${name} does not go with ${modes.length === 0 ? 'the benchmark of kernels' : `--${mode}`}, only with ${where.map((one) => (one === 'kernels' ? 'that of kernels' : `--${one}`)).join(' and ')}`);
+  }
+  const { preset = 'small' } = values;
+  if (!isPreset(preset)) throw new InputError(`bench: --preset: expected one of ${Object.keys(MODEL_PRESETS).join(', ')}, got ${JSON.stringify(preset)}`);
+  if (values.python !== undefined && !values.torch) throw new InputError('bench: --python goes with --torch');
+  for (const name of ['roofline', 'plot'] as const) {
+    if (values[name] !== undefined && !values[name].endsWith('.svg')) throw new InputError(`bench: --${name}: expected a file that ends in .svg, got ${values[name]}`);
+  }
+  const rounds = integerOption('bench', 'rounds', values.rounds ?? (mode === 'scaling' ? '5' : '7'), 1);
+  let only: RegExp | null = null;
+  try {
+    only = values.only === undefined ? null : new RegExp(values.only, 'i');
+  } catch (error) {
+    throw new InputError(`bench: --only: expected a regular expression, got ${JSON.stringify(values.only)} (${error instanceof Error ? error.message : String(error)})`);
+  }
+  const { roofline, plot, json, markdown } = values;
+  const typed = argv.filter((word, i) => !WRITES.some((name) => word === name || word.startsWith(`${name}=`) || argv[i - 1] === name));
+  const command = ['npm run bench', ...(typed.length > 0 ? ['--'] : []), ...typed.map((word) => (/^[\w./=-]+$/.test(word) ? word : JSON.stringify(word)))].join(' ');
+  return { mode, only, rounds, roofline, preset, python: values.torch ? values.python ?? '/usr/bin/python3' : null, plot, json, markdown, command };
+}
+
+/** What kind of adapter there is; the device is opened only to look. */
+async function lookAtAdapter(): Promise<Adapter> {
+  const device = await openDevice();
+  const adapter = adapterOf(device);
+  device.destroy();
+  return adapter;
+}
+
+/** Runs a benchmark; resolves to the exit code. Throws InputError on bad options. */
+export async function runBench(argv: readonly string[]): Promise<number> {
+  const options = readOptions(argv);
+  if (options === null) {
+    process.stdout.write(HELP);
+    return 0;
+  }
+  const adapter = await lookAtAdapter();
+  const log = (text: string): void => console.log(text);
+  log(`${adapter.description}${adapter.subgroupSize > 0 ? `, subgroups of ${adapter.subgroupSize}` : ''}, ${adapter.cores} processor cores; ${options.rounds} rounds`);
+  const run = { ...options, log, adapter };
+  const { report, wrong } = options.mode === 'kernels' ? await (await import('./micro.ts')).microReport(run)
+    : options.mode === 'peers' ? await (await import('./peers/compare.ts')).peersReport(run)
+    : options.mode === 'step' ? { report: await (await import('./step.ts')).stepReport(run), wrong: 0 }
+    : { report: await (await import('./scaling.ts')).scalingReport(run), wrong: 0 };
+  publish(report, adapter, options);
+  if (wrong > 0) process.stderr.write(`error: ${wrong} ${wrong === 1 ? 'row is' : 'rows are'} WRONG: what was computed is not what float64 gives\n`);
+  return wrong > 0 ? 1 : 0;
+}
+
+if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
+  try {
+    // The peers keep the process alive by devices of their own.
+    process.exit(await runBench(process.argv.slice(2)));
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    process.stderr.write(`error: ${error.message}\n`);
+    process.exit(2);
+  }
+}

@@ -1,0 +1,170 @@
+/** Our kernels beside other engines on the same adapter, in the same process, interleaved round by round; the ratios, and the bars that they must reach. */
+import { openDevice } from '../../engine/node.ts';
+import { InputError } from '../../training/errors.ts';
+import { checkedIndices, prepareOp, TOGETHER, TOLERANCE, upstreamOf, type OpCase } from '../case.ts';
+import { benchCases } from '../cases.ts';
+import { largestError, medianRatio, sampleInterleaved, summarize, type Timing } from '../measure.ts';
+import { checkRow, gigaflops, noRow, rowText, spread, type MicroOptions, type MicroRow } from '../micro.ts';
+import { digits, type Adapter, type AdapterKind, type Report } from '../output.ts';
+import { openJax, openTfjs, pretendBrowser, type Peer, type PeerJob } from './frameworks.ts';
+import { installPeers, peerVersions } from './install.ts';
+import { openOnnx } from './onnx.ts';
+
+export interface PeerResult {
+  readonly name: string;
+  readonly timing: Timing | null;
+  /** How many times longer than ours: the median of the rounds' ratios. */
+  readonly ratio: number | null;
+  /** What the ratio must be; null: nothing is asked. */
+  readonly target: number | null;
+  /** Why there is no timing, or that its values are not those expected. */
+  readonly note: string | null;
+}
+
+export interface PeerRow extends Omit<MicroRow, 'bytes'> {
+  readonly peers: readonly PeerResult[];
+}
+
+/** What a ratio must be, by adapter. No row may be slower than an engine on the same adapter. */
+export function targetOf(adapter: AdapterKind, peer: string, { preset, op, part }: Pick<PeerRow, 'preset' | 'op' | 'part'>, batched: boolean): number | null {
+  if (peer !== 'tfjs' && peer !== 'jax-js') return null;
+  if (preset !== 'paper' || op === 'sum' || adapter === 'other') return 1;
+  const rows = op === 'layer norm' || op === 'softmax';
+  if (adapter === 'swiftshader') return peer === 'jax-js' ? 2.5 : part === 'forward' ? 8 : 5;
+  if (rows) return peer === 'jax-js' ? 5 : 1;
+  if (batched || op === 'dynamic interaction') return 5;
+  return peer === 'tfjs' ? 8 : 6;
+}
+
+/** `met`, or which bars were missed, those by which we are slower in capitals. */
+export function verdict(peers: readonly PeerResult[]): string {
+  const missed = peers.filter(({ ratio, target }) => ratio !== null && target !== null && ratio < target);
+  const slower = missed.filter(({ ratio }) => ratio !== null && ratio < 1).map(({ name }) => name);
+  if (slower.length > 0) return `SLOWER than ${slower.join(', ')}`;
+  return missed.length > 0 ? `missed (${missed.map(({ name }) => name).join(', ')})` : 'met';
+}
+
+/** The parts that peers are asked for: gradients apart where a peer has them apart. */
+function partsOf({ peer, gradients }: OpCase): string[] {
+  if (!peer) return [];
+  if (peer.kind === 'conv2d') return ['forward', 'gradient by x', 'gradient by weight'];
+  return peer.kind === 'matmul' || gradients.length === 0 ? ['forward'] : ['forward', TOGETHER];
+}
+
+/** The peers that run here; one that does not is said, and left out. */
+async function openPeers(log: (line: string) => void): Promise<Peer[]> {
+  installPeers(log);
+  pretendBrowser();
+  const peers: Peer[] = [];
+  for (const open of [openTfjs, openJax, openOnnx]) {
+    try {
+      peers.push(await open());
+    } catch (error) {
+      log(`peers: left out: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+  return peers;
+}
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error)).replaceAll('\n', ' ').slice(0, 120);
+
+/** Runs the cases that have a counterpart and of which `only` keeps a row. */
+export async function comparePeers(adapter: AdapterKind, { only, rounds, log }: MicroOptions): Promise<PeerRow[]> {
+  // Ours first: it applies the driver's choice, which the peers' instance of Dawn then finds.
+  const first = await openDevice();
+  const results: PeerRow[] = [];
+  try {
+    const peers = await openPeers(log);
+    for (const { preset, benchCase } of benchCases()) {
+      if (benchCase.kind !== 'op') continue;
+      const parts = partsOf(benchCase).filter((part) => only === null || only.test(rowText(preset, benchCase, part)));
+      if (parts.length > 0) results.push(...await compareCase(adapter, preset, benchCase, parts, peers, rounds, log));
+    }
+  } finally {
+    first.destroy();
+  }
+  return results;
+}
+
+async function compareCase(
+  adapter: AdapterKind, preset: MicroRow['preset'], benchCase: OpCase, parts: readonly string[], peers: readonly Peer[], rounds: number, log: (line: string) => void,
+): Promise<PeerRow[]> {
+  const device = await openDevice();
+  try {
+    const host = benchCase.inputs();
+    const rows = prepareOp(device, benchCase, host, true);
+    const tensors = Object.fromEntries(Object.entries(host).map(([name, { data, shape }]) => [name, device.keep(device.tensor(data, shape))]));
+    const upstream = upstreamOf(device.noGrad(() => device.scope(() => benchCase.run(tensors).shape)));
+    const reference = benchCase.reference(host, upstream, benchCase.blocks?.checked ?? []);
+    const names = Object.keys(host);
+    const results: PeerRow[] = [];
+    for (const part of parts) {
+      const row = rows.find((candidate) => candidate.part === part);
+      if (!row) throw new Error(`${benchCase.op}: has no row ${part}`);
+      const by = part === TOGETHER ? names[0] : part.replace('gradient by ', '');
+      const [entry, shape] = part === 'forward' ? [reference.output, upstream.shape] : [reference.gradients[by], host[by].shape];
+      const indices = checkedIndices(benchCase, shape);
+      const expected = indices.map(entry);
+      const { error, status } = await checkRow(row);
+
+      const jobs: PeerJob[] = [], notes = new Map<string, string>();
+      for (const peer of peers) {
+        try {
+          const job = peer.job(benchCase, host, upstream, part);
+          if (!job) continue;
+          const values = await job.values();
+          const off = values.length < Math.max(...indices) + 1 ? Infinity : largestError(indices.map((i) => values[i]), expected);
+          if (!(off <= TOLERANCE)) notes.set(peer.name, `wrong (error ${off.toExponential(1)})`);
+          jobs.push(job);
+        } catch (failure) {
+          notes.set(peer.name, `failed: ${messageOf(failure)}`);
+        }
+      }
+      const [ours, ...theirs] = await sampleInterleaved([row.job, ...jobs], { rounds });
+      const found = peers.flatMap(({ name }): PeerResult[] => {
+        const at = jobs.findIndex((job) => job.name === name);
+        const note = notes.get(name) ?? null;
+        if (at < 0) return note === null ? [] : [{ name, timing: null, ratio: null, target: null, note }];
+        const target = targetOf(adapter, name, { preset, op: benchCase.op, part }, benchCase.peer?.kind === 'matmul' && upstream.shape.length > 2);
+        return [{ name, timing: summarize(theirs[at]), ratio: medianRatio(ours, theirs[at]), target, note }];
+      });
+      for (const job of jobs) job.dispose();
+      const result: PeerRow = { preset, op: benchCase.op, shape: benchCase.shape, part, flops: row.flops, error, status, timing: summarize(ours), peers: found };
+      results.push(result);
+      log(`${result.op} ${result.shape}, ${part}: ${result.timing.median.toPrecision(3)} ms${status === 'ok' ? '' : ' WRONG'}; ${found.map(({ name, ratio, note }) => `${name} ${ratio === null ? '' : `x${ratio.toFixed(2)}`}${note ? ` ${note}` : ''}`).join(', ')}; ${verdict(found)}`);
+    }
+    return results;
+  } finally {
+    device.destroy();
+  }
+}
+
+/** The comparison as a report. */
+export async function peersReport(run: MicroOptions & { readonly adapter: Adapter; readonly command: string }): Promise<{ report: Report; wrong: number }> {
+  const rows = await comparePeers(run.adapter.kind, run);
+  if (rows.length === 0) throw new InputError(noRow(run.only));
+  const names = [...new Set(rows.flatMap(({ peers }) => peers.map(({ name }) => name)))];
+  const header = ['op', 'shape', 'part', 'ms', 'quartiles', 'GFLOP/s', ...names.flatMap((name) => [`${name} ms`, 'ratio', ...(name === 'onnxruntime' ? [] : ['needed'])]), 'bars'];
+  const cells = (row: PeerRow): string[] => names.flatMap((name) => {
+    const peer = row.peers.find((one) => one.name === name);
+    const needed = name === 'onnxruntime' ? [] : [peer?.target ? digits(peer.target) : '-'];
+    if (!peer?.timing || peer.ratio === null) return [peer?.note ?? '-', '-', ...needed];
+    return [`${digits(peer.timing.median)}${peer.note ? ` (${peer.note})` : ''}`, digits(peer.ratio), ...needed];
+  });
+  const verdicts = rows.map(({ status, peers }) => (status === 'ok' ? verdict(peers) : 'WRONG'));
+  const tables = (['paper', 'small'] as const).map((preset) => ({
+    caption: preset === 'paper' ? 'Round sizes, and the paper-r50 preset:' : 'The small preset:', header,
+    rows: rows.flatMap((row, i) => (row.preset === preset ? [[row.op, row.shape, row.part, digits(row.timing.median), spread(row.timing), digits(gigaflops(row)), ...cells(row), verdicts[i]]] : [])),
+  })).filter((table) => table.rows.length > 0);
+  const versions = Object.entries(peerVersions()).map(([name, version]) => `${name} ${version}`).join(', ');
+  const notes = [
+    `${verdicts.filter((one) => one === 'met').length} of ${rows.length} rows meet their bars; ${verdicts.filter((one) => one.startsWith('SLOWER')).length} are slower than a peer.`,
+    `Ratio: how many times longer the peer takes, the median of the rounds' ratios; needed: what the project asks for on this adapter (1: no slower). All of them on one adapter in one process, interleaved, `
+    + `each waiting by sleeping between polls; onnxruntime on the processor, without WebGPU. ${versions}. Gradients of convolutions are tfjs's kernels for them alone, and jax-js's jitted vjp; `
+    + '`forward and gradients` is the differentiation of the composed op on all sides.',
+  ];
+  return {
+    report: { name: 'peers', title: `Beside other engines on ${run.adapter.name}`, command: run.command, notes, tables, data: { versions: peerVersions(), rows } },
+    wrong: rows.filter(({ status }) => status !== 'ok').length,
+  };
+}

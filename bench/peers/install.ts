@@ -1,0 +1,39 @@
+/** Fetches the peers' packages when a comparison first asks for them: half a gigabyte that training and tests do without, so they are no dependencies of the project. */
+import { spawnSync } from 'node:child_process';
+import { copyFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { InputError } from '../../training/errors.ts';
+
+const MANIFEST = fileURLToPath(new URL('package.json', import.meta.url));
+/** Where set-up keeps what it makes, too; npm leaves it alone. */
+const FOLDER = fileURLToPath(new URL('../../node_modules/.cache/dynamic-sparse-rcnn/peers', import.meta.url));
+
+/** The exact versions that are compared with, by package. */
+export function peerVersions(): Record<string, string> {
+  return (JSON.parse(readFileSync(MANIFEST, 'utf8')) as { dependencies: Record<string, string> }).dependencies;
+}
+
+function installed(): boolean {
+  return Object.entries(peerVersions()).every(([name, version]) => {
+    const file = join(FOLDER, 'node_modules', name, 'package.json');
+    return existsSync(file) && (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version === version;
+  });
+}
+
+/** Installs what is missing, at the exact versions of package.json beside this file. None of the packages needs its install scripts: onnxruntime-node carries its CPU library. */
+export function installPeers(log: (line: string) => void): void {
+  if (installed()) return;
+  log(`peers: installing ${Object.entries(peerVersions()).map(([name, version]) => `${name} ${version}`).join(', ')} (600 MB, once) in ${FOLDER}`);
+  mkdirSync(FOLDER, { recursive: true });
+  copyFileSync(MANIFEST, join(FOLDER, 'package.json'));
+  const child = spawnSync('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', '--no-package-lock', '--loglevel=error'], { cwd: FOLDER, stdio: ['ignore', 2, 2], shell: process.platform === 'win32' });
+  if (child.error) throw new InputError(`bench: npm cannot be started: ${child.error.message}`);
+  if (child.status !== 0) throw new InputError(`bench: npm install of the peers failed in ${FOLDER} (exit code ${child.status}); its messages are above`);
+}
+
+const require = createRequire(join(FOLDER, 'package.json'));
+
+/** Loads a peer. Its types are not there where it is not installed: the caller says what it uses of it. */
+export const loadPeer = <T>(name: string): T => require(name) as T;
