@@ -1,6 +1,6 @@
 /** Pipelines, bind groups and command encoding: many dispatches a pass, many passes a submit, params through one ring of uniforms. */
 import type { Kernel, Grid } from '../kernels/kernel.ts';
-import { MAX_PARAMS } from '../kernels/kernel.ts';
+import { ParamBlock, SLOT_BYTES, SLOTS, type Command, type CommandList } from './commands.ts';
 
 /** A range of a buffer as a dispatch binds it. */
 export interface BufferRange {
@@ -15,8 +15,6 @@ export interface Bindable {
   readonly storage: { readonly range: BufferRange };
 }
 
-const SLOT_BYTES = MAX_PARAMS * 4;
-const SLOTS = 1024;
 /** A submit costs about as much as a dispatch; submitting this often lets the device start while JavaScript still records. */
 const DISPATCHES_PER_SUBMIT = 96;
 const MAX_BIND_GROUPS = 16384;
@@ -45,27 +43,26 @@ function formatCompilation(kernel: Kernel, messages: readonly GPUCompilationMess
 export class Dispatcher {
   private readonly compiled = new Map<string, CompiledKernel>();
   private readonly layouts = new Map<string, { id: number; layout: GPUBindGroupLayout; pipelineLayout: GPUPipelineLayout }>();
-  private readonly bindGroups = new Map<string, GPUBindGroup>();
-  private readonly uniforms: GPUBuffer;
-  private readonly staging = new ArrayBuffer(SLOT_BYTES * SLOTS);
-  private readonly stagingU32 = new Uint32Array(this.staging);
-  private readonly stagingI32 = new Int32Array(this.staging);
-  private readonly stagingF32 = new Float32Array(this.staging);
+  /** Params of what is encoded at once. */
+  private readonly ring: ParamBlock;
   private slot = 0;
   private firstSlot = 0;
   private encoder: GPUCommandEncoder | null = null;
   private pass: GPUComputePassEncoder | null = null;
+  private pipeline: GPUComputePipeline | null = null;
+  /** While a capture is recorded, commands go to its list instead of the encoder. */
+  recording: CommandList | null = null;
   private pending = 0;
   private total = 0;
   private readonly checks = new Set<Promise<void>>();
   private failure: Error | null = null;
 
   constructor(private readonly device: GPUDevice) {
-    this.uniforms = device.createBuffer({ label: 'params', size: SLOT_BYTES * SLOTS, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST });
+    this.ring = new ParamBlock(device);
     device.addEventListener('uncapturederror', (event) => this.fail(new Error(`WebGPU: ${event.error.message}`)));
   }
 
-  /** Dispatches recorded since the device was opened. */
+  /** Dispatches encoded since the device was opened. */
   get dispatches(): number {
     return this.total;
   }
@@ -79,58 +76,44 @@ export class Dispatcher {
   run<P extends string, B extends string>(kernel: Kernel<P, B>, params: Readonly<Record<P, number>>, buffers: Readonly<Record<B, Bindable>>, grid: Grid): void {
     if (grid[0] === 0 || grid[1] === 0 || grid[2] === 0) return;
     const compiled = this.compile(kernel);
-    if (this.slot === SLOTS) {
-      this.flush();
-      this.slot = this.firstSlot = 0;
-    }
-    const base = this.slot * MAX_PARAMS;
-    let at = base;
-    for (const { name, type } of kernel.params) {
-      const value = params[name];
-      if (type === 'f32') this.stagingF32[at++] = value;
-      else if (type === 'u32') this.stagingU32[at++] = value;
-      else this.stagingI32[at++] = value;
-    }
+    const { block, slot } = this.recording?.nextSlot() ?? this.nextSlot();
+    block.fill(slot, kernel, params);
     const ranges = kernel.buffers.map((b) => buffers[b.name].storage.range);
-    const bindGroup = this.bindGroup(compiled, ranges);
-    const pass = this.openPass();
-    pass.setPipeline(compiled.pipeline);
-    pass.setBindGroup(0, bindGroup, [this.slot * SLOT_BYTES]);
-    pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
-    this.slot++;
-    this.total++;
-    if (++this.pending >= DISPATCHES_PER_SUBMIT) this.flush();
+    this.add({ kind: 'dispatch', pipeline: compiled.pipeline, bindGroup: this.bindGroup(compiled, ranges, block), offsets: [slot * SLOT_BYTES], grid });
   }
 
   /** Records a copy between two buffers. */
   copy(source: BufferRange, destination: BufferRange, bytes: number): void {
     if (bytes === 0) return;
-    this.closePass();
-    this.openEncoder().copyBufferToBuffer(source.gpu, source.offset, destination.gpu, destination.offset, bytes);
+    this.add({ kind: 'copy', source: source.gpu, sourceOffset: source.offset, destination: destination.gpu, destinationOffset: destination.offset, bytes });
   }
 
   /** Records zeroing a range. */
   clear(range: BufferRange, bytes: number): void {
-    if (bytes === 0) return;
-    this.closePass();
-    this.openEncoder().clearBuffer(range.gpu, range.offset, bytes);
+    if (bytes > 0) this.add({ kind: 'clear', buffer: range.gpu, offset: range.offset, bytes });
   }
 
-  /** Writes bytes at once; work recorded so far is submitted before, so that it still sees what was there. */
+  /** Encodes the commands of a list, in their order, after what was recorded so far. */
+  replay({ commands }: CommandList): void {
+    for (const command of commands) this.encode(command);
+  }
+
+  /** Writes bytes at once; work recorded so far is submitted before, so that it still sees what was there. In a capture the bytes become constants of it. */
   write(range: BufferRange, data: ArrayBuffer, byteOffset: number, bytes: number): void {
+    if (this.recording) {
+      this.recording.write(range.gpu, range.offset, data, byteOffset, bytes);
+      return;
+    }
     this.flush();
     if (bytes > 0) this.device.queue.writeBuffer(range.gpu, range.offset, data, byteOffset, bytes);
   }
 
-  /** Submits what was recorded. */
+  /** Submits what was encoded. */
   flush(): void {
     this.closePass();
     if (!this.encoder) return;
-    if (this.slot > this.firstSlot) {
-      const offset = this.firstSlot * SLOT_BYTES;
-      this.device.queue.writeBuffer(this.uniforms, offset, this.staging, offset, (this.slot - this.firstSlot) * SLOT_BYTES);
-      this.firstSlot = this.slot;
-    }
+    this.ring.upload(this.firstSlot, this.slot);
+    this.firstSlot = this.slot;
     this.device.queue.submit([this.encoder.finish()]);
     this.encoder = null;
     this.pending = 0;
@@ -143,7 +126,38 @@ export class Dispatcher {
   }
 
   dropBindGroups(): void {
-    this.bindGroups.clear();
+    this.ring.bindGroups.clear();
+  }
+
+  private nextSlot(): { block: ParamBlock; slot: number } {
+    if (this.slot === SLOTS) {
+      this.flush();
+      this.slot = this.firstSlot = 0;
+    }
+    return { block: this.ring, slot: this.slot++ };
+  }
+
+  private add(command: Command): void {
+    if (this.recording) this.recording.commands.push(command);
+    else this.encode(command);
+  }
+
+  /** The one place where commands reach the encoder, recorded ones and others. */
+  private encode(command: Command): void {
+    if (command.kind === 'dispatch') {
+      const { pipeline, bindGroup, offsets, grid } = command;
+      const pass = this.openPass();
+      if (pipeline !== this.pipeline) pass.setPipeline(pipeline);
+      this.pipeline = pipeline;
+      pass.setBindGroup(0, bindGroup, offsets);
+      pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
+      this.total++;
+      if (++this.pending >= DISPATCHES_PER_SUBMIT) this.flush();
+      return;
+    }
+    this.closePass();
+    if (command.kind === 'clear') this.openEncoder().clearBuffer(command.buffer, command.offset, command.bytes);
+    else this.openEncoder().copyBufferToBuffer(command.source, command.sourceOffset, command.destination, command.destinationOffset, command.bytes);
   }
 
   private openEncoder(): GPUCommandEncoder {
@@ -158,7 +172,7 @@ export class Dispatcher {
 
   private closePass(): void {
     this.pass?.end();
-    this.pass = null;
+    this.pass = this.pipeline = null;
   }
 
   private compile(kernel: Kernel): CompiledKernel {
@@ -198,20 +212,20 @@ export class Dispatcher {
     return found;
   }
 
-  private bindGroup(kernel: CompiledKernel, ranges: readonly BufferRange[]): GPUBindGroup {
+  private bindGroup(kernel: CompiledKernel, ranges: readonly BufferRange[], { gpu: uniforms, bindGroups }: ParamBlock): GPUBindGroup {
     let key = String(kernel.layoutId);
     for (const range of ranges) key += `,${range.id}:${range.offset}:${range.bytes}`;
-    let group = this.bindGroups.get(key);
+    let group = bindGroups.get(key);
     if (!group) {
-      if (this.bindGroups.size >= MAX_BIND_GROUPS) this.bindGroups.clear();
+      if (bindGroups.size >= MAX_BIND_GROUPS) bindGroups.clear();
       group = this.device.createBindGroup({
         layout: kernel.layout,
         entries: [
-          { binding: 0, resource: { buffer: this.uniforms, offset: 0, size: SLOT_BYTES } },
+          { binding: 0, resource: { buffer: uniforms, offset: 0, size: SLOT_BYTES } },
           ...ranges.map((r, i) => ({ binding: i + 1, resource: { buffer: r.gpu, offset: r.offset, size: r.bytes } })),
         ],
       });
-      this.bindGroups.set(key, group);
+      bindGroups.set(key, group);
     }
     return group;
   }
