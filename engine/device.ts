@@ -270,6 +270,7 @@ export class Device {
       this.recordTo(null);
     }
     for (const tensor of own) this.keep(tensor);
+    recording.kept.clear();
     recording.list.seal();
     this.dispatcher.replay(recording.list);
     return new Capture(this, this.dispatcher, recording, outputs, own);

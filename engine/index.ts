@@ -5,7 +5,7 @@ export { backward, checkpoint } from './autograd.ts';
 export { defineOp, type Op, type OpDefinition } from './op.ts';
 export { ShapeError, type Shape } from './shape.ts';
 export { philox, Random } from './random.ts';
-export { Capture, CaptureCache, type CaptureCacheOptions, type CaptureReport } from './capture.ts';
+export { CaptureCache, type Capture, type CaptureCacheOptions, type CaptureReport } from './capture.ts';
 export { abs, affine, exp, log, relu, sigmoid, sqrt, square, tanh } from './ops/unary.ts';
 export { reshape } from './ops/reshape.ts';
 export { conv2d, type Conv2dOptions } from './ops/conv2d.ts';
