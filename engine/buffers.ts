@@ -55,9 +55,12 @@ export class BufferPool {
   }
 
   release(buffer: PooledBuffer): void {
-    const list = this.free.get(buffer.bytes);
-    if (list) list.push(buffer);
-    else this.free.set(buffer.bytes, [buffer]);
+    const list = this.free.get(buffer.bytes) ?? [];
+    if (list.length === 0) this.free.set(buffer.bytes, list);
+    // The oldest free buffer is handed out first, whatever the order of releases: a step that repeats gets the buffers it had, and its bind groups are there already.
+    let at = list.length;
+    while (at > 0 && list[at - 1].id < buffer.id) at--;
+    list.splice(at, 0, buffer);
     this.live -= buffer.bytes;
     this.liveCount--;
     this.pooled += buffer.bytes;
