@@ -117,10 +117,11 @@ function partJobs(device: Device, config: ModelConfig, sizes: StepSizes): { forw
     tensor.requiresGrad = true;
     return device.keep(tensor);
   });
+  const inverseTemperature = device.keep(device.tensor([1]));
   const given = device.noGrad(() => device.scope(() => {
     const x = device.keep(normalize());
     const levels = keepLeaves(pyramid.forward(x));
-    const { boxes, features } = proposals.forward(levels, 1);
+    const { boxes, features } = proposals.forward(levels, inverseTemperature);
     const whwh = device.keep(device.tensor(imageSizes.flatMap(([w, h]) => [w, h, w, h]), [images.length, 4]));
     const [start] = [device.keep(initialBoxes(boxes, whwh))];
     const [queries] = keepLeaves([features]);
@@ -135,7 +136,7 @@ function partJobs(device: Device, config: ModelConfig, sizes: StepSizes): { forw
     backbone: () => backbone.forward(given.x),
     pyramid: () => pyramid.forward(given.x),
     proposals: () => {
-      const { boxes, features } = proposals.forward(given.levels, 1);
+      const { boxes, features } = proposals.forward(given.levels, inverseTemperature);
       return [initialBoxes(boxes, given.whwh), features];
     },
     head: () => head.forward(given.levels, given.start, given.queries).flatMap(({ logits, boxes }) => [logits, boxes]),

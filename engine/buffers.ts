@@ -8,7 +8,7 @@ export interface PooledBuffer {
 }
 
 export interface MemoryReport {
-  /** Bytes of buffers that tensors hold now, by size class, and of operand textures in use. */
+  /** Bytes of buffers that tensors hold now or captures have reserved, by size class, and of operand textures in use. */
   readonly liveBytes: number;
   /** The most that `liveBytes` has been since the start or the last `resetPeak`. */
   readonly peakBytes: number;
@@ -18,6 +18,8 @@ export interface MemoryReport {
 }
 
 const SMALLEST = 256;
+/** One count for all pools: caches name buffers by it. */
+let nextId = 1;
 
 /** Rounds up to a quarter step between powers of two, so that at most a fifth is wasted. */
 export function sizeClass(bytes: number): number {
@@ -66,7 +68,6 @@ export class MemoryLedger {
 
 export class BufferPool {
   private readonly free = new Map<number, PooledBuffer[]>();
-  private nextId = 1;
   private freeBytes = 0;
   private liveCount = 0;
 
@@ -82,7 +83,7 @@ export class BufferPool {
     } else {
       if (size > this.maxBytes) throw new RangeError(`a tensor of ${bytes} bytes does not fit a buffer of this device (at most ${this.maxBytes} bytes)`);
       const gpu = this.device.createBuffer({ size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST });
-      buffer = { id: this.nextId++, gpu, bytes: size };
+      buffer = { id: nextId++, gpu, bytes: size };
       this.ledger.add(size);
     }
     this.liveCount++;
@@ -90,9 +91,12 @@ export class BufferPool {
   }
 
   release(buffer: PooledBuffer): void {
-    const list = this.free.get(buffer.bytes);
-    if (list) list.push(buffer);
-    else this.free.set(buffer.bytes, [buffer]);
+    const list = this.free.get(buffer.bytes) ?? [];
+    if (list.length === 0) this.free.set(buffer.bytes, list);
+    // The oldest free buffer is handed out first, whatever the order of releases: a step that repeats gets the buffers it had, and its bind groups are there already.
+    let at = list.length;
+    while (at > 0 && list[at - 1].id < buffer.id) at--;
+    list.splice(at, 0, buffer);
     this.ledger.release(buffer.bytes);
     this.liveCount--;
     this.freeBytes += buffer.bytes;
@@ -112,5 +116,81 @@ export class BufferPool {
 
   get liveBuffers(): number {
     return this.liveCount;
+  }
+}
+
+/** A free buffer of an arena may serve a tensor of down to this share of its size: what lies in the arena is paid for already. */
+const WORST_FIT = 0.5;
+
+/**
+ * Memory that captures keep for themselves: taken from the pool as it is needed and used again within, and given back all together at the end.
+ * Captures share it: what one computes on the way lies where another does, so that several cost about as much as the largest.
+ */
+export class BufferArena {
+  private readonly owned = new Set<PooledBuffer>();
+  private free: PooledBuffer[] = [];
+  private users = 0;
+  private total = 0;
+  private used = 0;
+  private peak = 0;
+
+  constructor(private readonly pool: BufferPool) {}
+
+  /** Bytes taken from the pool. */
+  get bytes(): number {
+    return this.total;
+  }
+
+  /** The most bytes in use at once since the last `open`. */
+  get peakBytes(): number {
+    return this.peak;
+  }
+
+  owns(buffer: PooledBuffer): boolean {
+    return this.owned.has(buffer);
+  }
+
+  /** One more capture uses the arena. */
+  open(): void {
+    this.users++;
+    this.peak = this.used;
+  }
+
+  /** One capture less uses it; the last one gives the memory back to the pool. Buffers still in use then follow when they are released. */
+  close(): void {
+    if (--this.users > 0) return;
+    for (const buffer of this.free) this.giveBack(buffer);
+    this.free = [];
+  }
+
+  /** The best fitting free buffer, or one from the pool. */
+  acquire(bytes: number): PooledBuffer {
+    const size = sizeClass(bytes);
+    let best = -1;
+    this.free.forEach((buffer, i) => {
+      if (buffer.bytes >= size && size >= buffer.bytes * WORST_FIT && (best < 0 || buffer.bytes < this.free[best].bytes)) best = i;
+    });
+    let buffer: PooledBuffer;
+    if (best >= 0) [buffer] = this.free.splice(best, 1);
+    else {
+      buffer = this.pool.acquire(bytes);
+      this.owned.add(buffer);
+      this.total += buffer.bytes;
+    }
+    this.used += buffer.bytes;
+    this.peak = Math.max(this.peak, this.used);
+    return buffer;
+  }
+
+  release(buffer: PooledBuffer): void {
+    this.used -= buffer.bytes;
+    if (this.users > 0) this.free.push(buffer);
+    else this.giveBack(buffer);
+  }
+
+  private giveBack(buffer: PooledBuffer): void {
+    this.owned.delete(buffer);
+    this.total -= buffer.bytes;
+    this.pool.release(buffer);
   }
 }

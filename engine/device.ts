@@ -1,11 +1,13 @@
 /** The device: adapter and limits, memory by scopes, dispatch, reading back, device loss. Runs in browsers and in Node (there `openDevice` of node.ts finds the adapter). */
 import type { Grid, Kernel } from '../kernels/kernel.ts';
-import { BufferPool, MemoryLedger, type MemoryReport, type PooledBuffer } from './buffers.ts';
+import { BufferArena, BufferPool, MemoryLedger, type MemoryReport as PoolReport, type PooledBuffer } from './buffers.ts';
+import { Capture, Recording } from './capture.ts';
+import { CommandList } from './commands.ts';
 import { Dispatcher } from './dispatcher.ts';
 import type { Calibration, Profile, ProfileOptions } from './profile.ts';
 import { Profiler } from './profiler.ts';
 import { calibrate } from './roofline.ts';
-import { Storage, Tensor, type DType, type TensorData } from './tensor.ts';
+import { Storage, Tensor, tensorsIn, type DType, type TensorData } from './tensor.ts';
 import { checkShape, formatShape, shapeError, sizeOf, type Shape } from './shape.ts';
 import { TexturePool, type OperandTexture, type TextureLayout } from './textures.ts';
 
@@ -60,14 +62,9 @@ const POOL_FLOOR_BYTES = 256 * 2 ** 20;
 
 type Scope = Set<Tensor>;
 
-function tensorsIn(value: unknown, found: Set<Tensor> = new Set()): Set<Tensor> {
-  if (value instanceof Tensor) found.add(value);
-  else if (Array.isArray(value)) for (const item of value) tensorsIn(item, found);
-  else if (value instanceof Map) for (const item of value.values()) tensorsIn(item, found);
-  else if (value !== null && typeof value === 'object' && Object.getPrototypeOf(value) === Object.prototype) {
-    for (const item of Object.values(value)) tensorsIn(item, found);
-  }
-  return found;
+export interface MemoryReport extends PoolReport {
+  /** Bytes that captures have reserved together; part of `liveBytes`. */
+  readonly capturedBytes: number;
 }
 
 export class Device {
@@ -83,11 +80,15 @@ export class Device {
   private readonly ledger = new MemoryLedger();
   private readonly pool: BufferPool;
   private readonly textures: TexturePool;
+  /** What captures compute in. */
+  private readonly arena: BufferArena;
   private readonly dispatcher: Dispatcher;
   private readonly settle: Settle;
   private readonly scopes: Scope[] = [];
   private recordingDepth = 0;
   private rehearsing = false;
+  /** The capture whose body is running. */
+  private recorder: Recording | null = null;
   private lossReason: string | null = null;
   private profiler: Profiler | null = null;
   private profiling = false;
@@ -109,6 +110,7 @@ export class Device {
       this.dispatcher.dropBindGroups();
     };
     this.pool = new BufferPool(gpu, maxBytes, this.ledger, beforeDestroying);
+    this.arena = new BufferArena(this.pool);
     // Commands that a profile holds back still need what they name.
     this.textures = new TexturePool(gpu, this.ledger, beforeDestroying, () => !this.profiler?.holds);
     this.lost = gpu.lost.then(({ reason, message }) => {
@@ -139,11 +141,12 @@ export class Device {
   empty(shape: Shape, dtype: DType = 'f32'): Tensor {
     checkShape('empty', shape);
     const bytes = Math.max(16, sizeOf(shape) * 4);
-    const storage = new Storage(this.pool.acquire(bytes), 0, bytes, (buffer: PooledBuffer) => this.pool.release(buffer));
+    const memory = this.recorder?.arena ?? this.pool;
+    const storage = new Storage(memory.acquire(bytes), 0, bytes, (buffer: PooledBuffer) => memory.release(buffer));
     return this.track(new Tensor(this, shape, dtype, storage));
   }
 
-  /** Copies host values to the device. `dtype` follows the array's type; plain numbers are f32. */
+  /** Copies host values to the device (in a capture: its constants, the same at each replay). `dtype` follows the array's type; plain numbers are f32. */
   tensor(data: TensorData | readonly number[], shape?: Shape): Tensor {
     const array = data instanceof Float32Array || data instanceof Uint32Array || data instanceof Int32Array ? data : new Float32Array(data);
     const dims = shape ?? [array.length];
@@ -181,15 +184,18 @@ export class Device {
     return this.track(new Tensor(this, shape, tensor.dtype, storage));
   }
 
-  /** Overwrites a tensor's values from the host. */
+  /** Overwrites a tensor's values from the host (in a capture: with the same at each replay, unless in `eachTime`). */
   write(tensor: Tensor, data: TensorData): void {
     if (data.length !== tensor.size) shapeError('write', 'data', `${tensor.size} elements`, `${data.length}`);
+    this.recorder?.use(tensor);
     this.dispatcher.write(tensor.storage.range, data.buffer, data.byteOffset, data.byteLength);
   }
 
   /** Copies values between tensors of equal size on the device. */
   copy(source: Tensor, destination: Tensor): void {
     if (source.size !== destination.size) shapeError('copy', 'destination', `of ${source.size} elements`, destination.shape);
+    this.recorder?.use(source);
+    this.recorder?.use(destination);
     this.dispatcher.copy(source.storage.range, destination.storage.range, source.byteLength);
   }
 
@@ -237,6 +243,7 @@ export class Device {
   /** Takes a tensor out of its scope: it lives until disposed. */
   keep<T extends Tensor>(tensor: T): T {
     for (const scope of this.scopes) scope.delete(tensor);
+    this.recorder?.kept.add(tensor);
     return tensor;
   }
 
@@ -285,11 +292,88 @@ export class Device {
   }
 
   memory(): MemoryReport {
-    return { ...this.ledger.report(), liveBuffers: this.pool.liveBuffers };
+    return { ...this.ledger.report(), liveBuffers: this.pool.liveBuffers, capturedBytes: this.arena.bytes };
   }
 
   resetPeak(): void {
     this.ledger.resetPeak();
+  }
+
+  // ------------------------------------------------------------------ capture
+
+  /**
+   * Runs `body` once and records what it does on the device, so that `replay` can do it again at next to no cost on the host. Shapes, params and the order of
+   * work are fixed with it; what varies between replays must be in tensors made outside, which the caller overwrites (`write`), or be host work in `eachTime`.
+   * Gives the same bits as running `body` again. Values read to the host inside are refused.
+   *
+   * Memory: what `body` uses on the way is reserved for captures for as long as one lives, and shared by them. Tensors that it returns or keeps get memory of
+   * their own, which each replay overwrites. Tensors from outside that it uses stay in memory until the capture is disposed, also if they are disposed before.
+   */
+  capture<T>(body: () => T): Capture<T> {
+    if (this.recorder) throw new Error('capture: a capture is being recorded already');
+    const recording = new Recording(new CommandList(this.gpu), this.arena);
+    let own: Tensor[] = [];
+    let outputs: T;
+    try {
+      this.recordTo(recording);
+      outputs = this.graphScope(() => {
+        const result = body();
+        const returned = [...tensorsIn(result)], scope = this.scopes.at(-1)!;
+        own = returned.filter((tensor) => scope.has(tensor) || recording.kept.has(tensor));
+        this.moveOut(new Set([...own, ...recording.kept]));
+        return result;
+      });
+      recording.check();
+    } catch (error) {
+      recording.dispose();
+      throw error;
+    } finally {
+      this.recordTo(null);
+    }
+    for (const tensor of own) this.keep(tensor);
+    recording.kept.clear();
+    recording.list.seal();
+    this.dispatcher.replay(recording.list);
+    return new Capture(this, this.dispatcher, recording, outputs, own);
+  }
+
+  /** Host work that the work recorded next relies on, such as writing a learning rate to a tensor. Runs now and, inside a capture, before each replay again. */
+  eachTime(action: () => void): void {
+    const { recorder } = this;
+    recorder?.actions.push(action);
+    this.recordTo(null);
+    try {
+      action();
+    } finally {
+      this.recordTo(recorder);
+    }
+  }
+
+  /** Whether the body of a capture is running. */
+  get capturing(): boolean {
+    return this.recorder !== null;
+  }
+
+  private recordTo(recording: Recording | null): void {
+    this.recorder = recording;
+    this.dispatcher.recording = recording?.list ?? null;
+  }
+
+  /** Moves tensors from the captures' shared memory to memory of their own; those that share keep sharing. */
+  private moveOut(tensors: ReadonlySet<Tensor>): void {
+    const moved = new Map<PooledBuffer, Storage>();
+    for (const tensor of tensors) {
+      if (tensor.disposed || !this.arena.owns(tensor.storage.buffer)) continue;
+      const { buffer, offset, bytes } = tensor.storage;
+      let base = moved.get(buffer)?.retain();
+      if (!base) {
+        base = new Storage(this.pool.acquire(buffer.bytes), 0, buffer.bytes, (owned) => this.pool.release(owned));
+        moved.set(buffer, base);
+        this.dispatcher.copy({ id: buffer.id, gpu: buffer.gpu, offset: 0, bytes: buffer.bytes }, base.range, buffer.bytes);
+      }
+      const whole = base;
+      tensor.moveTo(new Storage(base.buffer, offset, bytes, () => whole.release()));
+    }
   }
 
   // ------------------------------------------------------------------ work
@@ -297,6 +381,7 @@ export class Device {
   /** Records one dispatch of a kernel. */
   run<P extends string, B extends string>(kernel: Kernel<P, B>, params: Readonly<Record<P, number>>, buffers: Readonly<Record<B, Tensor | OperandTexture>>, grid: Grid): void {
     if (kernel.subgroups && this.subgroupSize === 0) throw new Error(`kernel ${kernel.name} needs subgroups, which this device does not offer`);
+    if (this.recorder) for (const { name } of kernel.buffers) this.recorder.use(buffers[name]);
     this.dispatcher.run(kernel, params, buffers, grid);
   }
 
@@ -306,6 +391,7 @@ export class Device {
    */
   withTexture<T>(matrix: Tensor, lines: number, texels: number, layout: TextureLayout, body: (texture: OperandTexture) => T): T {
     const texture = this.textures.acquire(layout.blocks * layout.pitch, layout.blockLines);
+    this.recorder?.use(matrix);
     this.dispatcher.copyToTexture(matrix.storage.range, lines, texels, texture, layout);
     try {
       return body(texture);
@@ -314,18 +400,19 @@ export class Device {
     }
   }
 
-  /** Dispatches recorded since the device was opened. */
+  /** Dispatches encoded since the device was opened. */
   get dispatches(): number {
     return this.dispatcher.dispatches;
   }
 
   /** Submits what was recorded so far; the device starts, nothing waits. */
   flush(): void {
-    this.dispatcher.flush();
+    if (!this.recorder) this.dispatcher.flush();
   }
 
   /** Waits until the device has done all that was recorded. */
   async synchronize(): Promise<void> {
+    if (this.recorder) throw this.recorder.refuse('waiting for the device');
     this.dispatcher.flush();
     await this.wait(() => this.gpu.queue.onSubmittedWorkDone());
     await this.dispatcher.check();
@@ -333,6 +420,7 @@ export class Device {
 
   /** The bytes of a tensor as they will be after all work recorded so far. */
   async readBytes(tensor: Tensor): Promise<ArrayBuffer> {
+    if (this.recorder) throw this.recorder.refuse(`reading a tensor of shape ${formatShape(tensor.shape)}`);
     const bytes = tensor.byteLength;
     if (bytes === 0) return new ArrayBuffer(0);
     const staging = this.gpu.createBuffer({ label: 'read', size: bytes, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });

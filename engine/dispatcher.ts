@@ -1,7 +1,7 @@
 /** Pipelines, bind groups and command encoding: many dispatches a pass, many passes a submit, params through one ring of uniforms. */
 import type { Kernel, Grid } from '../kernels/kernel.ts';
-import { MAX_PARAMS } from '../kernels/kernel.ts';
-import type { OperandTexture, TextureLayout } from './textures.ts';
+import { ParamBlock, SLOT_BYTES, SLOTS, type Bound, type Command, type CommandList, type CommandSink } from './commands.ts';
+import { TEXEL_BYTES, type OperandTexture, type TextureLayout } from './textures.ts';
 
 /** A range of a buffer as a dispatch binds it. */
 export interface BufferRange {
@@ -18,25 +18,17 @@ export interface BufferHolder {
 
 export type Bindable = BufferHolder | OperandTexture;
 
-/** Where commands and host data go: the device's queue, or while profiling something before it. */
-export interface CommandSink {
-  submit(commands: Iterable<GPUCommandBuffer>): void;
-  writeBuffer(buffer: GPUBuffer, offset: number, data: ArrayBuffer, dataOffset: number, size: number): void;
-}
-
 /** What watches a dispatcher (profiler.ts). */
 export interface Probe {
   /** Whether every dispatch gets a pass, or a submit, of its own. */
   readonly isolate: 'no' | 'pass' | 'submit';
   readonly queue: CommandSink;
   beginPass(): GPUComputePassDescriptor | undefined;
-  dispatched(kernel: Kernel, params: Readonly<Record<string, number>>, bound: readonly Bindable[], grid: Grid): void;
+  dispatched(kernel: Kernel, params: Readonly<Record<string, number>>, bound: readonly Bound[], grid: Grid): void;
   /** Before an encoder is finished. */
   finishing(encoder: GPUCommandEncoder): void;
 }
 
-const SLOT_BYTES = MAX_PARAMS * 4;
-const SLOTS = 1024;
 /** A submit costs about as much as a dispatch; submitting this often lets the device start while JavaScript still records. */
 const DISPATCHES_PER_SUBMIT = 96;
 const MAX_BIND_GROUPS = 16384;
@@ -62,19 +54,27 @@ function formatCompilation(kernel: Kernel, messages: readonly GPUCompilationMess
   return shown.join('\n');
 }
 
+function copyToTexture(encoder: GPUCommandEncoder, { source: buffer, sourceOffset, lines, texels, texture, layout: { blocks, blockLines, pitch } }: Extract<Command, { kind: 'texture' }>): void {
+  const bytesPerRow = texels * TEXEL_BYTES;
+  texture.matrixBytes = lines * bytesPerRow;
+  for (let block = 0; block < blocks; block++) {
+    const first = block * blockLines;
+    encoder.copyBufferToTexture({ buffer, offset: sourceOffset + first * bytesPerRow, bytesPerRow }, { texture: texture.gpu, origin: [block * pitch, 0] }, [texels, Math.min(blockLines, lines - first)]);
+  }
+}
+
 export class Dispatcher {
   private readonly compiled = new Map<string, CompiledKernel>();
   private readonly layouts = new Map<string, { id: number; layout: GPUBindGroupLayout; pipelineLayout: GPUPipelineLayout }>();
-  private readonly bindGroups = new Map<string, GPUBindGroup>();
-  private readonly uniforms: GPUBuffer;
-  private readonly staging = new ArrayBuffer(SLOT_BYTES * SLOTS);
-  private readonly stagingU32 = new Uint32Array(this.staging);
-  private readonly stagingI32 = new Int32Array(this.staging);
-  private readonly stagingF32 = new Float32Array(this.staging);
+  /** Params of what is encoded at once. */
+  private readonly ring: ParamBlock;
   private slot = 0;
   private firstSlot = 0;
   private encoder: GPUCommandEncoder | null = null;
   private pass: GPUComputePassEncoder | null = null;
+  private pipeline: GPUComputePipeline | null = null;
+  /** While a capture is recorded, commands go to its list instead of the encoder. */
+  recording: CommandList | null = null;
   private pending = 0;
   private total = 0;
   private readonly checks = new Set<Promise<void>>();
@@ -84,11 +84,11 @@ export class Dispatcher {
 
   constructor(private readonly device: GPUDevice) {
     this.queue = device.queue;
-    this.uniforms = device.createBuffer({ label: 'params', size: SLOT_BYTES * SLOTS, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST });
+    this.ring = new ParamBlock(device);
     device.addEventListener('uncapturederror', (event) => this.fail(new Error(`WebGPU: ${event.error.message}`)));
   }
 
-  /** Dispatches recorded since the device was opened. */
+  /** Dispatches encoded since the device was opened. */
   get dispatches(): number {
     return this.total;
   }
@@ -102,77 +102,52 @@ export class Dispatcher {
   run<P extends string, B extends string>(kernel: Kernel<P, B>, params: Readonly<Record<P, number>>, buffers: Readonly<Record<B, Bindable>>, grid: Grid): void {
     if (grid[0] === 0 || grid[1] === 0 || grid[2] === 0) return;
     const compiled = this.compile(kernel);
-    if (this.probe?.isolate === 'submit') this.flush();
-    if (this.slot === SLOTS) {
-      this.flush();
-      this.slot = this.firstSlot = 0;
-    }
-    const base = this.slot * MAX_PARAMS;
-    let at = base;
-    for (const { name, type } of kernel.params) {
-      const value = params[name];
-      if (type === 'f32') this.stagingF32[at++] = value;
-      else if (type === 'u32') this.stagingU32[at++] = value;
-      else this.stagingI32[at++] = value;
-    }
-    const bound = kernel.buffers.map((b) => buffers[b.name]);
-    const bindGroup = this.bindGroup(compiled, bound);
-    const pass = this.openPass();
-    pass.setPipeline(compiled.pipeline);
-    pass.setBindGroup(0, bindGroup, [this.slot * SLOT_BYTES]);
-    pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
-    this.slot++;
-    this.total++;
-    if (this.probe) {
-      this.probe.dispatched(kernel, params, bound, grid);
-      if (this.probe.isolate === 'pass') this.closePass();
-      else if (this.probe.isolate === 'submit') this.flush();
-    }
-    if (++this.pending >= DISPATCHES_PER_SUBMIT) this.flush();
+    const { block, slot } = this.recording?.nextSlot() ?? this.nextSlot();
+    block.fill(slot, kernel, params);
+    const bound = kernel.buffers.map((b): Bound => {
+      const bindable = buffers[b.name];
+      return 'storage' in bindable ? bindable.storage.range : bindable;
+    });
+    this.add({ kind: 'dispatch', pipeline: compiled.pipeline, bindGroup: this.bindGroup(compiled, bound, block), offsets: [slot * SLOT_BYTES], grid, kernel, params, bound });
   }
 
   /** Records a copy between two buffers. */
   copy(source: BufferRange, destination: BufferRange, bytes: number): void {
     if (bytes === 0) return;
-    this.closePass();
-    this.openEncoder().copyBufferToBuffer(source.gpu, source.offset, destination.gpu, destination.offset, bytes);
+    this.add({ kind: 'copy', source: source.gpu, sourceOffset: source.offset, destination: destination.gpu, destinationOffset: destination.offset, bytes });
   }
 
   /** Records a copy of a matrix, lines of `texels` vec4s one behind the other, into an operand texture. */
-  copyToTexture(source: BufferRange, lines: number, texels: number, texture: OperandTexture, { blocks, blockLines, pitch }: TextureLayout): void {
-    this.closePass();
-    const encoder = this.openEncoder();
-    const bytesPerRow = texels * 16;
-    texture.matrixBytes = lines * bytesPerRow;
-    for (let block = 0; block < blocks; block++) {
-      const first = block * blockLines;
-      encoder.copyBufferToTexture({ buffer: source.gpu, offset: source.offset + first * bytesPerRow, bytesPerRow },
-        { texture: texture.gpu, origin: [block * pitch, 0] }, [texels, Math.min(blockLines, lines - first)]);
-    }
+  copyToTexture({ gpu: source, offset: sourceOffset }: BufferRange, lines: number, texels: number, texture: OperandTexture, layout: TextureLayout): void {
+    this.add({ kind: 'texture', source, sourceOffset, lines, texels, texture, layout });
   }
 
   /** Records zeroing a range. */
   clear(range: BufferRange, bytes: number): void {
-    if (bytes === 0) return;
-    this.closePass();
-    this.openEncoder().clearBuffer(range.gpu, range.offset, bytes);
+    if (bytes > 0) this.add({ kind: 'clear', buffer: range.gpu, offset: range.offset, bytes });
   }
 
-  /** Writes bytes at once; work recorded so far is submitted before, so that it still sees what was there. */
+  /** Encodes the commands of a list, in their order, after what was recorded so far. */
+  replay({ commands }: CommandList): void {
+    for (const command of commands) this.encode(command);
+  }
+
+  /** Writes bytes at once; work recorded so far is submitted before, so that it still sees what was there. In a capture the bytes become constants of it. */
   write(range: BufferRange, data: ArrayBuffer, byteOffset: number, bytes: number): void {
+    if (this.recording) {
+      this.recording.write(range.gpu, range.offset, data, byteOffset, bytes);
+      return;
+    }
     this.flush();
     if (bytes > 0) this.queue.writeBuffer(range.gpu, range.offset, data, byteOffset, bytes);
   }
 
-  /** Submits what was recorded. */
+  /** Submits what was encoded. */
   flush(): void {
     this.closePass();
     if (!this.encoder) return;
-    if (this.slot > this.firstSlot) {
-      const offset = this.firstSlot * SLOT_BYTES;
-      this.queue.writeBuffer(this.uniforms, offset, this.staging, offset, (this.slot - this.firstSlot) * SLOT_BYTES);
-      this.firstSlot = this.slot;
-    }
+    this.ring.upload(this.firstSlot, this.slot, this.queue);
+    this.firstSlot = this.slot;
     this.probe?.finishing(this.encoder);
     this.queue.submit([this.encoder.finish()]);
     this.encoder = null;
@@ -193,7 +168,47 @@ export class Dispatcher {
   }
 
   dropBindGroups(): void {
-    this.bindGroups.clear();
+    this.ring.bindGroups.clear();
+  }
+
+  private nextSlot(): { block: ParamBlock; slot: number } {
+    if (this.slot === SLOTS) {
+      this.flush();
+      this.slot = this.firstSlot = 0;
+    }
+    return { block: this.ring, slot: this.slot++ };
+  }
+
+  private add(command: Command): void {
+    if (this.recording) this.recording.commands.push(command);
+    else this.encode(command);
+  }
+
+  /** The one place where commands reach the encoder, recorded ones and others. */
+  private encode(command: Command): void {
+    if (command.kind === 'dispatch') {
+      const { pipeline, bindGroup, offsets, grid } = command;
+      const { probe } = this;
+      if (probe?.isolate === 'submit') this.flush();
+      const pass = this.openPass();
+      if (pipeline !== this.pipeline) pass.setPipeline(pipeline);
+      this.pipeline = pipeline;
+      pass.setBindGroup(0, bindGroup, offsets);
+      pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
+      this.total++;
+      if (probe) {
+        probe.dispatched(command.kernel, command.params, command.bound, grid);
+        if (probe.isolate === 'pass') this.closePass();
+        else if (probe.isolate === 'submit') this.flush();
+      }
+      if (++this.pending >= DISPATCHES_PER_SUBMIT) this.flush();
+      return;
+    }
+    this.closePass();
+    const encoder = this.openEncoder();
+    if (command.kind === 'clear') encoder.clearBuffer(command.buffer, command.offset, command.bytes);
+    else if (command.kind === 'copy') encoder.copyBufferToBuffer(command.source, command.sourceOffset, command.destination, command.destinationOffset, command.bytes);
+    else copyToTexture(encoder, command);
   }
 
   private openEncoder(): GPUCommandEncoder {
@@ -208,7 +223,7 @@ export class Dispatcher {
 
   private closePass(): void {
     this.pass?.end();
-    this.pass = null;
+    this.pass = this.pipeline = null;
   }
 
   private compile(kernel: Kernel): CompiledKernel {
@@ -249,29 +264,20 @@ export class Dispatcher {
     return found;
   }
 
-  private bindGroup(kernel: CompiledKernel, bindables: readonly Bindable[]): GPUBindGroup {
+  private bindGroup(kernel: CompiledKernel, bound: readonly Bound[], { gpu: uniforms, bindGroups }: ParamBlock): GPUBindGroup {
     let key = String(kernel.layoutId);
-    for (const bindable of bindables) {
-      if ('storage' in bindable) {
-        const { range } = bindable.storage;
-        key += `,${range.id}:${range.offset}:${range.bytes}`;
-      } else key += `,t${bindable.id}`;
-    }
-    let group = this.bindGroups.get(key);
+    for (const resource of bound) key += 'view' in resource ? `,t${resource.id}` : `,${resource.id}:${resource.offset}:${resource.bytes}`;
+    let group = bindGroups.get(key);
     if (!group) {
-      if (this.bindGroups.size >= MAX_BIND_GROUPS) this.bindGroups.clear();
+      if (bindGroups.size >= MAX_BIND_GROUPS) bindGroups.clear();
       group = this.device.createBindGroup({
         layout: kernel.layout,
         entries: [
-          { binding: 0, resource: { buffer: this.uniforms, offset: 0, size: SLOT_BYTES } },
-          ...bindables.map((bindable, i) => {
-            if (!('storage' in bindable)) return { binding: i + 1, resource: bindable.view };
-            const { gpu: buffer, offset, bytes: size } = bindable.storage.range;
-            return { binding: i + 1, resource: { buffer, offset, size } };
-          }),
+          { binding: 0, resource: { buffer: uniforms, offset: 0, size: SLOT_BYTES } },
+          ...bound.map((resource, i) => ({ binding: i + 1, resource: 'view' in resource ? resource.view : { buffer: resource.gpu, offset: resource.offset, size: resource.bytes } })),
         ],
       });
-      this.bindGroups.set(key, group);
+      bindGroups.set(key, group);
     }
     return group;
   }

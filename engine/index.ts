@@ -1,5 +1,5 @@
 /** The engine's public surface, all of it. */
-export { Device, type DeviceInfo, type DeviceOptions, type ForcedVariants, type RunningProfile } from './device.ts';
+export { Device, type DeviceInfo, type DeviceOptions, type ForcedVariants, type MemoryReport, type RunningProfile } from './device.ts';
 export type {
   Calibration, DispatchRow, HostSpan, KernelSummary, Occupancy, Profile, ProfileDetail, ProfileOptions, ProfileTiming, Roofline, TimeSpan, TraceEvent,
 } from './profile.ts';
@@ -8,13 +8,13 @@ export { backward, checkpoint } from './autograd.ts';
 export { defineOp, type Op, type OpDefinition } from './op.ts';
 export { ShapeError, type Shape } from './shape.ts';
 export { philox, Random } from './random.ts';
-export type { MemoryReport } from './buffers.ts';
+export { CaptureCache, type Capture, type CaptureCacheOptions, type CaptureReport } from './capture.ts';
 export { abs, affine, exp, log, relu, sigmoid, sqrt, square, tanh } from './ops/unary.ts';
 export { reshape } from './ops/reshape.ts';
 export { conv2d, type Conv2dOptions } from './ops/conv2d.ts';
 export { maxPool2d, type MaxPool2dOptions } from './ops/pooling.ts';
 export { resizeBilinear, upsampleNearest } from './ops/resize.ts';
-export { normalizeImages, type ImageData, type NormalizeOptions } from './ops/images.ts';
+export { normalizeImages, normalizePacked, packedWords, packImages, paddedSize, type ImageData, type NormalizeOptions } from './ops/images.ts';
 export { linear, matmul, type LinearOptions, type MatmulOptions } from './ops/matmul.ts';
 export { mixExperts } from './ops/experts.ts';
 export { readSafetensors, writeSafetensors, WeightsError, type SafetensorData, type SafetensorEntry, type SafetensorsFile } from './weights/safetensors.ts';

@@ -8,7 +8,8 @@
  */
 import { dispatchFlops } from '../kernels/flops.ts';
 import type { Grid, Kernel } from '../kernels/kernel.ts';
-import type { Bindable, CommandSink, Dispatcher, Probe } from './dispatcher.ts';
+import type { Bound, CommandSink } from './commands.ts';
+import type { Dispatcher, Probe } from './dispatcher.ts';
 import { Profile, type Calibration, type HostSpan, type ProfileDetail, type ProfileTiming, type TimeSpan } from './profile.ts';
 
 /** Two a pass; what WebGPU allows in one set. */
@@ -95,12 +96,12 @@ export class Profiler implements Probe {
     return { timestampWrites };
   }
 
-  dispatched(kernel: Kernel, params: Readonly<Record<string, number>>, bound: readonly Bindable[], grid: Grid): void {
+  dispatched(kernel: Kernel, params: Readonly<Record<string, number>>, bound: readonly Bound[], grid: Grid): void {
     this.touch();
     const seen = new Set<string>();
     let bytes = 0;
-    for (const bindable of bound) {
-      const { id, offset, bytes: size } = 'storage' in bindable ? bindable.storage.range : { id: `texture ${bindable.id}`, offset: 0, bytes: bindable.matrixBytes };
+    for (const resource of bound) {
+      const { id, offset, bytes: size } = 'view' in resource ? { id: `texture ${resource.id}`, offset: 0, bytes: resource.matrixBytes } : resource;
       const key = `${id}:${offset}:${size}`;
       if (!seen.has(key)) bytes += size;
       seen.add(key);

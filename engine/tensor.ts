@@ -112,3 +112,14 @@ export class Tensor {
     return (await this.read())[0];
   }
 }
+
+/** The tensors in a value: itself, or in arrays, maps and plain objects. */
+export function tensorsIn(value: unknown, found: Set<Tensor> = new Set()): Set<Tensor> {
+  if (value instanceof Tensor) found.add(value);
+  else if (Array.isArray(value)) for (const item of value) tensorsIn(item, found);
+  else if (value instanceof Map) for (const item of value.values()) tensorsIn(item, found);
+  else if (value !== null && typeof value === 'object' && Object.getPrototypeOf(value) === Object.prototype) {
+    for (const item of Object.values(value)) tensorsIn(item, found);
+  }
+  return found;
+}

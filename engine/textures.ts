@@ -17,6 +17,8 @@ export interface OperandTexture {
   readonly bytes: number;
   /** Of the matrix last copied into it. */
   matrixBytes: number;
+  /** Captures that use it: it lives as long as they do, but serves others as well, since every use begins with a copy. */
+  captures: number;
 }
 
 /** How the lines of a matrix lie in a texture. */
@@ -28,7 +30,7 @@ export interface TextureLayout {
   readonly pitch: number;
 }
 
-const TEXEL_BYTES = 16;
+export const TEXEL_BYTES = 16;
 /** copyBufferToTexture wants rows of a multiple of 256 bytes. */
 const TEXELS_OF_A_COPY = 16;
 /** Free textures beyond this are destroyed when another is made. */
@@ -65,7 +67,7 @@ export class TexturePool {
       this.free.splice(this.free.indexOf(texture), 1);
       this.ledger.reuse(texture.bytes);
     } else {
-      if (this.freeBytes() > MOST_FREE_BYTES && this.mayDestroy()) this.trim();
+      if (this.idle().reduce((sum, { bytes }) => sum + bytes, 0) > MOST_FREE_BYTES && this.mayDestroy()) this.trim();
       texture = this.create(width, height);
       this.ledger.add(texture.bytes);
     }
@@ -77,25 +79,24 @@ export class TexturePool {
     this.ledger.release(texture.bytes);
   }
 
-  /** Destroys the free textures. */
-  trim(): void {
-    if (this.free.length === 0) return;
+  /** Destroys the free textures that no capture uses. */
+  private trim(): void {
     this.onDestroy();
-    for (const texture of this.free) {
+    for (const texture of this.idle()) {
       texture.gpu.destroy();
       this.ledger.drop(texture.bytes);
     }
-    this.free = [];
+    this.free = this.free.filter(({ captures }) => captures > 0);
   }
 
-  private freeBytes(): number {
-    return this.free.reduce((sum, { bytes }) => sum + bytes, 0);
+  private idle(): OperandTexture[] {
+    return this.free.filter(({ captures }) => captures === 0);
   }
 
   private create(width: number, height: number): OperandTexture {
     const maxSide = this.device.limits.maxTextureDimension2D;
     const size: [number, number] = [Math.min(maxSide, Math.ceil(width / 64) * 64 + ROW_PADDING), Math.min(maxSide, Math.ceil(height / 64) * 64)];
     const gpu = this.device.createTexture({ label: 'operand', size, format: 'rgba32float', usage: GPUTextureUsage.COPY_DST | GPUTextureUsage.STORAGE_BINDING });
-    return { id: this.nextId++, gpu, view: gpu.createView(), width: size[0], height: size[1], bytes: size[0] * size[1] * TEXEL_BYTES, matrixBytes: 0 };
+    return { id: this.nextId++, gpu, view: gpu.createView(), width: size[0], height: size[1], bytes: size[0] * size[1] * TEXEL_BYTES, matrixBytes: 0, captures: 0 };
   }
 }

@@ -4,10 +4,11 @@ import { defineKernel, kernelFamily } from './kernel.ts';
 export const accumulateKernel = kernelFamily(() => defineKernel({
   name: 'accumulate_f32_vec4',
   workgroup: [64],
-  params: { count4: 'u32' },
+  params: { count: 'u32' },
   buffers: { source: 'read vec4f', destination: 'write vec4f' },
   body: `
   let i = linearGroup * 64u + lane;
-  if (i >= p.count4) { return; }
-  destination[i] += source[i];`,
+  if (i * 4u >= p.count) { return; }
+  let live = i * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(p.count); // what lies behind the destination stays as it is
+  destination[i] += select(vec4f(), source[i], live);`,
 }));

@@ -55,43 +55,44 @@ export const clippingFactorKernel = kernelFamily(() => defineKernel({
   }`,
 }));
 
-/** Decoupled weight decay, then Adam: torch.optim.AdamW. `stepSize` is lr / (1 - beta1^t), `secondScale` 1 / sqrt(1 - beta2^t), `keep` 1 - lr * weightDecay. */
+/** Decoupled weight decay, then Adam: torch.optim.AdamW. `rates[slot]` is (lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), 1 - lr * weightDecay): what changes from step to step. */
 export const adamwKernel = kernelFamily(() => defineKernel({
   name: 'adamw_f32_vec4',
   workgroup: [LANES],
-  params: { first4: 'u32', count4: 'u32', keep: 'f32', mix1: 'f32', beta2: 'f32', mix2: 'f32', stepSize: 'f32', secondScale: 'f32', epsilon: 'f32' },
-  buffers: { gradient: 'read vec4f', factor: 'read f32', value: 'write vec4f', first: 'write vec4f', second: 'write vec4f' },
+  params: { first4: 'u32', count4: 'u32', slot: 'u32', mix1: 'f32', beta2: 'f32', mix2: 'f32', epsilon: 'f32' },
+  buffers: { gradient: 'read vec4f', factor: 'read f32', rates: 'read vec4f', value: 'write vec4f', first: 'write vec4f', second: 'write vec4f' },
   body: `
   if (linearGroup * ${LANES}u + lane >= p.count4) { return; }
   let i = p.first4 + linearGroup * ${LANES}u + lane;
   let g = gradient[i] * factor[0];
+  let rate = rates[p.slot];
   let m = first[i] + p.mix1 * (g - first[i]);
   let v = p.beta2 * second[i] + p.mix2 * g * g;
   first[i] = m;
   second[i] = v;
-  value[i] = value[i] * p.keep - p.stepSize * m / (sqrt(v) * p.secondScale + p.epsilon);`,
+  value[i] = value[i] * rate.z - rate.x * m / (sqrt(v) * rate.y + p.epsilon);`,
 }));
 
 export type MomentumKind = 'plain' | 'momentum' | 'nesterov';
 
-/** torch.optim.SGD: decay joins the gradient; the momentum buffer starts at zero, so that its first value is the gradient. */
+/** torch.optim.SGD: decay joins the gradient; the momentum buffer starts at zero, so that its first value is the gradient. `rates[slot].x` is the learning rate. */
 export const sgdKernel = kernelFamily((kind: MomentumKind): Kernel => {
   const buffers: Record<string, BufferSpec> = {
-    gradient: 'read vec4f', factor: 'read f32', value: 'write vec4f', ...(kind === 'plain' ? {} : { velocity: 'write vec4f' as const }),
+    gradient: 'read vec4f', factor: 'read f32', rates: 'read vec4f', value: 'write vec4f', ...(kind === 'plain' ? {} : { velocity: 'write vec4f' as const }),
   };
   const update = {
-    plain: 'value[i] = x - p.learningRate * g;',
+    plain: 'value[i] = x - rates[p.slot].x * g;',
     momentum: `let v = p.momentum * velocity[i] + g;
   velocity[i] = v;
-  value[i] = x - p.learningRate * v;`,
+  value[i] = x - rates[p.slot].x * v;`,
     nesterov: `let v = p.momentum * velocity[i] + g;
   velocity[i] = v;
-  value[i] = x - p.learningRate * (g + p.momentum * v);`,
+  value[i] = x - rates[p.slot].x * (g + p.momentum * v);`,
   }[kind];
   return defineKernel({
     name: `sgd_${kind}_f32_vec4`,
     workgroup: [LANES],
-    params: { first4: 'u32', count4: 'u32', learningRate: 'f32', weightDecay: 'f32', momentum: 'f32' },
+    params: { first4: 'u32', count4: 'u32', slot: 'u32', weightDecay: 'f32', momentum: 'f32' },
     buffers,
     body: `
   if (linearGroup * ${LANES}u + lane >= p.count4) { return; }

@@ -4,14 +4,15 @@
  * Glossary: B images; N proposals; C classes; T stages; P2..P5 feature pyramid. Boxes are xyxy, pixels of the padded batch
  * (images lie at its top left, so these are pixels of the image as it went in).
  */
-import { initialBoxes, normalizeImages, Random, type Device, type ImageData, type Tensor } from '../engine/index.ts';
+import { initialBoxes, normalizePacked, Random, type Device, type ImageData, type Tensor } from '../engine/index.ts';
 import { Module } from '../engine/nn/index.ts';
+import { Batch, batchShape, type BatchShape } from './batch.ts';
 import { selectDetections, type Detections } from './boxes.ts';
 import type { ModelConfig } from './config.ts';
 import { criterion, type Losses } from './criterion.ts';
 import { DynamicHead, type StageOutput } from './dynamic-head.ts';
 import { FPN } from './fpn.ts';
-import { uploadTargets, type ImageTargets } from './matching.ts';
+import type { ImageTargets } from './matching.ts';
 import { Proposals, type InitialProposals } from './proposals.ts';
 
 export interface Predictions {
@@ -53,19 +54,37 @@ export class DynamicSparseRCNN extends Module {
    * @param temperature of the softmax over experts: 1 at inference
    */
   forward(images: readonly ImageData[], temperature = 1): Predictions {
-    const { device, config } = this;
-    const x = normalizeImages(device, images, { mean: config.pixelMean, std: config.pixelStd, divisor: 32 });
-    const pyramid = this.backbone.forward(x);
-    const proposals = this.proposals.forward(pyramid, temperature);
-    const sizes = device.tensor(images.flatMap(({ width, height }) => [width, height, width, height]), [images.length, 4]);
-    const boxes = initialBoxes(proposals.boxes, sizes);
-    return { pyramid, proposals, initialBoxes: boxes, stages: this.head.forward(pyramid, boxes, proposals.features) };
+    const batch = this.batch(batchShape(images));
+    batch.writeImages(images, temperature);
+    return this.forwardBatch(batch);
   }
 
   /** Losses of all stages for a batch with its objects; nothing is read back. */
   loss(images: readonly ImageData[], targets: readonly ImageTargets[], temperature: number): Losses {
-    const sizes = images.map(({ width, height }) => [width, height] as const);
-    return criterion(this.forward(images, temperature).stages, uploadTargets(this.device, targets, sizes), this.config);
+    const batch = this.batch(batchShape(images, targets));
+    batch.write(images, targets, temperature);
+    return this.lossOf(batch);
+  }
+
+  /** Device memory for batches of a shape, to be written and passed to `forwardBatch` or `lossOf`, once or again and again. */
+  batch(shape: BatchShape): Batch {
+    return new Batch(this.device, shape, this.config.numClasses);
+  }
+
+  /** `forward` from what is written to a batch: nothing comes from the host, so that it can be captured and replayed. */
+  forwardBatch(batch: Batch): Predictions {
+    const { device, config } = this;
+    const { height, width, images } = batch.shape;
+    const x = device.opScope(() => normalizePacked(batch.packed, images, { mean: config.pixelMean, std: config.pixelStd, height, width }));
+    const pyramid = this.backbone.forward(x);
+    const proposals = this.proposals.forward(pyramid, batch.inverseTemperature);
+    const boxes = initialBoxes(proposals.boxes, batch.sizes);
+    return { pyramid, proposals, initialBoxes: boxes, stages: this.head.forward(pyramid, boxes, proposals.features) };
+  }
+
+  /** `loss` of what is written to a batch. */
+  lossOf(batch: Batch): Losses {
+    return criterion(this.forwardBatch(batch).stages, batch.targets, this.config);
   }
 
   /** Detections of each image, best first: the N best of the N x C scores of the last stage, after NMS where the matcher is many-to-one; boxes clipped to the image. */

@@ -28,6 +28,43 @@ export interface Targets extends PaddedTargets {
 /** Fewest rows a batch is padded to; beyond, powers of two. */
 const LEAST_ROWS = 8;
 
+/** Rows that a batch is padded to: the next of 8, 16, 32, ... that holds the most objects of an image. */
+export function targetRows(perImage: readonly ImageTargets[]): number {
+  const most = perImage.reduce((largest, { labels }) => Math.max(largest, labels.length), 1);
+  return Math.max(LEAST_ROWS, 2 ** Math.ceil(Math.log2(most)));
+}
+
+/** A batch's objects as they go to the device: see Targets. */
+export interface PackedTargets {
+  readonly labels: Uint32Array<ArrayBuffer>;
+  readonly boxes: Float32Array<ArrayBuffer>;
+  readonly counts: Uint32Array<ArrayBuffer>;
+  readonly highestLabel: number;
+}
+
+/** Checks a batch's objects and pads them to `rows` an image. Throws RangeError naming image and field, `owner` first. */
+export function packTargets(owner: string, perImage: readonly ImageTargets[], rows: number): PackedTargets {
+  const labels = new Uint32Array(perImage.length * rows), boxes = new Float32Array(perImage.length * rows * 4);
+  let highestLabel = -1;
+  perImage.forEach((image, b) => {
+    if (image.boxes.length !== 4 * image.labels.length) {
+      throw new RangeError(`${owner}: boxes of image ${b} must be ${4 * image.labels.length} numbers for ${image.labels.length} labels, got ${image.boxes.length}`);
+    }
+    if (image.labels.length > rows) throw new RangeError(`${owner}: image ${b} must have at most ${rows} objects, got ${image.labels.length}`);
+    for (let i = 0; i < image.labels.length; i++) {
+      const label = image.labels[i];
+      if (!Number.isInteger(label) || label < 0) throw new RangeError(`${owner}: labels of image ${b} must be integers of at least 0, got ${label} at ${i}`);
+      highestLabel = Math.max(highestLabel, label);
+    }
+    for (let i = 0; i < image.boxes.length; i++) {
+      if (!Number.isFinite(image.boxes[i])) throw new RangeError(`${owner}: boxes of image ${b} must be finite, got ${image.boxes[i]} in box ${Math.floor(i / 4)}`);
+    }
+    labels.set(image.labels, b * rows);
+    boxes.set(image.boxes, b * rows * 4);
+  });
+  return { labels, boxes, counts: Uint32Array.from(perImage, (image) => image.labels.length), highestLabel };
+}
+
 /**
  * Copies a batch's objects to the device.
  *
@@ -36,30 +73,14 @@ const LEAST_ROWS = 8;
  */
 export function uploadTargets(device: Device, perImage: readonly ImageTargets[], sizes: readonly (readonly [width: number, height: number])[], capacity?: number): Targets {
   if (sizes.length !== perImage.length) throw new RangeError(`uploadTargets: sizes must be of ${perImage.length} images, got ${sizes.length}`);
-  const most = perImage.reduce((largest, { labels }) => Math.max(largest, labels.length), 0);
-  const rows = capacity ?? Math.max(LEAST_ROWS, 2 ** Math.ceil(Math.log2(Math.max(1, most))));
-  if (!Number.isInteger(rows) || rows < Math.max(1, most)) throw new RangeError(`uploadTargets: capacity must be an integer of at least ${Math.max(1, most)}, got ${capacity}`);
-  const labels = new Uint32Array(perImage.length * rows), boxes = new Float32Array(perImage.length * rows * 4);
-  let highestLabel = -1;
-  perImage.forEach((image, b) => {
-    if (image.boxes.length !== 4 * image.labels.length) {
-      throw new RangeError(`uploadTargets: boxes of image ${b} must be ${4 * image.labels.length} numbers for ${image.labels.length} labels, got ${image.boxes.length}`);
-    }
-    for (let i = 0; i < image.labels.length; i++) {
-      const label = image.labels[i];
-      if (!Number.isInteger(label) || label < 0) throw new RangeError(`uploadTargets: labels of image ${b} must be integers of at least 0, got ${label} at ${i}`);
-      highestLabel = Math.max(highestLabel, label);
-    }
-    for (let i = 0; i < image.boxes.length; i++) {
-      if (!Number.isFinite(image.boxes[i])) throw new RangeError(`uploadTargets: boxes of image ${b} must be finite, got ${image.boxes[i]} in box ${Math.floor(i / 4)}`);
-    }
-    labels.set(image.labels, b * rows);
-    boxes.set(image.boxes, b * rows * 4);
-  });
+  const most = perImage.reduce((largest, { labels }) => Math.max(largest, labels.length), 1);
+  const rows = capacity ?? targetRows(perImage);
+  if (!Number.isInteger(rows) || rows < most) throw new RangeError(`uploadTargets: capacity must be an integer of at least ${most}, got ${capacity}`);
+  const { labels, boxes, counts, highestLabel } = packTargets('uploadTargets', perImage, rows);
   return {
     labels: device.tensor(labels, [perImage.length, rows]),
     boxes: device.tensor(boxes, [perImage.length, rows, 4]),
-    counts: device.tensor(Uint32Array.from(perImage, (image) => image.labels.length), [perImage.length]),
+    counts: device.tensor(counts, [perImage.length]),
     sizes: device.tensor(Float32Array.from(sizes.flatMap(([w, h]) => [w, h, w, h])), [perImage.length, 4]),
     maxObjects: rows,
     highestLabel,

@@ -3,7 +3,7 @@
  *
  * Glossary: B images, N proposals, E experts, d width. Boxes here are (cx, cy, w, h), normalized to the unpadded image.
  */
-import { affine, concat, expand, mixExperts, reshape, resizeBilinear, softmax, sum, type Device, type Random, type Tensor } from '../engine/index.ts';
+import { concat, expand, mixExperts, mul, reshape, resizeBilinear, softmax, sum, type Device, type Random, type Tensor } from '../engine/index.ts';
 import { Conv2d, Linear, Module } from '../engine/nn/index.ts';
 import type { ModelConfig } from './config.ts';
 
@@ -27,8 +27,8 @@ export class ExpertWeights extends Module {
     this.linear2 = this.child('linear2', new Linear(device, random, config.expertHiddenDim, config.numExperts * config.numProposals));
   }
 
-  /** features P2..P5 [B, h, w, d]; temperature > 0 -> [B, E, N], summing to 1 over E. */
-  forward(features: readonly Tensor[], temperature: number): Tensor {
+  /** features P2..P5 [B, h, w, d]; 1 / temperature [1] -> [B, E, N], summing to 1 over E. */
+  forward(features: readonly Tensor[], inverseTemperature: Tensor): Tensor {
     const { expertMapSize: s, numExperts, numProposals } = this.config;
     let x = features[this.depthwise.length > 0 ? 0 : features.length - 1];
     this.depthwise.forEach((conv, i) => {
@@ -37,7 +37,7 @@ export class ExpertWeights extends Module {
     });
     const map = reshape(sum(resizeBilinear(x, [s, s]), { axes: [3] }), [-1, s * s]);
     const logits = this.linear2.forward(this.linear1.forward(map, { activation: 'relu' }));
-    return softmax(affine(reshape(logits, [-1, numExperts, numProposals]), 1 / temperature), 1);
+    return softmax(mul(reshape(logits, [-1, numExperts, numProposals]), inverseTemperature), 1);
   }
 }
 
@@ -77,11 +77,11 @@ export class Proposals extends Module {
     this.weights = config.dpg === 'none' ? null : this.child('weights', new ExpertWeights(device, random, config));
   }
 
-  forward(pyramid: readonly Tensor[], temperature: number): InitialProposals {
+  forward(pyramid: readonly Tensor[], inverseTemperature: Tensor): InitialProposals {
     const batch = pyramid[0].shape[0];
     const { numProposals: n, hiddenDim: d } = this.config;
     if (!this.weights) return { boxes: expand(this.boxes, [batch, n, 4]), features: expand(this.features, [batch, n, d]), expertWeights: null };
-    const expertWeights = this.weights.forward(pyramid, temperature);
+    const expertWeights = this.weights.forward(pyramid, inverseTemperature);
     return { boxes: mixExperts(expertWeights, this.boxes), features: mixExperts(expertWeights, this.features), expertWeights };
   }
 }

@@ -232,8 +232,9 @@ test('flat buffers keep to the size allowed, and the parameters keep their value
   // Padded sizes are 64, 64, 64, 64 and 8832 elements: at most 128 fit one buffer, but for the last, which is larger than any.
   const flat = new FlatParameters('test', parameters, 128 * 4);
   expect(flat.values.map(({ size }) => size)).toEqual([128, 128, 8832]);
-  expect(flat.runs(flat.entries, ({ index }) => (index === 2 ? 1 : 0))).toEqual([
-    { chunk: 0, offset: 0, count: 128, key: 0 }, { chunk: 1, offset: 0, count: 64, key: 1 }, { chunk: 1, offset: 64, count: 64, key: 0 }, { chunk: 2, offset: 0, count: 8832, key: 0 },
+  const runs = flat.runs(flat.entries, ({ index }) => (index === 2 ? 1 : 0));
+  expect(runs.map(({ chunk, offset, count, entries }) => [chunk, offset, count, entries.map(({ name }) => name).join()])).toEqual([
+    [0, 0, 128, 'weight,bias'], [1, 0, 64, 'scale'], [1, 64, 64, 'block'], [2, 0, 8832, 'large'],
   ]);
   expectClose(await readAll(parameters), values);
   const output = device.scope(() => linear(device.tensor([1, 2, 3, 4, 5], [1, 5]), parameters[0].tensor, null));

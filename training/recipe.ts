@@ -17,6 +17,8 @@ export interface TrainingConfig {
   readonly batchSize: number;
   /** Passes whose gradients are averaged into one optimiser step. */
   readonly accumulation: number;
+  /** Whether steps whose shapes come again are recorded and replayed: the same bits, less work for the host. */
+  readonly replay: boolean;
   readonly optimizer: 'adamw' | 'sgd';
   readonly learningRate: number;
   /** Of SGD. */
@@ -56,7 +58,7 @@ export interface RunConfig {
 const PAPER_ITERATIONS = 36 * Math.ceil(118287 / 16);
 
 const PAPER_TRAINING: TrainingConfig = {
-  seed: 0, iterations: PAPER_ITERATIONS, batchSize: 1, accumulation: 16, optimizer: 'adamw', learningRate: 2.5e-5, momentum: 0.9, weightDecay: 1e-4, clipNorm: 1,
+  seed: 0, iterations: PAPER_ITERATIONS, batchSize: 1, accumulation: 16, replay: true, optimizer: 'adamw', learningRate: 2.5e-5, momentum: 0.9, weightDecay: 1e-4, clipNorm: 1,
   warmupIterations: 1000, warmupFactor: 0.01, milestones: [27 / 36, 33 / 36], decayFactor: 0.1, temperatureStart: 30, temperatureFraction: 0.1,
   augmentation: PAPER_AUGMENTATION, evaluationResize: { shortSide: 800, maxSize: 1333, fixedSize: null },
   evaluateEvery: 7500, saveEvery: 1000, workers: 2, drawImages: 16,
@@ -205,7 +207,7 @@ const real = (least: number, most = Infinity): Rule => [`a number in ${least} ..
 
 const TRAINING_RULES: Record<Exclude<keyof TrainingConfig, 'augmentation' | 'evaluationResize'>, Rule> = {
   seed: ['an integer in 0 .. 4294967295', (v) => Number.isSafeInteger(v) && (v as number) >= 0 && (v as number) <= 0xffffffff],
-  iterations: whole(1), batchSize: whole(1, 4096), accumulation: whole(1, 65536), optimizer: ['adamw or sgd', (v) => v === 'adamw' || v === 'sgd'],
+  iterations: whole(1), batchSize: whole(1, 4096), accumulation: whole(1, 65536), replay: ['true or false', (v) => typeof v === 'boolean'], optimizer: ['adamw or sgd', (v) => v === 'adamw' || v === 'sgd'],
   learningRate: ['a number > 0', (v) => typeof v === 'number' && Number.isFinite(v) && v > 0], momentum: ['a number >= 0 and < 1', (v) => typeof v === 'number' && v >= 0 && v < 1], weightDecay: real(0), clipNorm: real(0),
   warmupIterations: whole(0), warmupFactor: real(0, 1),
   milestones: ['a rising list of numbers in 0 .. 1', (v) => Array.isArray(v) && v.every((m, i) => typeof m === 'number' && m >= 0 && m <= 1 && (i === 0 || m > v[i - 1]))],
@@ -218,7 +220,7 @@ export function validateRunConfig(config: unknown, source: string): RunConfig {
   try {
     if (!isObject(config) || !isObject(config.model) || !isObject(config.training)) throw new InputError(`${source}: expected model and training`);
     const model = validateModelConfig(config.model, source);
-    const training = config.training;
+    const training: Json = { replay: true, ...config.training }; // a key that earlier runs and weights do not have
     for (const [key, [expected, holds]] of Object.entries(TRAINING_RULES)) {
       if (!holds(training[key])) throw new InputError(`${source}: training.${key} must be ${expected}, got ${JSON.stringify(training[key]) ?? 'nothing'}`);
     }

@@ -1,7 +1,7 @@
 /** The `train` command, top to bottom: configuration, data, device, model, optimiser, resume, then iteration by iteration. */
 import { appendFileSync, existsSync, statSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
-import { AdamW, affine, backward, learningRateAt, SGD, ShapeError } from '../engine/index.ts';
+import { learningRateAt, ShapeError } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { DynamicSparseRCNN } from '../model/index.ts';
 import { integerOption, optionalValue, outputFolder, parseArguments } from './arguments.ts';
@@ -15,9 +15,10 @@ import { evaluateModel, evaluationReport } from './evaluate.ts';
 import { createTrainingLoader } from './loader.ts';
 import { drawRun } from './draw-run.ts';
 import { fileToWrite, profileStart, PROFILED_STEPS, StepProfiler } from './profile.ts';
-import { fitToData, loadConfig, PRESET_NAMES, temperatureAt, validateRunConfig, type RunConfig, type TrainingConfig } from './recipe.ts';
+import { fitToData, loadConfig, PRESET_NAMES, temperatureAt, validateRunConfig, type RunConfig } from './recipe.ts';
 import { metricsTable, Progress } from './report.ts';
-import { keepLinesUntil, StepRecorder, type PassStatistics } from './step-recorder.ts';
+import { TrainingStep } from './step.ts';
+import { keepLinesUntil, StepRecorder } from './step-recorder.ts';
 import { loadPretrained } from './weights.ts';
 
 const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and draws its detections
@@ -117,9 +118,9 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   const model = new DynamicSparseRCNN(device, config.model, training.seed);
   const reportFile = join(out, 'weights.json');
   const pretrained = values.weights === undefined ? null : loadPretrained(model, values.weights, { partial: values.partial, log, classNames, reportFile: relative('.', reportFile) });
-  const parameters = model.trainable();
-  const optimizer = createOptimizer(training, parameters);
-  const count = parameters.reduce((sum, { tensor }) => sum + tensor.size, 0);
+  const step = new TrainingStep(device, model, training);
+  const { optimizer } = step;
+  const count = model.trainable().reduce((sum, { tensor }) => sum + tensor.size, 0);
   log(`model     ${config.preset}: ResNet-${config.model.depth}, ${config.model.numProposals} proposals, ${config.model.numStages} stages, ${(count / 1e6).toFixed(2)} M trainable parameters`);
 
   // Resume.
@@ -151,8 +152,8 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   const interrupted = onInterrupt();
   const profiler = values.profile === undefined ? null : new StepProfiler(device, profileStart(state.iteration, training), traceFile ?? relative('.', join(out, 'trace.json')));
   const save = async (): Promise<void> => {
-    const { tensors, step } = await optimizer.state();
-    state = { ...state, optimizerSteps: step };
+    const { tensors, step: optimizerSteps } = await optimizer.state();
+    state = { ...state, optimizerSteps };
     saveCheckpoint(join(out, 'last'), await model.save(), tensors, state, description(state.iteration));
   };
   const evaluate = async (): Promise<void> => {
@@ -176,22 +177,8 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
       const { iteration } = state;
       const learningRate = learningRateAt(iteration, schedule);
       const temperature = temperatureAt(iteration, training);
-      const passes: PassStatistics[] = [];
       await profiler?.before(iteration);
-      for (let pass = 0; pass < training.accumulation; pass++) {
-        const { images, targets } = await loader.next();
-        device.scope(() => {
-          const { total, parts, counts } = model.loss(images, targets, temperature);
-          backward(total);
-          passes.push({ parts: device.keep(parts.detach()), positives: device.keep(counts) });
-        });
-      }
-      const norm = device.scope(() => {
-        const total = optimizer.step({ learningRate, maxGradientNorm: training.clipNorm || undefined, gradientScale: 1 / training.accumulation });
-        optimizer.zeroGrad();
-        return affine(total, 1);
-      });
-      device.flush();
+      const { passes, norm } = await step.run(() => loader.next(), { learningRate, temperature });
       state = { ...state, iteration: iteration + 1 };
       await recorder.record(state.iteration, learningRate, passes, norm);
       const profiled = await profiler?.after(state.iteration);
@@ -242,11 +229,6 @@ function timestamp(): string {
 
 function shorten(names: readonly string[]): string {
   return names.length > 6 ? `${names.slice(0, 5).join(', ')}, ...` : names.join(', ');
-}
-
-function createOptimizer(training: TrainingConfig, parameters: ReturnType<DynamicSparseRCNN['trainable']>): AdamW | SGD {
-  const { optimizer, weightDecay, momentum } = training;
-  return optimizer === 'adamw' ? new AdamW(parameters, { weightDecay }) : new SGD(parameters, { weightDecay, momentum });
 }
 
 /** Reads a run's config.json. Throws InputError naming file and field. */

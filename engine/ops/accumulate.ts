@@ -5,6 +5,5 @@ import type { Tensor } from '../tensor.ts';
 
 /** destination += source; both f32 and of equal size. */
 export function addInPlace(destination: Tensor, source: Tensor): void {
-  const count4 = Math.ceil(source.size / 4);
-  destination.device.run(accumulateKernel(), { count4 }, { source, destination }, linearGrid(Math.ceil(count4 / 64)));
+  destination.device.run(accumulateKernel(), { count: source.size }, { source, destination }, linearGrid(Math.ceil(source.size / 256)));
 }

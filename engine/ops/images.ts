@@ -35,43 +35,68 @@ function checkImages(images: readonly ImageData[]): void {
   });
 }
 
-/** All images in one array, as the kernel reads it. */
-function pack(images: readonly ImageData[]): Uint32Array<ArrayBuffer> {
-  const words = images.map(({ data }) => (data instanceof Float32Array ? data.length : Math.ceil(data.length / 4)));
-  const packed = new Uint32Array(HEAD_WORDS * images.length + words.reduce((a, b) => a + b, 0));
-  let first = HEAD_WORDS * images.length;
-  images.forEach(({ data, width, height }, i) => {
-    const isFloat = data instanceof Float32Array;
-    packed.set([first, width, height, isFloat ? 1 : 0], i * HEAD_WORDS);
-    if (isFloat) new Float32Array(packed.buffer, first * 4, data.length).set(data);
-    else new Uint8Array(packed.buffer, first * 4, data.length).set(data);
-    first += words[i];
-  });
-  return packed;
+const isFloat = ({ data }: ImageData): boolean => data instanceof Float32Array;
+const wordsOf = (values: number, float: boolean): number => (float ? values : Math.ceil(values / 4));
+
+/** Words that `packImages` needs for a batch of images of up to this size, of bytes or with floats among them. */
+export function packedWords(batch: number, height: number, width: number, floats: boolean): number {
+  return batch * (HEAD_WORDS + wordsOf(height * width * 3, floats));
 }
 
-/**
- * Uploads images and makes the network's input of them on the device: (value - mean) / std, with zeros (the mean colour) at right and bottom up to a common size.
- * [B, H, W, 3]; carries no gradient. One upload, one dispatch. Throws ShapeError where an image's data do not fit its size, or it does not fit the given one.
- */
-export function normalizeImages(device: Device, images: readonly ImageData[], { mean, std, divisor = 32, height, width }: NormalizeOptions): Tensor {
+/** All images in one array, as the kernel reads it; into `packed` where it is given, and there from the beginning. Throws ShapeError where an image's data do not fit its size. */
+export function packImages(images: readonly ImageData[], packed?: Uint32Array<ArrayBuffer>): Uint32Array<ArrayBuffer> {
   checkImages(images);
+  const words = images.map((image) => wordsOf(image.data.length, isFloat(image)));
+  const needed = HEAD_WORDS * images.length + words.reduce((a, b) => a + b, 0);
+  const into = packed ?? new Uint32Array(needed);
+  if (into.length < needed) shapeError('packImages', 'packed', `at least ${needed} words`, `${into.length}`);
+  let first = HEAD_WORDS * images.length;
+  images.forEach((image, i) => {
+    const { data, width, height } = image;
+    into.set([first, width, height, isFloat(image) ? 1 : 0], i * HEAD_WORDS);
+    if (data instanceof Float32Array) new Float32Array(into.buffer, into.byteOffset + first * 4, data.length).set(data);
+    else new Uint8Array(into.buffer, into.byteOffset + first * 4, data.length).set(data);
+    first += words[i];
+  });
+  return into;
+}
+
+function checkStatistics({ divisor = 32, std }: NormalizeOptions): void {
   if (!Number.isInteger(divisor) || divisor < 1) shapeError('normalizeImages', 'divisor', 'a positive integer', String(divisor));
   if (std.some((value) => !(value > 0))) shapeError('normalizeImages', 'std', 'three positive numbers', `[${std.join(', ')}]`);
+}
+
+/** Height and width of the batch that `normalizeImages` makes of these images. */
+export function paddedSize(images: readonly { readonly width: number; readonly height: number }[], { divisor = 32, height, width }: Omit<NormalizeOptions, 'mean' | 'std'>): [height: number, width: number] {
   const padded = (side: 'height' | 'width', given: number | undefined): number => {
     const largest = images.reduce((size, image) => Math.max(size, image[side]), 0);
     const size = given ?? largest;
     if (!Number.isInteger(size) || size < largest) shapeError('normalizeImages', side, `an integer, at least the ${largest} of the largest image`, String(size));
     return Math.ceil(size / divisor) * divisor;
   };
-  const [H, W] = [padded('height', height), padded('width', width)];
-  return device.opScope(() => {
-    const output = device.empty([images.length, H, W, 3]);
-    const count4 = Math.ceil(output.size / 4);
-    const [meanR, meanG, meanB] = mean;
-    const [stdR, stdG, stdB] = std;
-    device.run(normalizeImagesKernel(), { count4, batch: images.length, height: H, width: W, meanR, meanG, meanB, stdR, stdG, stdB },
-      { images: device.tensor(pack(images)), output }, linearGrid(Math.ceil(count4 / 64)));
-    return output;
-  });
+  return [padded('height', height), padded('width', width)];
+}
+
+/**
+ * Uploads images and makes the network's input of them on the device: (value - mean) / std, with zeros (the mean colour) at right and bottom up to a common size.
+ * [B, H, W, 3]; carries no gradient. One upload, one dispatch. Throws ShapeError where an image's data do not fit its size, or it does not fit the given one.
+ */
+export function normalizeImages(device: Device, images: readonly ImageData[], options: NormalizeOptions): Tensor {
+  checkImages(images);
+  checkStatistics(options);
+  const [height, width] = paddedSize(images, options);
+  return device.opScope(() => normalizePacked(device.tensor(packImages(images)), images.length, { ...options, height, width }));
+}
+
+/** `normalizeImages` of images that are on the device already, as `packImages` lays them out: `batch` of them, each within the height and width given. */
+export function normalizePacked(packed: Tensor, batch: number, options: NormalizeOptions & { readonly height: number; readonly width: number }): Tensor {
+  checkStatistics(options);
+  const { device } = packed;
+  const [height, width] = paddedSize([], options);
+  const output = device.empty([batch, height, width, 3]);
+  const count4 = Math.ceil(output.size / 4);
+  const [meanR, meanG, meanB] = options.mean;
+  const [stdR, stdG, stdB] = options.std;
+  device.run(normalizeImagesKernel(), { count4, batch, height, width, meanR, meanG, meanB, stdR, stdG, stdB }, { images: packed, output }, linearGrid(Math.ceil(count4 / 64)));
+  return output;
 }

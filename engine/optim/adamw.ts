@@ -1,7 +1,8 @@
 /** AdamW over all parameters in a handful of dispatches (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019). */
 import { adamwKernel } from '../../kernels/optimizers.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
-import type { FlatEntry, NamedParameter } from './flat-parameters.ts';
+import type { Tensor } from '../tensor.ts';
+import type { FlatRun, NamedParameter } from './flat-parameters.ts';
 import { checkFraction, Optimizer } from './optimizer.ts';
 
 export interface AdamWOptions {
@@ -30,16 +31,18 @@ export class AdamW extends Optimizer {
     this.weightDecay = weightDecay;
   }
 
-  protected override update(entries: readonly FlatEntry[], learningRate: number): void {
+  protected override rates(learningRate: number, t: number): readonly number[] {
+    const [beta1, beta2] = this.betas;
+    return [learningRate / (1 - beta1 ** t), 1 / Math.sqrt(1 - beta2 ** t), 1 - learningRate * this.weightDecay];
+  }
+
+  protected override update(runs: readonly FlatRun[], rates: Tensor): void {
     const { device, values, gradients } = this.flat;
     const [beta1, beta2] = this.betas;
     const first = this.moment('firstMoment'), second = this.moment('secondMoment');
-    for (const { chunk, offset, count, key: t } of this.flat.runs(entries, ({ index }) => this.updates[index])) {
-      const params = {
-        first4: offset / 4, count4: count / 4, keep: 1 - learningRate * this.weightDecay, mix1: 1 - beta1, beta2, mix2: 1 - beta2,
-        stepSize: learningRate / (1 - beta1 ** t), secondScale: 1 / Math.sqrt(1 - beta2 ** t), epsilon: this.epsilon,
-      };
-      device.run(adamwKernel(), params, { gradient: gradients[chunk], factor: this.clipping.factor, value: values[chunk], first: first[chunk], second: second[chunk] },
+    for (const [slot, { chunk, offset, count }] of runs.entries()) {
+      const params = { first4: offset / 4, count4: count / 4, slot, mix1: 1 - beta1, beta2, mix2: 1 - beta2, epsilon: this.epsilon };
+      device.run(adamwKernel(), params, { gradient: gradients[chunk], factor: this.clipping.factor, rates, value: values[chunk], first: first[chunk], second: second[chunk] },
         linearGrid(Math.ceil(count / 256)));
     }
   }

@@ -3,6 +3,7 @@
  * (the alignment of bindings); a buffer ends where the device's binding limit would be passed.
  */
 import type { Device } from '../device.ts';
+import { addInPlace } from '../ops/accumulate.ts';
 import { formatShape, sameShape, ShapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 
@@ -26,6 +27,7 @@ export interface FlatRun {
   readonly chunk: number;
   readonly offset: number;
   readonly count: number;
+  readonly entries: readonly FlatEntry[];
 }
 
 /** Values with a shape, as files hold them. Shapes are the engine's own (convolution weights [kh, kw, C / groups, O]). */
@@ -98,23 +100,28 @@ export class FlatParameters {
     return this.device.view(flat[chunk], offset, tensor.shape);
   }
 
-  /** Copies the gradients into their flat buffers; returns the parameters that have one. Padding stays zero. */
-  gatherGradients(): FlatEntry[] {
-    const present = this.entries.filter(({ tensor }) => tensor.grad !== null);
+  /** Copies the gradient of each entry into its flat buffer, or adds it where `adds` says so. Padding stays zero. */
+  gatherGradients(entries: readonly FlatEntry[], adds: (entry: FlatEntry) => boolean = () => false): void {
     this.device.scope(() => {
-      for (const entry of present) if (entry.tensor.grad) this.device.copy(entry.tensor.grad, this.view(this.gradients, entry));
+      for (const entry of entries) {
+        const { grad } = entry.tensor;
+        if (!grad) continue;
+        const view = this.view(this.gradients, entry);
+        if (adds(entry)) addInPlace(view, grad);
+        else this.device.copy(grad, view);
+      }
     });
-    return present;
   }
 
   /** Joins neighbours to runs as long as `key` gives the same for them. */
-  runs<K extends number>(entries: readonly FlatEntry[], key: (entry: FlatEntry) => K): (FlatRun & { readonly key: K })[] {
-    const runs: { chunk: number; offset: number; count: number; key: K }[] = [];
+  runs(entries: readonly FlatEntry[], key: (entry: FlatEntry) => number): FlatRun[] {
+    const runs: { chunk: number; offset: number; count: number; entries: FlatEntry[] }[] = [];
     for (const entry of entries) {
       const last = runs.at(-1);
-      const value = key(entry);
-      if (last && last.chunk === entry.chunk && last.offset + last.count === entry.offset && last.key === value) last.count += entry.padded;
-      else runs.push({ chunk: entry.chunk, offset: entry.offset, count: entry.padded, key: value });
+      if (last && last.chunk === entry.chunk && last.offset + last.count === entry.offset && key(last.entries[0]) === key(entry)) {
+        last.count += entry.padded;
+        last.entries.push(entry);
+      } else runs.push({ chunk: entry.chunk, offset: entry.offset, count: entry.padded, entries: [entry] });
     }
     return runs;
   }

@@ -1,10 +1,11 @@
 /** What AdamW and SGD share: flat parameters, the gradients' norm, the order of a step, and state for checkpoints. */
 import type { Tensor } from '../tensor.ts';
-import { FlatParameters, type FlatEntry, type FlatTensors, type NamedParameter, type StoredValues } from './flat-parameters.ts';
+import { FlatParameters, type FlatEntry, type FlatRun, type FlatTensors, type NamedParameter, type StoredValues } from './flat-parameters.ts';
 import { GradientNorm, type ClippingOptions } from './gradient-norm.ts';
 
 export interface StepOptions extends ClippingOptions {
-  readonly learningRate: number;
+  /** A function is asked at each step: also at each replay of a captured one. */
+  readonly learningRate: number | (() => number);
 }
 
 /** All that a resumed training needs to go on with the same bits. */
@@ -19,8 +20,12 @@ export abstract class Optimizer {
   protected readonly flat: FlatParameters;
   protected readonly clipping: GradientNorm;
   /** Updates that each parameter has had: one without a gradient has none. */
-  protected updates: number[];
+  private updates: number[];
   private steps = 0;
+  /** Parameters whose gradients `accumulate` has put into the flat buffers since `zeroGrad`. */
+  private readonly accumulated = new Set<FlatEntry>();
+  /** [parameters, 4]: a row of `rates` for each run of parameters that an update takes together. */
+  private readonly rateTable: Tensor;
   private readonly moments: Readonly<Record<string, FlatTensors>>;
 
   /** @param kinds names of the buffers of state that a parameter needs */
@@ -28,11 +33,15 @@ export abstract class Optimizer {
     this.flat = new FlatParameters(owner, parameters);
     this.clipping = new GradientNorm(this.flat);
     this.updates = parameters.map(() => 0);
+    this.rateTable = this.flat.device.keep(this.flat.device.zeros([parameters.length, 4]));
     this.moments = Object.fromEntries(kinds.map((kind) => [kind, this.flat.zeros()]));
   }
 
-  /** Updates the parameters of `entries`, which have had their gradients gathered and their `updates` counted. */
-  protected abstract update(entries: readonly FlatEntry[], learningRate: number): void;
+  /** What an update depends on that changes from step to step, at most four numbers: kernels take them from device memory, so that a captured step can be replayed. */
+  protected abstract rates(learningRate: number, updates: number): readonly number[];
+
+  /** Updates runs of parameters from the flat gradients; the rates of run i are row i of `rates`. */
+  protected abstract update(runs: readonly FlatRun[], rates: Tensor): void;
 
   protected moment(kind: string): FlatTensors {
     return this.moments[kind];
@@ -45,22 +54,62 @@ export abstract class Optimizer {
    * @returns the total norm of the gradients, scaled and not yet clipped, [1]; it belongs to the optimiser, and the next step overwrites it
    */
   step(options: StepOptions): Tensor {
-    const { learningRate } = options;
-    if (!Number.isFinite(learningRate) || learningRate < 0) throw new RangeError(`${this.owner}: learningRate must be a number >= 0, got ${learningRate}`);
-    const { device } = this.flat;
+    const { device, entries } = this.flat;
     device.noGrad(() => device.scope(() => {
-      const entries = this.flat.gatherGradients();
-      this.clipping.compute(this.owner, entries, options);
-      for (const { index } of entries) this.updates[index]++;
-      this.update(entries, learningRate);
+      if (this.accumulated.size > 0) this.accumulate();
+      const aside = this.accumulated.size;
+      const present = aside > 0 ? entries.filter((entry) => this.accumulated.has(entry)) : entries.filter(({ tensor }) => tensor.grad !== null);
+      if (aside === 0) this.flat.gatherGradients(present);
+      device.eachTime(() => {
+        if (this.accumulated.size !== aside) throw new Error(`${this.owner}: a step captured with ${aside} gradients put aside was replayed with ${this.accumulated.size}`);
+      });
+      this.clipping.compute(this.owner, present, options);
+      const runs = this.flat.runs(present, ({ index }) => this.updates[index]);
+      device.eachTime(() => this.advance(runs, options.learningRate));
+      this.update(runs, this.rateTable);
     }));
-    this.steps++;
     return this.clipping.norm;
+  }
+
+  /** The host's part of a step: counts it, and writes the rates of each run. */
+  private advance(runs: readonly FlatRun[], given: StepOptions['learningRate']): void {
+    const learningRate = typeof given === 'function' ? given() : given;
+    if (!Number.isFinite(learningRate) || learningRate < 0) throw new RangeError(`${this.owner}: learningRate must be a number >= 0, got ${learningRate}`);
+    for (const { entries: [first, ...others] } of runs) {
+      const other = others.find(({ index }) => this.updates[index] !== this.updates[first.index]);
+      if (other) throw new Error(`${this.owner}: ${first.name} has had ${this.updates[first.index]} updates and ${other.name} ${this.updates[other.index]}, which were as many when the step was captured: capture it anew`);
+    }
+    const table = new Float32Array(this.rateTable.size);
+    for (const [row, { entries }] of runs.entries()) {
+      for (const { index } of entries) this.updates[index]++;
+      table.set(this.rates(learningRate, this.updates[entries[0].index]), 4 * row);
+    }
+    this.steps++;
+    this.flat.device.write(this.rateTable, table);
+  }
+
+  /**
+   * Adds the gradients that the parameters have now to those put aside since `zeroGrad`, and frees them; `step` then takes the sums. For passes that are
+   * captured: a replayed `backward` leaves nothing in the parameters' `grad`.
+   */
+  accumulate(): void {
+    const { device, entries } = this.flat;
+    const present = entries.filter(({ tensor }) => tensor.grad !== null);
+    const earlier = new Set(this.accumulated);
+    device.noGrad(() => this.flat.gatherGradients(present, (entry) => earlier.has(entry)));
+    device.eachTime(() => {
+      for (const entry of present) {
+        if (this.accumulated.has(entry) !== earlier.has(entry)) throw new Error(`${this.owner}: a captured accumulate was replayed where ${entry.name} had ${earlier.has(entry) ? 'no gradient put aside' : 'a gradient put aside'}, unlike at the capture`);
+      }
+      for (const entry of present) this.accumulated.add(entry);
+    });
+    this.flat.zeroGrad();
   }
 
   /** Frees the gradients of all parameters. */
   zeroGrad(): void {
     this.flat.zeroGrad();
+    this.flat.device.eachTime(() => this.accumulated.clear());
   }
 
   /** Copies the state to the host. */
@@ -84,6 +133,7 @@ export abstract class Optimizer {
   dispose(): void {
     for (const flat of Object.values(this.moments)) for (const tensor of flat) tensor.dispose();
     this.clipping.dispose();
+    this.rateTable.dispose();
     this.flat.dispose();
   }
 }

@@ -2,7 +2,7 @@
 import { sgdKernel, type MomentumKind } from '../../kernels/optimizers.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import type { Tensor } from '../tensor.ts';
-import type { FlatEntry, NamedParameter } from './flat-parameters.ts';
+import type { FlatRun, NamedParameter } from './flat-parameters.ts';
 import { checkFraction, Optimizer } from './optimizer.ts';
 
 export interface SGDOptions {
@@ -30,12 +30,16 @@ export class SGD extends Optimizer {
     this.weightDecay = weightDecay;
   }
 
-  protected override update(entries: readonly FlatEntry[], learningRate: number): void {
+  protected override rates(learningRate: number): readonly number[] {
+    return [learningRate];
+  }
+
+  protected override update(runs: readonly FlatRun[], rates: Tensor): void {
     const { device, values, gradients } = this.flat;
-    for (const { chunk, offset, count } of this.flat.runs(entries, () => 0)) {
-      const params = { first4: offset / 4, count4: count / 4, learningRate, weightDecay: this.weightDecay, momentum: this.momentum };
+    for (const [slot, { chunk, offset, count }] of runs.entries()) {
+      const params = { first4: offset / 4, count4: count / 4, slot, weightDecay: this.weightDecay, momentum: this.momentum };
       const velocity: Record<string, Tensor> = this.kind === 'plain' ? {} : { velocity: this.moment('momentum')[chunk] };
-      device.run(sgdKernel(this.kind), params, { gradient: gradients[chunk], factor: this.clipping.factor, value: values[chunk], ...velocity }, linearGrid(Math.ceil(count / 256)));
+      device.run(sgdKernel(this.kind), params, { gradient: gradients[chunk], factor: this.clipping.factor, rates, value: values[chunk], ...velocity }, linearGrid(Math.ceil(count / 256)));
     }
   }
 }

@@ -1,0 +1,82 @@
+/**
+ * What replaying captured steps saves: time that the host spends on a training step (from its start until everything is submitted) and the step's wall time, by replay
+ * and by running every step anew, turn by turn on one machine, with the bits compared at the end.
+ *
+ *   npm run replay -- [--config small] [--batch N] [--size N] [--steps N] [--rounds N]
+ */
+import { parseArgs } from 'node:util';
+import { Random, type Device } from '../engine/index.ts';
+import { openDevice } from '../engine/node.ts';
+import { DynamicSparseRCNN } from '../model/index.ts';
+import { loadConfig } from '../training/recipe.ts';
+import { formatTable } from '../training/report.ts';
+import { TrainingStep } from '../training/step.ts';
+
+const { values } = parseArgs({ options: {
+  config: { type: 'string', default: 'small' }, batch: { type: 'string' }, size: { type: 'string', default: '96' }, steps: { type: 'string', default: '12' }, rounds: { type: 'string', default: '3' },
+} });
+const [size, steps, rounds] = [values.size, values.steps, values.rounds].map(Number);
+const { config } = loadConfig({ config: values.config, set: values.batch === undefined ? [] : [`training.batchSize=${values.batch}`] });
+
+const random = new Random(3);
+const images = Array.from({ length: config.training.batchSize }, () => ({ data: Uint8Array.from({ length: size * size * 3 }, () => random.integer(256)), width: size, height: size }));
+const targets = images.map(() => ({ boxes: Float32Array.from({ length: 16 }, (_, i) => size * ((i % 4 < 2 ? 0.1 : 0.5) + 0.05 * Math.floor(i / 4))), labels: Uint32Array.from([0, 1, 2, 3]) }));
+
+interface Way {
+  readonly label: string;
+  readonly device: Device;
+  readonly model: DynamicSparseRCNN;
+  readonly step: TrainingStep;
+  readonly host: number[];
+  readonly wall: number[];
+  readonly norms: number[];
+  dispatches: number;
+}
+
+async function open(label: string, replay: boolean): Promise<Way> {
+  const device = await openDevice();
+  const model = new DynamicSparseRCNN(device, config.model, 0);
+  return { label, device, model, step: new TrainingStep(device, model, { ...config.training, replay }), host: [], wall: [], norms: [], dispatches: 0 };
+}
+
+/** As training does it: the numbers of a step are read while the next one runs. */
+async function run(way: Way, count: number, warm: boolean): Promise<void> {
+  const { device, step } = way;
+  let pending: Promise<unknown> = Promise.resolve();
+  let last = performance.now();
+  for (let i = 0; i < count; i++) {
+    const before = device.dispatches;
+    const start = performance.now();
+    const { passes, norm } = await step.run(async () => ({ images, targets }), { learningRate: 1e-4, temperature: 5 });
+    const host = performance.now() - start;
+    way.dispatches = device.dispatches - before;
+    const previous = pending;
+    pending = norm.item().then((value) => {
+      way.norms.push(value);
+      for (const tensor of [norm, ...passes.flatMap(({ parts, positives }) => [parts, positives])]) tensor.dispose();
+    });
+    await previous;
+    const now = performance.now();
+    if (!warm && i > 0) {
+      way.host.push(host);
+      way.wall.push(now - last);
+    }
+    last = now;
+  }
+  await pending;
+}
+
+const median = (list: readonly number[]): number => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)];
+const ways = [await open('anew', false), await open('replayed', true)];
+for (const way of ways) await run(way, 4, true);
+for (let round = 0; round < rounds; round++) for (const way of ways) await run(way, steps, false);
+console.log(`${config.preset}, batch ${config.training.batchSize} of ${size} x ${size}, on ${ways[0].device.info.description}; medians of ${ways[0].wall.length} steps`);
+console.log(formatTable(['step', 'dispatches', 'host ms', 'least', 'wall ms', 'least', 'host share %', 'live MB', 'peak MB'], ways.map(({ label, device, host, wall, dispatches }) => {
+  const { liveBytes, peakBytes } = device.memory();
+  return [label, String(dispatches), median(host).toFixed(1), Math.min(...host).toFixed(1), median(wall).toFixed(1), Math.min(...wall).toFixed(1), (100 * median(host) / median(wall)).toFixed(1), (liveBytes / 1e6).toFixed(1), (peakBytes / 1e6).toFixed(1)];
+})));
+const { capturedBytes } = ways[1].device.memory();
+for (const { dispatches, transfers, bytes } of ways[1].step.captures) console.log(`captured: ${dispatches} dispatches, ${transfers} copies and clears, ${(bytes / 1e6).toFixed(1)} MB in use at most of ${(capturedBytes / 1e6).toFixed(1)} MB reserved`);
+const [weightsA, weightsB] = await Promise.all(ways.map(async ({ model }) => Buffer.concat([...(await model.save()).values()].map(({ data }) => Buffer.from(data.buffer, data.byteOffset, data.byteLength)))));
+console.log(`weights and gradient norms are ${weightsA.equals(weightsB) && ways[0].norms.join() === ways[1].norms.join() ? 'the same bits' : 'DIFFERENT'}`);
+for (const { device } of ways) device.destroy();

@@ -1,0 +1,93 @@
+/**
+ * A batch on the device: all that a forward pass and its losses take from the host, in tensors whose values can be overwritten. Batches of one shape can
+ * use the same tensors one after the other, as replaying a captured step wants it; numbers that vary from batch to batch are values here and never parameters of kernels.
+ *
+ * Glossary: B images, M rows of ground truths of an image (padded).
+ */
+import { packedWords, packImages, paddedSize, type Device, type ImageData, type Tensor } from '../engine/index.ts';
+import { packTargets, targetRows, type ImageTargets, type Targets } from './matching.ts';
+
+/** Height and width of the network's input are multiples of this: the stride of P5. */
+const DIVISOR = 32;
+
+/** What decides the shapes of a step. Batches of equal shape give the same work on the device. */
+export interface BatchShape {
+  /** B. */
+  readonly images: number;
+  /** Of the padded batch, pixels. */
+  readonly height: number;
+  readonly width: number;
+  /** M; 0 without ground truths. */
+  readonly rows: number;
+  /** Whether some image has float values: they take four times the memory of bytes. */
+  readonly floats: boolean;
+}
+
+/** The shape of a batch: images padded to a common size, objects to the next of 8, 16, 32, ... rows. */
+export function batchShape(images: readonly ImageData[], targets?: readonly ImageTargets[]): BatchShape {
+  const [height, width] = paddedSize(images, { divisor: DIVISOR });
+  return { images: images.length, height, width, rows: targets ? targetRows(targets) : 0, floats: images.some(({ data }) => data instanceof Float32Array) };
+}
+
+/** One word for a shape. */
+export const shapeKey = ({ images, height, width, rows, floats }: BatchShape): string => `${images}x${height}x${width}x${rows}${floats ? 'f' : ''}`;
+
+export class Batch {
+  /** u32: images as `packImages` lays them out. */
+  readonly packed: Tensor;
+  /** [B, 4]: width, height, width, height of the unpadded images, pixels. */
+  readonly sizes: Tensor;
+  /** [1]: 1 / temperature of the softmax over experts. */
+  readonly inverseTemperature: Tensor;
+  private readonly objects: Omit<Targets, 'highestLabel' | 'sizes'> | null;
+  private readonly staging: Uint32Array<ArrayBuffer>;
+  private highestLabel = -1;
+
+  /** @param classes labels must be below it */
+  constructor(private readonly device: Device, readonly shape: BatchShape, private readonly classes: number) {
+    const { images, height, width, rows, floats } = shape;
+    this.staging = new Uint32Array(packedWords(images, height, width, floats));
+    this.packed = device.empty([this.staging.length], 'u32');
+    this.sizes = device.empty([images, 4]);
+    this.inverseTemperature = device.empty([1]);
+    this.objects = rows === 0 ? null : {
+      labels: device.empty([images, rows], 'u32'), boxes: device.empty([images, rows, 4]), counts: device.empty([images], 'u32'), maxObjects: rows,
+    };
+  }
+
+  /** The ground truths. Throws where the shape has none. */
+  get targets(): Targets {
+    if (!this.objects) throw new Error('Batch: has no ground truths: its shape was made without targets');
+    return { ...this.objects, sizes: this.sizes, highestLabel: this.highestLabel };
+  }
+
+  /** Overwrites the images and the temperature. Throws where the images have another shape than the batch. */
+  writeImages(images: readonly ImageData[], temperature: number): void {
+    const { device, shape } = this;
+    const given = shapeKey({ ...batchShape(images), rows: shape.rows }), expected = shapeKey(shape);
+    if (given !== expected) throw new RangeError(`Batch: images must make a batch of shape ${expected}, got ${given}`);
+    if (!(temperature > 0)) throw new RangeError(`Batch: temperature must be > 0, got ${temperature}`);
+    device.write(this.packed, packImages(images, this.staging));
+    device.write(this.sizes, Float32Array.from(images.flatMap(({ width, height }) => [width, height, width, height])));
+    device.write(this.inverseTemperature, Float32Array.of(1 / temperature));
+  }
+
+  /** Overwrites all. Throws where images or objects do not fit the batch's shape, naming what is wrong. */
+  write(images: readonly ImageData[], targets: readonly ImageTargets[], temperature: number): void {
+    const { device, objects, classes } = this;
+    if (!objects) throw new Error('Batch: has no ground truths: its shape was made without targets');
+    if (targets.length !== images.length) throw new RangeError(`Batch: targets must be of ${images.length} images, got ${targets.length}`);
+    const { labels, boxes, counts, highestLabel } = packTargets('Batch', targets, objects.maxObjects);
+    if (highestLabel >= classes) throw new RangeError(`Batch: labels must be below the model's ${classes} classes, got ${highestLabel}`);
+    this.highestLabel = highestLabel;
+    this.writeImages(images, temperature);
+    device.write(objects.labels, labels);
+    device.write(objects.boxes, boxes);
+    device.write(objects.counts, counts);
+  }
+
+  dispose(): void {
+    for (const tensor of [this.packed, this.sizes, this.inverseTemperature]) tensor.dispose();
+    if (this.objects) for (const tensor of [this.objects.labels, this.objects.boxes, this.objects.counts]) tensor.dispose();
+  }
+}

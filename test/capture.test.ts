@@ -1,0 +1,414 @@
+/** Capture and replay: a replayed step is the step itself, bit for bit, at no cost of memory that grows, and what cannot be replayed says so. */
+import { describe, expect, test } from 'vitest';
+import { AdamW, add, affine, backward, CaptureCache, matmul, mean, Random, SGD, square, sub, sum, type Device, type ImageData, type NamedParameter, type Tensor } from '../engine/index.ts';
+import { batchShape, DynamicSparseRCNN, MODEL_PRESETS, type ImageTargets } from '../model/index.ts';
+import { presetConfig, type TrainingConfig } from '../training/recipe.ts';
+import { TrainingStep } from '../training/step.ts';
+import { testDevices } from './devices.ts';
+
+const devices = await testDevices();
+const { device } = devices[0];
+const live = (): number => device.memory().liveBytes;
+const values = async (tensor: Tensor): Promise<number[]> => Array.from(await tensor.read());
+
+describe('a capture', () => {
+  test('runs once, and replays from the values that its inputs have then', async () => {
+    const before = live();
+    const x = device.tensor([1, 2, 3]);
+    const y = device.tensor([0, 0, 0]);
+    const capture = device.capture(() => {
+      device.copy(affine(x, 2), y);
+      return { double: affine(x, 2), shifted: [add(affine(x, 2), device.tensor([10, 20, 30]))] };
+    });
+    const { double, shifted: [shifted] } = capture.outputs;
+    expect(await values(double)).toEqual([2, 4, 6]);
+    for (const input of [[5, 6, 7], [-1, 0, 1]]) {
+      device.write(x, Float32Array.from(input));
+      capture.replay();
+      expect(await values(double)).toEqual(input.map((v) => 2 * v));
+      expect(await values(shifted)).toEqual(input.map((v, i) => 2 * v + 10 * (i + 1)));
+      expect(await values(y)).toEqual(input.map((v) => 2 * v));
+    }
+    capture.dispose();
+    expect(double.disposed).toBe(true);
+    expect(() => capture.replay()).toThrow('replay: the capture was disposed');
+    x.dispose();
+    y.dispose();
+    expect(live()).toBe(before);
+  });
+
+  test('of more dispatches than one buffer of params holds replays them all', async () => {
+    const x = device.tensor([0]);
+    const capture = device.capture(() => {
+      let y = x;
+      for (let i = 0; i < 2500; i++) y = affine(y, 1, i % 2);
+      return y;
+    });
+    device.write(x, Float32Array.of(7));
+    capture.replay();
+    expect(await capture.outputs.item()).toBe(1257);
+    expect(capture.report.dispatches).toBe(2500);
+    capture.dispose();
+    x.dispose();
+  });
+
+  test('stays clear of the memory of everything else, before and after', async () => {
+    const x = device.tensor(new Random(1).normalArray(5000));
+    const scratch = (): Tensor => device.scope(() => [1, 2, 3, 4].reduce((y, k) => add(square(y), affine(y, k)), x as Tensor));
+    const plain = scratch();
+    const expected = await values(plain);
+    plain.dispose();
+    const capture = device.capture(scratch);
+    const others = Array.from({ length: 30 }, (_, i) => device.tensor(new Float32Array(5000).fill(i)));
+    const during = live();
+    for (let i = 0; i < 20; i++) capture.replay();
+    expect(live()).toBe(during);
+    expect(await values(capture.outputs)).toEqual(expected);
+    for (const [i, other] of others.entries()) expect(new Set(await values(other))).toEqual(new Set([i]));
+    for (const tensor of [...others, x]) tensor.dispose();
+    capture.dispose();
+  });
+
+  test('shares memory with other captures, but not its outputs', async () => {
+    const before = live();
+    const x = device.tensor(new Random(1).normalArray(50_000));
+    const chain = (factor: number) => (): Tensor => {
+      let y: Tensor = x;
+      for (let i = 0; i < 6; i++) y = device.scope(() => add(affine(y, factor), affine(x, 1)));
+      return sum(y);
+    };
+    const factors = [0.5, 1, 2];
+    const expected: number[] = [];
+    for (const factor of factors) {
+      const plain = device.scope(chain(factor));
+      expected.push(await plain.item());
+      plain.dispose();
+    }
+    const captures = [device.capture(chain(factors[0]))];
+    const one = device.memory().capturedBytes;
+    captures.push(...factors.slice(1).map((factor) => device.capture(chain(factor))));
+    expect(one).toBeGreaterThan(0);
+    expect(device.memory().capturedBytes).toBe(one);
+    expect(captures[0].report.bytes).toBeLessThanOrEqual(one);
+    for (const i of [1, 0, 2, 0]) captures[i].replay();
+    for (const [i, { outputs }] of captures.entries()) expect(await outputs.item()).toBe(expected[i]);
+    captures[0].dispose();
+    captures[2].replay();
+    expect(await captures[2].outputs.item()).toBe(expected[2]);
+    captures[2].dispose();
+    captures[1].dispose();
+    x.dispose();
+    expect(device.memory().capturedBytes).toBe(0);
+    expect(live()).toBe(before);
+  });
+
+  test('holds on to tensors from outside that are disposed', async () => {
+    const before = live();
+    const x = device.tensor([1, 2]);
+    const capture = device.capture(() => affine(x, 3));
+    x.dispose();
+    const other = device.tensor([50, 60]);
+    capture.replay();
+    expect(await values(capture.outputs)).toEqual([3, 6]);
+    expect(await values(other)).toEqual([50, 60]);
+    other.dispose();
+    capture.dispose();
+    expect(live()).toBe(before);
+  });
+
+  test('gives what its body keeps, and gradients it leaves, memory of their own', async () => {
+    const before = live();
+    const x = device.parameter(Float32Array.of(1, 2), [2]), target = device.tensor([0, 0]);
+    let cache: Tensor | null = null;
+    const capture = device.capture(() => {
+      cache ??= device.keep(affine(target, 1, 5));
+      backward(sum(square(sub(x, target))));
+    });
+    const other = device.capture(() => affine(affine(target, 0, 77), 1));
+    device.write(target, Float32Array.of(1, 1));
+    capture.replay();
+    other.replay();
+    expect(await values(x.grad!)).toEqual([0, 2]);
+    expect(await values(cache!)).toEqual([6, 6]);
+    for (const each of [capture, other]) each.dispose();
+    expect(await values(cache!)).toEqual([6, 6]);
+    x.zeroGrad();
+    for (const tensor of [x, target, cache!]) tensor.dispose();
+    expect(live()).toBe(before);
+  });
+
+  test('asks the host for what varies in eachTime', async () => {
+    const rate = device.tensor([0]);
+    let now = 1;
+    const capture = device.capture(() => {
+      const early = affine(rate, 1);
+      device.eachTime(() => device.write(rate, Float32Array.of(now)));
+      return [early, affine(rate, 10)];
+    });
+    expect(await capture.outputs[1].item()).toBe(10);
+    now = 2;
+    capture.replay();
+    expect(await capture.outputs[0].item()).toBe(2); // before all recorded work
+    expect(await capture.outputs[1].item()).toBe(20);
+    capture.dispose();
+    rate.dispose();
+  });
+
+  test('refuses to read, to wait, and other captures inside; what fails leaves nothing behind', async () => {
+    const before = live();
+    const x = device.tensor([1, 2]);
+    const reads: Promise<unknown>[] = [];
+    expect(() => device.capture(() => {
+      reads.push(affine(x, 2).read().catch((error: Error) => error.message));
+    })).toThrow('capture: reading a tensor of shape [2] cannot be recorded');
+    expect(() => device.capture(() => {
+      reads.push(device.synchronize().catch((error: Error) => error.message));
+    })).toThrow('capture: waiting for the device cannot be recorded');
+    for (const message of await Promise.all(reads)) expect(message).toMatch(/^capture: .* do it before or after$/);
+    expect(() => device.capture(() => device.capture(() => affine(x, 2)))).toThrow('capture: a capture is being recorded already');
+    const good = device.capture(() => affine(x, 2));
+    expect(() => device.capture(() => good.replay())).toThrow('replay: a capture cannot be replayed while another is being recorded');
+    expect(() => device.capture(() => {
+      affine(x, 3);
+      throw new Error('on purpose');
+    })).toThrow('on purpose');
+    good.replay();
+    expect(await values(good.outputs)).toEqual([2, 4]);
+    good.dispose();
+    x.dispose();
+    expect(live()).toBe(before);
+  });
+});
+
+describe('a capture cache', () => {
+  test('runs a shape plainly, then captures, then replays, and drops the one not used for longest', async () => {
+    const before = live();
+    let bodies = 0, inputs = 0;
+    const cache = new CaptureCache(device, ({ x }: { x: Tensor; dispose(): void }) => {
+      bodies++;
+      return affine(x, 2, 1);
+    }, { capacity: 2 });
+    const run = async (size: number, value: number): Promise<void> => {
+      const output = cache.run(String(size), () => {
+        inputs++;
+        const x = device.empty([size]);
+        return { x, dispose: () => { inputs--; x.dispose(); } };
+      }, ({ x }) => device.write(x, new Float32Array(size).fill(value)));
+      expect(await values(output)).toEqual(new Array<number>(size).fill(2 * value + 1));
+    };
+    const bodiesOf = async (size: number): Promise<number> => {
+      const earlier = bodies;
+      await run(size, bodies);
+      return bodies - earlier;
+    };
+    const counts: number[] = [];
+    for (const size of [3, 3, 3, 4, 4, 3, 4, 5, 5, 5, 4, 3, 3]) counts.push(await bodiesOf(size));
+    //                    plain, captured, replayed; ... at 5 the capture of 3 goes, which comes again in the end
+    expect(counts).toEqual([1, 1, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 0]);
+    expect(inputs).toBe(2);
+    expect(cache.reports).toHaveLength(2);
+    cache.dispose();
+    expect(inputs).toBe(0);
+    expect(live()).toBe(before);
+    const never = new CaptureCache(device, () => { bodies++; }, { enabled: false });
+    const earlier = bodies;
+    for (let i = 0; i < 5; i++) never.run('same', () => ({ dispose: () => undefined }), () => undefined);
+    expect(bodies - earlier).toBe(5);
+  });
+});
+
+describe('an optimiser', () => {
+  const make = (): { x: Tensor; parameters: NamedParameter[] } => {
+    const parameters = [[7, 5], [5], [3]].map((shape, i) => ({ name: `p${i}`, tensor: device.parameter(new Random(1, i).normalArray(shape.reduce((a, b) => a * b, 1)), shape) }));
+    return { x: device.tensor(new Random(2).normalArray(28), [4, 7]), parameters };
+  };
+  const free = (parameters: readonly NamedParameter[], x: Tensor): void => {
+    for (const { tensor } of parameters) {
+      tensor.zeroGrad();
+      tensor.dispose();
+    }
+    x.dispose();
+  };
+  /** The third parameter gets no gradient. */
+  const loss = ([weight, bias]: readonly NamedParameter[], x: Tensor): Tensor => mean(square(add(matmul(x, weight.tensor), bias.tensor)));
+  const kinds = [['AdamW', (p: NamedParameter[]) => new AdamW(p, { weightDecay: 0.1 })], ['SGD', (p: NamedParameter[]) => new SGD(p, { momentum: 0.9, weightDecay: 0.1 })]] as const;
+
+  test.each(kinds)('%s replayed with another learning rate each time, and with gradients put aside, gives the bits of stepping anew', async (_, create) => {
+    const results: number[][][] = [];
+    for (const replay of [false, true]) {
+      const { x, parameters } = make();
+      const optimizer = create(parameters);
+      let learningRate = 0;
+      const whole = (): void => {
+        backward(loss(parameters, x));
+        optimizer.step({ learningRate: () => learningRate, maxGradientNorm: 0.5 });
+        optimizer.zeroGrad();
+      };
+      const pass = (): void => {
+        backward(loss(parameters, x));
+        optimizer.accumulate();
+      };
+      const update = (): void => {
+        optimizer.step({ learningRate: () => learningRate, maxGradientNorm: 0.5, gradientScale: 0.5 });
+        optimizer.zeroGrad();
+      };
+      const captures = new Map<() => void, { replay(): void; dispose(): void }>();
+      const run = (body: () => void, name = body): void => {
+        if (!replay) device.graphScope(body);
+        else if (captures.has(name)) captures.get(name)!.replay();
+        else captures.set(name, device.capture(body));
+      };
+      const later = (): void => undefined;
+      for (let step = 0; step < 8; step++) {
+        learningRate = 0.1 / (1 + step);
+        device.write(x, new Random(3, step).normalArray(28));
+        if (step % 2 === 0) run(whole);
+        else {
+          run(pass);
+          device.write(x, new Random(4, step).normalArray(28));
+          run(pass, later);
+          run(update);
+        }
+      }
+      const { step, tensors } = await optimizer.state();
+      expect(step).toBe(8);
+      results.push([...await Promise.all(parameters.map(({ tensor }) => values(tensor))), ...[...tensors.values()].map(({ data }) => Array.from(data))]);
+      for (const capture of captures.values()) capture.dispose();
+      optimizer.dispose();
+      free(parameters, x);
+    }
+    expect(results[1]).toEqual(results[0]);
+  });
+
+  test('says so where a replay does not fit what was done in between', () => {
+    const { x, parameters } = make();
+    const optimizer = new AdamW(parameters);
+    const pass = (body: () => Tensor) => device.capture(() => {
+      backward(body());
+      optimizer.accumulate();
+    });
+    const first = pass(() => loss(parameters, x));
+    expect(() => first.replay()).toThrow("AdamW: a captured accumulate was replayed where p0 had a gradient put aside, unlike at the capture");
+    const step = device.capture(() => {
+      optimizer.step({ learningRate: 1e-3 });
+      optimizer.zeroGrad();
+    });
+    expect(() => step.replay()).toThrow('AdamW: a step captured with 2 gradients put aside was replayed with 0');
+    device.scope(() => {
+      backward(sum(square(parameters[0].tensor)));
+      optimizer.step({ learningRate: 1e-3 });
+      optimizer.zeroGrad();
+    });
+    first.replay();
+    expect(() => step.replay()).toThrow('AdamW: p0 has had 2 updates and p1 1, which were as many when the step was captured: capture it anew');
+    for (const capture of [first, step]) capture.dispose();
+    optimizer.dispose();
+    free(parameters, x);
+  });
+});
+
+interface Sample {
+  readonly images: ImageData[];
+  readonly targets: ImageTargets[];
+}
+
+/** A batch of two images; `large` ones have other sizes and more objects: other shapes on the device. */
+function sample(seed: number, large: boolean): Sample {
+  const random = new Random(9, seed);
+  const sizes = [[large ? 90 : 60, 50], [40, large ? 33 : 64]];
+  return {
+    images: sizes.map(([width, height]) => ({ data: Uint8Array.from({ length: width * height * 3 }, () => random.integer(256)), width, height })),
+    targets: [0, large ? 11 : 3].map((most) => {
+      const objects = most === 0 ? random.integer(3) : most;
+      return { labels: Uint32Array.from({ length: objects }, () => random.integer(4)), boxes: Float32Array.from({ length: 4 * objects }, (_, i) => (i % 4 < 2 ? 2 : 20) + random.integer(12)) };
+    }),
+  };
+}
+
+type Changes = Partial<TrainingConfig> & { readonly gradientCheckpointing?: boolean };
+
+/** Trains from the same weights on the same batches; returns everything that a training leaves, as bytes. */
+async function trainBits(on: Device, { gradientCheckpointing = false, ...changes }: Changes, passes: readonly boolean[]): Promise<{ bits: string[]; captures: number; live: number[] }> {
+  const training: TrainingConfig = { ...presetConfig('tiny').training, ...changes };
+  const model = new DynamicSparseRCNN(on, { ...MODEL_PRESETS.tiny, numClasses: 4, gradientCheckpointing }, 5);
+  const step = new TrainingStep(on, model, training);
+  const bits: string[] = [];
+  const hex = async (tensor: Tensor): Promise<string> => Buffer.from(await on.readBytes(tensor)).toString('hex');
+  const live: number[] = [];
+  let at = 0;
+  while (at < passes.length) {
+    const first = at;
+    const { passes: statistics, norm } = await step.run(async () => sample(at, passes[at++]), { learningRate: 1e-3 / (1 + first), temperature: 1 + 9 / (1 + first) });
+    for (const tensor of [norm, ...statistics.flatMap(({ parts, positives }) => [parts, positives])]) {
+      bits.push(await hex(tensor));
+      tensor.dispose();
+    }
+    live.push(on.memory().liveBytes);
+  }
+  for (const { data } of (await model.save()).values()) bits.push(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('hex'));
+  for (const { data } of (await step.optimizer.state()).tensors.values()) bits.push(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('hex'));
+  const captures = step.captures.length;
+  step.dispose();
+  model.dispose();
+  return { bits, captures, live };
+}
+
+/** Two shapes in turns, each run plainly, captured and replayed: as the only pass of a step, and as the first and the second of two. */
+const SHAPES = [false, true, false, true, false, true, true, false, true, false, true, false];
+
+describe.each(devices)('training, $label', ({ device: on }) => {
+  const cases: [string, Changes, number][] = [['AdamW', {}, 2], ['SGD over two passes a step, with gradient checkpointing', { gradientCheckpointing: true, accumulation: 2, optimizer: 'sgd', clipNorm: 0 }, 5]];
+  test.each(cases)('by %s, replayed, gives the bits of training step by step, with rates and temperatures that change', async (_, changes, captures) => {
+    const before = on.memory().liveBytes;
+    const plain = await trainBits(on, { ...changes, replay: false }, SHAPES);
+    const replayed = await trainBits(on, { ...changes, replay: true }, SHAPES);
+    expect(plain.captures).toBe(0);
+    expect(replayed.captures).toBe(captures);
+    expect(replayed.bits.length).toBeGreaterThan(100);
+    expect(replayed.bits.map((text, i) => text === plain.bits[i])).toEqual(plain.bits.map(() => true));
+    expect(on.memory().liveBytes).toBe(before);
+  });
+});
+
+test('training does not grow while it replays', async () => {
+  const { live: bytes, captures } = await trainBits(device, {}, [...SHAPES, ...SHAPES]);
+  expect(captures).toBe(2);
+  expect(new Set(bytes.slice(5)).size).toBe(1);
+});
+
+test('results do not depend on how far objects are padded', async () => {
+  const model = new DynamicSparseRCNN(device, { ...MODEL_PRESETS.tiny, numClasses: 4 }, 5);
+  const { images, targets } = sample(1, true);
+  const shape = batchShape(images, targets);
+  expect(shape.rows).toBe(16);
+  const runs: string[][] = [];
+  for (const rows of [16, 64]) {
+    const batch = model.batch({ ...shape, rows });
+    batch.write(images, targets, 3);
+    const parts = device.scope(() => {
+      const losses = model.lossOf(batch);
+      backward(losses.total);
+      return losses.parts.detach();
+    });
+    runs.push(await Promise.all([parts, ...model.trainable().map(({ tensor }) => tensor.grad!)].map(async (tensor) => Buffer.from(await device.readBytes(tensor)).toString('hex'))));
+    for (const { tensor } of model.trainable()) tensor.zeroGrad();
+    parts.dispose();
+    batch.dispose();
+  }
+  expect(runs[1]).toEqual(runs[0]);
+  model.dispose();
+});
+
+test('a batch refuses what does not fit its shape, by name', () => {
+  const model = new DynamicSparseRCNN(device, { ...MODEL_PRESETS.tiny, numClasses: 4 }, 5);
+  const { images, targets } = sample(1, false);
+  const batch = model.batch(batchShape(images, targets));
+  const box = Float32Array.of(1, 2, 3, 4);
+  expect(() => batch.write(sample(1, true).images, targets, 1)).toThrow('Batch: images must make a batch of shape 2x64x64x8, got 2x64x96x8');
+  expect(() => batch.write(images, [targets[0], { labels: [4], boxes: box }], 1)).toThrow("Batch: labels must be below the model's 4 classes, got 4");
+  expect(() => batch.write(images, [targets[0], { labels: new Uint32Array(9), boxes: new Float32Array(36) }], 1)).toThrow('Batch: image 1 must have at most 8 objects, got 9');
+  expect(() => batch.write(images, targets.slice(1), 1)).toThrow('Batch: targets must be of 2 images, got 1');
+  expect(() => batch.write(images, targets, 0)).toThrow('Batch: temperature must be > 0, got 0');
+  batch.dispose();
+  model.dispose();
+});
