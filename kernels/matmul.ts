@@ -25,9 +25,6 @@ export interface MatmulTile {
   readonly columns: number;
 }
 
-/** Products that are added one after the other; longer sums are sums of such sums, which rounds less. */
-const CHAIN = 256;
-
 /** The k that a chunk of a sum split over workgroups must be a multiple of. */
 export const K_ALIGNMENT = 16;
 
@@ -142,7 +139,6 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     return `let ${s} = ${valueA(row, step)}; ${terms.join(' ')}`;
   }).join('\n')).join('\n');
 
-  const each = (statement: (sum: string) => string): string => range(rows).map((row) => range(vectors).map((j) => statement(`${row}_${j}`)).join(' ')).join('\n  ');
   const biasLoads = range(vectors).map((j) => {
     if (!hasBias(epilogue)) return '';
     if (transposedB) return `let bias${j} = bias[min(column0 + ${j * lanes}u + lane, p.n - 1u)];`;
@@ -174,18 +170,14 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     module: `${operandLoader('A', access)}\n${operandLoader('B', access)}`,
     body: `${tilePlacement(tile)}
   ${[...placeA, ...placeB].join('\n  ')}
-  ${each((sum) => `var total${sum} = ${type}();`)}
-  for (var first = k0; first < k1; first += ${CHAIN}u) {
-    ${each((sum) => `var c${sum} = ${type}();`)}
-    for (var k = first; k < min(k1, first + ${CHAIN}u); k += 4u) {
+  ${range(rows).map((row) => range(vectors).map((j) => `var c${row}_${j} = ${type}();`).join(' ')).join('\n  ')}
+  for (var k = k0; k < k1; k += 4u) {
 ${[...loadsA, ...loadsB].join('\n')}
 ${products}
-    }
-    ${each((sum) => `total${sum} += c${sum};`)}
   }
   ${biasLoads.filter((line) => line !== '').join('\n  ')}
   // Stored in a loop over a local array: unrolled, the stores would be most of the code.
-  var sums = array<${type}, ${rows * vectors}>(${range(rows).flatMap((row) => range(vectors).map((j) => `total${row}_${j}`)).join(', ')});
+  var sums = array<${type}, ${rows * vectors}>(${range(rows).map((row) => range(vectors).map((j) => `c${row}_${j}`).join(', ')).join(', ')});
   let rows = min(${rows}u, p.m - row0);
   for (var r = 0u; r < rows; r++) {
     let line = z * p.m + row0 + r;

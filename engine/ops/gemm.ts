@@ -49,6 +49,8 @@ const TILE_COST: Readonly<Record<SubgroupAccess, Readonly<Record<TileSize, numbe
 const COPY_COST = 20;
 /** A slice of K shorter than this is not worth storing its partial products. */
 const SHORTEST_SLICE = 256;
+/** Longer sums are split whatever the device, because a sum of sums rounds less than one long chain of additions. */
+const LONGEST_CHAIN = 1024;
 
 /** The least padded work, counted as if a device that is not kept busy ran that much longer. */
 function plan(tiles: Readonly<Partial<Record<TileSize, MatmulTile>>>, costs: Readonly<Record<TileSize, number>>, wanted: number, { m, n, k, batch }: { m: number; n: number; k: number; batch: number }): Plan {
@@ -56,7 +58,7 @@ function plan(tiles: Readonly<Partial<Record<TileSize, MatmulTile>>>, costs: Rea
     const tile = tiles[size];
     if (!tile) return [];
     const groups = Math.ceil(m / tile.rows) * Math.ceil(n / tile.columns) * batch;
-    const slices = Math.max(1, Math.min(Math.ceil(wanted / groups), Math.floor(k / SHORTEST_SLICE)));
+    const slices = Math.max(Math.ceil(k / LONGEST_CHAIN), Math.min(Math.ceil(wanted / groups), Math.floor(k / SHORTEST_SLICE)), 1);
     const idle = Math.max(1, wanted / (groups * slices));
     return [{ size, tile, slices, cost: groups * tile.rows * tile.columns * idle * costs[size] }];
   });
