@@ -14,7 +14,8 @@ function expectTensors(file: CheckpointFile, name: string): void {
     const got = file.tensors.get(tensor);
     expect(got?.shape, tensor).toEqual(shape);
     // Bits, so that -0 and 0 differ.
-    expect(Buffer.from(new Uint8Array(got!.data.buffer)).equals(Buffer.from(data, 'base64')), tensor).toBe(true);
+    const { buffer, byteOffset, byteLength } = got!.data;
+    expect(Buffer.from(buffer, byteOffset, byteLength).equals(Buffer.from(data, 'base64')), tensor).toBe(true);
   }
 }
 
