@@ -2,8 +2,8 @@
  * Multi-head scaled dot-product attention (Vaswani et al., 2017) without the N x N matrix in memory: online softmax (Milakov and Gimelshein, 2018),
  * and in the gradient the probabilities anew from the saved log-sum-exp of each row (Dao et al., FlashAttention, 2022).
  *
- * A lane holds one row (a query; in the gradient by keys and values a key) in registers and meets the other rows one by one; these are staged in
- * workgroup memory, block by block. On software adapters that costs a third less than loading each from its buffer; shuffling rows between lanes would
+ * A lane holds one or two rows (queries; in the gradient by keys and values keys) in registers and meets the other rows one by one; these are staged in
+ * workgroup memory, block by block, and each read serves all the rows that the lane holds. On software adapters that costs a third less than loading each from its buffer; shuffling rows between lanes would
  * need the block unrolled, which took lavapipe eight seconds to compile for heads of 32.
  * Rows are q, k, v behind one another, each with the heads side by side: qkv[b, n, (3, heads, size)].
  */
@@ -13,11 +13,14 @@ import { defineKernel, kernelFamily } from './kernel.ts';
 export const MAX_HEAD_SIZE = 64;
 /** Rows staged at once: two operands of the largest head take 8 KiB. */
 const BLOCK = 16;
-/** Lanes of a workgroup, each with a row of its own. */
+/** Lanes of a workgroup, each with rows of its own. */
 const LANES = 32;
 
+/** Rows that a lane holds: more would spill registers, and few tokens would leave lanes without any. */
+export const rowsOfALane = (tokens: number): 1 | 2 => (tokens > LANES ? 2 : 1);
+
 /** Workgroups that the rows of a head take. */
-export const attentionGroups = (tokens: number): number => Math.ceil(tokens / LANES);
+export const attentionGroups = (tokens: number): number => Math.ceil(tokens / (LANES * rowsOfALane(tokens)));
 
 const PARAMS = { tokens: 'u32', heads: 'u32', size: 'u32', scale: 'f32' } as const;
 const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
@@ -70,8 +73,6 @@ function rows(quads: number, sources: Readonly<Record<string, string>>, visit: s
 const PLACE = `
   let head = group.y % p.heads;
   let image = group.z;
-  let row = group.x * ${LANES}u + lane;
-  let own = min(row, p.tokens - 1u);
   let width = p.heads * p.size;
   let base = image * p.tokens * width * 3u + head * p.size; // of the queries of this head in qkv
   let outBase = image * p.tokens * width + head * p.size;
@@ -79,82 +80,89 @@ const PLACE = `
 
 const dotOf = (quads: number, own: string, other: string): string => range(quads).map((q) => `dot(${own}${q}, ${other}${q})`).join(' + ');
 
+/** The statements of each row that a lane holds, `text` with its number for every `#`. */
+const ofRows = (held: number, text: string): string => range(held).map((r) => text.replaceAll('#', String(r))).join('\n  ');
+const ownRows = (held: number): string => ofRows(held, `let row# = (group.x * ${held}u + #u) * ${LANES}u + lane; let own# = min(row#, p.tokens - 1u);`);
+
 /** Output rows and the log-sum-exp of each row's scores [B, heads, N]. Grid: (row blocks, heads, images). */
-export const attentionKernel = kernelFamily((size: number) => {
+export const attentionKernel = kernelFamily((size: number, held: 1 | 2) => {
   const quads = Math.ceil(size / 4);
   const io = access(size, ['qkv'], 'output');
-  const { module, loop } = rows(quads, { k: 'qkvAt(base + width + n * width * 3u, q)', v: 'qkvAt(base + width * 2u + n * width * 3u, q)' }, `
-      let score = ${dotOf(quads, 'q', 'k_')};
-      let peak = max(highest, score);
+  const { module, loop } = rows(quads, { k: 'qkvAt(base + width + n * width * 3u, q)', v: 'qkvAt(base + width * 2u + n * width * 3u, q)' }, ofRows(held, `
+      let score# = ${dotOf(quads, 'q#_', 'k_')};
+      let peak# = max(highest#, score#);
       // Exactly 1 while the highest score stays: exp(0) of some drivers is not, and the error would grow with every row.
-      let fade = select(exp(highest - peak), 1.0, score <= highest);
-      let e = exp(score - peak);
-      highest = peak;
-      total = total * fade + e;
-      ${range(quads).map((q) => `o${q} = o${q} * fade + e * v_${q};`).join(' ')}`);
+      let fade# = select(exp(highest# - peak#), 1.0, score# <= highest#);
+      let e# = exp(score# - peak#);
+      highest# = peak#;
+      total# = total# * fade# + e#;
+      ${range(quads).map((q) => `o#_${q} = o#_${q} * fade# + e# * v_${q};`).join(' ')}`));
   return defineKernel({
-    name: `attention_f32_head${size}`,
+    name: `attention_f32_head${size}_rows${held}`,
     workgroup: [LANES],
     params: PARAMS,
     buffers: { qkv: `read ${io.type}`, output: `write ${io.type}`, logSumExp: 'write f32' },
     module: `${io.text}\n${module}`,
     body: `${PLACE}
-  ${range(quads).map((q) => `let q${q} = qkvAt(base + own * width * 3u, ${q}u) * p.scale; var o${q} = vec4f();`).join('\n  ')}
-  var highest = -3e38;
-  var total = 0.0;
+  ${ownRows(held)}
+  ${ofRows(held, `${range(quads).map((q) => `let q#_${q} = qkvAt(base + own# * width * 3u, ${q}u) * p.scale; var o#_${q} = vec4f();`).join('\n  ')}
+  var highest# = -3e38;
+  var total# = 0.0;`)}
   ${loop}
-  if (row < p.tokens) {
-    ${range(quads).map((q) => `put(outBase + row * width, ${q}u, o${q} / total);`).join('\n    ')}
-    logSumExp[statistics + row] = highest + log(total);
-  }`,
+  ${ofRows(held, `if (row# < p.tokens) {
+    ${range(quads).map((q) => `put(outBase + row# * width, ${q}u, o#_${q} / total#);`).join('\n    ')}
+    logSumExp[statistics + row#] = highest# + log(total#);
+  }`)}`,
   });
 });
 
 /** Gradient by queries into the first third of each row of `gradient`; and the row dots of output and upstream gradient [B, heads, N]. */
-export const attentionQueryGradientKernel = kernelFamily((size: number) => {
+export const attentionQueryGradientKernel = kernelFamily((size: number, held: 1 | 2) => {
   const quads = Math.ceil(size / 4);
   const io = access(size, ['qkv', 'output', 'upstream'], 'gradient');
-  const { module, loop } = rows(quads, { k: 'qkvAt(base + width + n * width * 3u, q)', v: 'qkvAt(base + width * 2u + n * width * 3u, q)' }, `
-      let e = exp(${dotOf(quads, 'q', 'k_')} - lse) * (${dotOf(quads, 'u', 'v_')} - rowDot) * p.scale;
-      ${range(quads).map((q) => `d${q} += e * k_${q};`).join(' ')}`);
+  const { module, loop } = rows(quads, { k: 'qkvAt(base + width + n * width * 3u, q)', v: 'qkvAt(base + width * 2u + n * width * 3u, q)' }, ofRows(held, `
+      let e# = exp(${dotOf(quads, 'q#_', 'k_')} - lse#) * (${dotOf(quads, 'u#_', 'v_')} - rowDot#) * p.scale;
+      ${range(quads).map((q) => `d#_${q} += e# * k_${q};`).join(' ')}`));
   return defineKernel({
-    name: `attention_query_gradient_f32_head${size}`,
+    name: `attention_query_gradient_f32_head${size}_rows${held}`,
     workgroup: [LANES],
     params: PARAMS,
     buffers: { qkv: `read ${io.type}`, output: `read ${io.type}`, upstream: `read ${io.type}`, logSumExp: 'read f32', rowDots: 'write f32', gradient: `write ${io.type}` },
     module: `${io.text}\n${module}`,
     body: `${PLACE}
-  ${range(quads).map((q) => `let q${q} = qkvAt(base + own * width * 3u, ${q}u) * p.scale; let u${q} = upstreamAt(outBase + own * width, ${q}u); var d${q} = vec4f();`).join('\n  ')}
-  let rowDot = ${range(quads).map((q) => `dot(u${q}, outputAt(outBase + own * width, ${q}u))`).join(' + ')};
-  let lse = logSumExp[statistics + own];
+  ${ownRows(held)}
+  ${ofRows(held, `${range(quads).map((q) => `let q#_${q} = qkvAt(base + own# * width * 3u, ${q}u) * p.scale; let u#_${q} = upstreamAt(outBase + own# * width, ${q}u); var d#_${q} = vec4f();`).join('\n  ')}
+  let rowDot# = ${range(quads).map((q) => `dot(u#_${q}, outputAt(outBase + own# * width, ${q}u))`).join(' + ')};
+  let lse# = logSumExp[statistics + own#];`)}
   ${loop}
-  if (row < p.tokens) {
-    ${range(quads).map((q) => `put(base + row * width * 3u, ${q}u, d${q});`).join('\n    ')}
-    rowDots[statistics + row] = rowDot;
-  }`,
+  ${ofRows(held, `if (row# < p.tokens) {
+    ${range(quads).map((q) => `put(base + row# * width * 3u, ${q}u, d#_${q});`).join('\n    ')}
+    rowDots[statistics + row#] = rowDot#;
+  }`)}`,
   });
 });
 
 /** Gradient by keys and values into the second and last third of each row of `gradient`. */
-export const attentionKeyValueGradientKernel = kernelFamily((size: number) => {
+export const attentionKeyValueGradientKernel = kernelFamily((size: number, held: 1 | 2) => {
   const quads = Math.ceil(size / 4);
   const io = access(size, ['qkv', 'upstream'], 'gradient');
-  const { module, loop } = rows(quads, { q: 'qkvAt(base + n * width * 3u, q)', u: 'upstreamAt(outBase + n * width, q)' }, `
-      let e = exp(${dotOf(quads, 'k', 'q_')} - logSumExp[statistics + n]);
-      let f = e * (${dotOf(quads, 'v', 'u_')} - rowDots[statistics + n]) * p.scale;
-      ${range(quads).map((q) => `dv${q} += e * u_${q}; dk${q} += f * q_${q};`).join(' ')}`);
+  const { module, loop } = rows(quads, { q: 'qkvAt(base + n * width * 3u, q)', u: 'upstreamAt(outBase + n * width, q)' }, ofRows(held, `
+      let e# = exp(${dotOf(quads, 'k#_', 'q_')} - logSumExp[statistics + n]);
+      let f# = e# * (${dotOf(quads, 'v#_', 'u_')} - rowDots[statistics + n]) * p.scale;
+      ${range(quads).map((q) => `dv#_${q} += e# * u_${q}; dk#_${q} += f# * q_${q};`).join(' ')}`));
   return defineKernel({
-    name: `attention_key_value_gradient_f32_head${size}`,
+    name: `attention_key_value_gradient_f32_head${size}_rows${held}`,
     workgroup: [LANES],
     params: PARAMS,
     buffers: { qkv: `read ${io.type}`, upstream: `read ${io.type}`, logSumExp: 'read f32', rowDots: 'read f32', gradient: `write ${io.type}` },
     module: `${io.text}\n${module}`,
     body: `${PLACE}
-  ${range(quads).map((q) => `let k${q} = qkvAt(base + width + own * width * 3u, ${q}u) * p.scale; let v${q} = qkvAt(base + width * 2u + own * width * 3u, ${q}u);
-  var dk${q} = vec4f(); var dv${q} = vec4f();`).join('\n  ')}
+  ${ownRows(held)}
+  ${ofRows(held, `${range(quads).map((q) => `let k#_${q} = qkvAt(base + width + own# * width * 3u, ${q}u) * p.scale; let v#_${q} = qkvAt(base + width * 2u + own# * width * 3u, ${q}u);
+  var dk#_${q} = vec4f(); var dv#_${q} = vec4f();`).join('\n  ')}`)}
   ${loop}
-  if (row < p.tokens) {
-    ${range(quads).map((q) => `put(base + width + row * width * 3u, ${q}u, dk${q}); put(base + width * 2u + row * width * 3u, ${q}u, dv${q});`).join('\n    ')}
-  }`,
+  ${ofRows(held, `if (row# < p.tokens) {
+    ${range(quads).map((q) => `put(base + width + row# * width * 3u, ${q}u, dk#_${q}); put(base + width * 2u + row# * width * 3u, ${q}u, dv#_${q});`).join('\n    ')}
+  }`)}`,
   });
 });

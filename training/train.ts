@@ -38,7 +38,7 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
                    torchvision, timm or mmdetection; a table says what fitted, all of it is in DIR/weights.json
   --partial        accept --weights of which less than half fits
   --dry-run        print parameters, memory, FLOPs by part and the seconds of one measured step of this configuration, and stop;
-                   the batch is the largest that the augmentation gives (choose one by --set fixedSize=[HEIGHT,WIDTH])
+                   the batch is the largest that the augmentation gives (choose one by --set augmentation.fixedSize=[HEIGHT,WIDTH])
   --profile [FILE] measure ${PROFILED_STEPS} steps, of which the first warm up: print where the time goes, kernel by kernel, and how long the device waits for
                    JavaScript; write a trace (default: trace.json in the run's folder) for ui.perfetto.dev; then train on as without
   --help           this text

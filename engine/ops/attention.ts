@@ -1,16 +1,16 @@
 /** Multi-head scaled dot-product attention. */
 import {
-  attentionGroups, attentionKernel, attentionKeyValueGradientKernel, attentionQueryGradientKernel, MAX_HEAD_SIZE,
+  attentionGroups, attentionKernel, attentionKeyValueGradientKernel, attentionQueryGradientKernel, MAX_HEAD_SIZE, rowsOfALane,
 } from '../../kernels/attention.ts';
 import { MAX_GROUPS, type Grid } from '../../kernels/kernel.ts';
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 
-function launch(shape: Shape, heads: number): { size: number; params: Record<'tokens' | 'heads' | 'size' | 'scale', number>; grid: Grid } {
+function launch(shape: Shape, heads: number): { size: number; held: 1 | 2; params: Record<'tokens' | 'heads' | 'size' | 'scale', number>; grid: Grid } {
   const [batch, tokens, width] = shape;
   const size = width / 3 / heads;
-  return { size, params: { tokens, heads, size, scale: 1 / Math.sqrt(size) }, grid: [attentionGroups(tokens), heads, batch] };
+  return { size, held: rowsOfALane(tokens), params: { tokens, heads, size, scale: 1 / Math.sqrt(size) }, grid: [attentionGroups(tokens), heads, batch] };
 }
 
 export const multiheadAttentionOp = defineOp({
@@ -25,17 +25,17 @@ export const multiheadAttentionOp = defineOp({
     return { shape: [batch, tokens, width / 3] };
   },
   forward: ({ device, inputs: [qkv], attributes: { heads }, output }) => {
-    const { size, params, grid } = launch(qkv.shape, heads);
+    const { size, held, params, grid } = launch(qkv.shape, heads);
     const logSumExp = device.empty([qkv.shape[0], heads, qkv.shape[1]]);
-    device.run(attentionKernel(size), params, { qkv, output, logSumExp }, grid);
+    device.run(attentionKernel(size, held), params, { qkv, output, logSumExp }, grid);
     return { logSumExp };
   },
   backward: ({ device, inputs: [qkv], attributes: { heads }, output, saved: { logSumExp }, gradient: upstream }) => {
-    const { size, params, grid } = launch(qkv.shape, heads);
+    const { size, held, params, grid } = launch(qkv.shape, heads);
     const rowDots = device.empty(logSumExp.shape);
     const gradient = device.empty(qkv.shape);
-    device.run(attentionQueryGradientKernel(size), params, { qkv, output, upstream, logSumExp, rowDots, gradient }, grid);
-    device.run(attentionKeyValueGradientKernel(size), params, { qkv, upstream, logSumExp, rowDots, gradient }, grid);
+    device.run(attentionQueryGradientKernel(size, held), params, { qkv, output, upstream, logSumExp, rowDots, gradient }, grid);
+    device.run(attentionKeyValueGradientKernel(size, held), params, { qkv, upstream, logSumExp, rowDots, gradient }, grid);
     return [gradient];
   },
 });
