@@ -326,22 +326,6 @@ export const sumPartsKernel = kernelFamily(() => defineKernel({
   sum[i] = total;`,
 }));
 
-/** Column sums over a range of rows for each split: the gradient by the bias, or its parts. One lane a vec4 of columns and split. */
-export const columnSumsKernel = kernelFamily(() => defineKernel({
-  name: 'column_sums_f32_vec4',
-  workgroup: [64],
-  params: { rows: 'u32', rowsPerSplit: 'u32', columns4: 'u32', splits: 'u32' },
-  buffers: { input: 'read vec4f', sums: 'write vec4f' },
-  body: `
-  let i = linearGroup * 64u + lane;
-  if (i >= p.columns4 * p.splits) { return; }
-  let first = (i / p.columns4) * p.rowsPerSplit;
-  let last = min(first + p.rowsPerSplit, p.rows);
-  var total = vec4f();
-  for (var row = first; row < last; row++) { total += input[row * p.columns4 + i % p.columns4]; }
-  sums[i] = total;`,
-}));
-
 /**
  * [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columns4To vec4], filled up with zeros: for channel counts that are no multiple
  * of 4. One lane a vec4.

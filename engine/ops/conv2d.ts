@@ -1,6 +1,6 @@
 /** 2-D convolution (cross-correlation, as everywhere in this field), NHWC: dense, grouped and depthwise. */
 import {
-  columnSumsKernel, convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, cropChannelsKernel,
+  convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, cropChannelsKernel,
   padChannelsKernel, sumPartsKernel, transposeWeightsKernel,
 } from '../../kernels/conv2d.ts';
 import { depthwiseInputGradientKernel, depthwiseKernel, depthwiseWeightGradientKernel } from '../../kernels/depthwise.ts';
@@ -11,7 +11,7 @@ import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { textureLayout, type TextureLayout } from '../textures.ts';
-import { columnSums as rowSums, gemm } from './gemm.ts';
+import { columnSums, gemm } from './gemm.ts';
 import { winograd, winogradSize } from './winograd.ts';
 
 export interface Conv2dOptions {
@@ -199,19 +199,6 @@ function splitLines(device: Device, lines: number, lineLength: number, workgroup
   return { splits: Math.ceil(lines / perSplit), perSplit };
 }
 
-/** Sums of the columns of [rows, columns4] vec4. */
-function columnSums(device: Device, input: Tensor, rows: number, columns4: number): Tensor {
-  const lanes = busyWorkgroups(device) * 32;
-  const wanted = rows <= 256 ? 1 : Math.max(1, Math.min(Math.ceil(lanes / columns4), Math.ceil(rows / 64)));
-  const rowsPerSplit = Math.ceil(rows / wanted);
-  const splits = Math.ceil(rows / rowsPerSplit);
-  const sum = device.empty([columns4 * 4]);
-  const sums = splits === 1 ? sum : device.empty([splits * columns4 * 4]);
-  device.run(columnSumsKernel(), { rows, rowsPerSplit, columns4, splits }, { input, sums }, gridOf(columns4 * splits));
-  if (splits > 1) device.run(sumPartsKernel(), { count4: columns4, parts: splits }, { parts_: sums, sum }, gridOf(columns4));
-  return sum;
-}
-
 export const conv2dOp = defineOp({
   name: 'conv2d',
   shape: ([x, weight, bias]: readonly [Tensor, Tensor, Tensor | null], attributes: Attributes) => {
@@ -273,7 +260,7 @@ export const conv2dOp = defineOp({
     const { stride, padding, groups } = attributes;
     const { batch, height, width, outH, outW, kh, kw, C, O, C4, O4 } = g;
     const upstream = padded(gradient, 1, groups, O);
-    let byInput: Tensor | null = null, byWeight: Tensor | null = null, byBias: Tensor | null = null;
+    let byInput: Tensor | null = null, byWeight: Tensor | null = null;
     if (needs[0]) {
       const count = kh * kw * C4 * O4 * groups;
       const transposed = device.empty([count * 16]);
@@ -290,11 +277,7 @@ export const conv2dOp = defineOp({
       const sum = weightGradient(device, g, attributes, saved.source ?? x, upstream);
       byWeight = C % 4 === 0 && O % 4 === 0 ? device.alias(sum, weight.shape) : crop(sum, device.empty(weight.shape), C4 * 4, groups, O4 * 4, C, O);
     }
-    if (bias && needs[2]) {
-      const sum = columnSums(device, upstream, batch * outH * outW, groups * O4);
-      byBias = O % 4 === 0 ? device.alias(sum, bias.shape) : crop(sum, device.empty(bias.shape), 1, groups, O4 * 4, 1, O);
-    }
-    return [byInput, byWeight, byBias];
+    return [byInput, byWeight, bias && needs[2] ? columnSums(device, gradient, null) : null];
   },
 });
 
@@ -306,7 +289,7 @@ function pointwiseBackward(
   if (byInput) gemm(device, { a: gradient, transposeA: false, b: weight, transposeB: true, output: byInput, m: pixels, n: C, k: O });
   const byWeight = needs[1] ? device.empty(weight.shape) : null;
   if (byWeight) gemm(device, { a: x, transposeA: true, b: gradient, transposeB: false, output: byWeight, m: C, n: O, k: pixels });
-  return [byInput, byWeight, bias && needs[2] ? rowSums(device, gradient, null) : null];
+  return [byInput, byWeight, bias && needs[2] ? columnSums(device, gradient, null) : null];
 }
 
 function depthwiseBackward(
@@ -320,7 +303,7 @@ function depthwiseBackward(
   const upstream = padded(gradient, 1, 1, groups);
   const finished = (result: Tensor, shape: Shape): Tensor => (
     whole ? device.alias(result, shape) : crop(result, device.empty(shape), 1, 1, C4 * 4, 1, groups));
-  let byInput: Tensor | null = null, byWeight: Tensor | null = null, byBias: Tensor | null = null;
+  let byInput: Tensor | null = null, byWeight: Tensor | null = null;
   if (needs[0]) {
     const count = batch * height * width * C4;
     const result = device.empty([count * 4]);
@@ -340,8 +323,7 @@ function depthwiseBackward(
     if (splits > 1) device.run(sumPartsKernel(), { count4, parts: splits }, { parts_: partial, sum }, gridOf(count4));
     byWeight = finished(sum, weight.shape);
   }
-  if (bias && needs[2]) byBias = finished(columnSums(device, upstream, batch * outH * outW, C4), bias.shape);
-  return [byInput, byWeight, byBias];
+  return [byInput, byWeight, bias && needs[2] ? columnSums(device, gradient, null) : null];
 }
 
 /**
