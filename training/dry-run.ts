@@ -1,9 +1,10 @@
 /** What a training step of a configuration takes, before any data is read: parameters, memory, FLOPs by part, and the seconds of one measured step. */
-import { AdamW, backward, Random } from '../engine/index.ts';
+import { backward, Random } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { countFlops, DynamicSparseRCNN } from '../model/index.ts';
 import type { RunConfig, TrainingConfig } from './recipe.ts';
 import { formatDuration, formatTable } from './report.ts';
+import { TrainingStep } from './step.ts';
 
 /** Objects of a synthetic image: COCO's images have seven on average. */
 const OBJECTS = 7;
@@ -32,7 +33,8 @@ export async function dryRun({ preset, model: modelConfig, training }: RunConfig
     const total = Object.values(flops).reduce((a, b) => a + b, 0);
     console.log(formatTable(['forward pass of one image', 'GFLOP', '%'], [...Object.entries(flops), ['all', total] as const].map(([part, value]) => [part, (value / 1e9).toFixed(2), ((100 * value) / total).toFixed(1)])));
 
-    const optimizer = new AdamW(trainable, { weightDecay: training.weightDecay });
+    const step = new TrainingStep(device, model, training);
+    const { optimizer } = step;
     const random = new Random(training.seed);
     const pixels = Uint8Array.from({ length: width * height * 3 }, () => random.integer(256));
     const images = Array.from({ length: training.batchSize }, () => ({ data: pixels, width, height }));
@@ -58,10 +60,21 @@ export async function dryRun({ preset, model: modelConfig, training }: RunConfig
       [pass, update] = [afterPass - start, performance.now() - afterPass];
     }
     const { peakBytes } = device.memory();
+    // The first time a shape runs plainly, the second time it is recorded, from then on replayed.
+    let replayed = 0;
+    for (let round = 0; training.replay && round < 3; round++) {
+      const start = performance.now();
+      const { passes, norm } = await step.run(async () => ({ images, targets }), { learningRate: 0, temperature: 1 });
+      await device.synchronize();
+      replayed = performance.now() - start;
+      for (const tensor of [norm, ...passes.flatMap(({ parts, positives }) => [parts, positives])]) tensor.dispose();
+    }
     const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(0);
-    console.log(formatTable(['device memory', 'MB'], [['weights, gradients and optimiser', megabytes(weights)], ['peak of the forward pass', megabytes(forwardPeak)], ['peak of a step', megabytes(peakBytes)]]));
-    const seconds = (pass * training.accumulation + update) / 1000;
-    console.log(`forward and backward ${(pass / 1000).toFixed(2)} s, update ${(update / 1000).toFixed(2)} s: ${seconds.toFixed(2)} s a step, ${((3 * total * training.batchSize) / pass / 1e6).toFixed(1)} GFLOP/s (a backward pass counted as two forward passes)`);
+    console.log(formatTable(['device memory', 'MB'], [['weights, gradients and optimiser', megabytes(weights)], ['peak of the forward pass', megabytes(forwardPeak)], ['peak of a step', megabytes(peakBytes)],
+      ...(training.replay ? [['with a recorded step kept for replay', megabytes(device.memory().peakBytes)]] : [])]));
+    const anew = (pass * training.accumulation + update) / 1000;
+    const seconds = training.replay ? replayed / 1000 : anew;
+    console.log(`forward and backward ${(pass / 1000).toFixed(2)} s, update ${(update / 1000).toFixed(2)} s: ${anew.toFixed(2)} s a step${training.replay ? `, ${seconds.toFixed(2)} s replayed` : ''}, ${((3 * total * training.batchSize) / pass / 1e6).toFixed(1)} GFLOP/s (a backward pass counted as two forward passes)`);
     console.log(`${training.iterations} iterations: about ${formatDuration(seconds * training.iterations)} without loading, evaluation and saving`);
     return 0;
   } finally {
