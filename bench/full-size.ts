@@ -17,6 +17,7 @@ import { storedShape, toStored } from '../engine/nn/index.ts';
 import { criterion } from '../model/criterion.ts';
 import { DynamicSparseRCNN, mapNames, PAPER_R50 } from '../model/index.ts';
 import { uploadTargets } from '../model/matching.ts';
+import { KEEPS_MEMORY } from './measure.ts';
 
 const USAGE = `usage: npm run full-size -- FOLDER [--time forward|step] [--rounds 5] [--checkpointing] [--python /usr/bin/python3]
 FOLDER is what bench/full_size.py wrote (see there); without --time outputs and gradients are compared.`;
@@ -160,7 +161,7 @@ function compareDetections({ scores, labels, boxes }: { scores: ArrayLike<number
 
 async function timeBesidePyTorch(mode: 'forward' | 'step', rounds: number): Promise<void> {
   const script = new URL('full_size.py', import.meta.url).pathname;
-  const torch = spawn(options.python, [script, 'time', folder, '--size', `${height}x${width}`, '--mode', mode], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const torch = spawn(options.python, [script, 'time', folder, '--size', `${height}x${width}`, '--mode', mode], { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, ...KEEPS_MEMORY } });
   const lines = createInterface({ input: torch.stdout })[Symbol.asyncIterator]();
   await lines.next();
   const optimizer = mode === 'step' ? new AdamW(model.trainable(), { weightDecay: 1e-4 }) : null;

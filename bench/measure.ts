@@ -7,6 +7,12 @@ export interface Job {
   run(times: number): Promise<void>;
 }
 
+/**
+ * Environment of a PyTorch that is timed beside us: glibc then keeps freed memory instead of giving it back to the system, as our buffer pool does. Without it PyTorch on the
+ * processor pays for fresh pages in every step, which on some machines is most of its time.
+ */
+export const KEEPS_MEMORY = { MALLOC_MMAP_MAX_: '0', MALLOC_TRIM_THRESHOLD_: String(2 ** 40) };
+
 /** Milliseconds of one execution over the rounds. */
 export interface Timing {
   readonly median: number;

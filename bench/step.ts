@@ -19,7 +19,7 @@ import { ResNet } from '../model/resnet.ts';
 import { InputError } from '../training/errors.ts';
 import { presetConfig } from '../training/recipe.ts';
 import { noise } from './case.ts';
-import { median, sampleInterleaved, summarize, type Job, type Timing } from './measure.ts';
+import { KEEPS_MEMORY, median, sampleInterleaved, summarize, type Job, type Timing } from './measure.ts';
 import { digits, type Adapter, type Report } from './output.ts';
 
 /** What a step is measured with. */
@@ -172,7 +172,7 @@ interface Torch {
 
 /** Starts PyTorch in a process of its own, which waits until it is told to run. Throws InputError where it does not start. */
 async function openTorch(python: string, setting: object): Promise<Torch> {
-  const child = spawn(python, [fileURLToPath(new URL('step.py', import.meta.url))], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const child = spawn(python, [fileURLToPath(new URL('step.py', import.meta.url))], { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, ...KEEPS_MEMORY } });
   const failed = new Promise<never>((_, reject) => {
     child.on('error', (error) => reject(new InputError(`bench: --torch: ${python} cannot be started: ${error.message}`)));
     child.on('exit', (code) => reject(new InputError(`bench: --torch: ${python} ended with code ${code}; its messages are above`)));
