@@ -9,7 +9,7 @@ import { Profiler } from './profiler.ts';
 import { calibrate } from './roofline.ts';
 import { Storage, Tensor, tensorsIn, type DType, type TensorData } from './tensor.ts';
 import { checkShape, formatShape, shapeError, sizeOf, type Shape } from './shape.ts';
-import { TexturePool, type OperandTexture, type TextureLayout } from './textures.ts';
+import { TexturePool, type OperandTexture, type TextureOperand } from './textures.ts';
 
 /** Waits for a promise of the device; `exactly` where the moment is what is measured. Node replaces it: plain awaiting there spins a core that a software adapter needs. */
 export type Settle = <T>(promise: Promise<T>, exactly?: boolean) => Promise<T>;
@@ -385,18 +385,19 @@ export class Device {
     this.dispatcher.run(kernel, params, buffers, grid);
   }
 
-  /**
-   * Runs `body` with a matrix of f32 values, `lines` of `texels` vec4s, copied into an operand texture by `layout` (see textures.ts). What `body` records is all
-   * that sees the texture.
-   */
-  withTexture<T>(matrix: Tensor, lines: number, texels: number, layout: TextureLayout, body: (texture: OperandTexture) => T): T {
-    const texture = this.textures.acquire(layout.blocks * layout.pitch, layout.blockLines);
-    this.recorder?.use(matrix);
-    this.dispatcher.copyToTexture(matrix.storage.range, lines, texels, texture, layout);
+  /** Runs `body` with matrices copied into operand textures (see textures.ts). What `body` records is all that sees them. */
+  withTextures<T>(operands: readonly TextureOperand[], body: (textures: readonly OperandTexture[]) => T): T {
+    const textures: OperandTexture[] = [];
     try {
-      return body(texture);
+      for (const { matrix, lines, texels, layout } of operands) {
+        const texture = this.textures.acquire(layout.blocks * layout.pitch, layout.blockLines);
+        textures.push(texture);
+        this.recorder?.use(matrix);
+        this.dispatcher.copyToTexture(matrix.storage.range, lines, texels, texture, layout);
+      }
+      return body(textures);
     } finally {
-      this.textures.release(texture);
+      for (const texture of textures) this.textures.release(texture);
     }
   }
 

@@ -6,6 +6,8 @@
  * line l, vec4 x at texel (pitch * floor(l / blockLines) + x, l mod blockLines).
  */
 import type { MemoryLedger } from './buffers.ts';
+import type { Device } from './device.ts';
+import type { Tensor } from './tensor.ts';
 
 export interface OperandTexture {
   readonly id: number;
@@ -36,8 +38,27 @@ const TEXELS_OF_A_COPY = 16;
 /** Free textures beyond this are destroyed when another is made. */
 const MOST_FREE_BYTES = 128 * 2 ** 20;
 
+/** A matrix of f32 values to be read from a texture: `lines` lines of `texels` vec4s, one behind the other. */
+export interface TextureOperand {
+  readonly matrix: Tensor;
+  readonly lines: number;
+  readonly texels: number;
+  readonly layout: TextureLayout;
+}
+
+/** Whether kernels read operands from textures where it pays: software adapters with 8 lanes (lavapipe) load faster from them, SwiftShader with its 4 does not. */
+export function prefersTextures({ operandTextures, subgroupSize, force: { operands } }: Device): boolean {
+  return operandTextures && operands !== 'buffer' && (operands === 'texture' || (subgroupSize >= 8 && subgroupSize <= 16));
+}
+
+/** A matrix as a texture operand, or null where no texture can hold it; `whole`: in one block. */
+export function textureOperand(matrix: Tensor, lines: number, texels: number, whole = false): TextureOperand | null {
+  const layout = textureLayout(lines, texels, matrix.device.limits.maxTextureDimension2D);
+  return layout && !(whole && layout.blocks > 1) ? { matrix, lines, texels, layout } : null;
+}
+
 /** Layout of `lines` lines of `texels` texels in textures of at most `maxSide` on a side; null where there is none, or no copy can make it. */
-export function textureLayout(lines: number, texels: number, maxSide: number): TextureLayout | null {
+function textureLayout(lines: number, texels: number, maxSide: number): TextureLayout | null {
   if (texels % TEXELS_OF_A_COPY !== 0 || texels === 0 || lines === 0) return null;
   const blockLines = lines <= maxSide ? lines : 2 ** Math.floor(Math.log2(maxSide));
   const blocks = Math.ceil(lines / blockLines);

@@ -21,13 +21,18 @@ export const INTERACTION_PARAMS = {
   startB: 'u32', startC: 'u32',
 } as const;
 
+/** Rows beyond which a tile would spill too many registers. */
+const HIGHEST_TILE = 56;
+
 /**
  * The tile of a subgroup for a product of m rows and n columns: large ones were the fastest on lavapipe (8 lanes) and SwiftShader (4 lanes), as for the
- * general products; narrow and low ones waste less where k is 16 or less. Null where subgroups are too small or large for this form.
+ * general products; narrow and low ones waste less where k is 16 or less, and on 8 lanes one tile takes all 49 positions of a proposal, so that its weights are
+ * loaded once. Null where subgroups are too small or large for this form.
  */
 export function interactionTile(lanes: number, m: number, n: number): MatmulTile | null {
   if (lanes !== 4 && lanes !== 8 && lanes !== 16) return null;
-  return { rows: m <= 16 ? 16 : 32, columns: n <= 16 ? 16 : lanes === 16 ? 64 : 32 };
+  const rows = m <= 16 ? 16 : lanes === 8 && m > 32 && m <= HIGHEST_TILE ? Math.ceil(m / lanes) * lanes : 32;
+  return { rows, columns: n <= 16 ? 16 : lanes === 16 ? 64 : 32 };
 }
 
 /** Rows and columns that a lane without subgroups computes. */

@@ -5,7 +5,7 @@
  * The weight of a feature pixel in a bin is a product of one factor a dimension, and the gradient uses that: a lane gathers, for a run of pixels of a
  * row, over the boxes of its image and level in their order. No atomics, and the same bits every time.
  */
-import { defineKernel, kernelFamily } from './kernel.ts';
+import { defineKernel, kernelFamily, type BufferSpec } from './kernel.ts';
 
 export const MAX_LEVELS = 4;
 /** Neighbouring pixels of a row that one lane of the gradient kernel holds: culling boxes and reading the upstream gradient is shared by them. */
@@ -51,19 +51,22 @@ fn levelSize(level: u32) -> vec2u { // width, height
   return select(select(vec2u(p.w0, p.h0), vec2u(p.w1, p.h1), level == 1u), select(vec2u(p.w2, p.h2), vec2u(p.w3, p.h3), level == 3u), level >= 2u);
 }`;
 
-/** Output row (box, bin) by channel group. Levels that are not there are bound to the coarsest one and never read. */
-export const roiAlignKernel = kernelFamily((vector: boolean) => {
-  const type = vector ? 'vec4f' : 'f32';
+/** Output row (box, bin) by channel group. Levels that are not there are bound to the coarsest one and never read. `texture`: levels are operand textures, a line a row of pixels. */
+export const roiAlignKernel = kernelFamily((access: 'scalar' | 'vec4' | 'texture') => {
+  const type = access === 'scalar' ? 'f32' : 'vec4f';
+  const level: BufferSpec = access === 'texture' ? 'texture' : `read ${type}`;
+  const load = (name: string, row: string, x: string): string => (access === 'texture'
+    ? `textureLoad(${name}, vec2u(${x} * p.channels + channel, ${row}))` : `${name}[(${row} * size.x + ${x}) * p.channels + channel]`);
   return defineKernel({
-    name: `roi_align_f32${vector ? '_vec4' : ''}`,
+    name: `roi_align_f32${access === 'scalar' ? '' : `_${access}`}`,
     workgroup: [64],
     params: { ...GEOMETRY_PARAMS, ...SIZE_PARAMS, count: 'u32', channels: 'u32', perImage: 'u32' },
     buffers: {
-      boxes: 'read vec4f', features0: `read ${type}`, features1: `read ${type}`, features2: `read ${type}`, features3: `read ${type}`, output: `write ${type}`,
+      boxes: 'read vec4f', features0: level, features1: level, features2: level, features3: level, output: `write ${type}`,
     },
     module: `${GEOMETRY}${SAMPLE}${LEVEL_SIZE}
-${Array.from({ length: MAX_LEVELS }, (_, level) => `
-fn pool${level}(g: Geometry, bin: vec2u, image: u32, size: vec2u, channel: u32) -> ${type} {
+${Array.from({ length: MAX_LEVELS }, (_, i) => `
+fn pool${i}(g: Geometry, bin: vec2u, image: u32, size: vec2u, channel: u32) -> ${type} {
   let extent = vec2f(size);
   var sum = ${type}();
   for (var sy = 0u; sy < p.samples; sy++) {
@@ -72,16 +75,16 @@ fn pool${level}(g: Geometry, bin: vec2u, image: u32, size: vec2u, channel: u32) 
     let yLow = min(u32(max(y, 0.0)), size.y - 1u);
     let yHigh = min(yLow + 1u, size.y - 1u);
     let fy = clamp(y - f32(yLow), 0.0, 1.0) * select(0.0, 1.0, yHigh > yLow);
-    let rowLow = (image * size.y + yLow) * size.x;
-    let rowHigh = (image * size.y + yHigh) * size.x;
+    let rowLow = image * size.y + yLow;
+    let rowHigh = image * size.y + yHigh;
     for (var sx = 0u; sx < p.samples; sx++) {
       let x = sampleAt(g.start.x, g.bin.x, bin.x, sx);
       if (x < -1.0 || x > extent.x) { continue; }
       let xLow = min(u32(max(x, 0.0)), size.x - 1u);
       let xHigh = min(xLow + 1u, size.x - 1u);
       let fx = clamp(x - f32(xLow), 0.0, 1.0) * select(0.0, 1.0, xHigh > xLow);
-      sum += (1.0 - fy) * ((1.0 - fx) * features${level}[(rowLow + xLow) * p.channels + channel] + fx * features${level}[(rowLow + xHigh) * p.channels + channel])
-        + fy * ((1.0 - fx) * features${level}[(rowHigh + xLow) * p.channels + channel] + fx * features${level}[(rowHigh + xHigh) * p.channels + channel]);
+      sum += (1.0 - fy) * ((1.0 - fx) * ${load(`features${i}`, 'rowLow', 'xLow')} + fx * ${load(`features${i}`, 'rowLow', 'xHigh')})
+        + fy * ((1.0 - fx) * ${load(`features${i}`, 'rowHigh', 'xLow')} + fx * ${load(`features${i}`, 'rowHigh', 'xHigh')});
     }
   }
   return sum;

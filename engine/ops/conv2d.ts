@@ -10,7 +10,7 @@ import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { textureLayout, type TextureLayout } from '../textures.ts';
+import { prefersTextures, textureOperand, type TextureOperand } from '../textures.ts';
 import { columnSums, gemm } from './gemm.ts';
 import { winograd, winogradSize } from './winograd.ts';
 
@@ -116,7 +116,7 @@ function runConvolution(device: Device, call: GemmCall, variants: readonly Winog
   }
   const rows = batch * Math.ceil(targetH / step) * Math.ceil(targetW / step);
   const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
-  const textures = subgroup > 0 ? textureOperands(device, call) : null;
+  const textures = subgroup > 0 ? textureOperands(device, call, source, weights) : null;
   const [tileRows, tileColumns] = gemmTile(subgroup, rows, N4 * 4, textures !== null);
   const kernel: Kernel = subgroup > 0 ? convSubgroupKernel(subgroup, tileRows, tileColumns, textures !== null) : convTiledKernel(tileRows);
   const tilesM = Math.ceil(rows / tileRows);
@@ -128,35 +128,22 @@ function runConvolution(device: Device, call: GemmCall, variants: readonly Winog
     device.run(kernel, params, { source, weights, ...rest }, linearGrid(tiles));
     return;
   }
-  const { sourceLines, sourceTexels, sourceLayout, weightLines, weightTexels, weightLayout } = textures;
-  device.withTexture(source, sourceLines, sourceTexels, sourceLayout, (sourceTexture) => device.withTexture(weights, weightLines, weightTexels, weightLayout, (weightTexture) => {
-    device.run(kernel, params, { source: sourceTexture, weights: weightTexture, ...rest }, linearGrid(tiles));
-  }));
+  device.withTextures([textures.source, textures.weights], ([sourceTexture, weightTexture]) => (
+    device.run(kernel, params, { source: sourceTexture, weights: weightTexture, ...rest }, linearGrid(tiles))));
 }
 
 /** Multiply-adds a value copied from which on textures pay (see kernels/conv2d.ts and textures.ts). */
 const WORTH_A_COPY = 40;
 
-interface TextureOperands {
-  readonly sourceLines: number;
-  readonly sourceTexels: number;
-  readonly sourceLayout: TextureLayout;
-  readonly weightLines: number;
-  readonly weightTexels: number;
-  readonly weightLayout: TextureLayout;
-}
-
 /** Image rows and weights as textures; null where textures are not to be used, do not fit or do not pay. */
-function textureOperands(device: Device, { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw, step }: GemmCall): TextureOperands | null {
-  const { operands } = device.force;
-  if (!device.operandTextures || operands === 'buffer' || (device.subgroupSize < 8 && operands !== 'texture')) return null;
-  const sourceLines = batch * sourceH, sourceTexels = sourceW * K4 * groups, weightLines = kh * kw * K4 * 4, weightTexels = N4 * groups;
+function textureOperands(device: Device, call: GemmCall, source: Tensor, weights: Tensor): { source: TextureOperand; weights: TextureOperand } | null {
+  const { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw, step } = call;
+  if (!prefersTextures(device)) return null;
   const work = (batch * targetH * targetW * kh * kw * K4 * 4 * N4 * 4 * groups) / step ** 2;
-  if (operands !== 'texture' && work < (sourceLines * sourceTexels + weightLines * weightTexels) * 4 * WORTH_A_COPY) return null;
-  const maxSide = device.limits.maxTextureDimension2D;
-  const sourceLayout = textureLayout(sourceLines, sourceTexels, maxSide), weightLayout = textureLayout(weightLines, weightTexels, maxSide);
-  if (sourceLayout?.blocks !== 1 || weightLayout?.blocks !== 1) return null;
-  return { sourceLines, sourceTexels, sourceLayout, weightLines, weightTexels, weightLayout };
+  const copied = 4 * groups * (batch * sourceH * sourceW * K4 + kh * kw * K4 * 4 * N4);
+  if (device.force.operands !== 'texture' && work < copied * WORTH_A_COPY) return null;
+  const operands = { source: textureOperand(source, batch * sourceH, sourceW * K4 * groups, true), weights: textureOperand(weights, kh * kw * K4 * 4, N4 * groups, true) };
+  return operands.source && operands.weights && { source: operands.source, weights: operands.weights };
 }
 
 /** Wider tiles spill on software adapters; GPUs take the larger one where it leaves enough workgroups. */

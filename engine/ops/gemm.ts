@@ -5,7 +5,7 @@ import { WORKGROUP_TILES, tiledMatmulKernel } from '../../kernels/matmul-tiled.t
 import type { Device } from '../device.ts';
 import { sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { textureLayout, type TextureLayout } from '../textures.ts';
+import { prefersTextures, textureOperand, type TextureLayout, type TextureOperand } from '../textures.ts';
 
 export interface Gemm {
   /** [M, K], or [K, M] with `transposeA`; with batch entries below each other unless `sharedA`. */
@@ -68,22 +68,11 @@ function plan(tiles: Readonly<Partial<Record<TileSize, MatmulTile>>>, costs: Rea
 /** Two copies are worth so many multiply-adds as commands alone. */
 const COPIES_COST = 1e6;
 
-interface Operands {
-  readonly a: TextureLayout;
-  readonly linesA: number;
-  readonly b: TextureLayout;
-  readonly linesB: number;
-}
-
-/** Layouts of both operands as textures; null where textures are not to be used or one does not fit. */
-function textureOperands(device: Device, { a, b }: Gemm, widthA: number, widthB: number): Operands | null {
-  const { operands } = device.force;
-  // Software adapters with 8 lanes (lavapipe) load faster from textures, SwiftShader with its 4 does not.
-  if (!device.operandTextures || operands === 'buffer' || (device.subgroupSize < 8 && operands !== 'texture')) return null;
-  const maxSide = device.limits.maxTextureDimension2D;
-  const linesA = a.size / widthA, linesB = b.size / widthB;
-  const layoutA = textureLayout(linesA, widthA / 4, maxSide), layoutB = textureLayout(linesB, widthB / 4, maxSide);
-  return layoutA && layoutB && { a: layoutA, linesA, b: layoutB, linesB };
+/** Both operands as textures; null where textures are not to be used or one does not fit. */
+function textureOperands(device: Device, { a, b }: Gemm, widthA: number, widthB: number): { a: TextureOperand; b: TextureOperand } | null {
+  if (!prefersTextures(device)) return null;
+  const operands = { a: textureOperand(a, a.size / widthA, widthA / 4), b: textureOperand(b, b.size / widthB, widthB / 4) };
+  return operands.a && operands.b && { a: operands.a, b: operands.b };
 }
 
 /** output = op(A) op(B), by batch entry or summed over them, with bias and ReLU if asked for. */
@@ -125,11 +114,9 @@ export function gemm(device: Device, problem: Gemm): void {
   const product = summed ? device.empty([matrices, m, n]) : output;
   const rest = { output: product, ...(bias ? { bias } : {}) };
   if (textures) {
-    const { a: layoutA, b: layoutB, linesA, linesB } = textures;
+    const { a: { layout: layoutA }, b: { layout: layoutB } } = textures;
     const blocks = { shiftA: blockShift(layoutA), pitchA: layoutA.pitch, shiftB: blockShift(layoutB), pitchB: layoutB.pitch };
-    device.withTexture(a, linesA, widthA / 4, layoutA, (textureA) => device.withTexture(b, linesB, widthB / 4, layoutB, (textureB) => {
-      device.run(kernel, { ...params, ...blocks }, { a: textureA, b: textureB, ...rest }, linearGrid(groups));
-    }));
+    device.withTextures([textures.a, textures.b], ([textureA, textureB]) => device.run(kernel, { ...params, ...blocks }, { a: textureA, b: textureB, ...rest }, linearGrid(groups)));
   } else {
     device.run(kernel, params, { a, b, ...rest }, linearGrid(groups));
   }

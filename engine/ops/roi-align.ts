@@ -4,6 +4,7 @@ import { ENTRY_WORDS, MAX_LEVELS, RUN, roiAlignGradientKernel, roiAlignKernel, r
 import { defineOp } from '../op.ts';
 import { shapeError } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { prefersTextures, textureOperand, type OperandTexture } from '../textures.ts';
 
 export interface RoiAlignOptions {
   /** Bins along each side; default 7. */
@@ -25,6 +26,10 @@ type Inputs = readonly [boxes: Tensor, ...features: Tensor[]];
 const DEFAULT_STRIDES = [4, 8, 16, 32];
 /** Added to the relative size before the logarithm, as Detectron2 does. */
 const LEVEL_EPSILON = 1e-8;
+/** Pixels that a sample reads. */
+const SAMPLED_PIXELS = 4;
+/** Reads of a feature value from which on copying the levels into operand textures pays. */
+const WORTH_A_COPY = 3;
 /** Pixel ranges are packed in 16 bits. */
 const MAX_SIDE = 65535;
 
@@ -70,14 +75,19 @@ export const roiAlignOp = defineOp({
   },
   forward: ({ device, inputs, attributes, output }) => {
     const [boxes, ...features] = inputs;
-    const level = (i: number): Tensor => features[Math.min(i, features.length - 1)];
     const vector = output.shape[2] % 4 === 0;
     const channels = vector ? output.shape[2] / 4 : output.shape[2];
     const count = vector ? output.size / 4 : output.size;
-    device.run(
-      roiAlignKernel(vector), { ...geometry(inputs, attributes), count, channels },
-      { boxes, features0: level(0), features1: level(1), features2: level(2), features3: level(3), output }, linearGrid(Math.ceil(count / 64)),
-    );
+    const params = { ...geometry(inputs, attributes), count, channels };
+    const pool = (access: 'scalar' | 'vec4' | 'texture', levels: readonly (Tensor | OperandTexture)[]): void => {
+      const level = (i: number): Tensor | OperandTexture => levels[Math.min(i, levels.length - 1)];
+      device.run(roiAlignKernel(access), params, { boxes, features0: level(0), features1: level(1), features2: level(2), features3: level(3), output }, linearGrid(Math.ceil(count / 64)));
+    };
+    const operands = vector && prefersTextures(device) ? features.map((map) => textureOperand(map, map.shape[0] * map.shape[1], map.shape[2] * channels, true)) : [null];
+    const copied = features.reduce((sum, map) => sum + map.size, 0);
+    const worth = device.force.operands === 'texture' || output.size * SAMPLED_PIXELS * attributes.samplingRatio ** 2 > WORTH_A_COPY * copied;
+    if (worth && operands.every((operand) => operand !== null)) device.withTextures(operands, (textures) => pool('texture', textures));
+    else pool(vector ? 'vec4' : 'scalar', features);
   },
   backward: ({ device, inputs, attributes, gradient: upstream, needs }) => {
     const [boxes, ...features] = inputs;
