@@ -32,7 +32,7 @@ const HIGHEST_TILE = 56;
 export function interactionTile(lanes: number, m: number, n: number): MatmulTile | null {
   if (lanes !== 4 && lanes !== 8 && lanes !== 16) return null;
   const rows = m <= 16 ? 16 : lanes === 8 && m > 32 && m <= HIGHEST_TILE ? Math.ceil(m / lanes) * lanes : 32;
-  return { rows, columns: n <= 16 ? 16 : lanes === 16 ? 64 : 32 };
+  return { rows, columns: n <= 16 ? 16 : lanes === 16 || (lanes === 8 && n >= 64) ? 64 : 32 };
 }
 
 /** Rows and columns that a lane without subgroups computes. */

@@ -51,14 +51,17 @@ fn levelSize(level: u32) -> vec2u { // width, height
   return select(select(vec2u(p.w0, p.h0), vec2u(p.w1, p.h1), level == 1u), select(vec2u(p.w2, p.h2), vec2u(p.w3, p.h3), level == 3u), level >= 2u);
 }`;
 
-/** Output row (box, bin) by channel group. Levels that are not there are bound to the coarsest one and never read. `texture`: levels are operand textures, a line a row of pixels. */
-export const roiAlignKernel = kernelFamily((access: 'scalar' | 'vec4' | 'texture') => {
+/**
+ * Output row (box, bin) by channel group; a lane computes `held` vec4s of channels, an equal share of the row apart, from one computation of where the samples lie. Levels that are not there are bound to the coarsest one and never read. `texture`: levels are operand textures, a line a row of pixels.
+ */
+export const roiAlignKernel = kernelFamily((access: 'scalar' | 'vec4' | 'texture', held: 1 | 4) => {
   const type = access === 'scalar' ? 'f32' : 'vec4f';
   const level: BufferSpec = access === 'texture' ? 'texture' : `read ${type}`;
-  const load = (name: string, row: string, x: string): string => (access === 'texture'
-    ? `textureLoad(${name}, vec2u(${x} * p.channels + channel, ${row}))` : `${name}[(${row} * size.x + ${x}) * p.channels + channel]`);
+  const load = (name: string, row: string, x: string, h: number): string => (access === 'texture'
+    ? `textureLoad(${name}, vec2u(${x} * p.channels + channel + ${h}u * share, ${row}))` : `${name}[(${row} * size.x + ${x}) * p.channels + channel + ${h}u * share]`);
+  const each = (statement: (h: number) => string): string => Array.from({ length: held }, (_, h) => statement(h)).join('\n      ');
   return defineKernel({
-    name: `roi_align_f32${access === 'scalar' ? '' : `_${access}`}`,
+    name: `roi_align_f32${access === 'scalar' ? '' : `_${access}`}${held === 1 ? '' : `_x${held}`}`,
     workgroup: [64],
     params: { ...GEOMETRY_PARAMS, ...SIZE_PARAMS, count: 'u32', channels: 'u32', perImage: 'u32' },
     buffers: {
@@ -66,9 +69,9 @@ export const roiAlignKernel = kernelFamily((access: 'scalar' | 'vec4' | 'texture
     },
     module: `${GEOMETRY}${SAMPLE}${LEVEL_SIZE}
 ${Array.from({ length: MAX_LEVELS }, (_, i) => `
-fn pool${i}(g: Geometry, bin: vec2u, image: u32, size: vec2u, channel: u32) -> ${type} {
+fn pool${i}(g: Geometry, bin: vec2u, image: u32, size: vec2u, channel: u32, share: u32) -> array<${type}, ${held}> {
   let extent = vec2f(size);
-  var sum = ${type}();
+  ${each((h) => `var sum${h} = ${type}();`)}
   for (var sy = 0u; sy < p.samples; sy++) {
     let y = sampleAt(g.start.y, g.bin.y, bin.y, sy);
     if (y < -1.0 || y > extent.y) { continue; }
@@ -83,34 +86,39 @@ fn pool${i}(g: Geometry, bin: vec2u, image: u32, size: vec2u, channel: u32) -> $
       let xLow = min(u32(max(x, 0.0)), size.x - 1u);
       let xHigh = min(xLow + 1u, size.x - 1u);
       let fx = clamp(x - f32(xLow), 0.0, 1.0) * select(0.0, 1.0, xHigh > xLow);
-      sum += (1.0 - fy) * ((1.0 - fx) * ${load(`features${i}`, 'rowLow', 'xLow')} + fx * ${load(`features${i}`, 'rowLow', 'xHigh')})
-        + fy * ((1.0 - fx) * ${load(`features${i}`, 'rowHigh', 'xLow')} + fx * ${load(`features${i}`, 'rowHigh', 'xHigh')});
+      let lowLow = (1.0 - fy) * (1.0 - fx);
+      let lowHigh = (1.0 - fy) * fx;
+      let highLow = fy * (1.0 - fx);
+      let highHigh = fy * fx;
+      ${each((h) => `sum${h} += lowLow * ${load(`features${i}`, 'rowLow', 'xLow', h)} + lowHigh * ${load(`features${i}`, 'rowLow', 'xHigh', h)}
+        + highLow * ${load(`features${i}`, 'rowHigh', 'xLow', h)} + highHigh * ${load(`features${i}`, 'rowHigh', 'xHigh', h)};`)}
     }
   }
-  return sum;
+  return array<${type}, ${held}>(${each((h) => `sum${h}${h + 1 < held ? ',' : ''}`)});
 }`).join('')}`,
     body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
-  let channel = i % p.channels;
-  let row = i / p.channels;
+  let share = p.channels / ${held}u;
+  let channel = i % share;
+  let row = i / share;
   let bins = p.resolution * p.resolution;
   let box = row / bins;
   let bin = vec2u(row % p.resolution, (row % bins) / p.resolution);
   let g = geometryOf(boxes[box]);
   let size = levelSize(g.level);
   let image = box / p.perImage;
-  var sum = ${type}();
+  var sums: array<${type}, ${held}>;
   if (g.inside) {
     // One function a level: a choice of buffer at every load would cost software adapters more than the loads.
     switch g.level {
-      case 0u: { sum = pool0(g, bin, image, size, channel); }
-      case 1u: { sum = pool1(g, bin, image, size, channel); }
-      case 2u: { sum = pool2(g, bin, image, size, channel); }
-      default: { sum = pool3(g, bin, image, size, channel); }
+      case 0u: { sums = pool0(g, bin, image, size, channel, share); }
+      case 1u: { sums = pool1(g, bin, image, size, channel, share); }
+      case 2u: { sums = pool2(g, bin, image, size, channel, share); }
+      default: { sums = pool3(g, bin, image, size, channel, share); }
     }
   }
-  output[i] = sum / f32(p.samples * p.samples);`,
+  ${each((h) => `output[row * p.channels + channel + ${h}u * share] = sums[${h}] / f32(p.samples * p.samples);`)}`,
   });
 });
 

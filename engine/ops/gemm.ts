@@ -41,12 +41,14 @@ interface Plan {
 const WANTED_GROUPS = { software: 16, gpu: 256 };
 /** Work of a multiply-add by tile and access, relative to the best: a smaller tile uses every loaded value less, a larger one spills registers. */
 const TILE_COST: Readonly<Record<SubgroupAccess, Readonly<Record<TileSize, number>>>> = {
-  vec4: { wide: 1.8, large: 1.3, small: 1.6 },
+  vec4: { wide: 2.2, large: 1.6, small: 2 },
   texture: { wide: 1, large: 1.05, small: 1.25 },
-  scalar: { wide: 1.8, large: 1.3, small: 1.6 },
+  scalar: { wide: 2.2, large: 1.6, small: 2 },
 };
+/** A^T B reads both operands along their lines: from buffers it takes so much less than the other forms. */
+const CONTIGUOUS_READS = 0.7;
 /** What copying an element of an operand into a texture costs, in multiply-adds of the best tile. */
-const COPY_COST = 20;
+const COPY_COST = 14;
 /** A slice of K shorter than this is not worth storing its partial products. */
 const SHORTEST_SLICE = 256;
 /** Longer sums are split whatever the device, because a sum of sums rounds less than one long chain of additions. */
@@ -92,7 +94,8 @@ export function gemm(device: Device, problem: Gemm): void {
     : plan(WORKGROUP_TILES, TILE_COST.vec4, WANTED_GROUPS.gpu, sizes);
   if (textures) {
     const copied = plan(tiles, TILE_COST.texture, WANTED_GROUPS.software, sizes);
-    if (device.force.operands === 'texture' || copied.cost * k + (a.size + b.size) * COPY_COST + COPIES_COST < chosen.cost * k) chosen = copied;
+    const fromBuffers = chosen.cost * k * (form === 'tn' ? CONTIGUOUS_READS : 1);
+    if (device.force.operands === 'texture' || copied.cost * k + (a.size + b.size) * COPY_COST + COPIES_COST < fromBuffers) chosen = copied;
     else textures = null;
   }
   const { size, tile, slices } = chosen;

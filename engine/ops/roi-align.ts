@@ -77,11 +77,12 @@ export const roiAlignOp = defineOp({
     const [boxes, ...features] = inputs;
     const vector = output.shape[2] % 4 === 0;
     const channels = vector ? output.shape[2] / 4 : output.shape[2];
-    const count = vector ? output.size / 4 : output.size;
+    const held = vector && channels % 4 === 0 ? 4 : 1;
+    const count = (vector ? output.size / 4 : output.size) / held;
     const params = { ...geometry(inputs, attributes), count, channels };
     const pool = (access: 'scalar' | 'vec4' | 'texture', levels: readonly (Tensor | OperandTexture)[]): void => {
       const level = (i: number): Tensor | OperandTexture => levels[Math.min(i, levels.length - 1)];
-      device.run(roiAlignKernel(access), params, { boxes, features0: level(0), features1: level(1), features2: level(2), features3: level(3), output }, linearGrid(Math.ceil(count / 64)));
+      device.run(roiAlignKernel(access, held), params, { boxes, features0: level(0), features1: level(1), features2: level(2), features3: level(3), output }, linearGrid(Math.ceil(count / 64)));
     };
     const operands = vector && prefersTextures(device) ? features.map((map) => textureOperand(map, map.shape[0] * map.shape[1], map.shape[2] * channels, true)) : [null];
     const copied = features.reduce((sum, map) => sum + map.size, 0);
