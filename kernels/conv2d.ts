@@ -86,11 +86,13 @@ const TARGET_PIXEL = `
 /**
  * A workgroup is one subgroup and computes `rows` pixels by `columns` channels: each lane loads its own pixels' vec4 of channels and hands the
  * components out to all lanes; each lane keeps its own columns of the weights. Where a subgroup has more lanes than there are vec4s of columns, it falls into
- * parts of `width` lanes that take different pixels of the tile.
+ * parts of `width` lanes that take different pixels of the tile. `split`: a sum for each row of taps, and the sum of those, for long sums: one chain of
+ * additions would round more.
  */
-export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number, textures: boolean) => {
+export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number, textures: boolean, split: boolean) => {
   const width = Math.min(subgroup, columns / 4);
   const folded = width < subgroup;
+  const total = split ? 'total' : 'c';
   const tm = rows / subgroup;
   const tn = columns / 4 / width;
   const results = (rows * width) / subgroup;
@@ -100,7 +102,7 @@ export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, 
     return folded ? `subgroupShuffle(${value}, ${r % width}u + part)` : handOut(subgroup, value, r % width);
   };
   return defineKernel({
-    name: `conv2d_f32_sg${subgroup}_${rows}x${columns}${textures ? '_texture' : ''}`,
+    name: `conv2d_f32_sg${subgroup}_${rows}x${columns}${textures ? '_texture' : ''}${split ? '_split' : ''}`,
     workgroup: [subgroup],
     subgroups: true,
     params: CONV_PARAMS,
@@ -114,11 +116,10 @@ ${lines(tn, (j) => `
   let column${j} = weightsBase + min(ownColumn + ${subgroup * j}u, p.N4 - 1u);
   var start${j} = vec4f();
   if (p.hasBias != 0u) { start${j} = bias[column${j}]; }`)}
-${lines(results, (r) => lines(tn, (j) => `  var total${r}_${j} = start${j};`))}
+${lines(results, (r) => lines(tn, (j) => `  var ${total}${r}_${j} = start${j};`))}
   var k = firstTap * p.K4 * 4u;
-  // A sum for each row of taps, and the sum of those: one long chain of additions would round more.
   for (var t = 0u; t < tapsY; t++) {${lines(tm, (i) => sourceLine(i, textures))}
-${lines(results, (r) => lines(tn, (j) => `    var c${r}_${j} = vec4f();`))}
+${split ? lines(results, (r) => lines(tn, (j) => `    var c${r}_${j} = vec4f();`)) : ''}
     for (var u = 0u; u < outer; u++) {
       for (var q = 0u; q < inner; q++) {
 ${lines(tm, (i) => `        let e${i} = u32(x${i}) + u * sourcePitch + q; let a${i} = select(vec4f(), loadSource(line${i}, e${i}), e${i} < limit${i});`)}
@@ -128,9 +129,9 @@ ${lines(results, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${oper
     range(tn).map((j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`).join(' ')}`))}
       }
     }
-${lines(results, (r) => lines(tn, (j) => `    total${r}_${j} += c${r}_${j};`))}
+${split ? lines(results, (r) => lines(tn, (j) => `    total${r}_${j} += c${r}_${j};`)) : ''}
   }
-  var results = array<vec4f, ${results * tn}>(${range(results).map((r) => range(tn).map((j) => `total${r}_${j}`).join(', ')).join(', ')});
+  var results = array<vec4f, ${results * tn}>(${range(results).map((r) => range(tn).map((j) => `${total}${r}_${j}`).join(', ')).join(', ')});
   for (var r = 0u; r < ${results}u; r++) {
     let m = r0 + (r / ${width}u) * ${subgroup}u + part + r % ${width}u;
     if (m >= M) { break; }${TARGET_PIXEL}

@@ -33,7 +33,7 @@ for (const [format, file, write] of WRITERS) {
         for (const [key, { shape, data }] of tensors) {
           const back = read.tensors.get(key)!;
           expect(back.shape).toEqual(shape);
-          expect(new Uint32Array(back.data.buffer)).toEqual(new Uint32Array(data.buffer));
+          expect(new Uint32Array(back.data.buffer, back.data.byteOffset, back.data.length)).toEqual(new Uint32Array(data.buffer));
         }
       }), { seed: 1, numRuns: 60 });
     });

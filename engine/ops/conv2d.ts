@@ -11,7 +11,7 @@ import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { prefersTextures, textureOperand, type TextureOperand } from '../textures.ts';
-import { columnSums, gemm } from './gemm.ts';
+import { columnSums, gemm, LONGEST_CHAIN } from './gemm.ts';
 import { winograd, winogradSize } from './winograd.ts';
 
 export interface Conv2dOptions {
@@ -118,7 +118,7 @@ function runConvolution(device: Device, call: GemmCall, variants: readonly Winog
   const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
   const textures = subgroup > 0 ? textureOperands(device, call, source, weights) : null;
   const [tileRows, tileColumns] = gemmTile(subgroup, rows, N4 * 4, textures !== null);
-  const kernel: Kernel = subgroup > 0 ? convSubgroupKernel(subgroup, tileRows, tileColumns, textures !== null) : convTiledKernel(tileRows);
+  const kernel: Kernel = subgroup > 0 ? convSubgroupKernel(subgroup, tileRows, tileColumns, textures !== null, call.kh * call.kw * call.K4 * 4 > LONGEST_CHAIN * step ** 2) : convTiledKernel(tileRows);
   const tilesM = Math.ceil(rows / tileRows);
   const tilesN = Math.ceil((N4 * 4) / tileColumns);
   const tiles = tilesM * tilesN * groups * step * step;
