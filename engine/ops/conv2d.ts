@@ -11,7 +11,7 @@ import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { prefersTextures, textureOperand, type TextureOperand } from '../textures.ts';
-import { columnSums, gemm, LONGEST_CHAIN } from './gemm.ts';
+import { columnSums, gemm } from './gemm.ts';
 import { winograd, winogradSize } from './winograd.ts';
 
 export interface Conv2dOptions {
@@ -102,6 +102,9 @@ interface GemmCall {
   readonly padY: number;
   readonly padX: number;
 }
+
+/** Longer sums are split by rows of taps, because a sum of sums rounds less than one chain of additions. Here that costs no memory, so the bound is lower than that of matrix products. */
+const LONGEST_CHAIN = 256;
 
 /** A kernel of one pixel: the convolution is a matrix product of pixels by channels. */
 const isPointwise = ({ kh, kw }: Geometry, { stride, padding, groups }: Attributes): boolean => kh === 1 && kw === 1 && stride === 1 && padding === 0 && groups === 1;

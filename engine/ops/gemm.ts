@@ -52,7 +52,7 @@ const COPY_COST = 14;
 /** A slice of K shorter than this is not worth storing its partial products. */
 const SHORTEST_SLICE = 256;
 /** Longer sums are split whatever the device, because a sum of sums rounds less than one long chain of additions. */
-export const LONGEST_CHAIN = 1024;
+const LONGEST_CHAIN = 1024;
 
 /** The least padded work, counted as if a device that is not kept busy ran that much longer. */
 function plan(tiles: Readonly<Partial<Record<TileSize, MatmulTile>>>, costs: Readonly<Record<TileSize, number>>, wanted: number, { m, n, k, batch }: { m: number; n: number; k: number; batch: number }): Plan {
