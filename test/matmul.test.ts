@@ -45,3 +45,12 @@ test('works at the limits that every WebGPU device has', async () => {
     device.destroy();
   }
 });
+
+test('a long sum into a large output is not split beyond what a buffer holds at the default limits', async () => {
+  const device = await openDevice({ limits: 'default' });
+  const side = 4128, k = 1088; // two partial outputs of 68 MB each, side by side, would be more than 128 MiB
+  const y = device.scope(() => matmul(device.tensor(new Float32Array(side * k).fill(0.5), [side, k]), device.tensor(new Float32Array(k * side).fill(2), [k, side])));
+  const values = await y.read();
+  expect([values[0], values[side + 1], values[values.length - 1]]).toEqual([k, k, k]);
+  device.destroy();
+});

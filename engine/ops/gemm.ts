@@ -53,14 +53,17 @@ const COPY_COST = 14;
 const SHORTEST_SLICE = 256;
 /** Longer sums are split whatever the device, because a sum of sums rounds less than one long chain of additions. */
 const LONGEST_CHAIN = 1024;
+/** As far as the partial products of such a split take no more than this. */
+const PARTIAL_BYTES = 64 * 2 ** 20;
 
 /** The least padded work, counted as if a device that is not kept busy ran that much longer. */
 function plan(tiles: Readonly<Partial<Record<TileSize, MatmulTile>>>, costs: Readonly<Record<TileSize, number>>, wanted: number, { m, n, k, batch }: { m: number; n: number; k: number; batch: number }): Plan {
+  const chains = Math.min(Math.ceil(k / LONGEST_CHAIN), Math.floor(PARTIAL_BYTES / (4 * m * n * batch)));
   const candidates = (Object.keys(tiles) as TileSize[]).flatMap((size) => {
     const tile = tiles[size];
     if (!tile) return [];
     const groups = Math.ceil(m / tile.rows) * Math.ceil(n / tile.columns) * batch;
-    const slices = Math.max(Math.ceil(k / LONGEST_CHAIN), Math.min(Math.ceil(wanted / groups), Math.floor(k / SHORTEST_SLICE)), 1);
+    const slices = Math.max(chains, Math.min(Math.ceil(wanted / groups), Math.floor(k / SHORTEST_SLICE)), 1);
     const idle = Math.max(1, wanted / (groups * slices));
     return [{ size, tile, slices, cost: groups * tile.rows * tile.columns * idle * costs[size] }];
   });
