@@ -17,7 +17,7 @@ import { storedShape, toStored } from '../engine/nn/index.ts';
 import { criterion } from '../model/criterion.ts';
 import { DynamicSparseRCNN, mapNames, PAPER_R50 } from '../model/index.ts';
 import { uploadTargets } from '../model/matching.ts';
-import { KEEPS_MEMORY } from './measure.ts';
+import { KEEPS_MEMORY, median } from './measure.ts';
 
 const USAGE = `usage: npm run full-size -- FOLDER [--time forward|step] [--rounds 5] [--checkpointing] [--python /usr/bin/python3]
 FOLDER is what bench/full_size.py wrote (see there); without --time outputs and gradients are compared.`;
@@ -189,7 +189,6 @@ async function timeBesidePyTorch(mode: 'forward' | 'step', rounds: number): Prom
     console.log(`round ${round + 1}: ours ${pairs[round][0].toFixed(0)} ms, PyTorch ${pairs[round][1].toFixed(0)} ms`);
   }
   torch.stdin.end();
-  const median = (list: number[]): number => list.sort((a, b) => a - b)[list.length >> 1];
   console.log(`${mode}: ours ${median(pairs.map(([a]) => a)).toFixed(0)} ms, PyTorch ${median(pairs.map(([, b]) => b)).toFixed(0)} ms, ratio ${median(pairs.map(([a, b]) => a / b)).toFixed(2)}; `
     + `device peak ${megabytes(device.memory().peakBytes)}, process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`);
 }

@@ -14,8 +14,8 @@
  * and one comparison a vec4 decides about the zero padding at left and right.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
+import { range } from './matmul.ts';
 
-const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 const lines = (count: number, line: (i: number) => string): string => range(count).map(line).join('\n');
 
 /** How lane `from`'s value reaches all lanes: each form is the faster one on the adapters with subgroups of that size. */

@@ -9,6 +9,7 @@
  * Glossary. m: side of an output tile; side t = m + 2 of an input tile, t * t elements; tiles: [batch, tilesY, tilesX], a range of them at a time; K, N channels in vec4s.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
+import { range } from './matmul.ts';
 
 export type WinogradSize = 2 | 4;
 
@@ -27,7 +28,6 @@ const MATRICES: Readonly<Record<WinogradSize, { readonly input: Matrix; readonly
   },
 };
 
-const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 const literal = (x: number): string => (Number.isInteger(x) ? x.toFixed(1) : String(x));
 
 /** WGSL of a row of a matrix times a vector of names. */

@@ -12,7 +12,7 @@ import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { prefersTextures, textureOperand, type TextureOperand } from '../textures.ts';
 import { columnSums, gemm } from './gemm.ts';
-import { winograd, winogradSize } from './winograd.ts';
+import { winograd, winogradSize, type WinogradCall } from './winograd.ts';
 
 export interface Conv2dOptions {
   /** Of both axes; default 1. */
@@ -86,14 +86,7 @@ function crop(input: Tensor, output: Tensor, rows: number, groups: number, colum
 }
 
 /** What the implicit GEMM is told; see kernels/conv2d.ts. `K4` and `N4` of a group. */
-interface GemmCall {
-  readonly batch: number;
-  readonly sourceH: number;
-  readonly sourceW: number;
-  readonly targetH: number;
-  readonly targetW: number;
-  readonly K4: number;
-  readonly N4: number;
+interface GemmCall extends Omit<WinogradCall, 'padding'> {
   readonly groups: number;
   readonly kh: number;
   readonly kw: number;
