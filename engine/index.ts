@@ -11,7 +11,7 @@ export { philox, Random } from './random.ts';
 export { CaptureCache, type Capture, type CaptureCacheOptions, type CaptureReport } from './capture.ts';
 export { abs, affine, exp, log, relu, sigmoid, sqrt, square, tanh } from './ops/unary.ts';
 export { reshape } from './ops/reshape.ts';
-export { conv2d, type Conv2dOptions } from './ops/conv2d.ts';
+export { conv2d, type Conv2dEpilogue, type Conv2dOptions } from './ops/conv2d.ts';
 export { maxPool2d, type MaxPool2dOptions } from './ops/pooling.ts';
 export { resizeBilinear, upsampleNearest } from './ops/resize.ts';
 export { normalizeImages, normalizePacked, packedWords, packImages, paddedSize, type ImageData, type NormalizeOptions } from './ops/images.ts';

@@ -13,6 +13,7 @@
  * Along a row of the source, the taps' columns and their channels lie one behind the other in memory, so kx and channel are one contiguous loop,
  * and one comparison a vec4 decides about the zero padding at left and right.
  */
+import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { range } from './matmul.ts';
 
@@ -23,9 +24,9 @@ const handOut = (subgroup: number, value: string, from: number): string => `${su
 
 const CONV_PARAMS = {
   batch: 'u32', sourceH: 'u32', sourceW: 'u32', targetH: 'u32', targetW: 'u32', K4: 'u32', N4: 'u32', groups: 'u32', kh: 'u32', kw: 'u32',
-  stride: 'u32', step: 'u32', padY: 'i32', padX: 'i32', tilesM: 'u32', tilesN: 'u32', tiles: 'u32', hasBias: 'u32',
+  stride: 'u32', step: 'u32', padY: 'i32', padX: 'i32', tilesM: 'u32', tilesN: 'u32', tiles: 'u32',
 } as const;
-const CONV_BUFFERS = { source: 'read vec4f', weights: 'read vec4f', bias: 'read vec4f', target_: 'write vec4f' } as const;
+const CONV_OPERANDS = { source: 'read vec4f', weights: 'read vec4f' } as const;
 
 /** Source vec4 `x` of the image row at `line` (its first vec4's index in a buffer, its number in an operand texture), and vec4 `column` of a row of the weights. */
 const CONV_LOADS = `
@@ -89,7 +90,7 @@ const TARGET_PIXEL = `
  * parts of `width` lanes that take different pixels of the tile. `split`: a sum for each row of taps, and the sum of those, for long sums: one chain of
  * additions would round more.
  */
-export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number, textures: boolean, split: boolean) => {
+export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number, textures: boolean, split: boolean, epilogue: Epilogue) => {
   const width = Math.min(subgroup, columns / 4);
   const folded = width < subgroup;
   const total = split ? 'total' : 'c';
@@ -102,21 +103,18 @@ export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, 
     return folded ? `subgroupShuffle(${value}, ${r % width}u + part)` : handOut(subgroup, value, r % width);
   };
   return defineKernel({
-    name: `conv2d_f32_sg${subgroup}_${rows}x${columns}${textures ? '_texture' : ''}${split ? '_split' : ''}`,
+    name: `conv2d_f32_sg${subgroup}_${rows}x${columns}${textures ? '_texture' : ''}${split ? '_split' : ''}${epilogue}`,
     workgroup: [subgroup],
     subgroups: true,
     params: CONV_PARAMS,
-    buffers: textures ? { ...CONV_BUFFERS, source: 'texture', weights: 'texture' } : CONV_BUFFERS,
+    buffers: { ...(textures ? { source: 'texture', weights: 'texture' } : CONV_OPERANDS), ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
     module: textures ? CONV_TEXTURE_LOADS : CONV_LOADS,
     body: `${convTile(rows, columns / 4)}
   let ownColumn = c0 + ${folded ? `lane % ${width}u` : 'lane'};
   let part = ${folded ? `lane - lane % ${width}u` : '0u'};
 ${lines(tm, (i) => `  let m${i} = min(r0 + ${subgroup * i}u + lane, M - 1u);${sourceOrigin(i)}`)}
-${lines(tn, (j) => `
-  let column${j} = weightsBase + min(ownColumn + ${subgroup * j}u, p.N4 - 1u);
-  var start${j} = vec4f();
-  if (p.hasBias != 0u) { start${j} = bias[column${j}]; }`)}
-${lines(results, (r) => lines(tn, (j) => `  var ${total}${r}_${j} = start${j};`))}
+${lines(tn, (j) => `  let column${j} = weightsBase + min(ownColumn + ${subgroup * j}u, p.N4 - 1u);`)}
+${lines(results, (r) => lines(tn, (j) => `  var ${total}${r}_${j} = vec4f();`))}
   var k = firstTap * p.K4 * 4u;
   for (var t = 0u; t < tapsY; t++) {${lines(tm, (i) => sourceLine(i, textures))}
 ${split ? lines(results, (r) => lines(tn, (j) => `    var c${r}_${j} = vec4f();`)) : ''}
@@ -131,11 +129,13 @@ ${lines(results, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${oper
     }
 ${split ? lines(results, (r) => lines(tn, (j) => `    total${r}_${j} += c${r}_${j};`)) : ''}
   }
+${lines(tn, (j) => `  ${columnOperands(epilogue, j, (buffer) => `${buffer}[column${j}]`)}`)}
   var results = array<vec4f, ${results * tn}>(${range(results).map((r) => range(tn).map((j) => `${total}${r}_${j}`).join(', ')).join(', ')});
   for (var r = 0u; r < ${results}u; r++) {
     let m = r0 + (r / ${width}u) * ${subgroup}u + part + r % ${width}u;
     if (m >= M) { break; }${TARGET_PIXEL}
-${lines(tn, (j) => `    if (ownColumn + ${subgroup * j}u < p.N4) { target_[pixel * targetPitch + column${j}] = results[r * ${tn}u + ${j}u]; }`)}
+${lines(tn, (j) => `    if (ownColumn + ${subgroup * j}u < p.N4) { let at = pixel * targetPitch + column${j}; target_[at] = ${
+    withEpilogue(epilogue, `results[r * ${tn}u + ${j}u]`, j, 'residual[at]', 'vec4f()')}; }`)}
   }`,
   });
 });
@@ -144,15 +144,15 @@ ${lines(tn, (j) => `    if (ownColumn + ${subgroup * j}u < p.N4) { target_[pixel
 const DEPTH4 = 4;
 
 /** A workgroup computes a square tile of pixels by channels, each lane 4 x 4 of it, from operands in workgroup memory: for adapters without small subgroups. */
-export const convTiledKernel = kernelFamily((tile: number) => {
+export const convTiledKernel = kernelFamily((tile: number, epilogue: Epilogue) => {
   const side = tile / 4;
   const lanes = side * side;
   const share = (tile * DEPTH4) / lanes;
   return defineKernel({
-    name: `conv2d_f32_tile${tile}`,
+    name: `conv2d_f32_tile${tile}${epilogue}`,
     workgroup: [lanes],
     params: CONV_PARAMS,
-    buffers: CONV_BUFFERS,
+    buffers: { ...CONV_OPERANDS, ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
     module: `${CONV_LOADS}
 var<workgroup> tileA: array<vec4f, ${tile * DEPTH4}>;
 var<workgroup> tileB: array<vec4f, ${tile * DEPTH4}>;`,
@@ -162,9 +162,7 @@ ${lines(share, (i) => `  let m${i} = min(r0 + lane / ${DEPTH4}u + ${i * (lanes /
   let loadColumn = weightsBase + min(c0 + lane % ${side}u, p.N4 - 1u);
   let column = c0 + lane % ${side}u;
   let ownRow = (lane / ${side}u) * 4u;
-  var start = vec4f();
-  if (p.hasBias != 0u) { start = bias[loadColumn]; }
-${lines(4, (r) => `  var sum${r} = start;`)}
+${lines(4, (r) => `  var sum${r} = vec4f();`)}
   for (var t = 0u; t < tapsY; t++) {${lines(share, (i) => sourceLine(i))}
     for (var u = 0u; u < outer; u++) {
       let k = (firstTap * p.K4 + (t * outer + u) * inner) * 4u;
@@ -187,11 +185,13 @@ ${lines(4, (r) => lines(4, (kk) => `          sum${r} = fma(vec4f(a${r}[${kk}]),
     }
   }
   if (column >= p.N4) { return; }
+  ${columnOperands(epilogue, '', (buffer) => `${buffer}[loadColumn]`)}
   var results = array<vec4f, 4>(sum0, sum1, sum2, sum3);
   for (var r = 0u; r < 4u; r++) {
     let m = r0 + ownRow + r;
     if (m < M) {${TARGET_PIXEL}
-      target_[pixel * targetPitch + loadColumn] = results[r];
+      let at = pixel * targetPitch + loadColumn;
+      target_[at] = ${withEpilogue(epilogue, 'results[r]', '', 'residual[at]', 'vec4f()')};
     }
   }`,
   });

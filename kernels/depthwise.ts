@@ -2,18 +2,19 @@
  * Depthwise convolution in NHWC: every channel with a filter of its own, so there is nothing to share between channels and one lane computes one vec4 of
  * channels. Images [batch, height, width, C4], weights [kh, kw, C4], both vec4.
  */
+import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
 
 const PARAMS = {
-  count: 'u32', sourceH: 'u32', sourceW: 'u32', outH: 'u32', outW: 'u32', C4: 'u32', kh: 'u32', kw: 'u32', stride: 'u32', padding: 'i32', hasBias: 'u32',
+  count: 'u32', sourceH: 'u32', sourceW: 'u32', outH: 'u32', outW: 'u32', C4: 'u32', kh: 'u32', kw: 'u32', stride: 'u32', padding: 'i32',
 } as const;
 
 /** One lane an output pixel and vec4 of channels. */
-export const depthwiseKernel = kernelFamily(() => defineKernel({
-  name: 'depthwise_f32_vec4',
+export const depthwiseKernel = kernelFamily((epilogue: Epilogue) => defineKernel({
+  name: `depthwise_f32_vec4${epilogue}`,
   workgroup: [64],
   params: PARAMS,
-  buffers: { source: 'read vec4f', weights: 'read vec4f', bias: 'read vec4f', output: 'write vec4f' },
+  buffers: { source: 'read vec4f', weights: 'read vec4f', ...epilogueBuffers(epilogue, 'vec4f'), output: 'write vec4f' },
   body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
@@ -23,7 +24,6 @@ export const depthwiseKernel = kernelFamily(() => defineKernel({
   let y0 = i32(((pixel / p.outW) % p.outH) * p.stride) - p.padding;
   let image = pixel / (p.outW * p.outH);
   var sum = vec4f();
-  if (p.hasBias != 0u) { sum = bias[c]; }
   for (var ky = 0u; ky < p.kh; ky++) {
     let y = u32(y0 + i32(ky));
     if (y >= p.sourceH) { continue; }
@@ -33,7 +33,8 @@ export const depthwiseKernel = kernelFamily(() => defineKernel({
       sum = fma(source[((image * p.sourceH + y) * p.sourceW + x) * p.C4 + c], weights[(ky * p.kw + kx) * p.C4 + c], sum);
     }
   }
-  output[i] = sum;`,
+  ${columnOperands(epilogue, '', (buffer) => `${buffer}[c]`)}
+  output[i] = ${withEpilogue(epilogue, 'sum', '', 'residual[i]', 'vec4f()')};`,
 }));
 
 /** One lane an input pixel and vec4 of channels: gathers from the output pixels that read it. */

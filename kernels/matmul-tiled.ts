@@ -2,10 +2,9 @@
  * Matrix products through workgroup memory, for adapters without subgroups or with large ones (real GPUs): tiles of A and B are staged
  * k-major as vec4s, whatever the form, and each invocation owns a block of the output in registers. Same params and buffers as the kernels of matmul.ts.
  */
+import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
-import {
-  hasBias, MATMUL_PARAMS, operandLoader, range, tilePlacement, withEpilogue, type Epilogue, type MatmulForm, type MatmulTile, type OperandAccess,
-} from './matmul.ts';
+import { MATMUL_PARAMS, operandLoader, range, tilePlacement, type MatmulForm, type MatmulTile, type OperandAccess } from './matmul.ts';
 
 /** k staged at once: 8 KiB of workgroup memory for the large tile. */
 const STAGED_K = 16;
@@ -50,25 +49,22 @@ export const tiledMatmulKernel = kernelFamily((form: MatmulForm, size: 'large' |
   const lanesX = columns / (4 * laneVectors);
   const lanes = lanesX * (rows / laneRows);
   const store = (row: number, j: number): string => {
-    const value = withEpilogue(epilogue, `c${row}_${j}`, `bias${j}`, 'vec4f()');
-    const x = `x${j}`;
-    if (vec4Output) return `if (${x} < p.n / 4u) { output[line * (p.n / 4u) + ${x}] = ${value}; }`;
-    return `{ let value = ${value};
-      ${range(4).map((q) => `if (${x} * 4u + ${q}u < p.n) { output[line * p.n + ${x} * 4u + ${q}u] = value[${q}]; }`).join(' ')} }`;
+    const value = (residual: string): string => withEpilogue(epilogue, `c${row}_${j}`, j, residual, 'vec4f()');
+    if (vec4Output) return `if (x${j} < p.n / 4u) { let at = line * (p.n / 4u) + x${j}; output[at] = ${value('residual[at]')}; }`;
+    return `{ let at = line * p.n + x${j} * 4u; let value = ${value('vec4f(residual[at], residual[at + 1u], residual[at + 2u], residual[at + 3u])')};
+      ${range(4).map((q) => `if (x${j} * 4u + ${q}u < p.n) { output[at + ${q}u] = value[${q}]; }`).join(' ')} }`;
   };
-  const biasLoad = (j: number): string => {
-    if (!hasBias(epilogue)) return '';
-    if (vec4Output) return `let bias${j} = bias[min(x${j}, p.n / 4u - 1u)];`;
-    return `let bias${j} = vec4f(${range(4).map((q) => `bias[min(x${j} * 4u + ${q}u, p.n - 1u)]`).join(', ')});`;
-  };
+  const columnLoads = (j: number): string => columnOperands(epilogue, j, (buffer) => (vec4Output
+    ? `${buffer}[min(x${j}, p.n / 4u - 1u)]`
+    : `vec4f(${range(4).map((q) => `${buffer}[min(x${j} * 4u + ${q}u, p.n - 1u)]`).join(', ')})`));
   const operand: BufferSpec = access === 'vec4' ? 'read vec4f' : 'read f32';
   const buffers: Record<string, BufferSpec> = {
     a: operand, b: operand,
-    ...(hasBias(epilogue) ? { bias: vec4Output ? 'read vec4f' : 'read f32' } : {}),
+    ...epilogueBuffers(epilogue, vec4Output ? 'vec4f' : 'f32'),
     output: vec4Output ? 'write vec4f' : 'write f32',
   };
   return defineKernel({
-    name: `matmul_${form}_f32_wg${lanes}_${rows}x${columns}_${access}${vec4Output ? '' : '_scalar_output'}${epilogue === 'none' ? '' : `_${epilogue}`}`,
+    name: `matmul_${form}_f32_wg${lanes}_${rows}x${columns}_${access}${vec4Output ? '' : '_scalar_output'}${epilogue}`,
     workgroup: [lanes],
     params: MATMUL_PARAMS,
     buffers,
@@ -91,7 +87,7 @@ var<workgroup> tileB: array<vec4f, ${STAGED_K * columns / 4}>;`,
     }
     workgroupBarrier();
   }
-  ${range(laneVectors).map((j) => `let x${j} = column0 / 4u + laneX + ${j * lanesX}u; ${biasLoad(j)}`).join('\n  ')}
+  ${range(laneVectors).map((j) => `let x${j} = column0 / 4u + laneX + ${j * lanesX}u; ${columnLoads(j)}`).join('\n  ')}
   ${range(laneRows).map((row) => `{ let row = row0 + laneY * ${laneRows}u + ${row}u; let line = z * p.m + row;
     if (row < p.m) { ${range(laneVectors).map((j) => store(row, j)).join(' ')} } }`).join('\n  ')}`,
   });

@@ -6,11 +6,10 @@
  *
  * Operands are 2-D arrays of lines, one batch entry below the other. Names: M x N output, K summed over; form `nt`: A as it is [M, K], B transposed [N, K].
  */
+import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
 
 export type MatmulForm = 'nn' | 'nt' | 'tn' | 'tt';
-/** What happens to the product before it is stored. */
-export type Epilogue = 'none' | 'bias' | 'relu' | 'bias_relu';
 /** `vec4`: the contiguous dimension of A and of B is a multiple of 4. `scalar`: any sizes, element by element. */
 export type OperandAccess = 'vec4' | 'scalar';
 /**
@@ -77,14 +76,6 @@ export function tilePlacement({ rows, columns }: MatmulTile): string {
   let k1 = min(p.k, k0 + p.sliceK);`;
 }
 
-export const hasBias = (epilogue: Epilogue): boolean => epilogue.startsWith('bias');
-
-/** WGSL of the value to store, from an expression for the sum and one for the bias. */
-export function withEpilogue(epilogue: Epilogue, sum: string, bias: string, zero: string): string {
-  const biased = hasBias(epilogue) ? `${sum} + ${bias}` : sum;
-  return epilogue.endsWith('relu') ? `max(${biased}, ${zero})` : biased;
-}
-
 export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 
 /**
@@ -139,30 +130,29 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     return `let ${s} = ${valueA(row, step)}; ${terms.join(' ')}`;
   }).join('\n')).join('\n');
 
-  const biasLoads = range(vectors).map((j) => {
-    if (!hasBias(epilogue)) return '';
-    if (transposedB) return `let bias${j} = bias[min(column0 + ${j * lanes}u + lane, p.n - 1u)];`;
-    if (access !== 'scalar') return `let bias${j} = bias[xB${j}];`;
-    return `let bias${j} = vec4f(${range(4).map((q) => `bias[min(xB${j} * 4u + ${q}u, p.n - 1u)]`).join(', ')});`;
-  });
+  const columnLoads = range(vectors).map((j) => columnOperands(epilogue, j, (buffer) => {
+    if (transposedB) return `${buffer}[min(column0 + ${j * lanes}u + lane, p.n - 1u)]`;
+    if (access !== 'scalar') return `${buffer}[xB${j}]`;
+    return `vec4f(${range(4).map((q) => `${buffer}[min(xB${j} * 4u + ${q}u, p.n - 1u)]`).join(', ')})`;
+  }));
   const stores = range(vectors).map((j) => {
-    const value = withEpilogue(epilogue, `sums[r * ${vectors}u + ${j}u]`, `bias${j}`, zero);
-    if (transposedB) return `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { output[line * p.n + column] = ${value}; } }`;
+    const value = (residual: string): string => withEpilogue(epilogue, `sums[r * ${vectors}u + ${j}u]`, j, residual, zero);
+    if (transposedB) return `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { let at = line * p.n + column; output[at] = ${value('residual[at]')}; } }`;
     const x = `let x = column0 / 4u + ${j * lanes}u + lane;`;
-    if (access !== 'scalar') return `{ ${x} if (x < p.n / 4u) { output[line * (p.n / 4u) + x] = ${value}; } }`;
-    return `{ ${x} let value = ${value};
-      ${range(4).map((q) => `if (x * 4u + ${q}u < p.n) { output[line * p.n + x * 4u + ${q}u] = value[${q}]; }`).join('\n      ')} }`;
+    if (access !== 'scalar') return `{ ${x} if (x < p.n / 4u) { let at = line * (p.n / 4u) + x; output[at] = ${value('residual[at]')}; } }`;
+    return `{ ${x} let at = line * p.n + x * 4u; let value = ${value('vec4f(residual[at], residual[at + 1u], residual[at + 2u], residual[at + 3u])')};
+      ${range(4).map((q) => `if (x * 4u + ${q}u < p.n) { output[at + ${q}u] = value[${q}]; }`).join('\n      ')} }`;
   });
 
   const operand: BufferSpec = access === 'texture' ? 'texture' : access === 'vec4' ? 'read vec4f' : 'read f32';
   const vec4Output = access !== 'scalar' && !transposedB;
   const buffers: Record<string, BufferSpec> = {
     a: operand, b: operand,
-    ...(hasBias(epilogue) ? { bias: vec4Output ? 'read vec4f' : 'read f32' } : {}),
+    ...epilogueBuffers(epilogue, vec4Output ? 'vec4f' : 'f32'),
     output: vec4Output ? 'write vec4f' : 'write f32',
   };
   return defineKernel({
-    name: `matmul_${form}_f32_sg${lanes}_${rows}x${tile.columns}_${access}${epilogue === 'none' ? '' : `_${epilogue}`}`,
+    name: `matmul_${form}_f32_sg${lanes}_${rows}x${tile.columns}_${access}${epilogue}`,
     workgroup: [lanes],
     params: access === 'texture' ? { ...MATMUL_PARAMS, ...TEXTURE_PARAMS } : MATMUL_PARAMS,
     buffers,
@@ -175,7 +165,7 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
 ${[...loadsA, ...loadsB].join('\n')}
 ${products}
   }
-  ${biasLoads.filter((line) => line !== '').join('\n  ')}
+  ${columnLoads.filter((line) => line !== '').join('\n  ')}
   // Stored in a loop over a local array: unrolled, the stores would be most of the code.
   var sums = array<${type}, ${rows * vectors}>(${range(rows).map((row) => range(vectors).map((j) => `c${row}_${j}`).join(', ')).join(', ')});
   let rows = min(${rows}u, p.m - row0);
@@ -191,11 +181,11 @@ export const sumSlicesKernel = kernelFamily((access: OperandAccess, epilogue: Ep
   const element = access === 'vec4' ? 'vec4f' : 'f32';
   const buffers: Record<string, BufferSpec> = {
     partial: `read ${element}`,
-    ...(hasBias(epilogue) ? { bias: `read ${element}` as const } : {}),
+    ...epilogueBuffers(epilogue, element),
     output: `write ${element}`,
   };
   return defineKernel({
-    name: `matmul_sum_slices_f32_${access}${epilogue === 'none' ? '' : `_${epilogue}`}`,
+    name: `matmul_sum_slices_f32_${access}${epilogue}`,
     workgroup: [64],
     /** Count and width in elements of the buffers: vec4s or scalars. */
     params: { count: 'u32', width: 'u32', slices: 'u32' },
@@ -205,7 +195,8 @@ export const sumSlicesKernel = kernelFamily((access: OperandAccess, epilogue: Ep
   if (i >= p.count) { return; }
   var sum = ${element}();
   for (var s = 0u; s < p.slices; s++) { sum += partial[s * p.count + i]; }
-  output[i] = ${withEpilogue(epilogue, 'sum', 'bias[i % p.width]', `${element}()`)};`,
+  ${columnOperands(epilogue, '', (buffer) => `${buffer}[i % p.width]`)}
+  output[i] = ${withEpilogue(epilogue, 'sum', '', 'residual[i]', `${element}()`)};`,
   });
 });
 

@@ -8,6 +8,7 @@
  *
  * Glossary. m: side of an output tile; side t = m + 2 of an input tile, t * t elements; tiles: [batch, tilesY, tilesX], a range of them at a time; K, N channels in vec4s.
  */
+import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { range } from './matmul.ts';
 
@@ -101,26 +102,28 @@ export const winogradInputKernel = kernelFamily((m: WinogradSize) => {
   });
 });
 
-/** y [batch, height, width, N] of products [elements, tiles, N], plus bias where `hasBias` is not 0. */
-export const winogradOutputKernel = kernelFamily((m: WinogradSize) => {
+/** y [batch, height, width, N] of products [elements, tiles, N], and the epilogue. */
+export const winogradOutputKernel = kernelFamily((m: WinogradSize, epilogue: Epilogue) => {
   const side = m + 2;
   const elements = side * side;
   return defineKernel({
-    name: `winograd${m}_output_f32`,
+    name: `winograd${m}_output_f32${epilogue}`,
     workgroup: [64],
-    params: { ...TILE_PARAMS, hasBias: 'u32' },
-    buffers: { products: 'read vec4f', bias: 'read vec4f', target_: 'write vec4f' },
+    params: TILE_PARAMS,
+    buffers: { products: 'read vec4f', ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
     body: `${tileOf(m)}
   var product: array<vec4f, ${elements}>;
   for (var e = 0u; e < ${elements}u; e++) { product[e] = products[(e * p.tiles + tile) * p.channels4 + c]; }
   ${sandwich(MATRICES[m].output, grid(side, side, (i, j) => `product[${i * side + j}]`), 'y')}
-  var start = vec4f();
-  if (p.hasBias != 0u) { start = bias[c]; }
+  ${columnOperands(epilogue, '', (buffer) => `${buffer}[c]`)}
   var results = array<vec4f, ${m * m}>(${range(m * m).map((e) => `y${Math.floor(e / m)}_${e % m}`).join(', ')});
   for (var e = 0u; e < ${m * m}u; e++) {
     let y = originY + e / ${m}u;
     let x = originX + e % ${m}u;
-    if (y < p.height && x < p.width) { target_[((image * p.height + y) * p.width + x) * p.channels4 + c] = start + results[e]; }
+    if (y < p.height && x < p.width) {
+      let at = ((image * p.height + y) * p.width + x) * p.channels4 + c;
+      target_[at] = ${withEpilogue(epilogue, 'results[e]', '', 'residual[at]', 'vec4f()')};
+    }
   }`,
   });
 });

@@ -2,7 +2,7 @@
  * Feature pyramid [FPN, arXiv 1612.03144]: 1x1 laterals and 3x3 outputs with bias, nearest x2 top-down, summed. C2..C5 to P2..P5 of d channels.
  * Names follow Detectron2: `bottom_up.*`, `fpn_lateral2.weight`, `fpn_output2.bias`, ...
  */
-import { add, upsampleNearest, type Device, type Random, type Tensor } from '../engine/index.ts';
+import { upsampleNearest, type Device, type Random, type Tensor } from '../engine/index.ts';
 import { Conv2d, Module } from '../engine/nn/index.ts';
 import type { ModelConfig } from './config.ts';
 import { ResNet } from './resnet.ts';
@@ -26,8 +26,7 @@ export class FPN extends Module {
     const pyramid: Tensor[] = [];
     let top: Tensor | null = null;
     for (let i = features.length - 1; i >= 0; i--) {
-      const lateral = this.laterals[i].forward(features[i]);
-      top = top === null ? lateral : add(lateral, upsampleNearest(top, 2));
+      top = this.laterals[i].forward(features[i], top === null ? {} : { residual: upsampleNearest(top, 2) });
       pyramid.unshift(this.outputs[i].forward(top));
     }
     return pyramid;

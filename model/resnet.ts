@@ -11,7 +11,7 @@ import type { ModelConfig } from './config.ts';
 /** Residual blocks of res2..res5. */
 export const RESNET_BLOCKS = { 18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3] } as const;
 
-/** A convolution without bias, followed by its norm; ReLU and residual ride along with the norm. */
+/** A convolution without bias, followed by its norm; ReLU and residual ride along with the norm, and a frozen one with the convolution. */
 class NormedConv extends Module {
   private readonly conv: Conv2d;
   private readonly norm: FrozenBatchNorm | GroupNorm;
@@ -24,6 +24,7 @@ class NormedConv extends Module {
   }
 
   forward(x: Tensor, options: NormOptions = {}): Tensor {
+    if (this.norm instanceof FrozenBatchNorm) return this.conv.forward(x, options, this.norm.affine());
     return this.norm.forward(this.conv.forward(x), options);
   }
 }

@@ -72,8 +72,10 @@ export class Conv2d extends Module {
     this.bias = bias ? this.parameter('bias', [outputs], init === 'c2-xavier' ? constant(outputs, 0) : uniformBias(random, outputs, fanIn)) : null;
   }
 
-  forward(x: Tensor): Tensor {
-    return conv2d(x, this.weight, this.bias, { stride: this.stride, padding: this.padding, groups: this.groups });
+  /** @param norm a frozen batch norm of the result, in the same kernel; only for a convolution without a bias of its own */
+  forward(x: Tensor, epilogue: NormOptions = {}, norm: { readonly scale: Tensor; readonly shift: Tensor } | null = null): Tensor {
+    if (norm && this.bias) throw new Error('Conv2d: a norm in the same kernel takes the place of the bias, but this convolution has one');
+    return conv2d(x, this.weight, norm ? norm.shift : this.bias, { stride: this.stride, padding: this.padding, groups: this.groups, ...epilogue, ...(norm && { scale: norm.scale }) });
   }
 }
 
@@ -132,8 +134,13 @@ export class FrozenBatchNorm extends Module {
   }
 
   forward(x: Tensor, options: NormOptions = {}): Tensor {
-    this.folded ??= this.fold();
-    return scaleShift(x, this.folded.scale, this.folded.shift, options);
+    const { scale, shift } = this.affine();
+    return scaleShift(x, scale, shift, options);
+  }
+
+  /** The factor and the offset of each channel, [channels]. */
+  affine(): { readonly scale: Tensor; readonly shift: Tensor } {
+    return this.folded ??= this.fold();
   }
 
   private fold(): { scale: Tensor; shift: Tensor } {

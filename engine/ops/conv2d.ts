@@ -8,10 +8,12 @@ import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
 import type { WinogradSize } from '../../kernels/winograd.ts';
 import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
-import { shapeError, type Shape } from '../shape.ts';
+import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { prefersTextures, textureOperand, type TextureOperand } from '../textures.ts';
-import { columnSums, gemm } from './gemm.ts';
+import { columnSums, epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
+import { maskGradient } from './matmul.ts';
+import { scaleShiftGradients } from './norm.ts';
 import { winograd, winogradSize, type WinogradCall } from './winograd.ts';
 
 export interface Conv2dOptions {
@@ -23,7 +25,7 @@ export interface Conv2dOptions {
   readonly groups?: number;
 }
 
-type Attributes = Required<Conv2dOptions>;
+type Attributes = Required<Conv2dOptions> & { readonly relu: boolean };
 
 /** The sizes of one call. `C` and `O` are channels of a group, `C4` and `O4` the vec4s that hold them. */
 interface Geometry {
@@ -103,23 +105,26 @@ const LONGEST_CHAIN = 256;
 const isPointwise = ({ kh, kw }: Geometry, { stride, padding, groups }: Attributes): boolean => kh === 1 && kw === 1 && stride === 1 && padding === 0 && groups === 1;
 
 /** Runs the forward pass or the gradient by the input: as one of the Winograd variants named, where that is less work, otherwise as implicit GEMM. */
-function runConvolution(device: Device, call: GemmCall, variants: readonly WinogradSize[], source: Tensor, weights: Tensor, bias: Tensor | null, target: Tensor): void {
+function runConvolution(device: Device, call: GemmCall, variants: readonly WinogradSize[], source: Tensor, weights: Tensor, operands: EpilogueOperands, target: Tensor): void {
   const { batch, targetH, targetW, N4, groups, step } = call;
   if (call.kh === 3 && call.kw === 3 && call.stride === 1 && step === 1 && groups === 1 && call.padY === call.padX) {
     const tiled = { ...call, padding: 2 - call.padY };
     const m = winogradSize(device, tiled, variants);
-    if (m !== null) return winograd(device, m, tiled, source, weights, bias, target);
+    if (m !== null) return winograd(device, m, tiled, source, weights, operands, target);
   }
   const rows = batch * Math.ceil(targetH / step) * Math.ceil(targetW / step);
   const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
   const textures = subgroup > 0 ? textureOperands(device, call, source, weights) : null;
   const [tileRows, tileColumns] = gemmTile(subgroup, rows, N4 * 4, textures !== null);
-  const kernel: Kernel = subgroup > 0 ? convSubgroupKernel(subgroup, tileRows, tileColumns, textures !== null, call.kh * call.kw * call.K4 * 4 > LONGEST_CHAIN * step ** 2) : convTiledKernel(tileRows);
+  const { epilogue, buffers } = epilogueOperands(operands);
+  const kernel: Kernel = subgroup > 0
+    ? convSubgroupKernel(subgroup, tileRows, tileColumns, textures !== null, call.kh * call.kw * call.K4 * 4 > LONGEST_CHAIN * step ** 2, epilogue)
+    : convTiledKernel(tileRows, epilogue);
   const tilesM = Math.ceil(rows / tileRows);
   const tilesN = Math.ceil((N4 * 4) / tileColumns);
   const tiles = tilesM * tilesN * groups * step * step;
-  const params = { ...call, tilesM, tilesN, tiles, hasBias: bias ? 1 : 0 };
-  const rest = { bias: bias ?? weights, target_: target };
+  const params = { ...call, tilesM, tilesN, tiles };
+  const rest = { ...buffers, target_: target };
   if (!textures) {
     device.run(kernel, params, { source, weights, ...rest }, linearGrid(tiles));
     return;
@@ -182,9 +187,27 @@ function splitLines(device: Device, lines: number, lineLength: number, workgroup
   return { splits: Math.ceil(lines / perSplit), perSplit };
 }
 
+type Inputs = readonly [x: Tensor, weight: Tensor, bias: Tensor | null, scale: Tensor | null, residual: Tensor | null];
+
+/** The epilogue's operands with channels filled up as the target's are. */
+function paddedEpilogue({ scale, bias, residual, relu }: EpilogueOperands, groups: number, O: number): EpilogueOperands {
+  const filled = (operand: Tensor | null | undefined): Tensor | null => (operand ? padded(operand, 1, groups, O) : null);
+  return { scale: filled(scale), bias: filled(bias), residual: filled(residual), relu };
+}
+
+/** Gradients by the sum over taps, and by what was added to it (bias and residual), from that by the output. */
+function epilogueGradients(upstream: Tensor, output: Tensor, scale: Tensor | null, relu: boolean, added: boolean): { sum: Tensor; added: Tensor | null } {
+  if (scale) {
+    const { scaled, plain } = scaleShiftGradients(upstream, scale, relu ? output : null, { scaled: true, plain: added });
+    return { sum: scaled ?? upstream, added: plain };
+  }
+  const sum = relu ? maskGradient(upstream.device, upstream, output) : upstream;
+  return { sum, added: added ? sum : null };
+}
+
 export const conv2dOp = defineOp({
   name: 'conv2d',
-  shape: ([x, weight, bias]: readonly [Tensor, Tensor, Tensor | null], attributes: Attributes) => {
+  shape: ([x, weight, bias, scale, residual]: Inputs, attributes: Attributes) => {
     const { stride, padding, groups } = attributes;
     if (!Number.isInteger(stride) || stride < 1) shapeError('conv2d', 'stride', 'a positive integer', String(stride));
     if (!Number.isInteger(padding) || padding < 0) shapeError('conv2d', 'padding', 'a non-negative integer', String(padding));
@@ -195,34 +218,40 @@ export const conv2dOp = defineOp({
     if (C % groups !== 0) shapeError('conv2d', 'x', `[B, H, W, C] with C a multiple of ${groups} groups`, x.shape);
     if (C !== weight.shape[2] * groups) shapeError('conv2d', 'weight', `[kh, kw, ${C / groups}, O] for ${C} channels in ${groups} groups`, weight.shape);
     if (weight.shape[3] % groups !== 0) shapeError('conv2d', 'weight', `[kh, kw, C / groups, O] with O a multiple of ${groups} groups`, weight.shape);
-    if (bias && (bias.rank !== 1 || bias.size !== weight.shape[3])) shapeError('conv2d', 'bias', `[${weight.shape[3]}]`, bias.shape);
-    for (const [name, tensor] of [['x', x], ['weight', weight], ['bias', bias]] as const) {
+    for (const [name, tensor] of [['bias', bias], ['scale', scale]] as const) {
+      if (tensor && (tensor.rank !== 1 || tensor.size !== weight.shape[3])) shapeError('conv2d', name, `[${weight.shape[3]}]`, tensor.shape);
+    }
+    if (scale?.requiresGrad) shapeError('conv2d', 'scale', 'without a gradient (scaleShift has one)', 'one that requires it');
+    for (const [name, tensor] of [['x', x], ['weight', weight], ['bias', bias], ['scale', scale], ['residual', residual]] as const) {
       if (tensor && tensor.dtype !== 'f32') shapeError('conv2d', name, 'of dtype f32', tensor.dtype);
     }
     const { batch, outH, outW } = geometry(x, weight, attributes);
     if (outH < 1 || outW < 1) {
       shapeError('conv2d', 'x', `at least as large as the kernel [${weight.shape[0]}, ${weight.shape[1]}] with padding ${padding}`, x.shape);
     }
-    return { shape: [batch, outH, outW, weight.shape[3]] };
+    const shape = [batch, outH, outW, weight.shape[3]];
+    if (residual && !sameShape(residual.shape, shape)) shapeError('conv2d', 'residual', `of the result's shape ${formatShape(shape)}`, residual.shape);
+    return { shape };
   },
 
-  forward: ({ device, inputs: [x, weight, bias], attributes, output, recording, inference }): { source?: Tensor } => {
+  forward: ({ device, inputs: [x, weight, bias, scale, residual], attributes, output, recording, inference }): { source?: Tensor } => {
     if (output.size === 0) return {};
-    const { stride, padding, groups } = attributes;
+    const { stride, padding, groups, relu } = attributes;
     const g = geometry(x, weight, attributes);
     const { batch, height, width, outH, outW, kh, kw, C, O, C4, O4 } = g;
+    const operands = { scale, bias, residual, relu };
     if (isDepthwise(g)) {
       const channels4 = Math.ceil(groups / 4);
       const target = groups % 4 === 0 ? output : device.empty([output.size / groups * channels4 * 4]);
       const count = batch * outH * outW * channels4;
-      device.run(depthwiseKernel(), {
-        count, sourceH: height, sourceW: width, outH, outW, C4: channels4, kh, kw, stride, padding, hasBias: bias ? 1 : 0,
-      }, { source: padded(x, 1, 1, groups), weights: padded(weight, 1, 1, groups), bias: bias ?? weight, output: target }, gridOf(count));
+      const { epilogue, buffers } = epilogueOperands(paddedEpilogue(operands, 1, groups));
+      device.run(depthwiseKernel(epilogue), { count, sourceH: height, sourceW: width, outH, outW, C4: channels4, kh, kw, stride, padding },
+        { source: padded(x, 1, 1, groups), weights: padded(weight, 1, 1, groups), ...buffers, output: target }, gridOf(count));
       if (target !== output) crop(target, output, 1, 1, channels4 * 4, 1, groups);
       return {};
     }
     if (isPointwise(g, attributes)) {
-      gemm(device, { a: x, transposeA: false, b: weight, transposeB: false, output, m: batch * outH * outW, n: O, k: C, bias });
+      gemm(device, { a: x, transposeA: false, b: weight, transposeB: false, output, m: batch * outH * outW, n: O, k: C, ...operands });
       return {};
     }
     const source = padded(x, 1, groups, C);
@@ -230,16 +259,18 @@ export const conv2dOp = defineOp({
     runConvolution(device, {
       batch, sourceH: height, sourceW: width, targetH: outH, targetW: outW, K4: C4, N4: O4, groups, kh, kw,
       stride, step: 1, padY: kh - 1 - padding, padX: kw - 1 - padding,
-    }, inference ? [2, 4] : [2], source, padded(weight, C, groups, O, true), bias && padded(bias, 1, groups, O), target);
+    }, inference ? [2, 4] : [2], source, padded(weight, C, groups, O, true), paddedEpilogue(operands, groups, O), target);
     if (target !== output) crop(target, output, 1, groups, O4 * 4, 1, O);
     return recording && weight.requiresGrad && source !== x ? { source } : {};
   },
 
-  backward: ({ device, inputs: [x, weight, bias], attributes, saved, gradient, needs }) => {
+  backward: ({ device, inputs: [x, weight, bias, scale, residual], attributes, output, saved, gradient: byOutput, needs }) => {
     const g = geometry(x, weight, attributes);
-    if (gradient.size === 0) return [x, weight, bias].map((input, i) => (input && needs[i] ? device.zeros(input.shape) : null));
-    if (isDepthwise(g)) return depthwiseBackward(device, g, attributes, x, weight, bias, gradient, needs);
-    if (isPointwise(g, attributes)) return pointwiseBackward(device, g, x, weight, bias, gradient, needs);
+    if (byOutput.size === 0) return [x, weight, bias, scale, residual].map((input, i) => (input && needs[i] ? device.zeros(input.shape) : null));
+    const { sum: gradient, added } = epilogueGradients(byOutput, output, scale, attributes.relu, needs[2] || needs[4]);
+    const byAdded = [added && needs[2] ? columnSums(device, added, null) : null, null, needs[4] ? added : null];
+    if (isDepthwise(g)) return [...depthwiseBackward(device, g, attributes, x, weight, gradient, needs), ...byAdded];
+    if (isPointwise(g, attributes)) return [...pointwiseBackward(device, g, x, weight, gradient, needs), ...byAdded];
     const { stride, padding, groups } = attributes;
     const { batch, height, width, outH, outW, kh, kw, C, O, C4, O4 } = g;
     const upstream = padded(gradient, 1, groups, O);
@@ -253,31 +284,30 @@ export const conv2dOp = defineOp({
       const target = C % 4 === 0 ? byInput : device.empty([(x.size / C) * C4 * 4]);
       runConvolution(device, {
         batch, sourceH: outH, sourceW: outW, targetH: height, targetW: width, K4: O4, N4: C4, groups, kh, kw, stride: 1, step: stride, padY: padding, padX: padding,
-      }, [2, 4], upstream, transposed, null, target);
+      }, [2, 4], upstream, transposed, {}, target);
       if (target !== byInput) crop(target, byInput, 1, groups, C4 * 4, 1, C);
     }
     if (needs[1]) {
       const sum = weightGradient(device, g, attributes, saved.source ?? x, upstream);
       byWeight = C % 4 === 0 && O % 4 === 0 ? device.alias(sum, weight.shape) : crop(sum, device.empty(weight.shape), C4 * 4, groups, O4 * 4, C, O);
     }
-    return [byInput, byWeight, bias && needs[2] ? columnSums(device, gradient, null) : null];
+    return [byInput, byWeight, ...byAdded];
   },
 });
 
 function pointwiseBackward(
-  device: Device, { batch, outH, outW, C, O }: Geometry, x: Tensor, weight: Tensor, bias: Tensor | null, gradient: Tensor, needs: readonly boolean[],
+  device: Device, { batch, outH, outW, C, O }: Geometry, x: Tensor, weight: Tensor, gradient: Tensor, needs: readonly boolean[],
 ): (Tensor | null)[] {
   const pixels = batch * outH * outW;
   const byInput = needs[0] ? device.empty(x.shape) : null;
   if (byInput) gemm(device, { a: gradient, transposeA: false, b: weight, transposeB: true, output: byInput, m: pixels, n: C, k: O });
   const byWeight = needs[1] ? device.empty(weight.shape) : null;
   if (byWeight) gemm(device, { a: x, transposeA: true, b: gradient, transposeB: false, output: byWeight, m: C, n: O, k: pixels });
-  return [byInput, byWeight, bias && needs[2] ? columnSums(device, gradient, null) : null];
+  return [byInput, byWeight];
 }
 
 function depthwiseBackward(
-  device: Device, g: Geometry, { stride, padding, groups }: Attributes, x: Tensor, weight: Tensor, bias: Tensor | null, gradient: Tensor,
-  needs: readonly boolean[],
+  device: Device, g: Geometry, { stride, padding, groups }: Attributes, x: Tensor, weight: Tensor, gradient: Tensor, needs: readonly boolean[],
 ): (Tensor | null)[] {
   const { batch, height, width, outH, outW, kh, kw } = g;
   const C4 = Math.ceil(groups / 4);
@@ -291,7 +321,7 @@ function depthwiseBackward(
     const count = batch * height * width * C4;
     const result = device.empty([count * 4]);
     const weights = padded(weight, 1, 1, groups);
-    device.run(depthwiseInputGradientKernel(), { count, ...sizes, hasBias: 0 }, { upstream, weights, gradient: result }, gridOf(count));
+    device.run(depthwiseInputGradientKernel(), { count, ...sizes }, { upstream, weights, gradient: result }, gridOf(count));
     byInput = finished(result, x.shape);
   }
   if (needs[1]) {
@@ -306,13 +336,25 @@ function depthwiseBackward(
     if (splits > 1) device.run(sumPartsKernel(), { count4, parts: splits }, { parts_: partial, sum }, gridOf(count4));
     byWeight = finished(sum, weight.shape);
   }
-  return [byInput, byWeight, bias && needs[2] ? columnSums(device, gradient, null) : null];
+  return [byInput, byWeight];
+}
+
+/** What follows a convolution in residual networks, in the same kernel: act(convolution * scale + bias + residual). */
+export interface Conv2dEpilogue {
+  /** [O], a factor for each channel (a frozen batch norm's, with its shift as bias); has no gradient. */
+  readonly scale?: Tensor;
+  /** Of the result's shape, added before the activation. */
+  readonly residual?: Tensor;
+  readonly activation?: 'relu';
 }
 
 /**
- * Convolution of x [B, H, W, C] with weight [kh, kw, C / groups, O], plus bias [O] unless null: [B, OH, OW, O] with OH = floor((H + 2 padding - kh) / stride) + 1.
- * Depthwise: groups = C, weight [kh, kw, 1, C]. Throws ShapeError where the shapes do not fit, or the kernel does not fit into the padded image.
+ * Convolution of x [B, H, W, C] with weight [kh, kw, C / groups, O], plus bias [O] unless null: [B, OH, OW, O] with OH = floor((H + 2 padding - kh) / stride) + 1;
+ * with scale, residual and ReLU where given. Depthwise: groups = C, weight [kh, kw, 1, C].
+ * Throws ShapeError where the shapes do not fit, or the kernel does not fit into the padded image, or scale requires a gradient.
  */
-export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null, { stride = 1, padding = 0, groups = 1 }: Conv2dOptions = {}): Tensor {
-  return conv2dOp([x, weight, bias], { stride, padding, groups });
+export function conv2d(
+  x: Tensor, weight: Tensor, bias: Tensor | null, { stride = 1, padding = 0, groups = 1, scale, residual, activation }: Conv2dOptions & Conv2dEpilogue = {},
+): Tensor {
+  return conv2dOp([x, weight, bias, scale ?? null, residual ?? null], { stride, padding, groups, relu: activation === 'relu' });
 }

@@ -1,13 +1,33 @@
 /** Launches matrix products: picks kernel, tile and the split of K for a problem's sizes and the device. What ops on matrices are written with; records nothing. */
+import { epilogueOf, type Epilogue } from '../../kernels/epilogue.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
-import { K_ALIGNMENT, SUBGROUP_TILES, columnSumsKernel, subgroupMatmulKernel, sumSlicesKernel, type Epilogue, type MatmulForm, type MatmulTile, type OperandAccess, type SubgroupAccess, type TileSize } from '../../kernels/matmul.ts';
+import { K_ALIGNMENT, SUBGROUP_TILES, columnSumsKernel, subgroupMatmulKernel, sumSlicesKernel, type MatmulForm, type MatmulTile, type OperandAccess, type SubgroupAccess, type TileSize } from '../../kernels/matmul.ts';
 import { WORKGROUP_TILES, tiledMatmulKernel } from '../../kernels/matmul-tiled.ts';
 import type { Device } from '../device.ts';
 import { sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { prefersTextures, textureOperand, type TextureLayout, type TextureOperand } from '../textures.ts';
 
-export interface Gemm {
+/** What is done to a product before it is stored: act(sum * scale + bias + residual). */
+export interface EpilogueOperands {
+  /** [N], times every row. */
+  readonly scale?: Tensor | null;
+  /** [N], added to every row. */
+  readonly bias?: Tensor | null;
+  /** Of the output's shape. */
+  readonly residual?: Tensor | null;
+  readonly relu?: boolean;
+}
+
+/** The epilogue's form and the buffers that its kernels read. */
+export function epilogueOperands({ scale = null, bias = null, residual = null, relu = false }: EpilogueOperands): { epilogue: Epilogue; buffers: Readonly<Record<string, Tensor>> } {
+  return {
+    epilogue: epilogueOf({ scale: scale !== null, bias: bias !== null, residual: residual !== null, relu }),
+    buffers: { ...(scale && { scale }), ...(bias && { bias }), ...(residual && { residual }) },
+  };
+}
+
+export interface Gemm extends EpilogueOperands {
   /** [M, K], or [K, M] with `transposeA`; with batch entries below each other unless `sharedA`. */
   readonly a: Tensor;
   readonly transposeA: boolean;
@@ -24,9 +44,6 @@ export interface Gemm {
   readonly batch?: number;
   /** Adds up the products of all batch entries. */
   readonly sumBatch?: boolean;
-  /** [N], added to every row. */
-  readonly bias?: Tensor | null;
-  readonly relu?: boolean;
 }
 
 interface Plan {
@@ -80,12 +97,12 @@ function textureOperands(device: Device, { a, b }: Gemm, widthA: number, widthB:
   return operands.a && operands.b && { a: operands.a, b: operands.b };
 }
 
-/** output = op(A) op(B), by batch entry or summed over them, with bias and ReLU if asked for. */
+/** output = op(A) op(B), by batch entry or summed over them, through the epilogue asked for. */
 export function gemm(device: Device, problem: Gemm): void {
-  const { a, b, output, transposeA, transposeB, m, n, k, batch = 1, sumBatch = false, bias = null, relu = false } = problem;
+  const { a, b, output, transposeA, transposeB, m, n, k, batch = 1, sumBatch = false } = problem;
   if (m === 0 || n === 0 || (batch === 0 && !sumBatch)) return;
   const form = `${transposeA ? 't' : 'n'}${transposeB ? 't' : 'n'}` as MatmulForm;
-  const epilogue: Epilogue = bias ? (relu ? 'bias_relu' : 'bias') : relu ? 'relu' : 'none';
+  const { epilogue, buffers } = epilogueOperands(problem);
   const widthA = transposeA ? m : k, widthB = transposeB ? k : n;
   const access: OperandAccess = widthA % 4 === 0 && widthB % 4 === 0 ? 'vec4' : 'scalar';
   const lanes = device.subgroupSize;
@@ -105,7 +122,7 @@ export function gemm(device: Device, problem: Gemm): void {
   const subgroupAccess = textures ? 'texture' : access;
   const matrices = batch * slices;
   const summed = slices > 1 || (sumBatch && batch !== 1);
-  const direct = summed ? 'none' : epilogue;
+  const direct = summed ? '' : epilogue;
   const kernel: Kernel = tiles
     ? subgroupMatmulKernel(lanes, form, size, subgroupAccess, direct)
     : tiledMatmulKernel(form, size === 'wide' ? 'large' : size, access, n % 4 === 0, direct);
@@ -118,7 +135,7 @@ export function gemm(device: Device, problem: Gemm): void {
     linesB: problem.sharedB ? 0 : transposeB ? n : k,
   };
   const product = summed ? device.empty([matrices, m, n]) : output;
-  const rest = { output: product, ...(bias ? { bias } : {}) };
+  const rest = { output: product, ...(summed ? {} : buffers) };
   if (textures) {
     const { a: { layout: layoutA }, b: { layout: layoutB } } = textures;
     const blocks = { shiftA: blockShift(layoutA), pitchA: layoutA.pitch, shiftB: blockShift(layoutB), pitchB: layoutB.pitch };
@@ -126,18 +143,19 @@ export function gemm(device: Device, problem: Gemm): void {
   } else {
     device.run(kernel, params, { a, b, ...rest }, linearGrid(groups));
   }
-  if (summed) sumSlices(device, product, output, sumBatch ? matrices : slices, n, epilogue, bias);
+  if (summed) sumSlices(device, product, output, sumBatch ? matrices : slices, n, problem);
 }
 
 /** log2 of the lines of a block, where there are several. */
 const blockShift = ({ blocks, blockLines }: TextureLayout): number => (blocks === 1 ? 31 : Math.log2(blockLines));
 
 /** output = epilogue(sum over the first axis of `partial`), whose rows have `n` elements. */
-function sumSlices(device: Device, partial: Tensor, output: Tensor, slices: number, n: number, epilogue: Epilogue, bias: Tensor | null): void {
+function sumSlices(device: Device, partial: Tensor, output: Tensor, slices: number, n: number, operands: EpilogueOperands): void {
   const access = n % 4 === 0 ? 'vec4' : 'scalar';
   const unit = access === 'vec4' ? 4 : 1;
   const count = output.size / unit;
-  device.run(sumSlicesKernel(access, epilogue), { count, width: n / unit, slices }, { partial, output, ...(bias ? { bias } : {}) }, linearGrid(Math.ceil(count / 64)));
+  const { epilogue, buffers } = epilogueOperands(operands);
+  device.run(sumSlicesKernel(access, epilogue), { count, width: n / unit, slices }, { partial, output, ...buffers }, linearGrid(Math.ceil(count / 64)));
 }
 
 const ROWS_OF_A_BLOCK = 64;
@@ -159,7 +177,7 @@ export function columnSums(device: Device, upstream: Tensor, relu: { readonly ac
   const columnGroups = Math.ceil(width / 32);
   device.run(columnSumsKernel(access, relu !== null), { rows, width, blockRows, columnGroups },
     { upstream, partial, ...(relu ? { activated: relu.activated, gradient: relu.masked } : {}) }, linearGrid(columnGroups * blocks));
-  if (blocks !== 1) sumSlices(device, partial, output, blocks, n, 'none', null);
+  if (blocks !== 1) sumSlices(device, partial, output, blocks, n, {});
   return output;
 }
 

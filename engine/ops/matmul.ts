@@ -75,7 +75,7 @@ export const matmulOp = defineOp({
 export const matmul = (a: Tensor, b: Tensor, { transposeA = false, transposeB = false }: MatmulOptions = {}): Tensor => matmulOp([a, b], { transposeA, transposeB });
 
 /** Gradient before a ReLU whose output was `activated`. */
-function maskGradient(device: Device, upstream: Tensor, activated: Tensor): Tensor {
+export function maskGradient(device: Device, upstream: Tensor, activated: Tensor): Tensor {
   const gradient = device.empty(upstream.shape);
   const count4 = Math.ceil(upstream.size / 4);
   device.run(unaryGradientKernel('relu'), { count4, a: 0, b: 0 }, { input: activated, output: activated, upstream, gradient }, linearGrid(Math.ceil(count4 / 64)));

@@ -235,6 +235,28 @@ interface ScaleShiftAttributes {
   readonly relu: boolean;
 }
 
+/**
+ * Gradients before act(x * scale + shift + residual): `scaled` by x, `plain` by shift and residual, where asked for. `activated`: the output of the ReLU, if there
+ * was one. `plain` may be `upstream` itself.
+ */
+export function scaleShiftGradients(
+  upstream: Tensor, scale: Tensor, activated: Tensor | null, wanted: { readonly scaled: boolean; readonly plain: boolean },
+): { scaled: Tensor | null; plain: Tensor | null } {
+  const { device } = upstream;
+  const channels = scale.size;
+  const { width, params, workgroups } = channelGrid(1, channels === 0 ? 0 : upstream.size / channels, channels, PIXELS_MAPPED);
+  const masksPlain = wanted.plain && activated !== null;
+  if (!wanted.scaled && !masksPlain) return { scaled: null, plain: wanted.plain ? upstream : null };
+  const scaled = device.empty(upstream.shape);
+  if (!masksPlain) {
+    device.run(scaleShiftGradientKernel(width, activated !== null), params, { output: activated ?? upstream, upstream, scale, gradient: scaled }, linearGrid(workgroups));
+    return { scaled, plain: wanted.plain ? upstream : null };
+  }
+  const plain = device.empty(upstream.shape);
+  device.run(scaleShiftResidualGradientKernel(width), params, { output: activated, upstream, scale, gradient: scaled, residualGradient: plain }, linearGrid(workgroups));
+  return { scaled, plain };
+}
+
 export const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | null], ScaleShiftAttributes>({
   name: 'scaleShift',
   shape: ([x, scale, shift, residual]) => {
@@ -254,17 +276,8 @@ export const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | 
   backward: ({ device, inputs: [input, scale, , residual], attributes: { relu }, output, gradient: upstream, needs }) => {
     const channels = scale.size;
     const pixels = channels === 0 ? 0 : input.size / channels;
-    const { width, params, workgroups } = channelGrid(1, pixels, channels, PIXELS_MAPPED);
-    const both = residual !== null && needs[3] && relu;
-    const gradient = needs[0] || both ? device.empty(input.shape) : null;
-    let residualGradient = residual && needs[3] ? upstream : null;
-    if (gradient && both) {
-      residualGradient = device.empty(input.shape);
-      device.run(scaleShiftResidualGradientKernel(width), params,
-        { output, upstream, scale, gradient, residualGradient }, linearGrid(workgroups));
-    } else if (gradient) {
-      device.run(scaleShiftGradientKernel(width, relu), params, { output, upstream, scale, gradient }, linearGrid(workgroups));
-    }
+    const width = channels % 4 === 0 ? 4 : 1;
+    const { scaled: gradient, plain: residualGradient } = scaleShiftGradients(upstream, scale, relu ? output : null, { scaled: needs[0], plain: residual !== null && needs[3] });
     if (!needs[1] && !needs[2]) return [gradient, null, null, residualGradient];
     const sums = channelGrid(1, pixels, channels, PIXELS_SUMMED, 4 * MAX_CHUNKS);
     const partial = device.empty([sums.chunks, 2, channels]);

@@ -3,7 +3,7 @@ import { linearGrid } from '../../kernels/kernel.ts';
 import { winogradInputKernel, winogradOutputKernel, winogradWeightsKernel, type WinogradSize } from '../../kernels/winograd.ts';
 import type { Device } from '../device.ts';
 import type { Tensor } from '../tensor.ts';
-import { gemm } from './gemm.ts';
+import { epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 
 /** A 3x3 convolution of stride 1: source [batch, sourceH, sourceW, K], target [batch, targetH, targetW, N], K and N in vec4s. */
 export interface WinogradCall {
@@ -41,9 +41,10 @@ export function winogradSize(device: Device, { batch, targetH, targetW, K4, N4 }
   return best;
 }
 
-/** target = source * weights [3, 3, K, N] (+ bias [N]). */
-export function winograd(device: Device, m: WinogradSize, call: WinogradCall, source: Tensor, weights: Tensor, bias: Tensor | null, target: Tensor): void {
+/** target = source * weights [3, 3, K, N], through the epilogue. */
+export function winograd(device: Device, m: WinogradSize, call: WinogradCall, source: Tensor, weights: Tensor, operands: EpilogueOperands, target: Tensor): void {
   const { batch, sourceH, sourceW, targetH, targetW, K4, N4, padding } = call;
+  const { epilogue, buffers } = epilogueOperands(operands);
   const elements = (m + 2) ** 2;
   const [k, n] = [K4 * 4, N4 * 4];
   const tilesY = Math.ceil(targetH / m), tilesX = Math.ceil(targetW / m);
@@ -61,7 +62,7 @@ export function winograd(device: Device, m: WinogradSize, call: WinogradCall, so
     const inputs = tiles === perRange ? values : device.view(values, 0, [elements * tiles * k]), products = tiles === perRange ? sums : device.view(sums, 0, [elements * tiles * n]);
     device.run(winogradInputKernel(m), { ...params, count: tiles * K4, height: sourceH, width: sourceW, channels4: K4, padding }, { image_: source, transformed: inputs }, lanes(tiles * K4));
     gemm(device, { a: inputs, transposeA: false, b: transformed, transposeB: false, output: products, m: tiles, n, k, batch: elements });
-    device.run(winogradOutputKernel(m), { ...params, count: tiles * N4, height: targetH, width: targetW, channels4: N4, hasBias: bias ? 1 : 0 },
-      { products, bias: bias ?? transformed, target_: target }, lanes(tiles * N4));
+    device.run(winogradOutputKernel(m, epilogue), { ...params, count: tiles * N4, height: targetH, width: targetW, channels4: N4 },
+      { products, ...buffers, target_: target }, lanes(tiles * N4));
   }
 }

@@ -1,11 +1,17 @@
-/** Cases for the 2-D convolution: dense, strided, grouped, depthwise; channel counts that are and are not multiples of 4. */
+/** Cases for the 2-D convolution: dense, strided, grouped, depthwise; channel counts that are and are not multiples of 4; what follows it in the same kernel. */
 import fc from 'fast-check';
 import { conv2d, type Conv2dOptions } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/index.ts';
 import { ndarray, randomInput, sampleCases, type NdArray, type OpCase } from '../op-harness.ts';
 
+interface Following {
+  readonly scale?: NdArray;
+  readonly residual?: NdArray;
+  readonly relu?: boolean;
+}
+
 /** The definition, one output at a time. */
-function reference(x: NdArray, weight: NdArray, bias: NdArray | undefined, { stride = 1, padding = 0, groups = 1 }: Conv2dOptions): NdArray {
+function reference(x: NdArray, weight: NdArray, bias: NdArray | undefined, { scale, residual, relu = false }: Following, { stride = 1, padding = 0, groups = 1 }: Conv2dOptions): NdArray {
   const [B, H, W, C] = x.shape;
   const [kh, kw, groupC, O] = weight.shape;
   const OH = Math.floor((H + 2 * padding - kh) / stride) + 1;
@@ -23,7 +29,11 @@ function reference(x: NdArray, weight: NdArray, bias: NdArray | undefined, { str
         }
       }
     }
-    if (bias) for (let o = 0; o < O; o++) y[((b * OH + oy) * OW + ox) * O + o] += bias.data[o];
+    for (let o = 0; o < O; o++) {
+      const at = ((b * OH + oy) * OW + ox) * O + o;
+      const value = y[at] * (scale?.data[o] ?? 1) + (bias?.data[o] ?? 0) + (residual?.data[at] ?? 0);
+      y[at] = relu ? Math.max(0, value) : value;
+    }
   }
   return ndarray([B, OH, OW, O], y);
 }
@@ -33,19 +43,34 @@ interface Sizes extends Conv2dOptions {
   readonly kernel: readonly [kh: number, kw: number];
   readonly O: number;
   readonly bias?: boolean;
+  readonly scale?: boolean;
+  readonly residual?: boolean;
+  readonly activation?: 'relu';
   /** False where a gradient would only cost time. */
   readonly differentiate?: boolean;
 }
 
-function convCase(name: string, { x, kernel, O, bias = false, differentiate, ...options }: Sizes): OpCase {
+function convCase(name: string, { x, kernel, O, bias = false, scale = false, residual = false, activation, differentiate, ...options }: Sizes): OpCase {
+  const { stride = 1, padding = 0, groups = 1 } = options;
+  const outputShape = [x[0], Math.floor((x[1] + 2 * padding - kernel[0]) / stride) + 1, Math.floor((x[2] + 2 * padding - kernel[1]) / stride) + 1, O];
+  const named = <T>([input, weight, ...rest]: readonly T[]): { input: T; weight: T; bias?: T; scale?: T; residual?: T } => ({
+    input, weight, ...(bias && { bias: rest[0] }), ...(scale && { scale: rest[Number(bias)] }), ...(residual && { residual: rest[Number(bias) + Number(scale)] }),
+  });
+  const following = [scale && 'scale', bias && 'bias', residual && 'residual', activation].filter((part) => typeof part === 'string');
   return {
-    name: `${name}: [${x.join(', ')}], ${kernel.join(' x ')} to ${O}${bias ? ' + bias' : ''} ${JSON.stringify(options)}`,
+    name: `${name}: [${x.join(', ')}], ${kernel.join(' x ')} to ${O}${following.map((part) => ` + ${part}`).join('')} ${JSON.stringify(options)}`,
     inputs: [
-      randomInput(x, 1, { differentiate }), randomInput([...kernel, x[3] / (options.groups ?? 1), O], 2, { differentiate }),
-      ...(bias ? [randomInput([O], 3)] : []),
+      randomInput(x, 1, { differentiate }), randomInput([...kernel, x[3] / groups, O], 2, { differentiate }),
+      ...(bias ? [randomInput([O], 3)] : []), ...(scale ? [randomInput([O], 4, { differentiate: false })] : []), ...(residual ? [randomInput(outputShape, 5)] : []),
     ],
-    run: ([input, weight, b]) => conv2d(input, weight, b ?? null, options),
-    reference: ([input, weight, b]) => reference(input, weight, b, options),
+    run: (inputs) => {
+      const { input, weight, ...rest } = named(inputs);
+      return conv2d(input, weight, rest.bias ?? null, { ...options, activation, scale: rest.scale, residual: rest.residual });
+    },
+    reference: (inputs) => {
+      const { input, weight, ...rest } = named(inputs);
+      return reference(input, weight, rest.bias, { scale: rest.scale, residual: rest.residual, relu: activation === 'relu' }, options);
+    },
   };
 }
 
@@ -54,6 +79,7 @@ const channels = fc.integer({ min: 1, max: 9 });
 const side = fc.integer({ min: 3, max: 8 });
 const random = fc.record({
   B: upTo3, H: side, W: side, C: channels, O: channels, kh: upTo3, kw: upTo3, stride: upTo3, padding: fc.integer({ min: 0, max: 3 }), groups: upTo3, bias: fc.boolean(),
+  scale: fc.boolean(), residual: fc.boolean(), activation: fc.constantFrom(undefined, 'relu' as const),
 });
 
 export const conv2dCases = {
@@ -82,7 +108,17 @@ export const conv2dCases = {
     convCase('several outputs a channel', { x: [1, 4, 5, 3], kernel: [3, 3], O: 6, padding: 1, groups: 3 }),
     convCase('depthwise', { x: [2, 9, 8, 12], kernel: [3, 3], O: 12, padding: 1, groups: 12, bias: true }),
     convCase('depthwise, strided, odd', { x: [2, 6, 7, 6], kernel: [3, 5], O: 6, stride: 2, padding: 2, groups: 6, bias: true }),
-    ...sampleCases(5, random, ({ B, H, W, C, O, kh, kw, groups, ...rest }) => (
+    convCase('residual block, first', { x: [2, 6, 7, 8], kernel: [1, 1], O: 12, scale: true, bias: true, activation: 'relu' }),
+    convCase('residual block, second', { x: [2, 7, 6, 8], kernel: [3, 3], O: 12, stride: 2, padding: 1, scale: true, bias: true, activation: 'relu' }),
+    convCase('residual block, Winograd', { x: [1, 9, 10, 16], kernel: [3, 3], O: 16, padding: 1, scale: true, bias: true, residual: true, activation: 'relu' }),
+    convCase('residual block, last', { x: [1, 6, 7, 16], kernel: [1, 1], O: 20, scale: true, bias: true, residual: true, activation: 'relu' }),
+    convCase('residual block, last, in textures', { x: [1, 6, 7, 64], kernel: [1, 1], O: 64, scale: true, bias: true, residual: true, activation: 'relu' }),
+    convCase('lateral of a pyramid', { x: [1, 6, 7, 16], kernel: [1, 1], O: 8, bias: true, residual: true }),
+    convCase('scale alone', { x: [1, 5, 4, 6], kernel: [2, 2], O: 5, scale: true }),
+    convCase('residual and ReLU, odd channels', { x: [1, 5, 4, 3], kernel: [1, 1], O: 5, residual: true, activation: 'relu' }),
+    convCase('all that follows, a long sum split', { x: [1, 2, 3, 1100], kernel: [1, 1], O: 8, scale: true, bias: true, residual: true, activation: 'relu' }),
+    convCase('depthwise with all that follows, odd', { x: [1, 5, 4, 6], kernel: [3, 3], O: 6, padding: 1, groups: 6, scale: true, bias: true, residual: true, activation: 'relu' }),
+    ...sampleCases(8, random, ({ B, H, W, C, O, kh, kw, groups, ...rest }) => (
       convCase('random', { x: [B, H, W, C * groups], kernel: [kh, kw], O: O * groups, groups, ...rest }))),
   ],
 } satisfies Partial<Record<OpName, OpCase[]>>;
