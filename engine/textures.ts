@@ -46,6 +46,11 @@ export interface TextureOperand {
   readonly layout: TextureLayout;
 }
 
+/** See `linearOperand`. */
+export interface LinearOperand extends TextureOperand {
+  readonly shift: number;
+}
+
 /** Whether kernels read operands from textures where it pays: software adapters with 8 lanes (lavapipe) load faster from them, SwiftShader with its 4 does not. */
 export function prefersTextures({ operandTextures, subgroupSize, force: { operands } }: Device): boolean {
   return operandTextures && operands !== 'buffer' && (operands === 'texture' || (subgroupSize >= 8 && subgroupSize <= 16));
@@ -55,6 +60,21 @@ export function prefersTextures({ operandTextures, subgroupSize, force: { operan
 export function textureOperand(matrix: Tensor, lines: number, texels: number, whole = false): TextureOperand | null {
   const layout = textureLayout(lines, texels, matrix.device.limits.maxTextureDimension2D);
   return layout && !(whole && layout.blocks > 1) ? { matrix, lines, texels, layout } : null;
+}
+
+/** Texels of the longest line of a linear operand: shorter ones would need more rows than textures have. */
+const LONGEST_LINE = 4096;
+
+/**
+ * The vec4s of a tensor one behind the other, whatever the lengths of its rows: vec4 e at texel (e mod 2^shift, e >> shift). Null where their number is no multiple of
+ * a copy's texels, or no texture can hold them.
+ */
+export function linearOperand(tensor: Tensor): LinearOperand | null {
+  const texels = tensor.size / 4;
+  let shift = 0;
+  while (2 ** (shift + 1) <= LONGEST_LINE && texels % 2 ** (shift + 1) === 0) shift++;
+  const operand = textureOperand(tensor, texels / 2 ** shift, 2 ** shift, true);
+  return operand && { ...operand, shift };
 }
 
 /** Layout of `lines` lines of `texels` texels in textures of at most `maxSide` on a side; null where there is none, or no copy can make it. */

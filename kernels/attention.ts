@@ -3,11 +3,13 @@
  * and in the gradient the probabilities anew from the saved log-sum-exp of each row (Dao et al., FlashAttention, 2022).
  *
  * A lane holds one or two rows (queries; in the gradient by keys and values keys) in registers and meets the other rows one by one; these are staged in
- * workgroup memory, block by block, and each read serves all the rows that the lane holds. On software adapters that costs a third less than loading each from its buffer; shuffling rows between lanes would
+ * workgroup memory, block by block, and each read serves all the rows that the lane holds. On software adapters that costs a third less than loading each from its buffer, and operand textures, where
+ * they are the fastest to read, need no staging; shuffling rows between lanes would
  * need the block unrolled, which took lavapipe eight seconds to compile for heads of 32.
  * Rows are q, k, v behind one another, each with the heads side by side: qkv[b, n, (3, heads, size)].
  */
-import { defineKernel, kernelFamily } from './kernel.ts';
+import { defineKernel, kernelFamily, type BufferSpec } from './kernel.ts';
+import { linearTextureLoad, range } from './matmul.ts';
 
 /** The largest head: rows are held in registers. */
 export const MAX_HEAD_SIZE = 64;
@@ -23,20 +25,25 @@ export const rowsOfALane = (tokens: number): 1 | 2 => (tokens > LANES ? 2 : 1);
 export const attentionGroups = (tokens: number): number => Math.ceil(tokens / (LANES * rowsOfALane(tokens)));
 
 const PARAMS = { tokens: 'u32', heads: 'u32', size: 'u32', scale: 'f32' } as const;
-const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
+/** Of linear operand textures (see linearTextureLoad). */
+const paramsOf = (textures: boolean, operands: readonly ('qkv' | 'upstream')[]): Readonly<Record<string, 'u32' | 'f32'>> => (
+  textures ? { ...PARAMS, ...Object.fromEntries(operands.map((operand) => [`${operand}Shift`, 'u32' as const])) } : PARAMS);
 
 /** How rows are read: as vec4s, or element by element and padded with zeros where the head size is no multiple of 4. */
-function access(size: number, buffers: readonly string[], written: string): { type: 'f32' | 'vec4f'; text: string } {
+function access(size: number, buffers: readonly string[], written: string, textures: boolean): { type: 'f32' | 'vec4f'; operand: BufferSpec; text: string } {
   if (size % 4 === 0) {
+    const load = (b: string): string => (textures && (b === 'qkv' || b === 'upstream') ? linearTextureLoad(b, `p.${b}Shift`, '(i / 4u + q)') : `${b}[i / 4u + q]`);
     return {
       type: 'vec4f',
-      text: `${buffers.map((b) => `fn ${b}At(i: u32, q: u32) -> vec4f { return ${b}[i / 4u + q]; }`).join('\n')}
+      operand: textures ? 'texture' : 'read vec4f',
+      text: `${buffers.map((b) => `fn ${b}At(i: u32, q: u32) -> vec4f { return ${load(b)}; }`).join('\n')}
 fn put(i: u32, q: u32, v: vec4f) { ${written}[i / 4u + q] = v; }`,
     };
   }
   const element = (b: string, c: number): string => `select(0.0, ${b}[i + min(q * 4u + ${c}u, p.size - 1u)], q * 4u + ${c}u < p.size)`;
   return {
     type: 'f32',
+    operand: 'read f32',
     text: `${buffers.map((b) => `fn ${b}At(i: u32, q: u32) -> vec4f { return vec4f(${range(4).map((c) => element(b, c)).join(', ')}); }`).join('\n')}
 fn put(i: u32, q: u32, v: vec4f) { for (var c = 0u; c < min(4u, p.size - q * 4u); c++) { ${written}[i + q * 4u + c] = v[c]; } }`,
   };
@@ -46,8 +53,19 @@ fn put(i: u32, q: u32, v: vec4f) { for (var c = 0u; c < min(4u, p.size - q * 4u)
  * The loop over the other rows, staged block by block in workgroup memory. `sources` say how vec4 `q` of row `n` is read, by name; `visit` writes the
  * statements for row `n`, in which `name_q` are its vec4s.
  */
-function rows(quads: number, sources: Readonly<Record<string, string>>, visit: string): { module: string; loop: string } {
+function rows(quads: number, sources: Readonly<Record<string, string>>, textures: boolean, visit: string): { module: string; loop: string } {
   const names = Object.keys(sources);
+  if (textures) {
+    const load = (name: string, q: number): string => `let ${name}_${q} = ${sources[name].replace(/\bq\)/g, `${q}u)`)};`;
+    return {
+      module: '',
+      loop: `
+  for (var n = 0u; n < p.tokens; n++) {
+    ${names.flatMap((name) => range(quads).map((q) => load(name, q))).join(' ')}
+    ${visit}
+  }`,
+    };
+  }
   return {
     module: names.map((name) => `var<workgroup> ${name}Tile: array<vec4f, ${BLOCK * quads}>;`).join('\n'),
     loop: `
@@ -85,10 +103,10 @@ const ofRows = (held: number, text: string): string => range(held).map((r) => te
 const ownRows = (held: number): string => ofRows(held, `let row# = (group.x * ${held}u + #u) * ${LANES}u + lane; let own# = min(row#, p.tokens - 1u);`);
 
 /** Output rows and the log-sum-exp of each row's scores [B, heads, N]. Grid: (row blocks, heads, images). */
-export const attentionKernel = kernelFamily((size: number, held: 1 | 2) => {
+export const attentionKernel = kernelFamily((size: number, held: 1 | 2, textures: boolean) => {
   const quads = Math.ceil(size / 4);
-  const io = access(size, ['qkv'], 'output');
-  const { module, loop } = rows(quads, { k: 'qkvAt(base + width + n * width * 3u, q)', v: 'qkvAt(base + width * 2u + n * width * 3u, q)' }, ofRows(held, `
+  const io = access(size, ['qkv'], 'output', textures);
+  const { module, loop } = rows(quads, { k: 'qkvAt(base + width + n * width * 3u, q)', v: 'qkvAt(base + width * 2u + n * width * 3u, q)' }, textures, ofRows(held, `
       let score# = ${dotOf(quads, 'q#_', 'k_')};
       let peak# = max(highest#, score#);
       // Exactly 1 while the highest score stays: exp(0) of some drivers is not, and the error would grow with every row.
@@ -98,10 +116,10 @@ export const attentionKernel = kernelFamily((size: number, held: 1 | 2) => {
       total# = total# * fade# + e#;
       ${range(quads).map((q) => `o#_${q} = o#_${q} * fade# + e# * v_${q};`).join(' ')}`));
   return defineKernel({
-    name: `attention_f32_head${size}_rows${held}`,
+    name: `attention_f32_head${size}_rows${held}${textures ? '_texture' : ''}`,
     workgroup: [LANES],
-    params: PARAMS,
-    buffers: { qkv: `read ${io.type}`, output: `write ${io.type}`, logSumExp: 'write f32' },
+    params: paramsOf(textures, ['qkv']),
+    buffers: { qkv: io.operand, output: `write ${io.type}`, logSumExp: 'write f32' },
     module: `${io.text}\n${module}`,
     body: `${PLACE}
   ${ownRows(held)}
@@ -117,17 +135,17 @@ export const attentionKernel = kernelFamily((size: number, held: 1 | 2) => {
 });
 
 /** Gradient by queries into the first third of each row of `gradient`; and the row dots of output and upstream gradient [B, heads, N]. */
-export const attentionQueryGradientKernel = kernelFamily((size: number, held: 1 | 2) => {
+export const attentionQueryGradientKernel = kernelFamily((size: number, held: 1 | 2, textures: boolean) => {
   const quads = Math.ceil(size / 4);
-  const io = access(size, ['qkv', 'output', 'upstream'], 'gradient');
-  const { module, loop } = rows(quads, { k: 'qkvAt(base + width + n * width * 3u, q)', v: 'qkvAt(base + width * 2u + n * width * 3u, q)' }, ofRows(held, `
+  const io = access(size, ['qkv', 'output', 'upstream'], 'gradient', textures);
+  const { module, loop } = rows(quads, { k: 'qkvAt(base + width + n * width * 3u, q)', v: 'qkvAt(base + width * 2u + n * width * 3u, q)' }, textures, ofRows(held, `
       let e# = exp(${dotOf(quads, 'q#_', 'k_')} - lse#) * (${dotOf(quads, 'u#_', 'v_')} - rowDot#) * p.scale;
       ${range(quads).map((q) => `d#_${q} += e# * k_${q};`).join(' ')}`));
   return defineKernel({
-    name: `attention_query_gradient_f32_head${size}_rows${held}`,
+    name: `attention_query_gradient_f32_head${size}_rows${held}${textures ? '_texture' : ''}`,
     workgroup: [LANES],
-    params: PARAMS,
-    buffers: { qkv: `read ${io.type}`, output: `read ${io.type}`, upstream: `read ${io.type}`, logSumExp: 'read f32', rowDots: 'write f32', gradient: `write ${io.type}` },
+    params: paramsOf(textures, ['qkv', 'upstream']),
+    buffers: { qkv: io.operand, output: `read ${io.type}`, upstream: io.operand, logSumExp: 'read f32', rowDots: 'write f32', gradient: `write ${io.type}` },
     module: `${io.text}\n${module}`,
     body: `${PLACE}
   ${ownRows(held)}
@@ -143,18 +161,18 @@ export const attentionQueryGradientKernel = kernelFamily((size: number, held: 1 
 });
 
 /** Gradient by keys and values into the second and last third of each row of `gradient`. */
-export const attentionKeyValueGradientKernel = kernelFamily((size: number, held: 1 | 2) => {
+export const attentionKeyValueGradientKernel = kernelFamily((size: number, held: 1 | 2, textures: boolean) => {
   const quads = Math.ceil(size / 4);
-  const io = access(size, ['qkv', 'upstream'], 'gradient');
-  const { module, loop } = rows(quads, { q: 'qkvAt(base + n * width * 3u, q)', u: 'upstreamAt(outBase + n * width, q)' }, ofRows(held, `
+  const io = access(size, ['qkv', 'upstream'], 'gradient', textures);
+  const { module, loop } = rows(quads, { q: 'qkvAt(base + n * width * 3u, q)', u: 'upstreamAt(outBase + n * width, q)' }, textures, ofRows(held, `
       let e# = exp(${dotOf(quads, 'k#_', 'q_')} - logSumExp[statistics + n]);
       let f# = e# * (${dotOf(quads, 'v#_', 'u_')} - rowDots[statistics + n]) * p.scale;
       ${range(quads).map((q) => `dv#_${q} += e# * u_${q}; dk#_${q} += f# * q_${q};`).join(' ')}`));
   return defineKernel({
-    name: `attention_key_value_gradient_f32_head${size}_rows${held}`,
+    name: `attention_key_value_gradient_f32_head${size}_rows${held}${textures ? '_texture' : ''}`,
     workgroup: [LANES],
-    params: PARAMS,
-    buffers: { qkv: `read ${io.type}`, upstream: `read ${io.type}`, logSumExp: 'read f32', rowDots: 'read f32', gradient: `write ${io.type}` },
+    params: paramsOf(textures, ['qkv', 'upstream']),
+    buffers: { qkv: io.operand, upstream: io.operand, logSumExp: 'read f32', rowDots: 'read f32', gradient: `write ${io.type}` },
     module: `${io.text}\n${module}`,
     body: `${PLACE}
   ${ownRows(held)}

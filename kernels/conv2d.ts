@@ -87,7 +87,7 @@ const TARGET_PIXEL = `
 /**
  * A workgroup is one subgroup and computes `rows` pixels by `columns` channels: each lane loads its own pixels' vec4 of channels and hands the
  * components out to all lanes; each lane keeps its own columns of the weights. Where a subgroup has more lanes than there are vec4s of columns, it falls into
- * parts of `width` lanes that take different pixels of the tile. `split`: a sum for each row of taps, and the sum of those, for long sums: one chain of
+ * parts of `width` lanes that take different pixels of the tile; with one vec4 of columns every lane keeps to its own pixels. `split`: a sum for each row of taps, and the sum of those, for long sums: one chain of
  * additions would round more.
  */
 export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number, textures: boolean, split: boolean, epilogue: Epilogue) => {
@@ -100,6 +100,7 @@ export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, 
   /** Component kk of result row r's pixel, from the lane that loaded it: in each part of the subgroup another one. */
   const operand = (r: number, kk: number): string => {
     const value = `a${Math.floor(r / width)}[${kk}]`;
+    if (width === 1) return value;
     return folded ? `subgroupShuffle(${value}, ${r % width}u + part)` : handOut(subgroup, value, r % width);
   };
   return defineKernel({

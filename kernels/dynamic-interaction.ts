@@ -8,7 +8,7 @@
  * and 5 s against 1.5 to compile.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { range, type MatmulTile } from './matmul.ts';
+import { linearTextureLoad, range, type MatmulTile } from './matmul.ts';
 
 /** `nn`: C = A B, `nt`: C = A B^T, `tn`: C = A^T B. */
 export type InteractionForm = 'nn' | 'nt' | 'tn';
@@ -20,6 +20,8 @@ export const INTERACTION_PARAMS = {
   /** Where B and C begin within a proposal's row. */
   startB: 'u32', startC: 'u32',
 } as const;
+/** Of operand textures: see linearTextureLoad. */
+const TEXTURE_PARAMS = { shiftA: 'u32', shiftB: 'u32' } as const;
 
 /** Rows beyond which a tile would spill too many registers. */
 const HIGHEST_TILE = 56;
@@ -34,6 +36,9 @@ export function interactionTile(lanes: number, m: number, n: number): MatmulTile
   const rows = m <= 16 ? 16 : lanes === 8 && m > 32 && m <= HIGHEST_TILE ? Math.ceil(m / lanes) * lanes : 32;
   return { rows, columns: n <= 16 ? 16 : lanes === 16 || (lanes === 8 && n >= 64) ? 64 : 32 };
 }
+
+/** Whether a tile of a form gives every lane whole vec4s of B: only such tiles may read operand textures. */
+export const readsVectors = (lanes: number, form: InteractionForm, { columns }: MatmulTile): boolean => form === 'nt' || columns % (4 * lanes) === 0;
 
 /** Rows and columns that a lane without subgroups computes. */
 export const LANE_TILE: MatmulTile = { rows: 4, columns: 4 };
@@ -51,13 +56,14 @@ const PLACE = (index: string, { rows, columns }: MatmulTile): string => `
 
 /**
  * One subgroup a workgroup: every value is loaded once per subgroup, shuffles hand values of A to all lanes, each lane keeps its columns of B.
- * The form of matmul.ts: a load costs software adapters as much as a hundred multiply-adds.
+ * The form of matmul.ts: a load costs software adapters as much as a hundred multiply-adds. `textures`: A and B are linear operand textures (not for tiles too narrow
+ * for a vec4 a lane).
  */
-export const subgroupInteractionKernel = kernelFamily((lanes: number, form: InteractionForm, rows: number, columns: number) => {
+export const subgroupInteractionKernel = kernelFamily((lanes: number, form: InteractionForm, rows: number, columns: number, textures: boolean) => {
   const transposedA = form === 'tn', transposedB = form === 'nt';
   const blocksA = transposedA ? Math.ceil(rows / (4 * lanes)) : rows / lanes;
   // A lane keeps vec4s of B's columns, or single columns: those of the rows of B^T, and where the tile is too narrow for a vec4 a lane.
-  const narrow = !transposedB && columns % (4 * lanes) !== 0;
+  const narrow = !readsVectors(lanes, form, { rows, columns });
   const single = transposedB || narrow;
   const vectors = single ? columns / lanes : columns / (4 * lanes);
   const type = single ? 'f32' : 'vec4f';
@@ -71,11 +77,11 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
   // Only with A transposed K is a number of positions, which need not be a multiple of 4: the steps beyond count as zeros of A.
   const line = (step: number): string => (transposedA ? `min(k + ${step}u, p.k - 1u)` : `(k + ${step}u)`);
   const loadsA = transposedA
-    ? range(4).flatMap((step) => range(blocksA).map((i) => `let va${step}_${i} = select(vec4f(), a[a${i} + ${line(step)} * (p.m / 4u)], k + ${step}u < p.k);`))
-    : range(blocksA).map((i) => `let va${i} = a[a${i} + k / 4u];`);
+    ? range(4).flatMap((step) => range(blocksA).map((i) => `let va${step}_${i} = select(vec4f(), loadA(a${i} + ${line(step)} * (p.m / 4u)), k + ${step}u < p.k);`))
+    : range(blocksA).map((i) => `let va${i} = loadA(a${i} + k / 4u);`);
   const loadsB = transposedB
-    ? range(vectors).map((j) => `let vb${j} = b[b${j} + k / 4u];`)
-    : range(4).flatMap((step) => range(vectors).map((j) => `let vb${step}_${j} = b[b${j} + ${line(step)} * ${narrow ? 'p.n' : '(p.n / 4u)'}];`));
+    ? range(vectors).map((j) => `let vb${j} = loadB(b${j} + k / 4u);`)
+    : range(4).flatMap((step) => range(vectors).map((j) => `let vb${step}_${j} = loadB(b${j} + ${line(step)} * ${narrow ? 'p.n' : '(p.n / 4u)'});`));
   const valueA = (row: number, step: number): string => {
     if (!transposedA) return `subgroupShuffle(va${Math.floor(row / lanes)}[${step}], ${row % lanes}u)`;
     const inBlock = row % (4 * lanes);
@@ -90,12 +96,16 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
   const stores = range(vectors).map((j) => (single
     ? `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { c[atC * 4u + (row0 + r) * p.n + column] = sums[r * ${vectors}u + ${j}u]; } }`
     : `{ let x = column0 / 4u + ${j * lanes}u + lane; if (x < p.n / 4u) { c[atC + (row0 + r) * (p.n / 4u) + x] = sums[r * ${vectors}u + ${j}u]; } }`));
+  const params: Readonly<Record<string, 'u32'>> = textures ? { ...INTERACTION_PARAMS, ...TEXTURE_PARAMS } : INTERACTION_PARAMS;
   return defineKernel({
-    name: `dynamic_interaction_${form}_f32_sg${lanes}_${rows}x${columns}`,
+    name: `dynamic_interaction_${form}_f32_sg${lanes}_${rows}x${columns}${textures ? '_texture' : ''}`,
     workgroup: [lanes],
     subgroups: true,
-    params: INTERACTION_PARAMS,
-    buffers: { a: 'read vec4f', b: narrow ? 'read f32' : 'read vec4f', c: `write ${type}` },
+    params,
+    buffers: textures ? { a: 'texture', b: 'texture', c: `write ${type}` } : { a: 'read vec4f', b: narrow ? 'read f32' : 'read vec4f', c: `write ${type}` },
+    module: `
+fn loadA(e: u32) -> vec4f { return ${textures ? linearTextureLoad('a', 'p.shiftA', 'e') : 'a[e]'}; }
+fn loadB(e: u32) -> ${narrow ? 'f32' : 'vec4f'} { return ${textures ? linearTextureLoad('b', 'p.shiftB', 'e') : 'b[e]'}; }`,
     body: `
   if (linearGroup >= p.groups) { return; }
   ${PLACE('linearGroup', { rows, columns })}

@@ -14,9 +14,9 @@ export type MatmulForm = 'nn' | 'nt' | 'tn' | 'tt';
 export type OperandAccess = 'vec4' | 'scalar';
 /**
  * `texture`: as `vec4`, but read from operand textures (rgba32float), which software adapters do faster: line l of an operand lies in row l mod 2^shift, from
- * texel (l >> shift) * pitch on.
+ * texel (l >> shift) * pitch on. `linear_texture`: vec4 e of the whole operand at texel (e mod 2^shift, e >> shift), for lines that cannot be copied one by one.
  */
-export type SubgroupAccess = OperandAccess | 'texture';
+export type SubgroupAccess = OperandAccess | 'texture' | 'linear_texture';
 export type TileSize = 'wide' | 'large' | 'small';
 
 export interface MatmulTile {
@@ -41,7 +41,14 @@ export const MATMUL_PARAMS = {
 } as const;
 
 /** Where lines lie in operand textures: see SubgroupAccess. */
-const TEXTURE_PARAMS = { shiftA: 'u32', pitchA: 'u32', shiftB: 'u32', pitchB: 'u32' } as const;
+const TEXTURE_PARAMS: Readonly<Record<SubgroupAccess, Readonly<Record<string, 'u32'>>>> = {
+  vec4: {}, scalar: {},
+  texture: { shiftA: 'u32', pitchA: 'u32', shiftB: 'u32', pitchB: 'u32' },
+  linear_texture: { shiftA: 'u32', shiftB: 'u32' },
+};
+
+/** WGSL of a load of vec4 `e` of a linear operand. */
+export const linearTextureLoad = (texture: string, shift: string, e: string): string => `textureLoad(${texture}, vec2u(${e} & ((1u << ${shift}) - 1u), ${e} >> ${shift}))`;
 
 /**
  * WGSL of `load<name>(line, x4) -> vec4f`: elements 4 x4 .. 4 x4 + 3 of a line. The one place that knows how an operand is stored.
@@ -52,6 +59,12 @@ export function operandLoader(name: 'A' | 'B', access: SubgroupAccess): string {
   if (access === 'texture') {
     return `fn load${name}(line: u32, x4: u32) -> vec4f {
   return textureLoad(${buffer}, vec2u((line >> p.shift${name}) * p.pitch${name} + x4, line & ((1u << p.shift${name}) - 1u)));
+}`;
+  }
+  if (access === 'linear_texture') {
+    return `fn load${name}(line: u32, x4: u32) -> vec4f {
+  let e = line * (p.width${name} / 4u) + x4;
+  return ${linearTextureLoad(buffer, `p.shift${name}`, 'e')};
 }`;
   }
   if (access === 'vec4') return `fn load${name}(line: u32, x4: u32) -> vec4f { return ${buffer}[line * (p.width${name} / 4u) + x4]; }`;
@@ -144,7 +157,7 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
       ${range(4).map((q) => `if (x * 4u + ${q}u < p.n) { output[at + ${q}u] = value[${q}]; }`).join('\n      ')} }`;
   });
 
-  const operand: BufferSpec = access === 'texture' ? 'texture' : access === 'vec4' ? 'read vec4f' : 'read f32';
+  const operand: BufferSpec = access.endsWith('texture') ? 'texture' : access === 'vec4' ? 'read vec4f' : 'read f32';
   const vec4Output = access !== 'scalar' && !transposedB;
   const buffers: Record<string, BufferSpec> = {
     a: operand, b: operand,
@@ -154,7 +167,7 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
   return defineKernel({
     name: `matmul_${form}_f32_sg${lanes}_${rows}x${tile.columns}_${access}${epilogue}`,
     workgroup: [lanes],
-    params: access === 'texture' ? { ...MATMUL_PARAMS, ...TEXTURE_PARAMS } : MATMUL_PARAMS,
+    params: { ...MATMUL_PARAMS, ...TEXTURE_PARAMS[access] },
     buffers,
     subgroups: true,
     module: `${operandLoader('A', access)}\n${operandLoader('B', access)}`,

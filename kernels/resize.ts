@@ -1,5 +1,5 @@
 /**
- * Resizing of images [batch, height, width, channels] and the transposes of it, one lane a result pixel and vec4 of channels (channels that are no multiple
+ * Resizing of images [batch, height, width, channels] and the transposes of it, one lane a pixel and vec4 of channels (channels that are no multiple
  * of 4 go one by one; `channels` counts elements of the buffers).
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
@@ -7,7 +7,7 @@ import { defineKernel, kernelFamily } from './kernel.ts';
 const element = (vec4: boolean): 'vec4f' | 'f32' => (vec4 ? 'vec4f' : 'f32');
 const suffix = (vec4: boolean): string => (vec4 ? '_vec4' : '');
 
-/** The result pixel (image, y, x) and channel `c` of this lane. */
+/** The pixel (image, y, x) and channel `c` of this lane. */
 const pixelOf = (height: string, width: string): string => `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
@@ -18,15 +18,19 @@ const pixelOf = (height: string, width: string): string => `
 
 const NEAREST_PARAMS = { count: 'u32', height: 'u32', width: 'u32', factor: 'u32', channels: 'u32' } as const;
 
+/** One lane an input pixel, which it writes `factor` x `factor` times. */
 export const upsampleNearestKernel = kernelFamily((vec4: boolean) => defineKernel({
   name: `upsample_nearest_f32${suffix(vec4)}`,
   workgroup: [64],
   params: NEAREST_PARAMS,
   buffers: { input: `read ${element(vec4)}`, output: `write ${element(vec4)}` },
-  body: `
-  let outWidth = p.width * p.factor;
-  let outHeight = p.height * p.factor;${pixelOf('outHeight', 'outWidth')}
-  output[i] = input[((image * p.height + y / p.factor) * p.width + x / p.factor) * p.channels + c];`,
+  body: `${pixelOf('p.height', 'p.width')}
+  let value = input[i];
+  let pitch = p.width * p.factor * p.channels;
+  for (var dy = 0u; dy < p.factor; dy++) {
+    let at = (image * p.height * p.factor + y * p.factor + dy) * pitch + x * p.factor * p.channels + c;
+    for (var dx = 0u; dx < p.factor; dx++) { output[at + dx * p.channels] = value; }
+  }`,
 }));
 
 /** Sum over the block of pixels that repeat this one. */

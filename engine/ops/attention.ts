@@ -3,14 +3,31 @@ import {
   attentionGroups, attentionKernel, attentionKeyValueGradientKernel, attentionQueryGradientKernel, MAX_HEAD_SIZE, rowsOfALane,
 } from '../../kernels/attention.ts';
 import { MAX_GROUPS, type Grid } from '../../kernels/kernel.ts';
+import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { linearOperand, prefersTextures, type OperandTexture } from '../textures.ts';
 
 function launch(shape: Shape, heads: number): { size: number; held: 1 | 2; params: Record<'tokens' | 'heads' | 'size' | 'scale', number>; grid: Grid } {
   const [batch, tokens, width] = shape;
   const size = width / 3 / heads;
   return { size, held: rowsOfALane(tokens), params: { tokens, heads, size, scale: 1 / Math.sqrt(size) }, grid: [attentionGroups(tokens), heads, batch] };
+}
+
+/** Runs `body` with operands copied into linear textures and where they lie in them, where that is faster to read and they fit; as they are otherwise. */
+function withOperands<N extends string>(
+  device: Device, size: number, tensors: Readonly<Record<N, Tensor>>,
+  body: (textures: boolean, operands: Readonly<Record<N, Tensor | OperandTexture>>, shifts: Readonly<Record<string, number>>) => void,
+): void {
+  const names = Object.keys(tensors) as N[];
+  const linear = prefersTextures(device) && size % 4 === 0 ? names.map((name) => linearOperand(tensors[name])).filter((operand) => operand !== null) : [];
+  if (linear.length < names.length) {
+    body(false, tensors, {});
+    return;
+  }
+  const shifts = Object.fromEntries(names.map((name, i) => [`${name}Shift`, linear[i].shift]));
+  device.withTextures(linear, (textures) => body(true, Object.fromEntries(names.map((name, i) => [name, textures[i]])) as Record<N, OperandTexture>, shifts));
 }
 
 export const multiheadAttentionOp = defineOp({
@@ -27,15 +44,19 @@ export const multiheadAttentionOp = defineOp({
   forward: ({ device, inputs: [qkv], attributes: { heads }, output }) => {
     const { size, held, params, grid } = launch(qkv.shape, heads);
     const logSumExp = device.empty([qkv.shape[0], heads, qkv.shape[1]]);
-    device.run(attentionKernel(size, held), params, { qkv, output, logSumExp }, grid);
+    withOperands(device, size, { qkv }, (textures, operands, shifts) => (
+      device.run(attentionKernel(size, held, textures), { ...params, ...shifts }, { ...operands, output, logSumExp }, grid)));
     return { logSumExp };
   },
   backward: ({ device, inputs: [qkv], attributes: { heads }, output, saved: { logSumExp }, gradient: upstream }) => {
     const { size, held, params, grid } = launch(qkv.shape, heads);
     const rowDots = device.empty(logSumExp.shape);
     const gradient = device.empty(qkv.shape);
-    device.run(attentionQueryGradientKernel(size, held), params, { qkv, output, upstream, logSumExp, rowDots, gradient }, grid);
-    device.run(attentionKeyValueGradientKernel(size, held), params, { qkv, upstream, logSumExp, rowDots, gradient }, grid);
+    withOperands(device, size, { qkv, upstream }, (textures, operands, shifts) => {
+      const given = { ...params, ...shifts }, buffers = { ...operands, logSumExp, rowDots, gradient };
+      device.run(attentionQueryGradientKernel(size, held, textures), given, { ...buffers, output }, grid);
+      device.run(attentionKeyValueGradientKernel(size, held, textures), given, buffers, grid);
+    });
     return [gradient];
   },
 });

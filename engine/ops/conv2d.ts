@@ -150,6 +150,7 @@ function textureOperands(device: Device, call: GemmCall, source: Tensor, weights
 /** Wider tiles spill on software adapters; GPUs take the larger one where it leaves enough workgroups. */
 function gemmTile(subgroup: number, rows: number, columns: number, textures: boolean): readonly [rows: number, columns: number] {
   if (subgroup === 0) return rows * columns >= 64 * 64 * 64 && columns > 32 ? [64, 64] : [32, 32];
+  if (columns <= 4) return [subgroup * 8, 4];
   if (columns <= 16) return [32, 16];
   if (textures && columns > 32 && subgroup <= 8) return [32, 64];
   return subgroup <= 4 ? [16, 32] : [32, Math.max(32, subgroup * 4)];

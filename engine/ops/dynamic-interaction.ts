@@ -1,18 +1,25 @@
 /** Dynamic interaction: each proposal's features filtered by weights of its own. */
 import {
-  INTERACTION_PARAMS, interactionTile, LANE_TILE, PLAIN_LANES, plainInteractionKernel, subgroupInteractionKernel, type InteractionForm,
+  INTERACTION_PARAMS, interactionTile, LANE_TILE, PLAIN_LANES, plainInteractionKernel, readsVectors, subgroupInteractionKernel, type InteractionForm,
 } from '../../kernels/dynamic-interaction.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { shapeError } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { linearOperand, prefersTextures, type OperandTexture } from '../textures.ts';
 import { layerNormGradients, normalizeRows } from './norm.ts';
 
 type Inputs = readonly [roi: Tensor, parameters: Tensor, gamma1: Tensor, beta1: Tensor, gamma2: Tensor, beta2: Tensor];
 
 interface Attributes {
   readonly epsilon: number;
+}
+
+/** A matrix in memory, and its copy in a linear operand texture where products read it from there. */
+interface Operand {
+  readonly matrix: Tensor;
+  readonly copy: { readonly texture: OperandTexture; readonly shift: number } | null;
 }
 
 /** A product for each proposal; `stride` (elements from one proposal to the next) and `start` are those of a matrix of its own unless given. */
@@ -22,8 +29,8 @@ interface Product {
   readonly m: number;
   readonly n: number;
   readonly k: number;
-  readonly a: Tensor;
-  readonly b: Tensor;
+  readonly a: Operand;
+  readonly b: Operand;
   readonly c: Tensor;
   readonly strideB?: number;
   readonly startB?: number;
@@ -40,8 +47,33 @@ function product(device: Device, { form, proposals, m, n, k, a, b, c, strideB = 
   const params: Record<keyof typeof INTERACTION_PARAMS, number> = {
     m, n, k, rowTiles, columnTiles, groups, strideA: (m * k) / 4, strideB: strideB / 4, strideC: strideC / 4, startB: startB / 4, startC: startC / 4,
   };
-  if (subgroupTile) device.run(subgroupInteractionKernel(lanes, form, tile.rows, tile.columns), params, { a, b, c }, linearGrid(groups));
-  else device.run(plainInteractionKernel(form), params, { a, b, c }, linearGrid(Math.ceil(groups / PLAIN_LANES)));
+  if (!subgroupTile) {
+    device.run(plainInteractionKernel(form), params, { a: a.matrix, b: b.matrix, c }, linearGrid(Math.ceil(groups / PLAIN_LANES)));
+  } else if (a.copy && b.copy && readsVectors(lanes, form, tile)) {
+    device.run(subgroupInteractionKernel(lanes, form, tile.rows, tile.columns, true), { ...params, shiftA: a.copy.shift, shiftB: b.copy.shift },
+      { a: a.copy.texture, b: b.copy.texture, c }, linearGrid(groups));
+  } else {
+    device.run(subgroupInteractionKernel(lanes, form, tile.rows, tile.columns, false), params, { a: a.matrix, b: b.matrix, c }, linearGrid(groups));
+  }
+}
+
+/** What copying a value costs, in multiply-adds gained by reading from textures: measured on lavapipe. */
+const WORTH_A_COPY = 12;
+
+/** Whether the products are large enough for their operands to be copied into textures: `d` and `k` decide how often a value is used, at P positions. */
+function usesTextures(device: Device, positions: number, d: number, k: number): boolean {
+  if (!prefersTextures(device)) return false;
+  const tile = interactionTile(device.subgroupSize, positions, Math.min(d, k));
+  if (!tile || !readsVectors(device.subgroupSize, 'nn', tile)) return device.force.operands === 'texture';
+  return device.force.operands === 'texture' || 2 * positions * d * k > WORTH_A_COPY * (positions * (d + k) + 2 * d * k);
+}
+
+/** Runs `body` with matrices as operands, copied into textures if `textures` and where they fit. */
+function withOperands<T>(device: Device, textures: boolean, matrices: readonly Tensor[], body: (operands: readonly Operand[]) => T): T {
+  const linear = textures ? matrices.map(linearOperand) : [];
+  const fitting = linear.filter((operand) => operand !== null);
+  if (fitting.length < matrices.length) return body(matrices.map((matrix) => ({ matrix, copy: null })));
+  return device.withTextures(fitting, (copies) => body(fitting.map(({ matrix, shift }, i) => ({ matrix, copy: { texture: copies[i], shift } }))));
 }
 
 export const dynamicInteractionOp = defineOp({
@@ -69,9 +101,12 @@ export const dynamicInteractionOp = defineOp({
     const x1 = device.empty(hidden1.shape);
     const hidden2 = device.empty(roi.shape);
     const strideB = 2 * d * k;
-    product(device, { form: 'nn', proposals, m: positions, n: k, k: d, a: roi, b: parameters, c: hidden1, strideB });
-    normalizeRows(hidden1, gamma1, beta1, x1, { epsilon, relu: true });
-    product(device, { form: 'nn', proposals, m: positions, n: d, k, a: x1, b: parameters, c: hidden2, strideB, startB: d * k });
+    const textures = usesTextures(device, positions, d, k);
+    withOperands(device, textures, [parameters], ([weights]) => {
+      withOperands(device, textures, [roi], ([a]) => product(device, { form: 'nn', proposals, m: positions, n: k, k: d, a, b: weights, c: hidden1, strideB }));
+      normalizeRows(hidden1, gamma1, beta1, x1, { epsilon, relu: true });
+      withOperands(device, textures, [x1], ([a]) => product(device, { form: 'nn', proposals, m: positions, n: d, k, a, b: weights, c: hidden2, strideB, startB: d * k }));
+    });
     normalizeRows(hidden2, gamma2, beta2, output, { epsilon, relu: true });
     return { hidden1, hidden2 };
   },
@@ -82,22 +117,24 @@ export const dynamicInteractionOp = defineOp({
     const [byHidden2, byGamma2, byBeta2] = layerNormGradients(hidden2, gamma2, beta2, gradient, { epsilon, relu: true });
     if (!needs.slice(0, 4).includes(true)) return [null, null, null, null, byGamma2, byBeta2];
     const byX1 = device.empty(hidden1.shape);
-    product(device, { form: 'nt', proposals, m: positions, n: k, k: d, a: byHidden2, b: parameters, c: byX1, strideB, startB: d * k });
-    const [byHidden1, byGamma1, byBeta1] = layerNormGradients(hidden1, gamma1, beta1, byX1, { epsilon, relu: true });
-    let byRoi: Tensor | null = null;
-    if (needs[0]) {
-      byRoi = device.empty(roi.shape);
-      product(device, { form: 'nt', proposals, m: positions, n: d, k, a: byHidden1, b: parameters, c: byRoi, strideB });
-    }
-    let byParameters: Tensor | null = null;
-    if (needs[1]) {
-      byParameters = device.empty(parameters.shape);
-      const x1 = device.empty(hidden1.shape);
-      normalizeRows(hidden1, gamma1, beta1, x1, { epsilon, relu: true });
-      product(device, { form: 'tn', proposals, m: d, n: k, k: positions, a: roi, b: byHidden1, c: byParameters, strideC: strideB });
-      product(device, { form: 'tn', proposals, m: k, n: d, k: positions, a: x1, b: byHidden2, c: byParameters, strideC: strideB, startC: d * k });
-    }
-    return [byRoi, byParameters, byGamma1, byBeta1, byGamma2, byBeta2];
+    const byRoi = needs[0] ? device.empty(roi.shape) : null;
+    const byParameters = needs[1] ? device.empty(parameters.shape) : null;
+    const textures = usesTextures(device, positions, d, k);
+    return withOperands(device, textures, [parameters, byHidden2], ([weights, upstream2]) => {
+      product(device, { form: 'nt', proposals, m: positions, n: k, k: d, a: upstream2, b: weights, c: byX1, strideB, startB: d * k });
+      const [byHidden1, byGamma1, byBeta1] = layerNormGradients(hidden1, gamma1, beta1, byX1, { epsilon, relu: true });
+      withOperands(device, textures, [byHidden1], ([upstream1]) => {
+        if (byRoi) product(device, { form: 'nt', proposals, m: positions, n: d, k, a: upstream1, b: weights, c: byRoi, strideB });
+        if (!byParameters) return;
+        const x1 = device.empty(hidden1.shape);
+        normalizeRows(hidden1, gamma1, beta1, x1, { epsilon, relu: true });
+        withOperands(device, textures, [roi, x1], ([pooled, middle]) => {
+          product(device, { form: 'tn', proposals, m: d, n: k, k: positions, a: pooled, b: upstream1, c: byParameters, strideC: strideB });
+          product(device, { form: 'tn', proposals, m: k, n: d, k: positions, a: middle, b: upstream2, c: byParameters, strideC: strideB, startC: d * k });
+        });
+      });
+      return [byRoi, byParameters, byGamma1, byBeta1, byGamma2, byBeta2];
+    });
   },
 });
 

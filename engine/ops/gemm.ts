@@ -1,12 +1,12 @@
 /** Launches matrix products: picks kernel, tile and the split of K for a problem's sizes and the device. What ops on matrices are written with; records nothing. */
 import { epilogueOf, type Epilogue } from '../../kernels/epilogue.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
-import { K_ALIGNMENT, SUBGROUP_TILES, columnSumsKernel, subgroupMatmulKernel, sumSlicesKernel, type MatmulForm, type MatmulTile, type OperandAccess, type SubgroupAccess, type TileSize } from '../../kernels/matmul.ts';
+import { K_ALIGNMENT, SUBGROUP_TILES, columnSumsKernel, subgroupMatmulKernel, sumSlicesKernel, type MatmulForm, type MatmulTile, type OperandAccess, type TileSize } from '../../kernels/matmul.ts';
 import { WORKGROUP_TILES, tiledMatmulKernel } from '../../kernels/matmul-tiled.ts';
 import type { Device } from '../device.ts';
 import { sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { prefersTextures, textureOperand, type TextureLayout, type TextureOperand } from '../textures.ts';
+import { linearOperand, prefersTextures, textureOperand, type TextureLayout, type TextureOperand } from '../textures.ts';
 
 /** What is done to a product before it is stored: act(sum * scale + bias + residual). */
 export interface EpilogueOperands {
@@ -57,7 +57,7 @@ interface Plan {
 /** Workgroups that keep an adapter busy: a software adapter has a few threads, a GPU some hundred multiprocessors. */
 const WANTED_GROUPS = { software: 16, gpu: 256 };
 /** Work of a multiply-add by tile and access, relative to the best: a smaller tile uses every loaded value less, a larger one spills registers. */
-const TILE_COST: Readonly<Record<SubgroupAccess, Readonly<Record<TileSize, number>>>> = {
+const TILE_COST: Readonly<Record<OperandAccess | 'texture', Readonly<Record<TileSize, number>>>> = {
   vec4: { wide: 2.2, large: 1.6, small: 2 },
   texture: { wide: 1, large: 1.05, small: 1.25 },
   scalar: { wide: 2.2, large: 1.6, small: 2 },
@@ -90,11 +90,23 @@ function plan(tiles: Readonly<Partial<Record<TileSize, MatmulTile>>>, costs: Rea
 /** Two copies are worth so many multiply-adds as commands alone. */
 const COPIES_COST = 1e6;
 
-/** Both operands as textures; null where textures are not to be used or one does not fit. */
-function textureOperands(device: Device, { a, b }: Gemm, widthA: number, widthB: number): { a: TextureOperand; b: TextureOperand } | null {
+/** Both operands as textures, and what the kernel must know of them. */
+interface Textures {
+  readonly access: 'texture' | 'linear_texture';
+  readonly operands: readonly [a: TextureOperand, b: TextureOperand];
+  readonly params: Readonly<Record<string, number>>;
+}
+
+/** Null where textures are not to be used or an operand does not fit. */
+function textureOperands(device: Device, { a, b }: Gemm, widthA: number, widthB: number): Textures | null {
   if (!prefersTextures(device)) return null;
-  const operands = { a: textureOperand(a, a.size / widthA, widthA / 4), b: textureOperand(b, b.size / widthB, widthB / 4) };
-  return operands.a && operands.b && { a: operands.a, b: operands.b };
+  const lines = [textureOperand(a, a.size / widthA, widthA / 4), textureOperand(b, b.size / widthB, widthB / 4)];
+  if (lines[0] && lines[1]) {
+    const [{ layout: layoutA }, { layout: layoutB }] = [lines[0], lines[1]];
+    return { access: 'texture', operands: [lines[0], lines[1]], params: { shiftA: blockShift(layoutA), pitchA: layoutA.pitch, shiftB: blockShift(layoutB), pitchB: layoutB.pitch } };
+  }
+  const [linearA, linearB] = [linearOperand(a), linearOperand(b)];
+  return linearA && linearB && { access: 'linear_texture', operands: [linearA, linearB], params: { shiftA: linearA.shift, shiftB: linearB.shift } };
 }
 
 /** output = op(A) op(B), by batch entry or summed over them, through the epilogue asked for. */
@@ -119,7 +131,7 @@ export function gemm(device: Device, problem: Gemm): void {
     else textures = null;
   }
   const { size, tile, slices } = chosen;
-  const subgroupAccess = textures ? 'texture' : access;
+  const subgroupAccess = textures?.access ?? access;
   const matrices = batch * slices;
   const summed = slices > 1 || (sumBatch && batch !== 1);
   const direct = summed ? '' : epilogue;
@@ -137,9 +149,8 @@ export function gemm(device: Device, problem: Gemm): void {
   const product = summed ? device.empty([matrices, m, n]) : output;
   const rest = { output: product, ...(summed ? {} : buffers) };
   if (textures) {
-    const { a: { layout: layoutA }, b: { layout: layoutB } } = textures;
-    const blocks = { shiftA: blockShift(layoutA), pitchA: layoutA.pitch, shiftB: blockShift(layoutB), pitchB: layoutB.pitch };
-    device.withTextures([textures.a, textures.b], ([textureA, textureB]) => device.run(kernel, { ...params, ...blocks }, { a: textureA, b: textureB, ...rest }, linearGrid(groups)));
+    const located = { ...params, ...textures.params };
+    device.withTextures(textures.operands, ([textureA, textureB]) => device.run(kernel, located, { a: textureA, b: textureB, ...rest }, linearGrid(groups)));
   } else {
     device.run(kernel, params, { a, b, ...rest }, linearGrid(groups));
   }

@@ -26,7 +26,7 @@ export const upsampleNearestOp = defineOp({
     return { shape: [B, H * factor, W * factor, C] };
   },
   forward: ({ device, inputs: [x], attributes, output }) => {
-    const { vec4, grid, ...sizes } = lanesOf(output);
+    const { vec4, grid, ...sizes } = lanesOf(x);
     device.run(upsampleNearestKernel(vec4), { ...sizes, height: x.shape[1], width: x.shape[2], ...attributes }, { input: x, output }, grid);
   },
   backward: ({ device, inputs: [x], attributes, gradient: upstream }) => {
