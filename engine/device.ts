@@ -10,6 +10,7 @@ import { calibrate } from './roofline.ts';
 import { Storage, Tensor, tensorsIn, type DType, type TensorData } from './tensor.ts';
 import { checkShape, formatShape, shapeError, sizeOf, type Shape } from './shape.ts';
 import { TexturePool, type OperandTexture, type TextureOperand } from './textures.ts';
+import { Tuner } from './tuner.ts';
 
 /** Waits for a promise of the device; `exactly` where the moment is what is measured. Node replaces it: plain awaiting there spins a core that a software adapter needs. */
 export type Settle = <T>(promise: Promise<T>, exactly?: boolean) => Promise<T>;
@@ -75,6 +76,7 @@ export class Device {
   /** Whether the adapter can read operands of matrix products from storage textures. */
   readonly operandTextures: boolean;
   readonly force: ForcedVariants;
+  readonly tuner: Tuner;
   /** Resolves with the reason when the device is lost (also after `destroy`). */
   readonly lost: Promise<string>;
   private readonly ledger = new MemoryLedger();
@@ -97,12 +99,11 @@ export class Device {
   constructor(readonly gpu: GPUDevice, info: GPUAdapterInfo, options: DeviceOptions = {}) {
     this.info = { vendor: info.vendor, architecture: info.architecture, description: info.description, features: [...gpu.features].sort() };
     this.limits = gpu.limits;
-    const languageFeatures = options.languageFeatures ?? globalThis.navigator?.gpu?.wgslLanguageFeatures ?? new Set<string>();
     this.settle = options.settle ?? ((promise) => promise);
     const fixed = info.subgroupMinSize !== undefined && info.subgroupMinSize === info.subgroupMaxSize;
     this.subgroupSize = options.subgroups !== false && gpu.features.has('subgroups') && fixed ? info.subgroupMinSize : 0;
     this.force = options.force ?? {};
-    this.operandTextures = languageFeatures.has('readonly_and_readwrite_storage_textures');
+    this.operandTextures = (options.languageFeatures ?? globalThis.navigator?.gpu?.wgslLanguageFeatures ?? new Set<string>()).has('readonly_and_readwrite_storage_textures');
     this.dispatcher = new Dispatcher(gpu);
     const maxBytes = Math.min(gpu.limits.maxBufferSize, gpu.limits.maxStorageBufferBindingSize);
     const beforeDestroying = (): void => {
@@ -118,6 +119,7 @@ export class Device {
       if (reason !== 'destroyed') this.dispatcher.fail(new Error(`the GPU device was lost: ${this.lossReason}`));
       return this.lossReason;
     });
+    this.tuner = new Tuner(this, this.dispatcher, info);
   }
 
   /** Requests a device of this adapter, with what the kernels can use. */
@@ -312,8 +314,7 @@ export class Device {
   capture<T>(body: () => T): Capture<T> {
     if (this.recorder) throw new Error('capture: a capture is being recorded already');
     const recording = new Recording(new CommandList(this.gpu), this.arena);
-    let own: Tensor[] = [];
-    let outputs: T;
+    let own: Tensor[] = [], outputs: T;
     try {
       this.recordTo(recording);
       outputs = this.graphScope(() => {
