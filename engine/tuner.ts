@@ -226,6 +226,12 @@ export class Tuner {
     return this.choices.size === 0 ? 'none' : hash([...this.choices].map(([shapeClass, { variant }]) => `${shapeClass}: ${variant}`).sort()).slice(0, 12);
   }
 
+  /** The choices at hand in a few words, for logs: how many, and their fingerprint. */
+  get summary(): string {
+    const { size } = this.choices;
+    return size === 0 ? 'none' : `${size} tuned ${size === 1 ? 'choice' : 'choices'} (${this.fingerprint})`;
+  }
+
   /** All choices, for `import` on a device of the same adapter and driver. */
   export(): TunedChoices {
     const { info, subgroupSize } = this.device;
