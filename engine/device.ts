@@ -26,7 +26,7 @@ export interface ForcedVariants {
 export interface DeviceOptions {
   /** False keeps to kernels without subgroup operations, also where the adapter has them. */
   readonly subgroups?: boolean;
-  /** Variants of kernels to use wherever they can compute what is asked for, instead of those that are expected to be faster. */
+  /** Variants of kernels to use wherever they can compute what is asked for, instead of those that are expected, or were tuned (`Device.tuner`), to be faster. */
   readonly force?: ForcedVariants;
   /** `adapter` (the default) asks for the adapter's limits; `default` keeps WebGPU's guaranteed ones. */
   readonly limits?: 'adapter' | 'default';
@@ -60,7 +60,6 @@ const RAISED_LIMITS = [
 const WANTED_FEATURES: readonly GPUFeatureName[] = ['subgroups', 'shader-f16', 'timestamp-query'];
 /** Beyond this the free buffers are destroyed when the outermost scope ends, unless the peak of live bytes is larger. */
 const POOL_FLOOR_BYTES = 256 * 2 ** 20;
-
 type Scope = Set<Tensor>;
 
 export interface MemoryReport extends PoolReport {
@@ -76,6 +75,7 @@ export class Device {
   /** Whether the adapter can read operands of matrix products from storage textures. */
   readonly operandTextures: boolean;
   readonly force: ForcedVariants;
+  /** Chooses among variants of kernels, by measuring where asked to. */
   readonly tuner: Tuner;
   /** Resolves with the reason when the device is lost (also after `destroy`). */
   readonly lost: Promise<string>;
