@@ -109,7 +109,7 @@ export async function runBench(argv: readonly string[]): Promise<number> {
   }
   const adapter = await lookAtAdapter();
   const log = (text: string): void => console.log(text);
-  log(`${adapter.description}${adapter.subgroupSize > 0 ? `, subgroups of ${adapter.subgroupSize}` : ''}, ${adapter.cores} processor cores; ${options.rounds} rounds`);
+  log(`${adapter.description}${adapter.subgroupSize > 0 ? `, subgroups of ${adapter.subgroupSize}` : ''}, tuning: ${adapter.tuning}, ${adapter.cores} processor cores; ${options.rounds} rounds`);
   const run = { ...options, log, adapter };
   const { report, wrong } = options.mode === 'kernels' ? await (await import('./micro.ts')).microReport(run)
     : options.mode === 'peers' ? await (await import('./peers/compare.ts')).peersReport(run)

@@ -15,12 +15,14 @@ export interface Adapter {
   readonly subgroupSize: number;
   /** Of the processor that the host runs on, and a software adapter too. */
   readonly cores: number;
+  /** Tuned choices of variants (npm run tune) that are in effect. */
+  readonly tuning: string;
 }
 
-export function adapterOf({ info, subgroupSize }: Pick<Device, 'info' | 'subgroupSize'>): Adapter {
+export function adapterOf({ info, subgroupSize, tuner }: Pick<Device, 'info' | 'subgroupSize'> & { readonly tuner: { readonly summary: string } }): Adapter {
   const description = info.description || `${info.vendor} ${info.architecture}`;
   const kind = /llvmpipe/i.test(description) ? 'lavapipe' : /swiftshader/i.test(`${description} ${info.architecture}`) ? 'swiftshader' : 'other';
-  return { kind, name: kind === 'other' ? description : kind, description, subgroupSize, cores: availableParallelism() };
+  return { kind, name: kind === 'other' ? description : kind, description, subgroupSize, cores: availableParallelism(), tuning: tuner.summary };
 }
 
 export interface Table {
@@ -53,10 +55,10 @@ function markdownTable({ header, rows }: Table): string {
 }
 
 /** The report under a heading, between comments that say where it begins and ends, so that running its command again replaces it. */
-export function reportMarkdown({ name, title, command, notes, tables }: Report, { name: adapter, description, cores }: Adapter): string {
+export function reportMarkdown({ name, title, command, notes, tables }: Report, { name: adapter, description, cores, tuning }: Adapter): string {
   const mark = `${name}, ${adapter}`;
   const parts = [
-    `### ${title}`, `${description}, ${cores} processor cores, Node ${process.versions.node}: \`${command}\``,
+    `### ${title}`, `${description}, ${cores} processor cores, Node ${process.versions.node}${tuning === 'none' ? '' : `, ${tuning}`}: \`${command}\``,
     ...tables.map((table) => `${table.caption ? `${table.caption}\n\n` : ''}${markdownTable(table)}`), ...notes,
   ];
   return `<!-- begin: ${mark} -->\n${parts.join('\n\n')}\n<!-- end: ${mark} -->`;

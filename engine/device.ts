@@ -10,6 +10,7 @@ import { calibrate } from './roofline.ts';
 import { Storage, Tensor, tensorsIn, type DType, type TensorData } from './tensor.ts';
 import { checkShape, formatShape, shapeError, sizeOf, type Shape } from './shape.ts';
 import { TexturePool, type OperandTexture, type TextureOperand } from './textures.ts';
+import { Tuner } from './tuner.ts';
 
 /** Waits for a promise of the device; `exactly` where the moment is what is measured. Node replaces it: plain awaiting there spins a core that a software adapter needs. */
 export type Settle = <T>(promise: Promise<T>, exactly?: boolean) => Promise<T>;
@@ -25,7 +26,7 @@ export interface ForcedVariants {
 export interface DeviceOptions {
   /** False keeps to kernels without subgroup operations, also where the adapter has them. */
   readonly subgroups?: boolean;
-  /** Variants of kernels to use wherever they can compute what is asked for, instead of those that are expected to be faster. */
+  /** Variants of kernels to use wherever they can compute what is asked for, instead of those that are expected, or were tuned (`Device.tuner`), to be faster. */
   readonly force?: ForcedVariants;
   /** `adapter` (the default) asks for the adapter's limits; `default` keeps WebGPU's guaranteed ones. */
   readonly limits?: 'adapter' | 'default';
@@ -59,7 +60,6 @@ const RAISED_LIMITS = [
 const WANTED_FEATURES: readonly GPUFeatureName[] = ['subgroups', 'shader-f16', 'timestamp-query'];
 /** Beyond this the free buffers are destroyed when the outermost scope ends, unless the peak of live bytes is larger. */
 const POOL_FLOOR_BYTES = 256 * 2 ** 20;
-
 type Scope = Set<Tensor>;
 
 export interface MemoryReport extends PoolReport {
@@ -75,6 +75,8 @@ export class Device {
   /** Whether the adapter can read operands of matrix products from storage textures. */
   readonly operandTextures: boolean;
   readonly force: ForcedVariants;
+  /** Chooses among variants of kernels, by measuring where asked to. */
+  readonly tuner: Tuner;
   /** Resolves with the reason when the device is lost (also after `destroy`). */
   readonly lost: Promise<string>;
   private readonly ledger = new MemoryLedger();
@@ -97,12 +99,11 @@ export class Device {
   constructor(readonly gpu: GPUDevice, info: GPUAdapterInfo, options: DeviceOptions = {}) {
     this.info = { vendor: info.vendor, architecture: info.architecture, description: info.description, features: [...gpu.features].sort() };
     this.limits = gpu.limits;
-    const languageFeatures = options.languageFeatures ?? globalThis.navigator?.gpu?.wgslLanguageFeatures ?? new Set<string>();
     this.settle = options.settle ?? ((promise) => promise);
     const fixed = info.subgroupMinSize !== undefined && info.subgroupMinSize === info.subgroupMaxSize;
     this.subgroupSize = options.subgroups !== false && gpu.features.has('subgroups') && fixed ? info.subgroupMinSize : 0;
     this.force = options.force ?? {};
-    this.operandTextures = languageFeatures.has('readonly_and_readwrite_storage_textures');
+    this.operandTextures = (options.languageFeatures ?? globalThis.navigator?.gpu?.wgslLanguageFeatures ?? new Set<string>()).has('readonly_and_readwrite_storage_textures');
     this.dispatcher = new Dispatcher(gpu);
     const maxBytes = Math.min(gpu.limits.maxBufferSize, gpu.limits.maxStorageBufferBindingSize);
     const beforeDestroying = (): void => {
@@ -118,6 +119,7 @@ export class Device {
       if (reason !== 'destroyed') this.dispatcher.fail(new Error(`the GPU device was lost: ${this.lossReason}`));
       return this.lossReason;
     });
+    this.tuner = new Tuner(this, this.dispatcher, info);
   }
 
   /** Requests a device of this adapter, with what the kernels can use. */
@@ -312,8 +314,7 @@ export class Device {
   capture<T>(body: () => T): Capture<T> {
     if (this.recorder) throw new Error('capture: a capture is being recorded already');
     const recording = new Recording(new CommandList(this.gpu), this.arena);
-    let own: Tensor[] = [];
-    let outputs: T;
+    let own: Tensor[] = [], outputs: T;
     try {
       this.recordTo(recording);
       outputs = this.graphScope(() => {

@@ -160,6 +160,14 @@ export class Dispatcher {
     if (this.failure) throw this.failure;
   }
 
+  /** As `check`, but gives the error back and forgets it: for trials of work that may fail, which nothing else depends on. */
+  async takeFailure(): Promise<Error | null> {
+    while (this.checks.size > 0) await Promise.all(this.checks);
+    const { failure } = this;
+    this.failure = null;
+    return failure;
+  }
+
   /** Lets a probe see all that is recorded from here on; null ends that. */
   watch(probe: Probe | null): void {
     this.flush();

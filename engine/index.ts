@@ -3,6 +3,9 @@ export { Device, type DeviceInfo, type DeviceOptions, type ForcedVariants, type 
 export type {
   Calibration, DispatchRow, HostSpan, KernelSummary, Occupancy, Profile, ProfileDetail, ProfileOptions, ProfileTiming, Roofline, TimeSpan, TraceEvent,
 } from './profile.ts';
+export {
+  parseTunedChoices, Tuner, TUNING_VERSION, TuningError, type Candidate, type TunedChoice, type TunedChoices, type TunedClass, type TuneOptions, type TuningProblem, type TuningProgress,
+} from './tuner.ts';
 export { Tensor, type DType, type TensorData } from './tensor.ts';
 export { backward, checkpoint } from './autograd.ts';
 export { defineOp, type Op, type OpDefinition } from './op.ts';

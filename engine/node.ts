@@ -1,6 +1,6 @@
 /**
  * The engine in Node: Dawn through the npm package `webgpu`, on the driver that set-up (training/setup.mjs) chose.
- * The only module of the engine that knows Node.
+ * With tuning-file.ts the only module of the engine that knows Node.
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
@@ -8,6 +8,15 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { create, globals } from 'webgpu';
 import { Device, type DeviceOptions, type Settle } from './device.ts';
+import { loadTuning, tuningFile } from './tuning-file.ts';
+
+export interface NodeDeviceOptions extends DeviceOptions {
+  /**
+   * The file that tuned choices of variants (tuner.ts) are read from, where it exists; `off`: none. Default: what DSRCNN_TUNING names, otherwise
+   * tuning.json in the user's cache folder, where `npm run tune` writes them.
+   */
+  readonly tuning?: string;
+}
 
 /** Dawn's instance: must stay referenced for as long as a device lives. */
 let instance: GPU | null = null;
@@ -132,9 +141,10 @@ export function applyDriverChoice(choice: DriverChoice): void {
 
 /**
  * Opens a device on the driver that set-up chose (DSRCNN_DRIVER names another for a run; without it the user's own VK_DRIVER_FILES comes first), or on what Dawn finds
- * where set-up has not run. Throws where there is no adapter.
+ * where set-up has not run; with the tuned choices of a file. A file of choices that cannot be understood is left alone with a warning (process.emitWarning). Throws where
+ * there is no adapter.
  */
-export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
+export async function openDevice({ tuning, ...options }: NodeDeviceOptions = {}): Promise<Device> {
   if (!instance) {
     const choice = readDriverChoice();
     if (choice) applyDriverChoice(choice);
@@ -148,5 +158,12 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
     throw new Error(variable ? `no WebGPU adapter by ${variable}=${process.env[variable]}: name a driver that is there, or unset it`
       : 'no WebGPU adapter: run `npm run setup -- --driver auto`, which installs a driver');
   }
-  return Device.fromAdapter(adapter, { settle: settleSleeping, languageFeatures: instance.wgslLanguageFeatures, ...options });
+  const device = await Device.fromAdapter(adapter, { settle: settleSleeping, languageFeatures: instance.wgslLanguageFeatures, ...options });
+  const file = tuningFile(tuning);
+  try {
+    if (file !== null) loadTuning(device.tuner, file);
+  } catch (error) {
+    process.emitWarning(`${error instanceof Error ? error.message : String(error)}; no tuned choices are used`);
+  }
+  return device;
 }

@@ -149,7 +149,7 @@ describe('peers', () => {
 });
 
 const report: Report = { name: 'kernels', title: 'Kernels', command: 'npm run bench', notes: ['A note.'], tables: [{ header: ['op', 'ms'], rows: [['a|b', '1.50']] }], data: {} };
-const adapter = adapterOf({ info: { vendor: 'mesa', architecture: '', description: 'llvmpipe: Mesa', features: [] }, subgroupSize: 8 });
+const adapter = adapterOf({ info: { vendor: 'mesa', architecture: '', description: 'llvmpipe: Mesa', features: [] }, subgroupSize: 8, tuner: { summary: 'none' } });
 
 describe('reports', () => {
   test('replace their own section of a page and leave the rest', () => {

@@ -64,7 +64,7 @@ afterAll(() => {
 
 describe('the program', () => {
   test('explains itself and each command', async () => {
-    const ended = await Promise.all([['--help'], ...['train', 'evaluate', 'predict', 'export', 'coco-eval', 'ablation', 'doctor'].map((command) => [command, '--help'])].map((args) => cli(args)));
+    const ended = await Promise.all([['--help'], ...['train', 'evaluate', 'predict', 'export', 'coco-eval', 'ablation', 'tune', 'doctor'].map((command) => [command, '--help'])].map((args) => cli(args)));
     for (const { code, stdout, stderr } of ended) expect({ code, stderr, helpful: stdout.includes('--help') }).toEqual({ code: 0, stderr: '', helpful: true });
   });
 

@@ -1,4 +1,4 @@
-/** The devices that tests run on: the adapter at hand with and without its subgroups, opened once a test file and destroyed at its end. */
+/** The devices that tests run on: the adapter at hand with and without its subgroups, opened once a test file and destroyed at its end. No tuned choices. */
 import { afterAll } from 'vitest';
 import type { Device, ForcedVariants } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
@@ -9,9 +9,9 @@ export interface TestDevice {
 }
 
 export async function testDevices(): Promise<readonly TestDevice[]> {
-  const device = await openDevice();
+  const device = await openDevice({ tuning: 'off' });
   const devices = [{ label: device.subgroupSize > 0 ? `subgroups of ${device.subgroupSize}` : 'as it is', device }];
-  if (device.subgroupSize > 0) devices.push({ label: 'no subgroups', device: await openDevice({ subgroups: false }) });
+  if (device.subgroupSize > 0) devices.push({ label: 'no subgroups', device: await openDevice({ tuning: 'off', subgroups: false }) });
   afterAll(() => { for (const { device: opened } of devices) opened.destroy(); });
   return devices;
 }
@@ -19,14 +19,14 @@ export async function testDevices(): Promise<readonly TestDevice[]> {
 /** The adapter with variants of matrix products and convolutions forced that its own choice leaves to larger shapes than tests have. */
 export async function forcedDevices(): Promise<readonly TestDevice[]> {
   const forced: ForcedVariants[] = [{ operands: 'texture', convolution: 'winograd2' }, { operands: 'buffer', convolution: 'winograd4' }];
-  const devices = await Promise.all(forced.map(async (force) => ({ label: Object.values(force).join(', '), device: await openDevice({ force }) })));
+  const devices = await Promise.all(forced.map(async (force) => ({ label: Object.values(force).join(', '), device: await openDevice({ tuning: 'off', force }) })));
   afterAll(() => { for (const { device } of devices) device.destroy(); });
   return devices;
 }
 
 /** One device, for tests that have no variants to tell apart. */
 export async function testDevice(): Promise<Device> {
-  const device = await openDevice();
+  const device = await openDevice({ tuning: 'off' });
   afterAll(() => device.destroy());
   return device;
 }

@@ -7,6 +7,8 @@
 import { defineConfig } from 'vitest/config';
 import { readDriverChoice } from '../engine/node.ts';
 
+/** No test shall depend on what its user has tuned. */
+const UNTUNED = { DSRCNN_TUNING: 'off' };
 const root = new URL('..', import.meta.url).pathname;
 const everywhere = {
   root,
@@ -23,8 +25,8 @@ export default defineConfig({
   test: {
     maxWorkers: 2,
     projects: [
-      { test: { ...everywhere, name: 'adapter', include: ['test/**/*.test.ts'] } },
-      ...(twice ? [{ test: { ...everywhere, name: 'swiftshader', include: ON_BOTH_ADAPTERS, env: { DSRCNN_DRIVER: 'swiftshader' }, globalSetup: ['test/prepare-swiftshader.ts'] } }] : []),
+      { test: { ...everywhere, name: 'adapter', include: ['test/**/*.test.ts'], env: UNTUNED } },
+      ...(twice ? [{ test: { ...everywhere, name: 'swiftshader', include: ON_BOTH_ADAPTERS, env: { ...UNTUNED, DSRCNN_DRIVER: 'swiftshader' }, globalSetup: ['test/prepare-swiftshader.ts'] } }] : []),
     ],
   },
 });

@@ -189,7 +189,7 @@ interface Run {
   readonly row: AblationRow;
   readonly seed: number;
   readonly folder: string;
-  /** All of config.json. */
+  /** All of config.json but the tuning, which decides how results are rounded, not what is computed. */
   readonly description: Readonly<Record<string, unknown>>;
   readonly config: RunConfig;
   readonly evaluations: readonly EvaluationLine[];
@@ -207,7 +207,7 @@ function runFolder(out: string, row: AblationRow, seed: number): string {
 function readRun(folder: string, row: AblationRow, seed: number): Run | null {
   const file = join(folder, 'config.json');
   if (!existsSync(file)) return null;
-  const description = asObject(readJson(file), file, 'the configuration');
+  const { tuning, ...description } = asObject(readJson(file), file, 'the configuration');
   const config = validateRunConfig({ ...description }, file);
   const evaluations = readEvaluations(join(folder, 'evaluations.jsonl'));
   // Between two renames of saving it is the checkpoint before that remains.

@@ -10,6 +10,7 @@ const HELP = `Dynamic Sparse R-CNN on WebGPU
   npm run export        weights as files for PyTorch and Detectron2
   npm run coco-eval     COCO's metrics of a results file; needs no GPU
   npm run ablation      the paper's ablation at small scale, several seeds: a table and a plot
+  npm run tune          measures which variants of the kernels are the fastest on this machine, and keeps the choice
   npm run doctor        what this machine offers, and whether it works
   npm run setup         installs packages and chooses a driver; all others run it first
 
@@ -23,6 +24,7 @@ const COMMANDS: Record<string, (argv: string[]) => Promise<number>> = {
   export: async (argv) => (await import('./export.ts')).runExport(argv),
   'coco-eval': async (argv) => (await import('./coco-eval.ts')).runCocoEval(argv),
   ablation: async (argv) => (await import('./ablation.ts')).runAblation(argv),
+  tune: async (argv) => (await import('./tune.ts')).runTune(argv),
   doctor: async (argv) => (await import('./doctor.ts')).runDoctor(argv),
 };
 

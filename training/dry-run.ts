@@ -4,15 +4,30 @@ import { openDevice } from '../engine/node.ts';
 import { countFlops, DynamicSparseRCNN } from '../model/index.ts';
 import type { RunConfig, TrainingConfig } from './recipe.ts';
 import { formatDuration, formatTable } from './report.ts';
-import { TrainingStep } from './step.ts';
+import { TrainingStep, type PassData } from './step.ts';
 
 /** Objects of a synthetic image: COCO's images have seven on average. */
 const OBJECTS = 7;
 const ROUNDING = 32;
 
-/** The largest image that the augmentation gives: pixels, before padding. */
-function largestSize({ augmentation: { fixedSize, shortSides, maxSize } }: TrainingConfig): { width: number; height: number } {
+/** Of images: pixels, before padding. */
+export interface ImageSize {
+  readonly width: number;
+  readonly height: number;
+}
+
+/** The largest image that the augmentation gives. */
+export function largestSize({ augmentation: { fixedSize, shortSides, maxSize } }: TrainingConfig): ImageSize {
   return fixedSize ? { height: fixedSize[0], width: fixedSize[1] } : { height: Math.min(Math.max(...shortSides), maxSize), width: maxSize };
+}
+
+/** A batch of noise, with some objects in each image. */
+export function syntheticBatch({ seed, batchSize }: TrainingConfig, numClasses: number, { width, height }: ImageSize): PassData {
+  const random = new Random(seed);
+  const pixels = Uint8Array.from({ length: width * height * 3 }, () => random.integer(256));
+  const images = Array.from({ length: batchSize }, () => ({ data: pixels, width, height }));
+  const boxes = Float32Array.from({ length: OBJECTS * 4 }, (_, i) => (i % 4 < 2 ? 0.05 : 0.5) * (i % 2 === 0 ? width : height) * (1 + 0.1 * Math.floor(i / 4)));
+  return { images, targets: images.map(() => ({ boxes, labels: Uint32Array.from({ length: OBJECTS }, (_, i) => i % numClasses) })) };
 }
 
 const padded = (size: number): number => Math.ceil(size / ROUNDING) * ROUNDING;
@@ -35,11 +50,7 @@ export async function dryRun({ preset, model: modelConfig, training }: RunConfig
 
     const step = new TrainingStep(device, model, training);
     const { optimizer } = step;
-    const random = new Random(training.seed);
-    const pixels = Uint8Array.from({ length: width * height * 3 }, () => random.integer(256));
-    const images = Array.from({ length: training.batchSize }, () => ({ data: pixels, width, height }));
-    const boxes = Float32Array.from({ length: OBJECTS * 4 }, (_, i) => (i % 4 < 2 ? 0.05 : 0.5) * (i % 2 === 0 ? width : height) * (1 + 0.1 * Math.floor(i / 4)));
-    const targets = images.map(() => ({ boxes, labels: Uint32Array.from({ length: OBJECTS }, (_, i) => i % modelConfig.numClasses) }));
+    const { images, targets } = syntheticBatch(training, modelConfig.numClasses, size);
     const weights = device.memory().liveBytes;
     let pass = 0, update = 0, forwardPeak = 0;
     // The first round compiles kernels and allocates buffers; the second is what a training step is like.

@@ -195,7 +195,7 @@ function readConfigFile(file: string): Json {
   if (instead !== null) throw new InputError(`--config ${file}: neither a preset (${PRESET_NAMES.join(', ')}) nor a JSON file: ${instead}`);
   const json = readJson(file);
   if (!isObject(json)) throw new InputError(`${file}: expected a JSON object`);
-  const known = ['preset', 'model', 'training', 'data', 'classNames', 'categoryIds'];
+  const known = ['preset', 'model', 'training', 'data', 'classNames', 'categoryIds', 'tuning'];
   for (const key of Object.keys(json)) if (!known.includes(key)) throw new InputError(`${file}: ${key} is not a key; there are ${known.join(', ')}`);
   return json;
 }

@@ -52,6 +52,8 @@ interface RunDescription extends RunConfig {
   readonly data: string;
   readonly classNames: readonly string[];
   readonly categoryIds: readonly number[];
+  /** Names the tuned choices of kernels' variants that it began with (npm run tune): with others it rounds differently. */
+  readonly tuning: string;
 }
 
 /** Runs the subcommand; resolves to the exit code: 130 where a signal stopped it. Throws InputError on bad arguments, configurations, data or checkpoints. */
@@ -115,6 +117,8 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   // Device, model, optimiser.
   const device = await openDevice();
   log(`device    ${device.info.description || device.info.vendor}${device.subgroupSize > 0 ? `, subgroups of ${device.subgroupSize}` : ''}`);
+  const { fingerprint, summary } = device.tuner;
+  log(`tuning    ${summary}${earlier && earlier.tuning !== fingerprint ? `; the run began with ${earlier.tuning}: from here on it rounds differently` : ''}`);
   const model = new DynamicSparseRCNN(device, config.model, training.seed);
   const reportFile = join(out, 'weights.json');
   const pretrained = values.weights === undefined ? null : loadPretrained(model, values.weights, { partial: values.partial, log, classNames, reportFile: relative('.', reportFile) });
@@ -139,7 +143,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
     log(`resume    ${relative('.', out)} at iteration ${state.iteration}`);
   } else {
     outputFolder('train', out);
-    const run: RunDescription = { ...config, data, classNames, categoryIds };
+    const run: RunDescription = { ...config, data, classNames, categoryIds, tuning: fingerprint };
     writeFileAtomic(join(out, 'config.json'), `${JSON.stringify(run, null, 2)}\n`);
     if (pretrained) writeFileAtomic(reportFile, `${JSON.stringify(pretrained, null, 2)}\n`);
     for (const file of [metricsFile, evaluationsFile]) writeFileAtomic(file, '');
@@ -235,10 +239,11 @@ function shorten(names: readonly string[]): string {
 function readRunDescription(file: string): RunDescription {
   if (!existsSync(file)) throw new InputError(`${file}: cannot be read as a run's configuration: nothing there`);
   const json = asObject(readJson(file), file, 'the whole file');
-  const { data, classNames, categoryIds } = json;
+  const { data, classNames, categoryIds, tuning = 'none' } = json;
+  if (typeof tuning !== 'string') throw new InputError(`${file}: tuning must be text, got ${JSON.stringify(tuning)}`);
   if (typeof data !== 'string') throw new InputError(`${file}: data must be a folder's path, got ${JSON.stringify(data)}`);
   if (!Array.isArray(classNames) || !Array.isArray(categoryIds)) throw new InputError(`${file}: classNames and categoryIds must be lists`);
-  return { ...validateRunConfig(json, file), data, classNames, categoryIds };
+  return { ...validateRunConfig(json, file), data, classNames, categoryIds, tuning };
 }
 
 /** Ctrl-C (or a termination signal) once: finish the iteration and save; twice: the usual end. */

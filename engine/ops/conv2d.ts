@@ -1,7 +1,6 @@
 /** 2-D convolution (cross-correlation, as everywhere in this field), NHWC: dense, grouped and depthwise. */
 import {
-  convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, cropChannelsKernel,
-  padChannelsKernel, sumPartsKernel, transposeWeightsKernel,
+  convSubgroupKernel, convTiledKernel, cropChannelsKernel, padChannelsKernel, sumPartsKernel, transposeWeightsKernel,
 } from '../../kernels/conv2d.ts';
 import { depthwiseInputGradientKernel, depthwiseKernel, depthwiseWeightGradientKernel } from '../../kernels/depthwise.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
@@ -10,11 +9,14 @@ import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { prefersTextures, textureOperand, type TextureOperand } from '../textures.ts';
+import {
+  chooseConvolution, chooseWeightGradient, splitLines, splitsTaps, textureOperands, usesSubgroups, weightGradientKernel, weightGradientTiles,
+  type ConvolutionCall, type ConvolutionTensors, type ConvolutionVariant, type WeightGradientCall, type WeightGradientTensors, type WeightGradientVariant,
+} from './conv2d-variants.ts';
 import { columnSums, epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 import { maskGradient } from './matmul.ts';
 import { scaleShiftGradients } from './norm.ts';
-import { winograd, winogradSize, type WinogradCall } from './winograd.ts';
+import { winograd } from './winograd.ts';
 
 export interface Conv2dOptions {
   /** Of both axes; default 1. */
@@ -54,15 +56,6 @@ function geometry(x: Tensor, weight: Tensor, { stride, padding, groups }: Attrib
 
 const isDepthwise = ({ C, O }: Geometry): boolean => C === 1 && O === 1;
 
-/** Subgroup kernels pay where a subgroup is a CPU's vector; on GPUs tiles in workgroup memory do. */
-const usesSubgroups = (device: Device): boolean => device.subgroupSize >= 4 && device.subgroupSize <= 16;
-
-/** Workgroups that keep a device busy: a few for each CPU core, or some for each multiprocessor of a GPU. */
-const busyWorkgroups = (device: Device): number => (usesSubgroups(device) ? 24 : 512);
-
-/** Partial sums may take this much memory. */
-const PARTIAL_BYTES = 64 * 2 ** 20;
-
 const WORKGROUP = 64;
 const gridOf = (lanes: number): readonly [number, number, number] => linearGrid(Math.ceil(lanes / WORKGROUP));
 
@@ -87,38 +80,21 @@ function crop(input: Tensor, output: Tensor, rows: number, groups: number, colum
   return output;
 }
 
-/** What the implicit GEMM is told; see kernels/conv2d.ts. `K4` and `N4` of a group. */
-interface GemmCall extends Omit<WinogradCall, 'padding'> {
-  readonly groups: number;
-  readonly kh: number;
-  readonly kw: number;
-  readonly stride: number;
-  readonly step: number;
-  readonly padY: number;
-  readonly padX: number;
-}
-
-/** Longer sums are split by rows of taps, because a sum of sums rounds less than one chain of additions. Here that costs no memory, so the bound is lower than that of matrix products. */
-const LONGEST_CHAIN = 256;
-
 /** A kernel of one pixel: the convolution is a matrix product of pixels by channels. */
 const isPointwise = ({ kh, kw }: Geometry, { stride, padding, groups }: Attributes): boolean => kh === 1 && kw === 1 && stride === 1 && padding === 0 && groups === 1;
 
-/** Runs the forward pass or the gradient by the input: as one of the Winograd variants named, where that is less work, otherwise as implicit GEMM. */
-function runConvolution(device: Device, call: GemmCall, variants: readonly WinogradSize[], source: Tensor, weights: Tensor, operands: EpilogueOperands, target: Tensor): void {
+/** Runs the forward pass or the gradient by the input, as the variant given, or the one chosen: one of the Winograd variants named, or implicit GEMM (conv2d-variants.ts). */
+function runConvolution(device: Device, call: ConvolutionCall, sizes: readonly WinogradSize[], tensors: ConvolutionTensors, given?: ConvolutionVariant): void {
+  const { source, weights, target, ...operands } = tensors;
   const { batch, targetH, targetW, N4, groups, step } = call;
-  if (call.kh === 3 && call.kw === 3 && call.stride === 1 && step === 1 && groups === 1 && call.padY === call.padX) {
-    const tiled = { ...call, padding: 2 - call.padY };
-    const m = winogradSize(device, tiled, variants);
-    if (m !== null) return winograd(device, m, tiled, source, weights, operands, target);
-  }
+  const variant = given ?? chooseConvolution(device, call, sizes, tensors, (filled, other) => runConvolution(device, call, sizes, filled, other));
+  if (variant.winograd !== null) return winograd(device, variant.winograd, { ...call, padding: 2 - call.padY }, source, weights, operands, target);
   const rows = batch * Math.ceil(targetH / step) * Math.ceil(targetW / step);
-  const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
-  const textures = subgroup > 0 ? textureOperands(device, call, source, weights) : null;
-  const [tileRows, tileColumns] = gemmTile(subgroup, rows, N4 * 4, textures !== null);
+  const { rows: tileRows, columns: tileColumns } = variant;
+  const textures = variant.textures ? textureOperands(call, source, weights) : null;
   const { epilogue, buffers } = epilogueOperands(operands);
-  const kernel: Kernel = subgroup > 0
-    ? convSubgroupKernel(subgroup, tileRows, tileColumns, textures !== null, call.kh * call.kw * call.K4 * 4 > LONGEST_CHAIN * step ** 2, epilogue)
+  const kernel: Kernel = usesSubgroups(device)
+    ? convSubgroupKernel(device.subgroupSize, tileRows, tileColumns, textures !== null, splitsTaps(call), epilogue)
     : convTiledKernel(tileRows, epilogue);
   const tilesM = Math.ceil(rows / tileRows);
   const tilesN = Math.ceil((N4 * 4) / tileColumns);
@@ -133,43 +109,24 @@ function runConvolution(device: Device, call: GemmCall, variants: readonly Winog
     device.run(kernel, params, { source: sourceTexture, weights: weightTexture, ...rest }, linearGrid(tiles))));
 }
 
-/** Multiply-adds a value copied from which on textures pay (see kernels/conv2d.ts and textures.ts). */
-const WORTH_A_COPY = 40;
-
-/** Image rows and weights as textures; null where textures are not to be used, do not fit or do not pay. */
-function textureOperands(device: Device, call: GemmCall, source: Tensor, weights: Tensor): { source: TextureOperand; weights: TextureOperand } | null {
-  const { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw, step } = call;
-  if (!prefersTextures(device)) return null;
-  const work = (batch * targetH * targetW * kh * kw * K4 * 4 * N4 * 4 * groups) / step ** 2;
-  const copied = 4 * groups * (batch * sourceH * sourceW * K4 + kh * kw * K4 * 4 * N4);
-  if (device.force.operands !== 'texture' && work < copied * WORTH_A_COPY) return null;
-  const operands = { source: textureOperand(source, batch * sourceH, sourceW * K4 * groups, true), weights: textureOperand(weights, kh * kw * K4 * 4, N4 * groups, true) };
-  return operands.source && operands.weights && { source: operands.source, weights: operands.weights };
-}
-
-/** Wider tiles spill on software adapters; GPUs take the larger one where it leaves enough workgroups. */
-function gemmTile(subgroup: number, rows: number, columns: number, textures: boolean): readonly [rows: number, columns: number] {
-  if (subgroup === 0) return rows * columns >= 64 * 64 * 64 && columns > 32 ? [64, 64] : [32, 32];
-  if (columns <= 4) return [subgroup * 8, 4];
-  if (columns <= 16) return [32, 16];
-  if (textures && columns > 32 && subgroup <= 8) return [32, 64];
-  return subgroup <= 4 ? [16, 32] : [32, Math.max(32, subgroup * 4)];
-}
-
 /** Gradient by the weight, [kh, kw, C, groups, O] with C and O filled up: partial sums over splits of the output lines, then their sum. */
 function weightGradient(device: Device, g: Geometry, { stride, padding, groups }: Attributes, source: Tensor, upstream: Tensor): Tensor {
+  const sum = device.empty([g.kh * g.kw * g.C4 * 4 * groups * g.O4 * 4]);
+  const { batch, height, width, outH, outW, kh, kw, C4, O4 } = g;
+  runWeightGradient(device, { batch, height, width, outH, outW, kh, kw, C4, O4, groups, stride, padding }, { source, upstream, sum });
+  return sum;
+}
+
+function runWeightGradient(device: Device, call: WeightGradientCall, tensors: WeightGradientTensors, given?: WeightGradientVariant): void {
+  const { source, upstream, sum } = tensors;
+  const { groups, stride, padding, ...g } = call;
   const lines = g.batch * g.outH;
-  const count4 = g.kh * g.kw * g.C4 * 4 * groups * g.O4;
-  const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
-  const tile = subgroup > 0 ? 0 : g.C4 * g.kw > 8 && g.O4 > 8 ? 64 : 32;
-  const rows = tile || Math.max(32, subgroup * 4);
-  const columns = tile || Math.max(g.O4 <= 8 || subgroup <= 4 ? 32 : 64, subgroup * 4);
-  const kernel = subgroup > 0 ? convWeightGradientSubgroupKernel(subgroup, rows, columns, subgroup <= 4 ? 1 : 2) : convWeightGradientTiledKernel(tile);
-  const tilesM = Math.ceil((g.kw * g.C4 * 4) / rows);
-  const tilesN = Math.ceil((g.O4 * 4) / columns);
-  const whole = tilesM * tilesN * g.kh * groups;
-  const { splits, perSplit } = splitLines(device, lines, g.outW, whole, count4);
-  const sum = device.empty([count4 * 4]);
+  const count4 = sum.size / 4;
+  const variant = given ?? chooseWeightGradient(device, call, tensors, (filled, other) => runWeightGradient(device, call, filled, other));
+  const kernel = weightGradientKernel(device, variant);
+  const { tilesM, tilesN, whole } = weightGradientTiles(call, variant);
+  const { perSplit } = variant;
+  const splits = Math.ceil(lines / perSplit);
   const partial = splits === 1 ? sum : device.empty([splits * count4 * 4]);
   const tiles = whole * splits;
   device.run(kernel, {
@@ -177,15 +134,6 @@ function weightGradient(device: Device, g: Geometry, { stride, padding, groups }
     stride, padding, tilesM, tilesN, tiles,
   }, { source, upstream, partialSums: partial }, linearGrid(tiles));
   if (splits > 1) device.run(sumPartsKernel(), { count4, parts: splits }, { parts_: partial, sum }, gridOf(count4));
-  return sum;
-}
-
-/** Into how many ranges of lines a sum over pixels is split, so that there is work for the device but each range is worth its partial result. */
-function splitLines(device: Device, lines: number, lineLength: number, workgroups: number, partial4: number): { splits: number; perSplit: number } {
-  const enough = Math.ceil(busyWorkgroups(device) / workgroups);
-  const wanted = Math.min(enough, Math.ceil((lines * lineLength) / 64), Math.floor(PARTIAL_BYTES / (partial4 * 16)), lines);
-  const perSplit = Math.ceil(lines / Math.max(1, wanted));
-  return { splits: Math.ceil(lines / perSplit), perSplit };
 }
 
 type Inputs = readonly [x: Tensor, weight: Tensor, bias: Tensor | null, scale: Tensor | null, residual: Tensor | null];
@@ -260,7 +208,7 @@ export const conv2dOp = defineOp({
     runConvolution(device, {
       batch, sourceH: height, sourceW: width, targetH: outH, targetW: outW, K4: C4, N4: O4, groups, kh, kw,
       stride, step: 1, padY: kh - 1 - padding, padX: kw - 1 - padding,
-    }, inference ? [2, 4] : [2], source, padded(weight, C, groups, O, true), paddedEpilogue(operands, groups, O), target);
+    }, inference ? [2, 4] : [2], { source, weights: padded(weight, C, groups, O, true), ...paddedEpilogue(operands, groups, O), target });
     if (target !== output) crop(target, output, 1, groups, O4 * 4, 1, O);
     return recording && weight.requiresGrad && source !== x ? { source } : {};
   },
@@ -285,7 +233,7 @@ export const conv2dOp = defineOp({
       const target = C % 4 === 0 ? byInput : device.empty([(x.size / C) * C4 * 4]);
       runConvolution(device, {
         batch, sourceH: outH, sourceW: outW, targetH: height, targetW: width, K4: O4, N4: C4, groups, kh, kw, stride: 1, step: stride, padY: padding, padX: padding,
-      }, [2, 4], upstream, transposed, {}, target);
+      }, [2, 4], { source: upstream, weights: transposed, target });
       if (target !== byInput) crop(target, byInput, 1, groups, C4 * 4, 1, C);
     }
     if (needs[1]) {

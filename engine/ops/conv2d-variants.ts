@@ -1,0 +1,215 @@
+/** The ways to compute a dense or grouped convolution, and which one to take: direct or Winograd, tile, where operands are read from; for the gradient by the weight tile and split. */
+import { convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, sumPartsKernel } from '../../kernels/conv2d.ts';
+import type { Kernel } from '../../kernels/kernel.ts';
+import { winogradInputKernel, winogradOutputKernel, winogradWeightsKernel, type WinogradSize } from '../../kernels/winograd.ts';
+import type { Device } from '../device.ts';
+import type { Tensor } from '../tensor.ts';
+import { prefersTextures, textureOperand, type TextureOperand } from '../textures.ts';
+import { outline, type Candidate } from '../tuner.ts';
+import type { EpilogueOperands } from './gemm.ts';
+import { roundingOf } from './gemm-variants.ts';
+import { winogradSize, type WinogradCall } from './winograd.ts';
+
+/** What the implicit GEMM is told; see kernels/conv2d.ts. `K4` and `N4` of a group. */
+export interface ConvolutionCall extends Omit<WinogradCall, 'padding'> {
+  readonly groups: number;
+  readonly kh: number;
+  readonly kw: number;
+  readonly stride: number;
+  readonly step: number;
+  readonly padY: number;
+  readonly padX: number;
+}
+
+/** Forward pass or gradient by the input. */
+export type ConvolutionVariant =
+  | { readonly winograd: WinogradSize }
+  | { readonly winograd: null; readonly rows: number; readonly columns: number; readonly textures: boolean };
+
+/** Tensors of a call, by the names that the kernels have for them, and its epilogue. */
+export interface ConvolutionTensors extends EpilogueOperands {
+  readonly source: Tensor;
+  readonly weights: Tensor;
+  readonly target: Tensor;
+}
+
+/** Subgroup kernels pay where a subgroup is a CPU's vector; on GPUs tiles in workgroup memory do. */
+export const usesSubgroups = (device: Device): boolean => device.subgroupSize >= 4 && device.subgroupSize <= 16;
+
+/** Workgroups that keep a device busy: a few for each CPU core, or some for each multiprocessor of a GPU. */
+const busyWorkgroups = (device: Device): number => (usesSubgroups(device) ? 24 : 512);
+
+/** Partial sums may take this much memory. */
+const PARTIAL_BYTES = 64 * 2 ** 20;
+
+/** Longer sums are split by rows of taps, because a sum of sums rounds less than one chain of additions. Here that costs no memory, so the bound is lower than that of matrix products. */
+const LONGEST_CHAIN = 256;
+
+export const splitsTaps = ({ kh, kw, K4, step }: ConvolutionCall): boolean => kh * kw * K4 * 4 > LONGEST_CHAIN * step ** 2;
+
+/** Multiply-adds a value copied from which on textures pay (see kernels/conv2d.ts and textures.ts). */
+const WORTH_A_COPY = 40;
+
+/** Image rows and weights as textures; null where they do not fit. */
+export function textureOperands({ batch, sourceH, sourceW, K4, N4, groups, kh, kw }: ConvolutionCall, source: Tensor, weights: Tensor): { source: TextureOperand; weights: TextureOperand } | null {
+  const operands = { source: textureOperand(source, batch * sourceH, sourceW * K4 * groups, true), weights: textureOperand(weights, kh * kw * K4 * 4, N4 * groups, true) };
+  return operands.source && operands.weights && { source: operands.source, weights: operands.weights };
+}
+
+function texturesPay(device: Device, { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw, step }: ConvolutionCall): boolean {
+  const work = (batch * targetH * targetW * kh * kw * K4 * 4 * N4 * 4 * groups) / step ** 2;
+  const copied = 4 * groups * (batch * sourceH * sourceW * K4 + kh * kw * K4 * 4 * N4);
+  return device.force.operands === 'texture' || work >= copied * WORTH_A_COPY;
+}
+
+/** How much more than a direct sum Winograd's transforms round. */
+const WINOGRAD_ROUNDING: Readonly<Record<WinogradSize, number>> = { 2: 2, 4: 5 };
+
+type Tile = readonly [rows: number, columns: number];
+
+/** Wider tiles spill on software adapters; GPUs take the larger one where it leaves enough workgroups. */
+function gemmTile(subgroup: number, rows: number, columns: number, textures: boolean): Tile {
+  if (subgroup === 0) return rows * columns >= 64 * 64 * 64 && columns > 32 ? [64, 64] : [32, 32];
+  if (columns <= 4) return [subgroup * 8, 4];
+  if (columns <= 16) return [32, 16];
+  if (textures && columns > 32 && subgroup <= 8) return [32, 64];
+  return subgroup <= 4 ? [16, 32] : [32, Math.max(32, subgroup * 4)];
+}
+
+/** Tiles worth measuring: none of which half would be padding. */
+function tilesFor(subgroup: number, columns: number): readonly Tile[] {
+  const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]] : [[subgroup * 8, 4], [16, 32], [32, 16], [32, 32], [32, 64]];
+  return tiles.filter((tile) => (tile[1] / 2 < columns || tile[1] <= 32) && (tile[1] > 4 || columns <= 4));
+}
+
+/** The variant for the forward pass or the gradient by the input: the tuned one, or the cost model's. Of the Winograd variants those of `sizes`. */
+export function chooseConvolution(
+  device: Device, call: ConvolutionCall, sizes: readonly WinogradSize[], tensors: ConvolutionTensors, run: (tensors: ConvolutionTensors, variant: ConvolutionVariant) => void,
+): ConvolutionVariant {
+  const { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw, stride, step, padY, padX } = call;
+  const tiled = kh === 3 && kw === 3 && stride === 1 && step === 1 && groups === 1 && padY === padX;
+  const allowed = tiled ? sizes : [];
+  const { source, weights, target, ...optional } = tensors;
+  const extras = Object.entries(optional).filter(([, tensor]) => tensor).map(([name]) => ` ${name}`).sort().join('');
+  const key = `${kh}x${kw}${stride > 1 ? ` stride ${stride}` : ''}${step > 1 ? ` step ${step}` : ''}${groups > 1 ? ` groups ${groups}` : ''} pad ${padY === padX ? padY : `${padY},${padX}`} `
+    + `${batch}x${sourceH}x${sourceW}x${K4 * 4} to ${targetH}x${targetW}x${N4 * 4}${extras}${allowed.includes(4) ? ' winograd4' : ''}`;
+  return device.tuner.choose('conv2d', key, () => {
+    const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
+    const fromTextures = subgroup > 0 && device.operandTextures && textureOperands(call, source, weights) !== null;
+    const rounding = roundingOf((kh * kw * K4 * 4) / step ** 2);
+    const candidate = (variant: ConvolutionVariant): Candidate<ConvolutionVariant> => {
+      if (variant.winograd !== null) {
+        const m = variant.winograd;
+        return { name: `winograd ${m}x${m}`, variant, tolerance: WINOGRAD_ROUNDING[m] * rounding, kernels: () => [winogradWeightsKernel(m), winogradInputKernel(m), winogradOutputKernel(m, '')] };
+      }
+      const { rows, columns, textures } = variant;
+      return {
+        name: `direct ${textures ? 'texture' : 'buffer'} ${rows}x${columns}`, variant, tolerance: rounding,
+        kernels: () => [subgroup > 0 ? convSubgroupKernel(subgroup, rows, columns, textures, splitsTaps(call), '') : convTiledKernel(rows, '')],
+      };
+    };
+    const direct = ([rows, columns]: Tile, textures: boolean): ConvolutionVariant => ({ winograd: null, rows, columns, textures });
+    const m = tiled ? winogradSize(device, { ...call, padding: 2 - padY }, sizes) : null;
+    const textures = fromTextures && prefersTextures(device) && texturesPay(device, call);
+    const pixels = batch * Math.ceil(targetH / step) * Math.ceil(targetW / step);
+    const expected: ConvolutionVariant = m !== null ? { winograd: m } : direct(gemmTile(subgroup, pixels, N4 * 4, textures), textures);
+    const candidates = [
+      ...tilesFor(subgroup, N4 * 4).flatMap((tile) => [direct(tile, false), ...(fromTextures ? [direct(tile, true)] : [])]),
+      ...allowed.map((size): ConvolutionVariant => ({ winograd: size })),
+    ];
+    const { tensors: shapes, fill } = outline(tensors);
+    return {
+      expected: candidate(expected), candidates: candidates.map(candidate), plain: direct(subgroup === 0 ? [32, 32] : [16, 32], false),
+      tensors: shapes, output: 'target', run: (variant, filled) => run(fill(filled), variant),
+    };
+  });
+}
+
+/** Into how many ranges of lines a sum over pixels is split, so that there is work for the device but each range is worth its partial result. */
+export function splitLines(device: Device, lines: number, lineLength: number, workgroups: number, partial4: number): { splits: number; perSplit: number } {
+  const enough = Math.ceil(busyWorkgroups(device) / workgroups);
+  return rangesOf(lines, Math.min(enough, Math.ceil((lines * lineLength) / 64), Math.floor(PARTIAL_BYTES / (partial4 * 16))));
+}
+
+function rangesOf(lines: number, wanted: number): { splits: number; perSplit: number } {
+  const perSplit = Math.ceil(lines / Math.max(1, Math.min(wanted, lines)));
+  return { splits: Math.ceil(lines / perSplit), perSplit };
+}
+
+export interface WeightGradientVariant {
+  readonly rows: number;
+  readonly columns: number;
+  /** Of a turn of the loop; subgroup kernels only. */
+  readonly pixels: number;
+  /** Lines of an image (b, y) that are summed up in one workgroup. */
+  readonly perSplit: number;
+}
+
+/** What decides the variant of a gradient by the weight. Channels of a group, in vec4s. */
+export interface WeightGradientCall {
+  readonly batch: number;
+  readonly height: number;
+  readonly width: number;
+  readonly outH: number;
+  readonly outW: number;
+  readonly kh: number;
+  readonly kw: number;
+  readonly C4: number;
+  readonly O4: number;
+  readonly groups: number;
+  readonly stride: number;
+  readonly padding: number;
+}
+
+export interface WeightGradientTensors {
+  readonly source: Tensor;
+  readonly upstream: Tensor;
+  readonly sum: Tensor;
+}
+
+export function weightGradientKernel(device: Device, { rows, columns, pixels }: WeightGradientVariant): Kernel {
+  return usesSubgroups(device) ? convWeightGradientSubgroupKernel(device.subgroupSize, rows, columns, pixels) : convWeightGradientTiledKernel(rows);
+}
+
+/** Workgroups of one split. */
+export const weightGradientTiles = ({ kh, kw, C4, O4, groups }: WeightGradientCall, { rows, columns }: Pick<WeightGradientVariant, 'rows' | 'columns'>): { tilesM: number; tilesN: number; whole: number } => {
+  const tilesM = Math.ceil((kw * C4 * 4) / rows), tilesN = Math.ceil((O4 * 4) / columns);
+  return { tilesM, tilesN, whole: tilesM * tilesN * kh * groups };
+};
+
+/** The variant for a gradient by the weight: the tuned one, or the cost model's. */
+export function chooseWeightGradient(
+  device: Device, call: WeightGradientCall, tensors: WeightGradientTensors, run: (tensors: WeightGradientTensors, variant: WeightGradientVariant) => void,
+): WeightGradientVariant {
+  const { batch, height, width, outH, outW, kh, kw, C4, O4, groups, stride, padding } = call;
+  const key = `${kh}x${kw}${stride > 1 ? ` stride ${stride}` : ''}${groups > 1 ? ` groups ${groups}` : ''} pad ${padding} ${batch}x${height}x${width}x${C4 * 4} to ${outH}x${outW}x${O4 * 4}`;
+  return device.tuner.choose('conv2d-weight-gradient', key, () => {
+    const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
+    const lines = batch * outH, count4 = kh * kw * C4 * 4 * groups * O4;
+    const most = Math.max(1, Math.floor(PARTIAL_BYTES / (count4 * 16)));
+    const modelled = (rows: number, columns: number, pixels: number): WeightGradientVariant & { splits: number } => {
+      const { splits, perSplit } = splitLines(device, lines, outW, weightGradientTiles(call, { rows, columns }).whole, count4);
+      return { rows, columns, pixels, perSplit, splits };
+    };
+    const candidate = ({ rows, columns, pixels, perSplit }: WeightGradientVariant): Candidate<WeightGradientVariant> => {
+      const variant = { rows, columns, pixels, perSplit };
+      const splits = Math.ceil(lines / perSplit);
+      return {
+        name: `${rows}x${columns}${subgroup > 0 ? ` by ${pixels}` : ''}${splits > 1 ? `, ${splits} splits` : ''}`, variant, tolerance: roundingOf(lines * outW),
+        kernels: () => [weightGradientKernel(device, variant), ...(splits > 1 ? [sumPartsKernel()] : [])],
+      };
+    };
+    const tile = subgroup > 0 ? 0 : C4 * kw > 8 && O4 > 8 ? 64 : 32;
+    const pixels = subgroup <= 4 ? 1 : 2;
+    const expected = modelled(tile || Math.max(32, subgroup * 4), tile || Math.max(O4 <= 8 || subgroup <= 4 ? 32 : 64, subgroup * 4), pixels);
+    const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]] : [[32, 32], [32, 64], [64, 32]].map(([rows, columns]): Tile => [Math.max(rows, subgroup * 4), Math.max(columns, subgroup * 4)]);
+    const candidates = tiles.flatMap(([rows, columns]) => {
+      const own = modelled(rows, columns, pixels);
+      const others = [Math.ceil(own.splits / 2), own.splits * 2].map((splits) => ({ ...own, perSplit: rangesOf(lines, Math.min(most, splits)).perSplit }));
+      return [own, ...others, ...(subgroup > 0 ? [{ ...own, pixels: 3 - pixels }] : [])];
+    });
+    const { tensors: shapes, fill } = outline(tensors);
+    const plain = { ...modelled(tiles[0][0], tiles[0][1], 1), perSplit: Math.max(1, lines) };
+    return { expected: candidate(expected), candidates: candidates.map(candidate), plain, tensors: shapes, output: 'sum', run: (variant, filled) => run(fill(filled), variant) };
+  });
+}

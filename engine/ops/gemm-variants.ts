@@ -1,0 +1,158 @@
+/** The ways to compute a matrix product, and which one to take: kernel, tile, where operands are read from, and the split of K. */
+import { SUBGROUP_TILES, subgroupMatmulKernel, sumSlicesKernel, type MatmulForm, type MatmulTile, type OperandAccess, type TileSize } from '../../kernels/matmul.ts';
+import { WORKGROUP_TILES, tiledMatmulKernel } from '../../kernels/matmul-tiled.ts';
+import type { Device } from '../device.ts';
+import { linearOperand, prefersTextures, textureOperand, type TextureLayout, type TextureOperand } from '../textures.ts';
+import { outline, type Candidate } from '../tuner.ts';
+import type { Gemm } from './gemm.ts';
+
+export interface GemmVariant {
+  readonly size: TileSize;
+  /** Whether both operands are read from textures. */
+  readonly textures: boolean;
+  /** Parts that K is split into, summed up afterwards. */
+  readonly slices: number;
+}
+
+interface Plan extends Omit<GemmVariant, 'textures'> {
+  /** Multiply-adds of the best tile, for each k. */
+  readonly cost: number;
+}
+
+interface Sizes {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly batch: number;
+}
+
+type Tiles = Readonly<Partial<Record<TileSize, MatmulTile>>>;
+
+/** Workgroups that keep an adapter busy: a software adapter has a few threads, a GPU some hundred multiprocessors. */
+const WANTED_GROUPS = { software: 16, gpu: 256 };
+/** Work of a multiply-add by tile and access, relative to the best: a smaller tile uses every loaded value less, a larger one spills registers. */
+const TILE_COST: Readonly<Record<OperandAccess | 'texture', Readonly<Record<TileSize, number>>>> = {
+  vec4: { wide: 2.2, large: 1.6, small: 2 },
+  texture: { wide: 1, large: 1.05, small: 1.25 },
+  scalar: { wide: 2.2, large: 1.6, small: 2 },
+};
+/** A^T B reads both operands along their lines: from buffers it takes so much less than the other forms. */
+const CONTIGUOUS_READS = 0.7;
+/** What copying an element of an operand into a texture costs, in multiply-adds of the best tile. */
+const COPY_COST = 14;
+/** Two copies are worth so many multiply-adds as commands alone. */
+const COPIES_COST = 1e6;
+/** A slice of K shorter than this is not worth storing its partial products. */
+const SHORTEST_SLICE = 256;
+/** Longer sums are split whatever the device, because a sum of sums rounds less than one long chain of additions. */
+const LONGEST_CHAIN = 1024;
+/** As far as the partial products of such a split take no more than this. */
+const PARTIAL_BYTES = 64 * 2 ** 20;
+
+/** How operands lie: the elements of a line of each, and whether they are read as vec4s. */
+export function layoutOf({ transposeA, transposeB, m, n, k }: Gemm): { readonly form: MatmulForm; readonly access: OperandAccess; readonly widthA: number; readonly widthB: number } {
+  const widthA = transposeA ? m : k, widthB = transposeB ? k : n;
+  return { form: `${transposeA ? 't' : 'n'}${transposeB ? 't' : 'n'}`, access: widthA % 4 === 0 && widthB % 4 === 0 ? 'vec4' : 'scalar', widthA, widthB };
+}
+
+/** The tiles that there are for a device and an access. */
+export function tilesOf({ subgroupSize }: Device, access: OperandAccess): Tiles {
+  const tiles = SUBGROUP_TILES[subgroupSize];
+  return !tiles ? WORKGROUP_TILES : access === 'scalar' ? { small: tiles.small } : tiles;
+}
+
+/** log2 of the lines of a block, where there are several. */
+const blockShift = ({ blocks, blockLines }: TextureLayout): number => (blocks === 1 ? 31 : Math.log2(blockLines));
+
+/** Both operands as textures, and what the kernel must know of them. */
+interface Textures {
+  readonly access: 'texture' | 'linear_texture';
+  readonly operands: readonly [a: TextureOperand, b: TextureOperand];
+  readonly params: Readonly<Record<string, number>>;
+}
+
+/** Operands line by line, or one vec4 after the other where lines cannot be copied; null where one does not fit. */
+export function textureOperands(problem: Gemm): Textures | null {
+  const { a, b } = problem;
+  const { widthA, widthB } = layoutOf(problem);
+  const lines = [textureOperand(a, a.size / widthA, widthA / 4), textureOperand(b, b.size / widthB, widthB / 4)];
+  if (lines[0] && lines[1]) {
+    const [{ layout: layoutA }, { layout: layoutB }] = [lines[0], lines[1]];
+    return { access: 'texture', operands: [lines[0], lines[1]], params: { shiftA: blockShift(layoutA), pitchA: layoutA.pitch, shiftB: blockShift(layoutB), pitchB: layoutB.pitch } };
+  }
+  const [linearA, linearB] = [linearOperand(a), linearOperand(b)];
+  return linearA && linearB && { access: 'linear_texture', operands: [linearA, linearB], params: { shiftA: linearA.shift, shiftB: linearB.shift } };
+}
+
+/** The fewest slices that K is split into. */
+const leastSlices = ({ m, n, k, batch }: Sizes): number => Math.max(1, Math.min(Math.ceil(k / LONGEST_CHAIN), Math.floor(PARTIAL_BYTES / (4 * m * n * batch))));
+
+/** Slices that keep the device busy. */
+function slicesFor(tile: MatmulTile, wanted: number, sizes: Sizes): { groups: number; slices: number } {
+  const { m, n, k, batch } = sizes;
+  const groups = Math.ceil(m / tile.rows) * Math.ceil(n / tile.columns) * batch;
+  return { groups, slices: Math.max(leastSlices(sizes), Math.min(Math.ceil(wanted / groups), Math.floor(k / SHORTEST_SLICE))) };
+}
+
+/** The least padded work, counted as if a device that is not kept busy ran that much longer. */
+function plan(tiles: Tiles, costs: Readonly<Record<TileSize, number>>, wanted: number, sizes: Sizes): Plan {
+  const candidates = (Object.keys(tiles) as TileSize[]).flatMap((size) => {
+    const tile = tiles[size];
+    if (!tile) return [];
+    const { groups, slices } = slicesFor(tile, wanted, sizes);
+    const idle = Math.max(1, wanted / (groups * slices));
+    return [{ size, slices, cost: groups * tile.rows * tile.columns * idle * costs[size] }];
+  });
+  return candidates.reduce((best, candidate) => (candidate.cost < best.cost ? candidate : best));
+}
+
+const wantedGroups = ({ subgroupSize }: Device): number => (SUBGROUP_TILES[subgroupSize] ? WANTED_GROUPS.software : WANTED_GROUPS.gpu);
+
+/** The cost model's choice. */
+function expectedVariant(device: Device, problem: Gemm, sizes: Sizes): GemmVariant {
+  const { form, access } = layoutOf(problem);
+  const tiles = tilesOf(device, access), wanted = wantedGroups(device);
+  const { cost, ...fromBuffers } = plan(tiles, TILE_COST[access], wanted, sizes);
+  if (tiles === WORKGROUP_TILES || access === 'scalar' || !prefersTextures(device) || !textureOperands(problem)) return { ...fromBuffers, textures: false };
+  const { cost: costOfTextures, ...fromTextures } = plan(tiles, TILE_COST.texture, wanted, sizes);
+  const { a, b, k } = problem;
+  const pays = costOfTextures * k + (a.size + b.size) * COPY_COST + COPIES_COST < cost * k * (form === 'tn' ? CONTIGUOUS_READS : 1);
+  return device.force.operands === 'texture' || pays ? { ...fromTextures, textures: true } : { ...fromBuffers, textures: false };
+}
+
+/** What rounding may do to a sum of `terms` products, relative to the result: f32, with room for chains of a thousand. */
+export const roundingOf = (terms: number): number => 1e-5 * Math.sqrt(Math.max(1, terms / 1024));
+
+const OF_BATCHES = ['sharedA', 'sharedB', 'sumBatch'];
+
+/** The variant for a problem: the tuned one, or the cost model's. `run` computes the problem as a variant says. */
+export function chooseGemm(device: Device, problem: Gemm, run: (device: Device, problem: Gemm, variant: GemmVariant) => void): GemmVariant {
+  const { a, b, output, transposeA, transposeB, m, n, k, batch = 1, ...rest } = problem;
+  const { form, access } = layoutOf(problem);
+  // What concerns batches says nothing where there is one matrix.
+  const extras = Object.entries(rest).filter(([name, value]) => value && (batch !== 1 || !OF_BATCHES.includes(name))).map(([name]) => ` ${name}`).sort().join('');
+  return device.tuner.choose('matmul', `${form} ${m}x${n}x${k}${batch === 1 ? '' : ` batch ${batch}`}${extras}`, () => {
+    const sizes = { m, n, k, batch };
+    const lanes = device.subgroupSize, tiles = tilesOf(device, access);
+    const copied = device.operandTextures && tiles !== WORKGROUP_TILES && access === 'vec4' ? textureOperands(problem) : null;
+    const candidate = (variant: GemmVariant): Candidate<GemmVariant> => {
+      const { size, textures, slices } = variant;
+      const { rows, columns } = tiles[size]!;
+      return {
+        name: `${textures ? 'texture' : 'buffer'} ${rows}x${columns}${slices > 1 ? `, ${slices} slices` : ''}`, variant, tolerance: roundingOf(k),
+        // Without epilogues, which are the same few lines in all of them.
+        kernels: () => [tiles === WORKGROUP_TILES ? tiledMatmulKernel(form, size === 'wide' ? 'large' : size, access, n % 4 === 0, '') : subgroupMatmulKernel(lanes, form, size, textures && copied ? copied.access : access, ''),
+          ...(slices > 1 ? [sumSlicesKernel(n % 4 === 0 ? 'vec4' : 'scalar', '')] : [])],
+      };
+    };
+    const expected = expectedVariant(device, problem, sizes);
+    const least = leastSlices(sizes), most = Math.max(least, Math.floor(k / SHORTEST_SLICE));
+    const candidates = (Object.keys(tiles) as TileSize[]).flatMap((size) => {
+      const { slices } = slicesFor(tiles[size]!, wantedGroups(device), sizes);
+      const counts = [...new Set([least, Math.ceil(slices / 2), slices, slices * 2].map((count) => Math.min(most, Math.max(least, count))))];
+      return counts.flatMap((count) => [false, ...(copied ? [true] : [])].map((textures) => candidate({ size, textures, slices: count })));
+    });
+    const { tensors, fill } = outline(problem);
+    return { expected: candidate(expected), candidates, plain: { size: 'small', textures: false, slices: 1 }, tensors, output: 'output', run: (variant, filled) => run(device, fill(filled), variant) };
+  });
+}
