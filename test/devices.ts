@@ -1,4 +1,4 @@
-/** The devices that tests run on: the adapter at hand with and without its subgroups, opened once a test file and destroyed at its end. No tuned choices. */
+/** The devices that tests run on: the adapter at hand, and the same with nothing but WebGPU's defaults (limits, no subgroups), opened once a test file and destroyed at its end. No tuned choices. */
 import { afterAll } from 'vitest';
 import type { Device, ForcedVariants } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
@@ -11,7 +11,7 @@ export interface TestDevice {
 export async function testDevices(): Promise<readonly TestDevice[]> {
   const device = await openDevice({ tuning: 'off' });
   const devices = [{ label: device.subgroupSize > 0 ? `subgroups of ${device.subgroupSize}` : 'as it is', device }];
-  if (device.subgroupSize > 0) devices.push({ label: 'no subgroups', device: await openDevice({ tuning: 'off', subgroups: false }) });
+  if (device.subgroupSize > 0) devices.push({ label: 'no subgroups, default limits', device: await openDevice({ tuning: 'off', subgroups: false, limits: 'default' }) });
   afterAll(() => { for (const { device: opened } of devices) opened.destroy(); });
   return devices;
 }

@@ -1,13 +1,13 @@
 /** The whole model against recorded PyTorch runs in float64: every intermediate, all gradients, three AdamW steps, detections (see test/golden/README.md). */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { AdamW, backward, type Device } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice, type NodeDeviceOptions } from '../engine/node.ts';
 import { toStored } from '../engine/nn/index.ts';
 import { DynamicSparseRCNN, PAPER_R50, validateModelConfig, type ModelConfig } from '../model/index.ts';
 import { criterion } from '../model/criterion.ts';
 import { uploadTargets, type Targets } from '../model/matching.ts';
 import type { Predictions } from '../model/detector.ts';
-import { GOLDEN_NAMES, readGolden, type Golden } from './golden-files.ts';
+import { GOLDEN_NAMES, readGolden, type Golden, type GoldenName } from './golden-files.ts';
 import { relativeError } from './op-harness.ts';
 
 /** PyTorch's own float32 run stays within 1.5e-4 of these files. */
@@ -65,7 +65,21 @@ function orderOfTies(scores: ArrayLike<number>, expected: readonly number[], fou
   });
 }
 
-describe.each(GOLDEN_NAMES)('%s', (name) => {
+/** The kernels that a device chooses, and others in turn. */
+const VARIANTS: Readonly<Record<string, NodeDeviceOptions>> = {
+  'as chosen': {},
+  "WebGPU's default limits": { limits: 'default' },
+  'default limits, no subgroups': { limits: 'default', subgroups: false },
+  'operands in textures, Winograd F(2x2)': { force: { operands: 'texture', convolution: 'winograd2' } },
+  'operands in buffers, Winograd F(4x4)': { force: { operands: 'buffer', convolution: 'winograd4' } },
+  'direct convolutions': { force: { convolution: 'direct' } },
+};
+/** Every file runs as chosen, this one with every variant; `GOLDEN_VARIANTS=all` in the environment: all with all, in about 15 minutes. */
+const WITH_ALL_VARIANTS: GoldenName = 'r18-staircase-ota';
+const runs = GOLDEN_NAMES.flatMap((name) => Object.entries(VARIANTS)
+  .filter(([variant]) => variant === 'as chosen' || name === WITH_ALL_VARIANTS || process.env.GOLDEN_VARIANTS === 'all').map(([variant, options]) => ({ name, variant, options })));
+
+describe.each(runs)('$name, $variant', ({ name, options }) => {
   const golden = readGolden(name);
   const config = modelConfig(golden);
   const batch = images(golden);
@@ -74,7 +88,7 @@ describe.each(GOLDEN_NAMES)('%s', (name) => {
   let model: DynamicSparseRCNN;
 
   beforeAll(async () => {
-    device = await openDevice();
+    device = await openDevice({ ...options, tuning: 'off' });
     model = new DynamicSparseRCNN(device, config);
     loadInitial(model, golden);
   });

@@ -9,7 +9,7 @@ const devices = await testDevices();
 const forced = await forcedDevices();
 const chosen = process.env.OPS?.split(',');
 const names = (Object.keys(opCases) as OpName[]).filter((name) => !chosen || chosen.includes(name));
-const varied = (['matmul', 'linear', 'conv2d', 'roiAlign'] as const).filter((name) => names.includes(name));
+const varied = (['matmul', 'linear', 'conv2d', 'roiAlign', 'multiheadAttention', 'dynamicInteraction'] as const).filter((name) => names.includes(name));
 
 describe.each(devices)('$label', ({ device }) => {
   describe.each(names)('%s', (name) => {
