@@ -5,11 +5,14 @@
         -> FOLDER/checkpoint.pth (Detectron2 names, under "model"), FOLDER/expected.safetensors (names as in make_golden.py), computed in float64
     python3 full_size.py time FOLDER --size 480x640 --mode forward|step
         -> waits for a line on standard input, runs once, prints the milliseconds; until end of file (bench/full-size.ts interleaves it with ours)
+    python3 full_size.py condition --size 480x640 --seeds 1-20
+        -> how far rounding alone moves each seed's gradients in float32: which seeds can tell a right gradient from a wrong one
 """
 import argparse
 import dataclasses
 import json
 import os
+import re
 import sys
 import time
 
@@ -19,6 +22,9 @@ import torch.nn.functional as F  # noqa: E402
 
 import dsrcnn_torch as R  # noqa: E402
 from make_golden import random_target, save_safetensors  # noqa: E402
+
+
+BEFORE_RELU = re.compile(r"(inst_interact\.norm\d|(cls|reg)_module\.\d+|linear1)\.bias$")
 
 
 def build(seed, size, objects):
@@ -33,6 +39,9 @@ def build(seed, size, objects):
                 p.copy_(torch.rand(p.shape, generator=g) * 0.5 + 0.75)
             elif p.dim() == 1 and not name.endswith("class_logits.bias"):
                 p.copy_(torch.randn(p.shape, generator=g) * 0.05)
+            # Units of the head that are clearly on or clearly off, as most of trained ones: of units near the kink of a ReLU, rounding alone decides which side they are on.
+            if BEFORE_RELU.search(name):
+                p.add_(2.5 * torch.sign(torch.randn(p.shape, generator=g)))
             # Well-conditioned, as trained weights are: residual sums that do not grow over sixteen blocks, boxes that move a little from stage to stage.
             if name.endswith("conv3.norm.weight"):
                 p.mul_(0.25)
@@ -93,6 +102,32 @@ def write(args, size):
     save_safetensors(os.path.join(args.folder, "expected.safetensors"), out, {"config": json.dumps(dataclasses.asdict(cfg)), "meta": json.dumps(meta)})
 
 
+def condition(args, size):
+    """Largest relative L2 change of any parameter's gradient when every weight moves by about the rounding of float32: a few units beside the kinks of ReLUs decide it."""
+    first, _, last = args.seeds.partition("-")
+    for seed in range(int(first), int(last or first) + 1):
+        cfg, model, image, target = build(seed, size, args.objects)
+        weights = [p.detach().clone() for p in model.parameters()]
+        g = torch.Generator().manual_seed(seed + 1000)
+
+        def gradients(scale):
+            with torch.no_grad():
+                for p, w in zip(model.parameters(), weights):
+                    p.copy_(w * (1 + scale * torch.randn(w.shape, generator=g)))
+            model.zero_grad(set_to_none=True)
+            logits, coords, _ = model([image])
+            R.set_loss(logits, coords, [target], cfg)[0].backward()
+            return logits[-1].detach().clone(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+        logits, plain = gradients(0)
+        changes, moved = [], []
+        for _ in range(args.runs):
+            other, found = gradients(6e-8)
+            moved.append(float((other - logits).norm() / logits.norm()))
+            changes.append(max(float((a - b).norm() / b.norm()) for a, b in zip(found, plain)))
+        print(f"seed {seed}: gradients move by at most {max(changes):.2e} ({', '.join(f'{c:.1e}' for c in changes)}), logits by {max(moved):.1e}", flush=True)
+
+
 def timed(args, size):
     cfg, model, image, target = build(args.seed, size, args.objects)
     params = [p for p in model.parameters() if p.requires_grad]
@@ -120,16 +155,20 @@ def timed(args, size):
 
 def main():
     a = argparse.ArgumentParser()
-    a.add_argument("what", choices=["write", "time"])
-    a.add_argument("folder")
+    a.add_argument("what", choices=["write", "time", "condition"])
+    a.add_argument("folder", nargs="?", help="of write and time")
     a.add_argument("--size", default="480x640", help="HxW")
     a.add_argument("--seed", type=int, default=1)
     a.add_argument("--objects", type=int, default=40, help="many, so that no single element near the kink of a ReLU weighs much in the gradients")
     a.add_argument("--mode", choices=["forward", "step"], default="forward")
     a.add_argument("--gradients", action="store_true")
+    a.add_argument("--seeds", default="1-10", help="condition: FIRST-LAST")
+    a.add_argument("--runs", type=int, default=4, help="condition: moved copies of the weights")
     args = a.parse_args()
+    if (args.folder is None) != (args.what == "condition"):
+        a.error("write and time need a folder, condition takes none")
     size = tuple(int(v) for v in args.size.split("x"))
-    (write if args.what == "write" else timed)(args, size)
+    {"write": write, "time": timed, "condition": condition}[args.what](args, size)
 
 
 if __name__ == "__main__":

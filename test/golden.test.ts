@@ -180,7 +180,8 @@ describe.each(runs)('$name, $variant', ({ name, options }) => {
     const plain = await run(false), saving = await run(true);
     // The same sums in another order.
     saving.gradients.forEach((gradient, i) => expect(relativeError(gradient, plain.gradients[i])).toBeLessThanOrEqual(1e-5));
-    expect(saving.peak).toBeLessThan(0.8 * plain.peak);
+    // Textures of operands are part of the peak, and are not spared.
+    expect(saving.peak).toBeLessThan((options.force?.operands === 'texture' ? 0.9 : 0.8) * plain.peak);
   });
 
   test('detections, best first', async () => {
