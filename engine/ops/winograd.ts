@@ -21,8 +21,9 @@ export interface WinogradCall {
 /** Transformed tiles of a range may take this much memory: more would not stay in a processor's caches either. */
 const RANGE_BYTES = 32 * 2 ** 20;
 
-/** What one value costs in the transforms, in multiply-adds of the matrix product, measured on software adapters: a value read or written is worth tens of them. */
-const VALUE_COST = 16;
+/** What one value of a tile costs in the transforms, and one of the weights (neighbours in memory), in multiply-adds of the matrix product, measured on software adapters. */
+const TILE_VALUE_COST = 28;
+const WEIGHT_VALUE_COST = 16;
 
 /** The variant with the least work, or null where the direct sum has: every value that a transform touches costs, so few channels or few tiles do not pay. */
 export function winogradSize(device: Device, { batch, targetH, targetW, K4, N4 }: WinogradCall, sizes: readonly WinogradSize[]): WinogradSize | null {
@@ -34,8 +35,8 @@ export function winogradSize(device: Device, { batch, targetH, targetW, K4, N4 }
   for (const m of sizes) {
     const tiles = batch * Math.ceil(targetH / m) * Math.ceil(targetW / m);
     const elements = (m + 2) ** 2;
-    const touched = 2 * tiles * elements * (K + N) + K * N * (9 + 2 * elements);
-    const work = tiles * elements * K * N + touched * VALUE_COST;
+    const transforms = 2 * tiles * elements * (K + N) * TILE_VALUE_COST + K * N * (9 + 2 * elements) * WEIGHT_VALUE_COST;
+    const work = tiles * elements * K * N + transforms;
     if (work < least) [best, least] = [m, work];
   }
   return best;
