@@ -35,8 +35,8 @@ export interface TextureLayout {
 export const TEXEL_BYTES = 16;
 /** copyBufferToTexture wants rows of a multiple of 256 bytes. */
 const TEXELS_OF_A_COPY = 16;
-/** Free textures beyond this are destroyed when another is made. */
-const MOST_FREE_BYTES = 128 * 2 ** 20;
+/** Free textures beyond this are destroyed when another is made. A step of paper-r50 needs some 300 MB of them; making them anew in every step would take it a quarter longer. */
+const MOST_FREE_BYTES = 512 * 2 ** 20;
 
 /** A matrix of f32 values to be read from a texture: `lines` lines of `texels` vec4s, one behind the other. */
 export interface TextureOperand {
