@@ -173,18 +173,11 @@ fn reach(start: f32, bin: f32, size: u32) -> u32 {
   entries[at + 1u] = bitcast<vec4u>(vec4f(g.start, g.bin));`,
 }));
 
-/** Gradient of one level: a lane holds one channel group of `RUN` pixels of a row. */
-export const roiAlignGradientKernel = kernelFamily((vector: boolean) => {
-  const type = vector ? 'vec4f' : 'f32';
-  const pixels = Array.from({ length: RUN }, (_, i) => i);
-  return defineKernel({
-    name: `roi_align_gradient_f32${vector ? '_vec4' : ''}_run${RUN}`,
-    workgroup: [64],
-    params: {
-      count: 'u32', channels: 'u32', height: 'u32', width: 'u32', runs: 'u32', levels: 'u32', level: 'u32', perImage: 'u32', resolution: 'u32', samples: 'u32',
-    },
-    buffers: { entries: 'read vec4u', counts: 'read u32', upstream: `read ${type}`, gradient: `write ${type}` },
-    module: `${SAMPLE}
+const GRADIENT_PARAMS = {
+  count: 'u32', channels: 'u32', height: 'u32', width: 'u32', runs: 'u32', levels: 'u32', level: 'u32', perImage: 'u32', resolution: 'u32', samples: 'u32',
+} as const;
+
+const WEIGHTS = `${SAMPLE}
 // The share of a pixel in one sample: the hat function, samples up to one pixel outside count as on the border.
 fn hat(at: f32, pixel: f32, size: f32) -> f32 {
   let inside = at >= -1.0 && at <= size;
@@ -194,21 +187,10 @@ fn binWeight(start: f32, bin: f32, b: u32, pixel: f32, size: f32) -> f32 {
   var weight = 0.0;
   for (var s = 0u; s < p.samples; s++) { weight += hat(sampleAt(start, bin, b, s), pixel, size); }
   return weight;
-}`,
-    body: `
-  let i = linearGroup * 64u + lane;
-  if (i >= p.count) { return; }
-  let channel = i % p.channels;
-  let run = i / p.channels;
-  let x0 = (run % p.runs) * ${RUN}u;
-  let y = (run / p.runs) % p.height;
-  let image = run / (p.runs * p.height);
-  let list = image * p.levels + p.level;
-  let boxes = counts[list];
-  let size = vec2f(f32(p.width), f32(p.height));
-  let fx = f32(x0);
-  let fy = f32(y);
-  ${pixels.map((j) => `var sum${j} = ${type}();`).join(' ')}
+}`;
+
+/** The boxes of a run's image and level one by one; those whose samples do not reach the run are passed over. */
+const EACH_BOX = `
   for (var e = 0u; e < boxes; e++) {
     let at = (list * p.perImage + e) * 2u;
     let entry = entries[at];
@@ -218,6 +200,41 @@ fn binWeight(start: f32, bin: f32, b: u32, pixel: f32, size: f32) -> f32 {
     let xLast = entry.y >> 16u;
     if (y < yFirst || y > yLast || xFirst > xLast || x0 + ${RUN - 1}u < xFirst || x0 > xLast) { continue; }
     let geometry = bitcast<vec4f>(entries[at + 1u]); // start x, start y, bin x, bin y
+    let base = entry.z * p.resolution;`;
+
+const RUN_PLACE = `
+  let x0 = (run % p.runs) * ${RUN}u;
+  let y = (run / p.runs) % p.height;
+  let image = run / (p.runs * p.height);
+  let list = image * p.levels + p.level;
+  let boxes = counts[list];
+  let size = vec2f(f32(p.width), f32(p.height));
+  let fx = f32(x0);
+  let fy = f32(y);`;
+
+const PIXELS = Array.from({ length: RUN }, (_, i) => i);
+const STORE_RUN = `
+  let out = ((image * p.height + y) * p.width + x0) * p.channels + channel;
+  let share = 1.0 / f32(p.samples * p.samples);
+  ${PIXELS.map((j) => `if (x0 + ${j}u < p.width) { gradient[out + ${j}u * p.channels] = sum${j} * share; }`).join('\n  ')}`;
+
+/** Gradient of one level: a lane holds one channel group of `RUN` pixels of a row. */
+export const roiAlignGradientKernel = kernelFamily((vector: boolean) => {
+  const type = vector ? 'vec4f' : 'f32';
+  return defineKernel({
+    name: `roi_align_gradient_f32${vector ? '_vec4' : ''}_run${RUN}`,
+    workgroup: [64],
+    params: GRADIENT_PARAMS,
+    buffers: { entries: 'read vec4u', counts: 'read u32', upstream: `read ${type}`, gradient: `write ${type}` },
+    module: WEIGHTS,
+    body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  let channel = i % p.channels;
+  let run = i / p.channels;
+  ${RUN_PLACE}
+  ${PIXELS.map((j) => `var sum${j} = ${type}();`).join(' ')}
+  ${EACH_BOX}
     // The bins of this row: those between the first and the last with a weight.
     var binFirst = p.resolution;
     var binEnd = 0u;
@@ -228,19 +245,65 @@ fn binWeight(start: f32, bin: f32, b: u32, pixel: f32, size: f32) -> f32 {
       }
     }
     if (binFirst >= binEnd) { continue; }
-    let base = entry.z * p.resolution;
     for (var b = 0u; b < p.resolution; b++) {
-      ${pixels.map((j) => `let w${j} = binWeight(geometry.x, geometry.z, b, fx + ${j}.0, size.x);`).join('\n      ')}
-      if (${pixels.map((j) => `w${j}`).join(' + ')} == 0.0) { continue; }
+      ${PIXELS.map((j) => `let w${j} = binWeight(geometry.x, geometry.z, b, fx + ${j}.0, size.x);`).join('\n      ')}
+      if (${PIXELS.map((j) => `w${j}`).join(' + ')} == 0.0) { continue; }
       var column = ${type}();
       for (var c = binFirst; c < binEnd; c++) {
         column += binWeight(geometry.y, geometry.w, c, fy, size.y) * upstream[((base + c) * p.resolution + b) * p.channels + channel];
       }
-      ${pixels.map((j) => `sum${j} += w${j} * column;`).join(' ')}
+      ${PIXELS.map((j) => `sum${j} += w${j} * column;`).join(' ')}
     }
   }
-  let out = ((image * p.height + y) * p.width + x0) * p.channels + channel;
-  let share = 1.0 / f32(p.samples * p.samples);
-  ${pixels.map((j) => `if (x0 + ${j}u < p.width) { gradient[out + ${j}u * p.channels] = sum${j} * share; }`).join('\n  ')}`,
+  ${STORE_RUN}`,
+  });
+});
+
+/**
+ * The same by subgroups: the lanes of one hold neighbouring vec4s of channels of one run of pixels, for which the weights are the same, so each computes those of its
+ * own pixels and hands them out. Channels fill whole subgroups; `count` counts the lanes.
+ */
+export const roiAlignGradientSubgroupKernel = kernelFamily((subgroup: number) => {
+  const own = Array.from({ length: Math.ceil(RUN / subgroup) }, (_, i) => i);
+  return defineKernel({
+    name: `roi_align_gradient_f32_sg${subgroup}_run${RUN}`,
+    workgroup: [subgroup],
+    subgroups: true,
+    params: GRADIENT_PARAMS,
+    buffers: { entries: 'read vec4u', counts: 'read u32', upstream: 'read vec4f', gradient: 'write vec4f' },
+    module: `${WEIGHTS}
+// Whether samples of a bin may reach pixels between two, all of them counted as inside the map: what is told the same to every lane.
+fn reaches(start: f32, bin: f32, b: u32, first: f32, last: f32, size: f32) -> bool {
+  let a = clamp(sampleAt(start, bin, b, 0u), 0.0, size - 1.0);
+  let z = clamp(sampleAt(start, bin, b, p.samples - 1u), 0.0, size - 1.0);
+  return max(a, z) > first - 1.0 && min(a, z) < last + 1.0;
+}`,
+    body: `
+  let blocks = p.channels / ${subgroup}u;
+  if (linearGroup >= p.count / ${subgroup}u) { return; }
+  let channel = (linearGroup % blocks) * ${subgroup}u + lane;
+  let run = linearGroup / blocks;
+  ${RUN_PLACE}
+  ${PIXELS.map((j) => `var sum${j} = vec4f();`).join(' ')}
+  ${EACH_BOX}
+    var binFirst = p.resolution;
+    var binEnd = 0u;
+    for (var b = 0u; b < p.resolution; b++) {
+      if (reaches(geometry.y, geometry.w, b, fy, fy, size.y)) {
+        binFirst = min(binFirst, b);
+        binEnd = b + 1u;
+      }
+    }
+    for (var b = 0u; b < p.resolution; b++) {
+      if (!reaches(geometry.x, geometry.z, b, fx, fx + ${RUN - 1}.0, size.x)) { continue; }
+      ${own.map((i) => `let own${i} = binWeight(geometry.x, geometry.z, b, fx + f32(lane) + ${i * subgroup}.0, size.x);`).join(' ')}
+      var column = vec4f();
+      for (var c = binFirst; c < binEnd; c++) {
+        column += binWeight(geometry.y, geometry.w, c, fy, size.y) * upstream[((base + c) * p.resolution + b) * p.channels + channel];
+      }
+      ${PIXELS.map((j) => `sum${j} += subgroupShuffle(own${Math.floor(j / subgroup)}, ${j % subgroup}u) * column;`).join(' ')}
+    }
+  }
+  ${STORE_RUN}`,
   });
 });

@@ -43,7 +43,7 @@ const COPY_COST = 14;
 /** Two copies are worth so many multiply-adds as commands alone. */
 const COPIES_COST = 1e6;
 /** A slice of K shorter than this is not worth storing its partial products. */
-const SHORTEST_SLICE = 256;
+const SHORTEST_SLICE = 512;
 /** Longer sums are split whatever the device, because a sum of sums rounds less than one long chain of additions. */
 const LONGEST_CHAIN = 1024;
 /** As far as the partial products of such a split take no more than this. */

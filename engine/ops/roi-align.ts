@@ -1,6 +1,6 @@
 /** RoIAlign over a feature pyramid: boxes to feature maps of fixed size. */
 import { linearGrid } from '../../kernels/kernel.ts';
-import { ENTRY_WORDS, MAX_LEVELS, RUN, roiAlignGradientKernel, roiAlignKernel, roiAlignListKernel } from '../../kernels/roi-align.ts';
+import { ENTRY_WORDS, MAX_LEVELS, RUN, roiAlignGradientKernel, roiAlignGradientSubgroupKernel, roiAlignKernel, roiAlignListKernel } from '../../kernels/roi-align.ts';
 import { defineOp } from '../op.ts';
 import { shapeError } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
@@ -109,10 +109,11 @@ export const roiAlignOp = defineOp({
       const channels = vector ? depth / 4 : depth;
       const runs = Math.ceil(width / RUN);
       const count = images * height * runs * channels;
-      device.run(
-        roiAlignGradientKernel(vector), { count, channels, height, width, runs, levels, level, perImage, resolution, samples },
-        { entries, counts, upstream, gradient }, linearGrid(Math.ceil(count / 64)),
-      );
+      const params = { count, channels, height, width, runs, levels, level, perImage, resolution, samples }, buffers = { entries, counts, upstream, gradient };
+      const lanes = device.subgroupSize;
+      const whole = vector && lanes >= 4 && lanes <= 16 && channels % lanes === 0;
+      if (whole) device.run(roiAlignGradientSubgroupKernel(lanes), params, buffers, linearGrid(count / lanes));
+      else device.run(roiAlignGradientKernel(vector), params, buffers, linearGrid(Math.ceil(count / 64)));
       return gradient;
     });
     return [null, ...gradients];

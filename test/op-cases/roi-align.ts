@@ -94,6 +94,8 @@ export const roiAlignCases = {
     make('channels not a multiple of 4', pyramid(2, 9, 5), randomBoxes(2, 9, 36, 40, 2), { canonicalSize: 40 }),
     make('boxes on the thresholds between levels', pyramid(1, 28, 4), listed([28, 56, 112, 224, 448].map((s) => [4, 4, 4 + s, 4 + s]))),
     make('points, lines, inverted, outside, not finite', pyramid(1, 24, 4), awkward, { canonicalSize: 50 }),
+    make('points, lines, inverted, outside, not finite, in whole subgroups', pyramid(1, 24, 32), awkward, { canonicalSize: 50 }),
+    make('whole subgroups', pyramid(2, 24, 64), randomBoxes(2, 9, 96, 100, 5), { canonicalSize: 100 }),
     make('in textures', [[2, 6, 8, 64], [2, 3, 4, 64]], randomBoxes(2, 5, 48, 64, 4), { strides: [8, 16], canonicalSize: 90 }),
     make('two levels', [[1, 6, 6, 4], [1, 3, 3, 4]], randomBoxes(1, 8, 48, 48, 3), { strides: [8, 16], canonicalSize: 90 }),
     make('no boxes', [[2, 4, 5, 4]], { shape: [2, 0, 4], data: new Float64Array() }),
