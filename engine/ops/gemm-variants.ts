@@ -44,6 +44,8 @@ const COPY_COST = 14;
 const COPIES_COST = 1e6;
 /** A slice of K shorter than this is not worth storing its partial products. */
 const SHORTEST_SLICE = 512;
+/** The tuner tries shorter ones as well. */
+const SHORTEST_SLICE_TRIED = 256;
 /** Longer sums are split whatever the device, because a sum of sums rounds less than one long chain of additions. */
 const LONGEST_CHAIN = 1024;
 /** As far as the partial products of such a split take no more than this. */
@@ -146,7 +148,7 @@ export function chooseGemm(device: Device, problem: Gemm, run: (device: Device, 
       };
     };
     const expected = expectedVariant(device, problem, sizes);
-    const least = leastSlices(sizes), most = Math.max(least, Math.floor(k / SHORTEST_SLICE));
+    const least = leastSlices(sizes), most = Math.max(least, Math.floor(k / SHORTEST_SLICE_TRIED));
     const candidates = (Object.keys(tiles) as TileSize[]).flatMap((size) => {
       const { slices } = slicesFor(tiles[size]!, wantedGroups(device), sizes);
       const counts = [...new Set([least, Math.ceil(slices / 2), slices, slices * 2].map((count) => Math.min(most, Math.max(least, count))))];
