@@ -9,6 +9,7 @@ import { evaluateDetections } from '../training/coco-metrics.ts';
 import {
   formatDuration, formatTable, linePlot, metricsTable, Progress, progressLine, runningMean, writePlot, type PlotOptions, type ProgressRow, type Series,
 } from '../training/report.ts';
+import { pace } from '../training/step-recorder.ts';
 
 describe('tables', () => {
   test('numbers stand to the right, text to the left', () => {
@@ -140,6 +141,13 @@ const plot = (series: readonly Series[], more: Partial<PlotOptions> = {}) => lin
 const texts = (svg: string) => [...svg.matchAll(/<text[^>]*>([^<]*)</g)].map((match) => match[1]);
 /** Corner points of the lines that are data (drawn with round joins). */
 const curves = (svg: string) => [...svg.matchAll(/<path d="M([^"]*)" fill="none"/g)].map(([, path]) => path.split('L').map((point) => point.split(' ').map(Number)));
+
+test('the time of a typical step, also where losses arrive in pairs and where one step took long', () => {
+  const pairs = Array.from({ length: 60 }, (_, i) => (i % 2 === 0 ? 10 : 550));
+  expect(pace(pairs)).toBe(280);
+  expect(pace([4000, ...Array.from({ length: 20 }, () => 250)])).toBe(250);
+  expect([pace([]), pace([300]), pace([300, 500])]).toEqual([0, 300, 400]);
+});
 
 describe('plots', () => {
   let folder: string;

@@ -31,6 +31,16 @@ export interface PassStatistics {
   readonly positives: Tensor;
 }
 
+/** Steps whose losses may arrive together: the time between two arrivals is then next to nothing or twice a step. */
+const ARRIVE_TOGETHER = 4;
+
+/** Milliseconds of a typical step: the median over means of a few neighbouring ones. */
+export function pace(times: readonly number[]): number {
+  const width = Math.min(ARRIVE_TOGETHER, times.length);
+  const means = times.slice(width - 1).map((_, i) => times.slice(i, i + width).reduce((a, b) => a + b, 0) / width).sort((a, b) => a - b);
+  return means[Math.floor(means.length / 2)] ?? 0;
+}
+
 export class StepRecorder {
   private pending: Promise<void> = Promise.resolve();
   private lastTime = performance.now();
@@ -60,9 +70,7 @@ export class StepRecorder {
 
   /** Time of the steps, in a sentence. */
   summary(): string {
-    const sorted = [...this.times].sort((a, b) => a - b);
-    const median = sorted[Math.floor(sorted.length / 2)] ?? 0;
-    return `${this.times.length} steps in ${formatDuration((performance.now() - this.startTime) / 1000)}, median ${median.toFixed(0)} ms a step, at most ${Math.round(this.device.memory().peakBytes / 1e6)} MB on the device`;
+    return `${this.times.length} steps in ${formatDuration((performance.now() - this.startTime) / 1000)}, median ${pace(this.times).toFixed(0)} ms a step, at most ${Math.round(this.device.memory().peakBytes / 1e6)} MB on the device`;
   }
 
   private async write(before: Promise<void>, iteration: number, lr: number, passes: readonly PassStatistics[], norm: Tensor): Promise<void> {
@@ -85,11 +93,10 @@ export class StepRecorder {
       throw new InputError(`training diverged at iteration ${iteration}: loss ${metrics.loss}, gradient norm ${metrics.grad_norm}; a lower learning rate (now ${lr}) may help: --set learningRate=...`);
     }
     appendFileSync(this.metricsFile, `${JSON.stringify(metrics)}\n`);
-    const recent = this.times.slice(-50);
     const { iterations } = this.training;
     this.progress.update({
       iteration, iterations, loss: metrics.loss, parts: { class: sum(class_loss), l1: sum(l1_loss), giou: sum(giou_loss) }, learningRate: lr,
-      millisecondsPerStep: [...recent].sort((a, b) => a - b)[Math.floor(recent.length / 2)],
+      millisecondsPerStep: pace(this.times.slice(-50)),
       secondsLeft: ((now - this.startTime) / 1000 / (iteration - this.from)) * (iterations - iteration), megabytes: this.device.memory().peakBytes / 1e6,
     });
   }
