@@ -10,25 +10,35 @@ import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { parseArgs } from 'node:util';
 import { AdamW, backward, readCheckpoint, readSafetensors, type Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { storedShape, toStored } from '../engine/nn/index.ts';
 import { criterion } from '../model/criterion.ts';
 import { DynamicSparseRCNN, mapNames, PAPER_R50 } from '../model/index.ts';
 import { uploadTargets } from '../model/matching.ts';
+import { insteadOfFile, integerOption, orExit, parseArguments } from '../training/arguments.ts';
+import { InputError } from '../training/errors.ts';
 import { KEEPS_MEMORY, median } from './measure.ts';
 
 const USAGE = `usage: npm run full-size -- FOLDER [--time forward|step] [--rounds 5] [--checkpointing] [--python /usr/bin/python3]
 FOLDER is what bench/full_size.py wrote (see there); without --time outputs and gradients are compared.`;
-const { values: options, positionals: [folder] } = parseArgs({
-  options: {
-    help: { type: 'boolean' }, time: { type: 'string' }, rounds: { type: 'string', default: '5' }, checkpointing: { type: 'boolean', default: false }, python: { type: 'string', default: '/usr/bin/python3' } }, allowPositionals: true,
+const { options, folder, rounds: roundsAsked } = orExit(() => {
+  const { values, positionals } = parseArguments('full-size', process.argv.slice(2), {
+    help: { type: 'boolean' }, time: { type: 'string' }, rounds: { type: 'string', default: '5' }, checkpointing: { type: 'boolean', default: false }, python: { type: 'string', default: '/usr/bin/python3' },
+  }, true);
+  if (values.help) {
+    console.log(USAGE);
+    process.exit(0);
+  }
+  if (positionals.length !== 1) throw new InputError(`full-size: expected one FOLDER, got ${positionals.length === 0 ? 'none' : positionals.join(' ')} (see npm run full-size -- --help)`);
+  const time = (['forward', 'step'] as const).find((mode) => mode === values.time);
+  if (values.time !== undefined && time === undefined) throw new InputError(`full-size: --time: expected forward or step, got ${JSON.stringify(values.time)}`);
+  for (const file of ['expected.safetensors', 'checkpoint.pth']) {
+    const instead = insteadOfFile(join(positionals[0], file));
+    if (instead) throw new InputError(`full-size: ${join(positionals[0], file)}: expected a file that bench/full_size.py wrote, got ${instead}`);
+  }
+  return { options: { ...values, time }, folder: positionals[0], rounds: integerOption('full-size', 'rounds', values.rounds, 1) };
 });
-if (options.help || !folder || (options.time !== undefined && options.time !== 'forward' && options.time !== 'step')) {
-  console.log(USAGE);
-  process.exit(options.help ? 0 : 2);
-}
 
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
 
@@ -135,7 +145,7 @@ if (options.time === undefined) {
   }
   console.log(`largest relative L2 error ${worst.toExponential(2)}; process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`);
 } else {
-  await timeBesidePyTorch(options.time, Number(options.rounds));
+  await timeBesidePyTorch(options.time, roundsAsked);
 }
 device.destroy();
 

@@ -4,19 +4,29 @@
  *
  *   npm run replay -- [--config small] [--batch N] [--size N] [--steps N] [--rounds N]
  */
-import { parseArgs } from 'node:util';
 import { Random, type Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { DynamicSparseRCNN } from '../model/index.ts';
+import { integerOption, orExit, parseArguments } from '../training/arguments.ts';
 import { loadConfig } from '../training/recipe.ts';
 import { formatTable } from '../training/report.ts';
 import { TrainingStep } from '../training/step.ts';
+import { median } from './measure.ts';
 
-const { values } = parseArgs({ options: {
-  config: { type: 'string', default: 'small' }, batch: { type: 'string' }, size: { type: 'string', default: '96' }, steps: { type: 'string', default: '12' }, rounds: { type: 'string', default: '3' },
-} });
-const [size, steps, rounds] = [values.size, values.steps, values.rounds].map(Number);
-const { config } = loadConfig({ config: values.config, set: values.batch === undefined ? [] : [`training.batchSize=${values.batch}`] });
+const USAGE = 'usage: npm run replay -- [--config small] [--batch N] [--size N] [--steps N] [--rounds N]';
+const { size, steps, rounds, config } = orExit(() => {
+  const { values } = parseArguments('replay', process.argv.slice(2), {
+    config: { type: 'string', default: 'small' }, batch: { type: 'string' }, size: { type: 'string', default: '96' }, steps: { type: 'string', default: '12' }, rounds: { type: 'string', default: '3' }, help: { type: 'boolean' },
+  });
+  if (values.help) {
+    console.log(USAGE);
+    process.exit(0);
+  }
+  const batch = values.batch === undefined ? [] : [`training.batchSize=${integerOption('replay', 'batch', values.batch, 1)}`];
+  // The first step of a round is not counted: the one before may still run.
+  const [size, steps, rounds] = [integerOption('replay', 'size', values.size, 32), integerOption('replay', 'steps', values.steps, 2), integerOption('replay', 'rounds', values.rounds, 1)];
+  return { size, steps, rounds, config: loadConfig({ config: values.config, set: batch }).config };
+});
 
 const random = new Random(3);
 const images = Array.from({ length: config.training.batchSize }, () => ({ data: Uint8Array.from({ length: size * size * 3 }, () => random.integer(256)), width: size, height: size }));
@@ -66,7 +76,6 @@ async function run(way: Way, count: number, warm: boolean): Promise<void> {
   await pending;
 }
 
-const median = (list: readonly number[]): number => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)];
 const ways = [await open('anew', false), await open('replayed', true)];
 for (const way of ways) await run(way, 4, true);
 for (let round = 0; round < rounds; round++) for (const way of ways) await run(way, steps, false);

@@ -15,12 +15,9 @@
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { range } from './matmul.ts';
+import { handOut, range } from './matmul.ts';
 
 const lines = (count: number, line: (i: number) => string): string => range(count).map(line).join('\n');
-
-/** How lane `from`'s value reaches all lanes: each form is the faster one on the adapters with subgroups of that size. */
-const handOut = (subgroup: number, value: string, from: number): string => `${subgroup <= 4 ? 'subgroupBroadcast' : 'subgroupShuffle'}(${value}, ${from}u)`;
 
 const CONV_PARAMS = {
   batch: 'u32', sourceH: 'u32', sourceW: 'u32', targetH: 'u32', targetW: 'u32', K4: 'u32', N4: 'u32', groups: 'u32', kh: 'u32', kw: 'u32',

@@ -8,7 +8,7 @@
  * and 5 s against 1.5 to compile.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { linearTextureLoad, range, type MatmulTile } from './matmul.ts';
+import { handOut, linearTextureLoad, range, type MatmulTile } from './matmul.ts';
 
 /** `nn`: C = A B, `nt`: C = A B^T, `tn`: C = A^T B. */
 export type InteractionForm = 'nn' | 'nt' | 'tn';
@@ -55,7 +55,7 @@ const PLACE = (index: string, { rows, columns }: MatmulTile): string => `
   let atC = proposal * p.strideC + p.startC;`;
 
 /**
- * One subgroup a workgroup: every value is loaded once per subgroup, shuffles hand values of A to all lanes, each lane keeps its columns of B.
+ * One subgroup a workgroup: every value is loaded once per subgroup, values of A are handed to all lanes, each lane keeps its columns of B.
  * The form of matmul.ts: a load costs software adapters as much as a hundred multiply-adds. `textures`: A and B are linear operand textures (not for tiles too narrow
  * for a vec4 a lane).
  */
@@ -83,9 +83,9 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
     ? range(vectors).map((j) => `let vb${j} = loadB(b${j} + k / 4u);`)
     : range(4).flatMap((step) => range(vectors).map((j) => `let vb${step}_${j} = loadB(b${j} + ${line(step)} * ${narrow ? 'p.n' : '(p.n / 4u)'});`));
   const valueA = (row: number, step: number): string => {
-    if (!transposedA) return `subgroupShuffle(va${Math.floor(row / lanes)}[${step}], ${row % lanes}u)`;
+    if (!transposedA) return handOut(lanes, `va${Math.floor(row / lanes)}[${step}]`, row % lanes);
     const inBlock = row % (4 * lanes);
-    return `subgroupShuffle(va${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}], ${Math.floor(inBlock / 4)}u)`;
+    return handOut(lanes, `va${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}]`, Math.floor(inBlock / 4));
   };
   const products = range(rows).map((row) => range(4).map((step) => {
     const terms = range(vectors).map((j) => (transposedB

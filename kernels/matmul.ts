@@ -89,6 +89,9 @@ export function tilePlacement({ rows, columns }: MatmulTile): string {
   let k1 = min(p.k, k0 + p.sliceK);`;
 }
 
+/** How lane `from`'s value reaches all lanes: each form is the faster one on the adapters with subgroups of that size. */
+export const handOut = (subgroup: number, value: string, from: number): string => `${subgroup <= 4 ? 'subgroupBroadcast' : 'subgroupShuffle'}(${value}, ${from}u)`;
+
 export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 
 /**
@@ -131,9 +134,9 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     ? range(vectors).map((j) => `let b${j} = loadB(columnB${j}, k / 4u);`)
     : range(4).flatMap((step) => range(vectors).map((j) => `let b${step}_${j} = ${lineK('B', step, `xB${j}`)};`));
   const valueA = (row: number, step: number): string => {
-    if (!transposedA) return `subgroupShuffle(a${Math.floor(row / lanes)}[${step}], ${row % lanes}u)`;
+    if (!transposedA) return handOut(lanes, `a${Math.floor(row / lanes)}[${step}]`, row % lanes);
     const inBlock = row % (4 * lanes);
-    return `subgroupShuffle(a${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}], ${Math.floor(inBlock / 4)}u)`;
+    return handOut(lanes, `a${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}]`, Math.floor(inBlock / 4));
   };
   const products = range(rows).map((row) => range(4).map((step) => {
     const s = `s${row}_${step}`;

@@ -57,3 +57,14 @@ export function numberOption(command: string, name: string, text: string, least:
   if (text.trim() === '' || !(value >= least && value <= most)) throw new InputError(`${command}: --${name}: expected a number in ${least} .. ${most}, got ${JSON.stringify(text)}`);
   return value;
 }
+
+/** What `read` gives. An InputError is printed instead, and ends the process with code 2: for programs that are scripts. */
+export function orExit<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    process.stderr.write(`error: ${error.message}\n`);
+    return process.exit(2);
+  }
+}
