@@ -158,7 +158,7 @@ export async function peersReport(run: MicroOptions & { readonly adapter: Adapte
   })).filter((table) => table.rows.length > 0);
   const versions = Object.entries(peerVersions()).map(([name, version]) => `${name} ${version}`).join(', ');
   const notes = [
-    `${verdicts.filter((one) => one === 'met').length} of ${rows.length} rows meet their bars; ${verdicts.filter((one) => one.startsWith('SLOWER')).length} are slower than a peer.`,
+    `${verdicts.filter((one) => one === 'met').length} of ${rows.length} rows meet their bars; slower than a peer: ${verdicts.filter((one) => one.startsWith('SLOWER')).length}.`,
     `Ratio: how many times longer the peer takes, the median of the rounds' ratios; needed: what the project asks for on this adapter (1: no slower). All of them on one adapter in one process, interleaved, `
     + `each waiting by sleeping between polls; onnxruntime on the processor, without WebGPU. ${versions}. Gradients of convolutions are tfjs's kernels for them alone, and jax-js's jitted vjp; `
     + '`forward and gradients` is the differentiation of the composed op on all sides.',
