@@ -77,6 +77,19 @@ export function linearOperand(tensor: Tensor): LinearOperand | null {
   return operand && { ...operand, shift };
 }
 
+/** A tensor's copy in a linear texture. */
+export interface LinearCopy {
+  readonly texture: OperandTexture;
+  readonly shift: number;
+}
+
+/** Runs `body` with copies of tensors in linear textures, or with null where one of them has none. */
+export function withLinearCopies<T>(device: Device, tensors: readonly Tensor[], body: (copies: readonly LinearCopy[] | null) => T): T {
+  const operands = tensors.map(linearOperand).filter((operand) => operand !== null);
+  if (operands.length < tensors.length) return body(null);
+  return device.withTextures(operands, (textures) => body(operands.map(({ shift }, i) => ({ texture: textures[i], shift }))));
+}
+
 /** Layout of `lines` lines of `texels` texels in textures of at most `maxSide` on a side; null where there is none, or no copy can make it. */
 function textureLayout(lines: number, texels: number, maxSide: number): TextureLayout | null {
   if (texels % TEXELS_OF_A_COPY !== 0 || texels === 0 || lines === 0) return null;

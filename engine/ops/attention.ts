@@ -7,7 +7,7 @@ import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { linearOperand, prefersTextures, type OperandTexture } from '../textures.ts';
+import { prefersTextures, withLinearCopies, type OperandTexture } from '../textures.ts';
 
 function launch(shape: Shape, heads: number): { size: number; held: 1 | 2; params: Record<'tokens' | 'heads' | 'size' | 'scale', number>; grid: Grid } {
   const [batch, tokens, width] = shape;
@@ -21,13 +21,15 @@ function withOperands<N extends string>(
   body: (textures: boolean, operands: Readonly<Record<N, Tensor | OperandTexture>>, shifts: Readonly<Record<string, number>>) => void,
 ): void {
   const names = Object.keys(tensors) as N[];
-  const linear = prefersTextures(device) && size % 4 === 0 ? names.map((name) => linearOperand(tensors[name])).filter((operand) => operand !== null) : [];
-  if (linear.length < names.length) {
+  if (!prefersTextures(device) || size % 4 !== 0) {
     body(false, tensors, {});
     return;
   }
-  const shifts = Object.fromEntries(names.map((name, i) => [`${name}Shift`, linear[i].shift]));
-  device.withTextures(linear, (textures) => body(true, Object.fromEntries(names.map((name, i) => [name, textures[i]])) as Record<N, OperandTexture>, shifts));
+  withLinearCopies(device, names.map((name) => tensors[name]), (copies) => {
+    if (!copies) return body(false, tensors, {});
+    const textures = Object.fromEntries(names.map((name, i) => [name, copies[i].texture])) as Record<N, OperandTexture>;
+    body(true, textures, Object.fromEntries(names.map((name, i) => [`${name}Shift`, copies[i].shift])));
+  });
 }
 
 export const multiheadAttentionOp = defineOp({

@@ -21,6 +21,19 @@ export interface ConvolutionCall extends Omit<WinogradCall, 'padding'> {
   readonly padX: number;
 }
 
+/** The sizes of a convolution; `C4` and `O4` hold the channels of a group, in vec4s. */
+export interface ConvolutionSizes {
+  readonly batch: number;
+  readonly height: number;
+  readonly width: number;
+  readonly outH: number;
+  readonly outW: number;
+  readonly kh: number;
+  readonly kw: number;
+  readonly C4: number;
+  readonly O4: number;
+}
+
 /** Forward pass or gradient by the input. */
 export type ConvolutionVariant =
   | { readonly winograd: WinogradSize }
@@ -145,17 +158,8 @@ export interface WeightGradientVariant {
   readonly perSplit: number;
 }
 
-/** What decides the variant of a gradient by the weight. Channels of a group, in vec4s. */
-export interface WeightGradientCall {
-  readonly batch: number;
-  readonly height: number;
-  readonly width: number;
-  readonly outH: number;
-  readonly outW: number;
-  readonly kh: number;
-  readonly kw: number;
-  readonly C4: number;
-  readonly O4: number;
+/** What decides the variant of a gradient by the weight. */
+export interface WeightGradientCall extends ConvolutionSizes {
   readonly groups: number;
   readonly stride: number;
   readonly padding: number;

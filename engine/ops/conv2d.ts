@@ -11,7 +11,7 @@ import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import {
   chooseConvolution, chooseWeightGradient, splitLines, splitsTaps, textureOperands, usesSubgroups, weightGradientKernel, weightGradientTiles,
-  type ConvolutionCall, type ConvolutionTensors, type ConvolutionVariant, type WeightGradientCall, type WeightGradientTensors, type WeightGradientVariant,
+  type ConvolutionCall, type ConvolutionSizes, type ConvolutionTensors, type ConvolutionVariant, type WeightGradientCall, type WeightGradientTensors, type WeightGradientVariant,
 } from './conv2d-variants.ts';
 import { columnSums, epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 import { maskGradient } from './matmul.ts';
@@ -29,19 +29,10 @@ export interface Conv2dOptions {
 
 type Attributes = Required<Conv2dOptions> & { readonly relu: boolean };
 
-/** The sizes of one call. `C` and `O` are channels of a group, `C4` and `O4` the vec4s that hold them. */
-interface Geometry {
-  readonly batch: number;
-  readonly height: number;
-  readonly width: number;
-  readonly outH: number;
-  readonly outW: number;
-  readonly kh: number;
-  readonly kw: number;
+/** The sizes of one call, with the channels of a group as they are, before they fill vec4s. */
+interface Geometry extends ConvolutionSizes {
   readonly C: number;
   readonly O: number;
-  readonly C4: number;
-  readonly O4: number;
 }
 
 function geometry(x: Tensor, weight: Tensor, { stride, padding, groups }: Attributes): Geometry {

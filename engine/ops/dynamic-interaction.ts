@@ -7,7 +7,7 @@ import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { shapeError } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { linearOperand, prefersTextures, type OperandTexture } from '../textures.ts';
+import { prefersTextures, withLinearCopies, type LinearCopy } from '../textures.ts';
 import { layerNormGradients, normalizeRows } from './norm.ts';
 
 type Inputs = readonly [roi: Tensor, parameters: Tensor, gamma1: Tensor, beta1: Tensor, gamma2: Tensor, beta2: Tensor];
@@ -19,7 +19,7 @@ interface Attributes {
 /** A matrix in memory, and its copy in a linear operand texture where products read it from there. */
 interface Operand {
   readonly matrix: Tensor;
-  readonly copy: { readonly texture: OperandTexture; readonly shift: number } | null;
+  readonly copy: LinearCopy | null;
 }
 
 /** A product for each proposal; `stride` (elements from one proposal to the next) and `start` are those of a matrix of its own unless given. */
@@ -70,10 +70,9 @@ function usesTextures(device: Device, positions: number, d: number, k: number): 
 
 /** Runs `body` with matrices as operands, copied into textures if `textures` and where they fit. */
 function withOperands<T>(device: Device, textures: boolean, matrices: readonly Tensor[], body: (operands: readonly Operand[]) => T): T {
-  const linear = textures ? matrices.map(linearOperand) : [];
-  const fitting = linear.filter((operand) => operand !== null);
-  if (fitting.length < matrices.length) return body(matrices.map((matrix) => ({ matrix, copy: null })));
-  return device.withTextures(fitting, (copies) => body(fitting.map(({ matrix, shift }, i) => ({ matrix, copy: { texture: copies[i], shift } }))));
+  const plain = (): T => body(matrices.map((matrix) => ({ matrix, copy: null })));
+  if (!textures) return plain();
+  return withLinearCopies(device, matrices, (copies) => (copies ? body(matrices.map((matrix, i) => ({ matrix, copy: copies[i] }))) : plain()));
 }
 
 export const dynamicInteractionOp = defineOp({
