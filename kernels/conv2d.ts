@@ -26,12 +26,9 @@ const CONV_PARAMS = {
 const CONV_OPERANDS = { source: 'read vec4f', weights: 'read vec4f' } as const;
 
 /** Source vec4 `x` of the image row at `line` (its first vec4's index in a buffer, its number in an operand texture), and vec4 `column` of a row of the weights. */
-const CONV_LOADS = `
-fn loadSource(line: u32, x: u32) -> vec4f { return source[line + x]; }
-fn loadWeights(row: u32, column: u32) -> vec4f { return weights[row * (p.N4 * p.groups) + column]; }`;
-const CONV_TEXTURE_LOADS = `
-fn loadSource(line: u32, x: u32) -> vec4f { return textureLoad(source, vec2u(x, line)); }
-fn loadWeights(row: u32, column: u32) -> vec4f { return textureLoad(weights, vec2u(column, row)); }`;
+const convLoads = (sourceTexture: boolean, weightsTexture: boolean): string => `
+fn loadSource(line: u32, x: u32) -> vec4f { return ${sourceTexture ? 'textureLoad(source, vec2u(x, line))' : 'source[line + x]'}; }
+fn loadWeights(row: u32, column: u32) -> vec4f { return ${weightsTexture ? 'textureLoad(weights, vec2u(column, row))' : 'weights[row * (p.N4 * p.groups) + column]'}; }`;
 
 /** Which tile of which phase and group this workgroup computes, and the geometry of the phase. */
 const convTile = (rows: number, columns4: number): string => `
@@ -81,37 +78,48 @@ const sourceLine = (i: number, textures = false): string => `
 const TARGET_PIXEL = `
     let pixel = ((m / (rowsX * rowsY)) * p.targetH + ((m / rowsX) % rowsY) * p.step + firstY) * p.targetW + (m % rowsX) * p.step + firstX;`;
 
+/** Tiles narrower than a subgroup's vec4s: their weights are few, and stay in the buffer where the source is read from a texture. */
+export const isNarrow = (subgroup: number, columns: number): boolean => columns / 4 < subgroup;
+
 /**
- * A workgroup is one subgroup and computes `rows` pixels by `columns` channels: each lane loads its own pixels' vec4 of channels and hands the
- * components out to all lanes; each lane keeps its own columns of the weights. Where a subgroup has more lanes than there are vec4s of columns, it falls into
- * parts of `width` lanes that take different pixels of the tile; with one vec4 of columns every lane keeps to its own pixels. `split`: a sum for each row of taps, and the sum of those, for long sums: one chain of
- * additions would round more.
+ * A workgroup is one subgroup and computes `rows` pixels by `columns` channels, and every value is loaded once for all lanes. Tiles as wide as the subgroup: each lane loads
+ * its own pixels' vec4 of channels and hands the components out; each lane keeps its own columns of the weights. Narrower tiles: each lane keeps to its own pixels, with
+ * all columns, and the lanes hand out the weights. `split`: a sum for each row of taps, and the sum of those, for long sums: one chain of additions would round more.
  */
 export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number, textures: boolean, split: boolean, epilogue: Epilogue) => {
-  const width = Math.min(subgroup, columns / 4);
-  const folded = width < subgroup;
+  const narrow = isNarrow(subgroup, columns);
   const total = split ? 'total' : 'c';
   const tm = rows / subgroup;
-  const tn = columns / 4 / width;
-  const results = (rows * width) / subgroup;
-  /** Component kk of result row r's pixel, from the lane that loaded it: in each part of the subgroup another one. */
-  const operand = (r: number, kk: number): string => {
-    const value = `a${Math.floor(r / width)}[${kk}]`;
-    if (width === 1) return value;
-    return folded ? `subgroupShuffle(${value}, ${r % width}u + part)` : handOut(subgroup, value, r % width);
-  };
+  /** Results of a lane: vec4s of columns, and for each of them pixels. */
+  const tn = narrow ? columns / 4 : columns / 4 / subgroup;
+  const results = narrow ? tm : rows;
+  const weightLoads = Math.ceil(columns / subgroup);
+  const column = (j: number): string => (narrow ? `c0 + ${j}u` : `c0 + lane + ${subgroup * j}u`);
+  const placeWeights = narrow
+    ? range(weightLoads).map((i) => `  let weight${i} = min(lane + ${subgroup * i}u, ${columns - 1}u); let tap${i} = weight${i} / ${tn}u; let from${i} = weightsBase + min(c0 + weight${i} % ${tn}u, p.N4 - 1u);`).join('\n')
+    : '';
+  const loadWeights = narrow
+    ? range(weightLoads).map((i) => `        let w${i} = loadWeights(k + tap${i}, from${i});`).join('\n')
+    : lines(4, (kk) => lines(tn, (j) => `        let b${kk}_${j} = loadWeights(k + ${kk}u, column${j});`));
+  /** Weights (kk, j) lie in lane (kk * tn + j) mod subgroup. */
+  const handedWeights = (kk: number, j: number): string => handOut(subgroup, `w${Math.floor((kk * tn + j) / subgroup)}`, (kk * tn + j) % subgroup);
+  // Weights of one vec4 of columns at a time stay in registers while the pixels go by.
+  const products = narrow
+    ? lines(tn, (j) => `${lines(4, (kk) => `        let b${kk}_${j} = ${handedWeights(kk, j)};`)}
+${lines(tm, (r) => `        ${range(4).map((kk) => `c${r}_${j} = fma(vec4f(a${r}[${kk}]), b${kk}_${j}, c${r}_${j});`).join(' ')}`)}`)
+    : lines(rows, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${handOut(subgroup, `a${Math.floor(r / subgroup)}[${kk}]`, r % subgroup)}); ${
+      range(tn).map((j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`).join(' ')}`));
   return defineKernel({
     name: `conv2d_f32_sg${subgroup}_${rows}x${columns}${textures ? '_texture' : ''}${split ? '_split' : ''}${epilogue}`,
     workgroup: [subgroup],
     subgroups: true,
     params: CONV_PARAMS,
-    buffers: { ...(textures ? { source: 'texture', weights: 'texture' } : CONV_OPERANDS), ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
-    module: textures ? CONV_TEXTURE_LOADS : CONV_LOADS,
+    buffers: { ...CONV_OPERANDS, ...(textures ? { source: 'texture' } : {}), ...(textures && !narrow ? { weights: 'texture' } : {}), ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
+    module: convLoads(textures, textures && !narrow),
     body: `${convTile(rows, columns / 4)}
-  let ownColumn = c0 + ${folded ? `lane % ${width}u` : 'lane'};
-  let part = ${folded ? `lane - lane % ${width}u` : '0u'};
 ${lines(tm, (i) => `  let m${i} = min(r0 + ${subgroup * i}u + lane, M - 1u);${sourceOrigin(i)}`)}
-${lines(tn, (j) => `  let column${j} = weightsBase + min(ownColumn + ${subgroup * j}u, p.N4 - 1u);`)}
+${lines(tn, (j) => `  let column${j} = weightsBase + min(${column(j)}, p.N4 - 1u);`)}
+${placeWeights}
 ${lines(results, (r) => lines(tn, (j) => `  var ${total}${r}_${j} = vec4f();`))}
   var k = firstTap * p.K4 * 4u;
   for (var t = 0u; t < tapsY; t++) {${lines(tm, (i) => sourceLine(i, textures))}
@@ -119,10 +127,9 @@ ${split ? lines(results, (r) => lines(tn, (j) => `    var c${r}_${j} = vec4f();`
     for (var u = 0u; u < outer; u++) {
       for (var q = 0u; q < inner; q++) {
 ${lines(tm, (i) => `        let e${i} = u32(x${i}) + u * sourcePitch + q; let a${i} = select(vec4f(), loadSource(line${i}, e${i}), e${i} < limit${i});`)}
-${lines(4, (kk) => lines(tn, (j) => `        let b${kk}_${j} = loadWeights(k + ${kk}u, column${j});`))}
+${loadWeights}
         k += 4u;
-${lines(results, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${operand(r, kk)}); ${
-    range(tn).map((j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`).join(' ')}`))}
+${products}
       }
     }
 ${split ? lines(results, (r) => lines(tn, (j) => `    total${r}_${j} += c${r}_${j};`)) : ''}
@@ -130,9 +137,9 @@ ${split ? lines(results, (r) => lines(tn, (j) => `    total${r}_${j} += c${r}_${
 ${lines(tn, (j) => `  ${columnOperands(epilogue, j, (buffer) => `${buffer}[column${j}]`)}`)}
   var results = array<vec4f, ${results * tn}>(${range(results).map((r) => range(tn).map((j) => `${total}${r}_${j}`).join(', ')).join(', ')});
   for (var r = 0u; r < ${results}u; r++) {
-    let m = r0 + (r / ${width}u) * ${subgroup}u + part + r % ${width}u;
+    let m = r0 + ${narrow ? `r * ${subgroup}u + lane` : 'r'};
     if (m >= M) { break; }${TARGET_PIXEL}
-${lines(tn, (j) => `    if (ownColumn + ${subgroup * j}u < p.N4) { let at = pixel * targetPitch + column${j}; target_[at] = ${
+${lines(tn, (j) => `    if (${column(j)} < p.N4) { let at = pixel * targetPitch + column${j}; target_[at] = ${
     withEpilogue(epilogue, `results[r * ${tn}u + ${j}u]`, j, 'residual[at]', 'vec4f()')}; }`)}
   }`,
   });
@@ -151,7 +158,7 @@ export const convTiledKernel = kernelFamily((tile: number, epilogue: Epilogue) =
     workgroup: [lanes],
     params: CONV_PARAMS,
     buffers: { ...CONV_OPERANDS, ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
-    module: `${CONV_LOADS}
+    module: `${convLoads(false, false)}
 var<workgroup> tileA: array<vec4f, ${tile * DEPTH4}>;
 var<workgroup> tileB: array<vec4f, ${tile * DEPTH4}>;`,
     body: `${convTile(tile, side)}
@@ -327,21 +334,27 @@ export const sumPartsKernel = kernelFamily(() => defineKernel({
 
 /**
  * [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columns4To vec4], filled up with zeros: for channel counts that are no multiple
- * of 4. One lane a vec4.
+ * of 4. One lane a vec4. `plain`: one group and no rows to fill up, as with images; then one division finds the place (software adapters divide lane by lane).
  */
-export const padChannelsKernel = kernelFamily(() => defineKernel({
-  name: 'conv2d_pad_channels_f32',
+export const padChannelsKernel = kernelFamily((plain: boolean) => defineKernel({
+  name: `conv2d_pad_channels_f32${plain ? '_plain' : ''}`,
   workgroup: [64],
   params: { count4: 'u32', groups: 'u32', rowsFrom: 'u32', columnsFrom: 'u32', rowsTo: 'u32', columns4To: 'u32' },
   buffers: { input: 'read f32', output: 'write vec4f' },
   body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count4) { return; }
+  ${plain ? `
+  var pixel = i;
+  if (p.columns4To > 1u) { pixel = i / p.columns4To; }
+  let column = (i - pixel * p.columns4To) * 4u;
+  let first = pixel * p.columnsFrom + column;
+  let inside = vec4u(column) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columnsFrom);` : `
   let column = i % p.columns4To * 4u;
   let g = (i / p.columns4To) % p.groups;
   let row = (i / (p.columns4To * p.groups)) % p.rowsTo;
   let first = (((i / (p.columns4To * p.groups * p.rowsTo)) * p.rowsFrom + row) * p.groups + g) * p.columnsFrom + column;
-  let inside = vec4<bool>(row < p.rowsFrom) & (vec4u(column) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columnsFrom));
+  let inside = vec4<bool>(row < p.rowsFrom) & (vec4u(column) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columnsFrom));`}
   output[i] = select(vec4f(), vec4f(input[first], input[first + 1u], input[first + 2u], input[first + 3u]), inside);`,
 }));
 

@@ -37,7 +37,10 @@ export const depthwiseKernel = kernelFamily((epilogue: Epilogue) => defineKernel
   output[i] = ${withEpilogue(epilogue, 'sum', '', 'residual[i]', 'vec4f()')};`,
 }));
 
-/** One lane an input pixel and vec4 of channels: gathers from the output pixels that read it. */
+/**
+ * One lane an input pixel and vec4 of channels: gathers from the output pixels that read it, through the taps stride apart that meet one: output row oy reads row
+ * y (counted in the padded image) by tap y - oy * stride.
+ */
 export const depthwiseInputGradientKernel = kernelFamily(() => defineKernel({
   name: 'depthwise_input_gradient_f32_vec4',
   workgroup: [64],
@@ -46,21 +49,23 @@ export const depthwiseInputGradientKernel = kernelFamily(() => defineKernel({
   body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
-  let c = i % p.C4;
   let pixel = i / p.C4;
-  let x0 = i32(pixel % p.sourceW) + p.padding;
-  let y0 = i32((pixel / p.sourceW) % p.sourceH) + p.padding;
-  let image = pixel / (p.sourceW * p.sourceH);
+  let c = i - pixel * p.C4;
+  let line = pixel / p.sourceW;
+  let image = line / p.sourceH;
+  let y = line - image * p.sourceH + u32(p.padding);
+  let x = pixel - line * p.sourceW + u32(p.padding);
+  let lastY = y / p.stride;
+  let lastX = x / p.stride;
   var sum = vec4f();
-  for (var ky = 0u; ky < p.kh; ky++) {
-    let y = y0 - i32(ky);
-    if (y < 0 || u32(y) % p.stride != 0u || u32(y) / p.stride >= p.outH) { continue; }
-    for (var kx = 0u; kx < p.kw; kx++) {
-      let x = x0 - i32(kx);
-      if (x < 0 || u32(x) % p.stride != 0u || u32(x) / p.stride >= p.outW) { continue; }
-      let origin = (image * p.outH + u32(y) / p.stride) * p.outW + u32(x) / p.stride;
-      sum = fma(upstream[origin * p.C4 + c], weights[(ky * p.kw + kx) * p.C4 + c], sum);
+  var ky = y - lastY * p.stride;
+  for (var oy = lastY; ky < p.kh; oy--) {
+    var kx = x - lastX * p.stride;
+    for (var ox = lastX; kx < p.kw; ox--) {
+      if (oy < p.outH && ox < p.outW) { sum = fma(upstream[((image * p.outH + oy) * p.outW + ox) * p.C4 + c], weights[(ky * p.kw + kx) * p.C4 + c], sum); }
+      kx += p.stride;
     }
+    ky += p.stride;
   }
   gradient[i] = sum;`,
 }));

@@ -138,13 +138,15 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     const inBlock = row % (4 * lanes);
     return handOut(lanes, `a${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}]`, Math.floor(inBlock / 4));
   };
-  const products = range(rows).map((row) => range(4).map((step) => {
-    const s = `s${row}_${step}`;
-    const terms = range(vectors).map((j) => (transposedB
+  // Columns in parts of four values a lane where registers are many: a part's B then stays in them while the rows go by.
+  const part = lanes <= 4 ? vectors : transposedB ? 4 : 1;
+  const products = range(vectors / part).map((first) => range(rows).map((row) => range(4).map((step) => {
+    const s = `s${first}_${row}_${step}`;
+    const terms = range(part).map((q) => first * part + q).map((j) => (transposedB
       ? `c${row}_${j} = fma(${s}, b${j}[${step}], c${row}_${j});`
       : `c${row}_${j} = fma(vec4f(${s}), b${step}_${j}, c${row}_${j});`));
     return `let ${s} = ${valueA(row, step)}; ${terms.join(' ')}`;
-  }).join('\n')).join('\n');
+  }).join('\n')).join('\n')).join('\n');
 
   const columnLoads = range(vectors).map((j) => columnOperands(epilogue, j, (buffer) => {
     if (transposedB) return `${buffer}[min(column0 + ${j * lanes}u + lane, p.n - 1u)]`;

@@ -217,7 +217,7 @@ const CHANNEL_SCOPE = `
   if (t >= p.lanes) { return; }
   let image = t / p.stride;
   let base = image * p.length;
-  let r = t % p.stride;
+  let r = t - image * p.stride;
   let c = r % p.columns;`;
 const CHANNEL_STATISTICS = `
   let mean = statistics[image * 2u * p.columns + c];
@@ -268,8 +268,8 @@ export const groupStatisticsKernel = kernelFamily((subgroupSize: number) => {
   const each = (statement: string): string => `
   for (var j = member; j < values; j += ${team.lanes}u) {
     let chunk = j / members;
-    let n = f32((p.pixels + p.chunks - 1u - chunk) / p.chunks);
-    let at = (image * p.chunks + chunk) * p.channels + first + j % members;
+    let n = f32(whole + select(0u, 1u, chunk < rest));
+    let at = (image * p.chunks + chunk) * p.channels + first + j - chunk * members;
     ${statement}
   }`;
   return defineKernel({
@@ -285,6 +285,9 @@ export const groupStatisticsKernel = kernelFamily((subgroupSize: number) => {
   let members = p.channels / p.groups;
   let first = item % p.groups * members;
   let values = p.chunks * members;
+  // Pixels of a chunk: one more in the first ones.
+  let whole = p.pixels / p.chunks;
+  let rest = p.pixels - whole * p.chunks;
   var sum = 0.0;
   ${each('sum += n * means[at];')}
   let mean = teamSum(sum, lane) * p.inverse;

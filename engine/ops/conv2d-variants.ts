@@ -1,5 +1,5 @@
 /** The ways to compute a dense or grouped convolution, and which one to take: direct or Winograd, tile, where operands are read from; for the gradient by the weight tile and split. */
-import { convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, sumPartsKernel } from '../../kernels/conv2d.ts';
+import { convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, isNarrow, sumPartsKernel } from '../../kernels/conv2d.ts';
 import type { Kernel } from '../../kernels/kernel.ts';
 import { winogradInputKernel, winogradOutputKernel, winogradWeightsKernel, type WinogradSize } from '../../kernels/winograd.ts';
 import type { Device } from '../device.ts';
@@ -63,10 +63,13 @@ export const splitsTaps = ({ kh, kw, K4, step }: ConvolutionCall): boolean => kh
 /** Multiply-adds a value copied from which on textures pay (see kernels/conv2d.ts and textures.ts). */
 const WORTH_A_COPY = 40;
 
-/** Image rows and weights as textures; null where they do not fit. */
-export function textureOperands({ batch, sourceH, sourceW, K4, N4, groups, kh, kw }: ConvolutionCall, source: Tensor, weights: Tensor): { source: TextureOperand; weights: TextureOperand } | null {
-  const operands = { source: textureOperand(source, batch * sourceH, sourceW * K4 * groups, true), weights: textureOperand(weights, kh * kw * K4 * 4, N4 * groups, true) };
-  return operands.source && operands.weights && { source: operands.source, weights: operands.weights };
+/** Image rows and weights as textures, the weights of narrow tiles excepted; null where they do not fit. */
+export function textureOperands(
+  { batch, sourceH, sourceW, K4, N4, groups, kh, kw }: ConvolutionCall, source: Tensor, weights: Tensor, narrow: boolean,
+): { source: TextureOperand; weights: TextureOperand | null } | null {
+  const lines = textureOperand(source, batch * sourceH, sourceW * K4 * groups, true);
+  const rows = narrow ? null : textureOperand(weights, kh * kw * K4 * 4, N4 * groups, true);
+  return lines && (narrow || rows) && { source: lines, weights: rows };
 }
 
 function texturesPay(device: Device, { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw, step }: ConvolutionCall): boolean {
@@ -84,6 +87,7 @@ type Tile = readonly [rows: number, columns: number];
 function gemmTile(subgroup: number, rows: number, columns: number, textures: boolean): Tile {
   if (subgroup === 0) return rows * columns >= 64 * 64 * 64 && columns > 32 ? [64, 64] : [32, 32];
   if (columns <= 4) return [subgroup * 8, 4];
+  if (columns <= 16 && subgroup > 4) return [subgroup * 8, 16];
   if (columns <= 16) return [32, 16];
   if (textures && columns > 32 && subgroup <= 8) return [32, 64];
   return subgroup <= 4 ? [16, 32] : [32, Math.max(32, subgroup * 4)];
@@ -91,7 +95,7 @@ function gemmTile(subgroup: number, rows: number, columns: number, textures: boo
 
 /** Tiles worth measuring: none of which half would be padding. */
 function tilesFor(subgroup: number, columns: number): readonly Tile[] {
-  const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]] : [[subgroup * 8, 4], [16, 32], [32, 16], [32, 32], [32, 64]];
+  const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]] : [[subgroup * 8, 4], [16, 32], [32, 16], [subgroup * 8, 16], [32, 32], [32, 64]];
   return tiles.filter((tile) => (tile[1] / 2 < columns || tile[1] <= 32) && (tile[1] > 4 || columns <= 4));
 }
 
@@ -108,7 +112,7 @@ export function chooseConvolution(
     + `${batch}x${sourceH}x${sourceW}x${K4 * 4} to ${targetH}x${targetW}x${N4 * 4}${extras}${allowed.includes(4) ? ' winograd4' : ''}`;
   return device.tuner.choose('conv2d', key, () => {
     const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
-    const fromTextures = subgroup > 0 && device.operandTextures && textureOperands(call, source, weights) !== null;
+    const readable = ([, columns]: Tile): boolean => subgroup > 0 && device.operandTextures && textureOperands(call, source, weights, isNarrow(subgroup, columns)) !== null;
     const rounding = roundingOf((kh * kw * K4 * 4) / step ** 2);
     const candidate = (variant: ConvolutionVariant): Candidate<ConvolutionVariant> => {
       if (variant.winograd !== null) {
@@ -123,11 +127,12 @@ export function chooseConvolution(
     };
     const direct = ([rows, columns]: Tile, textures: boolean): ConvolutionVariant => ({ winograd: null, rows, columns, textures });
     const m = tiled ? winogradSize(device, { ...call, padding: 2 - padY }, sizes) : null;
-    const textures = fromTextures && prefersTextures(device) && texturesPay(device, call);
     const pixels = batch * Math.ceil(targetH / step) * Math.ceil(targetW / step);
-    const expected: ConvolutionVariant = m !== null ? { winograd: m } : direct(gemmTile(subgroup, pixels, N4 * 4, textures), textures);
+    const modelled = (textures: boolean): Tile => gemmTile(subgroup, pixels, N4 * 4, textures);
+    const textures = readable(modelled(true)) && prefersTextures(device) && texturesPay(device, call);
+    const expected: ConvolutionVariant = m !== null ? { winograd: m } : direct(modelled(textures), textures);
     const candidates = [
-      ...tilesFor(subgroup, N4 * 4).flatMap((tile) => [direct(tile, false), ...(fromTextures ? [direct(tile, true)] : [])]),
+      ...tilesFor(subgroup, N4 * 4).flatMap((tile) => [direct(tile, false), ...(readable(tile) ? [direct(tile, true)] : [])]),
       ...allowed.map((size): ConvolutionVariant => ({ winograd: size })),
     ];
     const { tensors: shapes, fill } = outline(tensors);

@@ -1,6 +1,6 @@
 /** 2-D convolution (cross-correlation, as everywhere in this field), NHWC: dense, grouped and depthwise. */
 import {
-  convSubgroupKernel, convTiledKernel, cropChannelsKernel, padChannelsKernel, sumPartsKernel, transposeWeightsKernel,
+  convSubgroupKernel, convTiledKernel, cropChannelsKernel, isNarrow, padChannelsKernel, sumPartsKernel, transposeWeightsKernel,
 } from '../../kernels/conv2d.ts';
 import { depthwiseInputGradientKernel, depthwiseKernel, depthwiseWeightGradientKernel } from '../../kernels/depthwise.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
@@ -60,7 +60,7 @@ function padded(input: Tensor, rows: number, groups: number, columns: number, pa
   if (rowsTo === rows && columns4To * 4 === columns) return input;
   const count4 = (input.size / (rows * columns)) * rowsTo * columns4To;
   const output = input.device.empty([count4 * 4]);
-  input.device.run(padChannelsKernel(), { count4, groups, rowsFrom: rows, columnsFrom: columns, rowsTo, columns4To }, { input, output }, gridOf(count4));
+  input.device.run(padChannelsKernel(groups === 1 && rowsTo === rows), { count4, groups, rowsFrom: rows, columnsFrom: columns, rowsTo, columns4To }, { input, output }, gridOf(count4));
   return output;
 }
 
@@ -82,7 +82,7 @@ function runConvolution(device: Device, call: ConvolutionCall, sizes: readonly W
   if (variant.winograd !== null) return winograd(device, variant.winograd, { ...call, padding: 2 - call.padY }, source, weights, operands, target);
   const rows = batch * Math.ceil(targetH / step) * Math.ceil(targetW / step);
   const { rows: tileRows, columns: tileColumns } = variant;
-  const textures = variant.textures ? textureOperands(call, source, weights) : null;
+  const textures = variant.textures ? textureOperands(call, source, weights, isNarrow(device.subgroupSize, tileColumns)) : null;
   const { epilogue, buffers } = epilogueOperands(operands);
   const kernel: Kernel = usesSubgroups(device)
     ? convSubgroupKernel(device.subgroupSize, tileRows, tileColumns, textures !== null, splitsTaps(call), epilogue)
@@ -96,8 +96,8 @@ function runConvolution(device: Device, call: ConvolutionCall, sizes: readonly W
     device.run(kernel, params, { source, weights, ...rest }, linearGrid(tiles));
     return;
   }
-  device.withTextures([textures.source, textures.weights], ([sourceTexture, weightTexture]) => (
-    device.run(kernel, params, { source: sourceTexture, weights: weightTexture, ...rest }, linearGrid(tiles))));
+  device.withTextures([textures.source, ...(textures.weights ? [textures.weights] : [])], ([sourceTexture, weightTexture]) => (
+    device.run(kernel, params, { source: sourceTexture, weights: weightTexture ?? weights, ...rest }, linearGrid(tiles))));
 }
 
 /** Gradient by the weight, [kh, kw, C, groups, O] with C and O filled up: partial sums over splits of the output lines, then their sum. */

@@ -1,5 +1,5 @@
 /** From decoded images to the network's input. */
-import { normalizeImagesKernel } from '../../kernels/images.ts';
+import { normalizeImagesKernel, PIXELS_A_LANE } from '../../kernels/images.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import type { Device } from '../device.ts';
 import { shapeError } from '../shape.ts';
@@ -94,9 +94,10 @@ export function normalizePacked(packed: Tensor, batch: number, options: Normaliz
   const { device } = packed;
   const [height, width] = paddedSize([], options);
   const output = device.empty([batch, height, width, 3]);
-  const count4 = Math.ceil(output.size / 4);
+  const lanesARow = Math.ceil(width / PIXELS_A_LANE);
+  const count = batch * height * lanesARow;
   const [meanR, meanG, meanB] = options.mean;
   const [stdR, stdG, stdB] = options.std;
-  device.run(normalizeImagesKernel(), { count4, batch, height, width, meanR, meanG, meanB, stdR, stdG, stdB }, { images: packed, output }, linearGrid(Math.ceil(count4 / 64)));
+  device.run(normalizeImagesKernel(width % PIXELS_A_LANE === 0), { count, height, width, lanesARow, meanR, meanG, meanB, stdR, stdG, stdB }, { images: packed, output }, linearGrid(Math.ceil(count / 64)));
   return output;
 }
