@@ -4,10 +4,11 @@ import {
   groupNormResidualGradientKernel, groupStatisticsKernel, layerNormGradientKernel, layerNormKernel, layerNormWideColumnsKernel, layerNormWideGradientKernel, MAX_SLOTS,
   scaleShiftGradientKernel, scaleShiftResidualGradientKernel, type Width,
 } from '../../kernels/norm.ts';
+import { groupGradientSubgroupKernel, groupStatisticsSubgroupKernel } from '../../kernels/group-norm.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
 import { defineOp } from '../op.ts';
-import { formatShape, sameShape, shapeError } from '../shape.ts';
+import { formatShape, sameShape, shapeError, sizeOf } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { sumColumnPairs } from './reduce.ts';
 
@@ -155,6 +156,60 @@ function imagesOf(x: Tensor): { images: number; pixels: number; channels: number
   return { images, channels, pixels: x.size === 0 ? 0 : x.size / images / channels };
 }
 
+/** Pixels times vec4s of a group that a subgroup takes on alone, and the groups that it takes for the device to be busy. */
+const WHOLE_GROUP = 16384;
+const WHOLE_GROUPS = 8;
+
+/** Sizes for the kernels that take a group of an image by a subgroup (kernels/group-norm.ts), or null where they do not pay or fit: GPUs have more lanes than that. */
+function wholeGroups({ device, shape }: Tensor, groups: number): { lanes: number; sizes: Record<'pixels' | 'columns' | 'members' | 'groups' | 'items' | 'inverse', number> } | null {
+  const lanes = device.subgroupSize;
+  const channels = shape[shape.length - 1], images = shape[0];
+  const items = images * groups, members = channels / groups / 4;
+  if (lanes < 4 || lanes > 16 || !Number.isInteger(members) || items < WHOLE_GROUPS) return null;
+  const pixels = sizeOf(shape) / images / channels;
+  return pixels * members > WHOLE_GROUP ? null : { lanes, sizes: { pixels, columns: channels / 4, members, groups, items, inverse: groups / (pixels * channels) } };
+}
+
+/** `statistics` [images, 2, channels]: each channel's mean and 1 / deviation. */
+function groupStatistics(input: Tensor, groups: number, epsilon: number): Tensor {
+  const { device } = input;
+  const { images, pixels, channels } = imagesOf(input);
+  const statistics = device.empty([images, 2, channels]);
+  const whole = wholeGroups(input, groups);
+  if (whole) {
+    device.run(groupStatisticsSubgroupKernel(whole.lanes), { ...whole.sizes, epsilon }, { input, statistics }, linearGrid(whole.sizes.items));
+    return statistics;
+  }
+  const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, PIXELS_SUMMED, MAX_CHUNKS);
+  const means = device.empty([images, chunks, channels]);
+  const squares = device.empty([images, chunks, channels]);
+  device.run(channelMomentsKernel(width), params, { input, means, squares }, linearGrid(workgroups));
+  const items = images * groups;
+  const sizes = { pixels, channels, groups, chunks, items, inverse: groups / (pixels * channels), epsilon };
+  device.run(groupStatisticsKernel(device.subgroupSize), sizes, { means, squares, statistics }, linearGrid(Math.ceil(items / teamOf(device.subgroupSize).count)));
+  return statistics;
+}
+
+/** Both [images, 2, channels]: sums over pixels of the gradient and of the gradient times the normalised x; means over groups of gamma times those. */
+function groupGradientSums(input: Tensor, output: Tensor, upstream: Tensor, statistics: Tensor, gamma: Tensor, groups: number, relu: boolean): { sums: Tensor; means: Tensor } {
+  const { device } = input;
+  const { images, pixels, channels } = imagesOf(input);
+  const sums = device.empty([images, 2, channels]);
+  const means = device.empty([images, 2, channels]);
+  const whole = wholeGroups(input, groups);
+  if (whole) {
+    device.run(groupGradientSubgroupKernel(whole.lanes, relu), whole.sizes, { input, output, upstream, statistics, gamma, sums, means }, linearGrid(whole.sizes.items));
+    return { sums, means };
+  }
+  const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, PIXELS_SUMMED, MAX_CHUNKS);
+  const partial = device.empty([images, chunks, 2, channels]);
+  device.run(channelGradientSumsKernel(width, true, relu), params, { input, output, upstream, statistics, partial }, linearGrid(workgroups));
+  const items = images * groups;
+  device.run(groupGradientKernel(device.subgroupSize), { channels, groups, chunks, items, inverse: groups / (pixels * channels) },
+    { partial, gamma, sums, means }, linearGrid(Math.ceil(items / teamOf(device.subgroupSize).count)));
+  return { sums, means };
+}
+
 export const groupNormOp = defineOp({
   name: 'groupNorm',
   shape: ([x, gamma, beta, residual]: readonly [Tensor, Tensor, Tensor, Tensor | null], { groups, epsilon }: GroupNormAttributes) => {
@@ -172,31 +227,16 @@ export const groupNormOp = defineOp({
   },
   forward: ({ device, inputs: [input, gamma, beta, residual], attributes: { groups, epsilon, relu }, output }) => {
     const { images, pixels, channels } = imagesOf(input);
-    const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, PIXELS_SUMMED, MAX_CHUNKS);
-    const means = device.empty([images, chunks, channels]);
-    const squares = device.empty([images, chunks, channels]);
-    const statistics = device.empty([images, 2, channels]);
-    device.run(channelMomentsKernel(width), params, { input, means, squares }, linearGrid(workgroups));
-    const items = images * groups;
-    const sizes = { pixels, channels, groups, chunks, items, inverse: groups / (pixels * channels), epsilon };
-    device.run(groupStatisticsKernel(device.subgroupSize), sizes,
-      { means, squares, statistics }, linearGrid(Math.ceil(items / teamOf(device.subgroupSize).count)));
+    const statistics = groupStatistics(input, groups, epsilon);
     const map = channelGrid(images, pixels, channels, PIXELS_MAPPED);
-    device.run(channelAffineKernel(width, true, residual !== null, relu), map.params,
+    device.run(channelAffineKernel(map.width, true, residual !== null, relu), map.params,
       { input, statistics, gamma, beta, residual: residual ?? input, output }, linearGrid(map.workgroups));
     return { statistics };
   },
   backward: ({ device, inputs, attributes: { groups, relu }, output, saved: { statistics }, gradient: upstream, needs }) => {
     const [input, gamma, , residual] = inputs;
     const { images, pixels, channels } = imagesOf(input);
-    const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, PIXELS_SUMMED, MAX_CHUNKS);
-    const partial = device.empty([images, chunks, 2, channels]);
-    const sums = device.empty([images, 2, channels]);
-    const means = device.empty([images, 2, channels]);
-    device.run(channelGradientSumsKernel(width, true, relu), params, { input, output, upstream, statistics, partial }, linearGrid(workgroups));
-    const items = images * groups;
-    device.run(groupGradientKernel(device.subgroupSize), { channels, groups, chunks, items, inverse: groups / (pixels * channels) },
-      { partial, gamma, sums, means }, linearGrid(Math.ceil(items / teamOf(device.subgroupSize).count)));
+    const { sums, means } = groupGradientSums(input, output, upstream, statistics, gamma, groups, relu);
     const [betaGradient, gammaGradient] = needs[1] || needs[2] ? sumColumnPairs(device, sums, images, channels) : [null, null];
     const map = channelGrid(images, pixels, channels, PIXELS_MAPPED);
     const both = residual !== null && needs[3] && relu;
@@ -204,10 +244,10 @@ export const groupNormOp = defineOp({
     let residualGradient = residual && needs[3] ? upstream : null;
     if (gradient && both) {
       residualGradient = device.empty(input.shape);
-      device.run(groupNormResidualGradientKernel(width), map.params,
+      device.run(groupNormResidualGradientKernel(map.width), map.params,
         { input, output, upstream, statistics, gamma, means, gradient, residualGradient }, linearGrid(map.workgroups));
     } else if (gradient) {
-      device.run(groupNormGradientKernel(width, relu), map.params,
+      device.run(groupNormGradientKernel(map.width, relu), map.params,
         { input, output, upstream, statistics, gamma, means, gradient }, linearGrid(map.workgroups));
     }
     return [gradient, gammaGradient, betaGradient, residualGradient];

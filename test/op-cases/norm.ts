@@ -118,6 +118,8 @@ export const normCases = {
   ],
   groupNorm: [
     groupNormCase('residual and relu', [2, 9, 7, 16], 4, { activation: 'relu', residual: true }),
+    groupNormCase('groups of several vec4s, relu', [3, 150, 24], 3, { activation: 'relu' }),
+    groupNormCase('many groups, one pixel', [2, 1, 32], 8, { residual: true }),
     groupNormCase('relu', [2, 17, 8], 2, { activation: 'relu', epsilon: 1e-3 }),
     groupNormCase('residual', [1, 3, 5, 12], 2, { residual: true }),
     groupNormCase('only the residual wants a gradient', [1, 3, 5, 12], 2,
