@@ -10,8 +10,14 @@ export interface TapeNode {
   readonly sequence: number;
   readonly inputs: readonly (Tensor | null)[];
   readonly output: Tensor;
-  vjp(gradient: Tensor): readonly (Tensor | null)[];
+  vjp(gradient: Tensor, earlier: EarlierGradients): readonly (Tensor | null)[];
 }
+
+/**
+ * What other ops have given an input's gradient so far, or null. Who takes it must add it to the gradient that he returns: in the kernel that computes it, which spares
+ * a pass over both.
+ */
+export type EarlierGradients = (input: number) => Tensor | null;
 
 let sequence = 0;
 
@@ -82,12 +88,22 @@ function propagate(roots: readonly (readonly [Tensor, Tensor])[]): void {
     const upstream = pending.get(node.output);
     if (!upstream) continue;
     pending.delete(node.output);
+    const taken: Tensor[] = [];
+    const earlier: EarlierGradients = (i) => {
+      const input = node.inputs[i];
+      const sum = input && pending.get(input);
+      if (!sum) return null;
+      pending.delete(input);
+      taken.push(sum);
+      return sum;
+    };
     const gradients = device.scope(() => {
       // A vjp may hand its upstream gradient on, even twice: each result gets a handle of its own.
-      const results = node.vjp(upstream);
+      const results = node.vjp(upstream, earlier);
       return results.map((g, i) => (g && (g === upstream || results.indexOf(g) !== i) ? device.alias(g, g.shape) : g));
     });
     upstream.dispose();
+    for (const sum of taken) sum.dispose();
     gradients.forEach((contribution, i) => {
       const input = node.inputs[i];
       if (!contribution) return;

@@ -1,5 +1,5 @@
 /** `defineOp`: the one place where an op's shape rule, forward and backward stand together, and where recording happens. */
-import { record } from './autograd.ts';
+import { record, type EarlierGradients } from './autograd.ts';
 import type { Device } from './device.ts';
 import type { Shape } from './shape.ts';
 import { Tensor, type DType } from './tensor.ts';
@@ -26,6 +26,8 @@ export interface BackwardCall<I extends OpInputs, A, S> extends Omit<ForwardCall
   readonly gradient: Tensor;
   /** Which inputs want a gradient; for the others null may be returned. */
   readonly needs: readonly boolean[];
+  /** See EarlierGradients; an op need not ask. */
+  readonly earlier: EarlierGradients;
 }
 
 /** Vector-Jacobian product: gradients of the inputs, in their order and of their shapes; null where none is wanted or defined. */
@@ -76,7 +78,7 @@ export function defineOp<I extends OpInputs, A, S extends Saved = void>(definiti
       if (backward === 'nondifferentiable') return;
       if (saved) for (const tensor of Object.values(saved)) tensor.captured = true;
       const needs = inputs.map((input) => input?.requiresGrad ?? false);
-      record(name, inputs, output, (gradient) => backward({ device, inputs, attributes, output, saved, gradient, needs }));
+      record(name, inputs, output, (gradient, earlier) => backward({ device, inputs, attributes, output, saved, gradient, needs, earlier }));
     }
   };
   return Object.assign(apply, { opName: name, differentiable: backward !== 'nondifferentiable' });

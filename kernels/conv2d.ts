@@ -207,9 +207,10 @@ const WEIGHT_GRADIENT_PARAMS = {
   stride: 'u32', padding: 'i32', tilesM: 'u32', tilesN: 'u32', tiles: 'u32',
 } as const;
 const WEIGHT_GRADIENT_BUFFERS = { source: 'read vec4f', upstream: 'read vec4f', partialSums: 'write vec4f' } as const;
-const WEIGHT_GRADIENT_LOADS = `
-fn loadSource(index: u32) -> vec4f { return source[index]; }
-fn loadUpstream(index: u32) -> vec4f { return upstream[index]; }`;
+/** Vec4 `x` of the image row at `line` (as in convLoads). */
+const weightGradientLoads = (textures: boolean): string => `
+fn loadSource(line: u32, x: u32) -> vec4f { return ${textures ? 'textureLoad(source, vec2u(x, line))' : 'source[line + x]'}; }
+fn loadUpstream(line: u32, x: u32) -> vec4f { return ${textures ? 'textureLoad(upstream, vec2u(x, line))' : 'upstream[line + x]'}; }`;
 
 /** Rows of this GEMM are (kx, channel) of one kernel row ky, columns are output channels; the sum runs over the lines (image, oy) of one split. */
 const weightGradientTile = (rows4: number, columns4: number): string => `
@@ -230,17 +231,22 @@ const weightGradientTile = (rows4: number, columns4: number): string => `
 /** Where in a source line the tap's channels lie, seen from the tap of column 0 without padding. */
 const sourceOffset = (i: number | string): string => `let offset${i} = (i32(m${i} / p.K4) - p.padding) * i32(sourcePitch) + i32(g * p.K4 + m${i} % p.K4);`;
 
-/** A workgroup is one subgroup: `rows` (kx, channel) by `columns` output channels, `pixels` a turn of the loop. */
-export const convWeightGradientSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number, pixels: number) => {
+/**
+ * A workgroup is one subgroup: `rows` (kx, channel) by `columns` output channels, `pixels` a turn of the loop. Where registers are many, the upstream values of one vec4 of
+ * columns stay in them while the rows go by. `textures`: rows of both images are read from operand textures.
+ */
+export const convWeightGradientSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number, pixels: number, textures: boolean) => {
   const ta = rows / 4 / subgroup;
   const tn = columns / 4 / subgroup;
+  const parts = subgroup <= 4 ? [range(tn)] : range(tn).map((j) => [j]);
+  const line = (row: string, length: string): string => (textures ? row : `(${row}) * ${length}`);
   return defineKernel({
-    name: `conv2d_weight_gradient_f32_sg${subgroup}_${rows}x${columns}_p${pixels}`,
+    name: `conv2d_weight_gradient_f32_sg${subgroup}_${rows}x${columns}_p${pixels}${textures ? '_texture' : ''}`,
     workgroup: [subgroup],
     subgroups: true,
     params: WEIGHT_GRADIENT_PARAMS,
-    buffers: WEIGHT_GRADIENT_BUFFERS,
-    module: WEIGHT_GRADIENT_LOADS,
+    buffers: { ...WEIGHT_GRADIENT_BUFFERS, ...(textures ? { source: 'texture', upstream: 'texture' } : {}) },
+    module: weightGradientLoads(textures),
     body: `${weightGradientTile(rows / 4, columns / 4)}
 ${lines(ta, (i) => `  let m${i} = min(mFirst + ${subgroup * i}u + lane, rows4 - 1u); ${sourceOffset(i)}`)}
 ${lines(tn, (j) => `  let column${j} = g * p.N4 + min(c0 + ${subgroup * j}u + lane, p.N4 - 1u);`)}
@@ -248,18 +254,19 @@ ${lines(rows, (r) => lines(tn, (j) => `  var c${r}_${j} = vec4f();`))}
   for (var outLine = firstLine; outLine < lastLine; outLine++) {
     let y = i32((outLine % p.outH) * p.stride + ky) - p.padding;
     if (u32(y) >= p.sourceH) { continue; }
-    let sourceLine = ((outLine / p.outH) * p.sourceH + u32(y)) * lineLength;
-    let upstreamLine = outLine * p.outW * upstreamPitch;
+    let sourceLine = ${line('(outLine / p.outH) * p.sourceH + u32(y)', 'lineLength')};
+    let upstreamLine = ${line('outLine', '(p.outW * upstreamPitch)')};
     for (var x = 0u; x < p.outW; x += ${pixels}u) {
 ${lines(pixels, (u) => `${u > 0 ? `      let x${u} = min(x + ${u}u, p.outW - 1u);` : '      let x0 = x;'}
 ${lines(ta, (i) => `      let e${u}_${i} = u32(i32(x${u} * p.stride * sourcePitch) + offset${i});
-      let a${u}_${i} = select(vec4f(), loadSource(sourceLine + e${u}_${i}), e${u}_${i} < lineLength${u > 0 ? ` && x + ${u}u < p.outW` : ''});`)}
-${lines(tn, (j) => `      let b${u}_${j} = loadUpstream(upstreamLine + x${u} * upstreamPitch + column${j});`)}`)}
-${lines(rows, (r) => lines(pixels, (u) => {
+      let a${u}_${i} = select(vec4f(), loadSource(sourceLine, e${u}_${i}), e${u}_${i} < lineLength${u > 0 ? ` && x + ${u}u < p.outW` : ''});`)}
+${lines(tn, (j) => `      let b${u}_${j} = loadUpstream(upstreamLine, x${u} * upstreamPitch + column${j});`)}`)}
+${parts.map((part, first) => lines(rows, (r) => lines(pixels, (u) => {
     const within = r % (subgroup * 4);
-    return `      let s${r}_${u} = vec4f(${handOut(subgroup, `a${u}_${Math.floor(r / (subgroup * 4))}[${within & 3}]`, within >> 2)}); ${
-      range(tn).map((j) => `c${r}_${j} = fma(s${r}_${u}, b${u}_${j}, c${r}_${j});`).join(' ')}`;
-  }))}
+    const s = `s${first}_${r}_${u}`;
+    return `      let ${s} = vec4f(${handOut(subgroup, `a${u}_${Math.floor(r / (subgroup * 4))}[${within & 3}]`, within >> 2)}); ${
+      part.map((j) => `c${r}_${j} = fma(${s}, b${u}_${j}, c${r}_${j});`).join(' ')}`;
+  }))).join('\n')}
     }
   }
   var results = array<vec4f, ${rows * tn}>(${range(rows).map((r) => range(tn).map((j) => `c${r}_${j}`).join(', ')).join(', ')});
@@ -283,7 +290,7 @@ export const convWeightGradientTiledKernel = kernelFamily((tile: number) => {
     workgroup: [lanes],
     params: WEIGHT_GRADIENT_PARAMS,
     buffers: WEIGHT_GRADIENT_BUFFERS,
-    module: `${WEIGHT_GRADIENT_LOADS}
+    module: `${weightGradientLoads(false)}
 var<workgroup> tileA: array<vec4f, ${side * DEPTH}>;
 var<workgroup> tileB: array<vec4f, ${side * DEPTH}>;`,
     body: `${weightGradientTile(side, side)}
@@ -301,8 +308,8 @@ ${lines(share, (i) => `    {
       let y = u32(i32((outLine % p.outH) * p.stride + ky) - p.padding);
       let e = u32(i32((pixel % p.outW) * p.stride * sourcePitch) + offsetOwn);
       let inside = wanted < lastPixel && y < p.sourceH && e < lineLength;
-      tileA[lane + ${i * lanes}u] = select(vec4f(), loadSource(((outLine / p.outH) * p.sourceH + y) * lineLength + e), inside);
-      tileB[lane + ${i * lanes}u] = loadUpstream(pixel * upstreamPitch + column);
+      tileA[lane + ${i * lanes}u] = select(vec4f(), loadSource(((outLine / p.outH) * p.sourceH + y) * lineLength, e), inside);
+      tileB[lane + ${i * lanes}u] = loadUpstream(pixel * upstreamPitch, column);
     }`)}
     workgroupBarrier();
     for (var d = 0u; d < ${DEPTH}u; d++) {

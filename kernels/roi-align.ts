@@ -213,19 +213,24 @@ const RUN_PLACE = `
   let fy = f32(y);`;
 
 const PIXELS = Array.from({ length: RUN }, (_, i) => i);
-const STORE_RUN = `
+const gradientBuffers = (type: 'f32' | 'vec4f', adds: boolean): Readonly<Record<string, BufferSpec>> => ({
+  entries: 'read vec4u', counts: 'read u32', upstream: `read ${type}`, ...(adds ? { earlier: `read ${type}` } : {}), gradient: `write ${type}`,
+});
+
+/** With `adds` on top of the gradient that others gave before. */
+const storeRun = (adds: boolean): string => `
   let out = ((image * p.height + y) * p.width + x0) * p.channels + channel;
   let share = 1.0 / f32(p.samples * p.samples);
-  ${PIXELS.map((j) => `if (x0 + ${j}u < p.width) { gradient[out + ${j}u * p.channels] = sum${j} * share; }`).join('\n  ')}`;
+  ${PIXELS.map((j) => `if (x0 + ${j}u < p.width) { let at = out + ${j}u * p.channels; gradient[at] = ${adds ? 'earlier[at] + ' : ''}sum${j} * share; }`).join('\n  ')}`;
 
 /** Gradient of one level: a lane holds one channel group of `RUN` pixels of a row. */
-export const roiAlignGradientKernel = kernelFamily((vector: boolean) => {
+export const roiAlignGradientKernel = kernelFamily((vector: boolean, adds: boolean) => {
   const type = vector ? 'vec4f' : 'f32';
   return defineKernel({
-    name: `roi_align_gradient_f32${vector ? '_vec4' : ''}_run${RUN}`,
+    name: `roi_align_gradient_f32${vector ? '_vec4' : ''}_run${RUN}${adds ? '_add' : ''}`,
     workgroup: [64],
     params: GRADIENT_PARAMS,
-    buffers: { entries: 'read vec4u', counts: 'read u32', upstream: `read ${type}`, gradient: `write ${type}` },
+    buffers: gradientBuffers(type, adds),
     module: WEIGHTS,
     body: `
   let i = linearGroup * 64u + lane;
@@ -255,7 +260,7 @@ export const roiAlignGradientKernel = kernelFamily((vector: boolean) => {
       ${PIXELS.map((j) => `sum${j} += w${j} * column;`).join(' ')}
     }
   }
-  ${STORE_RUN}`,
+  ${storeRun(adds)}`,
   });
 });
 
@@ -263,14 +268,14 @@ export const roiAlignGradientKernel = kernelFamily((vector: boolean) => {
  * The same by subgroups: the lanes of one hold neighbouring vec4s of channels of one run of pixels, for which the weights are the same, so each computes those of its
  * own pixels and hands them out. Channels fill whole subgroups; `count` counts the lanes.
  */
-export const roiAlignGradientSubgroupKernel = kernelFamily((subgroup: number) => {
+export const roiAlignGradientSubgroupKernel = kernelFamily((subgroup: number, adds: boolean) => {
   const own = Array.from({ length: Math.ceil(RUN / subgroup) }, (_, i) => i);
   return defineKernel({
-    name: `roi_align_gradient_f32_sg${subgroup}_run${RUN}`,
+    name: `roi_align_gradient_f32_sg${subgroup}_run${RUN}${adds ? '_add' : ''}`,
     workgroup: [subgroup],
     subgroups: true,
     params: GRADIENT_PARAMS,
-    buffers: { entries: 'read vec4u', counts: 'read u32', upstream: 'read vec4f', gradient: 'write vec4f' },
+    buffers: gradientBuffers('vec4f', adds),
     module: `${WEIGHTS}
 // Whether samples of a bin may reach pixels between two, all of them counted as inside the map: what is told the same to every lane.
 fn reaches(start: f32, bin: f32, b: u32, first: f32, last: f32, size: f32) -> bool {
@@ -304,6 +309,6 @@ fn reaches(start: f32, bin: f32, b: u32, first: f32, last: f32, size: f32) -> bo
       ${PIXELS.map((j) => `sum${j} += subgroupShuffle(own${Math.floor(j / subgroup)}, ${j % subgroup}u) * column;`).join(' ')}
     }
   }
-  ${STORE_RUN}`,
+  ${storeRun(adds)}`,
   });
 });

@@ -159,6 +159,8 @@ export interface WeightGradientVariant {
   readonly columns: number;
   /** Of a turn of the loop; subgroup kernels only. */
   readonly pixels: number;
+  /** Whether the rows of both images are read from textures; subgroup kernels only. */
+  readonly textures: boolean;
   /** Lines of an image (b, y) that are summed up in one workgroup. */
   readonly perSplit: number;
 }
@@ -176,8 +178,14 @@ export interface WeightGradientTensors {
   readonly sum: Tensor;
 }
 
-export function weightGradientKernel(device: Device, { rows, columns, pixels }: WeightGradientVariant): Kernel {
-  return usesSubgroups(device) ? convWeightGradientSubgroupKernel(device.subgroupSize, rows, columns, pixels) : convWeightGradientTiledKernel(rows);
+export function weightGradientKernel(device: Device, { rows, columns, pixels, textures }: WeightGradientVariant): Kernel {
+  return usesSubgroups(device) ? convWeightGradientSubgroupKernel(device.subgroupSize, rows, columns, pixels, textures) : convWeightGradientTiledKernel(rows);
+}
+
+/** Image rows of source and upstream gradient as textures; null where they do not fit. */
+export function weightGradientTextures({ batch, height, width, outH, outW, C4, O4, groups }: WeightGradientCall, { source, upstream }: WeightGradientTensors): readonly [source: TextureOperand, upstream: TextureOperand] | null {
+  const [sourceRows, upstreamRows] = [textureOperand(source, batch * height, width * C4 * groups, true), textureOperand(upstream, batch * outH, outW * O4 * groups, true)];
+  return sourceRows && upstreamRows && [sourceRows, upstreamRows];
 }
 
 /** Workgroups of one split. */
@@ -185,6 +193,13 @@ export const weightGradientTiles = ({ kh, kw, C4, O4, groups }: WeightGradientCa
   const tilesM = Math.ceil((kw * C4 * 4) / rows), tilesN = Math.ceil((O4 * 4) / columns);
   return { tilesM, tilesN, whole: tilesM * tilesN * kh * groups };
 };
+
+function weightGradientTexturesPay(device: Device, { batch, height, width, outH, outW, C4, O4, groups, kh, kw }: WeightGradientCall): boolean {
+  const work = batch * outH * outW * kh * kw * C4 * O4 * 16 * groups;
+  // Turns of four pixels that lines of fewer would not fill.
+  if (outW % 4 !== 0 && outW <= 12) return device.force.operands === 'texture';
+  return device.force.operands === 'texture' || work >= 4 * groups * batch * (height * width * C4 + outH * outW * O4) * WORTH_A_COPY;
+}
 
 /** The variant for a gradient by the weight: the tuned one, or the cost model's. */
 export function chooseWeightGradient(
@@ -196,29 +211,33 @@ export function chooseWeightGradient(
     const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
     const lines = batch * outH, count4 = kh * kw * C4 * 4 * groups * O4;
     const most = Math.max(1, Math.floor(PARTIAL_BYTES / (count4 * 16)));
-    const modelled = (rows: number, columns: number, pixels: number): WeightGradientVariant & { splits: number } => {
+    const modelled = (rows: number, columns: number, pixels: number, textures: boolean): WeightGradientVariant & { splits: number } => {
       const { splits, perSplit } = splitLines(device, lines, outW, weightGradientTiles(call, { rows, columns }).whole, count4);
-      return { rows, columns, pixels, perSplit, splits };
+      return { rows, columns, pixels, textures, perSplit, splits };
     };
-    const candidate = ({ rows, columns, pixels, perSplit }: WeightGradientVariant): Candidate<WeightGradientVariant> => {
-      const variant = { rows, columns, pixels, perSplit };
+    const candidate = ({ rows, columns, pixels, textures, perSplit }: WeightGradientVariant): Candidate<WeightGradientVariant> => {
+      const variant = { rows, columns, pixels, textures, perSplit };
       const splits = Math.ceil(lines / perSplit);
       return {
-        name: `${rows}x${columns}${subgroup > 0 ? ` by ${pixels}` : ''}${splits > 1 ? `, ${splits} splits` : ''}`, variant, tolerance: roundingOf(lines * outW),
+        name: `${textures ? 'texture ' : ''}${rows}x${columns}${subgroup > 0 ? ` by ${pixels}` : ''}${splits > 1 ? `, ${splits} splits` : ''}`, variant, tolerance: roundingOf(lines * outW),
         kernels: () => [weightGradientKernel(device, variant), ...(splits > 1 ? [sumPartsKernel()] : [])],
       };
     };
     const tile = subgroup > 0 ? 0 : C4 * kw > 8 && O4 > 8 ? 64 : 32;
-    const pixels = subgroup <= 4 ? 1 : 2;
-    const expected = modelled(tile || Math.max(32, subgroup * 4), tile || Math.max(O4 <= 8 || subgroup <= 4 ? 32 : 64, subgroup * 4), pixels);
+    const readable = subgroup > 0 && device.operandTextures && weightGradientTextures(call, tensors) !== null;
+    const textures = readable && prefersTextures(device) && weightGradientTexturesPay(device, call);
+    // Four pixels a turn load and store the sums half as often as two; with the code of buffer loads they no longer fit into a processor's instruction cache.
+    const pixels = subgroup <= 4 ? 1 : textures ? 4 : 2;
+    const expected = modelled(tile || Math.max(32, subgroup * 4), tile || Math.max(O4 <= 8 || subgroup <= 4 ? 32 : 64, subgroup * 4), pixels, textures);
     const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]] : [[32, 32], [32, 64], [64, 32]].map(([rows, columns]): Tile => [Math.max(rows, subgroup * 4), Math.max(columns, subgroup * 4)]);
     const candidates = tiles.flatMap(([rows, columns]) => {
-      const own = modelled(rows, columns, pixels);
+      const own = modelled(rows, columns, pixels, textures);
       const others = [Math.ceil(own.splits / 2), own.splits * 2].map((splits) => ({ ...own, perSplit: rangesOf(lines, Math.min(most, splits)).perSplit }));
-      return [own, ...others, ...(subgroup > 0 ? [{ ...own, pixels: 3 - pixels }] : [])];
+      const turns = [1, 2, 4].filter((count) => subgroup > 0 && count !== pixels && rows * columns * count <= 32 * 64 * 4).map((count) => ({ ...own, pixels: count }));
+      return [own, ...others, ...turns, ...(readable ? [{ ...own, textures: !textures }] : [])];
     });
     const { tensors: shapes, fill } = outline(tensors);
-    const plain = { ...modelled(tiles[0][0], tiles[0][1], 1), perSplit: Math.max(1, lines) };
+    const plain = { ...modelled(tiles[0][0], tiles[0][1], 1, false), perSplit: Math.max(1, lines) };
     return { expected: candidate(expected), candidates: candidates.map(candidate), plain, tensors: shapes, output: 'sum', run: (variant, filled) => run(fill(filled), variant) };
   });
 }

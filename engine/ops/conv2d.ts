@@ -5,12 +5,13 @@ import {
 import { depthwiseInputGradientKernel, depthwiseKernel, depthwiseWeightGradientKernel } from '../../kernels/depthwise.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
 import type { WinogradSize } from '../../kernels/winograd.ts';
+import type { EarlierGradients } from '../autograd.ts';
 import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import {
-  chooseConvolution, chooseWeightGradient, splitLines, splitsTaps, textureOperands, usesSubgroups, weightGradientKernel, weightGradientTiles,
+  chooseConvolution, chooseWeightGradient, splitLines, splitsTaps, textureOperands, usesSubgroups, weightGradientKernel, weightGradientTextures, weightGradientTiles,
   type ConvolutionCall, type ConvolutionSizes, type ConvolutionTensors, type ConvolutionVariant, type WeightGradientCall, type WeightGradientTensors, type WeightGradientVariant,
 } from './conv2d-variants.ts';
 import { columnSums, epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
@@ -120,10 +121,17 @@ function runWeightGradient(device: Device, call: WeightGradientCall, tensors: We
   const splits = Math.ceil(lines / perSplit);
   const partial = splits === 1 ? sum : device.empty([splits * count4 * 4]);
   const tiles = whole * splits;
-  device.run(kernel, {
+  const params = {
     lines, linesPerSplit: perSplit, sourceH: g.height, sourceW: g.width, outH: g.outH, outW: g.outW, K4: g.C4, N4: g.O4, groups, kh: g.kh, kw: g.kw,
     stride, padding, tilesM, tilesN, tiles,
-  }, { source, upstream, partialSums: partial }, linearGrid(tiles));
+  };
+  const textures = variant.textures ? weightGradientTextures(call, tensors) : null;
+  if (textures) {
+    device.withTextures(textures, ([sourceRows, upstreamRows]) => (
+      device.run(kernel, params, { source: sourceRows, upstream: upstreamRows, partialSums: partial }, linearGrid(tiles))));
+  } else {
+    device.run(kernel, params, { source, upstream, partialSums: partial }, linearGrid(tiles));
+  }
   if (splits > 1) device.run(sumPartsKernel(), { count4, parts: splits }, { parts_: partial, sum }, gridOf(count4));
 }
 
@@ -204,13 +212,13 @@ export const conv2dOp = defineOp({
     return recording && weight.requiresGrad && source !== x ? { source } : {};
   },
 
-  backward: ({ device, inputs: [x, weight, bias, scale, residual], attributes, output, saved, gradient: byOutput, needs }) => {
+  backward: ({ device, inputs: [x, weight, bias, scale, residual], attributes, output, saved, gradient: byOutput, needs, earlier }) => {
     const g = geometry(x, weight, attributes);
     if (byOutput.size === 0) return [x, weight, bias, scale, residual].map((input, i) => (input && needs[i] ? device.zeros(input.shape) : null));
     const { sum: gradient, added } = epilogueGradients(byOutput, output, scale, attributes.relu, needs[2] || needs[4]);
     const byAdded = [added && needs[2] ? columnSums(device, added, null) : null, null, needs[4] ? added : null];
     if (isDepthwise(g)) return [...depthwiseBackward(device, g, attributes, x, weight, gradient, needs), ...byAdded];
-    if (isPointwise(g, attributes)) return [...pointwiseBackward(device, g, x, weight, gradient, needs), ...byAdded];
+    if (isPointwise(g, attributes)) return [...pointwiseBackward(device, g, x, weight, gradient, needs, earlier), ...byAdded];
     const { stride, padding, groups } = attributes;
     const { batch, height, width, outH, outW, kh, kw, C, O, C4, O4 } = g;
     const upstream = padded(gradient, 1, groups, O);
@@ -224,7 +232,7 @@ export const conv2dOp = defineOp({
       const target = C % 4 === 0 ? byInput : device.empty([(x.size / C) * C4 * 4]);
       runConvolution(device, {
         batch, sourceH: outH, sourceW: outW, targetH: height, targetW: width, K4: O4, N4: C4, groups, kh, kw, stride: 1, step: stride, padY: padding, padX: padding,
-      }, [2, 4], { source: upstream, weights: transposed, target });
+      }, [2, 4], { source: upstream, weights: transposed, target, residual: target === byInput ? earlier(0) : null });
       if (target !== byInput) crop(target, byInput, 1, groups, C4 * 4, 1, C);
     }
     if (needs[1]) {
@@ -236,11 +244,11 @@ export const conv2dOp = defineOp({
 });
 
 function pointwiseBackward(
-  device: Device, { batch, outH, outW, C, O }: Geometry, x: Tensor, weight: Tensor, gradient: Tensor, needs: readonly boolean[],
+  device: Device, { batch, outH, outW, C, O }: Geometry, x: Tensor, weight: Tensor, gradient: Tensor, needs: readonly boolean[], earlier: EarlierGradients,
 ): (Tensor | null)[] {
   const pixels = batch * outH * outW;
   const byInput = needs[0] ? device.empty(x.shape) : null;
-  if (byInput) gemm(device, { a: gradient, transposeA: false, b: weight, transposeB: true, output: byInput, m: pixels, n: C, k: O });
+  if (byInput) gemm(device, { a: gradient, transposeA: false, b: weight, transposeB: true, output: byInput, m: pixels, n: C, k: O, residual: earlier(0) });
   const byWeight = needs[1] ? device.empty(weight.shape) : null;
   if (byWeight) gemm(device, { a: x, transposeA: true, b: gradient, transposeB: false, output: byWeight, m: C, n: O, k: pixels });
   return [byInput, byWeight];

@@ -99,7 +99,7 @@ export const linearOp = defineOp({
     const [n, k] = weight.shape;
     gemm(device, { a: x, transposeA: false, b: weight, transposeB: true, output, m: sizeOf(x.shape.slice(0, -1)), n, k, bias, relu });
   },
-  backward: ({ device, inputs: [x, weight], attributes: { relu }, output, gradient: upstream, needs }) => {
+  backward: ({ device, inputs: [x, weight], attributes: { relu }, output, gradient: upstream, needs, earlier }) => {
     const [n, k] = weight.shape;
     const m = sizeOf(x.shape.slice(0, -1));
     let gradient = upstream;
@@ -111,7 +111,7 @@ export const linearOp = defineOp({
       gradient = maskGradient(device, upstream, output);
     }
     const byInput = needs[0] ? device.empty(x.shape) : null;
-    if (byInput) gemm(device, { a: gradient, transposeA: false, b: weight, transposeB: false, output: byInput, m, n: k, k: n });
+    if (byInput) gemm(device, { a: gradient, transposeA: false, b: weight, transposeB: false, output: byInput, m, n: k, k: n, residual: earlier(0) });
     const byWeight = needs[1] ? device.empty(weight.shape) : null;
     if (byWeight) gemm(device, { a: gradient, transposeA: true, b: x, transposeB: false, output: byWeight, m: n, n: k, k: m });
     return [byInput, byWeight, bias];

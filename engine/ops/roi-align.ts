@@ -90,7 +90,7 @@ export const roiAlignOp = defineOp({
     if (worth && operands.every((operand) => operand !== null)) device.withTextures(operands, (textures) => pool('texture', textures));
     else pool(vector ? 'vec4' : 'scalar', features);
   },
-  backward: ({ device, inputs, attributes, gradient: upstream, needs }) => {
+  backward: ({ device, inputs, attributes, gradient: upstream, needs, earlier }) => {
     const [boxes, ...features] = inputs;
     if (!needs.some((needed, i) => i > 0 && needed)) return inputs.map(() => null);
     const [images, perImage] = boxes.shape;
@@ -109,11 +109,12 @@ export const roiAlignOp = defineOp({
       const channels = vector ? depth / 4 : depth;
       const runs = Math.ceil(width / RUN);
       const count = images * height * runs * channels;
-      const params = { count, channels, height, width, runs, levels, level, perImage, resolution, samples }, buffers = { entries, counts, upstream, gradient };
+      const sum = earlier(level + 1);
+      const params = { count, channels, height, width, runs, levels, level, perImage, resolution, samples }, buffers = { entries, counts, upstream, ...(sum && { earlier: sum }), gradient };
       const lanes = device.subgroupSize;
       const whole = vector && lanes >= 4 && lanes <= 16 && channels % lanes === 0;
-      if (whole) device.run(roiAlignGradientSubgroupKernel(lanes), params, buffers, linearGrid(count / lanes));
-      else device.run(roiAlignGradientKernel(vector), params, buffers, linearGrid(Math.ceil(count / 64)));
+      if (whole) device.run(roiAlignGradientSubgroupKernel(lanes, sum !== null), params, buffers, linearGrid(count / lanes));
+      else device.run(roiAlignGradientKernel(vector, sum !== null), params, buffers, linearGrid(Math.ceil(count / 64)));
       return gradient;
     });
     return [null, ...gradients];

@@ -96,6 +96,8 @@ export const conv2dCases = {
     convCase('3 x 3 without padding', { x: [1, 7, 8, 4], kernel: [3, 3], O: 8, bias: true }),
     convCase('3 x 3 with much padding', { x: [1, 3, 4, 4], kernel: [3, 3], O: 4, padding: 3 }),
     convCase('3 x 3 in textures', { x: [1, 5, 6, 64], kernel: [3, 3], O: 64, padding: 1 }),
+    convCase('few channels in textures: lanes keep to their pixels', { x: [3, 9, 16, 4], kernel: [3, 3], O: 16, padding: 1 }),
+    convCase('12 of 16 channels, in textures', { x: [1, 7, 16, 8], kernel: [3, 3], O: 12, padding: 1, stride: 2, bias: true }),
     convCase('1 x 1 in textures', { x: [2, 3, 3, 64], kernel: [1, 1], O: 128, bias: true }),
     convCase('a long sum, split', { x: [1, 4, 4, 128], kernel: [3, 3], O: 8, stride: 2, padding: 1 }),
     convCase('more padding than kernel', { x: [1, 3, 2, 4], kernel: [1, 2], O: 4, padding: 2 }),
