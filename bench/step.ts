@@ -7,7 +7,7 @@
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { add, AdamW, backward, initialBoxes, normalizeImages, Random, sum, type Device, type Tensor } from '../engine/index.ts';
+import { add, backward, initialBoxes, normalizeImages, Random, sum, type Device, type Tensor } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { criterion } from '../model/criterion.ts';
 import { DynamicHead } from '../model/dynamic-head.ts';
@@ -17,7 +17,8 @@ import { uploadTargets } from '../model/matching.ts';
 import { Proposals } from '../model/proposals.ts';
 import { ResNet } from '../model/resnet.ts';
 import { InputError } from '../training/errors.ts';
-import { presetConfig } from '../training/recipe.ts';
+import { presetConfig, type TrainingConfig } from '../training/recipe.ts';
+import { TrainingStep } from '../training/step.ts';
 import { noise } from './case.ts';
 import { KEEPS_MEMORY, median, sampleInterleaved, summarize, type Job, type Timing } from './measure.ts';
 import { digits, type Adapter, type Report } from './output.ts';
@@ -62,7 +63,7 @@ function randomBatch({ batch, height, width, objects }: StepSizes, numClasses: n
 
 export interface WholeStep {
   readonly job: Job;
-  /** The update alone, by the gradients of the step before. */
+  /** The update alone, by gradients that its first run leaves. */
   readonly update: Job;
   /** The most bytes that tensors hold during a step. */
   peakBytes(): Promise<number>;
@@ -77,22 +78,30 @@ const jobOn = (device: Device, name: string, body: () => void): Job => ({
   },
 });
 
-/** The step of training/train.ts, at a learning rate of 0: what it costs does not change as it goes. */
-export function wholeStep(device: Device, config: ModelConfig, sizes: StepSizes, { weightDecay, clipNorm }: { readonly weightDecay: number; readonly clipNorm: number }): WholeStep {
+/** The step of training/train.ts, replayed where the preset replays it, at a learning rate of 0: what it costs does not change as it goes. */
+export function wholeStep(device: Device, config: ModelConfig, sizes: StepSizes, training: TrainingConfig): WholeStep {
   const model = new DynamicSparseRCNN(device, config);
-  const optimizer = new AdamW(model.trainable(), { weightDecay });
+  const step = new TrainingStep(device, model, { ...training, accumulation: 1 });
   const { images, targets } = randomBatch(sizes, config.numClasses);
-  const update = (): void => { device.scope(() => { optimizer.step({ learningRate: 0, maxGradientNorm: clipNorm || undefined }); }); };
-  const job = jobOn(device, 'whole step', () => {
-    optimizer.zeroGrad();
-    device.scope(() => backward(model.loss(images, targets, 1).total));
-    update();
-    device.flush();
-  });
+  const parameters = model.trainable();
+  const job: Job = {
+    name: 'whole step',
+    run: async (times) => {
+      for (let i = 0; i < times; i++) {
+        const { passes, norm } = await step.run(async () => ({ images, targets }), { learningRate: 0, temperature: 1 });
+        for (const tensor of [norm, ...passes.flatMap(({ parts, positives }) => [parts, positives])]) tensor.dispose();
+      }
+      await device.synchronize();
+    },
+  };
   return {
-    job, update: jobOn(device, 'update', update),
+    job,
+    update: jobOn(device, 'update', () => device.scope(() => {
+      if (parameters.every(({ tensor }) => tensor.grad === null)) backward(model.loss(images, targets, 1).total);
+      step.optimizer.step({ learningRate: 0, maxGradientNorm: training.clipNorm || undefined });
+    })),
     peakBytes: async () => {
-      await job.run(1);
+      await job.run(3);
       device.resetPeak();
       await job.run(1);
       return device.memory().peakBytes;
