@@ -104,8 +104,11 @@ export const SUBGROUP_TILES: Readonly<Record<number, Readonly<Record<TileSize, M
   16: { wide: { rows: 32, columns: 128 }, large: { rows: 32, columns: 64 }, small: { rows: 16, columns: 64 } },
 };
 
-/** C = op(A) op(B) with one subgroup a workgroup; a shader for each form, tile, access and epilogue. */
-export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulForm, size: TileSize, access: SubgroupAccess, epilogue: Epilogue): Kernel => {
+/**
+ * C = op(A) op(B) with one subgroup a workgroup; a shader for each form, tile, access and epilogue. `sums`, with A transposed and read as vec4s: also writes the sums of
+ * op(A) over K, [M], of a product that is neither batched nor split.
+ */
+export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulForm, size: TileSize, access: SubgroupAccess, epilogue: Epilogue, sums: boolean): Kernel => {
   const tile = SUBGROUP_TILES[lanes][size];
   const transposedA = form[0] === 't', transposedB = form[1] === 't';
   const { rows } = tile;
@@ -168,9 +171,11 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     a: operand, b: operand,
     ...epilogueBuffers(epilogue, vec4Output ? 'vec4f' : 'f32'),
     output: vec4Output ? 'write vec4f' : 'write f32',
+    ...(sums ? { sums_: 'write vec4f' } : {}),
   };
+  const sumsOfA = sums ? range(blocksA) : [];
   return defineKernel({
-    name: `matmul_${form}_f32_sg${lanes}_${rows}x${tile.columns}_${access}${epilogue}`,
+    name: `matmul_${form}_f32_sg${lanes}_${rows}x${tile.columns}_${access}${epilogue}${sums ? '_sums' : ''}`,
     workgroup: [lanes],
     params: { ...MATMUL_PARAMS, ...TEXTURE_PARAMS[access] },
     buffers,
@@ -179,10 +184,13 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     body: `${tilePlacement(tile)}
   ${[...placeA, ...placeB].join('\n  ')}
   ${range(rows).map((row) => range(vectors).map((j) => `var c${row}_${j} = ${type}();`).join(' ')).join('\n  ')}
+  ${sumsOfA.map((i) => `var sum${i} = vec4f();`).join(' ')}
   for (var k = k0; k < k1; k += 4u) {
 ${[...loadsA, ...loadsB].join('\n')}
+${sumsOfA.map((i) => `sum${i} += (a0_${i} + a1_${i}) + (a2_${i} + a3_${i});`).join(' ')}
 ${products}
   }
+  ${sumsOfA.map((i) => `{ let x = row0 / 4u + ${i * lanes}u + lane; if (column0 == 0u && x < min(row0 + ${rows}u, p.m) / 4u) { sums_[x] = sum${i}; } }`).join('\n  ')}
   ${columnLoads.filter((line) => line !== '').join('\n  ')}
   // Stored in a loop over a local array: unrolled, the stores would be most of the code.
   var sums = array<${type}, ${rows * vectors}>(${range(rows).map((row) => range(vectors).map((j) => `c${row}_${j}`).join(', ')).join(', ')});

@@ -143,7 +143,7 @@ export function chooseGemm(device: Device, problem: Gemm, run: (device: Device, 
       return {
         name: `${textures ? 'texture' : 'buffer'} ${rows}x${columns}${slices > 1 ? `, ${slices} slices` : ''}`, variant, tolerance: roundingOf(k),
         // Without epilogues, which are the same few lines in all of them.
-        kernels: () => [tiles === WORKGROUP_TILES ? tiledMatmulKernel(form, size === 'wide' ? 'large' : size, access, n % 4 === 0, '') : subgroupMatmulKernel(lanes, form, size, textures && copied ? copied.access : access, ''),
+        kernels: () => [tiles === WORKGROUP_TILES ? tiledMatmulKernel(form, size === 'wide' ? 'large' : size, access, n % 4 === 0, '') : subgroupMatmulKernel(lanes, form, size, textures && copied ? copied.access : access, '', false),
           ...(slices > 1 ? [sumSlicesKernel(n % 4 === 0 ? 'vec4' : 'scalar', '')] : [])],
       };
     };

@@ -44,12 +44,17 @@ export interface Gemm extends EpilogueOperands {
   readonly batch?: number;
   /** Adds up the products of all batch entries. */
   readonly sumBatch?: boolean;
+  /** [M], receives the sums of op(A) over K; for A transposed and one matrix. */
+  readonly sumsOfA?: Tensor | null;
 }
 
 /** output = op(A) op(B), by batch entry or summed over them, through the epilogue asked for. `variant`: how, where that is not to be chosen (gemm-variants.ts). */
 export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void {
-  const { a, b, output, transposeA, transposeB, m, n, k, batch = 1, sumBatch = false } = problem;
-  if (m === 0 || n === 0 || (batch === 0 && !sumBatch)) return;
+  const { a, b, output, transposeA, transposeB, m, n, k, batch = 1, sumBatch = false, sumsOfA } = problem;
+  if (m === 0 || n === 0 || (batch === 0 && !sumBatch)) {
+    if (sumsOfA) columnSums(device, a, null, sumsOfA);
+    return;
+  }
   const { form, access, widthA, widthB } = layoutOf(problem);
   const { epilogue, buffers } = epilogueOperands(problem);
   const lanes = device.subgroupSize;
@@ -61,8 +66,10 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
   const matrices = batch * slices;
   const summed = slices > 1 || (sumBatch && batch !== 1);
   const direct = summed ? '' : epilogue;
+  const sums = sumsOfA && subgroups && !summed && access !== 'scalar' ? sumsOfA : null;
+  if (sumsOfA && !sums) columnSums(device, a, null, sumsOfA);
   const kernel: Kernel = subgroups
-    ? subgroupMatmulKernel(lanes, form, size, subgroupAccess, direct)
+    ? subgroupMatmulKernel(lanes, form, size, subgroupAccess, direct, sums !== null)
     : tiledMatmulKernel(form, size === 'wide' ? 'large' : size, access, n % 4 === 0, direct);
   const rowTiles = Math.ceil(m / tile.rows), columnTiles = Math.ceil(n / tile.columns);
   const groups = rowTiles * columnTiles * matrices;
@@ -73,7 +80,7 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
     linesB: problem.sharedB ? 0 : transposeB ? n : k,
   };
   const product = summed ? device.empty([matrices, m, n]) : output;
-  const rest = { output: product, ...(summed ? {} : buffers) };
+  const rest = { output: product, ...(summed ? {} : buffers), ...(sums && { sums_: sums }) };
   if (textures) {
     const located = { ...params, ...textures.params };
     device.withTextures(textures.operands, ([textureA, textureB]) => device.run(kernel, located, { a: textureA, b: textureB, ...rest }, linearGrid(groups)));
@@ -93,19 +100,20 @@ function sumSlices(device: Device, partial: Tensor, output: Tensor, slices: numb
 }
 
 const ROWS_OF_A_BLOCK = 64;
+/** As many rows are one block: another dispatch to add up blocks would take longer. */
+const ROWS_AT_ONCE = 256;
 const MOST_BLOCKS = 128;
 
 /**
  * Sums of the columns of `upstream` [..., N]: the gradient of a bias. With `activated`, the output of a ReLU, the gradient is first set to 0 where that is not
- * positive, and `masked` receives it.
+ * positive, and `masked` receives it. Written to `output` where that is given.
  */
-export function columnSums(device: Device, upstream: Tensor, relu: { readonly activated: Tensor; readonly masked: Tensor } | null): Tensor {
+export function columnSums(device: Device, upstream: Tensor, relu: { readonly activated: Tensor; readonly masked: Tensor } | null, output: Tensor = device.empty([upstream.shape[upstream.rank - 1]])): Tensor {
   const n = upstream.shape[upstream.rank - 1];
   const rows = sizeOf(upstream.shape.slice(0, -1));
-  const output = device.empty([n]);
   const access = n % 4 === 0 ? 'vec4' : 'scalar';
   const width = access === 'vec4' ? n / 4 : n;
-  const blockRows = Math.max(ROWS_OF_A_BLOCK, Math.ceil(rows / MOST_BLOCKS));
+  const blockRows = rows <= ROWS_AT_ONCE ? ROWS_AT_ONCE : Math.max(ROWS_OF_A_BLOCK, Math.ceil(rows / MOST_BLOCKS));
   const blocks = Math.ceil(rows / blockRows);
   const partial = blocks === 1 ? output : device.empty([blocks, n]);
   const columnGroups = Math.ceil(width / 32);

@@ -103,8 +103,10 @@ export const linearOp = defineOp({
     const [n, k] = weight.shape;
     const m = sizeOf(x.shape.slice(0, -1));
     let gradient = upstream;
-    let bias: Tensor | null = null;
-    if (needs[2]) {
+    // The bias's gradient: with the mask of a ReLU, else with the weight's gradient, which reads the same values.
+    let bias: Tensor | null = needs[2] && !relu && needs[1] ? device.empty([n]) : null;
+    const sumsOfA = bias;
+    if (needs[2] && !bias) {
       if (relu) gradient = device.empty(upstream.shape);
       bias = columnSums(device, upstream, relu ? { activated: output, masked: gradient } : null);
     } else if (relu) {
@@ -113,7 +115,7 @@ export const linearOp = defineOp({
     const byInput = needs[0] ? device.empty(x.shape) : null;
     if (byInput) gemm(device, { a: gradient, transposeA: false, b: weight, transposeB: false, output: byInput, m, n: k, k: n, residual: earlier(0) });
     const byWeight = needs[1] ? device.empty(weight.shape) : null;
-    if (byWeight) gemm(device, { a: gradient, transposeA: true, b: x, transposeB: false, output: byWeight, m: n, n: k, k: m });
+    if (byWeight) gemm(device, { a: gradient, transposeA: true, b: x, transposeB: false, output: byWeight, m: n, n: k, k: m, sumsOfA });
     return [byInput, byWeight, bias];
   },
 });
