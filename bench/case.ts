@@ -139,7 +139,10 @@ export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, toget
     job: {
       name: 'forward',
       run: async (times) => {
-        for (let i = 0; i < times; i++) device.noGrad(() => device.scope(() => { run(tensors); }));
+        for (let i = 0; i < times; i++) {
+          device.forgetOperands();
+          device.noGrad(() => device.scope(() => { run(tensors); }));
+        }
         await device.synchronize();
       },
     },
@@ -175,6 +178,7 @@ export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, toget
         name: label(part),
         run: async (times) => {
           for (let i = 0; i < times; i++) {
+            device.forgetOperands();
             backward(output, cotangent);
             for (const name of part.by) leaves[name].zeroGrad();
           }
@@ -195,6 +199,7 @@ export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, toget
       name: TOGETHER,
       run: async (times) => {
         for (let i = 0; i < times; i++) {
+          device.forgetOperands();
           device.scope(() => backward(run(leaves), cotangent));
           for (const name of by) leaves[name].zeroGrad();
         }

@@ -104,7 +104,7 @@ export class Device {
     this.subgroupSize = options.subgroups !== false && gpu.features.has('subgroups') && fixed ? info.subgroupMinSize : 0;
     this.force = options.force ?? {};
     this.operandTextures = (options.languageFeatures ?? globalThis.navigator?.gpu?.wgslLanguageFeatures ?? new Set<string>()).has('readonly_and_readwrite_storage_textures');
-    this.dispatcher = new Dispatcher(gpu);
+    this.dispatcher = new Dispatcher(gpu, { written: (buffer) => this.textures.written(buffer), replaying: () => this.textures.forget() });
     const maxBytes = Math.min(gpu.limits.maxBufferSize, gpu.limits.maxStorageBufferBindingSize);
     const beforeDestroying = (): void => {
       this.dispatcher.flush();
@@ -356,6 +356,7 @@ export class Device {
   }
 
   private recordTo(recording: Recording | null): void {
+    this.textures.forget();
     this.recorder = recording;
     this.dispatcher.recording = recording?.list ?? null;
   }
@@ -388,18 +389,13 @@ export class Device {
 
   /** Runs `body` with matrices copied into operand textures (see textures.ts). What `body` records is all that sees them. */
   withTextures<T>(operands: readonly TextureOperand[], body: (textures: readonly OperandTexture[]) => T): T {
-    const textures: OperandTexture[] = [];
-    try {
-      for (const { matrix, lines, texels, layout } of operands) {
-        const texture = this.textures.acquire(layout.blocks * layout.pitch, layout.blockLines);
-        textures.push(texture);
-        this.recorder?.use(matrix);
-        this.dispatcher.copyToTexture(matrix.storage.range, lines, texels, texture, layout);
-      }
-      return body(textures);
-    } finally {
-      for (const texture of textures) this.textures.release(texture);
-    }
+    if (this.recorder) for (const { matrix } of operands) this.recorder.use(matrix);
+    return this.textures.with(operands, this.dispatcher, body);
+  }
+
+  /** Operands are copied into textures again, even those that are still there: for who times what a first use costs. */
+  forgetOperands(): void {
+    this.textures.forget();
   }
 
   /** Dispatches encoded since the device was opened. */

@@ -29,6 +29,14 @@ export interface Probe {
   finishing(encoder: GPUCommandEncoder): void;
 }
 
+/** Who must know which buffers work writes to (textures.ts). */
+export interface WriteObserver {
+  /** Work that writes to a buffer was recorded. */
+  written(buffer: number): void;
+  /** A list of commands is encoded: it may write to anything. */
+  replaying(): void;
+}
+
 /** A submit costs about as much as a dispatch; submitting this often lets the device start while JavaScript still records. */
 const DISPATCHES_PER_SUBMIT = 96;
 const MAX_BIND_GROUPS = 16384;
@@ -82,7 +90,7 @@ export class Dispatcher {
   private probe: Probe | null = null;
   private queue: CommandSink;
 
-  constructor(private readonly device: GPUDevice) {
+  constructor(private readonly device: GPUDevice, private readonly observer: WriteObserver) {
     this.queue = device.queue;
     this.ring = new ParamBlock(device);
     device.addEventListener('uncapturederror', (event) => this.fail(new Error(`WebGPU: ${event.error.message}`)));
@@ -105,8 +113,10 @@ export class Dispatcher {
     const { block, slot } = this.recording?.nextSlot() ?? this.nextSlot();
     block.fill(slot, kernel, params);
     const bound = kernel.buffers.map((b): Bound => {
-      const bindable = buffers[b.name];
-      return 'storage' in bindable ? bindable.storage.range : bindable;
+      const bindable: Bindable = buffers[b.name];
+      const resource: Bound = 'storage' in bindable ? bindable.storage.range : bindable;
+      if (b.access === 'write') this.observer.written(resource.id);
+      return resource;
     });
     this.add({ kind: 'dispatch', pipeline: compiled.pipeline, bindGroup: this.bindGroup(compiled, bound, block), offsets: [slot * SLOT_BYTES], grid, kernel, params, bound });
   }
@@ -114,6 +124,7 @@ export class Dispatcher {
   /** Records a copy between two buffers. */
   copy(source: BufferRange, destination: BufferRange, bytes: number): void {
     if (bytes === 0) return;
+    this.observer.written(destination.id);
     this.add({ kind: 'copy', source: source.gpu, sourceOffset: source.offset, destination: destination.gpu, destinationOffset: destination.offset, bytes });
   }
 
@@ -124,16 +135,19 @@ export class Dispatcher {
 
   /** Records zeroing a range. */
   clear(range: BufferRange, bytes: number): void {
+    this.observer.written(range.id);
     if (bytes > 0) this.add({ kind: 'clear', buffer: range.gpu, offset: range.offset, bytes });
   }
 
   /** Encodes the commands of a list, in their order, after what was recorded so far. */
   replay({ commands }: CommandList): void {
+    this.observer.replaying();
     for (const command of commands) this.encode(command);
   }
 
   /** Writes bytes at once; work recorded so far is submitted before, so that it still sees what was there. In a capture the bytes become constants of it. */
   write(range: BufferRange, data: ArrayBuffer, byteOffset: number, bytes: number): void {
+    this.observer.written(range.id);
     if (this.recording) {
       this.recording.write(range.gpu, range.offset, data, byteOffset, bytes);
       return;

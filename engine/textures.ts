@@ -7,6 +7,7 @@
  */
 import type { MemoryLedger } from './buffers.ts';
 import type { Device } from './device.ts';
+import type { Dispatcher } from './dispatcher.ts';
 import type { Tensor } from './tensor.ts';
 
 export interface OperandTexture {
@@ -19,8 +20,20 @@ export interface OperandTexture {
   readonly bytes: number;
   /** Of the matrix last copied into it. */
   matrixBytes: number;
-  /** Captures that use it: it lives as long as they do, but serves others as well, since every use begins with a copy. */
+  /** Captures that use it: it lives as long as they do, but serves others as well, since no replay relies on what was in it before. */
   captures: number;
+  /** The matrix that is in it, as long as its buffer has not been written since. */
+  copied: CopiedMatrix | null;
+}
+
+/** Where a matrix was copied from and how it lies. */
+interface CopiedMatrix {
+  /** The buffer's id. */
+  readonly buffer: number;
+  readonly offset: number;
+  readonly lines: number;
+  readonly texels: number;
+  readonly blockLines: number;
 }
 
 /** How the lines of a matrix lie in a texture. */
@@ -101,9 +114,22 @@ function textureLayout(lines: number, texels: number, maxSide: number): TextureL
 /** Texels that no texture's row is a multiple of 64 long by: rows a power of two apart would fall into the same cache sets. */
 const ROW_PADDING = 4;
 
-/** Textures to copy operands into. One is used by the dispatch after the copy and then goes back at once: the device works in order. */
+const copyOf = ({ matrix, lines, texels, layout }: TextureOperand): CopiedMatrix => {
+  const { id, offset } = matrix.storage.range;
+  return { buffer: id, offset, lines, texels, blockLines: layout.blockLines };
+};
+
+const same = (a: CopiedMatrix, b: CopiedMatrix | null): boolean => (
+  b !== null && a.buffer === b.buffer && a.offset === b.offset && a.lines === b.lines && a.texels === b.texels && a.blockLines === b.blockLines);
+
+/**
+ * Textures to copy operands into. One is used by the dispatch after the copy and then goes back at once: the device works in order. A matrix that is still in a free
+ * texture, and whose buffer nothing has written since, is not copied again: weights serve several images, an upstream gradient the gradients by input and weight.
+ */
 export class TexturePool {
   private free: OperandTexture[] = [];
+  /** Textures whose `copied` names a buffer, by its id. */
+  private readonly copies = new Map<number, Set<OperandTexture>>();
   private nextId = 1;
 
   /**
@@ -112,12 +138,67 @@ export class TexturePool {
    */
   constructor(private readonly device: GPUDevice, private readonly ledger: MemoryLedger, private readonly onDestroy: () => void, private readonly mayDestroy: () => boolean) {}
 
-  /** A texture at least that large, in texels. */
-  acquire(width: number, height: number): OperandTexture {
+  /** Runs `body` with matrices in textures. What `body` records is all that sees them. */
+  with<T>(operands: readonly TextureOperand[], dispatcher: Dispatcher, body: (textures: readonly OperandTexture[]) => T): T {
+    const wanted = operands.map(copyOf);
+    const textures = wanted.map((copy) => this.holding(copy));
+    try {
+      operands.forEach(({ matrix, lines, texels, layout }, i) => {
+        if (textures[i]) return;
+        const texture = this.acquire(layout.blocks * layout.pitch, layout.blockLines);
+        textures[i] = texture;
+        dispatcher.copyToTexture(matrix.storage.range, lines, texels, texture, layout);
+        this.note(texture, wanted[i]);
+      });
+      return body(textures as OperandTexture[]);
+    } finally {
+      for (const texture of textures) if (texture) this.release(texture);
+    }
+  }
+
+  /** To be told of every buffer that recorded work writes to. */
+  written(buffer: number): void {
+    const textures = this.copies.get(buffer);
+    if (!textures) return;
+    for (const texture of textures) texture.copied = null;
+    this.copies.delete(buffer);
+  }
+
+  /** Nothing that textures hold is relied on any more: work is recorded to, or encoded from, another list. */
+  forget(): void {
+    for (const buffer of [...this.copies.keys()]) this.written(buffer);
+  }
+
+  private note(texture: OperandTexture, copy: CopiedMatrix | null): void {
+    const { copied } = texture;
+    if (copied) {
+      const textures = this.copies.get(copied.buffer);
+      textures?.delete(texture);
+      if (textures?.size === 0) this.copies.delete(copied.buffer);
+    }
+    texture.copied = copy;
+    if (!copy) return;
+    const textures = this.copies.get(copy.buffer) ?? new Set();
+    textures.add(texture);
+    this.copies.set(copy.buffer, textures);
+  }
+
+  /** A free texture that has the matrix. */
+  private holding(copy: CopiedMatrix): OperandTexture | null {
+    const texture = this.free.find(({ copied }) => same(copy, copied));
+    if (!texture) return null;
+    this.free.splice(this.free.indexOf(texture), 1);
+    this.ledger.reuse(texture.bytes);
+    return texture;
+  }
+
+  /** A texture at least that large, in texels: of the smallest ones that which holds nothing, or was not used for longest. */
+  private acquire(width: number, height: number): OperandTexture {
     const fitting = this.free.filter((texture) => texture.width >= width && texture.height >= height);
     let texture: OperandTexture;
     if (fitting.length > 0) {
-      texture = fitting.reduce((best, other) => (other.bytes < best.bytes ? other : best));
+      texture = fitting.reduce((best, other) => (other.bytes < best.bytes || (other.bytes === best.bytes && best.copied && !other.copied) ? other : best));
+      this.note(texture, null);
       this.free.splice(this.free.indexOf(texture), 1);
       this.ledger.reuse(texture.bytes);
     } else {
@@ -128,7 +209,7 @@ export class TexturePool {
     return texture;
   }
 
-  release(texture: OperandTexture): void {
+  private release(texture: OperandTexture): void {
     this.free.push(texture);
     this.ledger.release(texture.bytes);
   }
@@ -137,6 +218,7 @@ export class TexturePool {
   private trim(): void {
     this.onDestroy();
     for (const texture of this.idle()) {
+      this.note(texture, null);
       texture.gpu.destroy();
       this.ledger.drop(texture.bytes);
     }
@@ -151,6 +233,6 @@ export class TexturePool {
     const maxSide = this.device.limits.maxTextureDimension2D;
     const size: [number, number] = [Math.min(maxSide, Math.ceil(width / 64) * 64 + ROW_PADDING), Math.min(maxSide, Math.ceil(height / 64) * 64)];
     const gpu = this.device.createTexture({ label: 'operand', size, format: 'rgba32float', usage: GPUTextureUsage.COPY_DST | GPUTextureUsage.STORAGE_BINDING });
-    return { id: this.nextId++, gpu, view: gpu.createView(), width: size[0], height: size[1], bytes: size[0] * size[1] * TEXEL_BYTES, matrixBytes: 0, captures: 0 };
+    return { id: this.nextId++, gpu, view: gpu.createView(), width: size[0], height: size[1], bytes: size[0] * size[1] * TEXEL_BYTES, matrixBytes: 0, captures: 0, copied: null };
   }
 }
