@@ -19,7 +19,7 @@ export type Settle = <T>(promise: Promise<T>, exactly?: boolean) => Promise<T>;
 export interface ForcedVariants {
   /** Where matrix products read their operands from. */
   readonly operands?: 'buffer' | 'texture';
-  /** How 3x3 convolutions of stride 1 are computed, forward and gradient by the input. */
+  /** How 3x3 convolutions of stride 1 are computed, forward and gradient by the input; `winograd4` as F(2x2) in a forward pass that gradients follow. */
   readonly convolution?: 'direct' | 'winograd2' | 'winograd4';
 }
 

@@ -83,14 +83,14 @@ function upload(device: Device, input: OpInput): Tensor {
   return device.tensor(Float32Array.from(input.data), input.shape);
 }
 
-async function evaluate(device: Device, op: OpCase, cotangent: Float32Array<ArrayBuffer> | null): Promise<{ shape: readonly number[]; output: Float64Array; gradients: (Float64Array | null)[] }> {
+async function evaluate(device: Device, op: OpCase, cotangent: Float32Array<ArrayBuffer> | null, inference = false): Promise<{ shape: readonly number[]; output: Float64Array; gradients: (Float64Array | null)[] }> {
   const kept = device.scope(() => {
     const inputs = op.inputs.map((input) => {
       const tensor = device.keep(upload(device, input));
       tensor.requiresGrad = cotangent !== null && (input.dtype ?? 'f32') === 'f32' && (input.differentiate ?? true);
       return tensor;
     });
-    const output = op.run(inputs);
+    const output = inference ? device.noGrad(() => op.run(inputs)) : op.run(inputs);
     if (cotangent && output.requiresGrad) backward(output, device.tensor(cotangent, output.shape));
     return { inputs, output: device.keep(output) };
   });
@@ -130,6 +130,11 @@ export async function checkOp(device: Device, op: OpCase, differentiable: boolea
   const again = await evaluate(device, op, cotangent);
   expect(again.output, 'the same bits twice').toEqual(output);
   expect(again.gradients, 'the same gradient bits twice').toEqual(gradients);
+  if (device.force.convolution) {
+    // Without gradients other variants may be taken.
+    const inferred = await evaluate(device, op, null, true);
+    expect(relativeError(inferred.output, expected.data), 'relative L2 error of the output in inference').toBeLessThanOrEqual(tolerance);
+  }
   expect(device.memory().liveBytes, 'live GPU bytes afterwards').toBe(before);
   if (!cotangent) return;
 

@@ -28,7 +28,8 @@ const WEIGHT_VALUE_COST = 16;
 /** The variant with the least work, or null where the direct sum has: every value that a transform touches costs, so few channels or few tiles do not pay. */
 export function winogradSize(device: Device, { batch, targetH, targetW, K4, N4 }: WinogradCall, sizes: readonly WinogradSize[]): WinogradSize | null {
   const forced = device.force.convolution;
-  if (forced !== undefined) return forced === 'direct' ? null : forced === 'winograd2' ? 2 : 4;
+  // F(4x4) only where it may be chosen: its rounding in a forward pass that gradients follow would move values across a ReLU.
+  if (forced !== undefined) return forced === 'direct' ? null : forced === 'winograd4' && sizes.includes(4) ? 4 : 2;
   const K = K4 * 4, N = N4 * 4;
   let best: WinogradSize | null = null;
   let least = batch * targetH * targetW * 9 * K * N;
