@@ -1,6 +1,6 @@
 /** What users of the engine as a library rely on: memory by scopes, gradients over shared subexpressions, clear errors, the same random numbers everywhere. */
 import { describe, expect, test } from 'vitest';
-import { add, affine, backward, checkpoint, defineOp, exp, philox, Random, relu, reshape, square, sum, tanh, type Tensor } from '../engine/index.ts';
+import { add, affine, backward, checkpoint, conv2d, defineOp, exp, linear, philox, Random, relu, reshape, roiAlign, square, sum, tanh, type Tensor } from '../engine/index.ts';
 import { defineKernel } from '../kernels/kernel.ts';
 import { openDevice } from '../engine/node.ts';
 import { testDevice } from './devices.ts';
@@ -83,6 +83,41 @@ describe('backward', () => {
     x.zeroGrad();
     expect(x.grad).toBeNull();
     x.dispose();
+  });
+
+  /** Uses of one map [2, 6, 6, 8]; those of products and convolutions and RoIAlign add to what the others gave in their own kernels. */
+  const boxes = (): Tensor => device.tensor(Float32Array.of(0, 0, 20, 16, 4, 4, 24, 24, 2, 0, 9, 24, 0, 8, 24, 20), [2, 2, 4]);
+  const weights = (shape: readonly number[], seed: number): Tensor => device.tensor(new Random(seed).normalArray(shape.reduce((a, b) => a * b)), shape);
+  const uses: Readonly<Record<string, (map: Tensor) => Tensor>> = {
+    linear: (map) => linear(map, weights([12, 8], 1), null),
+    'linear of odd width': (map) => linear(map, weights([5, 8], 2), null, { activation: 'relu' }),
+    'convolution 3x3': (map) => conv2d(map, weights([3, 3, 8, 4], 3), null, { padding: 1 }),
+    'convolution 3x3 / 2': (map) => conv2d(map, weights([3, 3, 8, 16], 4), null, { padding: 1, stride: 2 }),
+    'convolution 1x1': (map) => conv2d(map, weights([1, 1, 8, 8], 5), null),
+    'grouped convolution': (map) => conv2d(map, weights([3, 3, 2, 8], 6), null, { padding: 1, groups: 4 }),
+    roiAlign: (map) => roiAlign([map], boxes(), { resolution: 3, strides: [4] }),
+    square,
+  };
+
+  test.each([[...Object.keys(uses)], [...Object.keys(uses)].reverse(), ['roiAlign', 'linear', 'roiAlign', 'square', 'convolution 1x1', 'roiAlign']])('adds up what many ops give: %s, ...', async (...names) => {
+    const before = live();
+    const run = async (used: readonly string[]): Promise<Float32Array> => {
+      const x = device.parameter(new Random(9).normalArray(2 * 6 * 6 * 8), [2, 6, 6, 8]);
+      device.scope(() => {
+        const map = affine(x, 1);
+        backward(used.map((name) => sum(square(uses[name](map)))).reduce((a, b) => add(a, b)));
+      });
+      const gradient = (await x.grad!.read()) as Float32Array;
+      x.zeroGrad();
+      x.dispose();
+      return gradient;
+    };
+    const together = await run(names);
+    const alone = await Promise.all(names.map((name) => run([name])));
+    const expected = together.map((_, i) => alone.reduce((total, gradient) => total + gradient[i], 0));
+    const largest = expected.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+    together.forEach((value, i) => expect(Math.abs(value - expected[i])).toBeLessThanOrEqual(1e-5 * largest));
+    expect(live()).toBe(before);
   });
 
   test('through a checkpoint gives the same bits with less memory, also with several outputs and one left out', async () => {
