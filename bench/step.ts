@@ -63,7 +63,7 @@ function randomBatch({ batch, height, width, objects }: StepSizes, numClasses: n
 
 export interface WholeStep {
   readonly job: Job;
-  /** The update alone, by gradients that its first run leaves. */
+  /** The update alone, by gradients that its first run computes. */
   readonly update: Job;
   /** The most bytes that tensors hold during a step. */
   peakBytes(): Promise<number>;
@@ -84,6 +84,8 @@ export function wholeStep(device: Device, config: ModelConfig, sizes: StepSizes,
   const step = new TrainingStep(device, model, { ...training, accumulation: 1 });
   const { images, targets } = randomBatch(sizes, config.numClasses);
   const parameters = model.trainable();
+  /** What the update's first run computes, for all of its runs: a whole step drops its own. */
+  const gradients: (Tensor | null)[] = [];
   const job: Job = {
     name: 'whole step',
     run: async (times) => {
@@ -97,7 +99,14 @@ export function wholeStep(device: Device, config: ModelConfig, sizes: StepSizes,
   return {
     job,
     update: jobOn(device, 'update', () => device.scope(() => {
-      if (parameters.every(({ tensor }) => tensor.grad === null)) backward(model.loss(images, targets, 1).total);
+      if (gradients.length === 0) {
+        backward(model.loss(images, targets, 1).total);
+        gradients.push(...parameters.map(({ tensor }) => tensor.grad && device.keep(tensor.grad.detach())));
+      }
+      parameters.forEach(({ tensor }, i) => {
+        const gradient = gradients[i];
+        if (gradient && tensor.grad === null) tensor.grad = device.keep(gradient.detach());
+      });
       step.optimizer.step({ learningRate: 0, maxGradientNorm: training.clipNorm || undefined });
     })),
     peakBytes: async () => {
