@@ -5,7 +5,7 @@
  * x [images, pixels, columns] in vec4s, columns = groups * members; `statistics`, `sums`, `means` as in norm.ts.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { range } from './matmul.ts';
+import { addMoments } from './norm.ts';
 
 const PARAMS = { pixels: 'u32', columns: 'u32', members: 'u32', groups: 'u32', items: 'u32', inverse: 'f32' } as const;
 
@@ -18,47 +18,28 @@ const SCOPE = `
 /** WGSL that writes one value for all members of the group. */
 const fill = (lanes: number, name: string, where: string, value: string): string => `for (var j = lane; j < p.members; j += ${lanes}u) { ${name}[${where} + j] = vec4f(${value}); }`;
 
-/** Each channel's mean and 1 / deviation, those of its group: lanes merge blocks of eight values by Chan's formula as channelMomentsKernel does, then the subgroup merges lanes. */
-export const groupStatisticsSubgroupKernel = kernelFamily((lanes: number) => {
-  const block = range(8);
-  return defineKernel({
-    name: `group_norm_statistics_f32_sg${lanes}`,
-    workgroup: [lanes],
-    subgroups: true,
-    params: { ...PARAMS, epsilon: 'f32' },
-    buffers: { input: 'read vec4f', statistics: 'write vec4f' },
-    body: `${SCOPE}
+/** Each channel's mean and 1 / deviation, those of its group: each lane takes up its values, then the subgroup merges the lanes. */
+export const groupStatisticsSubgroupKernel = kernelFamily((lanes: number) => defineKernel({
+  name: `group_norm_statistics_f32_sg${lanes}`,
+  workgroup: [lanes],
+  subgroups: true,
+  params: { ...PARAMS, epsilon: 'f32' },
+  buffers: { input: 'read vec4f', statistics: 'write vec4f' },
+  body: `${SCOPE}
   var n = 0.0;
   var mean = vec4f();
   var square = vec4f();
   for (var j = 0u; j < p.members; j++) {
     let base = image * p.pixels * p.columns + first + j;
     var i = lane;
-    for (; i + ${7 * lanes}u < p.pixels; i += ${8 * lanes}u) {
-      ${block.map((b) => `let x${b} = input[base + (i + ${b * lanes}u) * p.columns];`).join(' ')}
-      let m = (((x0 + x1) + (x2 + x3)) + ((x4 + x5) + (x6 + x7))) * 0.125;
-      ${block.map((b) => `let d${b} = x${b} - m;`).join(' ')}
-      let delta = m - mean;
-      let weight = 8.0 / (n + 8.0);
-      mean += delta * weight;
-      square += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7)) + delta * delta * (n * weight);
-      n += 8.0;
-    }
-    for (; i < p.pixels; i += ${lanes}u) {
-      n += 1.0;
-      let x = input[base + i * p.columns];
-      let delta = x - mean;
-      mean += delta / n;
-      square += delta * (x - mean);
-    }
+    ${addMoments(`${lanes}u`, 'p.pixels', (at) => `base + ${at} * p.columns`)}
   }
   let center = subgroupAdd(n * dot(mean, vec4f(1.0))) * p.inverse;
   let d = mean - center;
   let scale = inverseSqrt(subgroupAdd(dot(square + n * d * d, vec4f(1.0))) * p.inverse + p.epsilon);
   ${fill(lanes, 'statistics', 'at', 'center')}
   ${fill(lanes, 'statistics', 'at + p.columns', 'scale')}`,
-  });
-});
+}));
 
 /** The sums over pixels of u and of u x (x normalised), u being the upstream gradient where the ReLU let through, and the means over the group of gamma times each. */
 export const groupGradientSubgroupKernel = kernelFamily((lanes: number, relu: boolean) => defineKernel({

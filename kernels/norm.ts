@@ -224,12 +224,34 @@ const CHANNEL_STATISTICS = `
   let scale = statistics[(image * 2u + 1u) * p.columns + c];`;
 
 /**
- * Mean and summed squared deviation of each lane's values: [images, chunks, channels] twice. Eight values at a time are centred in
- * registers and merged by Chan's formula: one pass over memory, without the cancellation of E[x^2] - E[x]^2.
+ * WGSL that takes up the values `input[at(i)]`, for i from the variable `i` on, `stride` apart and below `end`, into their number `n`, `mean` and summed squared deviation
+ * `square`. Eight values at a time are centred in registers and merged by Chan's formula: one pass over memory, without the cancellation of E[x^2] - E[x]^2.
  */
+export function addMoments(stride: string, end: string, at: (i: string) => string): string {
+  const block = Array.from({ length: 8 }, (_, j) => j);
+  return `
+  for (; i + 7u * ${stride} < ${end}; i += 8u * ${stride}) {
+    ${block.map((j) => `let x${j} = input[${at(`(i + ${j}u * ${stride})`)}];`).join(' ')}
+    let m = (((x0 + x1) + (x2 + x3)) + ((x4 + x5) + (x6 + x7))) * 0.125;
+    ${block.map((j) => `let d${j} = x${j} - m;`).join(' ')}
+    let delta = m - mean;
+    let weight = 8.0 / (n + 8.0);
+    mean += delta * weight;
+    square += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7)) + delta * delta * (n * weight);
+    n += 8.0;
+  }
+  for (; i < ${end}; i += ${stride}) {
+    n += 1.0;
+    let x = input[${at('i')}];
+    let delta = x - mean;
+    mean += delta / n;
+    square += delta * (x - mean);
+  }`;
+}
+
+/** Mean and summed squared deviation of each lane's values: [images, chunks, channels] twice. */
 export const channelMomentsKernel = kernelFamily((width: Width) => {
   const V = TYPE[width];
-  const block = Array.from({ length: 8 }, (_, i) => i);
   return defineKernel({
     name: `channel_moments_f32_${ACCESS[width]}`,
     workgroup: [64],
@@ -240,23 +262,7 @@ export const channelMomentsKernel = kernelFamily((width: Width) => {
   var mean = ${V}();
   var square = ${V}();
   var i = r;
-  for (; i + 7u * p.stride < p.length; i += 8u * p.stride) {
-    ${block.map((j) => `let x${j} = input[base + i + ${j}u * p.stride];`).join(' ')}
-    let m = (((x0 + x1) + (x2 + x3)) + ((x4 + x5) + (x6 + x7))) * 0.125;
-    ${block.map((j) => `let d${j} = x${j} - m;`).join(' ')}
-    let delta = m - mean;
-    let weight = 8.0 / (n + 8.0);
-    mean += delta * weight;
-    square += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7)) + delta * delta * (n * weight);
-    n += 8.0;
-  }
-  for (; i < p.length; i += p.stride) {
-    n += 1.0;
-    let x = input[base + i];
-    let delta = x - mean;
-    mean += delta / n;
-    square += delta * (x - mean);
-  }
+  ${addMoments('p.stride', 'p.length', (at) => `base + ${at}`)}
   means[t] = mean;
   squares[t] = square;`,
   });

@@ -72,10 +72,12 @@ export function textureOperands(
   return lines && (narrow || rows) && { source: lines, weights: rows };
 }
 
+/** Whether so many multiply-adds are worth copying so many values to textures. */
+const worthCopies = ({ force }: Device, work: number, copied: number): boolean => force.operands === 'texture' || work >= copied * WORTH_A_COPY;
+
 function texturesPay(device: Device, { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw, step }: ConvolutionCall): boolean {
   const work = (batch * targetH * targetW * kh * kw * K4 * 4 * N4 * 4 * groups) / step ** 2;
-  const copied = 4 * groups * (batch * sourceH * sourceW * K4 + kh * kw * K4 * 4 * N4);
-  return device.force.operands === 'texture' || work >= copied * WORTH_A_COPY;
+  return worthCopies(device, work, 4 * groups * (batch * sourceH * sourceW * K4 + kh * kw * K4 * 4 * N4));
 }
 
 /** How much more than a direct sum Winograd's transforms round. */
@@ -87,15 +89,14 @@ type Tile = readonly [rows: number, columns: number];
 function gemmTile(subgroup: number, rows: number, columns: number, textures: boolean): Tile {
   if (subgroup === 0) return rows * columns >= 64 * 64 * 64 && columns > 32 ? [64, 64] : [32, 32];
   if (columns <= 4) return [subgroup * 8, 4];
-  if (columns <= 16 && subgroup > 4) return [subgroup * 8, 16];
-  if (columns <= 16) return [32, 16];
+  if (columns <= 16) return [subgroup * 8, 16];
   if (textures && columns > 32 && subgroup <= 8) return [32, 64];
   return subgroup <= 4 ? [16, 32] : [32, Math.max(32, subgroup * 4)];
 }
 
 /** Tiles worth measuring: none of which half would be padding. */
 function tilesFor(subgroup: number, columns: number): readonly Tile[] {
-  const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]] : [[subgroup * 8, 4], [16, 32], [32, 16], [subgroup * 8, 16], [32, 32], [32, 64]];
+  const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]] : [[subgroup * 8, 4], [16, 32], [32, 16], ...(subgroup > 4 ? [[subgroup * 8, 16] as const] : []), [32, 32], [32, 64]];
   return tiles.filter((tile) => (tile[1] / 2 < columns || tile[1] <= 32) && (tile[1] > 4 || columns <= 4));
 }
 
@@ -195,10 +196,9 @@ export const weightGradientTiles = ({ kh, kw, C4, O4, groups }: WeightGradientCa
 };
 
 function weightGradientTexturesPay(device: Device, { batch, height, width, outH, outW, C4, O4, groups, kh, kw }: WeightGradientCall): boolean {
-  const work = batch * outH * outW * kh * kw * C4 * O4 * 16 * groups;
-  // Turns of four pixels that lines of fewer would not fill.
-  if (outW % 4 !== 0 && outW <= 12) return device.force.operands === 'texture';
-  return device.force.operands === 'texture' || work >= 4 * groups * batch * (height * width * C4 + outH * outW * O4) * WORTH_A_COPY;
+  // Short lines would leave much of a turn of four pixels empty.
+  if (outW % 4 !== 0 && outW <= 12 && device.force.operands !== 'texture') return false;
+  return worthCopies(device, batch * outH * outW * kh * kw * C4 * O4 * 16 * groups, 4 * groups * batch * (height * width * C4 + outH * outW * O4));
 }
 
 /** The variant for a gradient by the weight: the tuned one, or the cost model's. */

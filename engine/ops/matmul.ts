@@ -102,11 +102,11 @@ export const linearOp = defineOp({
   backward: ({ device, inputs: [x, weight], attributes: { relu }, output, gradient: upstream, needs, earlier }) => {
     const [n, k] = weight.shape;
     const m = sizeOf(x.shape.slice(0, -1));
+    // Without a ReLU to mask it, the product that gives the weight's gradient reads what the bias's sums up.
+    const withWeight = needs[1] && needs[2] && !relu;
     let gradient = upstream;
-    // The bias's gradient: with the mask of a ReLU, else with the weight's gradient, which reads the same values.
-    let bias: Tensor | null = needs[2] && !relu && needs[1] ? device.empty([n]) : null;
-    const sumsOfA = bias;
-    if (needs[2] && !bias) {
+    let bias: Tensor | null = withWeight ? device.empty([n]) : null;
+    if (needs[2] && !withWeight) {
       if (relu) gradient = device.empty(upstream.shape);
       bias = columnSums(device, upstream, relu ? { activated: output, masked: gradient } : null);
     } else if (relu) {
@@ -115,7 +115,7 @@ export const linearOp = defineOp({
     const byInput = needs[0] ? device.empty(x.shape) : null;
     if (byInput) gemm(device, { a: gradient, transposeA: false, b: weight, transposeB: false, output: byInput, m, n: k, k: n, residual: earlier(0) });
     const byWeight = needs[1] ? device.empty(weight.shape) : null;
-    if (byWeight) gemm(device, { a: gradient, transposeA: true, b: x, transposeB: false, output: byWeight, m: n, n: k, k: m, sumsOfA });
+    if (byWeight) gemm(device, { a: gradient, transposeA: true, b: x, transposeB: false, output: byWeight, m: n, n: k, k: m, sumsOfA: withWeight ? bias : null });
     return [byInput, byWeight, bias];
   },
 });

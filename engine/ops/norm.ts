@@ -8,8 +8,9 @@ import { groupGradientSubgroupKernel, groupStatisticsSubgroupKernel } from '../.
 import { linearGrid } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
 import { defineOp } from '../op.ts';
-import { formatShape, sameShape, shapeError, sizeOf } from '../shape.ts';
+import { formatShape, sameShape, shapeError } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { usesSubgroups } from './conv2d-variants.ts';
 import { sumColumnPairs } from './reduce.ts';
 
 interface LayerNormAttributes {
@@ -161,13 +162,11 @@ const WHOLE_GROUP = 16384;
 const WHOLE_GROUPS = 8;
 
 /** Sizes for the kernels that take a group of an image by a subgroup (kernels/group-norm.ts), or null where they do not pay or fit: GPUs have more lanes than that. */
-function wholeGroups({ device, shape }: Tensor, groups: number): { lanes: number; sizes: Record<'pixels' | 'columns' | 'members' | 'groups' | 'items' | 'inverse', number> } | null {
-  const lanes = device.subgroupSize;
-  const channels = shape[shape.length - 1], images = shape[0];
+function wholeGroups(x: Tensor, groups: number): Record<'pixels' | 'columns' | 'members' | 'groups' | 'items' | 'inverse', number> | null {
+  const { images, pixels, channels } = imagesOf(x);
   const items = images * groups, members = channels / groups / 4;
-  if (lanes < 4 || lanes > 16 || !Number.isInteger(members) || items < WHOLE_GROUPS) return null;
-  const pixels = sizeOf(shape) / images / channels;
-  return pixels * members > WHOLE_GROUP ? null : { lanes, sizes: { pixels, columns: channels / 4, members, groups, items, inverse: groups / (pixels * channels) } };
+  if (!usesSubgroups(x.device) || !Number.isInteger(members) || items < WHOLE_GROUPS || pixels * members > WHOLE_GROUP) return null;
+  return { pixels, columns: channels / 4, members, groups, items, inverse: groups / (pixels * channels) };
 }
 
 /** `statistics` [images, 2, channels]: each channel's mean and 1 / deviation. */
@@ -177,7 +176,7 @@ function groupStatistics(input: Tensor, groups: number, epsilon: number): Tensor
   const statistics = device.empty([images, 2, channels]);
   const whole = wholeGroups(input, groups);
   if (whole) {
-    device.run(groupStatisticsSubgroupKernel(whole.lanes), { ...whole.sizes, epsilon }, { input, statistics }, linearGrid(whole.sizes.items));
+    device.run(groupStatisticsSubgroupKernel(device.subgroupSize), { ...whole, epsilon }, { input, statistics }, linearGrid(whole.items));
     return statistics;
   }
   const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, PIXELS_SUMMED, MAX_CHUNKS);
@@ -198,7 +197,7 @@ function groupGradientSums(input: Tensor, output: Tensor, upstream: Tensor, stat
   const means = device.empty([images, 2, channels]);
   const whole = wholeGroups(input, groups);
   if (whole) {
-    device.run(groupGradientSubgroupKernel(whole.lanes, relu), whole.sizes, { input, output, upstream, statistics, gamma, sums, means }, linearGrid(whole.sizes.items));
+    device.run(groupGradientSubgroupKernel(device.subgroupSize, relu), whole, { input, output, upstream, statistics, gamma, sums, means }, linearGrid(whole.items));
     return { sums, means };
   }
   const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, PIXELS_SUMMED, MAX_CHUNKS);

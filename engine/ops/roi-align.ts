@@ -5,6 +5,7 @@ import { defineOp } from '../op.ts';
 import { shapeError } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { prefersTextures, textureOperand, type OperandTexture } from '../textures.ts';
+import { usesSubgroups } from './conv2d-variants.ts';
 
 export interface RoiAlignOptions {
   /** Bins along each side; default 7. */
@@ -112,7 +113,7 @@ export const roiAlignOp = defineOp({
       const sum = earlier(level + 1);
       const params = { count, channels, height, width, runs, levels, level, perImage, resolution, samples }, buffers = { entries, counts, upstream, ...(sum && { earlier: sum }), gradient };
       const lanes = device.subgroupSize;
-      const whole = vector && lanes >= 4 && lanes <= 16 && channels % lanes === 0;
+      const whole = vector && usesSubgroups(device) && channels % lanes === 0;
       if (whole) device.run(roiAlignGradientSubgroupKernel(lanes, sum !== null), params, buffers, linearGrid(count / lanes));
       else device.run(roiAlignGradientKernel(vector, sum !== null), params, buffers, linearGrid(Math.ceil(count / 64)));
       return gradient;
