@@ -15,7 +15,7 @@
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { handOut, range } from './matmul.ts';
+import { eachRow, handOut, meetRow, range } from './matmul.ts';
 
 const lines = (count: number, line: (i: number) => string): string => range(count).map(line).join('\n');
 
@@ -107,7 +107,7 @@ export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, 
   const products = narrow
     ? lines(tn, (j) => `${lines(4, (kk) => `        let b${kk}_${j} = ${handedWeights(kk, j)};`)}
 ${lines(tm, (r) => `        ${range(4).map((kk) => `c${r}_${j} = fma(vec4f(a${r}[${kk}]), b${kk}_${j}, c${r}_${j});`).join(' ')}`)}`)
-    : lines(rows, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${handOut(subgroup, `a${Math.floor(r / subgroup)}[${kk}]`, r % subgroup)}); ${
+    : lines(rows, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${meetRow(subgroup, `a${Math.floor(r / subgroup)}[${kk}]`, r % subgroup)}); ${
       range(tn).map((j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`).join(' ')}`));
   return defineKernel({
     name: `conv2d_f32_sg${subgroup}_${rows}x${columns}${textures ? '_texture' : ''}${split ? '_split' : ''}${epilogue}`,
@@ -136,9 +136,10 @@ ${split ? lines(results, (r) => lines(tn, (j) => `    total${r}_${j} += c${r}_${
   }
 ${lines(tn, (j) => `  ${columnOperands(epilogue, j, (buffer) => `${buffer}[column${j}]`)}`)}
   var results = array<vec4f, ${results * tn}>(${range(results).map((r) => range(tn).map((j) => `${total}${r}_${j}`).join(', ')).join(', ')});
-  for (var r = 0u; r < ${results}u; r++) {
-    let m = r0 + ${narrow ? `r * ${subgroup}u + lane` : 'r'};
-    if (m >= M) { break; }${TARGET_PIXEL}
+  ${narrow ? `for (var r = 0u; r < ${results}u; r++) {
+    let row = r * ${subgroup}u + lane;
+    if (r0 + row >= M) { break; }` : eachRow(subgroup, rows, 'M - r0', 1)}
+    let m = r0 + row;${TARGET_PIXEL}
 ${lines(tn, (j) => `    if (${column(j)} < p.N4) { let at = pixel * targetPitch + column${j}; target_[at] = ${
     withEpilogue(epilogue, `results[r * ${tn}u + ${j}u]`, j, 'residual[at]', 'vec4f()')}; }`)}
   }`,
@@ -264,16 +265,15 @@ ${lines(tn, (j) => `      let b${u}_${j} = loadUpstream(upstreamLine, x${u} * up
 ${parts.map((part, first) => lines(rows, (r) => lines(pixels, (u) => {
     const within = r % (subgroup * 4);
     const s = `s${first}_${r}_${u}`;
-    return `      let ${s} = vec4f(${handOut(subgroup, `a${u}_${Math.floor(r / (subgroup * 4))}[${within & 3}]`, within >> 2)}); ${
+    return `      let ${s} = vec4f(${meetRow(subgroup, `a${u}_${Math.floor(r / (subgroup * 4))}[${within & 3}]`, within >> 2)}); ${
       part.map((j) => `c${r}_${j} = fma(${s}, b${u}_${j}, c${r}_${j});`).join(' ')}`;
   }))).join('\n')}
     }
   }
   var results = array<vec4f, ${rows * tn}>(${range(rows).map((r) => range(tn).map((j) => `c${r}_${j}`).join(', ')).join(', ')});
-  let count = min(${rows}u, (rows4 - mFirst) * 4u);
   let firstRow = ((split * p.kh + ky) * rows4 + mFirst) * 4u;
-  for (var r = 0u; r < count; r++) {
-${lines(tn, (j) => `    if (c0 + ${subgroup * j}u + lane < p.N4) { partialSums[(firstRow + r) * upstreamPitch + column${j}] = results[r * ${tn}u + ${j}u]; }`)}
+  ${eachRow(subgroup, rows, '(rows4 - mFirst) * 4u', 4)}
+${lines(tn, (j) => `    if (c0 + ${subgroup * j}u + lane < p.N4) { partialSums[(firstRow + row) * upstreamPitch + column${j}] = results[r * ${tn}u + ${j}u]; }`)}
   }`,
   });
 });

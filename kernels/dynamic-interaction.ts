@@ -8,7 +8,7 @@
  * and 5 s against 1.5 to compile.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { handOut, linearTextureLoad, range, type MatmulTile } from './matmul.ts';
+import { eachRow, linearTextureLoad, meetRow, range, type MatmulTile } from './matmul.ts';
 
 /** `nn`: C = A B, `nt`: C = A B^T, `tn`: C = A^T B. */
 export type InteractionForm = 'nn' | 'nt' | 'tn';
@@ -83,9 +83,9 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
     ? range(vectors).map((j) => `let vb${j} = loadB(b${j} + k / 4u);`)
     : range(4).flatMap((step) => range(vectors).map((j) => `let vb${step}_${j} = loadB(b${j} + ${line(step)} * ${narrow ? 'p.n' : '(p.n / 4u)'});`));
   const valueA = (row: number, step: number): string => {
-    if (!transposedA) return handOut(lanes, `va${Math.floor(row / lanes)}[${step}]`, row % lanes);
+    if (!transposedA) return meetRow(lanes, `va${Math.floor(row / lanes)}[${step}]`, row % lanes);
     const inBlock = row % (4 * lanes);
-    return handOut(lanes, `va${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}]`, Math.floor(inBlock / 4));
+    return meetRow(lanes, `va${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}]`, Math.floor(inBlock / 4));
   };
   const products = range(rows).map((row) => range(4).map((step) => {
     const terms = range(vectors).map((j) => (transposedB
@@ -94,8 +94,8 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
     return `let s${row}_${step} = ${valueA(row, step)}; ${terms.join(' ')}`;
   }).join('\n')).join('\n');
   const stores = range(vectors).map((j) => (single
-    ? `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { c[atC * 4u + (row0 + r) * p.n + column] = sums[r * ${vectors}u + ${j}u]; } }`
-    : `{ let x = column0 / 4u + ${j * lanes}u + lane; if (x < p.n / 4u) { c[atC + (row0 + r) * (p.n / 4u) + x] = sums[r * ${vectors}u + ${j}u]; } }`));
+    ? `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { c[atC * 4u + (row0 + row) * p.n + column] = sums[r * ${vectors}u + ${j}u]; } }`
+    : `{ let x = column0 / 4u + ${j * lanes}u + lane; if (x < p.n / 4u) { c[atC + (row0 + row) * (p.n / 4u) + x] = sums[r * ${vectors}u + ${j}u]; } }`));
   const params: Readonly<Record<string, 'u32'>> = textures ? { ...INTERACTION_PARAMS, ...TEXTURE_PARAMS } : INTERACTION_PARAMS;
   return defineKernel({
     name: `dynamic_interaction_${form}_f32_sg${lanes}_${rows}x${columns}${textures ? '_texture' : ''}`,
@@ -117,8 +117,7 @@ ${products}
   }
   // Stored in a loop over a local array: unrolled, the stores would be most of the code.
   var sums = array<${type}, ${rows * vectors}>(${range(rows).map((row) => range(vectors).map((j) => `c${row}_${j}`).join(', ')).join(', ')});
-  let rows = min(${rows}u, p.m - row0);
-  for (var r = 0u; r < rows; r++) {
+  ${eachRow(lanes, rows, 'p.m - row0', transposedA ? 4 : 1)}
     ${stores.join('\n    ')}
   }`,
   });

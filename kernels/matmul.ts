@@ -92,6 +92,25 @@ export function tilePlacement({ rows, columns }: MatmulTile): string {
 /** How lane `from`'s value reaches all lanes: each form is the faster one on the adapters with subgroups of that size. */
 export const handOut = (subgroup: number, value: string, from: number): string => `${subgroup <= 4 ? 'subgroupBroadcast' : 'subgroupShuffle'}(${value}, ${from}u)`;
 
+/**
+ * How a row's value, loaded by lane `from`, meets every lane's columns. In subgroups of 4 (SwiftShader, where handing it out takes longer than ten multiply-adds) lanes swap
+ * their values instead: lane l gets that of lane l ^ `from`, so that its results are of the row that `eachRow` tells.
+ */
+export const meetRow = (subgroup: number, value: string, from: number): string => (
+  subgroup === 4 ? [value, `quadSwapX(${value})`, `quadSwapY(${value})`, `quadSwapDiagonal(${value})`][from] : handOut(subgroup, value, from));
+
+/**
+ * WGSL of the head of a loop over a tile's results `r`, with the row of the tile that they are of, less than `count`: see meetRow. Each lane has loaded blocks of `rowsOfALane`
+ * neighbouring rows.
+ */
+export const eachRow = (subgroup: number, rows: number, count: string, rowsOfALane: 1 | 4): string => (subgroup === 4
+  ? `for (var r = 0u; r < ${rows}u; r++) {
+    let row = r ^ (lane * ${rowsOfALane}u);
+    if (row >= ${count}) { continue; }`
+  : `let rows = min(${rows}u, ${count});
+  for (var r = 0u; r < rows; r++) {
+    let row = r;`);
+
 export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 
 /**
@@ -137,9 +156,9 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     ? range(vectors).map((j) => `let b${j} = loadB(columnB${j}, k / 4u);`)
     : range(4).flatMap((step) => range(vectors).map((j) => `let b${step}_${j} = ${lineK('B', step, `xB${j}`)};`));
   const valueA = (row: number, step: number): string => {
-    if (!transposedA) return handOut(lanes, `a${Math.floor(row / lanes)}[${step}]`, row % lanes);
+    if (!transposedA) return meetRow(lanes, `a${Math.floor(row / lanes)}[${step}]`, row % lanes);
     const inBlock = row % (4 * lanes);
-    return handOut(lanes, `a${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}]`, Math.floor(inBlock / 4));
+    return meetRow(lanes, `a${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}]`, Math.floor(inBlock / 4));
   };
   // Columns in parts of four values a lane where registers are many: a part's B then stays in them while the rows go by.
   const part = lanes <= 4 ? vectors : transposedB ? 4 : 1;
@@ -194,9 +213,8 @@ ${products}
   ${columnLoads.filter((line) => line !== '').join('\n  ')}
   // Stored in a loop over a local array: unrolled, the stores would be most of the code.
   var sums = array<${type}, ${rows * vectors}>(${range(rows).map((row) => range(vectors).map((j) => `c${row}_${j}`).join(', ')).join(', ')});
-  let rows = min(${rows}u, p.m - row0);
-  for (var r = 0u; r < rows; r++) {
-    let line = z * p.m + row0 + r;
+  ${eachRow(lanes, rows, 'p.m - row0', transposedA ? 4 : 1)}
+    let line = z * p.m + row0 + row;
     ${stores.join('\n    ')}
   }`,
   });
