@@ -28,12 +28,14 @@ const HIGHEST_TILE = 56;
 
 /**
  * The tile of a subgroup for a product of m rows and n columns: large ones were the fastest on lavapipe (8 lanes) and SwiftShader (4 lanes), as for the
- * general products; narrow and low ones waste less where k is 16 or less, and on 8 lanes one tile takes all 49 positions of a proposal, so that its weights are
+ * general products; narrow and low ones waste less where k is 16 or less, and on both one tile takes all 49 positions of a proposal, so that its weights are
  * loaded once. Null where subgroups are too small or large for this form.
  */
-export function interactionTile(lanes: number, m: number, n: number): MatmulTile | null {
+export function interactionTile(lanes: number, form: InteractionForm, m: number, n: number): MatmulTile | null {
   if (lanes !== 4 && lanes !== 8 && lanes !== 16) return null;
-  const rows = m <= 16 ? 16 : lanes === 8 && m > 32 && m <= HIGHEST_TILE ? Math.ceil(m / lanes) * lanes : 32;
+  const block = lanes === 4 && form === 'tn' ? 16 : lanes;
+  const whole = lanes <= 8 && m > 32 && m <= HIGHEST_TILE;
+  const rows = m <= 16 ? 16 : whole ? Math.ceil(m / block) * block : lanes === 4 && m > HIGHEST_TILE ? 64 : 32;
   return { rows, columns: n <= 16 ? 16 : lanes === 16 || (lanes === 8 && n >= 64) ? 64 : 32 };
 }
 

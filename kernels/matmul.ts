@@ -118,7 +118,7 @@ export const range = (count: number): number[] => Array.from({ length: count }, 
  * registers, a smaller one uses every loaded value less. The small one wastes less on small outputs. Scalar access has the small one only.
  */
 export const SUBGROUP_TILES: Readonly<Record<number, Readonly<Record<TileSize, MatmulTile>>>> = {
-  4: { wide: { rows: 32, columns: 64 }, large: { rows: 32, columns: 32 }, small: { rows: 16, columns: 16 } },
+  4: { wide: { rows: 64, columns: 64 }, large: { rows: 32, columns: 32 }, small: { rows: 16, columns: 16 } },
   8: { wide: { rows: 32, columns: 64 }, large: { rows: 32, columns: 32 }, small: { rows: 16, columns: 32 } },
   16: { wide: { rows: 32, columns: 128 }, large: { rows: 32, columns: 64 }, small: { rows: 16, columns: 64 } },
 };

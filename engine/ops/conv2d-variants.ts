@@ -91,12 +91,15 @@ function gemmTile(subgroup: number, rows: number, columns: number, textures: boo
   if (columns <= 4) return [subgroup * 8, 4];
   if (columns <= 16) return [subgroup * 8, 16];
   if (textures && columns > 32 && subgroup <= 8) return [32, 64];
-  return subgroup <= 4 ? [16, 32] : [32, Math.max(32, subgroup * 4)];
+  // High tiles on SwiftShader, unless more of them would be empty.
+  if (subgroup <= 4) return [Math.ceil(rows / 64) * 64 <= rows * 1.1 + 16 ? 64 : 32, 32];
+  return [32, Math.max(32, subgroup * 4)];
 }
 
 /** Tiles worth measuring: none of which half would be padding. */
 function tilesFor(subgroup: number, columns: number): readonly Tile[] {
-  const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]] : [[subgroup * 8, 4], [16, 32], [32, 16], ...(subgroup > 4 ? [[subgroup * 8, 16] as const] : []), [32, 32], [32, 64]];
+  const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]]
+    : [[subgroup * 8, 4], [16, 32], [32, 16], ...(subgroup > 4 ? [[subgroup * 8, 16] as const] : [[64, 32] as const]), [32, 32], [32, 64]];
   return tiles.filter((tile) => (tile[1] / 2 < columns || tile[1] <= 32) && (tile[1] > 4 || columns <= 4));
 }
 
@@ -227,7 +230,7 @@ export function chooseWeightGradient(
     const readable = subgroup > 0 && device.operandTextures && weightGradientTextures(call, tensors) !== null;
     const textures = readable && prefersTextures(device) && weightGradientTexturesPay(device, call);
     // Four pixels a turn load and store the sums half as often as two; with the code of buffer loads they no longer fit into a processor's instruction cache.
-    const pixels = subgroup <= 4 ? 1 : textures ? 4 : 2;
+    const pixels = subgroup > 4 && textures ? 4 : 2;
     const expected = modelled(tile || Math.max(32, subgroup * 4), tile || Math.max(O4 <= 8 || subgroup <= 4 ? 32 : 64, subgroup * 4), pixels, textures);
     const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]] : [[32, 32], [32, 64], [64, 32]].map(([rows, columns]): Tile => [Math.max(rows, subgroup * 4), Math.max(columns, subgroup * 4)]);
     const candidates = tiles.flatMap(([rows, columns]) => {

@@ -40,7 +40,7 @@ interface Product {
 
 function product(device: Device, { form, proposals, m, n, k, a, b, c, strideB = n * k, startB = 0, strideC = m * n, startC = 0 }: Product): void {
   const lanes = device.subgroupSize;
-  const subgroupTile = interactionTile(lanes, m, n);
+  const subgroupTile = interactionTile(lanes, form, m, n);
   const tile = subgroupTile ?? LANE_TILE;
   const rowTiles = Math.ceil(m / tile.rows), columnTiles = Math.ceil(n / tile.columns);
   const groups = proposals * rowTiles * columnTiles;
@@ -63,7 +63,7 @@ const WORTH_A_COPY = 12;
 /** Whether the products are large enough for their operands to be copied into textures: `d` and `k` decide how often a value is used, at P positions. */
 function usesTextures(device: Device, positions: number, d: number, k: number): boolean {
   if (!prefersTextures(device)) return false;
-  const tile = interactionTile(device.subgroupSize, positions, Math.min(d, k));
+  const tile = interactionTile(device.subgroupSize, 'nn', positions, Math.min(d, k));
   if (!tile || !readsVectors(device.subgroupSize, 'nn', tile)) return device.force.operands === 'texture';
   return device.force.operands === 'texture' || 2 * positions * d * k > WORTH_A_COPY * (positions * (d + k) + 2 * d * k);
 }

@@ -36,8 +36,8 @@ const TILE_COST: Readonly<Record<OperandAccess | 'texture', Readonly<Record<Tile
   texture: { wide: 1, large: 1.05, small: 1.25 },
   scalar: { wide: 2.2, large: 1.6, small: 2 },
 };
-/** The same of A B^T by subgroups of 4 lanes (SwiftShader): single columns a lane fill few registers, so that the wide tile pays. */
-const TILE_COST_OF_COLUMNS: Readonly<Record<TileSize, number>> = { wide: 1.4, large: 1.6, small: 2 };
+/** The same in subgroups of 4 lanes (SwiftShader), which keeps all sums in memory: a larger tile loads less, and takes 2 s to compile where the next takes 0.7. */
+const TILE_COST_OF_QUADS: Readonly<Record<TileSize, number>> = { wide: 1.4, large: 1.6, small: 2 };
 /** A^T B reads both operands along their lines: from buffers it takes so much less than the other forms. */
 const CONTIGUOUS_READS = 0.7;
 /** What copying an element of an operand into a texture costs, in multiply-adds of the best tile. */
@@ -116,7 +116,7 @@ const wantedGroups = ({ subgroupSize }: Device): number => (SUBGROUP_TILES[subgr
 function expectedVariant(device: Device, problem: Gemm, sizes: Sizes): GemmVariant {
   const { form, access } = layoutOf(problem);
   const tiles = tilesOf(device, access), wanted = wantedGroups(device);
-  const costs = access === 'vec4' && device.subgroupSize === 4 && form[1] === 't' ? TILE_COST_OF_COLUMNS : TILE_COST[access];
+  const costs = access === 'vec4' && device.subgroupSize === 4 ? TILE_COST_OF_QUADS : TILE_COST[access];
   const { cost, ...fromBuffers } = plan(tiles, costs, wanted, sizes);
   if (tiles === WORKGROUP_TILES || access === 'scalar' || !prefersTextures(device) || !textureOperands(problem)) return { ...fromBuffers, textures: false };
   const { cost: costOfTextures, ...fromTextures } = plan(tiles, TILE_COST.texture, wanted, sizes);
