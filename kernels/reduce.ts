@@ -144,17 +144,17 @@ export const columnSumPairKernel = kernelFamily((width: 1 | 4) => {
 
 /**
  * A team a row: [rows, n] to [rows, chunks], chunk c taking elements c * chunk_length up to (c + 1) * chunk_length of its row.
- * `items` = rows * chunks, `per_team` of them in turn by each team. Loads are whole vec4s, masked where a row does not start or end on one.
+ * `items` = rows * chunks, `per_team` of them in turn by each team. Loads are whole vec4s, masked where a row does not start or end on one; `whole`: n is a multiple of 4.
  * `extreme` [rows] is read by `first` only.
  */
-export const rowReduceKernel = kernelFamily((reduction: Reduction, subgroupSize: number) => {
+export const rowReduceKernel = kernelFamily((reduction: Reduction, subgroupSize: number, whole: boolean) => {
   const { element, result, identity, combine, team: f } = REDUCTIONS[reduction];
   const team = teamOf(subgroupSize);
   const input = element === 'f32' ? 'vec4f' : 'vec4u';
   const type = result === 'f32' ? 'vec4f' : 'vec4u';
   const value = reduction === 'first' ? `select(${type}(0xffffffffu), at - row * p.n, input[i] == wanted)` : 'input[i]';
   return defineKernel({
-    name: `reduce_${reduction}_rows_${team.label}`,
+    name: `reduce_${reduction}_rows_${team.label}${whole ? '_vec4' : ''}`,
     workgroup: [team.lanes * team.count],
     subgroups: team.subgroups,
     params: { n: 'u32', chunks: 'u32', chunk_length: 'u32', items: 'u32', per_team: 'u32', factor: 'f32' },
@@ -170,8 +170,8 @@ export const rowReduceKernel = kernelFamily((reduction: Reduction, subgroupSize:
     ${reduction === 'first' ? `let wanted = ${input}(extreme[row]);` : ''}
     var total = ${type}(${identity});
     for (var i = begin / 4u + member; i < (end + 3u) / 4u; i += ${team.lanes}u) {
-      let at = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u);
-      let a = select(${type}(${identity}), ${value}, (at >= vec4u(begin)) & (at < vec4u(end)));
+      ${whole && reduction !== 'first' ? '' : 'let at = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u);'}
+      let a = ${whole ? value : `select(${type}(${identity}), ${value}, (at >= vec4u(begin)) & (at < vec4u(end)))`};
       total = ${combine('total', 'a')};
     }
     let xy = ${combine('total.x', 'total.y')};

@@ -52,7 +52,7 @@ export function reduceView(device: Device, reduction: Reduction, input: Tensor, 
     const perTeam = Math.min(32, Math.max(1, Math.floor(items / 1024)));
     const output = (chunks === 1 && into) || device.empty([outer, chunks], dtype);
     const params = { n, chunks, chunk_length: chunkLength, items, per_team: perTeam, factor: factor(chunks === 1) };
-    device.run(rowReduceKernel(reduction, device.subgroupSize), params, { input, extreme, output }, linearGrid(Math.ceil(items / perTeam / teams.count)));
+    device.run(rowReduceKernel(reduction, device.subgroupSize, n % 4 === 0), params, { input, extreme, output }, linearGrid(Math.ceil(items / perTeam / teams.count)));
     return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner: 1 }, { scale, into });
   }
   const width = inner % 4 === 0 ? 4 : 1;
