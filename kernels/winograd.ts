@@ -6,26 +6,45 @@
  *
  * F(4x4) multiplies 4 times less than the direct sum, but rounds about three times as coarsely; F(2x2) multiplies 2.25 times less at the direct sum's precision.
  *
+ * The gradient by the weights is a correlation too, of each input tile with the upstream gradient's tile in the place of the weights: F(3x3, 2x2) and F(3x3, 4x4), at the same points
+ * and therefore with the same V. The sum over tiles is that of a batched product [elements, K, tiles] x [elements, tiles, N].
+ *
  * Glossary. m: side of an output tile; side t = m + 2 of an input tile, t * t elements; tiles: [batch, tilesY, tilesX], a range of them at a time; K, N channels in vec4s.
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { range } from './matmul.ts';
 
-export type WinogradSize = 2 | 4;
+export const WINOGRAD_SIZES = [2, 4] as const;
+export type WinogradSize = typeof WINOGRAD_SIZES[number];
 
 type Matrix = readonly (readonly number[])[];
 
-const MATRICES: Readonly<Record<WinogradSize, { readonly input: Matrix; readonly weight: Matrix; readonly output: Matrix }>> = {
+interface Matrices {
+  /** B^T, of tiles of the image. */
+  readonly input: Matrix;
+  /** G and A^T of a convolution. */
+  readonly weight: Matrix;
+  readonly output: Matrix;
+  /** G and A^T of the gradient by the weights. */
+  readonly upstream: Matrix;
+  readonly gradient: Matrix;
+}
+
+const MATRICES: Readonly<Record<WinogradSize, Matrices>> = {
   2: {
     input: [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
     weight: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
     output: [[1, 1, 1, 0], [0, 1, -1, -1]],
+    upstream: [[1, 0], [1 / 2, 1 / 2], [1 / 2, -1 / 2], [0, 1]],
+    gradient: [[1, 1, 1, 0], [0, 1, -1, 0], [0, 1, 1, -1]],
   },
   4: {
     input: [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]],
     weight: [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
     output: [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+    upstream: [[1 / 4, 0, 0, 0], [-1 / 6, -1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6, 1 / 6], [1 / 24, 1 / 12, 1 / 6, 1 / 3], [1 / 24, -1 / 12, 1 / 6, -1 / 3], [0, 0, 0, 1]],
+    gradient: [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 1]],
   },
 };
 
@@ -83,22 +102,43 @@ const tileOf = (m: number): string => `
   let originY = ((at / p.tilesX) % p.tilesY) * ${m}u;
   let image = at / (p.tilesX * p.tilesY);`;
 
-/** V [elements, tiles, K] of the image [batch, height, width, K] with `padding` zeros around it. */
-export const winogradInputKernel = kernelFamily((m: WinogradSize) => {
+/**
+ * V [elements, tiles, K] of the `input` image [batch, height, width, K] with `padding` zeros around it, whose tiles overlap by two pixels; or U [elements, tiles, N] of the
+ * `upstream` gradient [batch, height, width, N], whose tiles do not.
+ */
+export const winogradTilesKernel = kernelFamily((m: WinogradSize, of: 'input' | 'upstream') => {
   const side = m + 2;
   const elements = side * side;
+  const loaded = of === 'input' ? side : m;
   return defineKernel({
-    name: `winograd${m}_input_f32`,
+    name: `winograd${m}_${of}_f32`,
     workgroup: [64],
     params: { ...TILE_PARAMS, padding: 'u32' },
     buffers: { image_: 'read vec4f', transformed: 'write vec4f' },
     body: `${tileOf(m)}
-  ${range(side).map((j) => `let x${j} = originX + ${j}u - p.padding; let insideX${j} = x${j} < p.width;`).join('\n  ')}
-  ${range(side).map((i) => `let y${i} = originY + ${i}u - p.padding; let line${i} = (image * p.height + y${i}) * p.width; let insideY${i} = y${i} < p.height;`).join('\n  ')}
-  ${grid(side, side, (i, j) => `let d${i}_${j} = select(vec4f(), image_[(line${i} + x${j}) * p.channels4 + c], insideY${i} && insideX${j});`).flat().join('\n  ')}
-  ${sandwich(MATRICES[m].input, grid(side, side, (i, j) => `d${i}_${j}`), 'v')}
+  ${range(loaded).map((j) => `let x${j} = originX + ${j}u - p.padding; let insideX${j} = x${j} < p.width;`).join('\n  ')}
+  ${range(loaded).map((i) => `let y${i} = originY + ${i}u - p.padding; let line${i} = (image * p.height + y${i}) * p.width; let insideY${i} = y${i} < p.height;`).join('\n  ')}
+  ${grid(loaded, loaded, (i, j) => `let d${i}_${j} = select(vec4f(), image_[(line${i} + x${j}) * p.channels4 + c], insideY${i} && insideX${j});`).flat().join('\n  ')}
+  ${sandwich(MATRICES[m][of], grid(loaded, loaded, (i, j) => `d${i}_${j}`), 'v')}
   var results = array<vec4f, ${elements}>(${range(elements).map((e) => `v${Math.floor(e / side)}_${e % side}`).join(', ')});
   for (var e = 0u; e < ${elements}u; e++) { transformed[(e * p.tiles + tile) * p.channels4 + c] = results[e]; }`,
+  });
+});
+
+/** The gradient by the weights [3, 3, K, N] of products [elements, K, N]. One lane a vec4. */
+export const winogradWeightGradientKernel = kernelFamily((m: WinogradSize) => {
+  const side = m + 2;
+  return defineKernel({
+    name: `winograd${m}_weight_gradient_f32`,
+    workgroup: [64],
+    params: { count: 'u32' },
+    buffers: { products: 'read vec4f', gradient: 'write vec4f' },
+    body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  ${grid(side, side, (a, b) => `let q${a}_${b} = products[${a * side + b}u * p.count + i];`).flat().join('\n  ')}
+  ${sandwich(MATRICES[m].gradient, grid(side, side, (a, b) => `q${a}_${b}`), 'g')}
+  ${grid(3, 3, (a, b) => `gradient[${a * 3 + b}u * p.count + i] = g${a}_${b};`).flat().join('\n  ')}`,
   });
 });
 

@@ -1,14 +1,14 @@
 /** The ways to compute a dense or grouped convolution, and which one to take: direct or Winograd, tile, where operands are read from; for the gradient by the weight tile and split. */
 import { convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, isNarrow, sumPartsKernel } from '../../kernels/conv2d.ts';
 import type { Kernel } from '../../kernels/kernel.ts';
-import { winogradInputKernel, winogradOutputKernel, winogradWeightsKernel, type WinogradSize } from '../../kernels/winograd.ts';
+import { winogradOutputKernel, winogradTilesKernel, winogradWeightGradientKernel, winogradWeightsKernel, WINOGRAD_SIZES, type WinogradSize } from '../../kernels/winograd.ts';
 import type { Device } from '../device.ts';
 import type { Tensor } from '../tensor.ts';
 import { prefersTextures, textureOperand, type TextureOperand } from '../textures.ts';
 import { outline, type Candidate } from '../tuner.ts';
 import type { EpilogueOperands } from './gemm.ts';
 import { roundingOf } from './gemm-variants.ts';
-import { winogradSize, type WinogradCall } from './winograd.ts';
+import { winogradGradientSize, winogradSize, type WinogradCall } from './winograd.ts';
 
 /** What the implicit GEMM is told; see kernels/conv2d.ts. `K4` and `N4` of a group. */
 export interface ConvolutionCall extends Omit<WinogradCall, 'padding'> {
@@ -121,7 +121,7 @@ export function chooseConvolution(
     const candidate = (variant: ConvolutionVariant): Candidate<ConvolutionVariant> => {
       if (variant.winograd !== null) {
         const m = variant.winograd;
-        return { name: `winograd ${m}x${m}`, variant, tolerance: WINOGRAD_ROUNDING[m] * rounding, kernels: () => [winogradWeightsKernel(m), winogradInputKernel(m), winogradOutputKernel(m, '')] };
+        return { name: `winograd ${m}x${m}`, variant, tolerance: WINOGRAD_ROUNDING[m] * rounding, kernels: () => [winogradWeightsKernel(m), winogradTilesKernel(m, 'input'), winogradOutputKernel(m, '')] };
       }
       const { rows, columns, textures } = variant;
       return {
@@ -158,7 +158,9 @@ function rangesOf(lines: number, wanted: number): { splits: number; perSplit: nu
   return { splits: Math.ceil(lines / perSplit), perSplit };
 }
 
-export interface WeightGradientVariant {
+/** A sum over pixels, tile by tile of the gradient. */
+export interface DirectWeightGradient {
+  readonly winograd: null;
   readonly rows: number;
   readonly columns: number;
   /** Of a turn of the loop; subgroup kernels only. */
@@ -168,6 +170,8 @@ export interface WeightGradientVariant {
   /** Lines of an image (b, y) that are summed up in one workgroup. */
   readonly perSplit: number;
 }
+
+export type WeightGradientVariant = DirectWeightGradient | { readonly winograd: WinogradSize };
 
 /** What decides the variant of a gradient by the weight. */
 export interface WeightGradientCall extends ConvolutionSizes {
@@ -182,7 +186,7 @@ export interface WeightGradientTensors {
   readonly sum: Tensor;
 }
 
-export function weightGradientKernel(device: Device, { rows, columns, pixels, textures }: WeightGradientVariant): Kernel {
+export function weightGradientKernel(device: Device, { rows, columns, pixels, textures }: DirectWeightGradient): Kernel {
   return usesSubgroups(device) ? convWeightGradientSubgroupKernel(device.subgroupSize, rows, columns, pixels, textures) : convWeightGradientTiledKernel(rows);
 }
 
@@ -193,7 +197,7 @@ export function weightGradientTextures({ batch, height, width, outH, outW, C4, O
 }
 
 /** Workgroups of one split. */
-export const weightGradientTiles = ({ kh, kw, C4, O4, groups }: WeightGradientCall, { rows, columns }: Pick<WeightGradientVariant, 'rows' | 'columns'>): { tilesM: number; tilesN: number; whole: number } => {
+export const weightGradientTiles = ({ kh, kw, C4, O4, groups }: WeightGradientCall, { rows, columns }: Pick<DirectWeightGradient, 'rows' | 'columns'>): { tilesM: number; tilesN: number; whole: number } => {
   const tilesM = Math.ceil((kw * C4 * 4) / rows), tilesN = Math.ceil((O4 * 4) / columns);
   return { tilesM, tilesN, whole: tilesM * tilesN * kh * groups };
 };
@@ -209,20 +213,26 @@ export function chooseWeightGradient(
   device: Device, call: WeightGradientCall, tensors: WeightGradientTensors, run: (tensors: WeightGradientTensors, variant: WeightGradientVariant) => void,
 ): WeightGradientVariant {
   const { batch, height, width, outH, outW, kh, kw, C4, O4, groups, stride, padding } = call;
+  const tiled = kh === 3 && kw === 3 && stride === 1 && groups === 1;
   const key = `${kh}x${kw}${stride > 1 ? ` stride ${stride}` : ''}${groups > 1 ? ` groups ${groups}` : ''} pad ${padding} ${batch}x${height}x${width}x${C4 * 4} to ${outH}x${outW}x${O4 * 4}`;
   return device.tuner.choose('conv2d-weight-gradient', key, () => {
     const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
     const lines = batch * outH, count4 = kh * kw * C4 * 4 * groups * O4;
     const most = Math.max(1, Math.floor(PARTIAL_BYTES / (count4 * 16)));
-    const modelled = (rows: number, columns: number, pixels: number, textures: boolean): WeightGradientVariant & { splits: number } => {
+    const modelled = (rows: number, columns: number, pixels: number, textures: boolean): DirectWeightGradient & { splits: number } => {
       const { splits, perSplit } = splitLines(device, lines, outW, weightGradientTiles(call, { rows, columns }).whole, count4);
-      return { rows, columns, pixels, textures, perSplit, splits };
+      return { winograd: null, rows, columns, pixels, textures, perSplit, splits };
     };
-    const candidate = ({ rows, columns, pixels, textures, perSplit }: WeightGradientVariant): Candidate<WeightGradientVariant> => {
-      const variant = { rows, columns, pixels, textures, perSplit };
+    const rounding = roundingOf(lines * outW);
+    const transformed = (m: WinogradSize): Candidate<WeightGradientVariant> => ({
+      name: `winograd ${m}x${m}`, variant: { winograd: m }, tolerance: WINOGRAD_ROUNDING[m] * rounding,
+      kernels: () => [winogradTilesKernel(m, 'input'), winogradTilesKernel(m, 'upstream'), winogradWeightGradientKernel(m)],
+    });
+    const candidate = ({ rows, columns, pixels, textures, perSplit }: DirectWeightGradient): Candidate<WeightGradientVariant> => {
+      const variant: DirectWeightGradient = { winograd: null, rows, columns, pixels, textures, perSplit };
       const splits = Math.ceil(lines / perSplit);
       return {
-        name: `${textures ? 'texture ' : ''}${rows}x${columns}${subgroup > 0 ? ` by ${pixels}` : ''}${splits > 1 ? `, ${splits} splits` : ''}`, variant, tolerance: roundingOf(lines * outW),
+        name: `${textures ? 'texture ' : ''}${rows}x${columns}${subgroup > 0 ? ` by ${pixels}` : ''}${splits > 1 ? `, ${splits} splits` : ''}`, variant, tolerance: rounding,
         kernels: () => [weightGradientKernel(device, variant), ...(splits > 1 ? [sumPartsKernel()] : [])],
       };
     };
@@ -241,6 +251,10 @@ export function chooseWeightGradient(
     });
     const { tensors: shapes, fill } = outline(tensors);
     const plain = { ...modelled(tiles[0][0], tiles[0][1], 1, false), perSplit: Math.max(1, lines) };
-    return { expected: candidate(expected), candidates: candidates.map(candidate), plain, tensors: shapes, output: 'sum', run: (variant, filled) => run(fill(filled), variant) };
+    const m = tiled ? winogradGradientSize(device, { batch, sourceH: height, sourceW: width, targetH: outH, targetW: outW, K4: C4, N4: O4, padding }) : null;
+    return {
+      expected: m !== null ? transformed(m) : candidate(expected), candidates: [...candidates.map(candidate), ...(tiled ? WINOGRAD_SIZES.map(transformed) : [])], plain,
+      tensors: shapes, output: 'sum', run: (variant, filled) => run(fill(filled), variant),
+    };
   });
 }

@@ -17,7 +17,7 @@ import {
 import { columnSums, epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 import { maskGradient } from './matmul.ts';
 import { scaleShiftGradients } from './norm.ts';
-import { winograd } from './winograd.ts';
+import { winograd, winogradWeightGradient } from './winograd.ts';
 
 export interface Conv2dOptions {
   /** Of both axes; default 1. */
@@ -115,6 +115,10 @@ function runWeightGradient(device: Device, call: WeightGradientCall, tensors: We
   const lines = g.batch * g.outH;
   const count4 = sum.size / 4;
   const variant = given ?? chooseWeightGradient(device, call, tensors, (filled, other) => runWeightGradient(device, call, filled, other));
+  if (variant.winograd !== null) {
+    const { height: sourceH, width: sourceW, outH: targetH, outW: targetW, C4: K4, O4: N4, batch } = g;
+    return winogradWeightGradient(device, variant.winograd, { batch, sourceH, sourceW, targetH, targetW, K4, N4, padding }, source, upstream, sum);
+  }
   const kernel = weightGradientKernel(device, variant);
   const { tilesM, tilesN, whole } = weightGradientTiles(call, variant);
   const { perSplit } = variant;
