@@ -1,5 +1,7 @@
 /** The device: adapter and limits, memory by scopes, dispatch, reading back, device loss. Runs in browsers and in Node (there `openDevice` of node.ts finds the adapter). */
 import type { Grid, Kernel } from '../kernels/kernel.ts';
+import { SUBGROUP_TILES } from '../kernels/matmul.ts';
+import type { StagedPrecision } from '../kernels/matmul-tiled.ts';
 import { BufferArena, BufferPool, MemoryLedger, type MemoryReport as PoolReport, type PooledBuffer } from './buffers.ts';
 import { Capture, Recording } from './capture.ts';
 import { CommandList } from './commands.ts';
@@ -46,6 +48,8 @@ export class Device {
   readonly operandTextures: boolean;
   /** Whether operands of products may be rounded to f16 in inference (`DeviceOptions.halfPrecision`). */
   readonly halfPrecision: boolean;
+  /** What they are rounded to there where nothing is tuned: f16 if allowed, unless kernels run on small subgroups. These are processors, and their f32 kernels stage nothing in workgroup memory. */
+  readonly expectedPrecision: StagedPrecision;
   readonly force: ForcedVariants;
   /** Chooses among variants of kernels, by measuring where asked to. */
   readonly tuner: Tuner;
@@ -78,6 +82,7 @@ export class Device {
     this.subgroupSize = options.subgroups !== false && gpu.features.has('subgroups') && fixed ? info.subgroupMinSize : 0;
     this.halfPrecision = options.halfPrecision ?? false;
     this.force = options.force ?? {};
+    this.expectedPrecision = this.halfPrecision ? this.force.precision ?? (SUBGROUP_TILES[this.subgroupSize] ? 'f32' : 'f16') : 'f32';
     this.operandTextures = (options.languageFeatures ?? globalThis.navigator?.gpu?.wgslLanguageFeatures ?? new Set<string>()).has('readonly_and_readwrite_storage_textures');
     this.dispatcher = new Dispatcher(gpu, { written: (buffer) => this.textures.written(buffer), replaying: () => this.textures.forget() });
     const maxBytes = Math.min(gpu.limits.maxBufferSize, gpu.limits.maxStorageBufferBindingSize);

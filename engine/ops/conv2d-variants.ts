@@ -8,7 +8,7 @@ import type { Tensor } from '../tensor.ts';
 import { prefersTextures, textureOperand, type TextureOperand } from '../textures.ts';
 import { outline, type Candidate } from '../tuner.ts';
 import type { EpilogueOperands } from './gemm.ts';
-import { expectedPrecision, HALF_ROUNDING, roundingOf } from './gemm-variants.ts';
+import { HALF_ROUNDING, roundingOf } from './gemm-variants.ts';
 import { halfProducts, winogradSize, type WinogradCall } from './winograd.ts';
 
 /** What the implicit GEMM is told; see kernels/conv2d.ts. `K4` and `N4` of a group. */
@@ -140,7 +140,7 @@ export function chooseConvolution(
     const modelled = (textures: boolean): Tile => gemmTile(subgroup, pixels, N4 * 4, textures);
     const textures = readable(modelled(true)) && prefersTextures(device) && texturesPay(device, call);
     const expected: ConvolutionVariant = m !== null ? { winograd: m }
-      : expectedPrecision(device, half) === 'f16' ? direct(gemmTile(0, pixels, N4 * 4, false), false, 'f16') : direct(modelled(textures), textures);
+      : half && device.expectedPrecision === 'f16' ? direct(gemmTile(0, pixels, N4 * 4, false), false, 'f16') : direct(modelled(textures), textures);
     const candidates = [
       ...tilesFor(subgroup, N4 * 4).flatMap((tile) => [direct(tile, false), ...(readable(tile) ? [direct(tile, true)] : [])]),
       ...(half ? tilesFor(0, N4 * 4).map((tile) => direct(tile, false, 'f16')) : []),

@@ -71,12 +71,6 @@ export function tilesOf(device: Device, access: OperandAccess, precision: Staged
   return access === 'scalar' ? { small: tiles.small } : tiles;
 }
 
-/**
- * What the cost model expects to be the faster precision where f16 is allowed: f16 in kernels that stage operands in workgroup memory. Adapters with small subgroups are
- * processors, whose f32 kernels do without it: there f16 is left to the tuner.
- */
-export const expectedPrecision = ({ subgroupSize, force }: Device, half: boolean): StagedPrecision => (half && (force.precision ?? (SUBGROUP_TILES[subgroupSize] ? 'f32' : 'f16')) === 'f16' ? 'f16' : 'f32');
-
 /** log2 of the lines of a block, where there are several. */
 const blockShift = ({ blocks, blockLines }: TextureLayout): number => (blocks === 1 ? 31 : Math.log2(blockLines));
 
@@ -127,7 +121,7 @@ const wantedGroups = ({ subgroupSize }: Device): number => (SUBGROUP_TILES[subgr
 /** The cost model's choice. */
 function expectedVariant(device: Device, problem: Gemm, sizes: Sizes): GemmVariant {
   const { form, access } = layoutOf(problem);
-  const precision = expectedPrecision(device, problem.half ?? false);
+  const precision = problem.half ? device.expectedPrecision : 'f32';
   const tiles = tilesOf(device, access, precision), wanted = wantedGroups(device);
   const costs = access === 'vec4' && device.subgroupSize === 4 && form[1] === 't' ? TILE_COST_OF_COLUMNS : TILE_COST[access];
   const { cost, ...fromBuffers } = plan(tiles, costs, wanted, sizes);
