@@ -18,7 +18,8 @@ export interface DeviceOptions {
   readonly subgroups?: boolean;
   /**
    * True: in inference (see `Device.inference`), matrix products and convolutions may round their operands to f16 (10 bits after the leading one) on their way into workgroup memory;
-   * a depthwise convolution and Winograd's F(4x4) keep to f32. Tensors and sums are f32 as ever, and so is all that gradients follow from: training gives the same bits as without.
+   * depthwise convolutions, Winograd's F(4x4), attention and dynamic interaction keep to f32. Tensors and sums are f32 as ever, and so is all that gradients follow from: training gives
+   * the same bits as without.
    * Values beyond f16's range are taken as +-65504, so that finite numbers give no infinity; a NaN among operands need not show in the result.
    *
    * The cost model expects f16 to be the faster one where kernels stage operands in workgroup memory, as on GPUs. On adapters with small subgroups (processors), whose kernels do
