@@ -1,8 +1,11 @@
 /** The device: adapter and limits, memory by scopes, dispatch, reading back, device loss. Runs in browsers and in Node (there `openDevice` of node.ts finds the adapter). */
 import type { Grid, Kernel } from '../kernels/kernel.ts';
+import { SUBGROUP_TILES } from '../kernels/matmul.ts';
+import type { StagedPrecision } from '../kernels/matmul-tiled.ts';
 import { BufferArena, BufferPool, MemoryLedger, type MemoryReport as PoolReport, type PooledBuffer } from './buffers.ts';
 import { Capture, Recording } from './capture.ts';
 import { CommandList } from './commands.ts';
+import { checkOptions, deviceDescriptor, type DeviceOptions, type ForcedVariants, type Settle } from './device-options.ts';
 import { Dispatcher } from './dispatcher.ts';
 import type { Calibration, Profile, ProfileOptions } from './profile.ts';
 import { Profiler } from './profiler.ts';
@@ -11,31 +14,6 @@ import { Storage, Tensor, tensorsIn, type DType, type TensorData } from './tenso
 import { checkShape, formatShape, shapeError, sizeOf, type Shape } from './shape.ts';
 import { TexturePool, type OperandTexture, type TextureOperand } from './textures.ts';
 import { Tuner } from './tuner.ts';
-
-/** Waits for a promise of the device; `exactly` where the moment is what is measured. Node replaces it: plain awaiting there spins a core that a software adapter needs. */
-export type Settle = <T>(promise: Promise<T>, exactly?: boolean) => Promise<T>;
-
-/** Variants that one can insist on: all of them give the same results up to rounding, so this is for tests and measurements. */
-export interface ForcedVariants {
-  /** Where matrix products read their operands from. */
-  readonly operands?: 'buffer' | 'texture';
-  /** How 3x3 convolutions of stride 1 are computed, forward and gradient by the input; `winograd4` as F(2x2) in a forward pass that gradients follow. */
-  readonly convolution?: 'direct' | 'winograd2' | 'winograd4';
-}
-
-export interface DeviceOptions {
-  /** False keeps to kernels without subgroup operations, also where the adapter has them. */
-  readonly subgroups?: boolean;
-  /** Variants of kernels to use wherever they can compute what is asked for, instead of those that are expected, or were tuned (`Device.tuner`), to be faster. */
-  readonly force?: ForcedVariants;
-  /** `adapter` (the default) asks for the adapter's limits; `default` keeps WebGPU's guaranteed ones. */
-  readonly limits?: 'adapter' | 'default';
-  /** False leaves the feature `timestamp-query` alone: profiles are then timed by the wall clock. */
-  readonly timestamps?: boolean;
-  readonly settle?: Settle;
-  /** What WGSL the implementation knows (`GPU.wgslLanguageFeatures`); default: the browser's. */
-  readonly languageFeatures?: { has(feature: string): boolean };
-}
 
 /** A profile that is being taken. */
 export interface RunningProfile {
@@ -52,12 +30,6 @@ export interface DeviceInfo {
   readonly features: readonly string[];
 }
 
-const RAISED_LIMITS = [
-  'maxBufferSize', 'maxStorageBufferBindingSize', 'maxStorageBuffersPerShaderStage', 'maxComputeWorkgroupStorageSize',
-  'maxComputeInvocationsPerWorkgroup', 'maxComputeWorkgroupSizeX', 'maxComputeWorkgroupSizeY', 'maxComputeWorkgroupSizeZ',
-  'maxTextureDimension2D',
-] as const;
-const WANTED_FEATURES: readonly GPUFeatureName[] = ['subgroups', 'shader-f16', 'timestamp-query'];
 /** Beyond this the free buffers are destroyed when the outermost scope ends, unless the peak of live bytes is larger. */
 const POOL_FLOOR_BYTES = 256 * 2 ** 20;
 type Scope = Set<Tensor>;
@@ -74,6 +46,10 @@ export class Device {
   readonly subgroupSize: number;
   /** Whether the adapter can read operands of matrix products from storage textures. */
   readonly operandTextures: boolean;
+  /** Whether operands of products may be rounded to f16 in inference (`DeviceOptions.halfPrecision`). */
+  readonly halfPrecision: boolean;
+  /** What they are rounded to there where nothing is tuned: f16 if allowed, unless kernels run on small subgroups. These are processors, and their f32 kernels stage nothing in workgroup memory. */
+  readonly expectedPrecision: StagedPrecision;
   readonly force: ForcedVariants;
   /** Chooses among variants of kernels, by measuring where asked to. */
   readonly tuner: Tuner;
@@ -96,13 +72,17 @@ export class Device {
   private profiling = false;
   private calibration: Calibration | null = null;
 
+  /** Throws UnsupportedOptionError where an option needs a feature that the device lacks. */
   constructor(readonly gpu: GPUDevice, info: GPUAdapterInfo, options: DeviceOptions = {}) {
+    checkOptions(options, gpu.features, info);
     this.info = { vendor: info.vendor, architecture: info.architecture, description: info.description, features: [...gpu.features].sort() };
     this.limits = gpu.limits;
     this.settle = options.settle ?? ((promise) => promise);
     const fixed = info.subgroupMinSize !== undefined && info.subgroupMinSize === info.subgroupMaxSize;
     this.subgroupSize = options.subgroups !== false && gpu.features.has('subgroups') && fixed ? info.subgroupMinSize : 0;
+    this.halfPrecision = options.halfPrecision ?? false;
     this.force = options.force ?? {};
+    this.expectedPrecision = this.halfPrecision ? this.force.precision ?? (SUBGROUP_TILES[this.subgroupSize] ? 'f32' : 'f16') : 'f32';
     this.operandTextures = (options.languageFeatures ?? globalThis.navigator?.gpu?.wgslLanguageFeatures ?? new Set<string>()).has('readonly_and_readwrite_storage_textures');
     this.dispatcher = new Dispatcher(gpu, { written: (buffer) => this.textures.written(buffer), replaying: () => this.textures.forget() });
     const maxBytes = Math.min(gpu.limits.maxBufferSize, gpu.limits.maxStorageBufferBindingSize);
@@ -122,12 +102,10 @@ export class Device {
     this.tuner = new Tuner(this, this.dispatcher, info);
   }
 
-  /** Requests a device of this adapter, with what the kernels can use. */
+  /** Requests a device of this adapter, with what the kernels can use. Throws UnsupportedOptionError where an option needs a feature that the adapter lacks. */
   static async fromAdapter(adapter: GPUAdapter, options: DeviceOptions = {}): Promise<Device> {
-    const requiredLimits: Record<string, number> = {};
-    if (options.limits !== 'default') for (const name of RAISED_LIMITS) requiredLimits[name] = adapter.limits[name];
-    const requiredFeatures = WANTED_FEATURES.filter((feature) => adapter.features.has(feature) && !(feature === 'timestamp-query' && options.timestamps === false));
-    return new Device(await adapter.requestDevice({ requiredFeatures, requiredLimits }), adapter.info, options);
+    checkOptions(options, adapter.features, adapter.info);
+    return new Device(await adapter.requestDevice(deviceDescriptor(adapter, options)), adapter.info, options);
   }
 
   /** Opens the browser's adapter. Throws where there is none. In Node use `openDevice` of engine/node.ts. */
@@ -383,6 +361,7 @@ export class Device {
   /** Records one dispatch of a kernel. */
   run<P extends string, B extends string>(kernel: Kernel<P, B>, params: Readonly<Record<P, number>>, buffers: Readonly<Record<B, Tensor | OperandTexture>>, grid: Grid): void {
     if (kernel.subgroups && this.subgroupSize === 0) throw new Error(`kernel ${kernel.name} needs subgroups, which this device does not offer`);
+    if (kernel.f16 && !this.halfPrecision) throw new Error(`kernel ${kernel.name} needs a device opened with halfPrecision`);
     if (this.recorder) for (const { name } of kernel.buffers) this.recorder.use(buffers[name]);
     this.dispatcher.run(kernel, params, buffers, grid);
   }

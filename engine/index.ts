@@ -1,5 +1,6 @@
 /** The engine's public surface, all of it. */
-export { Device, type DeviceInfo, type DeviceOptions, type ForcedVariants, type MemoryReport, type RunningProfile } from './device.ts';
+export { Device, type DeviceInfo, type MemoryReport, type RunningProfile } from './device.ts';
+export { UnsupportedOptionError, type DeviceOptions, type ForcedVariants } from './device-options.ts';
 export type {
   Calibration, DispatchRow, HostSpan, KernelSummary, Occupancy, Profile, ProfileDetail, ProfileOptions, ProfileTiming, Roofline, TimeSpan, TraceEvent,
 } from './profile.ts';

@@ -7,7 +7,8 @@ import { constants } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { create, globals } from 'webgpu';
-import { Device, type DeviceOptions, type Settle } from './device.ts';
+import { Device } from './device.ts';
+import type { DeviceOptions, Settle } from './device-options.ts';
 import { loadTuning, tuningFile } from './tuning-file.ts';
 
 export interface NodeDeviceOptions extends DeviceOptions {
@@ -142,7 +143,7 @@ export function applyDriverChoice(choice: DriverChoice): void {
 /**
  * Opens a device on the driver that set-up chose (DSRCNN_DRIVER names another for a run; without it the user's own VK_DRIVER_FILES comes first), or on what Dawn finds
  * where set-up has not run; with the tuned choices of a file. A file of choices that cannot be understood is left alone with a warning (process.emitWarning). Throws where
- * there is no adapter.
+ * there is no adapter, and UnsupportedOptionError where it cannot do what an option asks for.
  */
 export async function openDevice({ tuning, ...options }: NodeDeviceOptions = {}): Promise<Device> {
   if (!instance) {

@@ -18,9 +18,11 @@ export interface ForwardCall<I extends OpInputs, A> {
   readonly recording: boolean;
   /** Whether no gradient follows from anything computed now: then a faster variant may round a little more coarsely (see `Device.inference`). */
   readonly inference: boolean;
+  /** Whether operands of products may be rounded to f16: in inference on a device opened with `halfPrecision`. */
+  readonly half: boolean;
 }
 
-export interface BackwardCall<I extends OpInputs, A, S> extends Omit<ForwardCall<I, A>, 'recording' | 'inference'> {
+export interface BackwardCall<I extends OpInputs, A, S> extends Omit<ForwardCall<I, A>, 'recording' | 'inference' | 'half'> {
   readonly saved: S;
   /** Gradient of the loss by `output`, of its shape. */
   readonly gradient: Tensor;
@@ -69,7 +71,8 @@ export function defineOp<I extends OpInputs, A, S extends Saved = void>(definiti
     return device.opScope(() => {
       const output = device.empty(shape, dtype);
       const { inference } = device;
-      const saved = device.noGrad(() => forward({ device, inputs, attributes, output, recording, inference }));
+      const half = inference && device.halfPrecision;
+      const saved = device.noGrad(() => forward({ device, inputs, attributes, output, recording, inference, half }));
       if (recording) attach(output, saved);
       return output;
     });

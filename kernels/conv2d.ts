@@ -16,6 +16,7 @@
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { eachRow, handOut, meetRow, range } from './matmul.ts';
+import { STAGING, type StagedPrecision } from './matmul-tiled.ts';
 
 const lines = (count: number, line: (i: number) => string): string => range(count).map(line).join('\n');
 
@@ -149,19 +150,21 @@ ${lines(tn, (j) => `    if (${column(j)} < p.N4) { let at = pixel * targetPitch 
 /** Vec4s along K that a workgroup-memory tile holds. */
 const DEPTH4 = 4;
 
-/** A workgroup computes a square tile of pixels by channels, each lane 4 x 4 of it, from operands in workgroup memory: for adapters without small subgroups. */
-export const convTiledKernel = kernelFamily((tile: number, epilogue: Epilogue) => {
+/** A workgroup computes a square tile of pixels by channels, each lane 4 x 4 of it, from operands in workgroup memory, as they are or rounded to f16: for adapters without small subgroups. */
+export const convTiledKernel = kernelFamily((tile: number, precision: StagedPrecision, epilogue: Epilogue) => {
+  const { vector, module, store, load } = STAGING[precision];
   const side = tile / 4;
   const lanes = side * side;
   const share = (tile * DEPTH4) / lanes;
   return defineKernel({
-    name: `conv2d_f32_tile${tile}${epilogue}`,
+    name: `conv2d_${precision}_tile${tile}${epilogue}`,
     workgroup: [lanes],
     params: CONV_PARAMS,
     buffers: { ...CONV_OPERANDS, ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
-    module: `${convLoads(false, false)}
-var<workgroup> tileA: array<vec4f, ${tile * DEPTH4}>;
-var<workgroup> tileB: array<vec4f, ${tile * DEPTH4}>;`,
+    f16: precision === 'f16',
+    module: `${convLoads(false, false)}${module}
+var<workgroup> tileA: array<${vector}, ${tile * DEPTH4}>;
+var<workgroup> tileB: array<${vector}, ${tile * DEPTH4}>;`,
     body: `${convTile(tile, side)}
   let depth = lane % ${DEPTH4}u;
 ${lines(share, (i) => `  let m${i} = min(r0 + lane / ${DEPTH4}u + ${i * (lanes / DEPTH4)}u, M - 1u);${sourceOrigin(i)}`)}
@@ -176,14 +179,14 @@ ${lines(4, (r) => `  var sum${r} = vec4f();`)}
         let q = q0 + depth;
 ${lines(share, (i) => `        {
           let e = u32(x${i}) + u * sourcePitch + q;
-          tileA[lane + ${i * lanes}u] = select(vec4f(), loadSource(line${i}, e), e < limit${i} && q < inner);
+          tileA[lane + ${i * lanes}u] = ${store(`select(vec4f(), loadSource(line${i}, e), e < limit${i} && q < inner)`)};
           let kk = q0 * 4u + lane / ${side}u + ${i * (lanes / side)}u;
-          tileB[lane + ${i * lanes}u] = select(vec4f(), loadWeights(k + kk, loadColumn), kk < inner * 4u);
+          tileB[lane + ${i * lanes}u] = ${store('select(vec4f(), loadWeights(k + kk, loadColumn), kk < inner * 4u)')};
         }`)}
         workgroupBarrier();
         for (var d = 0u; d < ${DEPTH4}u; d++) {
-${lines(4, (r) => `          let a${r} = tileA[(ownRow + ${r}u) * ${DEPTH4}u + d];`)}
-${lines(4, (kk) => `          let b${kk} = tileB[(d * 4u + ${kk}u) * ${side}u + lane % ${side}u];`)}
+${lines(4, (r) => `          let a${r} = ${load(`tileA[(ownRow + ${r}u) * ${DEPTH4}u + d]`)};`)}
+${lines(4, (kk) => `          let b${kk} = ${load(`tileB[(d * 4u + ${kk}u) * ${side}u + lane % ${side}u]`)};`)}
 ${lines(4, (r) => lines(4, (kk) => `          sum${r} = fma(vec4f(a${r}[${kk}]), b${kk}, sum${r});`))}
         }
         workgroupBarrier();

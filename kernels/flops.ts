@@ -17,7 +17,7 @@ const attention = (products: number) => (p: Params, [, , images]: Grid): number 
 /** By the beginning of the kernel's name. */
 const FAMILIES: readonly (readonly [prefix: RegExp, flops: (params: Params, grid: Grid) => number])[] = [
   [/^matmul_[nt]{2}_/, (p) => 2 * p.m * p.n * p.k * p.batch],
-  [/^conv2d_f32_/, conv2d],
+  [/^conv2d_f(32|16)_/, conv2d],
   [/^conv2d_weight_gradient_f32_/, (p) => 2 * p.lines * p.outW * p.groups * (4 * p.K4) * (4 * p.N4) * p.kh * p.kw],
   [/^depthwise_f32_/, (p) => 2 * 4 * p.count * p.kh * p.kw],
   [/^depthwise_input_gradient_/, (p) => (2 * 4 * p.count * p.kh * p.kw) / (p.stride * p.stride)],

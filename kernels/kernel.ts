@@ -23,6 +23,8 @@ export interface KernelSpec<P extends string, B extends string> {
   readonly buffers: Readonly<Record<B, BufferSpec>>;
   /** Needs the `subgroups` feature. */
   readonly subgroups?: boolean;
+  /** Needs the `shader-f16` feature. */
+  readonly f16?: boolean;
   /** Module-scope WGSL: functions, constants, workgroup variables. */
   readonly module?: string;
   /** The statements of `main`. */
@@ -36,6 +38,7 @@ export interface Kernel<P extends string = string, B extends string = string> {
   readonly params: readonly { readonly name: P; readonly type: ScalarType }[];
   readonly buffers: readonly { readonly name: B; readonly access: Access }[];
   readonly subgroups: boolean;
+  readonly f16: boolean;
 }
 
 /** The most params a kernel may have: one 256-byte slot of the uniform ring. */
@@ -58,6 +61,7 @@ export function defineKernel<P extends string, B extends string>(spec: KernelSpe
   const [x, y = 1, z = 1] = spec.workgroup;
   const lines = [
     spec.subgroups ? 'enable subgroups;' : '',
+    spec.f16 ? 'enable f16;' : '',
     params.length ? `struct Params { ${params.map((q) => `${q.name}: ${q.type}`).join(', ')} }\n@group(0) @binding(0) var<uniform> p: Params;` : '',
     ...buffers.map((b, i) => `@group(0) @binding(${i + 1}) ${b.access === 'texture' ? `var ${b.name}: texture_storage_2d<rgba32float, read>`
       : `var<storage, ${b.access === 'read' ? 'read' : 'read_write'}> ${b.name}: array<${b.element}>`};`),
@@ -76,6 +80,7 @@ ${spec.body}
     params,
     buffers: buffers.map(({ name, access }) => ({ name, access })),
     subgroups: spec.subgroups ?? false,
+    f16: spec.f16 ?? false,
   };
 }
 

@@ -1,13 +1,42 @@
 /**
  * Matrix products through workgroup memory, for adapters without subgroups or with large ones (real GPUs): tiles of A and B are staged
  * k-major as vec4s, whatever the form, and each invocation owns a block of the output in registers. Same params and buffers as the kernels of matmul.ts.
+ *
+ * Operands are staged as they are, or rounded to f16 (`StagedPrecision`): then tiles take half the workgroup memory. Products and sums are f32 in either case.
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
 import { MATMUL_PARAMS, operandLoader, range, tilePlacement, type MatmulForm, type MatmulTile, type OperandAccess } from './matmul.ts';
 
-/** k staged at once: 8 KiB of workgroup memory for the large tile. */
+/** k staged at once: 8 KiB of workgroup memory for the large tile, 4 KiB in f16. */
 const STAGED_K = 16;
+
+/** What operands are in workgroup memory. In buffers they are f32 always, and so are sums. */
+export type StagedPrecision = 'f32' | 'f16';
+
+interface Staging {
+  /** Type of a staged vec4. */
+  readonly vector: string;
+  /** Module-scope WGSL that `store` needs. */
+  readonly module: string;
+  /** WGSL of a vec4f as it is staged, and of a staged vec4 as vec4f. */
+  readonly store: (value: string) => string;
+  readonly load: (value: string) => string;
+}
+
+/**
+ * f16 reaches to 65504: values beyond are clamped to that, infinities too, so that no infinity comes out of finite numbers. A NaN need not stay one (WGSL leaves that to the adapter).
+ * Below 6.1e-5 precision falls off, and below 6e-8 values are 0.
+ */
+export const STAGING: Readonly<Record<StagedPrecision, Staging>> = {
+  f32: { vector: 'vec4f', module: '', store: (value) => value, load: (value) => value },
+  f16: {
+    vector: 'vec4h',
+    module: '\nfn rounded(value: vec4f) -> vec4h { return vec4h(clamp(value, vec4f(-65504.0), vec4f(65504.0))); }',
+    store: (value) => `rounded(${value})`,
+    load: (value) => `vec4f(${value})`,
+  },
+};
 
 interface TiledShape extends MatmulTile {
   /** Rows and vec4 columns of an invocation. */
@@ -15,13 +44,15 @@ interface TiledShape extends MatmulTile {
   readonly laneVectors: number;
 }
 
-export const WORKGROUP_TILES: Readonly<Record<'large' | 'small', TiledShape>> = {
+export type WorkgroupTileSize = 'large' | 'small';
+
+export const WORKGROUP_TILES: Readonly<Record<WorkgroupTileSize, TiledShape>> = {
   large: { rows: 64, columns: 64, laneRows: 8, laneVectors: 2 },
   small: { rows: 32, columns: 32, laneRows: 4, laneVectors: 1 },
 };
 
 /** Stages `extent` lines of op(A) or columns of op(B) for k .. k + STAGED_K - 1; zeros beyond K. */
-function stage(name: 'A' | 'B', kContiguous: boolean, extent: number, lanes: number): string {
+function stage(name: 'A' | 'B', kContiguous: boolean, extent: number, lanes: number, { store }: Staging): string {
   const quads = extent / 4;
   const [origin, bound] = name === 'A' ? ['row0', 'p.m'] : ['column0', 'p.n'];
   if (kContiguous) {
@@ -32,18 +63,19 @@ function stage(name: 'A' | 'B', kContiguous: boolean, extent: number, lanes: num
       let quad = i / ${steps}u;
       let inside = k + k4 * 4u < k1;
       ${range(4).map((q) => `let v${q} = select(vec4f(), load${name}(line${name} + min(${origin} + quad * 4u + ${q}u, ${bound} - 1u), min(k / 4u + k4, lastK4)), inside);`).join('\n      ')}
-      ${['x', 'y', 'z', 'w'].map((c, step) => `tile${name}[(k4 * 4u + ${step}u) * ${quads}u + quad] = vec4f(v0.${c}, v1.${c}, v2.${c}, v3.${c});`).join('\n      ')}
+      ${['x', 'y', 'z', 'w'].map((c, step) => `tile${name}[(k4 * 4u + ${step}u) * ${quads}u + quad] = ${store(`vec4f(v0.${c}, v1.${c}, v2.${c}, v3.${c})`)};`).join('\n      ')}
     }`;
   }
   return `for (var i = lane; i < ${quads * STAGED_K}u; i += ${lanes}u) {
       let line = k + i / ${quads}u;
       let x = min(${origin} / 4u + i % ${quads}u, (${bound} + 3u) / 4u - 1u);
-      tile${name}[i] = select(vec4f(), load${name}(line${name} + min(line, p.k - 1u), x), line < k1);
+      tile${name}[i] = ${store(`select(vec4f(), load${name}(line${name} + min(line, p.k - 1u), x), line < k1)`)};
     }`;
 }
 
 /** C = op(A) op(B) through workgroup memory; `vec4Output`: N is a multiple of 4. */
-export const tiledMatmulKernel = kernelFamily((form: MatmulForm, size: 'large' | 'small', access: OperandAccess, vec4Output: boolean, epilogue: Epilogue): Kernel => {
+export const tiledMatmulKernel = kernelFamily((form: MatmulForm, size: WorkgroupTileSize, access: OperandAccess, precision: StagedPrecision, vec4Output: boolean, epilogue: Epilogue): Kernel => {
+  const staging = STAGING[precision];
   const tile = WORKGROUP_TILES[size];
   const { rows, columns, laneRows, laneVectors } = tile;
   const lanesX = columns / (4 * laneVectors);
@@ -64,25 +96,26 @@ export const tiledMatmulKernel = kernelFamily((form: MatmulForm, size: 'large' |
     output: vec4Output ? 'write vec4f' : 'write f32',
   };
   return defineKernel({
-    name: `matmul_${form}_f32_wg${lanes}_${rows}x${columns}_${access}${vec4Output ? '' : '_scalar_output'}${epilogue}`,
+    name: `matmul_${form}_${precision}_wg${lanes}_${rows}x${columns}_${access}${vec4Output ? '' : '_scalar_output'}${epilogue}`,
     workgroup: [lanes],
     params: MATMUL_PARAMS,
     buffers,
-    module: `${operandLoader('A', access)}\n${operandLoader('B', access)}
-var<workgroup> tileA: array<vec4f, ${STAGED_K * rows / 4}>;
-var<workgroup> tileB: array<vec4f, ${STAGED_K * columns / 4}>;`,
+    f16: precision === 'f16',
+    module: `${operandLoader('A', access)}\n${operandLoader('B', access)}${staging.module}
+var<workgroup> tileA: array<${staging.vector}, ${STAGED_K * rows / 4}>;
+var<workgroup> tileB: array<${staging.vector}, ${STAGED_K * columns / 4}>;`,
     body: `${tilePlacement(tile)}
   let lastK4 = (p.k + 3u) / 4u - 1u;
   let laneX = lane % ${lanesX}u;
   let laneY = lane / ${lanesX}u;
   ${range(laneRows).map((row) => range(laneVectors).map((j) => `var c${row}_${j} = vec4f();`).join(' ')).join('\n  ')}
   for (var k = k0; k < k1; k += ${STAGED_K}u) {
-    ${stage('A', form[0] === 'n', rows, lanes)}
-    ${stage('B', form[1] === 't', columns, lanes)}
+    ${stage('A', form[0] === 'n', rows, lanes, staging)}
+    ${stage('B', form[1] === 't', columns, lanes, staging)}
     workgroupBarrier();
     for (var step = 0u; step < ${STAGED_K}u; step++) {
-      ${range(laneRows / 4).map((i) => `let a${i} = tileA[step * ${rows / 4}u + laneY * ${laneRows / 4}u + ${i}u];`).join('\n      ')}
-      ${range(laneVectors).map((j) => `let b${j} = tileB[step * ${columns / 4}u + laneX + ${j * lanesX}u];`).join('\n      ')}
+      ${range(laneRows / 4).map((i) => `let a${i} = ${staging.load(`tileA[step * ${rows / 4}u + laneY * ${laneRows / 4}u + ${i}u]`)};`).join('\n      ')}
+      ${range(laneVectors).map((j) => `let b${j} = ${staging.load(`tileB[step * ${columns / 4}u + laneX + ${j * lanesX}u]`)};`).join('\n      ')}
       ${range(laneRows).map((row) => range(laneVectors).map((j) => `c${row}_${j} = fma(vec4f(a${row >> 2}[${row & 3}]), b${j}, c${row}_${j});`).join(' ')).join('\n      ')}
     }
     workgroupBarrier();

@@ -7,6 +7,8 @@ import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, wr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { Device } from '../engine/index.ts';
+import { openDevice } from '../engine/node.ts';
 import { readWeightsFile } from '../training/checkpoint.ts';
 import { runCocoEval } from '../training/coco-eval.ts';
 import { ensureShapesDataset, openDataset, splitWarnings } from '../training/datasets/index.ts';
@@ -15,6 +17,8 @@ import { runEvaluate } from '../training/evaluate.ts';
 import { runPredict } from '../training/predict.ts';
 import { loadConfig } from '../training/recipe.ts';
 import { runTrain } from '../training/train.ts';
+import { runTune } from '../training/tune.ts';
+import { withoutHalf } from './devices.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'cli-test-'));
 const data = join(folder, 'shapes'), run = join(folder, 'run');
@@ -214,6 +218,39 @@ describe('weights and checkpoints', () => {
     expect(await refusal(runPredict(['--weights', weights, '--out', out, image, broken, image]))).toContain(`${broken}: cannot be decoded`);
     const written: { file: string; drawn: string }[] = JSON.parse(readFileSync(join(out, 'predictions.json'), 'utf8'));
     expect(written.map(({ file, drawn }) => ({ file, drawn: existsSync(drawn) }))).toEqual([{ file: image, drawn: true }]);
+  });
+
+  test('with --half, predict and evaluate say what it comes to, and find the same objects; an adapter without shader-f16 is refused', async () => {
+    const weights = join(run, 'best.safetensors'), out = join(folder, 'half');
+    const probe = await openDevice();
+    const supported = probe.info.features.includes('shader-f16');
+    probe.destroy();
+    const evaluate = (name: string, ...options: string[]) => runEvaluate(['--weights', weights, '--data', data, '--out', join(out, name), ...options]);
+    const detections = (name: string): { score: number; bbox: number[] }[] => JSON.parse(readFileSync(join(out, name, 'detections.json'), 'utf8'));
+    if (supported) {
+      const log = vi.mocked(console.log);
+      log.mockClear();
+      expect(await runPredict(['--weights', weights, '--half', '--score', '0', '--out', join(out, 'predict'), image])).toBe(0);
+      expect(await evaluate('f16', '--half')).toBe(0);
+      expect(log.mock.calls.map(([line]) => String(line)).filter((line) => line.startsWith('half      '))).toEqual([expect.stringContaining('f16'), expect.stringContaining('f16')]);
+      expect(await evaluate('f32')).toBe(0);
+      const scores = (name: string) => detections(name).map(({ score }) => score).sort((a, b) => a - b);
+      const [f16, f32] = [scores('f16'), scores('f32')];
+      expect(f16.length).toBe(f32.length);
+      f16.forEach((score, i) => expect(score).toBeCloseTo(f32[i], 2));
+      expect(['f16', 'f32'].map((name) => JSON.parse(readFileSync(join(out, name, 'evaluation.json'), 'utf8')).half)).toEqual([true, false]);
+    }
+    withoutHalf();
+    try {
+      const message = (command: string) => new RegExp(`^${command}: --half: expected an adapter with the feature shader-f16, got .+ with .*core-features`);
+      expect(await refusal(runPredict(['--weights', weights, '--half', '--out', out, image]))).toMatch(message('predict'));
+      expect(await refusal(evaluate('refused', '--half'))).toMatch(message('evaluate'));
+      vi.stubEnv('DSRCNN_TUNING', join(folder, 'tuning.json'));
+      expect(await refusal(runTune(['--half']))).toMatch(message('tune'));
+    } finally {
+      vi.mocked(Device.fromAdapter).mockRestore();
+      vi.unstubAllEnvs();
+    }
   });
 
   test('a run that was changed by hand is not continued wrongly', async () => {

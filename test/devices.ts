@@ -1,6 +1,6 @@
 /** The devices that tests run on: the adapter at hand, and the same with nothing but WebGPU's defaults (limits, no subgroups), opened once a test file and destroyed at its end. No tuned choices. */
-import { afterAll } from 'vitest';
-import type { Device, ForcedVariants } from '../engine/index.ts';
+import { afterAll, vi } from 'vitest';
+import { Device, type ForcedVariants } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 
 export interface TestDevice {
@@ -29,4 +29,13 @@ export async function testDevice(): Promise<Device> {
   const device = await openDevice({ tuning: 'off' });
   afterAll(() => device.destroy());
   return device;
+}
+
+/** Until mocks are restored, adapters have no shader-f16. */
+export function withoutHalf(): void {
+  const { fromAdapter } = Device;
+  vi.spyOn(Device, 'fromAdapter').mockImplementation((adapter, options) => {
+    const features = new Set([...adapter.features].filter((feature) => feature !== 'shader-f16'));
+    return fromAdapter(new Proxy(adapter, { get: (target, key) => (key === 'features' ? features : Reflect.get(target, key)) }), options);
+  });
 }

@@ -315,11 +315,19 @@ describe('npm run tune', () => {
     const [adapter] = JSON.parse(readFileSync(file, 'utf8')).adapters;
     const count = Object.keys(adapter.choices).length;
     expect(count).toBeGreaterThan(0);
+    const classes = (): number => Number(/^classes {3}(\d+) to tune/m.exec(lines.join('\n'))![1]);
+    const count32 = classes();
     lines.length = 0;
     expect(await runTune(['--list'])).toBe(0);
     for (const shapeClass of Object.keys(adapter.choices)) expect(lines.join('\n')).toContain(shapeClass);
     expect(await runTune(['--reset'])).toBe(0);
     expect(lines.at(-1)).toBe(`removed   ${count} ${count === 1 ? 'choice' : 'choices'} of this adapter from ${file}`);
+    if (!device.info.features.includes('shader-f16')) return;
+    lines.length = 0;
+    expect(await runTune(['--preset', 'tiny', '--size', '64x64', '--batch', '1', '--set', 'numStages=1', '--half'])).toBe(130);
+    expect(lines[0]).toMatch(/^device .*, inference with --half$/);
+    // Inference in f16 has classes of its own, where in f32 it shares some with training.
+    expect(classes()).toBeGreaterThan(count32);
   });
 
   test('refuses what it does not know', async () => {

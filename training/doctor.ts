@@ -151,6 +151,7 @@ export async function runDoctor(argv: readonly string[]): Promise<number> {
     print('adapter', `${info.description || 'without a description'} (vendor ${info.vendor || 'unknown'}, architecture ${info.architecture || 'unknown'})`);
     if (mesa) print('', `Mesa ${mesa}`);
     print('subgroups', device.subgroupSize > 0 ? `of ${device.subgroupSize} lanes` : 'not used: the adapter has none, or of several sizes');
+    print('half', info.features.includes('shader-f16') ? '--half of predict, evaluate and tune is possible' : '--half is not possible: the adapter lacks shader-f16');
     print('features', info.features.join(', '));
     for (const [i, name] of LIMITS.entries()) {
       const limit = device.limits[name];

@@ -1,6 +1,5 @@
 /** Runs a model over a split and measures its detections; and the `evaluate` command. */
 import { join } from 'node:path';
-import { openDevice } from '../engine/node.ts';
 import { DynamicSparseRCNN, type Detections } from '../model/index.ts';
 import { integerOption, outputFolder, parseArguments } from './arguments.ts';
 import { writeFileAtomic } from './checkpoint.ts';
@@ -9,6 +8,7 @@ import { writeDetections } from './coco-files.ts';
 import { evaluateDetections, type CocoEvaluation } from './coco-metrics.ts';
 import { cocoAnnotations, openDataset, splitRecords, type Dataset, type ImageRecord } from './datasets/index.ts';
 import { InputError } from './errors.ts';
+import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
 import { createEvaluationLoader } from './loader.ts';
 import { formatDuration, metricsTable } from './report.ts';
 import type { EvaluationResize } from './transforms.ts';
@@ -66,7 +66,7 @@ export function evaluationReport({ evaluation, secondsPerImage }: ModelEvaluatio
 
 const HELP = `evaluate: measures weights on a split of a data set by COCO's metrics
 
-  npm run evaluate -- --weights FILE --data DIR [--split val] [--out DIR]
+  npm run evaluate -- --weights FILE --data DIR [--split val] [--half] [--out DIR]
 
   --weights FILE  weights of this project (runs/.../best.safetensors), which carry configuration and class names; or of PyTorch or Detectron2 (.pth, .pt, .pkl)
 ${DESCRIPTION_HELP}
@@ -74,19 +74,20 @@ ${DESCRIPTION_HELP}
   --split NAME    train, val or test (default val)
   --out DIR       where evaluation.json and detections.json go (default: beside the weights, where they replace those of the training)
   --batch N       images at a time (default: as in the training, at most 8)
+${HALF_HELP}
   --help          this text
 `;
 
 /** Runs the subcommand; resolves to the exit code. */
 export async function runEvaluate(argv: readonly string[]): Promise<number> {
   const { values } = parseArguments('evaluate', argv, {
-    weights: { type: 'string' }, config: { type: 'string' }, classes: { type: 'string' }, data: { type: 'string' }, split: { type: 'string', default: 'val' }, out: { type: 'string' }, batch: { type: 'string' }, help: { type: 'boolean' },
+    weights: { type: 'string' }, config: { type: 'string' }, classes: { type: 'string' }, data: { type: 'string' }, split: { type: 'string', default: 'val' }, out: { type: 'string' }, batch: { type: 'string' }, half: { type: 'boolean' }, help: { type: 'boolean' },
   });
   if (values.help) {
     process.stdout.write(HELP);
     return 0;
   }
-  const { weights, data, split } = values;
+  const { weights, data, split, half = false } = values;
   if (weights === undefined) throw new InputError('evaluate: --weights: expected a file, got nothing');
   if (data === undefined) throw new InputError('evaluate: --data: expected a folder, got nothing');
   const file = readAnyWeights(weights);
@@ -97,8 +98,9 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
   if (splitRecords(dataset, split).every(({ objects }) => objects.every(({ crowd }) => crowd))) console.log(`warning: the split "${split}" has no object to measure by: every metric will be -1`);
   const out = values.out ?? join(weights, '..');
   outputFolder('evaluate', out);
-  const device = await openDevice();
+  const device = await openForInference('evaluate', half);
   try {
+    if (half) console.log(describeHalf(device));
     const model = new DynamicSparseRCNN(device, config.model);
     loadWhole(model, file, weights, (line) => console.log(line));
     const total = splitRecords(dataset, split).length;
@@ -115,7 +117,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
         console.log(`${done}/${total} images, ${formatDuration(left)} left, ${Math.round(device.memory().peakBytes / 1e6)} MB`);
       },
     });
-    writeFileAtomic(join(out, 'evaluation.json'), `${JSON.stringify(evaluationReport(result, split, weights), null, 2)}\n`);
+    writeFileAtomic(join(out, 'evaluation.json'), `${JSON.stringify({ ...evaluationReport(result, split, weights), half }, null, 2)}\n`);
     writeDetections(join(out, 'detections.json'), result.detections);
     console.log(metricsTable(result.evaluation));
     console.log(`wrote ${join(out, 'evaluation.json')} and ${join(out, 'detections.json')}`);

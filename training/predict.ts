@@ -1,6 +1,5 @@
 /** The `predict` command: image files in, detections as JSON and drawn images out. */
 import { basename, extname, join } from 'node:path';
-import { openDevice } from '../engine/node.ts';
 import { DynamicSparseRCNN, type Detections } from '../model/index.ts';
 import { insteadOfFile, numberOption, outputFolder, parseArguments } from './arguments.ts';
 import { writeFileAtomic } from './checkpoint.ts';
@@ -8,6 +7,7 @@ import { drawBoxes, writePng, type DrawnBox } from './draw.ts';
 import { drawStages, stageHistory, type StageHistory } from './draw-stages.ts';
 import { InputError } from './errors.ts';
 import { decodeImage, transformImage, type PixelImage } from './images.ts';
+import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
 import { formatTable } from './report.ts';
 import { planEvaluation, scaleOf, type EvaluationResize } from './transforms.ts';
 import { DESCRIPTION_HELP, describeWeights, loadWhole, readAnyWeights } from './weights.ts';
@@ -60,13 +60,14 @@ const STAGES_SUFFIX = '-stages';
 
 const HELP = `predict: detects objects on images
 
-  npm run predict -- --weights FILE [--score 0.3] [--stages] [--out DIR] IMAGE...
+  npm run predict -- --weights FILE [--score 0.3] [--stages] [--half] [--out DIR] IMAGE...
 
   --weights FILE  weights of this project (runs/.../best.safetensors), which carry configuration and class names; or of PyTorch or Detectron2 (.pth, .pt, .pkl)
 ${DESCRIPTION_HELP}
   --score S       leave out detections below this score, 0 .. 1 (default 0.3)
   --stages        also draw, as NAME-stages.png, how the boxes of the best detections move through the stages, the initial boxes,
                   and the image's expert weights; the numbers go to predictions.json under "stages"
+${HALF_HELP}
   --out DIR       where predictions.json and the drawn images go (default: predictions)
   --help          this text
 
@@ -76,7 +77,7 @@ An image that cannot be decoded ends the command; what was detected on the image
 /** Runs the subcommand; resolves to the exit code. */
 export async function runPredict(argv: readonly string[]): Promise<number> {
   const { values, positionals: files } = parseArguments('predict', argv, {
-    weights: { type: 'string' }, config: { type: 'string' }, classes: { type: 'string' }, score: { type: 'string', default: '0.3' }, stages: { type: 'boolean' },
+    weights: { type: 'string' }, config: { type: 'string' }, classes: { type: 'string' }, score: { type: 'string', default: '0.3' }, stages: { type: 'boolean' }, half: { type: 'boolean' },
     out: { type: 'string', default: 'predictions' }, help: { type: 'boolean' },
   }, true);
   if (values.help) {
@@ -95,8 +96,9 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
   const { config, classNames } = describeWeights('predict', weights, file, values);
   outputFolder('predict', out);
   const results: Prediction[] = [];
-  const device = await openDevice();
+  const device = await openForInference('predict', values.half ?? false);
   try {
+    if (values.half) console.log(describeHalf(device));
     const model = new DynamicSparseRCNN(device, config.model);
     loadWhole(model, file, weights, (line) => console.log(line));
     const names = drawnNames(files);

@@ -1,11 +1,11 @@
 /** The `tune` command: measures which variants of the kernels are the fastest for the sizes of a configuration, on this machine's adapter, and stores the choices. */
 import { backward, TuningError, type Device, type TunedChoice, type TunedClass, type TuningProgress } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
 import { loadTuning, resetTuning, saveTuning, tuningFile } from '../engine/tuning-file.ts';
 import { DynamicSparseRCNN } from '../model/index.ts';
 import { integerOption, parseArguments } from './arguments.ts';
 import { largestSize, syntheticBatch, type ImageSize } from './dry-run.ts';
 import { InputError } from './errors.ts';
+import { openForInference } from './inference-device.ts';
 import { loadConfig, PRESET_NAMES, type RunConfig } from './recipe.ts';
 import { formatDuration, formatTable } from './report.ts';
 import { TrainingStep } from './step.ts';
@@ -20,6 +20,7 @@ const HELP = `tune: measures variants of kernels on this machine's adapter, and 
   --size HxW       of the images, in pixels; may be repeated (default: the embedded data set's for small and tiny, otherwise the largest that the augmentation gives)
   --batch N        images of a forward and backward pass
   --set KEY=VALUE  changes one key of the configuration, as for npm run train; may be repeated
+  --half           inference as predict and evaluate with --half do it, f16 and f32 beside each other; the training step is f32 as ever
   --help           this text
 
 The choices lie in tuning.json below $XDG_CACHE_HOME or ~/.cache, for several adapters; DSRCNN_TUNING=FILE names another file, DSRCNN_TUNING=off uses none.
@@ -29,7 +30,7 @@ seed gives the same bits only with the same choices (npm run train says which it
 
 const OPTIONS = {
   preset: { type: 'string' }, size: { type: 'string', multiple: true }, batch: { type: 'string' }, set: { type: 'string', multiple: true },
-  list: { type: 'boolean' }, reset: { type: 'boolean' }, help: { type: 'boolean' },
+  half: { type: 'boolean' }, list: { type: 'boolean' }, reset: { type: 'boolean' }, help: { type: 'boolean' },
 } as const;
 
 function parseSize(text: string): ImageSize {
@@ -117,11 +118,11 @@ export async function runTune(argv: readonly string[]): Promise<number> {
     set: [...(values.set ?? []), ...(values.batch === undefined ? [] : [`training.batchSize=${integerOption('tune', 'batch', values.batch, 1)}`])],
   });
 
-  const device = await openDevice({ tuning: 'off' });
+  const device = await openForInference('tune', values.half ?? false, { tuning: 'off' });
   try {
     const { tuner } = device;
     const log = (line: string): void => console.log(line);
-    log(`device    ${device.info.description || device.info.vendor}${device.subgroupSize > 0 ? `, subgroups of ${device.subgroupSize}` : ''}`);
+    log(`device    ${device.info.description || device.info.vendor}${device.subgroupSize > 0 ? `, subgroups of ${device.subgroupSize}` : ''}${device.halfPrecision ? ', inference with --half' : ''}`);
     if (values.reset) {
       const removed = resetTuning(tuner, file);
       log(`removed   ${removed} ${removed === 1 ? 'choice' : 'choices'} of this adapter from ${file}`);

@@ -1,14 +1,15 @@
 /** The ways to compute a dense or grouped convolution, and which one to take: direct or Winograd, tile, where operands are read from; for the gradient by the weight tile and split. */
 import { convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, isNarrow, sumPartsKernel } from '../../kernels/conv2d.ts';
 import type { Kernel } from '../../kernels/kernel.ts';
+import type { StagedPrecision } from '../../kernels/matmul-tiled.ts';
 import { winogradOutputKernel, winogradTilesKernel, winogradWeightGradientKernel, winogradWeightsKernel, WINOGRAD_SIZES, type WinogradSize } from '../../kernels/winograd.ts';
 import type { Device } from '../device.ts';
 import type { Tensor } from '../tensor.ts';
 import { prefersTextures, textureOperand, type TextureOperand } from '../textures.ts';
 import { outline, type Candidate } from '../tuner.ts';
 import type { EpilogueOperands } from './gemm.ts';
-import { roundingOf } from './gemm-variants.ts';
-import { winogradGradientSize, winogradSize, type WinogradCall } from './winograd.ts';
+import { HALF_ROUNDING, roundingOf } from './gemm-variants.ts';
+import { halfProducts, winogradGradientSize, winogradSize, type WinogradCall } from './winograd.ts';
 
 /** What the implicit GEMM is told; see kernels/conv2d.ts. `K4` and `N4` of a group. */
 export interface ConvolutionCall extends Omit<WinogradCall, 'padding'> {
@@ -37,7 +38,14 @@ export interface ConvolutionSizes {
 /** Forward pass or gradient by the input. */
 export type ConvolutionVariant =
   | { readonly winograd: WinogradSize }
-  | { readonly winograd: null; readonly rows: number; readonly columns: number; readonly textures: boolean };
+  | { readonly winograd: null; readonly rows: number; readonly columns: number; readonly textures: boolean; /** f16: through workgroup memory, whatever the device. */ readonly precision: StagedPrecision };
+
+/** Which variants may be taken that round more coarsely than a plain sum. */
+export interface AllowedRounding {
+  readonly winograd: readonly WinogradSize[];
+  /** Operands rounded to f16 (see `DeviceOptions.halfPrecision`). */
+  readonly half: boolean;
+}
 
 /** Tensors of a call, by the names that the kernels have for them, and its epilogue. */
 export interface ConvolutionTensors extends EpilogueOperands {
@@ -103,9 +111,9 @@ function tilesFor(subgroup: number, columns: number): readonly Tile[] {
   return tiles.filter((tile) => (tile[1] / 2 < columns || tile[1] <= 32) && (tile[1] > 4 || columns <= 4));
 }
 
-/** The variant for the forward pass or the gradient by the input: the tuned one, or the cost model's. Of the Winograd variants those of `sizes`. */
+/** The variant for the forward pass or the gradient by the input, of those allowed: the tuned one, or the cost model's. */
 export function chooseConvolution(
-  device: Device, call: ConvolutionCall, sizes: readonly WinogradSize[], tensors: ConvolutionTensors, run: (tensors: ConvolutionTensors, variant: ConvolutionVariant) => void,
+  device: Device, call: ConvolutionCall, { winograd: sizes, half }: AllowedRounding, tensors: ConvolutionTensors, run: (tensors: ConvolutionTensors, variant: ConvolutionVariant) => void,
 ): ConvolutionVariant {
   const { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw, stride, step, padY, padX } = call;
   const tiled = kh === 3 && kw === 3 && stride === 1 && step === 1 && groups === 1 && padY === padX;
@@ -113,7 +121,7 @@ export function chooseConvolution(
   const { source, weights, target, ...optional } = tensors;
   const extras = Object.entries(optional).filter(([, tensor]) => tensor).map(([name]) => ` ${name}`).sort().join('');
   const key = `${kh}x${kw}${stride > 1 ? ` stride ${stride}` : ''}${step > 1 ? ` step ${step}` : ''}${groups > 1 ? ` groups ${groups}` : ''} pad ${padY === padX ? padY : `${padY},${padX}`} `
-    + `${batch}x${sourceH}x${sourceW}x${K4 * 4} to ${targetH}x${targetW}x${N4 * 4}${extras}${allowed.includes(4) ? ' winograd4' : ''}`;
+    + `${batch}x${sourceH}x${sourceW}x${K4 * 4} to ${targetH}x${targetW}x${N4 * 4}${extras}${allowed.includes(4) ? ' winograd4' : ''}${half ? ' half' : ''}`;
   return device.tuner.choose('conv2d', key, () => {
     const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
     const readable = ([, columns]: Tile): boolean => subgroup > 0 && device.operandTextures && textureOperands(call, source, weights, isNarrow(subgroup, columns)) !== null;
@@ -121,22 +129,24 @@ export function chooseConvolution(
     const candidate = (variant: ConvolutionVariant): Candidate<ConvolutionVariant> => {
       if (variant.winograd !== null) {
         const m = variant.winograd;
-        return { name: `winograd ${m}x${m}`, variant, tolerance: WINOGRAD_ROUNDING[m] * rounding, kernels: () => [winogradWeightsKernel(m), winogradTilesKernel(m, 'input'), winogradOutputKernel(m, '')] };
+        return { name: `winograd ${m}x${m}`, variant, tolerance: WINOGRAD_ROUNDING[m] * (rounding + (half && halfProducts(m) ? HALF_ROUNDING : 0)), kernels: () => [winogradWeightsKernel(m), winogradTilesKernel(m, 'input'), winogradOutputKernel(m, '')] };
       }
-      const { rows, columns, textures } = variant;
+      const { rows, columns, textures, precision } = variant;
       return {
-        name: `direct ${textures ? 'texture' : 'buffer'} ${rows}x${columns}`, variant, tolerance: rounding,
-        kernels: () => [subgroup > 0 ? convSubgroupKernel(subgroup, rows, columns, textures, splitsTaps(call), '') : convTiledKernel(rows, '')],
+        name: `direct ${precision === 'f16' ? 'f16' : textures ? 'texture' : 'buffer'} ${rows}x${columns}`, variant, tolerance: rounding + (precision === 'f16' ? HALF_ROUNDING : 0),
+        kernels: () => [precision === 'f32' && subgroup > 0 ? convSubgroupKernel(subgroup, rows, columns, textures, splitsTaps(call), '') : convTiledKernel(rows, precision, '')],
       };
     };
-    const direct = ([rows, columns]: Tile, textures: boolean): ConvolutionVariant => ({ winograd: null, rows, columns, textures });
+    const direct = ([rows, columns]: Tile, textures: boolean, precision: StagedPrecision = 'f32'): ConvolutionVariant => ({ winograd: null, rows, columns, textures, precision });
     const m = tiled ? winogradSize(device, { ...call, padding: 2 - padY }, sizes) : null;
     const pixels = batch * Math.ceil(targetH / step) * Math.ceil(targetW / step);
     const modelled = (textures: boolean): Tile => gemmTile(subgroup, pixels, N4 * 4, textures);
     const textures = readable(modelled(true)) && prefersTextures(device) && texturesPay(device, call);
-    const expected: ConvolutionVariant = m !== null ? { winograd: m } : direct(modelled(textures), textures);
+    const expected: ConvolutionVariant = m !== null ? { winograd: m }
+      : half && device.expectedPrecision === 'f16' ? direct(gemmTile(0, pixels, N4 * 4, false), false, 'f16') : direct(modelled(textures), textures);
     const candidates = [
       ...tilesFor(subgroup, N4 * 4).flatMap((tile) => [direct(tile, false), ...(readable(tile) ? [direct(tile, true)] : [])]),
+      ...(half ? tilesFor(0, N4 * 4).map((tile) => direct(tile, false, 'f16')) : []),
       ...allowed.map((size): ConvolutionVariant => ({ winograd: size })),
     ];
     const { tensors: shapes, fill } = outline(tensors);

@@ -4,7 +4,6 @@ import {
 } from '../../kernels/conv2d.ts';
 import { depthwiseInputGradientKernel, depthwiseKernel, depthwiseWeightGradientKernel } from '../../kernels/depthwise.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
-import type { WinogradSize } from '../../kernels/winograd.ts';
 import type { EarlierGradients } from '../autograd.ts';
 import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
@@ -12,7 +11,7 @@ import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import {
   chooseConvolution, chooseWeightGradient, splitLines, splitsTaps, textureOperands, usesSubgroups, weightGradientKernel, weightGradientTextures, weightGradientTiles,
-  type ConvolutionCall, type ConvolutionSizes, type ConvolutionTensors, type ConvolutionVariant, type WeightGradientCall, type WeightGradientTensors, type WeightGradientVariant,
+  type AllowedRounding, type ConvolutionCall, type ConvolutionSizes, type ConvolutionTensors, type ConvolutionVariant, type WeightGradientCall, type WeightGradientTensors, type WeightGradientVariant,
 } from './conv2d-variants.ts';
 import { columnSums, epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 import { maskGradient } from './matmul.ts';
@@ -75,19 +74,19 @@ function crop(input: Tensor, output: Tensor, rows: number, groups: number, colum
 /** A kernel of one pixel: the convolution is a matrix product of pixels by channels. */
 const isPointwise = ({ kh, kw }: Geometry, { stride, padding, groups }: Attributes): boolean => kh === 1 && kw === 1 && stride === 1 && padding === 0 && groups === 1;
 
-/** Runs the forward pass or the gradient by the input, as the variant given, or the one chosen: one of the Winograd variants named, or implicit GEMM (conv2d-variants.ts). */
-function runConvolution(device: Device, call: ConvolutionCall, sizes: readonly WinogradSize[], tensors: ConvolutionTensors, given?: ConvolutionVariant): void {
+/** Runs the forward pass or the gradient by the input, as the variant given, or the one chosen: one of the Winograd variants allowed, or implicit GEMM (conv2d-variants.ts). */
+function runConvolution(device: Device, call: ConvolutionCall, allowed: AllowedRounding, tensors: ConvolutionTensors, given?: ConvolutionVariant): void {
   const { source, weights, target, ...operands } = tensors;
   const { batch, targetH, targetW, N4, groups, step } = call;
-  const variant = given ?? chooseConvolution(device, call, sizes, tensors, (filled, other) => runConvolution(device, call, sizes, filled, other));
-  if (variant.winograd !== null) return winograd(device, variant.winograd, { ...call, padding: 2 - call.padY }, source, weights, operands, target);
+  const variant = given ?? chooseConvolution(device, call, allowed, tensors, (filled, other) => runConvolution(device, call, allowed, filled, other));
+  if (variant.winograd !== null) return winograd(device, variant.winograd, { ...call, padding: 2 - call.padY }, source, weights, operands, target, allowed.half);
   const rows = batch * Math.ceil(targetH / step) * Math.ceil(targetW / step);
-  const { rows: tileRows, columns: tileColumns } = variant;
+  const { rows: tileRows, columns: tileColumns, precision } = variant;
   const textures = variant.textures ? textureOperands(call, source, weights, isNarrow(device.subgroupSize, tileColumns)) : null;
   const { epilogue, buffers } = epilogueOperands(operands);
-  const kernel: Kernel = usesSubgroups(device)
+  const kernel: Kernel = precision === 'f32' && usesSubgroups(device)
     ? convSubgroupKernel(device.subgroupSize, tileRows, tileColumns, textures !== null, splitsTaps(call), epilogue)
-    : convTiledKernel(tileRows, epilogue);
+    : convTiledKernel(tileRows, precision, epilogue);
   const tilesM = Math.ceil(rows / tileRows);
   const tilesN = Math.ceil((N4 * 4) / tileColumns);
   const tiles = tilesM * tilesN * groups * step * step;
@@ -186,7 +185,7 @@ export const conv2dOp = defineOp({
     return { shape };
   },
 
-  forward: ({ device, inputs: [x, weight, bias, scale, residual], attributes, output, recording, inference }): { source?: Tensor } => {
+  forward: ({ device, inputs: [x, weight, bias, scale, residual], attributes, output, recording, inference, half }): { source?: Tensor } => {
     if (output.size === 0) return {};
     const { stride, padding, groups, relu } = attributes;
     const g = geometry(x, weight, attributes);
@@ -203,7 +202,7 @@ export const conv2dOp = defineOp({
       return {};
     }
     if (isPointwise(g, attributes)) {
-      gemm(device, { a: x, transposeA: false, b: weight, transposeB: false, output, m: batch * outH * outW, n: O, k: C, ...operands });
+      gemm(device, { a: x, transposeA: false, b: weight, transposeB: false, output, m: batch * outH * outW, n: O, k: C, half, ...operands });
       return {};
     }
     const source = padded(x, 1, groups, C);
@@ -211,7 +210,7 @@ export const conv2dOp = defineOp({
     runConvolution(device, {
       batch, sourceH: height, sourceW: width, targetH: outH, targetW: outW, K4: C4, N4: O4, groups, kh, kw,
       stride, step: 1, padY: kh - 1 - padding, padX: kw - 1 - padding,
-    }, inference ? [2, 4] : [2], { source, weights: padded(weight, C, groups, O, true), ...paddedEpilogue(operands, groups, O), target });
+    }, { winograd: inference ? [2, 4] : [2], half }, { source, weights: padded(weight, C, groups, O, true), ...paddedEpilogue(operands, groups, O), target });
     if (target !== output) crop(target, output, 1, groups, O4 * 4, 1, O);
     return recording && weight.requiresGrad && source !== x ? { source } : {};
   },
@@ -236,7 +235,7 @@ export const conv2dOp = defineOp({
       const target = C % 4 === 0 ? byInput : device.empty([(x.size / C) * C4 * 4]);
       runConvolution(device, {
         batch, sourceH: outH, sourceW: outW, targetH: height, targetW: width, K4: O4, N4: C4, groups, kh, kw, stride: 1, step: stride, padY: padding, padX: padding,
-      }, [2, 4], { source: upstream, weights: transposed, target, residual: target === byInput ? earlier(0) : null });
+      }, { winograd: [2, 4], half: false }, { source: upstream, weights: transposed, target, residual: target === byInput ? earlier(0) : null });
       if (target !== byInput) crop(target, byInput, 1, groups, C4 * 4, 1, C);
     }
     if (needs[1]) {

@@ -1,6 +1,6 @@
 /** The ways to compute a matrix product, and which one to take: kernel, tile, where operands are read from, and the split of K. */
 import { SUBGROUP_TILES, subgroupMatmulKernel, sumSlicesKernel, type MatmulForm, type MatmulTile, type OperandAccess, type TileSize } from '../../kernels/matmul.ts';
-import { WORKGROUP_TILES, tiledMatmulKernel } from '../../kernels/matmul-tiled.ts';
+import { WORKGROUP_TILES, tiledMatmulKernel, type StagedPrecision } from '../../kernels/matmul-tiled.ts';
 import type { Device } from '../device.ts';
 import { linearOperand, prefersTextures, textureOperand, type TextureLayout, type TextureOperand } from '../textures.ts';
 import { outline, type Candidate } from '../tuner.ts';
@@ -12,9 +12,11 @@ export interface GemmVariant {
   readonly textures: boolean;
   /** Parts that K is split into, summed up afterwards. */
   readonly slices: number;
+  /** f16: through workgroup memory, whatever the device. */
+  readonly precision: StagedPrecision;
 }
 
-interface Plan extends Omit<GemmVariant, 'textures'> {
+interface Plan extends Pick<GemmVariant, 'size' | 'slices'> {
   /** Multiply-adds of the best tile, for each k. */
   readonly cost: number;
 }
@@ -59,10 +61,14 @@ export function layoutOf({ transposeA, transposeB, m, n, k }: Gemm): { readonly 
   return { form: `${transposeA ? 't' : 'n'}${transposeB ? 't' : 'n'}`, access: widthA % 4 === 0 && widthB % 4 === 0 ? 'vec4' : 'scalar', widthA, widthB };
 }
 
-/** The tiles that there are for a device and an access. */
-export function tilesOf({ subgroupSize }: Device, access: OperandAccess): Tiles {
-  const tiles = SUBGROUP_TILES[subgroupSize];
-  return !tiles ? WORKGROUP_TILES : access === 'scalar' ? { small: tiles.small } : tiles;
+/** Whether products of a precision are computed by the kernels for small subgroups; otherwise through workgroup memory. */
+export const readBySubgroups = ({ subgroupSize }: Device, precision: StagedPrecision): boolean => precision === 'f32' && SUBGROUP_TILES[subgroupSize] !== undefined;
+
+/** The tiles that there are for a device, an access and a precision. */
+export function tilesOf(device: Device, access: OperandAccess, precision: StagedPrecision): Tiles {
+  if (!readBySubgroups(device, precision)) return WORKGROUP_TILES;
+  const tiles = SUBGROUP_TILES[device.subgroupSize];
+  return access === 'scalar' ? { small: tiles.small } : tiles;
 }
 
 /** log2 of the lines of a block, where there are several. */
@@ -115,49 +121,63 @@ const wantedGroups = ({ subgroupSize }: Device): number => (SUBGROUP_TILES[subgr
 /** The cost model's choice. */
 function expectedVariant(device: Device, problem: Gemm, sizes: Sizes): GemmVariant {
   const { form, access } = layoutOf(problem);
-  const tiles = tilesOf(device, access), wanted = wantedGroups(device);
+  const precision = problem.half ? device.expectedPrecision : 'f32';
+  const tiles = tilesOf(device, access, precision), wanted = wantedGroups(device);
   const costs = access === 'vec4' && device.subgroupSize === 4 ? TILE_COST_OF_QUADS : TILE_COST[access];
   const { cost, ...fromBuffers } = plan(tiles, costs, wanted, sizes);
-  if (tiles === WORKGROUP_TILES || access === 'scalar' || !prefersTextures(device) || !textureOperands(problem)) return { ...fromBuffers, textures: false };
+  if (tiles === WORKGROUP_TILES || access === 'scalar' || !prefersTextures(device) || !textureOperands(problem)) return { ...fromBuffers, textures: false, precision };
   const { cost: costOfTextures, ...fromTextures } = plan(tiles, TILE_COST.texture, wanted, sizes);
   const { a, b, k } = problem;
   const pays = costOfTextures * k + (a.size + b.size) * COPY_COST + COPIES_COST < cost * k * (form === 'tn' ? CONTIGUOUS_READS : 1);
-  return device.force.operands === 'texture' || pays ? { ...fromTextures, textures: true } : { ...fromBuffers, textures: false };
+  return device.force.operands === 'texture' || pays ? { ...fromTextures, textures: true, precision } : { ...fromBuffers, textures: false, precision };
 }
 
 /** What rounding may do to a sum of `terms` products, relative to the result: f32, with room for chains of a thousand. */
 export const roundingOf = (terms: number): number => 1e-5 * Math.sqrt(Math.max(1, terms / 1024));
 
+/**
+ * What rounding both operands to f16 may do besides: a unit roundoff of 2^-11 for each, so every product is off by at most 2^-10 of itself. On the tuner's operands (independent, of either
+ * sign, far from f16's bounds) errors of products add up as the products do, so that the sum's error is no larger a part of it; rounded to nearest it is about a quarter of this, and
+ * where an adapter cuts digits off instead (WGSL allows it), less than this still.
+ */
+export const HALF_ROUNDING = 2 ** -10;
+
 const OF_BATCHES = ['sharedA', 'sharedB', 'sumBatch'];
 
 /** The variant for a problem: the tuned one, or the cost model's. `run` computes the problem as a variant says. */
 export function chooseGemm(device: Device, problem: Gemm, run: (device: Device, problem: Gemm, variant: GemmVariant) => void): GemmVariant {
-  const { a, b, output, transposeA, transposeB, m, n, k, batch = 1, ...rest } = problem;
+  const { a, b, output, transposeA, transposeB, m, n, k, batch = 1, half = false, ...rest } = problem;
   const { form, access } = layoutOf(problem);
   // What concerns batches says nothing where there is one matrix.
   const extras = Object.entries(rest).filter(([name, value]) => value && (batch !== 1 || !OF_BATCHES.includes(name))).map(([name]) => ` ${name}`).sort().join('');
-  return device.tuner.choose('matmul', `${form} ${m}x${n}x${k}${batch === 1 ? '' : ` batch ${batch}`}${extras}`, () => {
+  return device.tuner.choose('matmul', `${form} ${m}x${n}x${k}${batch === 1 ? '' : ` batch ${batch}`}${extras}${half ? ' half' : ''}`, () => {
     const sizes = { m, n, k, batch };
-    const lanes = device.subgroupSize, tiles = tilesOf(device, access);
-    const copied = device.operandTextures && tiles !== WORKGROUP_TILES && access === 'vec4' ? textureOperands(problem) : null;
+    const lanes = device.subgroupSize;
+    const copied = device.operandTextures && readBySubgroups(device, 'f32') && access === 'vec4' ? textureOperands(problem) : null;
     const candidate = (variant: GemmVariant): Candidate<GemmVariant> => {
-      const { size, textures, slices } = variant;
-      const { rows, columns } = tiles[size]!;
+      const { size, textures, slices, precision } = variant;
+      const { rows, columns } = tilesOf(device, access, precision)[size]!;
       return {
-        name: `${textures ? 'texture' : 'buffer'} ${rows}x${columns}${slices > 1 ? `, ${slices} slices` : ''}`, variant, tolerance: roundingOf(k),
+        name: `${precision === 'f16' ? 'f16' : textures ? 'texture' : 'buffer'} ${rows}x${columns}${slices > 1 ? `, ${slices} slices` : ''}`, variant,
+        tolerance: roundingOf(k) + (precision === 'f16' ? HALF_ROUNDING : 0),
         // Without epilogues, which are the same few lines in all of them.
-        kernels: () => [tiles === WORKGROUP_TILES ? tiledMatmulKernel(form, size === 'wide' ? 'large' : size, access, n % 4 === 0, '') : subgroupMatmulKernel(lanes, form, size, textures && copied ? copied.access : access, '', false),
+        kernels: () => [readBySubgroups(device, precision) ? subgroupMatmulKernel(lanes, form, size, textures && copied ? copied.access : access, '', false)
+          : tiledMatmulKernel(form, size === 'wide' ? 'large' : size, access, precision, n % 4 === 0, ''),
           ...(slices > 1 ? [sumSlicesKernel(n % 4 === 0 ? 'vec4' : 'scalar', '')] : [])],
       };
     };
     const expected = expectedVariant(device, problem, sizes);
     const least = leastSlices(sizes), most = Math.max(least, Math.floor(k / SHORTEST_SLICE_TRIED));
-    const candidates = (Object.keys(tiles) as TileSize[]).flatMap((size) => {
-      const { slices } = slicesFor(tiles[size]!, wantedGroups(device), sizes);
-      const counts = [...new Set([least, Math.ceil(slices / 2), slices, slices * 2].map((count) => Math.min(most, Math.max(least, count))))];
-      return counts.flatMap((count) => [false, ...(copied ? [true] : [])].map((textures) => candidate({ size, textures, slices: count })));
-    });
+    const candidatesOf = (precision: StagedPrecision): Candidate<GemmVariant>[] => {
+      const tiles = tilesOf(device, access, precision);
+      return (Object.keys(tiles) as TileSize[]).flatMap((size) => {
+        const { slices } = slicesFor(tiles[size]!, wantedGroups(device), sizes);
+        const counts = [...new Set([least, Math.ceil(slices / 2), slices, slices * 2].map((count) => Math.min(most, Math.max(least, count))))];
+        return counts.flatMap((count) => [false, ...(copied && precision === 'f32' ? [true] : [])].map((textures) => candidate({ size, textures, slices: count, precision })));
+      });
+    };
+    const candidates = [...candidatesOf('f32'), ...(half ? candidatesOf('f16') : [])];
     const { tensors, fill } = outline(problem);
-    return { expected: candidate(expected), candidates, plain: { size: 'small', textures: false, slices: 1 }, tensors, output: 'output', run: (variant, filled) => run(device, fill(filled), variant) };
+    return { expected: candidate(expected), candidates, plain: { size: 'small', textures: false, slices: 1, precision: 'f32' }, tensors, output: 'output', run: (variant, filled) => run(device, fill(filled), variant) };
   });
 }

@@ -1,12 +1,12 @@
 /** Launches matrix products, as the variant that gemm-variants.ts picks for a problem's sizes and the device. What ops on matrices are written with; records nothing. */
 import { epilogueOf, type Epilogue } from '../../kernels/epilogue.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
-import { K_ALIGNMENT, SUBGROUP_TILES, columnSumsKernel, subgroupMatmulKernel, sumSlicesKernel } from '../../kernels/matmul.ts';
+import { K_ALIGNMENT, columnSumsKernel, subgroupMatmulKernel, sumSlicesKernel } from '../../kernels/matmul.ts';
 import { tiledMatmulKernel } from '../../kernels/matmul-tiled.ts';
 import type { Device } from '../device.ts';
 import { sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { chooseGemm, layoutOf, textureOperands, tilesOf, type GemmVariant } from './gemm-variants.ts';
+import { chooseGemm, layoutOf, readBySubgroups, textureOperands, tilesOf, type GemmVariant } from './gemm-variants.ts';
 
 /** What is done to a product before it is stored: act(sum * scale + bias + residual). */
 export interface EpilogueOperands {
@@ -46,6 +46,8 @@ export interface Gemm extends EpilogueOperands {
   readonly sumBatch?: boolean;
   /** [M], receives the sums of op(A) over K; for A transposed and one matrix. */
   readonly sumsOfA?: Tensor | null;
+  /** Operands may be rounded to f16 (see `DeviceOptions.halfPrecision`). */
+  readonly half?: boolean;
 }
 
 /** output = op(A) op(B), by batch entry or summed over them, through the epilogue asked for. `variant`: how, where that is not to be chosen (gemm-variants.ts). */
@@ -58,9 +60,9 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
   const { form, access, widthA, widthB } = layoutOf(problem);
   const { epilogue, buffers } = epilogueOperands(problem);
   const lanes = device.subgroupSize;
-  const { size, slices, textures: fromTextures } = variant ?? chooseGemm(device, problem, gemm);
-  const subgroups = SUBGROUP_TILES[lanes] !== undefined;
-  const tile = tilesOf(device, access)[size]!;
+  const { size, slices, textures: fromTextures, precision } = variant ?? chooseGemm(device, problem, gemm);
+  const subgroups = readBySubgroups(device, precision);
+  const tile = tilesOf(device, access, precision)[size]!;
   const textures = fromTextures ? textureOperands(problem) : null;
   const subgroupAccess = textures?.access ?? access;
   const matrices = batch * slices;
@@ -70,7 +72,7 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
   if (sumsOfA && !sums) columnSums(device, a, null, sumsOfA);
   const kernel: Kernel = subgroups
     ? subgroupMatmulKernel(lanes, form, size, subgroupAccess, direct, sums !== null)
-    : tiledMatmulKernel(form, size === 'wide' ? 'large' : size, access, n % 4 === 0, direct);
+    : tiledMatmulKernel(form, size === 'wide' ? 'large' : size, access, precision, n % 4 === 0, direct);
   const rowTiles = Math.ceil(m / tile.rows), columnTiles = Math.ceil(n / tile.columns);
   const groups = rowTiles * columnTiles * matrices;
   const params = {

@@ -35,12 +35,12 @@ function matmulSizes(a: Tensor, b: Tensor, { transposeA, transposeB }: MatmulOpt
   return { batchShape: a.rank > 2 ? batchA : batchB, m, n, k };
 }
 
-/** output = op(a) op(b), where a 2-D operand is shared by all batch entries of the other; a 2-D output of batched operands is their sum over the batch. */
-function multiply(device: Device, a: Tensor, transposeA: boolean, b: Tensor, transposeB: boolean, output: Tensor): void {
+/** output = op(a) op(b), in f16 where `half` allows it, where a 2-D operand is shared by all batch entries of the other; a 2-D output of batched operands is their sum over the batch. */
+function multiply(device: Device, a: Tensor, transposeA: boolean, b: Tensor, transposeB: boolean, output: Tensor, half: boolean): void {
   const left = matrixOf(a.shape), right = matrixOf(b.shape);
   const [m, k] = transposeA ? [left.columns, left.rows] : [left.rows, left.columns];
   const n = transposeB ? right.rows : right.columns;
-  const common = { a, b, transposeA, transposeB, output, n };
+  const common = { a, b, transposeA, transposeB, output, n, half };
   if (a.rank > 2 && b.rank === 2 && !transposeA) return gemm(device, { ...common, m: m * left.batch, k }); // batch entries of A are rows below each other
   if (a.rank > 2 && b.rank > 2 && output.rank === 2 && transposeA && !transposeB) return gemm(device, { ...common, m, k: k * left.batch }); // so is K here
   const batch = a.rank > 2 ? left.batch : right.batch;
@@ -53,11 +53,11 @@ export const matmulOp = defineOp({
     const { batchShape, m, n } = matmulSizes(a, b, options);
     return { shape: [...batchShape, m, n] };
   },
-  forward: ({ device, inputs: [a, b], attributes: { transposeA, transposeB }, output }) => multiply(device, a, transposeA, b, transposeB, output),
+  forward: ({ device, inputs: [a, b], attributes: { transposeA, transposeB }, output, half }) => multiply(device, a, transposeA, b, transposeB, output, half),
   backward: ({ device, inputs: [a, b], attributes: { transposeA, transposeB }, gradient, needs }) => {
     const product = (shape: Shape, x: Tensor, transposeX: boolean, y: Tensor, transposeY: boolean): Tensor => {
       const output = device.empty(shape);
-      multiply(device, x, transposeX, y, transposeY, output);
+      multiply(device, x, transposeX, y, transposeY, output, false);
       return output;
     };
     // By op(A): G op(B)^T, by op(B): op(A)^T G; where the operand is stored transposed, so is its gradient.
@@ -95,9 +95,9 @@ export const linearOp = defineOp({
     if (bias && !sameShape(bias.shape, [n])) shapeError('linear', 'bias', `[${n}] for weight ${formatShape(weight.shape)}`, bias.shape);
     return { shape: [...x.shape.slice(0, -1), n] };
   },
-  forward: ({ device, inputs: [x, weight, bias], attributes: { relu }, output }) => {
+  forward: ({ device, inputs: [x, weight, bias], attributes: { relu }, output, half }) => {
     const [n, k] = weight.shape;
-    gemm(device, { a: x, transposeA: false, b: weight, transposeB: true, output, m: sizeOf(x.shape.slice(0, -1)), n, k, bias, relu });
+    gemm(device, { a: x, transposeA: false, b: weight, transposeB: true, output, m: sizeOf(x.shape.slice(0, -1)), n, k, bias, relu, half });
   },
   backward: ({ device, inputs: [x, weight], attributes: { relu }, output, gradient: upstream, needs, earlier }) => {
     const [n, k] = weight.shape;

@@ -75,8 +75,14 @@ function tilesOfRange(all: number, elements: number, k: number, n: number): numb
   return Math.ceil(all / Math.ceil((all * elements * Math.max(k, n) * 4) / RANGE_BYTES));
 }
 
-/** target = source * weights [3, 3, K, N], through the epilogue. */
-export function winograd(device: Device, m: WinogradSize, call: WinogradCall, source: Tensor, weights: Tensor, operands: EpilogueOperands, target: Tensor): void {
+/**
+ * Whether the product may be in f16 where a convolution may. The transforms of F(4x4) make 12 times of what rounding its operands does to a direct sum (0.3 % of the result), and
+ * values up to 100 times as large, soon beyond f16's range: it stays in f32. F(2x2) makes 1.8 times of it, and values 4 times as large. Of random operands, -1 .. 1.
+ */
+export const halfProducts = (m: WinogradSize): boolean => m === 2;
+
+/** target = source * weights [3, 3, K, N], through the epilogue; `half`: operands may be rounded to f16. */
+export function winograd(device: Device, m: WinogradSize, call: WinogradCall, source: Tensor, weights: Tensor, operands: EpilogueOperands, target: Tensor, half: boolean): void {
   const { sourceH, sourceW, targetH, targetW, K4, N4, padding } = call;
   const { epilogue, buffers } = epilogueOperands(operands);
   const [k, n] = [K4 * 4, N4 * 4];
@@ -91,7 +97,7 @@ export function winograd(device: Device, m: WinogradSize, call: WinogradCall, so
     const params = { firstTile, tiles, tilesY, tilesX };
     const inputs = tiles === perRange ? values : device.view(values, 0, [elements * tiles * k]), products = tiles === perRange ? sums : device.view(sums, 0, [elements * tiles * n]);
     device.run(winogradTilesKernel(m, 'input'), { ...params, count: tiles * K4, height: sourceH, width: sourceW, channels4: K4, padding }, { image_: source, transformed: inputs }, lanes(tiles * K4));
-    gemm(device, { a: inputs, transposeA: false, b: transformed, transposeB: false, output: products, m: tiles, n, k, batch: elements });
+    gemm(device, { a: inputs, transposeA: false, b: transformed, transposeB: false, output: products, m: tiles, n, k, batch: elements, half: half && halfProducts(m) });
     device.run(winogradOutputKernel(m, epilogue), { ...params, count: tiles * N4, height: targetH, width: targetW, channels4: N4 },
       { products, ...buffers, target_: target }, lanes(tiles * N4));
   }
