@@ -1,17 +1,19 @@
 /** Normalisation: layerNorm, groupNorm and scaleShift (frozen batch norm), with residual and ReLU fused. */
 import {
   channelAffineKernel, channelGradientSumsKernel, channelMomentsKernel, groupGradientKernel, groupNormGradientKernel,
-  groupNormResidualGradientKernel, groupStatisticsKernel, layerNormGradientKernel, layerNormKernel, layerNormWideColumnsKernel, layerNormWideGradientKernel, MAX_SLOTS,
+  groupNormResidualGradientKernel, groupStatisticsKernel, layerNormGradientKernel, layerNormKernel, layerNormWideColumnsKernel, layerNormWideGradientKernel,
   scaleShiftGradientKernel, scaleShiftResidualGradientKernel, type Width,
 } from '../../kernels/norm.ts';
 import { groupGradientSubgroupKernel, groupStatisticsSubgroupKernel } from '../../kernels/group-norm.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
+import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { formatShape, sameShape, shapeError } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { usesSubgroups } from './conv2d-variants.ts';
-import { sumColumnPairs } from './reduce.ts';
+import { columnPairSums, sumColumnPairs } from './reduce.ts';
+import { chooseRows, otherTeams, rowsOf, rowTeams, type RowProblem, type Rows, type RowTeams } from './row-variants.ts';
 
 interface LayerNormAttributes {
   readonly epsilon: number;
@@ -30,66 +32,74 @@ function checkResidual(op: string, residual: Tensor | null, x: Tensor): void {
   if (residual && !sameShape(residual.shape, x.shape)) shapeError(op, 'residual', `of x's shape ${formatShape(x.shape)}`, residual.shape);
 }
 
-interface RowLayout {
-  readonly rows: number;
-  /** In elements of `width`. */
-  readonly columns: number;
-  readonly width: Width;
-  /** Registers a lane; 0 where the row does not fit. */
-  readonly slots: number;
-  /** Whether the row fills them. */
-  readonly full: boolean;
-  readonly teamsAGroup: number;
-}
+type Forward = Readonly<Record<'input' | 'gamma' | 'beta' | 'output', Tensor>>;
+type Gradient = Readonly<Record<'input' | 'gamma' | 'beta' | 'upstream' | 'gradient' | 'byGamma' | 'byBeta', Tensor>>;
 
-/** How rows of this tensor are spread over lanes. */
-function rowLayout(x: Tensor): RowLayout {
-  const { lanes, count } = teamOf(x.device.subgroupSize);
-  const size = x.shape[x.rank - 1];
-  const width = size % 4 === 0 ? 4 : 1;
-  const columns = size / width;
-  const slots = Math.ceil(columns / lanes);
-  const held = slots <= MAX_SLOTS ? slots : 0;
-  const full = held > 0 && columns === held * lanes;
-  return { rows: size === 0 ? 0 : x.size / size, columns, width, slots: held, full, teamsAGroup: count };
-}
-
-/** Writes the layer normalisation of the rows of `input` to `output`; records nothing. */
-export function normalizeRows(input: Tensor, gamma: Tensor, beta: Tensor, output: Tensor, { epsilon, relu }: LayerNormAttributes): void {
-  const { device } = input;
-  const { rows, columns, width, slots, full, teamsAGroup } = rowLayout(input);
-  const perTeam = Math.min(32, Math.max(4, Math.ceil(rows / 512)));
-  device.run(layerNormKernel(device.subgroupSize, width, slots, full, relu),
+function normalizeWith({ input, gamma, beta, output }: Forward, { epsilon, relu }: LayerNormAttributes, { subgroupSize, slots, full, perTeam }: RowTeams): void {
+  const { rows, columns, width } = rowsOf(input.size, gamma.size);
+  input.device.run(layerNormKernel(subgroupSize, width, slots, full, relu),
     { rows, columns, per_team: perTeam, inverse: 1 / (columns * width), epsilon },
-    { input, gamma, beta, output }, linearGrid(Math.ceil(rows / perTeam / teamsAGroup)));
+    { input, gamma, beta, output }, linearGrid(Math.ceil(rows / perTeam / teamOf(subgroupSize).count)));
 }
 
-/** Gradients of layer normalisation by its input, gamma and beta. */
-export function layerNormGradients(
-  input: Tensor, gamma: Tensor, beta: Tensor, upstream: Tensor, { epsilon, relu }: LayerNormAttributes,
-): [Tensor, Tensor, Tensor] {
+/** Gradients by the input, gamma and beta. Rows that are not held in registers are taken one by one, whatever `perTeam`. */
+function layerNormBackward({ input, gamma, beta, upstream, gradient, byGamma, byBeta }: Gradient, { epsilon, relu }: LayerNormAttributes, { subgroupSize, slots, full, perTeam }: RowTeams): void {
   const { device } = input;
-  const { rows, columns, width, slots, full, teamsAGroup } = rowLayout(input);
-  const size = columns * width;
-  const inverse = 1 / size;
-  const gradient = device.empty(input.shape);
+  const { rows, columns, width } = rowsOf(input.size, gamma.size);
+  const size = columns * width, inverse = 1 / size, teamsAGroup = teamOf(subgroupSize).count;
   if (slots > 0) {
-    const perTeam = rows <= 1024 ? 8 : Math.max(16, Math.ceil(rows / 1024));
     const teams = Math.max(1, Math.ceil(rows / perTeam));
     const partial = device.empty([teams, 2, size]);
     const params = { rows, columns, per_team: perTeam, teams, inverse, epsilon };
-    device.run(layerNormGradientKernel(device.subgroupSize, width, slots, full, relu), params,
+    device.run(layerNormGradientKernel(subgroupSize, width, slots, full, relu), params,
       { input, gamma, beta, upstream, gradient, partial }, linearGrid(Math.ceil(teams / teamsAGroup)));
-    return [gradient, ...sumColumnPairs(device, partial, teams, size)];
+    return sumColumnPairs(device, partial, teams, size, [byGamma, byBeta]);
   }
   const statistics = device.empty([rows, 2]);
-  device.run(layerNormWideGradientKernel(device.subgroupSize, width, relu), { rows, columns, inverse, epsilon },
+  device.run(layerNormWideGradientKernel(subgroupSize, width, relu), { rows, columns, inverse, epsilon },
     { input, gamma, beta, upstream, gradient, statistics }, linearGrid(Math.ceil(rows / teamsAGroup)));
   const chunks = Math.min(64, Math.max(1, Math.ceil(rows / 16)));
   const partial = device.empty([chunks, 2, size]);
   device.run(layerNormWideColumnsKernel(width, relu), { rows, columns, chunks }, { input, gamma, beta, upstream, statistics, partial },
     linearGrid(Math.ceil(chunks * columns / 64)));
-  return [gradient, ...sumColumnPairs(device, partial, chunks, size)];
+  sumColumnPairs(device, partial, chunks, size, [byGamma, byBeta]);
+}
+
+/** Without the ReLU, which is the same few lines in all variants, and whose kink rounding could carry a value across. */
+const MEASURED: LayerNormAttributes = { epsilon: 1e-5, relu: false };
+
+function describeForward(device: Device, rows: Rows): RowProblem<RowTeams> {
+  const { rows: count, columns, width } = rows, vector = [columns * width];
+  const expected = rowTeams(rows, device.subgroupSize, true, Math.min(32, Math.max(4, Math.ceil(count / 512))));
+  return {
+    expected, others: otherTeams(rows, expected), plain: rowTeams(rows, 0, false, 1), kernels: ({ subgroupSize, slots, full }) => [layerNormKernel(subgroupSize, width, slots, full, false)],
+    tensors: { input: [count, columns * width], gamma: vector, beta: vector, output: [count, columns * width] }, output: 'output',
+    run: (variant, filled) => normalizeWith(filled as Forward, MEASURED, variant),
+  };
+}
+
+function describeGradient(device: Device, rows: Rows): RowProblem<RowTeams> {
+  const { rows: count, columns, width } = rows, shape = [count, columns * width], vector = [columns * width];
+  const expected = rowTeams(rows, device.subgroupSize, true, count <= 1024 ? 8 : Math.max(16, Math.ceil(count / 1024)));
+  return {
+    expected, others: otherTeams(rows, expected), plain: rowTeams(rows, 0, false, 1),
+    kernels: ({ subgroupSize, slots, full }) => (slots > 0 ? [layerNormGradientKernel(subgroupSize, width, slots, full, false)] : [layerNormWideGradientKernel(subgroupSize, width, false), layerNormWideColumnsKernel(width, false)]),
+    tensors: { input: shape, gamma: vector, beta: vector, upstream: shape, gradient: shape, byGamma: vector, byBeta: vector }, output: ['gradient', 'byGamma', 'byBeta'],
+    run: (variant, filled) => layerNormBackward(filled as Gradient, MEASURED, variant),
+  };
+}
+
+/** Writes the layer normalisation of the rows of `input` to `output`; records nothing. */
+export function normalizeRows(input: Tensor, gamma: Tensor, beta: Tensor, output: Tensor, attributes: LayerNormAttributes): void {
+  normalizeWith({ input, gamma, beta, output }, attributes, chooseRows(input.device, 'layer-norm', input.size, gamma.size, describeForward));
+}
+
+/** Gradients of layer normalisation by its input, gamma and beta. */
+export function layerNormGradients(input: Tensor, gamma: Tensor, beta: Tensor, upstream: Tensor, attributes: LayerNormAttributes): [Tensor, Tensor, Tensor] {
+  const { device } = input;
+  const [gradient, byGamma, byBeta] = [input, gamma, gamma].map(({ shape }) => device.empty(shape));
+  layerNormBackward({ input, gamma, beta, upstream, gradient, byGamma, byBeta }, attributes, chooseRows(device, 'layer-norm-gradient', input.size, gamma.size, describeGradient));
+  return [gradient, byGamma, byBeta];
 }
 
 export const layerNormOp = defineOp({
@@ -236,7 +246,7 @@ export const groupNormOp = defineOp({
     const [input, gamma, , residual] = inputs;
     const { images, pixels, channels } = imagesOf(input);
     const { sums, means } = groupGradientSums(input, output, upstream, statistics, gamma, groups, relu);
-    const [betaGradient, gammaGradient] = needs[1] || needs[2] ? sumColumnPairs(device, sums, images, channels) : [null, null];
+    const [betaGradient, gammaGradient] = needs[1] || needs[2] ? columnPairSums(device, sums, images, channels) : [null, null];
     const map = channelGrid(images, pixels, channels, PIXELS_MAPPED);
     const both = residual !== null && needs[3] && relu;
     const gradient = needs[0] || both ? device.empty(input.shape) : null;
@@ -322,7 +332,7 @@ export const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | 
     const partial = device.empty([sums.chunks, 2, channels]);
     device.run(channelGradientSumsKernel(width, false, relu), sums.params,
       { input, output, upstream, statistics: scale, partial }, linearGrid(sums.workgroups));
-    const [shiftGradient, scaleGradient] = sumColumnPairs(device, partial, sums.chunks, channels);
+    const [shiftGradient, scaleGradient] = columnPairSums(device, partial, sums.chunks, channels);
     return [gradient, scaleGradient, shiftGradient, residualGradient];
   },
 });
