@@ -5,13 +5,15 @@ import {
   scaleShiftGradientKernel, scaleShiftResidualGradientKernel, type Width,
 } from '../../kernels/norm.ts';
 import { groupGradientSubgroupKernel, groupStatisticsSubgroupKernel } from '../../kernels/group-norm.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
+import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
 import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
-import { formatShape, sameShape, shapeError } from '../shape.ts';
+import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
 import { usesSubgroups } from './conv2d-variants.ts';
+import { roundingOf } from './gemm-variants.ts';
 import { columnPairSums, sumColumnPairs } from './reduce.ts';
 import { chooseRows, otherTeams, rowsOf, rowTeams, type RowProblem, type Rows, type RowTeams } from './row-variants.ts';
 
@@ -149,10 +151,39 @@ function channelGrid(images: number, pixels: number, channels: number, pixelsALa
   return { width, chunks, params: { length: pixels * columns, stride, columns, lanes }, workgroups: Math.ceil(lanes / 64) };
 }
 
-/** Pixels a lane where it only maps values, and where it sums them; the sums of more chunks than these would be many to merge. */
+/** Pixels a lane that are expected to be the fastest where it only maps values, and where it sums them; the sums of more chunks than these would be many to merge. */
 const PIXELS_MAPPED = 8;
 const PIXELS_SUMMED = 32;
 const MAX_CHUNKS = 128;
+/** The tuner tries these as well. */
+const PIXELS_MAPPED_TRIED = [2, 32];
+const PIXELS_SUMMED_TRIED = [8, 128];
+
+/**
+ * The grid of a kernel that maps values, with the tuned pixels a lane, or the expected ones. Group norm's kernels stand for all that map alike: forward they read one tensor,
+ * backward three.
+ */
+function mapGrid(device: Device, pass: 'forward' | 'backward', images: number, pixels: number, channels: number): ChannelGrid {
+  return channelGrid(images, pixels, channels, device.tuner.choose('channel-map', `${pass} ${images}x${pixels}x${channels}`, () => describeMap(device, pass, images, pixels, channels)));
+}
+
+function describeMap(device: Device, pass: 'forward' | 'backward', images: number, pixels: number, channels: number): TuningProblem<number> {
+  const width = channels % 4 === 0 ? 4 : 1;
+  const kernel: Kernel = pass === 'forward' ? channelAffineKernel(width, true, false, false) : groupNormGradientKernel(width, true);
+  const candidate = (pixelsALane: number): Candidate<number> => ({ name: `${pixelsALane} pixels a lane`, variant: pixelsALane, tolerance: 1e-6, kernels: () => [kernel] });
+  const map = [images, pixels, channels], statistics = [images, 2, channels], vector = [channels];
+  const operands: Readonly<Record<string, Shape>> = pass === 'forward' ? { input: map, statistics, gamma: vector, beta: vector }
+    : { input: map, output: map, upstream: map, statistics, gamma: vector, means: statistics };
+  const result = pass === 'forward' ? 'output' : 'gradient';
+  return {
+    expected: candidate(PIXELS_MAPPED), candidates: worthMeasuring(2 * images * pixels * channels) ? PIXELS_MAPPED_TRIED.map(candidate) : [], plain: 1,
+    tensors: { ...operands, [result]: map }, output: result,
+    run: (pixelsALane, tensors) => {
+      const { params, workgroups } = channelGrid(images, pixels, channels, pixelsALane);
+      device.run(kernel, params, { ...tensors, residual: tensors.input }, linearGrid(workgroups));
+    },
+  };
+}
 
 interface GroupNormAttributes {
   readonly groups: number;
@@ -167,56 +198,85 @@ function imagesOf(x: Tensor): { images: number; pixels: number; channels: number
   return { images, channels, pixels: x.size === 0 ? 0 : x.size / images / channels };
 }
 
-/** Pixels times vec4s of a group that a subgroup takes on alone, and the groups that it takes for the device to be busy. */
+/** Pixels times vec4s of a group that a subgroup is expected to take on alone, and the groups that it takes for the device to be busy. */
 const WHOLE_GROUP = 16384;
 const WHOLE_GROUPS = 8;
 
-/** Sizes for the kernels that take a group of an image by a subgroup (kernels/group-norm.ts), or null where they do not pay or fit: GPUs have more lanes than that. */
-function wholeGroups(x: Tensor, groups: number): Record<'pixels' | 'columns' | 'members' | 'groups' | 'items' | 'inverse', number> | null {
-  const { images, pixels, channels } = imagesOf(x);
-  const items = images * groups, members = channels / groups / 4;
-  if (!usesSubgroups(x.device) || !Number.isInteger(members) || items < WHOLE_GROUPS || pixels * members > WHOLE_GROUP) return null;
-  return { pixels, columns: channels / 4, members, groups, items, inverse: groups / (pixels * channels) };
+/** How statistics and sums of groups are taken: a group of an image by a subgroup in one dispatch (kernels/group-norm.ts), or in chunks of so many pixels a lane, merged in another. */
+type GroupVariant = 'whole' | number;
+
+type GroupSizes = Readonly<Record<'images' | 'pixels' | 'channels' | 'groups', number>>;
+type Statistics = Readonly<Record<'input' | 'statistics', Tensor>>;
+type GradientSums = Readonly<Record<'input' | 'output' | 'upstream' | 'statistics' | 'gamma' | 'sums' | 'means', Tensor>>;
+
+/** GPUs have more lanes than the subgroups of so many groups. */
+function expectedGroups(device: Device, { images, pixels, channels, groups }: GroupSizes): GroupVariant {
+  const members = channels / groups / 4;
+  return usesSubgroups(device) && Number.isInteger(members) && images * groups >= WHOLE_GROUPS && pixels * members <= WHOLE_GROUP ? 'whole' : PIXELS_SUMMED;
 }
 
-/** `statistics` [images, 2, channels]: each channel's mean and 1 / deviation. */
-function groupStatistics(input: Tensor, groups: number, epsilon: number): Tensor {
-  const { device } = input;
-  const { images, pixels, channels } = imagesOf(input);
-  const statistics = device.empty([images, 2, channels]);
-  const whole = wholeGroups(input, groups);
-  if (whole) {
-    device.run(groupStatisticsSubgroupKernel(device.subgroupSize), { ...whole, epsilon }, { input, statistics }, linearGrid(whole.items));
-    return statistics;
+/** The variant for statistics or gradient sums: the tuned one, or the expected one. */
+function chooseGroups(device: Device, pass: 'statistics' | 'gradient', sizes: GroupSizes): GroupVariant {
+  const { images, pixels, channels, groups } = sizes;
+  return device.tuner.choose('group-norm', `${pass} ${images}x${pixels}x${channels} groups ${groups}`, () => describeGroups(device, pass, sizes));
+}
+
+function describeGroups(device: Device, pass: 'statistics' | 'gradient', sizes: GroupSizes): TuningProblem<GroupVariant> {
+  const { images, pixels, channels, groups } = sizes;
+  const lanes = device.subgroupSize, width = channels % 4 === 0 ? 4 : 1, forward = pass === 'statistics';
+  const candidate = (variant: GroupVariant): Candidate<GroupVariant> => ({
+    name: variant === 'whole' ? 'a subgroup a group' : `${channelGrid(images, pixels, channels, variant, MAX_CHUNKS).chunks} chunks`, variant, tolerance: roundingOf((pixels * channels) / groups),
+    kernels: () => (variant === 'whole' ? [forward ? groupStatisticsSubgroupKernel(lanes) : groupGradientSubgroupKernel(lanes, true)]
+      : forward ? [channelMomentsKernel(width), groupStatisticsKernel(lanes)] : [channelGradientSumsKernel(width, true, true), groupGradientKernel(lanes)]),
+  });
+  const map = [images, pixels, channels], pairs = [images, 2, channels];
+  const whole: GroupVariant[] = lanes > 0 && (channels / groups) % 4 === 0 ? ['whole'] : [];
+  const common = {
+    expected: candidate(expectedGroups(device, sizes)), plain: PIXELS_SUMMED,
+    candidates: worthMeasuring(images * pixels * channels) ? [...whole, PIXELS_SUMMED, ...PIXELS_SUMMED_TRIED].map(candidate) : [],
+  };
+  return forward
+    ? { ...common, tensors: { input: map, statistics: pairs }, output: 'statistics', run: (variant, filled) => takeStatistics(filled as Statistics, sizes, MEASURED.epsilon, variant) }
+    : {
+      ...common, tensors: { input: map, output: map, upstream: map, statistics: pairs, gamma: [channels], sums: pairs, means: pairs }, output: ['sums', 'means'],
+      run: (variant, filled) => takeGradientSums(filled as GradientSums, sizes, true, variant),
+    };
+}
+
+/** Sizes for the kernels that take a group of an image by a subgroup. */
+function wholeGroups({ images, pixels, channels, groups }: GroupSizes): Record<'pixels' | 'columns' | 'members' | 'groups' | 'items' | 'inverse', number> {
+  return { pixels, columns: channels / 4, members: channels / groups / 4, groups, items: images * groups, inverse: groups / (pixels * channels) };
+}
+
+/** Writes `statistics` [images, 2, channels]: each channel's mean and 1 / deviation. */
+function takeStatistics({ input, statistics }: Statistics, sizes: GroupSizes, epsilon: number, variant: GroupVariant): void {
+  const { device } = input, { images, pixels, channels, groups } = sizes;
+  if (variant === 'whole') {
+    const whole = wholeGroups(sizes);
+    return device.run(groupStatisticsSubgroupKernel(device.subgroupSize), { ...whole, epsilon }, { input, statistics }, linearGrid(whole.items));
   }
-  const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, PIXELS_SUMMED, MAX_CHUNKS);
+  const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, variant, MAX_CHUNKS);
   const means = device.empty([images, chunks, channels]);
   const squares = device.empty([images, chunks, channels]);
   device.run(channelMomentsKernel(width), params, { input, means, squares }, linearGrid(workgroups));
   const items = images * groups;
-  const sizes = { pixels, channels, groups, chunks, items, inverse: groups / (pixels * channels), epsilon };
-  device.run(groupStatisticsKernel(device.subgroupSize), sizes, { means, squares, statistics }, linearGrid(Math.ceil(items / teamOf(device.subgroupSize).count)));
-  return statistics;
+  device.run(groupStatisticsKernel(device.subgroupSize), { pixels, channels, groups, chunks, items, inverse: groups / (pixels * channels), epsilon },
+    { means, squares, statistics }, linearGrid(Math.ceil(items / teamOf(device.subgroupSize).count)));
 }
 
-/** Both [images, 2, channels]: sums over pixels of the gradient and of the gradient times the normalised x; means over groups of gamma times those. */
-function groupGradientSums(input: Tensor, output: Tensor, upstream: Tensor, statistics: Tensor, gamma: Tensor, groups: number, relu: boolean): { sums: Tensor; means: Tensor } {
-  const { device } = input;
-  const { images, pixels, channels } = imagesOf(input);
-  const sums = device.empty([images, 2, channels]);
-  const means = device.empty([images, 2, channels]);
-  const whole = wholeGroups(input, groups);
-  if (whole) {
-    device.run(groupGradientSubgroupKernel(device.subgroupSize, relu), whole, { input, output, upstream, statistics, gamma, sums, means }, linearGrid(whole.items));
-    return { sums, means };
+/** Writes, both [images, 2, channels], `sums` over pixels of the gradient and of the gradient times the normalised x, and `means` over groups of gamma times those. */
+function takeGradientSums({ input, output, upstream, statistics, gamma, sums, means }: GradientSums, sizes: GroupSizes, relu: boolean, variant: GroupVariant): void {
+  const { device } = input, { images, pixels, channels, groups } = sizes;
+  if (variant === 'whole') {
+    const whole = wholeGroups(sizes);
+    return device.run(groupGradientSubgroupKernel(device.subgroupSize, relu), whole, { input, output, upstream, statistics, gamma, sums, means }, linearGrid(whole.items));
   }
-  const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, PIXELS_SUMMED, MAX_CHUNKS);
+  const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, variant, MAX_CHUNKS);
   const partial = device.empty([images, chunks, 2, channels]);
   device.run(channelGradientSumsKernel(width, true, relu), params, { input, output, upstream, statistics, partial }, linearGrid(workgroups));
   const items = images * groups;
   device.run(groupGradientKernel(device.subgroupSize), { channels, groups, chunks, items, inverse: groups / (pixels * channels) },
     { partial, gamma, sums, means }, linearGrid(Math.ceil(items / teamOf(device.subgroupSize).count)));
-  return { sums, means };
 }
 
 export const groupNormOp = defineOp({
@@ -236,8 +296,9 @@ export const groupNormOp = defineOp({
   },
   forward: ({ device, inputs: [input, gamma, beta, residual], attributes: { groups, epsilon, relu }, output }) => {
     const { images, pixels, channels } = imagesOf(input);
-    const statistics = groupStatistics(input, groups, epsilon);
-    const map = channelGrid(images, pixels, channels, PIXELS_MAPPED);
+    const statistics = device.empty([images, 2, channels]), sizes = { images, pixels, channels, groups };
+    takeStatistics({ input, statistics }, sizes, epsilon, chooseGroups(device, 'statistics', sizes));
+    const map = mapGrid(device, 'forward', images, pixels, channels);
     device.run(channelAffineKernel(map.width, true, residual !== null, relu), map.params,
       { input, statistics, gamma, beta, residual: residual ?? input, output }, linearGrid(map.workgroups));
     return { statistics };
@@ -245,9 +306,10 @@ export const groupNormOp = defineOp({
   backward: ({ device, inputs, attributes: { groups, relu }, output, saved: { statistics }, gradient: upstream, needs }) => {
     const [input, gamma, , residual] = inputs;
     const { images, pixels, channels } = imagesOf(input);
-    const { sums, means } = groupGradientSums(input, output, upstream, statistics, gamma, groups, relu);
+    const sums = device.empty([images, 2, channels]), means = device.empty([images, 2, channels]), sizes = { images, pixels, channels, groups };
+    takeGradientSums({ input, output, upstream, statistics, gamma, sums, means }, sizes, relu, chooseGroups(device, 'gradient', sizes));
     const [betaGradient, gammaGradient] = needs[1] || needs[2] ? columnPairSums(device, sums, images, channels) : [null, null];
-    const map = channelGrid(images, pixels, channels, PIXELS_MAPPED);
+    const map = mapGrid(device, 'backward', images, pixels, channels);
     const both = residual !== null && needs[3] && relu;
     const gradient = needs[0] || both ? device.empty(input.shape) : null;
     let residualGradient = residual && needs[3] ? upstream : null;
@@ -293,9 +355,9 @@ export function scaleShiftGradients(
 ): { scaled: Tensor | null; plain: Tensor | null } {
   const { device } = upstream;
   const channels = scale.size;
-  const { width, params, workgroups } = channelGrid(1, channels === 0 ? 0 : upstream.size / channels, channels, PIXELS_MAPPED);
   const masksPlain = wanted.plain && activated !== null;
   if (!wanted.scaled && !masksPlain) return { scaled: null, plain: wanted.plain ? upstream : null };
+  const { width, params, workgroups } = mapGrid(device, 'backward', 1, channels === 0 ? 0 : upstream.size / channels, channels);
   const scaled = device.empty(upstream.shape);
   if (!masksPlain) {
     device.run(scaleShiftGradientKernel(width, activated !== null), params, { output: activated ?? upstream, upstream, scale, gradient: scaled }, linearGrid(workgroups));
@@ -318,7 +380,7 @@ export const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | 
   },
   forward: ({ device, inputs: [input, scale, shift, residual], attributes: { relu }, output }) => {
     const channels = scale.size;
-    const { width, params, workgroups } = channelGrid(1, channels === 0 ? 0 : input.size / channels, channels, PIXELS_MAPPED);
+    const { width, params, workgroups } = mapGrid(device, 'forward', 1, channels === 0 ? 0 : input.size / channels, channels);
     device.run(channelAffineKernel(width, false, residual !== null, relu), params,
       { input, statistics: scale, gamma: scale, beta: shift, residual: residual ?? input, output }, linearGrid(workgroups));
   },
