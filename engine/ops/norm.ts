@@ -9,6 +9,7 @@ import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
 import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
+import type { Random } from '../random.ts';
 import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
@@ -84,7 +85,7 @@ function describeGradient(device: Device, rows: Rows): RowProblem<RowTeams> {
   const { rows: count, columns, width } = rows, shape = [count, columns * width], vector = [columns * width];
   const expected = rowTeams(rows, device.subgroupSize, true, count <= 1024 ? 8 : Math.max(16, Math.ceil(count / 1024)));
   return {
-    expected, others: otherTeams(rows, expected), plain: rowTeams(rows, 0, false, 1),
+    expected, others: expected.slots > 0 ? otherTeams(rows, expected) : [], plain: rowTeams(rows, 0, false, 1),
     kernels: ({ subgroupSize, slots, full }) => (slots > 0 ? [layerNormGradientKernel(subgroupSize, width, slots, full, false)] : [layerNormWideGradientKernel(subgroupSize, width, false), layerNormWideColumnsKernel(width, false)]),
     tensors: { input: shape, gamma: vector, beta: vector, upstream: shape, gradient: shape, byGamma: vector, byBeta: vector }, output: ['gradient', 'byGamma', 'byBeta'],
     run: (variant, filled) => layerNormBackward(filled as Gradient, MEASURED, variant),
@@ -239,9 +240,16 @@ function describeGroups(device: Device, pass: 'statistics' | 'gradient', sizes: 
     ? { ...common, tensors: { input: map, statistics: pairs }, output: 'statistics', run: (variant, filled) => takeStatistics(filled as Statistics, sizes, MEASURED.epsilon, variant) }
     : {
       ...common, tensors: { input: map, output: map, upstream: map, statistics: pairs, gamma: [channels], sums: pairs, means: pairs }, output: ['sums', 'means'],
+      values: { statistics: statisticsOf(sizes) },
       run: (variant, filled) => takeGradientSums(filled as GradientSums, sizes, true, variant),
     };
 }
+
+/** Statistics as those of groups are: the same for all channels of one. */
+const statisticsOf = ({ channels, groups }: GroupSizes) => (random: Random, count: number): Float32Array<ArrayBuffer> => {
+  const members = channels / groups, ofGroups = random.uniformArray(count / members, -1, 1);
+  return Float32Array.from({ length: count }, (_, i) => ofGroups[Math.floor(i / members)]);
+};
 
 /** Sizes for the kernels that take a group of an image by a subgroup. */
 function wholeGroups({ images, pixels, channels, groups }: GroupSizes): Record<'pixels' | 'columns' | 'members' | 'groups' | 'items' | 'inverse', number> {

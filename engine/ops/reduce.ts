@@ -19,6 +19,8 @@ const SHORT_ROW = 16;
 const ENOUGH_LANES = 4096;
 const ENOUGH_TEAMS = 64;
 const MAX_CHUNKS = 64;
+/** As many chunks as the tuner tries. */
+const MOST_CHUNKS_TRIED = 4 * MAX_CHUNKS;
 
 /** A tensor seen as [outer, n, inner], reduced over n. */
 export interface ReductionView {
@@ -71,7 +73,7 @@ function describeReduction(device: Device, reduction: 'sum' | 'max', view: Reduc
     name: variant.teams ? `teams, ${chunksOf(variant)} chunks, ${variant.perTeam} a team` : `lanes, ${variant.chunks} chunks`, variant, tolerance: reduction === 'max' ? 0 : roundingOf(n),
     kernels: () => [variant.teams ? rowReduceKernel(reduction, device.subgroupSize) : columnReduceKernel(reduction, widthOf(inner))],
   });
-  const lanes = (chunks: number): ReductionVariant => ({ teams: false, chunks: Math.max(1, Math.min(chunks, Math.ceil(n / 4), 4 * MAX_CHUNKS)) });
+  const lanes = (chunks: number): ReductionVariant => ({ teams: false, chunks: Math.max(1, Math.min(chunks, Math.ceil(n / 4), MOST_CHUNKS_TRIED)) });
   const expected = expectedReduction(view);
   const teams = expected.teams ? expected : byTeams(view, 1);
   const chunks = chunksOf(teams), turns = outer * chunks;
@@ -121,14 +123,12 @@ function reduceWith(device: Device, reduction: Reduction, input: Tensor, { outer
   return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner }, { scale, into });
 }
 
-const MOST_PAIR_CHUNKS = 4 * MAX_CHUNKS;
-
 function describePairs(device: Device, n: number, columns: number, expected: number): TuningProblem<number> {
   const candidate = (chunks: number): Candidate<number> => ({
     name: chunks === 1 ? 'at once' : `${chunks} chunks`, variant: chunks, tolerance: roundingOf(n),
     kernels: () => [...(chunks > 1 ? [columnReduceKernel('sum', widthOf(columns * 2))] : []), columnSumPairKernel(widthOf(columns))],
   });
-  const others = [1, expected >> 2, expected * 4].map((chunks) => Math.max(1, Math.min(chunks, Math.ceil(n / 4), MOST_PAIR_CHUNKS)));
+  const others = [1, expected >> 2, expected * 4].map((chunks) => Math.max(1, Math.min(chunks, Math.ceil(n / 4), MOST_CHUNKS_TRIED)));
   return {
     expected: candidate(expected), candidates: worthMeasuring(2 * n * columns) ? others.map(candidate) : [], plain: Math.min(MAX_CHUNKS, Math.max(1, Math.ceil(n / 16))),
     tensors: { input: [n, 2, columns], output: [columns], other: [columns] }, output: ['output', 'other'],

@@ -36,7 +36,6 @@ export function rowsOf(count: number, size: number): Rows {
 /** What an op says of itself where a shape has not been seen before. */
 export interface RowProblem<V extends RowVariant> extends Pick<TuningProblem<V>, 'tensors' | 'output' | 'run'> {
   readonly expected: V;
-  /** Other ways than those that teams with more or fewer rows are. */
   readonly others: readonly V[];
   readonly plain: V;
   readonly kernels: (variant: V) => readonly Kernel[];
@@ -53,17 +52,18 @@ export function rowTeams({ columns }: Rows, subgroupSize: number, held: boolean,
 /** Registers from which on loops may be faster: more of them than a lane has would spill. */
 const MANY_SLOTS = 5;
 
-/** The other teams that may be faster than the expected one: eight lanes where rows leave lanes of a subgroup idle, loops where many registers would be held. */
-export function otherTeams(rows: Rows, { subgroupSize, slots, perTeam }: RowTeams): RowTeams[] {
+/**
+ * The other teams that may be faster than the expected ones: of fewer and more rows in turn; of eight lanes where rows leave lanes of a subgroup idle; with loops where many
+ * registers would be held.
+ */
+export function otherTeams(rows: Rows, teams: RowTeams): RowTeams[] {
+  const { subgroupSize, slots, perTeam } = teams;
   return [
+    { ...teams, perTeam: Math.max(1, perTeam >> 2) }, { ...teams, perTeam: Math.min(Math.max(1, rows.rows), perTeam * 4) },
     ...(subgroupSize > 0 && rows.columns < subgroupSize ? [rowTeams(rows, 0, slots > 0, perTeam)] : []),
     ...(slots >= MANY_SLOTS ? [rowTeams(rows, subgroupSize, false, perTeam)] : []),
   ];
 }
-
-/** A kernel's expected variant with fewer and more rows a team. */
-const withOtherCounts = (rows: number, teams: RowTeams): RowTeams[] => (
-  [...new Set([Math.max(1, teams.perTeam >> 2), Math.min(Math.max(1, rows), teams.perTeam * 4)])].map((perTeam) => ({ ...teams, perTeam })));
 
 function nameOf(variant: RowVariant): string {
   if (variant === null) return 'a lane a row';
@@ -73,12 +73,10 @@ function nameOf(variant: RowVariant): string {
 
 /** The variant for `count` values in rows of `size`: the tuned one, or the op's. What `describe` gives must hold no tensors. */
 export function chooseRows<V extends RowVariant>(device: Device, family: string, count: number, size: number, describe: (device: Device, rows: Rows) => RowProblem<V>): V {
-  return device.tuner.choose(family, `${size === 0 ? 0 : count / size}x${size}`, () => describeRows(rowsOf(count, size), count, size, describe(device, rowsOf(count, size))));
+  return device.tuner.choose(family, `${size === 0 ? 0 : count / size}x${size}`, () => describeRows(count, size, describe(device, rowsOf(count, size))));
 }
 
-function describeRows<V extends RowVariant>({ rows }: Rows, count: number, size: number, problem: RowProblem<V>): TuningProblem<V> {
-  const { expected, others, plain, kernels, tensors, output, run } = problem;
+function describeRows<V extends RowVariant>(count: number, size: number, { expected, others, plain, kernels, tensors, output, run }: RowProblem<V>): TuningProblem<V> {
   const candidate = (variant: V): Candidate<V> => ({ name: nameOf(variant), variant, tolerance: roundingOf(size), kernels: () => kernels(variant) });
-  const counts = expected === null ? [] : withOtherCounts(rows, expected) as V[];
-  return { expected: candidate(expected), candidates: worthMeasuring(2 * count) ? [...counts, ...others].map(candidate) : [], plain, tensors, output, run };
+  return { expected: candidate(expected), candidates: worthMeasuring(2 * count) ? others.map(candidate) : [], plain, tensors, output, run };
 }
