@@ -8,6 +8,7 @@
 import type { MemoryLedger } from './buffers.ts';
 import type { Device } from './device.ts';
 import type { Dispatcher } from './dispatcher.ts';
+import { sizeOf, type Shape } from './shape.ts';
 import type { Tensor } from './tensor.ts';
 
 export interface OperandTexture {
@@ -75,6 +76,12 @@ export function textureOperand(matrix: Tensor, lines: number, texels: number, wh
   return layout && !(whole && layout.blocks > 1) ? { matrix, lines, texels, layout } : null;
 }
 
+/** Whether a matrix of so many lines and texels can be a texture operand. */
+export function textureFits({ limits }: Device, lines: number, texels: number, whole = false): boolean {
+  const layout = textureLayout(lines, texels, limits.maxTextureDimension2D);
+  return layout !== null && !(whole && layout.blocks > 1);
+}
+
 /** Texels of the longest line of a linear operand: shorter ones would need more rows than textures have. */
 const LONGEST_LINE = 4096;
 
@@ -83,11 +90,21 @@ const LONGEST_LINE = 4096;
  * a copy's texels, or no texture can hold them.
  */
 export function linearOperand(tensor: Tensor): LinearOperand | null {
-  const texels = tensor.size / 4;
+  const shift = linearShift(tensor.size / 4);
+  const operand = textureOperand(tensor, tensor.size / 4 / 2 ** shift, 2 ** shift, true);
+  return operand && { ...operand, shift };
+}
+
+/** Whether tensors of a shape can be linear operands. */
+export function hasLinearOperand(device: Device, shape: Shape): boolean {
+  const texels = sizeOf(shape) / 4, shift = linearShift(texels);
+  return textureFits(device, texels / 2 ** shift, 2 ** shift, true);
+}
+
+function linearShift(texels: number): number {
   let shift = 0;
   while (2 ** (shift + 1) <= LONGEST_LINE && texels % 2 ** (shift + 1) === 0) shift++;
-  const operand = textureOperand(tensor, texels / 2 ** shift, 2 ** shift, true);
-  return operand && { ...operand, shift };
+  return shift;
 }
 
 /** A tensor's copy in a linear texture. */

@@ -1,7 +1,7 @@
 /**
  * Picks among variants of a kernel by measuring them on this adapter.
  *
- * Where an op has several ways to compute the same (tile, operands from textures or buffers, slices of a sum, direct or Winograd), a cost model expects one to be the fastest.
+ * Where an op has several ways to compute the same (tile, operands from textures or buffers, slices of a sum, direct or Winograd, rows a lane), a cost model expects one to be the fastest.
  * Its op asks `choose` with a key of the shape class: the exact sizes, and whatever else decides which variants are right. `tune` runs every variant of each class seen so far
  * on random operands, drops those whose result is not that of the plain variant, times the others, and keeps the fastest. Without tuned choices nothing changes.
  *
@@ -11,6 +11,7 @@
 import type { Kernel } from '../kernels/kernel.ts';
 import type { Device } from './device.ts';
 import type { Dispatcher } from './dispatcher.ts';
+import type { Random } from './random.ts';
 import { sizeOf, type Shape } from './shape.ts';
 import { Tensor } from './tensor.ts';
 import { Bench, type Exclusion } from './tuning-bench.ts';
@@ -36,10 +37,18 @@ export interface TuningProblem<V> {
   readonly plain: V;
   /** All tensors of the problem, by name. */
   readonly tensors: Readonly<Record<string, Shape>>;
-  /** Which of them is written; the others are random operands, uniform in -1 .. 1. */
-  readonly output: string;
+  /** Which of them is written, or are: every one is held against the plain variant's. The others are random operands, uniform in -1 .. 1. */
+  readonly output: string | readonly string[];
+  /** Makes the values of operands that uniform ones would be no example of. */
+  readonly values?: Readonly<Record<string, (random: Random, count: number) => Float32Array<ArrayBuffer>>>;
   readonly run: (variant: V, tensors: Readonly<Record<string, Tensor>>) => void;
 }
+
+/**
+ * Whether a pass that reads and writes so many values takes longer than a dispatch alone; a value counts as much as sixteen multiply-adds. Below that variants take the same
+ * time, and a class has one candidate: nothing to measure.
+ */
+export const worthMeasuring = (values: number): boolean => values >= 2 ** 16;
 
 /** The tensors of a problem as shapes, and a function that puts others in their places: so that a class can be run again without holding on to what it was seen with. */
 export function outline<P extends object>(problem: P): { readonly tensors: Readonly<Record<string, Shape>>; readonly fill: (tensors: Readonly<Record<string, Tensor>>) => P } {

@@ -59,6 +59,8 @@ function distance(actual: Float32Array, expected: Float32Array): number {
   return difference === 0 ? 0 : Math.sqrt(difference / size);
 }
 
+const outputsOf = ({ output }: TuningProblem<unknown>): readonly string[] => (typeof output === 'string' ? [output] : output);
+
 /** Internal: `Tuner.tune` makes one. */
 export class Bench {
   private random!: Tensor;
@@ -97,10 +99,9 @@ export class Bench {
       const right: Candidate<unknown>[] = [];
       for (const candidate of candidates) {
         const result = await this.attempt(problem, candidate.variant, tensors);
-        const error = typeof result === 'string' ? null : distance(result, reference);
-        if (typeof result === 'string') excluded.push({ variant: candidate.name, reason: result });
-        else if (!(error! <= candidate.tolerance)) excluded.push({ variant: candidate.name, reason: `its result is wrong: it differs from the plain variant's by ${error!.toExponential(1)} of its size, at most ${candidate.tolerance.toExponential(1)} is rounding` });
-        else right.push(candidate);
+        const reason = typeof result === 'string' ? result : this.difference(problem, result, reference, candidate.tolerance);
+        if (reason === null) right.push(candidate);
+        else excluded.push({ variant: candidate.name, reason });
       }
       if (right.length === 0) return skip('no variant is right', excluded);
       await options.afterValidation();
@@ -110,14 +111,28 @@ export class Bench {
     }
   }
 
-  private allocate({ tensors: shapes, output }: TuningProblem<unknown>, tensors: Record<string, Tensor>): void {
+  private allocate(problem: TuningProblem<unknown>, tensors: Record<string, Tensor>): void {
     const { device } = this;
+    const outputs = outputsOf(problem);
     let start = 0;
-    for (const [name, shape] of Object.entries(shapes)) {
+    for (const [name, shape] of Object.entries(problem.tensors)) {
       tensors[name] = device.keep(device.empty(shape));
+      const values = problem.values?.[name];
+      if (values) device.write(tensors[name], values(new Random(2), sizeOf(shape)));
       // Each from another place of the random values, so that no two operands are alike.
-      if (name !== output) this.fill(tensors[name], this.random, start += 64 * 509);
+      else if (!outputs.includes(name)) this.fill(tensors[name], this.random, start += 64 * 509);
     }
+  }
+
+  /** What is wrong with a variant's results beside the plain one's; null where the differences are rounding. */
+  private difference(problem: TuningProblem<unknown>, results: readonly Float32Array[], reference: readonly Float32Array[], tolerance: number): string | null {
+    const names = outputsOf(problem);
+    for (const [i, name] of names.entries()) {
+      const error = distance(results[i], reference[i]);
+      if (error <= tolerance) continue;
+      return `its ${names.length === 1 ? 'result' : name} is wrong: it differs from the plain variant's by ${error.toExponential(1)} of its size, at most ${tolerance.toExponential(1)} is rounding`;
+    }
+    return null;
   }
 
   private fill(tensor: Tensor, block: Tensor, start: number): void {
@@ -131,12 +146,12 @@ export class Bench {
     });
   }
 
-  /** The result of a variant, or what went wrong. Values that it does not write are NaN. */
-  private async attempt(problem: TuningProblem<unknown>, variant: unknown, tensors: Tensors): Promise<Float32Array | string> {
+  /** The results of a variant in the order of the problem's outputs, or what went wrong. Values that it does not write are NaN. */
+  private async attempt(problem: TuningProblem<unknown>, variant: unknown, tensors: Tensors): Promise<readonly Float32Array[] | string> {
     const { device, dispatcher } = this;
     const { gpu } = device;
-    const output = tensors[problem.output];
-    this.fill(output, this.poison, 0);
+    const outputs = outputsOf(problem).map((name) => tensors[name]);
+    for (const output of outputs) this.fill(output, this.poison, 0);
     await device.synchronize();
     gpu.pushErrorScope('out-of-memory');
     gpu.pushErrorScope('validation');
@@ -152,7 +167,10 @@ export class Bench {
     if (this.lost !== null) throw new Error(`the GPU device was lost: ${this.lost}`);
     failure ??= compilation === null ? null : message(compilation);
     failure ??= errors.find((error) => error !== null)?.message.split('\n')[0] ?? null;
-    return failure ?? new Float32Array(await device.readBytes(output));
+    if (failure !== null) return failure;
+    const results: Float32Array[] = [];
+    for (const output of outputs) results.push(new Float32Array(await device.readBytes(output)));
+    return results;
   }
 
   /** Times variants that are right, and says which to keep. */

@@ -18,11 +18,11 @@ const BLOCK = 16;
 /** Lanes of a workgroup, each with rows of its own. */
 const LANES = 32;
 
-/** Rows that a lane holds: more would spill registers, and few tokens would leave lanes without any. */
+/** Rows that a lane is expected to hold: more would spill registers, and few tokens would leave lanes without any. */
 export const rowsOfALane = (tokens: number): 1 | 2 => (tokens > LANES ? 2 : 1);
 
-/** Workgroups that the rows of a head take. */
-export const attentionGroups = (tokens: number): number => Math.ceil(tokens / (LANES * rowsOfALane(tokens)));
+/** Workgroups that the rows of a head take where a lane holds `held` of them. */
+export const attentionGroups = (tokens: number, held: 1 | 2): number => Math.ceil(tokens / (LANES * held));
 
 const PARAMS = { tokens: 'u32', heads: 'u32', size: 'u32', scale: 'f32' } as const;
 /** Of linear operand textures (see linearTextureLoad). */

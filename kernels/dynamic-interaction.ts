@@ -26,6 +26,12 @@ const TEXTURE_PARAMS = { shiftA: 'u32', shiftB: 'u32' } as const;
 /** Rows beyond which a tile would spill too many registers. */
 const HIGHEST_TILE = 56;
 
+/** Rows of a tile that takes all m rows of a product: whole blocks of those that the lanes load at once, where they swap them (see meetRow). */
+export function wholeTile(lanes: number, form: InteractionForm, m: number): number {
+  const block = lanes === 4 && form === 'tn' ? 16 : lanes;
+  return Math.ceil(m / block) * block;
+}
+
 /**
  * The tile of a subgroup for a product of m rows and n columns: large ones were the fastest on lavapipe (8 lanes) and SwiftShader (4 lanes), as for the
  * general products; narrow and low ones waste less where k is 16 or less, and on both one tile takes all 49 positions of a proposal, so that its weights are
@@ -33,9 +39,8 @@ const HIGHEST_TILE = 56;
  */
 export function interactionTile(lanes: number, form: InteractionForm, m: number, n: number): MatmulTile | null {
   if (lanes !== 4 && lanes !== 8 && lanes !== 16) return null;
-  const block = lanes === 4 && form === 'tn' ? 16 : lanes;
   const whole = lanes <= 8 && m > 32 && m <= HIGHEST_TILE;
-  const rows = m <= 16 ? 16 : whole ? Math.ceil(m / block) * block : lanes === 4 && m > HIGHEST_TILE ? 64 : 32;
+  const rows = m <= 16 ? 16 : whole ? wholeTile(lanes, form, m) : lanes === 4 && m > HIGHEST_TILE ? 64 : 32;
   return { rows, columns: n <= 16 ? 16 : lanes === 16 || (lanes === 8 && n >= 64) ? 64 : 32 };
 }
 

@@ -151,6 +151,25 @@ describe('a wrong variant', () => {
     expect(device.tuner.choose('test', 'expected', () => problem(BROKEN, []))).toBe(RIGHT);
   });
 
+  test('of several results is found in each, and operands may be of a kind of their own', async () => {
+    const pair = (name: string, second: string): Kernel => defineKernel({
+      name, workgroup: [64], params: { count: 'u32' }, buffers: { input: 'read f32', scale: 'read f32', output: 'write f32', other: 'write f32' },
+      body: `let i = linearGroup * 64u + lane; if (i >= p.count) { return; } output[i] = input[i] * scale[i]; other[i] = ${second};`,
+    });
+    // Right only where all scales are 3.
+    const [plain, same, wrong, partial] = [pair('test_pair', 'input[i] * scale[i]'), pair('test_pair_threes', '3.0 * input[i]'), pair('test_pair_wrong', '3.01 * input[i]'), pair('test_pair_partial', 'f32(3 * i)')];
+    const made: number[] = [];
+    device.tuner.choose('test', 'several results', () => ({
+      expected: candidate(plain), candidates: [same, wrong, partial].map(candidate), plain, tensors: { input: [300], scale: [300], output: [300], other: [300] }, output: ['output', 'other'],
+      values: { scale: (_, count) => { made.push(count); return new Float32Array(count).fill(3); } },
+      run: (variant: Kernel, { input, scale, output, other }) => device.run(variant, { count: 300 }, { input, scale, output, other }, [5, 1, 1]),
+    }));
+    const { excluded } = await tuned('several results');
+    expect(excluded.map(({ variant }) => variant)).toEqual(['test_pair_wrong', 'test_pair_partial']);
+    expect(excluded[0].reason).toMatch(/^its other is wrong: it differs from the plain variant's by 3\.3e-3 of its size/);
+    expect(made).toEqual([300]);
+  });
+
   test('leaves the cost model\'s choice where there is no other, or what it is held against fails', async () => {
     device.tuner.choose('test', 'none right', () => problem(WRONG, [PARTIAL]));
     device.tuner.choose('test', 'no reference', () => ({ ...problem(RIGHT, [ALSO]), plain: BROKEN }));

@@ -7,29 +7,82 @@ import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { prefersTextures, withLinearCopies, type OperandTexture } from '../textures.ts';
+import { hasLinearOperand, prefersTextures, withLinearCopies, type OperandTexture } from '../textures.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
+import { roundingOf } from './gemm-variants.ts';
 
-function launch(shape: Shape, heads: number): { size: number; held: 1 | 2; params: Record<'tokens' | 'heads' | 'size' | 'scale', number>; grid: Grid } {
-  const [batch, tokens, width] = shape;
-  const size = width / 3 / heads;
-  return { size, held: rowsOfALane(tokens), params: { tokens, heads, size, scale: 1 / Math.sqrt(size) }, grid: [attentionGroups(tokens), heads, batch] };
+interface AttentionVariant {
+  /** Whether queries, keys, values and upstream gradient are read from linear textures. */
+  readonly textures: boolean;
+  /** Rows that a lane holds. */
+  readonly held: 1 | 2;
 }
 
-/** Runs `body` with operands copied into linear textures and where they lie in them, where that is faster to read and they fit; as they are otherwise. */
+/** What a pass reads and writes, by the names that the kernels have for it. */
+type Forward = Readonly<Record<'qkv' | 'output' | 'logSumExp', Tensor>>;
+type Gradient = Readonly<Record<'qkv' | 'output' | 'logSumExp' | 'upstream' | 'gradient', Tensor>>;
+
+/** Runs `body` with operands copied into linear textures and where they lie in them if `textures`; as they are otherwise. */
 function withOperands<N extends string>(
-  device: Device, size: number, tensors: Readonly<Record<N, Tensor>>,
+  device: Device, textures: boolean, tensors: Readonly<Record<N, Tensor>>,
   body: (textures: boolean, operands: Readonly<Record<N, Tensor | OperandTexture>>, shifts: Readonly<Record<string, number>>) => void,
 ): void {
   const names = Object.keys(tensors) as N[];
-  if (!prefersTextures(device) || size % 4 !== 0) {
+  if (!textures) {
     body(false, tensors, {});
     return;
   }
   withLinearCopies(device, names.map((name) => tensors[name]), (copies) => {
     if (!copies) return body(false, tensors, {});
-    const textures = Object.fromEntries(names.map((name, i) => [name, copies[i].texture])) as Record<N, OperandTexture>;
-    body(true, textures, Object.fromEntries(names.map((name, i) => [`${name}Shift`, copies[i].shift])));
+    const copied = Object.fromEntries(names.map((name, i) => [name, copies[i].texture])) as Record<N, OperandTexture>;
+    body(true, copied, Object.fromEntries(names.map((name, i) => [`${name}Shift`, copies[i].shift])));
   });
+}
+
+function launch([batch, tokens, width]: Shape, heads: number, held: 1 | 2): { size: number; params: Record<'tokens' | 'heads' | 'size' | 'scale', number>; grid: Grid } {
+  const size = width / 3 / heads;
+  return { size, params: { tokens, heads, size, scale: 1 / Math.sqrt(size) }, grid: [attentionGroups(tokens, held), heads, batch] };
+}
+
+function attend({ qkv, output, logSumExp }: Forward, heads: number, variant: AttentionVariant): void {
+  const { device } = qkv, { held } = variant;
+  const { size, params, grid } = launch(qkv.shape, heads, held);
+  withOperands(device, variant.textures, { qkv }, (textures, operands, shifts) => (
+    device.run(attentionKernel(size, held, textures), { ...params, ...shifts }, { ...operands, output, logSumExp }, grid)));
+}
+
+function attendBackward({ qkv, output, logSumExp, upstream, gradient }: Gradient, heads: number, variant: AttentionVariant): void {
+  const { device } = qkv, { held } = variant;
+  const { size, params, grid } = launch(qkv.shape, heads, held);
+  const rowDots = device.empty(logSumExp.shape);
+  withOperands(device, variant.textures, { qkv, upstream }, (textures, operands, shifts) => {
+    const given = { ...params, ...shifts }, buffers = { ...operands, logSumExp, rowDots, gradient };
+    device.run(attentionQueryGradientKernel(size, held, textures), given, { ...buffers, output }, grid);
+    device.run(attentionKeyValueGradientKernel(size, held, textures), given, buffers, grid);
+  });
+}
+
+/** The variant for a pass: the tuned one, or the expected one. */
+function chooseVariant(device: Device, pass: 'attention' | 'attention-gradient', [batch, tokens, width]: Shape, heads: number): AttentionVariant {
+  return device.tuner.choose(pass, `${batch}x${tokens}x${width / 3} heads ${heads}`, () => describe(device, pass === 'attention', [batch, tokens, width], heads));
+}
+
+function describe(device: Device, forward: boolean, shape: Shape, heads: number): TuningProblem<AttentionVariant> {
+  const [batch, tokens, width] = shape;
+  const size = width / 3 / heads;
+  const candidate = (textures: boolean, held: 1 | 2): Candidate<AttentionVariant> => ({
+    name: `${textures ? 'texture' : 'buffer'}, ${held === 1 ? 'a row' : `${held} rows`} a lane`, variant: { textures, held }, tolerance: roundingOf(tokens),
+    kernels: () => (forward ? [attentionKernel(size, held, textures)] : [attentionQueryGradientKernel(size, held, textures), attentionKeyValueGradientKernel(size, held, textures)]),
+  });
+  const result = [batch, tokens, width / 3];
+  const copied = size % 4 === 0 && device.operandTextures && [shape, ...(forward ? [] : [result])].every((operand) => hasLinearOperand(device, operand));
+  const candidates = !worthMeasuring((batch * tokens * tokens * width) / 16) ? []
+    : [false, ...(copied ? [true] : [])].flatMap((textures) => ([1, 2] as const).map((held) => candidate(textures, held)));
+  const common = { expected: candidate(copied && prefersTextures(device), rowsOfALane(tokens)), candidates, plain: { textures: false, held: 1 } as const };
+  const tensors = { qkv: shape, output: result, logSumExp: [batch, heads, tokens] };
+  return forward
+    ? { ...common, tensors, output: ['output', 'logSumExp'], run: (variant, filled) => attend(filled as Forward, heads, variant) }
+    : { ...common, tensors: { ...tensors, upstream: result, gradient: shape }, output: 'gradient', run: (variant, filled) => attendBackward(filled as Gradient, heads, variant) };
 }
 
 export const multiheadAttentionOp = defineOp({
@@ -44,21 +97,13 @@ export const multiheadAttentionOp = defineOp({
     return { shape: [batch, tokens, width / 3] };
   },
   forward: ({ device, inputs: [qkv], attributes: { heads }, output }) => {
-    const { size, held, params, grid } = launch(qkv.shape, heads);
     const logSumExp = device.empty([qkv.shape[0], heads, qkv.shape[1]]);
-    withOperands(device, size, { qkv }, (textures, operands, shifts) => (
-      device.run(attentionKernel(size, held, textures), { ...params, ...shifts }, { ...operands, output, logSumExp }, grid)));
+    attend({ qkv, output, logSumExp }, heads, chooseVariant(device, 'attention', qkv.shape, heads));
     return { logSumExp };
   },
   backward: ({ device, inputs: [qkv], attributes: { heads }, output, saved: { logSumExp }, gradient: upstream }) => {
-    const { size, held, params, grid } = launch(qkv.shape, heads);
-    const rowDots = device.empty(logSumExp.shape);
     const gradient = device.empty(qkv.shape);
-    withOperands(device, size, { qkv, upstream }, (textures, operands, shifts) => {
-      const given = { ...params, ...shifts }, buffers = { ...operands, logSumExp, rowDots, gradient };
-      device.run(attentionQueryGradientKernel(size, held, textures), given, { ...buffers, output }, grid);
-      device.run(attentionKeyValueGradientKernel(size, held, textures), given, buffers, grid);
-    });
+    attendBackward({ qkv, output, logSumExp, upstream, gradient }, heads, chooseVariant(device, 'attention-gradient', qkv.shape, heads));
     return [gradient];
   },
 });

@@ -1,17 +1,22 @@
 /** Normalisation: layerNorm, groupNorm and scaleShift (frozen batch norm), with residual and ReLU fused. */
 import {
   channelAffineKernel, channelGradientSumsKernel, channelMomentsKernel, groupGradientKernel, groupNormGradientKernel,
-  groupNormResidualGradientKernel, groupStatisticsKernel, layerNormGradientKernel, layerNormKernel, layerNormWideColumnsKernel, layerNormWideGradientKernel, MAX_SLOTS,
+  groupNormResidualGradientKernel, groupStatisticsKernel, layerNormGradientKernel, layerNormKernel, layerNormWideColumnsKernel, layerNormWideGradientKernel,
   scaleShiftGradientKernel, scaleShiftResidualGradientKernel, type Width,
 } from '../../kernels/norm.ts';
 import { groupGradientSubgroupKernel, groupStatisticsSubgroupKernel } from '../../kernels/group-norm.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
+import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
+import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
-import { formatShape, sameShape, shapeError } from '../shape.ts';
+import type { Random } from '../random.ts';
+import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
 import { usesSubgroups } from './conv2d-variants.ts';
-import { sumColumnPairs } from './reduce.ts';
+import { roundingOf } from './gemm-variants.ts';
+import { columnPairSums, sumColumnPairs } from './reduce.ts';
+import { chooseRows, otherTeams, rowsOf, rowTeams, type RowProblem, type Rows, type RowTeams } from './row-variants.ts';
 
 interface LayerNormAttributes {
   readonly epsilon: number;
@@ -30,66 +35,74 @@ function checkResidual(op: string, residual: Tensor | null, x: Tensor): void {
   if (residual && !sameShape(residual.shape, x.shape)) shapeError(op, 'residual', `of x's shape ${formatShape(x.shape)}`, residual.shape);
 }
 
-interface RowLayout {
-  readonly rows: number;
-  /** In elements of `width`. */
-  readonly columns: number;
-  readonly width: Width;
-  /** Registers a lane; 0 where the row does not fit. */
-  readonly slots: number;
-  /** Whether the row fills them. */
-  readonly full: boolean;
-  readonly teamsAGroup: number;
-}
+type Forward = Readonly<Record<'input' | 'gamma' | 'beta' | 'output', Tensor>>;
+type Gradient = Readonly<Record<'input' | 'gamma' | 'beta' | 'upstream' | 'gradient' | 'byGamma' | 'byBeta', Tensor>>;
 
-/** How rows of this tensor are spread over lanes. */
-function rowLayout(x: Tensor): RowLayout {
-  const { lanes, count } = teamOf(x.device.subgroupSize);
-  const size = x.shape[x.rank - 1];
-  const width = size % 4 === 0 ? 4 : 1;
-  const columns = size / width;
-  const slots = Math.ceil(columns / lanes);
-  const held = slots <= MAX_SLOTS ? slots : 0;
-  const full = held > 0 && columns === held * lanes;
-  return { rows: size === 0 ? 0 : x.size / size, columns, width, slots: held, full, teamsAGroup: count };
-}
-
-/** Writes the layer normalisation of the rows of `input` to `output`; records nothing. */
-export function normalizeRows(input: Tensor, gamma: Tensor, beta: Tensor, output: Tensor, { epsilon, relu }: LayerNormAttributes): void {
-  const { device } = input;
-  const { rows, columns, width, slots, full, teamsAGroup } = rowLayout(input);
-  const perTeam = Math.min(32, Math.max(4, Math.ceil(rows / 512)));
-  device.run(layerNormKernel(device.subgroupSize, width, slots, full, relu),
+function normalizeWith({ input, gamma, beta, output }: Forward, { epsilon, relu }: LayerNormAttributes, { subgroupSize, slots, full, perTeam }: RowTeams): void {
+  const { rows, columns, width } = rowsOf(input.size, gamma.size);
+  input.device.run(layerNormKernel(subgroupSize, width, slots, full, relu),
     { rows, columns, per_team: perTeam, inverse: 1 / (columns * width), epsilon },
-    { input, gamma, beta, output }, linearGrid(Math.ceil(rows / perTeam / teamsAGroup)));
+    { input, gamma, beta, output }, linearGrid(Math.ceil(rows / perTeam / teamOf(subgroupSize).count)));
 }
 
-/** Gradients of layer normalisation by its input, gamma and beta. */
-export function layerNormGradients(
-  input: Tensor, gamma: Tensor, beta: Tensor, upstream: Tensor, { epsilon, relu }: LayerNormAttributes,
-): [Tensor, Tensor, Tensor] {
+/** Gradients by the input, gamma and beta. Rows that are not held in registers are taken one by one, whatever `perTeam`. */
+function layerNormBackward({ input, gamma, beta, upstream, gradient, byGamma, byBeta }: Gradient, { epsilon, relu }: LayerNormAttributes, { subgroupSize, slots, full, perTeam }: RowTeams): void {
   const { device } = input;
-  const { rows, columns, width, slots, full, teamsAGroup } = rowLayout(input);
-  const size = columns * width;
-  const inverse = 1 / size;
-  const gradient = device.empty(input.shape);
+  const { rows, columns, width } = rowsOf(input.size, gamma.size);
+  const size = columns * width, inverse = 1 / size, teamsAGroup = teamOf(subgroupSize).count;
   if (slots > 0) {
-    const perTeam = rows <= 1024 ? 8 : Math.max(16, Math.ceil(rows / 1024));
     const teams = Math.max(1, Math.ceil(rows / perTeam));
     const partial = device.empty([teams, 2, size]);
     const params = { rows, columns, per_team: perTeam, teams, inverse, epsilon };
-    device.run(layerNormGradientKernel(device.subgroupSize, width, slots, full, relu), params,
+    device.run(layerNormGradientKernel(subgroupSize, width, slots, full, relu), params,
       { input, gamma, beta, upstream, gradient, partial }, linearGrid(Math.ceil(teams / teamsAGroup)));
-    return [gradient, ...sumColumnPairs(device, partial, teams, size)];
+    return sumColumnPairs(device, partial, teams, size, [byGamma, byBeta]);
   }
   const statistics = device.empty([rows, 2]);
-  device.run(layerNormWideGradientKernel(device.subgroupSize, width, relu), { rows, columns, inverse, epsilon },
+  device.run(layerNormWideGradientKernel(subgroupSize, width, relu), { rows, columns, inverse, epsilon },
     { input, gamma, beta, upstream, gradient, statistics }, linearGrid(Math.ceil(rows / teamsAGroup)));
   const chunks = Math.min(64, Math.max(1, Math.ceil(rows / 16)));
   const partial = device.empty([chunks, 2, size]);
   device.run(layerNormWideColumnsKernel(width, relu), { rows, columns, chunks }, { input, gamma, beta, upstream, statistics, partial },
     linearGrid(Math.ceil(chunks * columns / 64)));
-  return [gradient, ...sumColumnPairs(device, partial, chunks, size)];
+  sumColumnPairs(device, partial, chunks, size, [byGamma, byBeta]);
+}
+
+/** Without the ReLU, which is the same few lines in all variants, and whose kink rounding could carry a value across. */
+const MEASURED: LayerNormAttributes = { epsilon: 1e-5, relu: false };
+
+function describeForward(device: Device, rows: Rows): RowProblem<RowTeams> {
+  const { rows: count, columns, width } = rows, vector = [columns * width];
+  const expected = rowTeams(rows, device.subgroupSize, true, Math.min(32, Math.max(4, Math.ceil(count / 512))));
+  return {
+    expected, others: otherTeams(rows, expected), plain: rowTeams(rows, 0, false, 1), kernels: ({ subgroupSize, slots, full }) => [layerNormKernel(subgroupSize, width, slots, full, false)],
+    tensors: { input: [count, columns * width], gamma: vector, beta: vector, output: [count, columns * width] }, output: 'output',
+    run: (variant, filled) => normalizeWith(filled as Forward, MEASURED, variant),
+  };
+}
+
+function describeGradient(device: Device, rows: Rows): RowProblem<RowTeams> {
+  const { rows: count, columns, width } = rows, shape = [count, columns * width], vector = [columns * width];
+  const expected = rowTeams(rows, device.subgroupSize, true, count <= 1024 ? 8 : Math.max(16, Math.ceil(count / 1024)));
+  return {
+    expected, others: expected.slots > 0 ? otherTeams(rows, expected) : [], plain: rowTeams(rows, 0, false, 1),
+    kernels: ({ subgroupSize, slots, full }) => (slots > 0 ? [layerNormGradientKernel(subgroupSize, width, slots, full, false)] : [layerNormWideGradientKernel(subgroupSize, width, false), layerNormWideColumnsKernel(width, false)]),
+    tensors: { input: shape, gamma: vector, beta: vector, upstream: shape, gradient: shape, byGamma: vector, byBeta: vector }, output: ['gradient', 'byGamma', 'byBeta'],
+    run: (variant, filled) => layerNormBackward(filled as Gradient, MEASURED, variant),
+  };
+}
+
+/** Writes the layer normalisation of the rows of `input` to `output`; records nothing. */
+export function normalizeRows(input: Tensor, gamma: Tensor, beta: Tensor, output: Tensor, attributes: LayerNormAttributes): void {
+  normalizeWith({ input, gamma, beta, output }, attributes, chooseRows(input.device, 'layer-norm', input.size, gamma.size, describeForward));
+}
+
+/** Gradients of layer normalisation by its input, gamma and beta. */
+export function layerNormGradients(input: Tensor, gamma: Tensor, beta: Tensor, upstream: Tensor, attributes: LayerNormAttributes): [Tensor, Tensor, Tensor] {
+  const { device } = input;
+  const [gradient, byGamma, byBeta] = [input, gamma, gamma].map(({ shape }) => device.empty(shape));
+  layerNormBackward({ input, gamma, beta, upstream, gradient, byGamma, byBeta }, attributes, chooseRows(device, 'layer-norm-gradient', input.size, gamma.size, describeGradient));
+  return [gradient, byGamma, byBeta];
 }
 
 export const layerNormOp = defineOp({
@@ -139,10 +152,39 @@ function channelGrid(images: number, pixels: number, channels: number, pixelsALa
   return { width, chunks, params: { length: pixels * columns, stride, columns, lanes }, workgroups: Math.ceil(lanes / 64) };
 }
 
-/** Pixels a lane where it only maps values, and where it sums them; the sums of more chunks than these would be many to merge. */
+/** Pixels a lane that are expected to be the fastest where it only maps values, and where it sums them; the sums of more chunks than these would be many to merge. */
 const PIXELS_MAPPED = 8;
 const PIXELS_SUMMED = 32;
 const MAX_CHUNKS = 128;
+/** The tuner tries these as well. */
+const PIXELS_MAPPED_TRIED = [2, 32];
+const PIXELS_SUMMED_TRIED = [8, 128];
+
+/**
+ * The grid of a kernel that maps values, with the tuned pixels a lane, or the expected ones. Group norm's kernels stand for all that map alike: forward they read one tensor,
+ * backward three.
+ */
+function mapGrid(device: Device, pass: 'forward' | 'backward', images: number, pixels: number, channels: number): ChannelGrid {
+  return channelGrid(images, pixels, channels, device.tuner.choose('channel-map', `${pass} ${images}x${pixels}x${channels}`, () => describeMap(device, pass, images, pixels, channels)));
+}
+
+function describeMap(device: Device, pass: 'forward' | 'backward', images: number, pixels: number, channels: number): TuningProblem<number> {
+  const width = channels % 4 === 0 ? 4 : 1;
+  const kernel: Kernel = pass === 'forward' ? channelAffineKernel(width, true, false, false) : groupNormGradientKernel(width, true);
+  const candidate = (pixelsALane: number): Candidate<number> => ({ name: `${pixelsALane} pixels a lane`, variant: pixelsALane, tolerance: 1e-6, kernels: () => [kernel] });
+  const map = [images, pixels, channels], statistics = [images, 2, channels], vector = [channels];
+  const operands: Readonly<Record<string, Shape>> = pass === 'forward' ? { input: map, statistics, gamma: vector, beta: vector }
+    : { input: map, output: map, upstream: map, statistics, gamma: vector, means: statistics };
+  const result = pass === 'forward' ? 'output' : 'gradient';
+  return {
+    expected: candidate(PIXELS_MAPPED), candidates: worthMeasuring(2 * images * pixels * channels) ? PIXELS_MAPPED_TRIED.map(candidate) : [], plain: 1,
+    tensors: { ...operands, [result]: map }, output: result,
+    run: (pixelsALane, tensors) => {
+      const { params, workgroups } = channelGrid(images, pixels, channels, pixelsALane);
+      device.run(kernel, params, { ...tensors, residual: tensors.input }, linearGrid(workgroups));
+    },
+  };
+}
 
 interface GroupNormAttributes {
   readonly groups: number;
@@ -157,56 +199,92 @@ function imagesOf(x: Tensor): { images: number; pixels: number; channels: number
   return { images, channels, pixels: x.size === 0 ? 0 : x.size / images / channels };
 }
 
-/** Pixels times vec4s of a group that a subgroup takes on alone, and the groups that it takes for the device to be busy. */
+/** Pixels times vec4s of a group that a subgroup is expected to take on alone, and the groups that it takes for the device to be busy. */
 const WHOLE_GROUP = 16384;
 const WHOLE_GROUPS = 8;
 
-/** Sizes for the kernels that take a group of an image by a subgroup (kernels/group-norm.ts), or null where they do not pay or fit: GPUs have more lanes than that. */
-function wholeGroups(x: Tensor, groups: number): Record<'pixels' | 'columns' | 'members' | 'groups' | 'items' | 'inverse', number> | null {
-  const { images, pixels, channels } = imagesOf(x);
-  const items = images * groups, members = channels / groups / 4;
-  if (!usesSubgroups(x.device) || !Number.isInteger(members) || items < WHOLE_GROUPS || pixels * members > WHOLE_GROUP) return null;
-  return { pixels, columns: channels / 4, members, groups, items, inverse: groups / (pixels * channels) };
+/** How statistics and sums of groups are taken: a group of an image by a subgroup in one dispatch (kernels/group-norm.ts), or in chunks of so many pixels a lane, merged in another. */
+type GroupVariant = 'whole' | number;
+
+type GroupSizes = Readonly<Record<'images' | 'pixels' | 'channels' | 'groups', number>>;
+type Statistics = Readonly<Record<'input' | 'statistics', Tensor>>;
+type GradientSums = Readonly<Record<'input' | 'output' | 'upstream' | 'statistics' | 'gamma' | 'sums' | 'means', Tensor>>;
+
+/** GPUs have more lanes than the subgroups of so many groups. */
+function expectedGroups(device: Device, { images, pixels, channels, groups }: GroupSizes): GroupVariant {
+  const members = channels / groups / 4;
+  return usesSubgroups(device) && Number.isInteger(members) && images * groups >= WHOLE_GROUPS && pixels * members <= WHOLE_GROUP ? 'whole' : PIXELS_SUMMED;
 }
 
-/** `statistics` [images, 2, channels]: each channel's mean and 1 / deviation. */
-function groupStatistics(input: Tensor, groups: number, epsilon: number): Tensor {
-  const { device } = input;
-  const { images, pixels, channels } = imagesOf(input);
-  const statistics = device.empty([images, 2, channels]);
-  const whole = wholeGroups(input, groups);
-  if (whole) {
-    device.run(groupStatisticsSubgroupKernel(device.subgroupSize), { ...whole, epsilon }, { input, statistics }, linearGrid(whole.items));
-    return statistics;
+/** The variant for statistics or gradient sums: the tuned one, or the expected one. */
+function chooseGroups(device: Device, pass: 'statistics' | 'gradient', sizes: GroupSizes): GroupVariant {
+  const { images, pixels, channels, groups } = sizes;
+  return device.tuner.choose('group-norm', `${pass} ${images}x${pixels}x${channels} groups ${groups}`, () => describeGroups(device, pass, sizes));
+}
+
+function describeGroups(device: Device, pass: 'statistics' | 'gradient', sizes: GroupSizes): TuningProblem<GroupVariant> {
+  const { images, pixels, channels, groups } = sizes;
+  const lanes = device.subgroupSize, width = channels % 4 === 0 ? 4 : 1, forward = pass === 'statistics';
+  const candidate = (variant: GroupVariant): Candidate<GroupVariant> => ({
+    name: variant === 'whole' ? 'a subgroup a group' : `${channelGrid(images, pixels, channels, variant, MAX_CHUNKS).chunks} chunks`, variant, tolerance: roundingOf((pixels * channels) / groups),
+    kernels: () => (variant === 'whole' ? [forward ? groupStatisticsSubgroupKernel(lanes) : groupGradientSubgroupKernel(lanes, true)]
+      : forward ? [channelMomentsKernel(width), groupStatisticsKernel(lanes)] : [channelGradientSumsKernel(width, true, true), groupGradientKernel(lanes)]),
+  });
+  const map = [images, pixels, channels], pairs = [images, 2, channels];
+  const whole: GroupVariant[] = lanes > 0 && (channels / groups) % 4 === 0 ? ['whole'] : [];
+  const common = {
+    expected: candidate(expectedGroups(device, sizes)), plain: PIXELS_SUMMED,
+    candidates: worthMeasuring(images * pixels * channels) ? [...whole, PIXELS_SUMMED, ...PIXELS_SUMMED_TRIED].map(candidate) : [],
+  };
+  return forward
+    ? { ...common, tensors: { input: map, statistics: pairs }, output: 'statistics', run: (variant, filled) => takeStatistics(filled as Statistics, sizes, MEASURED.epsilon, variant) }
+    : {
+      ...common, tensors: { input: map, output: map, upstream: map, statistics: pairs, gamma: [channels], sums: pairs, means: pairs }, output: ['sums', 'means'],
+      values: { statistics: statisticsOf(sizes) },
+      run: (variant, filled) => takeGradientSums(filled as GradientSums, sizes, true, variant),
+    };
+}
+
+/** Statistics as those of groups are: the same for all channels of one. */
+const statisticsOf = ({ channels, groups }: GroupSizes) => (random: Random, count: number): Float32Array<ArrayBuffer> => {
+  const members = channels / groups, ofGroups = random.uniformArray(count / members, -1, 1);
+  return Float32Array.from({ length: count }, (_, i) => ofGroups[Math.floor(i / members)]);
+};
+
+/** Sizes for the kernels that take a group of an image by a subgroup. */
+function wholeGroups({ images, pixels, channels, groups }: GroupSizes): Record<'pixels' | 'columns' | 'members' | 'groups' | 'items' | 'inverse', number> {
+  return { pixels, columns: channels / 4, members: channels / groups / 4, groups, items: images * groups, inverse: groups / (pixels * channels) };
+}
+
+/** Writes `statistics` [images, 2, channels]: each channel's mean and 1 / deviation. */
+function takeStatistics({ input, statistics }: Statistics, sizes: GroupSizes, epsilon: number, variant: GroupVariant): void {
+  const { device } = input, { images, pixels, channels, groups } = sizes;
+  if (variant === 'whole') {
+    const whole = wholeGroups(sizes);
+    return device.run(groupStatisticsSubgroupKernel(device.subgroupSize), { ...whole, epsilon }, { input, statistics }, linearGrid(whole.items));
   }
-  const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, PIXELS_SUMMED, MAX_CHUNKS);
+  const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, variant, MAX_CHUNKS);
   const means = device.empty([images, chunks, channels]);
   const squares = device.empty([images, chunks, channels]);
   device.run(channelMomentsKernel(width), params, { input, means, squares }, linearGrid(workgroups));
   const items = images * groups;
-  const sizes = { pixels, channels, groups, chunks, items, inverse: groups / (pixels * channels), epsilon };
-  device.run(groupStatisticsKernel(device.subgroupSize), sizes, { means, squares, statistics }, linearGrid(Math.ceil(items / teamOf(device.subgroupSize).count)));
-  return statistics;
+  device.run(groupStatisticsKernel(device.subgroupSize), { pixels, channels, groups, chunks, items, inverse: groups / (pixels * channels), epsilon },
+    { means, squares, statistics }, linearGrid(Math.ceil(items / teamOf(device.subgroupSize).count)));
 }
 
-/** Both [images, 2, channels]: sums over pixels of the gradient and of the gradient times the normalised x; means over groups of gamma times those. */
-function groupGradientSums(input: Tensor, output: Tensor, upstream: Tensor, statistics: Tensor, gamma: Tensor, groups: number, relu: boolean): { sums: Tensor; means: Tensor } {
-  const { device } = input;
-  const { images, pixels, channels } = imagesOf(input);
-  const sums = device.empty([images, 2, channels]);
-  const means = device.empty([images, 2, channels]);
-  const whole = wholeGroups(input, groups);
-  if (whole) {
-    device.run(groupGradientSubgroupKernel(device.subgroupSize, relu), whole, { input, output, upstream, statistics, gamma, sums, means }, linearGrid(whole.items));
-    return { sums, means };
+/** Writes, both [images, 2, channels], `sums` over pixels of the gradient and of the gradient times the normalised x, and `means` over groups of gamma times those. */
+function takeGradientSums({ input, output, upstream, statistics, gamma, sums, means }: GradientSums, sizes: GroupSizes, relu: boolean, variant: GroupVariant): void {
+  const { device } = input, { images, pixels, channels, groups } = sizes;
+  if (variant === 'whole') {
+    const whole = wholeGroups(sizes);
+    return device.run(groupGradientSubgroupKernel(device.subgroupSize, relu), whole, { input, output, upstream, statistics, gamma, sums, means }, linearGrid(whole.items));
   }
-  const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, PIXELS_SUMMED, MAX_CHUNKS);
+  const { width, chunks, params, workgroups } = channelGrid(images, pixels, channels, variant, MAX_CHUNKS);
   const partial = device.empty([images, chunks, 2, channels]);
   device.run(channelGradientSumsKernel(width, true, relu), params, { input, output, upstream, statistics, partial }, linearGrid(workgroups));
   const items = images * groups;
   device.run(groupGradientKernel(device.subgroupSize), { channels, groups, chunks, items, inverse: groups / (pixels * channels) },
     { partial, gamma, sums, means }, linearGrid(Math.ceil(items / teamOf(device.subgroupSize).count)));
-  return { sums, means };
 }
 
 export const groupNormOp = defineOp({
@@ -226,8 +304,9 @@ export const groupNormOp = defineOp({
   },
   forward: ({ device, inputs: [input, gamma, beta, residual], attributes: { groups, epsilon, relu }, output }) => {
     const { images, pixels, channels } = imagesOf(input);
-    const statistics = groupStatistics(input, groups, epsilon);
-    const map = channelGrid(images, pixels, channels, PIXELS_MAPPED);
+    const statistics = device.empty([images, 2, channels]), sizes = { images, pixels, channels, groups };
+    takeStatistics({ input, statistics }, sizes, epsilon, chooseGroups(device, 'statistics', sizes));
+    const map = mapGrid(device, 'forward', images, pixels, channels);
     device.run(channelAffineKernel(map.width, true, residual !== null, relu), map.params,
       { input, statistics, gamma, beta, residual: residual ?? input, output }, linearGrid(map.workgroups));
     return { statistics };
@@ -235,9 +314,10 @@ export const groupNormOp = defineOp({
   backward: ({ device, inputs, attributes: { groups, relu }, output, saved: { statistics }, gradient: upstream, needs }) => {
     const [input, gamma, , residual] = inputs;
     const { images, pixels, channels } = imagesOf(input);
-    const { sums, means } = groupGradientSums(input, output, upstream, statistics, gamma, groups, relu);
-    const [betaGradient, gammaGradient] = needs[1] || needs[2] ? sumColumnPairs(device, sums, images, channels) : [null, null];
-    const map = channelGrid(images, pixels, channels, PIXELS_MAPPED);
+    const sums = device.empty([images, 2, channels]), means = device.empty([images, 2, channels]), sizes = { images, pixels, channels, groups };
+    takeGradientSums({ input, output, upstream, statistics, gamma, sums, means }, sizes, relu, chooseGroups(device, 'gradient', sizes));
+    const [betaGradient, gammaGradient] = needs[1] || needs[2] ? columnPairSums(device, sums, images, channels) : [null, null];
+    const map = mapGrid(device, 'backward', images, pixels, channels);
     const both = residual !== null && needs[3] && relu;
     const gradient = needs[0] || both ? device.empty(input.shape) : null;
     let residualGradient = residual && needs[3] ? upstream : null;
@@ -283,9 +363,9 @@ export function scaleShiftGradients(
 ): { scaled: Tensor | null; plain: Tensor | null } {
   const { device } = upstream;
   const channels = scale.size;
-  const { width, params, workgroups } = channelGrid(1, channels === 0 ? 0 : upstream.size / channels, channels, PIXELS_MAPPED);
   const masksPlain = wanted.plain && activated !== null;
   if (!wanted.scaled && !masksPlain) return { scaled: null, plain: wanted.plain ? upstream : null };
+  const { width, params, workgroups } = mapGrid(device, 'backward', 1, channels === 0 ? 0 : upstream.size / channels, channels);
   const scaled = device.empty(upstream.shape);
   if (!masksPlain) {
     device.run(scaleShiftGradientKernel(width, activated !== null), params, { output: activated ?? upstream, upstream, scale, gradient: scaled }, linearGrid(workgroups));
@@ -308,7 +388,7 @@ export const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | 
   },
   forward: ({ device, inputs: [input, scale, shift, residual], attributes: { relu }, output }) => {
     const channels = scale.size;
-    const { width, params, workgroups } = channelGrid(1, channels === 0 ? 0 : input.size / channels, channels, PIXELS_MAPPED);
+    const { width, params, workgroups } = mapGrid(device, 'forward', 1, channels === 0 ? 0 : input.size / channels, channels);
     device.run(channelAffineKernel(width, false, residual !== null, relu), params,
       { input, statistics: scale, gamma: scale, beta: shift, residual: residual ?? input, output }, linearGrid(workgroups));
   },
@@ -322,7 +402,7 @@ export const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | 
     const partial = device.empty([sums.chunks, 2, channels]);
     device.run(channelGradientSumsKernel(width, false, relu), sums.params,
       { input, output, upstream, statistics: scale, partial }, linearGrid(sums.workgroups));
-    const [shiftGradient, scaleGradient] = sumColumnPairs(device, partial, sums.chunks, channels);
+    const [shiftGradient, scaleGradient] = columnPairSums(device, partial, sums.chunks, channels);
     return [gradient, scaleGradient, shiftGradient, residualGradient];
   },
 });

@@ -7,6 +7,8 @@ import type { Device } from '../device.ts';
 import { defineOp, type Op } from '../op.ts';
 import { normalizeAxis, shapeError, sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
+import { roundingOf } from './gemm-variants.ts';
 
 /** Columns shorter than this, and rows shorter than `LONG_ROW`, are summed in one pass. */
 const LONG_COLUMN = 128;
@@ -17,6 +19,8 @@ const SHORT_ROW = 16;
 const ENOUGH_LANES = 4096;
 const ENOUGH_TEAMS = 64;
 const MAX_CHUNKS = 64;
+/** As many chunks as the tuner tries. */
+const MOST_CHUNKS_TRIED = 4 * MAX_CHUNKS;
 
 /** A tensor seen as [outer, n, inner], reduced over n. */
 export interface ReductionView {
@@ -34,31 +38,83 @@ interface ReduceOptions {
   readonly into?: Tensor;
 }
 
+/** How a view is reduced: by teams of lanes (rows only), or by a lane a column. */
+type ReductionVariant =
+  | { readonly teams: true; /** Elements that a team takes at once, a multiple of 4. */ readonly chunkLength: number; /** Chunks that it takes in turn. */ readonly perTeam: number }
+  | { readonly teams: false; /** Lanes that share a column, at least 1. */ readonly chunks: number };
+
+/** Rows in so many chunks, or one fewer. */
+function byTeams({ outer, n }: ReductionView, wanted: number): ReductionVariant & { readonly teams: true } {
+  const chunkLength = Math.max(1, Math.ceil(n / wanted / 4) * 4);
+  return { teams: true, chunkLength, perTeam: Math.min(32, Math.max(1, Math.floor((outer * Math.max(1, Math.ceil(n / chunkLength))) / 1024))) };
+}
+
+function expectedReduction(view: ReductionView): ReductionVariant {
+  const { outer, n, inner } = view;
+  if (inner === 1 && (n > SHORT_ROW || outer === 1)) {
+    const cut = n > LONG_ROW && outer < ENOUGH_TEAMS;
+    return byTeams(view, cut ? Math.min(Math.ceil(ENOUGH_TEAMS / outer), Math.ceil(n / 1024)) : 1);
+  }
+  const lanes = outer * inner / widthOf(inner);
+  const cut = n > LONG_COLUMN && lanes < ENOUGH_LANES;
+  return { teams: false, chunks: cut ? Math.min(Math.ceil(ENOUGH_LANES / lanes), Math.ceil(n / 16), MAX_CHUNKS) : 1 };
+}
+
+/** The variant for a view: the tuned one, or the expected one, which is the only one of reductions from or to integers. */
+function chooseReduction(device: Device, reduction: Reduction, view: ReductionView): ReductionVariant {
+  if (reduction === 'first' || reduction === 'least') return expectedReduction(view);
+  return device.tuner.choose('reduce', `${reduction} ${view.outer}x${view.n}x${view.inner}`, () => describeReduction(device, reduction, view));
+}
+
+function describeReduction(device: Device, reduction: 'sum' | 'max', view: ReductionView): TuningProblem<ReductionVariant> {
+  const { outer, n, inner } = view;
+  const chunksOf = ({ chunkLength }: ReductionVariant & { teams: true }): number => Math.ceil(n / chunkLength);
+  const candidate = (variant: ReductionVariant): Candidate<ReductionVariant> => ({
+    name: variant.teams ? `teams, ${chunksOf(variant)} chunks, ${variant.perTeam} a team` : `lanes, ${variant.chunks} chunks`, variant, tolerance: reduction === 'max' ? 0 : roundingOf(n),
+    kernels: () => [variant.teams ? rowReduceKernel(reduction, device.subgroupSize, n % 4 === 0) : columnReduceKernel(reduction, widthOf(inner))],
+  });
+  const lanes = (chunks: number): ReductionVariant => ({ teams: false, chunks: Math.max(1, Math.min(chunks, Math.ceil(n / 4), MOST_CHUNKS_TRIED)) });
+  const expected = expectedReduction(view);
+  const teams = expected.teams ? expected : byTeams(view, 1);
+  const chunks = chunksOf(teams), turns = outer * chunks;
+  const candidates: readonly ReductionVariant[] = !worthMeasuring(outer * n * inner) ? [] : [
+    ...(expected.teams ? [] : [lanes(expected.chunks >> 2), lanes(expected.chunks * 4)]),
+    ...(inner > 1 ? [] : [
+      teams, byTeams(view, Math.ceil(chunks / 4)), n > LONG_COLUMN ? byTeams(view, chunks * 4) : lanes(1),
+      { ...teams, perTeam: Math.max(1, teams.perTeam >> 2) }, ...(turns >= 1024 ? [{ ...teams, perTeam: teams.perTeam * 4 }] : []),
+    ]),
+  ];
+  return {
+    expected: candidate(expected), candidates: candidates.map(candidate), plain: lanes(Math.min(MAX_CHUNKS, Math.ceil(n / 16))), tensors: { input: [outer, n, inner], output: [outer, inner] }, output: 'output',
+    run: (variant, { input, output }) => { reduceWith(device, reduction, input, view, { into: output }, variant); },
+  };
+}
+
+const widthOf = (inner: number): 1 | 4 => (inner % 4 === 0 ? 4 : 1);
+
 /** Reduces the view's middle axis to [outer, inner]; u32 for `first` and `least`. */
 export function reduceView(device: Device, reduction: Reduction, input: Tensor, view: ReductionView, options: ReduceOptions = {}): Tensor {
-  const { outer, n, inner } = view;
+  return reduceWith(device, reduction, input, view, options, chooseReduction(device, reduction, view));
+}
+
+function reduceWith(device: Device, reduction: Reduction, input: Tensor, { outer, n, inner }: ReductionView, options: ReduceOptions, variant: ReductionVariant): Tensor {
   const { scale = 1, extreme = input, into } = options;
   const integral = reduction === 'first' || reduction === 'least';
   const second = reduction === 'first' ? 'least' : reduction;
   const factor = (final: boolean): number => (reduction === 'max' ? -Infinity : final ? scale : 1);
   const dtype = integral ? 'u32' : 'f32';
-  if (inner === 1 && (n > SHORT_ROW || outer === 1)) {
-    const teams = teamOf(device.subgroupSize);
-    const cut = n > LONG_ROW && outer < ENOUGH_TEAMS;
-    const wanted = cut ? Math.min(Math.ceil(ENOUGH_TEAMS / outer), Math.ceil(n / 1024)) : 1;
-    const chunkLength = Math.max(1, Math.ceil(n / wanted / 4) * 4);
+  if (variant.teams) {
+    const { chunkLength, perTeam } = variant;
     const chunks = Math.max(1, Math.ceil(n / chunkLength));
     const items = outer * chunks;
-    const perTeam = Math.min(32, Math.max(1, Math.floor(items / 1024)));
     const output = (chunks === 1 && into) || device.empty([outer, chunks], dtype);
     const params = { n, chunks, chunk_length: chunkLength, items, per_team: perTeam, factor: factor(chunks === 1) };
-    device.run(rowReduceKernel(reduction, device.subgroupSize, n % 4 === 0), params, { input, extreme, output }, linearGrid(Math.ceil(items / perTeam / teams.count)));
+    device.run(rowReduceKernel(reduction, device.subgroupSize, n % 4 === 0), params, { input, extreme, output }, linearGrid(Math.ceil(items / perTeam / teamOf(device.subgroupSize).count)));
     return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner: 1 }, { scale, into });
   }
-  const width = inner % 4 === 0 ? 4 : 1;
+  const { chunks } = variant;
+  const width = widthOf(inner);
   const columns = inner / width;
-  const cut = n > LONG_COLUMN && outer * columns < ENOUGH_LANES;
-  const chunks = cut ? Math.min(Math.ceil(ENOUGH_LANES / (outer * columns)), Math.ceil(n / 16), MAX_CHUNKS) : 1;
   const stride = chunks * columns;
   const lanes = outer * stride;
   const output = (chunks === 1 && into) || device.empty([outer, chunks, inner], dtype);
@@ -67,26 +123,44 @@ export function reduceView(device: Device, reduction: Reduction, input: Tensor, 
   return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner }, { scale, into });
 }
 
-/** Sums [n, 2, columns] over n into two fresh tensors [columns]. */
-export function sumColumnPairs(device: Device, input: Tensor, n: number, columns: number): [Tensor, Tensor] {
-  let source = input;
-  let rows = n;
-  if (n > LONG_COLUMN) {
-    const width = (columns * 2) % 4 === 0 ? 4 : 1;
-    const inner = columns * 2 / width;
-    const chunks = Math.min(MAX_CHUNKS, Math.ceil(n / 16));
+function describePairs(device: Device, n: number, columns: number, expected: number): TuningProblem<number> {
+  const candidate = (chunks: number): Candidate<number> => ({
+    name: chunks === 1 ? 'at once' : `${chunks} chunks`, variant: chunks, tolerance: roundingOf(n),
+    kernels: () => [...(chunks > 1 ? [columnReduceKernel('sum', widthOf(columns * 2))] : []), columnSumPairKernel(widthOf(columns))],
+  });
+  const others = [1, expected >> 2, expected * 4].map((chunks) => Math.max(1, Math.min(chunks, Math.ceil(n / 4), MOST_CHUNKS_TRIED)));
+  return {
+    expected: candidate(expected), candidates: worthMeasuring(2 * n * columns) ? others.map(candidate) : [], plain: Math.min(MAX_CHUNKS, Math.max(1, Math.ceil(n / 16))),
+    tensors: { input: [n, 2, columns], output: [columns], other: [columns] }, output: ['output', 'other'],
+    run: (chunks, { input, output, other }) => sumPairs(device, input, n, columns, [output, other], chunks),
+  };
+}
+
+/** Sums [n, 2, columns] over n into two tensors [columns]. */
+export function sumColumnPairs(device: Device, input: Tensor, n: number, columns: number, sums: readonly [Tensor, Tensor]): void {
+  const expected = n > LONG_COLUMN ? Math.min(MAX_CHUNKS, Math.ceil(n / 16)) : 1;
+  sumPairs(device, input, n, columns, sums, n > LONG_COLUMN ? device.tuner.choose('sum-pairs', `${n}x2x${columns}`, () => describePairs(device, n, columns, expected)) : expected);
+}
+
+function sumPairs(device: Device, input: Tensor, n: number, columns: number, [output, other]: readonly [Tensor, Tensor], chunks: number): void {
+  const width = widthOf(columns * 2), inner = columns * 2 / width;
+  let source = input, rows = n;
+  if (chunks > 1) {
     source = device.empty([chunks, 2, columns]);
     device.run(columnReduceKernel('sum', width), { length: n * inner, stride: chunks * inner, inner, lanes: chunks * inner, factor: 1 },
       { input, extreme: input, output: source }, linearGrid(Math.ceil(chunks * inner / 64)));
     rows = chunks;
   }
-  const width = columns % 4 === 0 ? 4 : 1;
-  const inner = columns * 2 / width;
-  const output = device.empty([columns]);
-  const other = device.empty([columns]);
-  device.run(columnSumPairKernel(width), { length: rows * inner, stride: inner, inner, lanes: inner, factor: 1 },
-    { input: source, output, other }, linearGrid(Math.ceil(inner / 64)));
-  return [output, other];
+  const halfWidth = widthOf(columns), halves = columns * 2 / halfWidth;
+  device.run(columnSumPairKernel(halfWidth), { length: rows * halves, stride: halves, inner: halves, lanes: halves, factor: 1 },
+    { input: source, output, other }, linearGrid(Math.ceil(halves / 64)));
+}
+
+/** As `sumColumnPairs`, into fresh tensors. */
+export function columnPairSums(device: Device, input: Tensor, n: number, columns: number): [Tensor, Tensor] {
+  const sums: [Tensor, Tensor] = [device.empty([columns]), device.empty([columns])];
+  sumColumnPairs(device, input, n, columns, sums);
+  return sums;
 }
 
 /** Sums x over the marked axes, adjacent ones in one go; the result holds the remaining axes in order, under `shape`. */

@@ -4,8 +4,8 @@ import { ENTRY_WORDS, MAX_LEVELS, RUN, roiAlignGradientKernel, roiAlignGradientS
 import { defineOp } from '../op.ts';
 import { shapeError } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { prefersTextures, textureOperand, type OperandTexture } from '../textures.ts';
-import { usesSubgroups } from './conv2d-variants.ts';
+import { textureOperand, type OperandTexture } from '../textures.ts';
+import { choosePooling, choosePoolingGradient, type PoolingCall, type PoolingGradientVariant, type PoolingVariant, type RunPooling, type RunPoolingGradient } from './roi-align-variants.ts';
 
 export interface RoiAlignOptions {
   /** Bins along each side; default 7. */
@@ -27,10 +27,6 @@ type Inputs = readonly [boxes: Tensor, ...features: Tensor[]];
 const DEFAULT_STRIDES = [4, 8, 16, 32];
 /** Added to the relative size before the logarithm, as Detectron2 does. */
 const LEVEL_EPSILON = 1e-8;
-/** Pixels that a sample reads. */
-const SAMPLED_PIXELS = 4;
-/** Reads of a feature value from which on copying the levels into operand textures pays. */
-const WORTH_A_COPY = 3;
 /** Pixel ranges are packed in 16 bits. */
 const MAX_SIDE = 65535;
 
@@ -54,6 +50,69 @@ function checkInteger(name: string, value: number): void {
   if (!Number.isInteger(value) || value < 1) shapeError('roiAlign', name, 'a positive integer', String(value));
 }
 
+const callOf = ([boxes, ...features]: Inputs, { resolution, samplingRatio: samples, strides: [stride] }: Attributes): PoolingCall => (
+  { boxes: boxes.shape, features: features.map(({ shape }) => shape), stride, resolution, samples });
+
+interface Pooling {
+  readonly boxes: Tensor;
+  /** The finest level first. */
+  readonly features: readonly Tensor[];
+  readonly output: Tensor;
+}
+
+function pool({ boxes, features, output }: Pooling, attributes: Attributes, { access, held }: PoolingVariant): void {
+  const { device } = output;
+  const width = access === 'scalar' ? 1 : 4;
+  const channels = output.shape[2] / width;
+  const count = output.size / width / held;
+  const params = { ...geometry([boxes, ...features], attributes), count, channels };
+  const run = (levels: readonly (Tensor | OperandTexture)[]): void => {
+    const level = (i: number): Tensor | OperandTexture => levels[Math.min(i, levels.length - 1)];
+    device.run(roiAlignKernel(access, held), params, { boxes, features0: level(0), features1: level(1), features2: level(2), features3: level(3), output }, linearGrid(Math.ceil(count / 64)));
+  };
+  if (access !== 'texture') return run(features);
+  const operands = features.map((map) => textureOperand(map, map.shape[0] * map.shape[1], map.shape[2] * channels, true));
+  // Chosen only where all of them fit.
+  device.withTextures(operands.filter((operand) => operand !== null), run);
+}
+
+interface PoolingGradients extends Omit<Pooling, 'output'> {
+  readonly upstream: Tensor;
+  /** By each level's features; null where none is wanted. */
+  readonly gradients: readonly (Tensor | null)[];
+  /** What others gave each level before, to be added; none unless given. */
+  readonly earlier?: readonly (Tensor | null)[];
+}
+
+function poolGradients({ boxes, features, upstream, gradients, earlier }: PoolingGradients, attributes: Attributes, variant: PoolingGradientVariant): void {
+  const { device } = upstream;
+  const [images, perImage] = boxes.shape;
+  const levels = features.length;
+  const { resolution, samplingRatio: samples } = attributes;
+  const entries = device.empty([images * levels * perImage * ENTRY_WORDS], 'u32');
+  const counts = device.empty([images * levels], 'u32');
+  device.run(
+    roiAlignListKernel(), { ...geometry([boxes, ...features], attributes), images }, { boxes, entries, counts }, linearGrid(Math.ceil((images * (perImage + levels)) / 64)),
+  );
+  gradients.forEach((gradient, level) => {
+    if (!gradient) return;
+    const [, height, width, depth] = gradient.shape;
+    const vector = depth % 4 === 0;
+    const channels = vector ? depth / 4 : depth;
+    const runs = Math.ceil(width / RUN);
+    const count = images * height * runs * channels;
+    const sum = earlier?.[level] ?? null;
+    const params = { count, channels, height, width, runs, levels, level, perImage, resolution, samples }, buffers = { entries, counts, upstream, ...(sum && { earlier: sum }), gradient };
+    const lanes = device.subgroupSize;
+    if (variant === 'subgroups') device.run(roiAlignGradientSubgroupKernel(lanes, sum !== null), params, buffers, linearGrid(count / lanes));
+    else device.run(roiAlignGradientKernel(vector, sum !== null), params, buffers, linearGrid(Math.ceil(count / 64)));
+  });
+}
+
+// What the tuner remembers of a call: functions that see nothing but its attributes.
+const poolWith = (attributes: Attributes): RunPooling => (tensors, variant) => pool(tensors, attributes, variant);
+const gradientsWith = (attributes: Attributes): RunPoolingGradient => (tensors, variant) => poolGradients(tensors, attributes, variant);
+
 export const roiAlignOp = defineOp({
   name: 'roiAlign',
   shape: ([boxes, ...features]: Inputs, { resolution, samplingRatio, strides, canonicalSize }: Attributes) => {
@@ -76,48 +135,14 @@ export const roiAlignOp = defineOp({
   },
   forward: ({ device, inputs, attributes, output }) => {
     const [boxes, ...features] = inputs;
-    const vector = output.shape[2] % 4 === 0;
-    const channels = vector ? output.shape[2] / 4 : output.shape[2];
-    const held = vector && channels % 4 === 0 ? 4 : 1;
-    const count = (vector ? output.size / 4 : output.size) / held;
-    const params = { ...geometry(inputs, attributes), count, channels };
-    const pool = (access: 'scalar' | 'vec4' | 'texture', levels: readonly (Tensor | OperandTexture)[]): void => {
-      const level = (i: number): Tensor | OperandTexture => levels[Math.min(i, levels.length - 1)];
-      device.run(roiAlignKernel(access, held), params, { boxes, features0: level(0), features1: level(1), features2: level(2), features3: level(3), output }, linearGrid(Math.ceil(count / 64)));
-    };
-    const operands = vector && prefersTextures(device) ? features.map((map) => textureOperand(map, map.shape[0] * map.shape[1], map.shape[2] * channels, true)) : [null];
-    const copied = features.reduce((sum, map) => sum + map.size, 0);
-    const worth = device.force.operands === 'texture' || output.size * SAMPLED_PIXELS * attributes.samplingRatio ** 2 > WORTH_A_COPY * copied;
-    if (worth && operands.every((operand) => operand !== null)) device.withTextures(operands, (textures) => pool('texture', textures));
-    else pool(vector ? 'vec4' : 'scalar', features);
+    pool({ boxes, features, output }, attributes, choosePooling(device, callOf(inputs, attributes), poolWith(attributes)));
   },
   backward: ({ device, inputs, attributes, gradient: upstream, needs, earlier }) => {
     const [boxes, ...features] = inputs;
     if (!needs.some((needed, i) => i > 0 && needed)) return inputs.map(() => null);
-    const [images, perImage] = boxes.shape;
-    const levels = features.length;
-    const { resolution, samplingRatio: samples } = attributes;
-    const entries = device.empty([images * levels * perImage * ENTRY_WORDS], 'u32');
-    const counts = device.empty([images * levels], 'u32');
-    device.run(
-      roiAlignListKernel(), { ...geometry(inputs, attributes), images }, { boxes, entries, counts }, linearGrid(Math.ceil((images * (perImage + levels)) / 64)),
-    );
-    const gradients = features.map((map, level) => {
-      if (!needs[level + 1]) return null;
-      const gradient = device.empty(map.shape);
-      const [, height, width, depth] = map.shape;
-      const vector = depth % 4 === 0;
-      const channels = vector ? depth / 4 : depth;
-      const runs = Math.ceil(width / RUN);
-      const count = images * height * runs * channels;
-      const sum = earlier(level + 1);
-      const params = { count, channels, height, width, runs, levels, level, perImage, resolution, samples }, buffers = { entries, counts, upstream, ...(sum && { earlier: sum }), gradient };
-      const lanes = device.subgroupSize;
-      const whole = vector && usesSubgroups(device) && channels % lanes === 0;
-      if (whole) device.run(roiAlignGradientSubgroupKernel(lanes, sum !== null), params, buffers, linearGrid(count / lanes));
-      else device.run(roiAlignGradientKernel(vector, sum !== null), params, buffers, linearGrid(Math.ceil(count / 64)));
-      return gradient;
-    });
+    const gradients = features.map((map, level) => (needs[level + 1] ? device.empty(map.shape) : null));
+    const variant = choosePoolingGradient(device, callOf(inputs, attributes), gradientsWith(attributes));
+    poolGradients({ boxes, features, upstream, gradients, earlier: gradients.map((gradient, level) => gradient && earlier(level + 1)) }, attributes, variant);
     return [null, ...gradients];
   },
 });

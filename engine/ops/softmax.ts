@@ -1,33 +1,33 @@
 /** Softmax over any axis. */
 import {
-  MAX_SLOTS, softmaxColumnsGradientKernel, softmaxColumnsKernel, softmaxRowsGradientKernel, softmaxRowsKernel, type Width,
+  softmaxColumnsGradientKernel, softmaxColumnsKernel, softmaxRowsGradientKernel, softmaxRowsKernel, type Width,
 } from '../../kernels/softmax.ts';
 import { linearGrid, type Grid } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
+import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
-import { normalizeAxis, shapeError, sizeOf } from '../shape.ts';
+import { normalizeAxis, shapeError, sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { chooseRows, otherTeams, rowsOf, rowTeams, type RowProblem, type Rows, type RowTeams, type RowVariant } from './row-variants.ts';
 
 interface SoftmaxAttributes {
   readonly axis: number;
 }
 
-interface RowLayout {
-  readonly width: Width;
-  readonly params: { readonly rows: number; readonly columns: number; readonly per_team: number };
-  readonly grid: Grid;
+/** [outer, n, inner]: softmax is over n. */
+interface View {
+  readonly outer: number;
+  readonly n: number;
+  readonly inner: number;
 }
 
-/** Whether teams of lanes take rows; very short rows get a lane each, as columns do. */
-const byRows = (n: number, inner: number): boolean => inner === 1 && n > 8;
+const viewOf = (shape: Shape, axis: number): View => ({ outer: sizeOf(shape.slice(0, axis)), n: shape[axis], inner: sizeOf(shape.slice(axis + 1)) });
 
-function rowLayout(x: Tensor, n: number): RowLayout {
-  const width = n % 4 === 0 ? 4 : 1;
-  const rows = n === 0 ? 0 : x.size / n;
-  const perTeam = Math.min(16, Math.max(4, Math.ceil(rows / 512)));
-  const { count } = teamOf(x.device.subgroupSize);
-  return { width, params: { rows, columns: n / width, per_team: perTeam }, grid: linearGrid(Math.ceil(rows / perTeam / count)) };
-}
+/** Rows up to this get a lane each, as columns do. */
+const SHORT_ROW = 8;
+/** The tuner tries that for rows up to this, and teams for rows from `LEAST_FOR_TEAMS` on. */
+const SHORT_ROW_TRIED = 64;
+const LEAST_FOR_TEAMS = 5;
 
 interface ColumnLayout {
   readonly width: Width;
@@ -35,10 +35,62 @@ interface ColumnLayout {
   readonly grid: Grid;
 }
 
-function columnLayout(outer: number, n: number, inner: number): ColumnLayout {
+function columnLayout({ outer, n, inner }: View): ColumnLayout {
   const width = inner % 4 === 0 ? 4 : 1;
   const lanes = outer * inner / width;
   return { width, params: { n, inner: inner / width, lanes }, grid: linearGrid(Math.ceil(lanes / 64)) };
+}
+
+type Forward = Readonly<Record<'input' | 'output', Tensor>>;
+type Gradient = Readonly<Record<'output' | 'upstream' | 'gradient', Tensor>>;
+
+function rowGrid({ rows, columns }: Rows, { subgroupSize, perTeam }: RowTeams): { params: Record<'rows' | 'columns' | 'per_team', number>; grid: Grid } {
+  return { params: { rows, columns, per_team: perTeam }, grid: linearGrid(Math.ceil(rows / perTeam / teamOf(subgroupSize).count)) };
+}
+
+/** By teams; a lane a row or column where there are none. */
+function normalize(tensors: Forward, view: View, teams: RowVariant): void {
+  const { device } = tensors.output;
+  if (teams === null) {
+    const { width, params, grid } = columnLayout(view);
+    return device.run(softmaxColumnsKernel(width), params, tensors, grid);
+  }
+  const rows = rowsOf(view.outer * view.n, view.n), { params, grid } = rowGrid(rows, teams);
+  device.run(softmaxRowsKernel(teams.subgroupSize, rows.width, teams.slots, teams.full), params, tensors, grid);
+}
+
+function normalizeBackward(tensors: Gradient, view: View, teams: RowVariant): void {
+  const { device } = tensors.gradient;
+  if (teams === null) {
+    const { width, params, grid } = columnLayout(view);
+    return device.run(softmaxColumnsGradientKernel(width), params, tensors, grid);
+  }
+  const rows = rowsOf(view.outer * view.n, view.n), { params, grid } = rowGrid(rows, teams);
+  device.run(softmaxRowsGradientKernel(teams.subgroupSize, rows.width), params, tensors, grid);
+}
+
+/** What both passes say of rows; only the forward one holds them in registers. */
+function ways(device: Device, rows: Rows, held: boolean): Pick<RowProblem<RowVariant>, 'expected' | 'others' | 'plain'> {
+  const n = rows.columns * rows.width;
+  const teams = rowTeams(rows, device.subgroupSize, held, Math.min(16, Math.max(4, Math.ceil(rows.rows / 512))));
+  const others = [...(n <= SHORT_ROW_TRIED ? [null] : []), ...(n >= LEAST_FOR_TEAMS ? [teams, ...otherTeams(rows, teams)] : [])];
+  return { expected: n > SHORT_ROW ? teams : null, others, plain: null };
+}
+
+function describeForward(device: Device, rows: Rows): RowProblem<RowVariant> {
+  const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 }, shape = [view.outer, view.n];
+  return {
+    ...ways(device, rows, true), tensors: { input: shape, output: shape }, output: 'output', run: (variant, filled) => normalize(filled as Forward, view, variant),
+    kernels: (variant) => [variant === null ? softmaxColumnsKernel(1) : softmaxRowsKernel(variant.subgroupSize, rows.width, variant.slots, variant.full)],
+  };
+}
+
+function describeGradient(device: Device, rows: Rows): RowProblem<RowVariant> {
+  const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 }, shape = [view.outer, view.n];
+  return {
+    ...ways(device, rows, false), tensors: { output: shape, upstream: shape, gradient: shape }, output: 'gradient', run: (variant, filled) => normalizeBackward(filled as Gradient, view, variant),
+    kernels: (variant) => [variant === null ? softmaxColumnsGradientKernel(1) : softmaxRowsGradientKernel(variant.subgroupSize, rows.width)],
+  };
 }
 
 export const softmaxOp = defineOp({
@@ -48,30 +100,13 @@ export const softmaxOp = defineOp({
     return { shape: x.shape };
   },
   forward: ({ device, inputs: [input], attributes: { axis }, output }) => {
-    const n = input.shape[axis];
-    const inner = sizeOf(input.shape.slice(axis + 1));
-    if (byRows(n, inner)) {
-      const { width, params, grid } = rowLayout(input, n);
-      const { lanes } = teamOf(device.subgroupSize);
-      const slots = Math.ceil(params.columns / lanes);
-      const held = slots <= MAX_SLOTS ? slots : 0;
-      device.run(softmaxRowsKernel(device.subgroupSize, width, held, params.columns === held * lanes), params, { input, output }, grid);
-    } else {
-      const { width, params, grid } = columnLayout(sizeOf(input.shape.slice(0, axis)), n, inner);
-      device.run(softmaxColumnsKernel(width), params, { input, output }, grid);
-    }
+    const view = viewOf(input.shape, axis);
+    normalize({ input, output }, view, view.inner === 1 ? chooseRows(device, 'softmax', input.size, view.n, describeForward) : null);
   },
   backward: ({ device, inputs: [input], attributes: { axis }, output, gradient: upstream }) => {
-    const n = input.shape[axis];
-    const inner = sizeOf(input.shape.slice(axis + 1));
+    const view = viewOf(input.shape, axis);
     const gradient = device.empty(input.shape);
-    if (byRows(n, inner)) {
-      const { width, params, grid } = rowLayout(input, n);
-      device.run(softmaxRowsGradientKernel(device.subgroupSize, width), params, { output, upstream, gradient }, grid);
-    } else {
-      const { width, params, grid } = columnLayout(sizeOf(input.shape.slice(0, axis)), n, inner);
-      device.run(softmaxColumnsGradientKernel(width), params, { output, upstream, gradient }, grid);
-    }
+    normalizeBackward({ output, upstream, gradient }, view, view.inner === 1 ? chooseRows(device, 'softmax-gradient', input.size, view.n, describeGradient) : null);
     return [gradient];
   },
 });
