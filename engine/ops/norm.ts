@@ -152,12 +152,13 @@ function channelGrid(images: number, pixels: number, channels: number, pixelsALa
   return { width, chunks, params: { length: pixels * columns, stride, columns, lanes }, workgroups: Math.ceil(lanes / 64) };
 }
 
-/** Pixels a lane that are expected to be the fastest where it only maps values, and where it sums them; the sums of more chunks than these would be many to merge. */
-const PIXELS_MAPPED = 8;
+/** Pixels a lane that are expected to be the fastest where it only maps values: fewer where there are thousands of lanes to keep busy. */
+const pixelsMapped = (device: Device): number => (usesSubgroups(device) ? 32 : 8);
+/** And where it sums them; the sums of more chunks than these would be many to merge. */
 const PIXELS_SUMMED = 32;
 const MAX_CHUNKS = 128;
 /** The tuner tries these as well. */
-const PIXELS_MAPPED_TRIED = [2, 32];
+const PIXELS_MAPPED_TRIED = [2, 8, 32];
 const PIXELS_SUMMED_TRIED = [8, 128];
 
 /**
@@ -177,7 +178,7 @@ function describeMap(device: Device, pass: 'forward' | 'backward', images: numbe
     : { input: map, output: map, upstream: map, statistics, gamma: vector, means: statistics };
   const result = pass === 'forward' ? 'output' : 'gradient';
   return {
-    expected: candidate(PIXELS_MAPPED), candidates: worthMeasuring(2 * images * pixels * channels) ? PIXELS_MAPPED_TRIED.map(candidate) : [], plain: 1,
+    expected: candidate(pixelsMapped(device)), candidates: worthMeasuring(2 * images * pixels * channels) ? PIXELS_MAPPED_TRIED.map(candidate) : [], plain: 1,
     tensors: { ...operands, [result]: map }, output: result,
     run: (pixelsALane, tensors) => {
       const { params, workgroups } = channelGrid(images, pixels, channels, pixelsALane);
