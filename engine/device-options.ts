@@ -7,7 +7,7 @@ export type Settle = <T>(promise: Promise<T>, exactly?: boolean) => Promise<T>;
 export interface ForcedVariants {
   /** Where matrix products read their operands from. */
   readonly operands?: 'buffer' | 'texture';
-  /** How 3x3 convolutions of stride 1 are computed, forward and gradient by the input; `winograd4` as F(2x2) in a forward pass that gradients follow. */
+  /** How 3x3 convolutions of stride 1 and their gradients are computed; `winograd4` as F(2x2) in a forward pass that gradients follow. */
   readonly convolution?: 'direct' | 'winograd2' | 'winograd4';
   /** What operands of products are rounded to wherever f16 is allowed; `f16` only with `DeviceOptions.halfPrecision`. */
   readonly precision?: 'f32' | 'f16';
