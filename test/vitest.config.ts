@@ -2,7 +2,8 @@
  * Test runner configuration: forks (Dawn does not like worker threads), long timeouts (software adapters compile slowly).
  *
  * Everything runs on the adapter that set-up chose. Where that is not SwiftShader, what depends on the adapter runs on SwiftShader as well
- * (subgroups of 4 instead of 8, another compiler): ops and what the tuner chooses from, matching, optimisers, f16 (which SwiftShader has not), and the model against its golden files.
+ * (subgroups of 4 instead of 8, another compiler): ops, matching, optimisers, f16 (which SwiftShader has not), and the model against its golden files.
+ * Variants that only the tuner chooses are held against the plain ones wherever it runs.
  */
 import { defineConfig } from 'vitest/config';
 import { readDriverChoice } from '../engine/node.ts';
@@ -17,7 +18,7 @@ const everywhere = {
   hookTimeout: 180_000,
   sequence: { groupOrder: 0 },
 };
-const ON_BOTH_ADAPTERS = ['test/ops.test.ts', 'test/golden.test.ts', 'test/matching.test.ts', 'test/optim.test.ts', 'test/half-precision.test.ts', 'test/tuned-variants.test.ts'];
+const ON_BOTH_ADAPTERS = ['test/ops.test.ts', 'test/golden.test.ts', 'test/matching.test.ts', 'test/optim.test.ts', 'test/half-precision.test.ts'];
 const twice = process.platform === 'linux' && process.arch === 'x64' && readDriverChoice()?.driver !== 'swiftshader';
 
 export default defineConfig({

@@ -38,8 +38,10 @@ const TILE_COST: Readonly<Record<OperandAccess | 'texture', Readonly<Record<Tile
   texture: { wide: 1, large: 1.05, small: 1.25 },
   scalar: { wide: 2.2, large: 1.6, small: 2 },
 };
-/** The same in subgroups of 4 lanes (SwiftShader), which keeps all sums in memory: a larger tile loads less, and takes 2 s to compile where the next takes 0.7. */
+/** The same in subgroups of 4 lanes (SwiftShader), which keeps all sums in memory: a larger tile loads less. */
 const TILE_COST_OF_QUADS: Readonly<Record<TileSize, number>> = { wide: 1.4, large: 1.6, small: 2 };
+/** There the wide tile takes 2 s to compile where the large one takes 0.7: not for products of fewer multiply-adds (some 10 ms). */
+const WORTH_COMPILING = 2 ** 25;
 /** A^T B reads both operands along their lines: from buffers it takes so much less than the other forms. */
 const CONTIGUOUS_READS = 0.7;
 /** What copying an element of an operand into a texture costs, in multiply-adds of the best tile. */
@@ -124,8 +126,8 @@ function expectedVariant(device: Device, problem: Gemm, sizes: Sizes): GemmVaria
   const precision = problem.half ? device.expectedPrecision : 'f32';
   const tiles = tilesOf(device, access, precision), wanted = wantedGroups(device);
   const costs = access === 'vec4' && device.subgroupSize === 4 ? TILE_COST_OF_QUADS : TILE_COST[access];
-  const { cost, ...fromBuffers } = plan(tiles, costs, wanted, sizes);
-  if (tiles === WORKGROUP_TILES || access === 'scalar' || !prefersTextures(device) || !textureOperands(problem)) return { ...fromBuffers, textures: false, precision };
+  const { cost, ...fromBuffers } = plan(device.subgroupSize === 4 && sizes.m * sizes.n * sizes.k * sizes.batch < WORTH_COMPILING ? { ...tiles, wide: undefined } : tiles, costs, wanted, sizes);
+  if (!readBySubgroups(device, precision) || access === 'scalar' || !prefersTextures(device) || !textureOperands(problem)) return { ...fromBuffers, textures: false, precision };
   const { cost: costOfTextures, ...fromTextures } = plan(tiles, TILE_COST.texture, wanted, sizes);
   const { a, b, k } = problem;
   const pays = costOfTextures * k + (a.size + b.size) * COPY_COST + COPIES_COST < cost * k * (form === 'tn' ? CONTIGUOUS_READS : 1);
