@@ -6,6 +6,7 @@
  * Variants that only the tuner chooses are held against the plain ones wherever it runs.
  */
 import { defineConfig } from 'vitest/config';
+import { BaseSequencer, type TestSpecification } from 'vitest/node';
 import { readDriverChoice } from '../engine/node.ts';
 
 /** No test shall depend on what its user has tuned. */
@@ -21,10 +22,24 @@ const everywhere = {
 const ON_BOTH_ADAPTERS = ['test/ops.test.ts', 'test/golden.test.ts', 'test/matching.test.ts', 'test/optim.test.ts', 'test/half-precision.test.ts'];
 const twice = process.platform === 'linux' && process.arch === 'x64' && readDriverChoice()?.driver !== 'swiftshader';
 
+/** The longest first, SwiftShader's before the other adapter's: one that begins last would be waited for alone. A fresh clone knows no durations that the runner could sort by. */
+const LONGEST = ['test/ops.test.ts', 'test/golden.test.ts', 'test/training.test.ts', 'test/tuned-variants.test.ts', 'test/cli.test.ts', 'test/loss-curve.test.ts', 'test/capture.test.ts'];
+
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const place = ({ moduleId, project }: TestSpecification): number => {
+      const i = LONGEST.findIndex((file) => moduleId.endsWith(`/${file}`));
+      return i < 0 ? LONGEST.length : i - (project.name === 'swiftshader' ? 0.5 : 0);
+    };
+    return [...files].sort((a, b) => place(a) - place(b));
+  }
+}
+
 export default defineConfig({
   root,
   test: {
     maxWorkers: 2,
+    sequence: { sequencer: LongestFirst },
     projects: [
       { test: { ...everywhere, name: 'adapter', include: ['test/**/*.test.ts'], env: UNTUNED } },
       ...(twice ? [{ test: { ...everywhere, name: 'swiftshader', include: ON_BOTH_ADAPTERS, env: { ...UNTUNED, DSRCNN_DRIVER: 'swiftshader' }, globalSetup: ['test/prepare-swiftshader.ts'] } }] : []),
