@@ -11,8 +11,11 @@ interface OrtTensor {
 
 interface Ort {
   readonly Tensor: new (type: 'float32', data: Float32Array, shape: readonly number[]) => OrtTensor;
-  readonly InferenceSession: { create(model: Uint8Array, options: { executionProviders: string[] }): Promise<{ run(feeds: Record<string, OrtTensor>): Promise<Record<string, OrtTensor>> }> };
+  readonly InferenceSession: { create(model: Uint8Array, options: typeof SESSION): Promise<{ run(feeds: Record<string, OrtTensor>): Promise<Record<string, OrtTensor>> }> };
 }
+
+/** Its threads must not go on spinning after a run: they would take the cores from the engine that is measured next. */
+const SESSION = { executionProviders: ['cpu'], extra: { session: { 'intra_op.allow_spinning': '0', 'inter_op.allow_spinning': '0' } } };
 
 // Protocol buffers, as much as a model of one node takes (onnx.proto3; the numbers are its field numbers).
 
@@ -64,7 +67,7 @@ export function openOnnx(): Peer {
             b: new ort.Tensor('float32', transposeWeight(b.data, b.shape), [b.shape[3], b.shape[2], b.shape[0], b.shape[1]]),
           }
         : { a: new ort.Tensor('float32', a.data, a.shape), b: new ort.Tensor('float32', b.data, b.shape) };
-      const session = ort.InferenceSession.create(oneNodeModel(peer, rank), { executionProviders: ['cpu'] });
+      const session = ort.InferenceSession.create(oneNodeModel(peer, rank), SESSION);
       const launch = async (): Promise<OrtTensor> => (await (await session).run(feeds)).y;
       return {
         name,
