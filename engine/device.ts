@@ -44,6 +44,8 @@ export class Device {
   readonly limits: GPUSupportedLimits;
   /** Lanes of a subgroup where kernels may rely on it (feature present, one size only), otherwise 0. */
   readonly subgroupSize: number;
+  /** Whether subgroups are a processor's vectors (software adapters): there kernels of one subgroup a workgroup are the fastest, elsewhere tiles in workgroup memory. */
+  readonly smallSubgroups: boolean;
   /** Whether the adapter can read operands of matrix products from storage textures. */
   readonly operandTextures: boolean;
   /** Whether operands of products may be rounded to f16 in inference (`DeviceOptions.halfPrecision`). */
@@ -80,9 +82,10 @@ export class Device {
     this.settle = options.settle ?? ((promise) => promise);
     const fixed = info.subgroupMinSize !== undefined && info.subgroupMinSize === info.subgroupMaxSize;
     this.subgroupSize = options.subgroups !== false && gpu.features.has('subgroups') && fixed ? info.subgroupMinSize : 0;
+    this.smallSubgroups = SUBGROUP_TILES[this.subgroupSize] !== undefined;
     this.halfPrecision = options.halfPrecision ?? false;
     this.force = options.force ?? {};
-    this.expectedPrecision = this.halfPrecision ? this.force.precision ?? (SUBGROUP_TILES[this.subgroupSize] ? 'f32' : 'f16') : 'f32';
+    this.expectedPrecision = this.halfPrecision ? this.force.precision ?? (this.smallSubgroups ? 'f32' : 'f16') : 'f32';
     this.operandTextures = (options.languageFeatures ?? globalThis.navigator?.gpu?.wgslLanguageFeatures ?? new Set<string>()).has('readonly_and_readwrite_storage_textures');
     this.dispatcher = new Dispatcher(gpu, { written: (buffer) => this.textures.written(buffer), replaying: () => this.textures.forget() });
     const maxBytes = Math.min(gpu.limits.maxBufferSize, gpu.limits.maxStorageBufferBindingSize);

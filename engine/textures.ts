@@ -72,14 +72,16 @@ export function prefersTextures({ operandTextures, subgroupSize, force: { operan
 
 /** A matrix as a texture operand, or null where no texture can hold it; `whole`: in one block. */
 export function textureOperand(matrix: Tensor, lines: number, texels: number, whole = false): TextureOperand | null {
-  const layout = textureLayout(lines, texels, matrix.device.limits.maxTextureDimension2D);
-  return layout && !(whole && layout.blocks > 1) ? { matrix, lines, texels, layout } : null;
+  const layout = layoutOf(matrix.device, lines, texels, whole);
+  return layout && { matrix, lines, texels, layout };
 }
 
 /** Whether a matrix of so many lines and texels can be a texture operand. */
-export function textureFits({ limits }: Device, lines: number, texels: number, whole = false): boolean {
+export const textureFits = (device: Device, lines: number, texels: number, whole = false): boolean => layoutOf(device, lines, texels, whole) !== null;
+
+function layoutOf({ limits }: Device, lines: number, texels: number, whole: boolean): TextureLayout | null {
   const layout = textureLayout(lines, texels, limits.maxTextureDimension2D);
-  return layout !== null && !(whole && layout.blocks > 1);
+  return layout && !(whole && layout.blocks > 1) ? layout : null;
 }
 
 /** Texels of the longest line of a linear operand: shorter ones would need more rows than textures have. */

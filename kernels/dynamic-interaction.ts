@@ -8,7 +8,7 @@
  * and 5 s against 1.5 to compile.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { eachRow, linearTextureLoad, meetRow, range, type MatmulTile } from './matmul.ts';
+import { eachRow, linearTextureLoad, range, rowValue, type MatmulTile } from './matmul.ts';
 
 /** `nn`: C = A B, `nt`: C = A B^T, `tn`: C = A^T B. */
 export type InteractionForm = 'nn' | 'nt' | 'tn';
@@ -89,16 +89,11 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
   const loadsB = transposedB
     ? range(vectors).map((j) => `let vb${j} = loadB(b${j} + k / 4u);`)
     : range(4).flatMap((step) => range(vectors).map((j) => `let vb${step}_${j} = loadB(b${j} + ${line(step)} * ${narrow ? 'p.n' : '(p.n / 4u)'});`));
-  const valueA = (row: number, step: number): string => {
-    if (!transposedA) return meetRow(lanes, `va${Math.floor(row / lanes)}[${step}]`, row % lanes);
-    const inBlock = row % (4 * lanes);
-    return meetRow(lanes, `va${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}]`, Math.floor(inBlock / 4));
-  };
   const products = range(rows).map((row) => range(4).map((step) => {
     const terms = range(vectors).map((j) => (transposedB
       ? `c${row}_${j} = fma(s${row}_${step}, vb${j}[${step}], c${row}_${j});`
       : `c${row}_${j} = fma(${type}(s${row}_${step}), vb${step}_${j}, c${row}_${j});`));
-    return `let s${row}_${step} = ${valueA(row, step)}; ${terms.join(' ')}`;
+    return `let s${row}_${step} = ${rowValue(lanes, transposedA, 'va', row, step)}; ${terms.join(' ')}`;
   }).join('\n')).join('\n');
   const stores = range(vectors).map((j) => (single
     ? `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { c[atC * 4u + (row0 + row) * p.n + column] = sums[r * ${vectors}u + ${j}u]; } }`

@@ -100,6 +100,16 @@ export const meetRow = (subgroup: number, value: string, from: number): string =
   subgroup === 4 ? [value, `quadSwapX(${value})`, `quadSwapY(${value})`, `quadSwapDiagonal(${value})`][from] : handOut(subgroup, value, from));
 
 /**
+ * The value of op(A) at a tile's row `row` and step 0 .. 3 of a turn, as it meets every lane's columns. Lanes have loaded vec4s along K of a row each, `<name><block>`; or, of A
+ * transposed, vec4s of neighbouring rows for each step, `<name><step>_<block>`.
+ */
+export function rowValue(lanes: number, transposedA: boolean, name: string, row: number, step: number): string {
+  if (!transposedA) return meetRow(lanes, `${name}${Math.floor(row / lanes)}[${step}]`, row % lanes);
+  const inBlock = row % (4 * lanes);
+  return meetRow(lanes, `${name}${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}]`, Math.floor(inBlock / 4));
+}
+
+/**
  * WGSL of the head of a loop over a tile's results `r`, with the row of the tile that they are of, less than `count`: see meetRow. Each lane has loaded blocks of `rowsOfALane`
  * neighbouring rows.
  */
@@ -114,8 +124,8 @@ export const eachRow = (subgroup: number, rows: number, count: string, rowsOfALa
 export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 
 /**
- * Tile sizes by lanes of a subgroup. The large one was the fastest of those from 8x32 to 64x64 on lavapipe (8 lanes) and SwiftShader (4): a larger one spills
- * registers, a smaller one uses every loaded value less. The small one wastes less on small outputs. Scalar access has the small one only.
+ * Tile sizes by lanes of a subgroup. From buffers the large one is the fastest on lavapipe (8 lanes): a larger one spills registers, a smaller one uses every loaded value less.
+ * From textures, and on SwiftShader (4 lanes), the wide one is. The small one wastes less on small outputs. Scalar access has the small one only.
  */
 export const SUBGROUP_TILES: Readonly<Record<number, Readonly<Record<TileSize, MatmulTile>>>> = {
   4: { wide: { rows: 64, columns: 64 }, large: { rows: 32, columns: 32 }, small: { rows: 16, columns: 16 } },
@@ -155,11 +165,6 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
   const loadsB = transposedB
     ? range(vectors).map((j) => `let b${j} = loadB(columnB${j}, k / 4u);`)
     : range(4).flatMap((step) => range(vectors).map((j) => `let b${step}_${j} = ${lineK('B', step, `xB${j}`)};`));
-  const valueA = (row: number, step: number): string => {
-    if (!transposedA) return meetRow(lanes, `a${Math.floor(row / lanes)}[${step}]`, row % lanes);
-    const inBlock = row % (4 * lanes);
-    return meetRow(lanes, `a${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}]`, Math.floor(inBlock / 4));
-  };
   // Columns in parts of four values a lane where registers are many: a part's B then stays in them while the rows go by.
   const part = lanes <= 4 ? vectors : transposedB ? 4 : 1;
   const products = range(vectors / part).map((first) => range(rows).map((row) => range(4).map((step) => {
@@ -167,7 +172,7 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     const terms = range(part).map((q) => first * part + q).map((j) => (transposedB
       ? `c${row}_${j} = fma(${s}, b${j}[${step}], c${row}_${j});`
       : `c${row}_${j} = fma(vec4f(${s}), b${step}_${j}, c${row}_${j});`));
-    return `let ${s} = ${valueA(row, step)}; ${terms.join(' ')}`;
+    return `let ${s} = ${rowValue(lanes, transposedA, 'a', row, step)}; ${terms.join(' ')}`;
   }).join('\n')).join('\n')).join('\n');
 
   const columnLoads = range(vectors).map((j) => columnOperands(epilogue, j, (buffer) => {

@@ -54,11 +54,8 @@ export interface ConvolutionTensors extends EpilogueOperands {
   readonly target: Tensor;
 }
 
-/** Subgroup kernels pay where a subgroup is a CPU's vector; on GPUs tiles in workgroup memory do. */
-export const usesSubgroups = (device: Device): boolean => device.subgroupSize >= 4 && device.subgroupSize <= 16;
-
 /** Workgroups that keep a device busy: a few for each CPU core, or some for each multiprocessor of a GPU. */
-const busyWorkgroups = (device: Device): number => (usesSubgroups(device) ? 24 : 512);
+const busyWorkgroups = (device: Device): number => (device.smallSubgroups ? 24 : 512);
 
 /** Partial sums may take this much memory. */
 const PARTIAL_BYTES = 64 * 2 ** 20;
@@ -123,7 +120,7 @@ export function chooseConvolution(
   const key = `${kh}x${kw}${stride > 1 ? ` stride ${stride}` : ''}${step > 1 ? ` step ${step}` : ''}${groups > 1 ? ` groups ${groups}` : ''} pad ${padY === padX ? padY : `${padY},${padX}`} `
     + `${batch}x${sourceH}x${sourceW}x${K4 * 4} to ${targetH}x${targetW}x${N4 * 4}${extras}${allowed.includes(4) ? ' winograd4' : ''}${half ? ' half' : ''}`;
   return device.tuner.choose('conv2d', key, () => {
-    const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
+    const subgroup = device.smallSubgroups ? device.subgroupSize : 0;
     const readable = ([, columns]: Tile): boolean => subgroup > 0 && device.operandTextures && textureOperands(call, source, weights, isNarrow(subgroup, columns)) !== null;
     const rounding = roundingOf((kh * kw * K4 * 4) / step ** 2);
     const candidate = (variant: ConvolutionVariant): Candidate<ConvolutionVariant> => {
@@ -197,7 +194,7 @@ export interface WeightGradientTensors {
 }
 
 export function weightGradientKernel(device: Device, { rows, columns, pixels, textures }: DirectWeightGradient): Kernel {
-  return usesSubgroups(device) ? convWeightGradientSubgroupKernel(device.subgroupSize, rows, columns, pixels, textures) : convWeightGradientTiledKernel(rows);
+  return device.smallSubgroups ? convWeightGradientSubgroupKernel(device.subgroupSize, rows, columns, pixels, textures) : convWeightGradientTiledKernel(rows);
 }
 
 /** Image rows of source and upstream gradient as textures; null where they do not fit. */
@@ -223,10 +220,10 @@ export function chooseWeightGradient(
   device: Device, call: WeightGradientCall, tensors: WeightGradientTensors, run: (tensors: WeightGradientTensors, variant: WeightGradientVariant) => void,
 ): WeightGradientVariant {
   const { batch, height, width, outH, outW, kh, kw, C4, O4, groups, stride, padding } = call;
-  const tiled = kh === 3 && kw === 3 && stride === 1 && groups === 1;
   const key = `${kh}x${kw}${stride > 1 ? ` stride ${stride}` : ''}${groups > 1 ? ` groups ${groups}` : ''} pad ${padding} ${batch}x${height}x${width}x${C4 * 4} to ${outH}x${outW}x${O4 * 4}`;
   return device.tuner.choose('conv2d-weight-gradient', key, () => {
-    const subgroup = usesSubgroups(device) ? device.subgroupSize : 0;
+    const subgroup = device.smallSubgroups ? device.subgroupSize : 0;
+    const tiled = kh === 3 && kw === 3 && stride === 1 && groups === 1;
     const lines = batch * outH, count4 = kh * kw * C4 * 4 * groups * O4;
     const most = Math.max(1, Math.floor(PARTIAL_BYTES / (count4 * 16)));
     const modelled = (rows: number, columns: number, pixels: number, textures: boolean): DirectWeightGradient & { splits: number } => {

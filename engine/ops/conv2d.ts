@@ -10,7 +10,7 @@ import { defineOp } from '../op.ts';
 import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import {
-  chooseConvolution, chooseWeightGradient, splitLines, splitsTaps, textureOperands, usesSubgroups, weightGradientKernel, weightGradientTextures, weightGradientTiles,
+  chooseConvolution, chooseWeightGradient, splitLines, splitsTaps, textureOperands, weightGradientKernel, weightGradientTextures, weightGradientTiles,
   type AllowedRounding, type ConvolutionCall, type ConvolutionSizes, type ConvolutionTensors, type ConvolutionVariant, type WeightGradientCall, type WeightGradientTensors, type WeightGradientVariant,
 } from './conv2d-variants.ts';
 import { columnSums, epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
@@ -84,7 +84,7 @@ function runConvolution(device: Device, call: ConvolutionCall, allowed: AllowedR
   const { rows: tileRows, columns: tileColumns, precision } = variant;
   const textures = variant.textures ? textureOperands(call, source, weights, isNarrow(device.subgroupSize, tileColumns)) : null;
   const { epilogue, buffers } = epilogueOperands(operands);
-  const kernel: Kernel = precision === 'f32' && usesSubgroups(device)
+  const kernel: Kernel = precision === 'f32' && device.smallSubgroups
     ? convSubgroupKernel(device.subgroupSize, tileRows, tileColumns, textures !== null, splitsTaps(call), epilogue)
     : convTiledKernel(tileRows, precision, epilogue);
   const tilesM = Math.ceil(rows / tileRows);

@@ -64,7 +64,7 @@ export function layoutOf({ transposeA, transposeB, m, n, k }: Gemm): { readonly 
 }
 
 /** Whether products of a precision are computed by the kernels for small subgroups; otherwise through workgroup memory. */
-export const readBySubgroups = ({ subgroupSize }: Device, precision: StagedPrecision): boolean => precision === 'f32' && SUBGROUP_TILES[subgroupSize] !== undefined;
+export const readBySubgroups = ({ smallSubgroups }: Device, precision: StagedPrecision): boolean => precision === 'f32' && smallSubgroups;
 
 /** The tiles that there are for a device, an access and a precision. */
 export function tilesOf(device: Device, access: OperandAccess, precision: StagedPrecision): Tiles {
@@ -118,7 +118,7 @@ function plan(tiles: Tiles, costs: Readonly<Record<TileSize, number>>, wanted: n
   return candidates.reduce((best, candidate) => (candidate.cost < best.cost ? candidate : best));
 }
 
-const wantedGroups = ({ subgroupSize }: Device): number => (SUBGROUP_TILES[subgroupSize] ? WANTED_GROUPS.software : WANTED_GROUPS.gpu);
+const wantedGroups = ({ smallSubgroups }: Device): number => (smallSubgroups ? WANTED_GROUPS.software : WANTED_GROUPS.gpu);
 
 /** The cost model's choice. */
 function expectedVariant(device: Device, problem: Gemm, sizes: Sizes): GemmVariant {

@@ -13,7 +13,6 @@ import type { Random } from '../random.ts';
 import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
-import { usesSubgroups } from './conv2d-variants.ts';
 import { roundingOf } from './gemm-variants.ts';
 import { columnPairSums, sumColumnPairs } from './reduce.ts';
 import { chooseRows, otherTeams, rowsOf, rowTeams, type RowProblem, type Rows, type RowTeams } from './row-variants.ts';
@@ -153,7 +152,7 @@ function channelGrid(images: number, pixels: number, channels: number, pixelsALa
 }
 
 /** Pixels a lane that are expected to be the fastest where it only maps values: fewer where there are thousands of lanes to keep busy. */
-const pixelsMapped = (device: Device): number => (usesSubgroups(device) ? 32 : 8);
+const pixelsMapped = (device: Device): number => (device.smallSubgroups ? 32 : 8);
 /** And where it sums them; the sums of more chunks than these would be many to merge. */
 const PIXELS_SUMMED = 32;
 const MAX_CHUNKS = 128;
@@ -214,7 +213,7 @@ type GradientSums = Readonly<Record<'input' | 'output' | 'upstream' | 'statistic
 /** GPUs have more lanes than the subgroups of so many groups. */
 function expectedGroups(device: Device, { images, pixels, channels, groups }: GroupSizes): GroupVariant {
   const members = channels / groups / 4;
-  return usesSubgroups(device) && Number.isInteger(members) && images * groups >= WHOLE_GROUPS && pixels * members <= WHOLE_GROUP ? 'whole' : PIXELS_SUMMED;
+  return device.smallSubgroups && Number.isInteger(members) && images * groups >= WHOLE_GROUPS && pixels * members <= WHOLE_GROUP ? 'whole' : PIXELS_SUMMED;
 }
 
 /** The variant for statistics or gradient sums: the tuned one, or the expected one. */

@@ -8,7 +8,6 @@ import { defineOp, type Op } from '../op.ts';
 import { normalizeAxis, shapeError, sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
-import { usesSubgroups } from './conv2d-variants.ts';
 import { roundingOf } from './gemm-variants.ts';
 
 /** Columns shorter than this, and rows shorter than `LONG_ROW`, are summed in one pass. */
@@ -139,7 +138,7 @@ function describePairs(device: Device, n: number, columns: number, expected: num
 
 /** Sums [n, 2, columns] over n into two tensors [columns]. */
 export function sumColumnPairs(device: Device, input: Tensor, n: number, columns: number, sums: readonly [Tensor, Tensor]): void {
-  const expected = n > LONG_COLUMN ? Math.min(MAX_CHUNKS, Math.ceil(n / (usesSubgroups(device) ? 64 : 16))) : 1;
+  const expected = n > LONG_COLUMN ? Math.min(MAX_CHUNKS, Math.ceil(n / (device.smallSubgroups ? 64 : 16))) : 1;
   sumPairs(device, input, n, columns, sums, n > LONG_COLUMN ? device.tuner.choose('sum-pairs', `${n}x2x${columns}`, () => describePairs(device, n, columns, expected)) : expected);
 }
 

@@ -6,7 +6,6 @@ import { sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { prefersTextures, textureFits } from '../textures.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
-import { usesSubgroups } from './conv2d-variants.ts';
 
 export interface PoolingVariant {
   readonly access: 'scalar' | 'vec4' | 'texture';
@@ -108,7 +107,7 @@ function describeGradient(device: Device, call: PoolingCall, run: RunPoolingGrad
   });
   const gradients = featuresOf(features, 'gradient');
   return {
-    expected: candidate(possible && usesSubgroups(device) ? 'subgroups' : 'lanes'), plain: 'lanes',
+    expected: candidate(possible && device.smallSubgroups ? 'subgroups' : 'lanes'), plain: 'lanes',
     candidates: possible && worthMeasuring(sizeOf(upstream)) ? [candidate('lanes'), candidate('subgroups')] : [],
     // Of the features only the shapes are looked at, those of the gradients. What others gave before is added by all variants alike.
     tensors: { boxes, upstream, ...gradients }, output: Object.keys(gradients), values: { boxes: boxesOf(call) },

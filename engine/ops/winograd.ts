@@ -30,8 +30,10 @@ const sizeOfTiles = (m: WinogradSize, { batch, targetH, targetW }: Pick<Winograd
   return { elements: (m + 2) ** 2, tilesY, tilesX, all: batch * tilesY * tilesX };
 };
 
-/** The size with the least work; null where the direct sum's is less. */
-function leastWork(direct: number, sizes: readonly WinogradSize[], work: (m: WinogradSize) => number): WinogradSize | null {
+/** The size forced, or the one with the least work; null where the direct sum's is less. */
+function chooseSize({ force: { convolution } }: Device, direct: number, sizes: readonly WinogradSize[], work: (m: WinogradSize) => number): WinogradSize | null {
+  // F(4x4) only where it may be chosen: its rounding in a forward pass that gradients follow would move values across a ReLU.
+  if (convolution !== undefined) return convolution === 'direct' ? null : convolution === 'winograd4' && sizes.includes(4) ? 4 : 2;
   const works = sizes.map(work);
   const least = Math.min(direct, ...works);
   return least === direct ? null : sizes[works.indexOf(least)];
@@ -39,12 +41,8 @@ function leastWork(direct: number, sizes: readonly WinogradSize[], work: (m: Win
 
 /** The variant with the least work, or null where the direct sum has: every value that a transform touches costs, so few channels or few tiles do not pay. */
 export function winogradSize(device: Device, call: WinogradCall, sizes: readonly WinogradSize[]): WinogradSize | null {
-  const { batch, targetH, targetW, K4, N4 } = call;
-  const forced = device.force.convolution;
-  // F(4x4) only where it may be chosen: its rounding in a forward pass that gradients follow would move values across a ReLU.
-  if (forced !== undefined) return forced === 'direct' ? null : forced === 'winograd4' && sizes.includes(4) ? 4 : 2;
-  const K = K4 * 4, N = N4 * 4;
-  return leastWork(batch * targetH * targetW * 9 * K * N, sizes, (m) => {
+  const { batch, targetH, targetW } = call, K = call.K4 * 4, N = call.N4 * 4;
+  return chooseSize(device, batch * targetH * targetW * 9 * K * N, sizes, (m) => {
     const { elements, all: tiles } = sizeOfTiles(m, call);
     return tiles * elements * K * N + 2 * tiles * elements * (K + N) * TILE_VALUE_COST + K * N * (9 + 2 * elements) * WEIGHT_VALUE_COST;
   });
@@ -59,11 +57,9 @@ const GRADIENT_COSTS_OF_QUADS = { direct: 1.4, tileValue: 13, weightValue: 23 };
 
 /** As winogradSize, for the gradient by the weights. */
 export function winogradGradientSize(device: Device, call: WinogradCall): WinogradSize | null {
-  const forced = device.force.convolution;
-  if (forced !== undefined) return forced === 'direct' ? null : forced === 'winograd4' ? 4 : 2;
   const { direct, tileValue, weightValue } = device.subgroupSize === 4 ? GRADIENT_COSTS_OF_QUADS : GRADIENT_COSTS;
-  const K = call.K4 * 4, N = call.N4 * 4;
-  return leastWork(direct * call.batch * call.targetH * call.targetW * 9 * K * N, WINOGRAD_SIZES, (m) => {
+  const { batch, targetH, targetW } = call, K = call.K4 * 4, N = call.N4 * 4;
+  return chooseSize(device, direct * batch * targetH * targetW * 9 * K * N, WINOGRAD_SIZES, (m) => {
     const { elements, all: tiles } = sizeOfTiles(m, call);
     return tiles * elements * (K * N + (K + N) * tileValue) + K * N * elements * weightValue;
   });
@@ -71,8 +67,29 @@ export function winogradGradientSize(device: Device, call: WinogradCall): Winogr
 
 const lanes = (count: number): readonly [number, number, number] => linearGrid(Math.ceil(count / 64));
 
-function tilesOfRange(all: number, elements: number, k: number, n: number): number {
-  return Math.ceil(all / Math.ceil((all * elements * Math.max(k, n) * 4) / RANGE_BYTES));
+interface TileRange {
+  /** As the kernels have them. */
+  readonly params: Readonly<Record<'firstTile' | 'tiles' | 'tilesY' | 'tilesX', number>>;
+  /** The part of a tensor with [elements, tiles, channels] of the largest range that this one fills. */
+  readonly part: (tensor: Tensor, channels: number) => Tensor;
+}
+
+/** The tiles of a call in ranges that are transformed at once, and how many the largest one has. */
+function tileRanges(device: Device, m: WinogradSize, call: WinogradCall): { readonly perRange: number; readonly ranges: readonly TileRange[] } {
+  const { elements, tilesY, tilesX, all } = sizeOfTiles(m, call);
+  const perRange = Math.ceil(all / Math.ceil((all * elements * Math.max(call.K4, call.N4) * 16) / RANGE_BYTES));
+  const ranges = Array.from({ length: Math.ceil(all / perRange) }, (_, i): TileRange => {
+    const firstTile = i * perRange, tiles = Math.min(perRange, all - firstTile);
+    return { params: { firstTile, tiles, tilesY, tilesX }, part: (tensor, channels) => (tiles === perRange ? tensor : device.view(tensor, 0, [elements * tiles * channels])) };
+  });
+  return { perRange, ranges };
+}
+
+/** Transforms a range of tiles of the source or of the upstream gradient. */
+function transformTiles(m: WinogradSize, of: 'input' | 'upstream', { params }: TileRange, { sourceH, sourceW, targetH, targetW, K4, N4, padding }: WinogradCall, image: Tensor, transformed: Tensor): void {
+  const [height, width, channels4, zeros] = of === 'input' ? [sourceH, sourceW, K4, padding] : [targetH, targetW, N4, 0];
+  const count = params.tiles * channels4;
+  image.device.run(winogradTilesKernel(m, of), { ...params, count, height, width, channels4, padding: zeros }, { image_: image, transformed }, lanes(count));
 }
 
 /**
@@ -83,44 +100,38 @@ export const halfProducts = (m: WinogradSize): boolean => m === 2;
 
 /** target = source * weights [3, 3, K, N], through the epilogue; `half`: operands may be rounded to f16. */
 export function winograd(device: Device, m: WinogradSize, call: WinogradCall, source: Tensor, weights: Tensor, operands: EpilogueOperands, target: Tensor, half: boolean): void {
-  const { sourceH, sourceW, targetH, targetW, K4, N4, padding } = call;
+  const { targetH, targetW, K4, N4 } = call;
   const { epilogue, buffers } = epilogueOperands(operands);
   const [k, n] = [K4 * 4, N4 * 4];
-  const { elements, tilesY, tilesX, all } = sizeOfTiles(m, call);
-  const perRange = tilesOfRange(all, elements, k, n);
+  const { elements } = sizeOfTiles(m, call);
+  const { perRange, ranges } = tileRanges(device, m, call);
 
   const transformed = device.empty([elements, k, n]);
   device.run(winogradWeightsKernel(m), { count: k * N4 }, { weights, transformed }, lanes(k * N4));
   const values = device.empty([elements * perRange * k]), sums = device.empty([elements * perRange * n]);
-  for (let firstTile = 0; firstTile < all; firstTile += perRange) {
-    const tiles = Math.min(perRange, all - firstTile);
-    const params = { firstTile, tiles, tilesY, tilesX };
-    const inputs = tiles === perRange ? values : device.view(values, 0, [elements * tiles * k]), products = tiles === perRange ? sums : device.view(sums, 0, [elements * tiles * n]);
-    device.run(winogradTilesKernel(m, 'input'), { ...params, count: tiles * K4, height: sourceH, width: sourceW, channels4: K4, padding }, { image_: source, transformed: inputs }, lanes(tiles * K4));
+  for (const range of ranges) {
+    const { tiles } = range.params;
+    const inputs = range.part(values, k), products = range.part(sums, n);
+    transformTiles(m, 'input', range, call, source, inputs);
     gemm(device, { a: inputs, transposeA: false, b: transformed, transposeB: false, output: products, m: tiles, n, k, batch: elements, half: half && halfProducts(m) });
-    device.run(winogradOutputKernel(m, epilogue), { ...params, count: tiles * N4, height: targetH, width: targetW, channels4: N4 },
+    device.run(winogradOutputKernel(m, epilogue), { ...range.params, count: tiles * N4, height: targetH, width: targetW, channels4: N4 },
       { products, ...buffers, target_: target }, lanes(tiles * N4));
   }
 }
 
 /** The gradient by the weights, [3, 3, K, N], of a convolution whose output's gradient is `upstream` [batch, targetH, targetW, N]. */
 export function winogradWeightGradient(device: Device, m: WinogradSize, call: WinogradCall, source: Tensor, upstream: Tensor, gradient: Tensor): void {
-  const { sourceH, sourceW, targetH, targetW, K4, N4, padding } = call;
-  const [k, n] = [K4 * 4, N4 * 4];
-  const { elements, tilesY, tilesX, all } = sizeOfTiles(m, call);
-  const perRange = tilesOfRange(all, elements, k, n);
-  const inputs = device.empty([elements * perRange * k]), outputs = device.empty([elements * perRange * n]);
-  /** Each range adds to the sums of those before, from one of two buffers to the other. */
-  let sums = device.empty([elements, k, n]), before: Tensor | null = null, free: Tensor | null = null;
-  for (let firstTile = 0; firstTile < all; firstTile += perRange) {
-    const tiles = Math.min(perRange, all - firstTile);
-    const params = { firstTile, tiles, tilesY, tilesX };
-    const a = tiles === perRange ? inputs : device.view(inputs, 0, [elements * tiles * k]), b = tiles === perRange ? outputs : device.view(outputs, 0, [elements * tiles * n]);
-    device.run(winogradTilesKernel(m, 'input'), { ...params, count: tiles * K4, height: sourceH, width: sourceW, channels4: K4, padding }, { image_: source, transformed: a }, lanes(tiles * K4));
-    device.run(winogradTilesKernel(m, 'upstream'), { ...params, count: tiles * N4, height: targetH, width: targetW, channels4: N4, padding: 0 }, { image_: upstream, transformed: b }, lanes(tiles * N4));
-    if (before) sums = free ?? device.empty(before.shape);
-    gemm(device, { a, transposeA: true, b, transposeB: false, output: sums, m: k, n, k: tiles, batch: elements, residual: before });
-    [before, free] = [sums, before];
+  const [k, n] = [call.K4 * 4, call.N4 * 4];
+  const { elements } = sizeOfTiles(m, call);
+  const { perRange, ranges } = tileRanges(device, m, call);
+  const values = device.empty([elements * perRange * k]), gradients = device.empty([elements * perRange * n]);
+  // Each range adds to the sums of those before, from one of two tensors to the other.
+  const sums = Array.from({ length: Math.min(2, ranges.length) }, () => device.empty([elements, k, n]));
+  for (const [i, range] of ranges.entries()) {
+    const a = range.part(values, k), b = range.part(gradients, n);
+    transformTiles(m, 'input', range, call, source, a);
+    transformTiles(m, 'upstream', range, call, upstream, b);
+    gemm(device, { a, transposeA: true, b, transposeB: false, output: sums[i % 2], m: k, n, k: range.params.tiles, batch: elements, residual: i > 0 ? sums[(i - 1) % 2] : null });
   }
-  device.run(winogradWeightGradientKernel(m), { count: k * N4 }, { products: sums, gradient }, lanes(k * N4));
+  device.run(winogradWeightGradientKernel(m), { count: k * call.N4 }, { products: sums[(ranges.length - 1) % 2], gradient }, lanes(k * call.N4));
 }
