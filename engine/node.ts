@@ -2,16 +2,21 @@
  * The engine in Node: Dawn through the npm package `webgpu`, on the driver that set-up (training/setup.mjs) chose.
  * With tuning-file.ts the only module of the engine that knows Node.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { create, globals } from 'webgpu';
 import { Device } from './device.ts';
 import type { DeviceOptions, Settle } from './device-options.ts';
-import { loadTuning, tuningFile } from './tuning-file.ts';
+import { cacheFolder, loadTuning, tuningFile } from './tuning-file.ts';
 
 export interface NodeDeviceOptions extends DeviceOptions {
+  /**
+   * The driver to run on; null: the one that the environment names (VK_DRIVER_FILES), or what Dawn finds. Default: what set-up chose (`readDriverChoice`).
+   * Counts for the first device of a process: a driver is loaded once.
+   */
+  readonly driver?: DriverChoice | null;
   /**
    * The file that tuned choices of variants (tuner.ts) are read from, where it exists; `off`: none. Default: what DSRCNN_TUNING names, otherwise
    * tuning.json in the user's cache folder, where `npm run tune` writes them.
@@ -47,6 +52,8 @@ export interface DriverChoice {
   readonly manifests: readonly string[];
   /** libvulkan to use, where the system has none of its own. */
   readonly loader: string | null;
+  /** Bits of lavapipe's vectors, where others than it takes by itself are faster; otherwise null. */
+  readonly vectorBits: number | null;
   readonly why: string;
   /** How to get a faster driver. */
   readonly hint: string | null;
@@ -58,6 +65,8 @@ export interface DriverChoice {
 
 /** Where set-up writes its choices. */
 export const DRIVER_FILE = fileURLToPath(new URL('../node_modules/.cache/dynamic-sparse-rcnn/driver.json', import.meta.url));
+/** Of the file; set-up's FORMAT. */
+const FORMAT = 2;
 const REQUESTS = ['auto', 'gpu', 'lavapipe', 'swiftshader'];
 const REPAIR = 'run `npm run setup`, which writes it anew';
 
@@ -66,14 +75,15 @@ const isRecord = (value: unknown): value is Record<string, unknown> => typeof va
 /** Checks one choice of the file, field by field. */
 function parseChoice(value: unknown, where: string): Omit<DriverChoice, 'request' | 'forced'> {
   if (!isRecord(value)) throw new Error(`${where} must be an object, got ${JSON.stringify(value)}: ${REPAIR}`);
-  const { driver, manifests, loader, why, hint } = value;
+  const { driver, manifests, loader, vectorBits, why, hint } = value;
   const expect = (field: string, expected: string): Error => new Error(`${where}.${field} must be ${expected}, got ${JSON.stringify(value[field])}: ${REPAIR}`);
   if (driver !== 'gpu' && driver !== 'lavapipe' && driver !== 'swiftshader' && driver !== 'software') throw expect('driver', 'gpu, lavapipe, swiftshader or software');
   if (!Array.isArray(manifests) || !manifests.every((file) => typeof file === 'string')) throw expect('manifests', 'an array of paths');
   if (loader !== null && typeof loader !== 'string') throw expect('loader', 'a path or null');
+  if (vectorBits !== null && !(typeof vectorBits === 'number' && Number.isInteger(vectorBits) && vectorBits > 0)) throw expect('vectorBits', 'a positive integer or null');
   if (typeof why !== 'string') throw expect('why', 'text');
   if (hint !== null && typeof hint !== 'string') throw expect('hint', 'text or null');
-  return { driver, manifests, loader, why, hint };
+  return { driver, manifests, loader, vectorBits, why, hint };
 }
 
 /**
@@ -94,8 +104,8 @@ export function readDriverChoice(environment: NodeJS.ProcessEnv = process.env, f
   } catch (error) {
     throw new Error(`${file}: not readable as JSON (${error instanceof Error ? error.message : String(error)}): ${REPAIR}`);
   }
-  if (!isRecord(state) || state.format !== 1 || !isRecord(state.choices) || typeof state.requested !== 'string') {
-    throw new Error(`${file}: must be an object with format 1, requested and choices: ${REPAIR}`);
+  if (!isRecord(state) || state.format !== FORMAT || !isRecord(state.choices) || typeof state.requested !== 'string') {
+    throw new Error(`${file}: must be an object with format ${FORMAT}, requested and choices: ${REPAIR}`);
   }
   const request = forced ?? state.requested;
   const choice = state.choices[request];
@@ -128,16 +138,52 @@ function loadVulkanLoader(file: string): void {
   }
 }
 
+/** What a cache folder of `lavapipeEnvironment` is called. */
+const WIDTH_FOLDER = /^lavapipe-(\d+|default)$/;
+
+/**
+ * Lavapipe's variables: the width of its vectors, and a folder for compiled shaders that belongs to this width alone.
+ *
+ * Mesa's shader cache does not tell the widths apart (seen with Mesa 25.0.7): code compiled at one width is loaded by a process of the other and computes wrongly
+ * without a word; half of the lanes of a texture load get zeros. So no two widths may share a folder, and none may use Mesa's default one, where other programs
+ * leave code of whatever width they had.
+ *
+ * A width that the environment names already comes before the chosen one. A folder that it names gets a folder for the width inside; one that a parent
+ * process got from here is replaced by its sibling for this width.
+ * Throws where LP_NATIVE_VECTOR_WIDTH is no number: its folder could not be told.
+ */
+export function lavapipeEnvironment({ vectorBits }: Pick<DriverChoice, 'vectorBits'>, environment: NodeJS.ProcessEnv = process.env): { LP_NATIVE_VECTOR_WIDTH?: string; MESA_SHADER_CACHE_DIR: string } {
+  const named = environment.LP_NATIVE_VECTOR_WIDTH || null;
+  if (named !== null && !/^\d+$/.test(named)) throw new Error(`LP_NATIVE_VECTOR_WIDTH: must be a number of bits, 256 or 512, got ${JSON.stringify(named)}`);
+  const width = named ?? vectorBits?.toString();
+  const given = environment.MESA_SHADER_CACHE_DIR ? path.resolve(environment.MESA_SHADER_CACHE_DIR) : cacheFolder(environment);
+  const folder = WIDTH_FOLDER.test(path.basename(given)) ? path.dirname(given) : given;
+  return { ...(width === undefined ? {} : { LP_NATIVE_VECTOR_WIDTH: width }), MESA_SHADER_CACHE_DIR: path.join(folder, `lavapipe-${width ?? 'default'}`) };
+}
+
 /** What applyDriverChoice put into VK_DRIVER_FILES: not the user's then. */
 let appliedManifests: string | null = null;
 
-/** Prepares this process for the chosen driver: to be called before Dawn is (`openDevice` does). The Vulkan loader reads the variables when Dawn's instance is made. */
+/**
+ * Prepares this process for the chosen driver: to be called before Dawn is (`openDevice` does). The Vulkan loader reads the variables when Dawn's instance is made,
+ * lavapipe when it is loaded. Throws as `lavapipeEnvironment` does.
+ */
 export function applyDriverChoice(choice: DriverChoice): void {
   if (choice.loader !== null) loadVulkanLoader(choice.loader);
-  if (choice.manifests.length === 0 || userVulkanVariable()) return;
-  appliedManifests = choice.manifests.join(path.delimiter);
-  process.env.VK_DRIVER_FILES = appliedManifests;
-  process.env.VK_ICD_FILENAMES = appliedManifests; // the only name that loaders before 1.3.207 know
+  if (choice.manifests.length === 0) return;
+  if (!userVulkanVariable()) {
+    appliedManifests = choice.manifests.join(path.delimiter);
+    process.env.VK_DRIVER_FILES = appliedManifests;
+    process.env.VK_ICD_FILENAMES = appliedManifests; // the only name that loaders before 1.3.207 know
+  } else if (!WIDTH_FOLDER.test(path.basename(process.env.MESA_SHADER_CACHE_DIR ?? ''))) return; // else a parent process, not the user, has named the driver: this one may have another width
+  if (choice.driver !== 'lavapipe') return;
+  const variables = lavapipeEnvironment(choice);
+  Object.assign(process.env, variables);
+  try {
+    mkdirSync(variables.MESA_SHADER_CACHE_DIR, { recursive: true }); // Mesa would make the last part of the path only
+  } catch {
+    process.env.MESA_SHADER_CACHE_DISABLE ??= 'true'; // no cache rather than a shared one
+  }
 }
 
 /**
@@ -145,9 +191,9 @@ export function applyDriverChoice(choice: DriverChoice): void {
  * where set-up has not run; with the tuned choices of a file. A file of choices that cannot be understood is left alone with a warning (process.emitWarning). Throws where
  * there is no adapter, and UnsupportedOptionError where it cannot do what an option asks for.
  */
-export async function openDevice({ tuning, ...options }: NodeDeviceOptions = {}): Promise<Device> {
+export async function openDevice({ driver, tuning, ...options }: NodeDeviceOptions = {}): Promise<Device> {
   if (!instance) {
-    const choice = readDriverChoice();
+    const choice = driver === undefined ? readDriverChoice() : driver;
     if (choice) applyDriverChoice(choice);
     Object.assign(globalThis, globals);
     // Timestamps are rounded to 65 us otherwise, against web pages that spy by them: longer than most dispatches take.

@@ -14,11 +14,16 @@ const REPAIR = 'delete it, or name another by DSRCNN_TUNING';
 
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
 
-/** The file to use: `tuning` unless undefined, what DSRCNN_TUNING says, or tuning.json below $XDG_CACHE_HOME or ~/.cache. Null for `off`. */
+/** The folder of what is kept for a user, whatever the checkout: below $XDG_CACHE_HOME or ~/.cache. */
+export function cacheFolder(environment: NodeJS.ProcessEnv = process.env): string {
+  return path.resolve(environment.XDG_CACHE_HOME || path.join(os.homedir(), '.cache'), 'dynamic-sparse-rcnn-webgpu');
+}
+
+/** The file to use: `tuning` unless undefined, what DSRCNN_TUNING says, or tuning.json in the user's cache folder. Null for `off`. */
 export function tuningFile(tuning?: string, environment: NodeJS.ProcessEnv = process.env): string | null {
   const named = tuning ?? (environment.DSRCNN_TUNING || undefined);
   if (named === 'off') return null;
-  return path.resolve(named ?? path.join(environment.XDG_CACHE_HOME || path.join(os.homedir(), '.cache'), 'dynamic-sparse-rcnn-webgpu', 'tuning.json'));
+  return path.resolve(named ?? path.join(cacheFolder(environment), 'tuning.json'));
 }
 
 function readRecords(file: string): TuningRecords {

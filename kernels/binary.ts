@@ -1,5 +1,5 @@
 /** Elementwise functions of two tensors under broadcasting, and their derivatives. */
-import { defineKernel, kernelFamily, type BufferSpec, type ScalarType } from './kernel.ts';
+import { defineKernel, eachElement, kernelFamily, type BufferSpec, type ScalarType } from './kernel.ts';
 
 /**
  * WGSL of f(x, y), and of the gradients by x and y given `u`, over `T` (vec4f or f32).
@@ -43,11 +43,11 @@ interface Operands {
   readonly text: string;
 }
 
-/** Reads operands x and y of lane i. */
+/** Reads operands x and y of element i. */
 function operands(width: 1 | 4, rank: number, x: OperandForm, y: OperandForm): Operands {
   const strided = (form: OperandForm): boolean => form === 'vector' || form === 'splat';
   const T = width === 4 ? 'vec4f' : 'f32';
-  const lines = [`  let i = linearGroup * 64u + lane;`, `  if (i >= p.count) { return; }`];
+  const lines: string[] = [];
   if (strided(x) || strided(y)) {
     lines.push('  let inner = i % p.n;', '  var rest = i / p.n;');
     for (let d = rank - 2; d > 0; d--) lines.push(`  let i${d} = rest % p.size${d};`, `  rest = rest / p.size${d};`);
@@ -66,34 +66,34 @@ function operands(width: 1 | 4, rank: number, x: OperandForm, y: OperandForm): O
 const formName = (width: 1 | 4, rank: number, x: OperandForm, y: OperandForm): string =>
   `f32_${width === 4 ? 'vec4' : 'scalar'}_${x}_${y}${rank > 1 ? `_rank${rank}` : ''}`;
 
-export const binaryKernel = kernelFamily((f: BinaryFunction, width: 1 | 4, rank: number, x: OperandForm, y: OperandForm) => {
+export const binaryKernel = kernelFamily((f: BinaryFunction, width: 1 | 4, rank: number, x: OperandForm, y: OperandForm, lanes: number) => {
   const { specs, text } = operands(width, rank, x, y);
   return defineKernel({
     name: `${f}_${formName(width, rank, x, y)}`,
-    workgroup: [64],
+    workgroup: [lanes],
     params: PARAMS,
     buffers: { ...specs, output: width === 4 ? 'write vec4f' : 'write f32' },
-    body: `
+    body: eachElement(lanes, 'p.count', `
 ${text}
-  output[i] = ${BINARY_FUNCTIONS[f].value};`,
+  output[i] = ${BINARY_FUNCTIONS[f].value};`),
   });
 });
 
 type Operand = 'x' | 'y';
 
 /** Gradient by one operand, of the output's shape. */
-export const binaryGradientKernel = kernelFamily((f: BinaryFunction, by: Operand, width: 1 | 4, rank: number, x: OperandForm, y: OperandForm) => {
+export const binaryGradientKernel = kernelFamily((f: BinaryFunction, by: Operand, width: 1 | 4, rank: number, x: OperandForm, y: OperandForm, lanes: number) => {
   const { specs, text } = operands(width, rank, x, y);
   const T = width === 4 ? 'vec4f' : 'f32';
   return defineKernel({
     name: `${f}_gradient_${by}_${formName(width, rank, x, y)}`,
-    workgroup: [64],
+    workgroup: [lanes],
     params: PARAMS,
     buffers: { ...specs, upstream: `read ${T}`, gradient: `write ${T}` },
     module: `alias T = ${T};`,
-    body: `
+    body: eachElement(lanes, 'p.count', `
 ${text}
   let u = upstream[i];
-  gradient[i] = ${BINARY_FUNCTIONS[f][by === 'x' ? 'byX' : 'byY']};`,
+  gradient[i] = ${BINARY_FUNCTIONS[f][by === 'x' ? 'byX' : 'byY']};`),
   });
 });

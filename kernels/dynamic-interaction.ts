@@ -26,9 +26,10 @@ const TEXTURE_PARAMS = { shiftA: 'u32', shiftB: 'u32' } as const;
 /** Rows beyond which a tile would spill too many registers. */
 const HIGHEST_TILE = 56;
 
-/** Rows of a tile that takes all m rows of a product: whole blocks of those that the lanes load at once, where they swap them (see meetRow). */
+/** Rows of a tile that takes all m rows of a product: whole blocks of those that the lanes load at once where they swap them (see meetRow). */
 export function wholeTile(lanes: number, form: InteractionForm, m: number): number {
-  const block = lanes === 4 && form === 'tn' ? 16 : lanes;
+  if (lanes !== 4) return m;
+  const block = form === 'tn' ? 16 : 4;
   return Math.ceil(m / block) * block;
 }
 
@@ -39,8 +40,8 @@ export function wholeTile(lanes: number, form: InteractionForm, m: number): numb
  */
 export function interactionTile(lanes: number, form: InteractionForm, m: number, n: number): MatmulTile | null {
   if (lanes !== 4 && lanes !== 8 && lanes !== 16) return null;
-  const whole = lanes <= 8 && m > 32 && m <= HIGHEST_TILE;
-  const rows = m <= 16 ? 16 : whole ? wholeTile(lanes, form, m) : lanes === 4 && m > HIGHEST_TILE ? 64 : 32;
+  const whole = m > 32 && m <= HIGHEST_TILE;
+  const rows = m <= 16 ? 16 : whole ? wholeTile(lanes, form, m) : lanes !== 8 && m > HIGHEST_TILE ? 64 : 32;
   return { rows, columns: n <= 16 ? 16 : lanes === 16 || (lanes === 8 && n >= 64) ? 64 : 32 };
 }
 
@@ -68,7 +69,7 @@ const PLACE = (index: string, { rows, columns }: MatmulTile): string => `
  */
 export const subgroupInteractionKernel = kernelFamily((lanes: number, form: InteractionForm, rows: number, columns: number, textures: boolean) => {
   const transposedA = form === 'tn', transposedB = form === 'nt';
-  const blocksA = transposedA ? Math.ceil(rows / (4 * lanes)) : rows / lanes;
+  const blocksA = Math.ceil(rows / (transposedA ? 4 * lanes : lanes));
   // A lane keeps vec4s of B's columns, or single columns: those of the rows of B^T, and where the tile is too narrow for a vec4 a lane.
   const narrow = !readsVectors(lanes, form, { rows, columns });
   const single = transposedB || narrow;

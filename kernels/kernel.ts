@@ -100,6 +100,12 @@ export function kernelFamily<A extends readonly (string | number | boolean)[], K
 
 export type Grid = readonly [x: number, y: number, z: number];
 
+/** The body of a kernel of `lanes` lanes a workgroup that does `statements` for each element `i` below `count`: workgroup by workgroup a range of them, whatever the grid. */
+export const eachElement = (lanes: number, count: string, statements: string): string => `
+  let allLanes = groups.x * groups.y * groups.z * ${lanes}u;
+  let share = (${count} + allLanes - 1u) / allLanes * ${lanes}u;
+  for (var i = linearGroup * share + lane; i < min(${count}, (linearGroup + 1u) * share); i += ${lanes}u) { ${statements} }`;
+
 /** A grid of at least `groups` workgroups within the limit of a dimension; kernels number them by `linearGroup` and leave those past the end. */
 export function linearGrid(groups: number): Grid {
   if (groups <= MAX_GROUPS) return [groups, 1, 1];

@@ -7,7 +7,7 @@
  * Operands are 2-D arrays of lines, one batch entry below the other. Names: M x N output, K summed over; form `nt`: A as it is [M, K], B transposed [N, K].
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
-import { defineKernel, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
+import { defineKernel, eachElement, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
 
 export type MatmulForm = 'nn' | 'nt' | 'tn' | 'tt';
 /** `vec4`: the contiguous dimension of A and of B is a multiple of 4. `scalar`: any sizes, element by element. */
@@ -89,8 +89,8 @@ export function tilePlacement({ rows, columns }: MatmulTile): string {
   let k1 = min(p.k, k0 + p.sliceK);`;
 }
 
-/** How lane `from`'s value reaches all lanes: each form is the faster one on the adapters with subgroups of that size. */
-export const handOut = (subgroup: number, value: string, from: number): string => `${subgroup <= 4 ? 'subgroupBroadcast' : 'subgroupShuffle'}(${value}, ${from}u)`;
+/** How lane `from`'s value reaches all lanes: each form is the faster one on the adapters with subgroups of that size (lavapipe has an instruction for shuffles of 8 lanes, and a loop for those of 16). */
+export const handOut = (subgroup: number, value: string, from: number): string => `${subgroup !== 8 ? 'subgroupBroadcast' : 'subgroupShuffle'}(${value}, ${from}u)`;
 
 /**
  * How a row's value, loaded by lane `from`, meets every lane's columns. In subgroups of 4 (SwiftShader, where handing it out takes longer than ten multiply-adds) lanes swap
@@ -124,13 +124,13 @@ export const eachRow = (subgroup: number, rows: number, count: string, rowsOfALa
 export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 
 /**
- * Tile sizes by lanes of a subgroup. From buffers the large one is the fastest on lavapipe (8 lanes): a larger one spills registers, a smaller one uses every loaded value less.
- * From textures, and on SwiftShader (4 lanes), the wide one is. The small one wastes less on small outputs. Scalar access has the small one only.
+ * Tile sizes by lanes of a subgroup. From buffers the large one is the fastest on lavapipe with 8 lanes: a larger one spills registers, a smaller one uses every loaded value less.
+ * From textures, with 16 lanes, and on SwiftShader (4 lanes), the wide one is. The small one wastes less on small outputs. Scalar access has the small one only.
  */
 export const SUBGROUP_TILES: Readonly<Record<number, Readonly<Record<TileSize, MatmulTile>>>> = {
   4: { wide: { rows: 64, columns: 64 }, large: { rows: 32, columns: 32 }, small: { rows: 16, columns: 16 } },
   8: { wide: { rows: 32, columns: 64 }, large: { rows: 32, columns: 32 }, small: { rows: 16, columns: 32 } },
-  16: { wide: { rows: 32, columns: 128 }, large: { rows: 32, columns: 64 }, small: { rows: 16, columns: 64 } },
+  16: { wide: { rows: 64, columns: 64 }, large: { rows: 32, columns: 64 }, small: { rows: 16, columns: 64 } },
 };
 
 /**
@@ -226,7 +226,7 @@ ${products}
 });
 
 /** Adds up the slices of a split sum, in their order, and applies the epilogue: `output[i] = sum of partial[s * count + i]`. */
-export const sumSlicesKernel = kernelFamily((access: OperandAccess, epilogue: Epilogue): Kernel => {
+export const sumSlicesKernel = kernelFamily((access: OperandAccess, epilogue: Epilogue, lanes: number): Kernel => {
   const element = access === 'vec4' ? 'vec4f' : 'f32';
   const buffers: Record<string, BufferSpec> = {
     partial: `read ${element}`,
@@ -235,17 +235,15 @@ export const sumSlicesKernel = kernelFamily((access: OperandAccess, epilogue: Ep
   };
   return defineKernel({
     name: `matmul_sum_slices_f32_${access}${epilogue}`,
-    workgroup: [64],
+    workgroup: [lanes],
     /** Count and width in elements of the buffers: vec4s or scalars. */
     params: { count: 'u32', width: 'u32', slices: 'u32' },
     buffers,
-    body: `
-  let i = linearGroup * 64u + lane;
-  if (i >= p.count) { return; }
-  var sum = ${element}();
-  for (var s = 0u; s < p.slices; s++) { sum += partial[s * p.count + i]; }
-  ${columnOperands(epilogue, '', (buffer) => `${buffer}[i % p.width]`)}
-  output[i] = ${withEpilogue(epilogue, 'sum', '', 'residual[i]', `${element}()`)};`,
+    body: eachElement(lanes, 'p.count', `
+    var sum = ${element}();
+    for (var s = 0u; s < p.slices; s++) { sum += partial[s * p.count + i]; }
+    ${columnOperands(epilogue, '', (buffer) => `${buffer}[i % p.width]`)}
+    output[i] = ${withEpilogue(epilogue, 'sum', '', 'residual[i]', `${element}()`)};`),
   });
 });
 

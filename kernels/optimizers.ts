@@ -1,34 +1,34 @@
 /** Optimiser steps over flat buffers of many parameters: global gradient norm and clipping factor, AdamW, SGD. All on the device, nothing read back. */
-import { defineKernel, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
+import { defineKernel, eachElement, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
+import { teamOf, teamReduction, teamScope } from './reduce.ts';
 
 const LANES = 64;
-/** vec4s that one workgroup sums the squares of: partial sums stay short, and few are left for the second pass. */
-export const NORM_BLOCK = LANES * 32;
+/** vec4s that one team of lanes sums the squares of: partial sums stay short, and few are left for the second pass. */
+export const NORM_BLOCK = 2048;
 
 /** One partial sum of squares for each block of NORM_BLOCK vec4s. */
-export const squareSumsKernel = kernelFamily(() => defineKernel({
-  name: 'square_sums_f32_vec4',
-  workgroup: [LANES],
-  params: { first4: 'u32', count4: 'u32', firstPartial: 'u32' },
-  buffers: { gradient: 'read vec4f', partial: 'write f32' },
-  module: `var<workgroup> sums: array<f32, ${LANES}>;`,
-  body: `
-  let start = linearGroup * ${NORM_BLOCK}u;
-  if (start >= p.count4) { return; }
-  let end = min(p.count4, start + ${NORM_BLOCK}u);
+export const squareSumsKernel = kernelFamily((subgroupSize: number) => {
+  const team = teamOf(subgroupSize);
+  const square = (at: string): string => `dot(gradient[p.first4 + ${at}], gradient[p.first4 + ${at}])`;
+  return defineKernel({
+    name: `square_sums_f32_vec4_${team.label}`,
+    workgroup: [team.lanes * team.count],
+    subgroups: team.subgroups,
+    params: { first4: 'u32', count4: 'u32', firstPartial: 'u32', blocks: 'u32' },
+    buffers: { gradient: 'read vec4f', partial: 'write f32' },
+    module: teamReduction(team, 'teamSum', 'f32', 'add'),
+    body: `${teamScope(team)}
+  let end = min(p.count4, (item + 1u) * ${NORM_BLOCK}u);
+  var i = item * ${NORM_BLOCK}u + member;
   var sum = 0.0;
-  for (var i = start + lane; i < end; i += ${LANES}u) {
-    let g = gradient[p.first4 + i];
-    sum += dot(g, g);
+  for (; i + ${3 * team.lanes}u < end; i += ${4 * team.lanes}u) {
+    sum += (${square('i')} + ${square(`i + ${team.lanes}u`)}) + (${square(`i + ${2 * team.lanes}u`)} + ${square(`i + ${3 * team.lanes}u`)});
   }
-  sums[lane] = sum;
-  workgroupBarrier();
-  if (lane == 0u) {
-    var total = 0.0;
-    for (var l = 0u; l < ${LANES}u; l++) { total += sums[l]; }
-    partial[p.firstPartial + linearGroup] = total;
-  }`,
-}));
+  for (; i < end; i += ${team.lanes}u) { sum += ${square('i')}; }
+  let total = teamSum(sum, lane);
+  if (member == 0u && item < p.blocks) { partial[p.firstPartial + item] = total; }`,
+  });
+});
 
 /**
  * One workgroup: `norm[0]`, the norm of the gradients times `scale`, and `factor[0]`, what the gradients are to be multiplied by: `scale`, and where `clips` is 1
@@ -56,49 +56,55 @@ export const clippingFactorKernel = kernelFamily(() => defineKernel({
 }));
 
 /** Decoupled weight decay, then Adam: torch.optim.AdamW. `rates[slot]` is (lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), 1 - lr * weightDecay): what changes from step to step. */
-export const adamwKernel = kernelFamily(() => defineKernel({
+export const adamwKernel = kernelFamily((lanes: number) => defineKernel({
   name: 'adamw_f32_vec4',
-  workgroup: [LANES],
+  workgroup: [lanes],
   params: { first4: 'u32', count4: 'u32', slot: 'u32', mix1: 'f32', beta2: 'f32', mix2: 'f32', epsilon: 'f32' },
   buffers: { gradient: 'read vec4f', factor: 'read f32', rates: 'read vec4f', value: 'write vec4f', first: 'write vec4f', second: 'write vec4f' },
   body: `
-  if (linearGroup * ${LANES}u + lane >= p.count4) { return; }
-  let i = p.first4 + linearGroup * ${LANES}u + lane;
-  let g = gradient[i] * factor[0];
+
+  let scale = factor[0];
   let rate = rates[p.slot];
-  let m = first[i] + p.mix1 * (g - first[i]);
-  let v = p.beta2 * second[i] + p.mix2 * g * g;
-  first[i] = m;
-  second[i] = v;
-  value[i] = value[i] * rate.z - rate.x * m / (sqrt(v) * rate.y + p.epsilon);`,
+${eachElement(lanes, 'p.count4', `
+    let at = p.first4 + i;
+    let g = gradient[at] * scale;
+    let earlier = first[at];
+    let m = earlier + p.mix1 * (g - earlier);
+    let v = p.beta2 * second[at] + p.mix2 * g * g;
+    first[at] = m;
+    second[at] = v;
+    value[at] = value[at] * rate.z - rate.x * m / (sqrt(v) * rate.y + p.epsilon);`)}`,
 }));
 
 export type MomentumKind = 'plain' | 'momentum' | 'nesterov';
 
 /** torch.optim.SGD: decay joins the gradient; the momentum buffer starts at zero, so that its first value is the gradient. `rates[slot].x` is the learning rate. */
-export const sgdKernel = kernelFamily((kind: MomentumKind): Kernel => {
+export const sgdKernel = kernelFamily((kind: MomentumKind, lanes: number): Kernel => {
   const buffers: Record<string, BufferSpec> = {
     gradient: 'read vec4f', factor: 'read f32', rates: 'read vec4f', value: 'write vec4f', ...(kind === 'plain' ? {} : { velocity: 'write vec4f' as const }),
   };
   const update = {
-    plain: 'value[i] = x - rates[p.slot].x * g;',
-    momentum: `let v = p.momentum * velocity[i] + g;
-  velocity[i] = v;
-  value[i] = x - rates[p.slot].x * v;`,
-    nesterov: `let v = p.momentum * velocity[i] + g;
-  velocity[i] = v;
-  value[i] = x - rates[p.slot].x * (g + p.momentum * v);`,
+    plain: 'value[at] = x - rate * g;',
+    momentum: `let v = p.momentum * velocity[at] + g;
+    velocity[at] = v;
+    value[at] = x - rate * v;`,
+    nesterov: `let v = p.momentum * velocity[at] + g;
+    velocity[at] = v;
+    value[at] = x - rate * (g + p.momentum * v);`,
   }[kind];
   return defineKernel({
     name: `sgd_${kind}_f32_vec4`,
-    workgroup: [LANES],
+    workgroup: [lanes],
     params: { first4: 'u32', count4: 'u32', slot: 'u32', weightDecay: 'f32', momentum: 'f32' },
     buffers,
     body: `
-  if (linearGroup * ${LANES}u + lane >= p.count4) { return; }
-  let i = p.first4 + linearGroup * ${LANES}u + lane;
-  let x = value[i];
-  let g = gradient[i] * factor[0] + p.weightDecay * x;
-  ${update}`,
+
+  let scale = factor[0];
+  let rate = rates[p.slot].x;
+${eachElement(lanes, 'p.count4', `
+    let at = p.first4 + i;
+    let x = value[at];
+    let g = gradient[at] * scale + p.weightDecay * x;
+    ${update}`)}`,
   });
 });

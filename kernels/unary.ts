@@ -1,5 +1,5 @@
-/** Elementwise functions of one tensor, and their derivatives; one vec4 a lane. */
-import { defineKernel, kernelFamily } from './kernel.ts';
+/** Elementwise functions of one tensor, and their derivatives, vec4 by vec4. */
+import { defineKernel, eachElement, kernelFamily } from './kernel.ts';
 
 /** WGSL of f(x) and of its derivative in terms of input `x` and output `y`, over vec4f; `a` and `b` are the op's two numbers. */
 export const UNARY_FUNCTIONS = {
@@ -16,27 +16,18 @@ export const UNARY_FUNCTIONS = {
 
 export type UnaryFunction = keyof typeof UNARY_FUNCTIONS;
 
-export const unaryKernel = kernelFamily((f: UnaryFunction) => defineKernel({
+export const unaryKernel = kernelFamily((f: UnaryFunction, lanes: number) => defineKernel({
   name: `${f}_f32_vec4`,
-  workgroup: [64],
+  workgroup: [lanes],
   params: { count4: 'u32', a: 'f32', b: 'f32' },
   buffers: { input: 'read vec4f', output: 'write vec4f' },
-  body: `
-  let i = linearGroup * 64u + lane;
-  if (i >= p.count4) { return; }
-  let x = input[i];
-  output[i] = ${UNARY_FUNCTIONS[f].value};`,
+  body: eachElement(lanes, 'p.count4', `let x = input[i]; output[i] = ${UNARY_FUNCTIONS[f].value};`),
 }));
 
-export const unaryGradientKernel = kernelFamily((f: UnaryFunction) => defineKernel({
+export const unaryGradientKernel = kernelFamily((f: UnaryFunction, lanes: number) => defineKernel({
   name: `${f}_gradient_f32_vec4`,
-  workgroup: [64],
+  workgroup: [lanes],
   params: { count4: 'u32', a: 'f32', b: 'f32' },
   buffers: { input: 'read vec4f', output: 'read vec4f', upstream: 'read vec4f', gradient: 'write vec4f' },
-  body: `
-  let i = linearGroup * 64u + lane;
-  if (i >= p.count4) { return; }
-  let x = input[i];
-  let y = output[i];
-  gradient[i] = upstream[i] * (${UNARY_FUNCTIONS[f].derivative});`,
+  body: eachElement(lanes, 'p.count4', `let x = input[i]; let y = output[i]; gradient[i] = upstream[i] * (${UNARY_FUNCTIONS[f].derivative});`),
 }));

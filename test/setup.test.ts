@@ -5,11 +5,11 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, describe, expect, test, vi } from 'vitest';
-import { readDriverChoice, userVulkanVariable } from '../engine/node.ts';
-import { mesaVersion, runDoctor } from '../training/doctor.ts';
+import { lavapipeEnvironment, readDriverChoice, userVulkanVariable } from '../engine/node.ts';
+import { mesaVersion, runDoctor, vectorBits } from '../training/doctor.ts';
 import { InputError } from '../training/errors.ts';
 import {
-  chooseDriver, dependencyHash, lavapipeHint, manifestFingerprint, mesaSource, packagesInstalled, parseArguments, parseOsRelease, readTar, setUp, stillHolds, unpackSwiftShader,
+  chooseDriver, chooseVectorBits, dependencyHash, hasAvx512, lavapipeHint, manifestFingerprint, mesaSource, packagesInstalled, parseArguments, parseOsRelease, processorName, readTar, setUp, stillHolds, unpackSwiftShader,
 } from '../training/setup.mjs';
 
 const ROOT = resolve(import.meta.dirname, '..');
@@ -33,12 +33,13 @@ const found = (description: string, fallback: boolean): Probe =>
   ({ adapter: { vendor: '', architecture: '', device: '', description, fallback }, loader: import.meta.filename, problem: null });
 const refused: Probe = { adapter: null, loader: '/usr/lib/libvulkan.so.1', problem: 'Dawn finds no adapter it accepts' };
 const noLoader: Probe = { ...refused, loader: null };
-/** Linux with a Vulkan loader, no driver, no rights to install one; SwiftShader works. */
+/** Linux with a Vulkan loader, no driver, no rights to install one; SwiftShader works. Lavapipe, where a test adds it, keeps the width that it takes by itself. */
 function machine(changes: Partial<System> = {}): System {
   return {
     linux: true,
     manifests: () => [],
     probe: (manifests) => (manifests.includes(SWIFTSHADER.manifest) ? found('SwiftShader', true) : refused),
+    vectorBits: () => ({ bits: null, why: 'no AVX-512' }),
     installLavapipe: () => 'not root',
     swiftShader: () => SWIFTSHADER,
     lavapipeHint: () => 'apt-get install mesa-vulkan-drivers',
@@ -118,6 +119,94 @@ describe('the order of drivers', () => {
   });
 });
 
+describe("the width of lavapipe's vectors", () => {
+  test('is asked of lavapipe alone, on the driver files that Dawn accepted', () => {
+    const asked: unknown[] = [];
+    const vectors: Partial<System> = { vectorBits: (...files) => { asked.push(files); return { bits: 512, why: 'vectors of 512 bits: 131 GFLOP/s, of 256: 104' }; } };
+    for (const system of [machine({ ...vectors, ...withLavapipe(), probe: () => found('GeForce', false) }), machine(vectors), machine({ ...vectors, linux: false, probe: () => found('Apple M3', false) })]) {
+      expect(chooseDriver('auto', system, quiet).vectorBits).toBeNull();
+    }
+    expect(asked).toEqual([]);
+    const choice = chooseDriver('auto', machine({ ...vectors, ...withLavapipe() }), quiet);
+    expect(choice).toMatchObject({ driver: 'lavapipe', vectorBits: 512 });
+    expect(choice.why).toContain('; vectors of 512 bits: 131 GFLOP/s, of 256: 104');
+    const borrowing = machine({ ...vectors, ...withLavapipe(), probe: (_, loader) => (loader === SWIFTSHADER.loader ? found('llvmpipe', true) : noLoader) });
+    expect(chooseDriver('lavapipe', borrowing, quiet).vectorBits).toBe(512);
+    expect(asked).toEqual([[[LAVAPIPE], null], [[LAVAPIPE], SWIFTSHADER.loader]]);
+  });
+
+  type Measurement = Parameters<typeof chooseVectorBits>[0][number];
+  const measured = (bits: 256 | 512, gflops: number, error: number | null = 1e-5): Measurement =>
+    ({ bits, value: { error, tolerance: 1e-3, passed: error !== null && error <= 1e-3, gflops, subgroupSize: bits / 32 }, problem: null });
+  const failed = (bits: 256 | 512): Measurement => ({ bits, value: null, problem: "Dawn's process failed (ended by SIGILL)" });
+
+  test.each<[string, Measurement[], 512 | null, string]>([
+    ['512 where they are faster: the best run of each width counts', [measured(256, 104), measured(512, 61), measured(256, 50), measured(512, 131)], 512, 'vectors of 512 bits: 131 GFLOP/s, of 256: 104'],
+    ['its own where 512 are slower', [measured(256, 104), measured(512, 90), measured(256, 99), measured(512, 95)], null, '512 bits: 95 GFLOP/s, of 256: 104'],
+    ['its own where 512 are hardly faster', [measured(256, 100), measured(512, 109), measured(256, 100), measured(512, 109)], null, 'less than 10 %'],
+    ['its own where a product is wrong', [measured(256, 100), measured(512, 300, 0.5)], null, 'with 512 bits a product is wrong by 0.5 (at most 0.001)'],
+    ['its own where a product is NaN', [measured(256, 100), measured(512, 300, null)], null, 'wrong by NaN'],
+    ['its own where 512 fail in the second turn', [measured(256, 100), measured(512, 131), measured(256, 100), failed(512)], null, 'with 512 bits Dawn\'s process failed (ended by SIGILL)'],
+    ['its own where there is nothing to compare with', [failed(256)], null, 'with 256 bits Dawn\'s process failed'],
+  ])('%s', (_, measurements, bits, why) => {
+    const choice = chooseVectorBits(measurements);
+    expect(choice.bits).toBe(bits);
+    expect(choice.why).toContain(why);
+  });
+
+  test('512 bits need all of AVX-512 that LLVM uses for them', () => {
+    const cpuinfo = (flags: string): string => `processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 ${flags} clflush\npower management:\n`;
+    expect(hasAvx512(cpuinfo('avx512f avx512dq avx512bw avx512vl avx512_vnni'))).toBe(true);
+    expect(hasAvx512(cpuinfo('avx512f avx512dq avx512cd avx512_vbmi2 avx512vl'))).toBe(false);
+    expect(hasAvx512('processor\t: 0\nFeatures\t: fp asimd\n')).toBe(false);
+    expect(hasAvx512('')).toBe(false);
+    expect(processorName(cpuinfo('avx512f avx512dq avx512bw avx512vl'))).toBe('AMD EPYC, with AVX-512');
+    expect(processorName('')).toBe('unknown, without AVX-512');
+  });
+
+  test("the user's width comes first, and every width has a folder of compiled shaders of its own", () => {
+    const home = { XDG_CACHE_HOME: '/home/cache' }, ours = '/home/cache/dynamic-sparse-rcnn-webgpu';
+    expect(lavapipeEnvironment({ vectorBits: 512 }, home)).toEqual({ LP_NATIVE_VECTOR_WIDTH: '512', MESA_SHADER_CACHE_DIR: `${ours}/lavapipe-512` });
+    expect(lavapipeEnvironment({ vectorBits: null }, home)).toEqual({ MESA_SHADER_CACHE_DIR: `${ours}/lavapipe-default` });
+    for (const bits of [512, null]) {
+      expect(lavapipeEnvironment({ vectorBits: bits }, { ...home, LP_NATIVE_VECTOR_WIDTH: '256' })).toEqual({ LP_NATIVE_VECTOR_WIDTH: '256', MESA_SHADER_CACHE_DIR: `${ours}/lavapipe-256` });
+    }
+    expect(lavapipeEnvironment({ vectorBits: 512 }, { MESA_SHADER_CACHE_DIR: '/mine' }).MESA_SHADER_CACHE_DIR).toBe('/mine/lavapipe-512');
+    expect(() => lavapipeEnvironment({ vectorBits: 512 }, { LP_NATIVE_VECTOR_WIDTH: '../wide' })).toThrow('LP_NATIVE_VECTOR_WIDTH: must be a number of bits, 256 or 512, got "../wide"');
+  });
+
+  test('a child process has the same folder, or that of the width it is given', () => {
+    for (const environment of [{ XDG_CACHE_HOME: '/home/cache' }, { MESA_SHADER_CACHE_DIR: '/mine' }]) {
+      for (const bits of [512, null]) {
+        const parent = lavapipeEnvironment({ vectorBits: bits }, environment);
+        expect(lavapipeEnvironment({ vectorBits: bits }, { ...environment, ...parent })).toEqual(parent);
+        const narrow = lavapipeEnvironment({ vectorBits: bits }, { ...environment, ...parent, LP_NATIVE_VECTOR_WIDTH: '256' });
+        expect(narrow.MESA_SHADER_CACHE_DIR).toBe(join(dirname(parent.MESA_SHADER_CACHE_DIR), 'lavapipe-256'));
+      }
+    }
+  });
+});
+
+test('the engine makes the folder of compiled shaders, does without one where it cannot, and leaves a driver that the user names alone', () => {
+  const applied = (environment: Record<string, string>): Record<string, string> => {
+    const choice = { driver: 'lavapipe', manifests: [LAVAPIPE], loader: null, vectorBits: 512, why: '', hint: null, request: 'auto', forced: false };
+    const code = `import { applyDriverChoice } from './engine/node.ts'; applyDriverChoice(${JSON.stringify(choice)}); console.log(JSON.stringify(process.env));`;
+    const child = spawnSync(process.execPath, ['--import', 'tsx', '--input-type=module', '--eval', code], { cwd: ROOT, env: { PATH: process.env.PATH, ...environment }, encoding: 'utf8' });
+    expect(child.stderr).toBe('');
+    return JSON.parse(child.stdout) as Record<string, string>;
+  };
+  const shaders = join(scratch, 'shaders');
+  expect(applied({ MESA_SHADER_CACHE_DIR: shaders })).toMatchObject({ VK_DRIVER_FILES: LAVAPIPE, LP_NATIVE_VECTOR_WIDTH: '512', MESA_SHADER_CACHE_DIR: join(shaders, 'lavapipe-512') });
+  expect(statSync(join(shaders, 'lavapipe-512')).isDirectory()).toBe(true);
+  const inherited = { VK_DRIVER_FILES: LAVAPIPE, MESA_SHADER_CACHE_DIR: join(shaders, 'lavapipe-512'), LP_NATIVE_VECTOR_WIDTH: '256' };
+  expect(applied(inherited).MESA_SHADER_CACHE_DIR).toBe(join(shaders, 'lavapipe-256'));
+  writeFileSync(join(scratch, 'a-file'), '');
+  expect(applied({ MESA_SHADER_CACHE_DIR: join(scratch, 'a-file') })).toMatchObject({ LP_NATIVE_VECTOR_WIDTH: '512', MESA_SHADER_CACHE_DISABLE: 'true' });
+  const named = applied({ VK_DRIVER_FILES: '/other.json', LP_NATIVE_VECTOR_WIDTH: '256' });
+  expect(named).toMatchObject({ VK_DRIVER_FILES: '/other.json', LP_NATIVE_VECTOR_WIDTH: '256' });
+  expect(named).not.toHaveProperty('MESA_SHADER_CACHE_DIR');
+});
+
 describe('between runs', () => {
   const untouchable: System = machine({ probe: () => { throw new Error('probed again'); }, installLavapipe: () => { throw new Error('installed again'); } });
   function run(root: string, system: System, argv: string[] = [], environment: NodeJS.ProcessEnv = {}): string[] {
@@ -164,6 +253,25 @@ describe('between runs', () => {
     expect(readDriverChoice({}, driverFile(root))).toMatchObject({ driver: 'lavapipe', request: 'auto', forced: false });
   });
 
+  test("lavapipe's width is stored, said, and read by the engine", () => {
+    const root = emptyProject();
+    expect(run(root, { ...present(root), vectorBits: () => ({ bits: 512, why: 'measured' }) }).join()).toContain('lavapipe (llvmpipe), with vectors of 512 bits;');
+    expect(run(root, untouchable)).toEqual([]);
+    expect(readDriverChoice({}, driverFile(root))).toMatchObject({ driver: 'lavapipe', vectorBits: 512 });
+    run(root, present(root), ['--driver', 'auto']);
+    expect(readDriverChoice({}, driverFile(root))).toMatchObject({ driver: 'lavapipe', vectorBits: null });
+  });
+
+  test('choices in the form of an older set-up are made anew without complaint, and what was asked for stays', () => {
+    const root = emptyProject();
+    run(root, present(root), ['--driver', 'swiftshader']);
+    writeFileSync(driverFile(root), JSON.stringify({ ...JSON.parse(readFileSync(driverFile(root), 'utf8')), format: 1 }));
+    const said = run(root, present(root));
+    expect(said.join('\n')).toContain('WebGPU runs on swiftshader');
+    expect(said.join('\n')).not.toContain('anew');
+    expect(readDriverChoice({}, driverFile(root))).toMatchObject({ driver: 'swiftshader', request: 'swiftshader', forced: false });
+  });
+
   test('--driver is kept, until --driver auto', () => {
     const root = emptyProject();
     run(root, present(root), ['--driver', 'swiftshader']);
@@ -174,7 +282,7 @@ describe('between runs', () => {
   });
 
   test('an unreadable choice is made anew, with a word; the engine names file and remedy', () => {
-    for (const [content, complaint] of [['{ "format": 1, "cho', 'not readable as JSON'], ['{ "format": 99 }', 'format must be 1, got 99'], ['{ "format": 1, "requested": "vulcan", "choices": {} }', '"vulcan"']]) {
+    for (const [content, complaint] of [['{ "format": 2, "cho', 'not readable as JSON'], ['{ "format": 99 }', 'format must be 2, got 99'], ['{ "format": 2, "requested": "vulcan", "choices": {} }', '"vulcan"']]) {
       const root = emptyProject();
       run(root, present(root));
       writeFileSync(driverFile(root), content);
@@ -188,16 +296,16 @@ describe('between runs', () => {
 
   test('the engine names the field of a choice it does not understand', () => {
     const file = join(scratch, 'driver-of-another-kind.json');
-    const choice = { driver: 'lavapipe', manifests: [], loader: null, why: '', hint: null };
-    for (const [field, value] of Object.entries({ driver: 'vulcan', manifests: 'lvp.json', loader: 3, why: null, hint: 1 })) {
-      writeFileSync(file, JSON.stringify({ format: 1, requested: 'auto', choices: { auto: { ...choice, [field]: value } } }));
+    const choice = { driver: 'lavapipe', manifests: [], loader: null, vectorBits: 512, why: '', hint: null };
+    for (const [field, value] of [['driver', 'vulcan'], ['manifests', 'lvp.json'], ['loader', 3], ['vectorBits', '512'], ['vectorBits', 0], ['vectorBits', 25.6], ['vectorBits', undefined], ['why', null], ['hint', 1]] as const) {
+      writeFileSync(file, JSON.stringify({ format: 2, requested: 'auto', choices: { auto: { ...choice, [field]: value } } }));
       expect(() => readDriverChoice({}, file)).toThrow(`choices.auto.${field} must be`);
     }
     expect(readDriverChoice({}, join(scratch, 'missing.json'))).toBeNull();
     expect(() => readDriverChoice({ DSRCNN_DRIVER: 'vulcan' }, file)).toThrow('must be one of auto, gpu, lavapipe, swiftshader, got "vulcan"');
   });
 
-  test('a choice lapses when its files go, or when a Vulkan driver comes or changes', () => {
+  test('a choice lapses when its files go, when a Vulkan driver comes or changes, or lavapipe comes to another processor', () => {
     const root = emptyProject();
     const folder = join(root, 'icd.d');
     mkdirSync(folder);
@@ -205,15 +313,18 @@ describe('between runs', () => {
     const empty = fingerprint();
     const manifest = join(folder, 'lvp_icd.json');
     writeFileSync(manifest, '{}');
-    const choice = { ...chooseDriver('auto', machine(withLavapipe()), quiet), manifests: [manifest], systemLoader: manifest, installed: fingerprint() };
+    const choice = { ...chooseDriver('auto', machine(withLavapipe()), quiet), manifests: [manifest], systemLoader: manifest, installed: fingerprint(), processor: 'AMD EPYC, with AVX-512' };
+    const holds = (changes: Partial<typeof choice>, request: 'auto' | 'lavapipe', processor = choice.processor): boolean => stillHolds({ ...choice, ...changes }, request, fingerprint(), processor);
     expect(fingerprint()).not.toBe(empty);
-    expect(stillHolds(choice, 'auto', fingerprint())).toBe(true);
+    expect(holds({}, 'auto')).toBe(true);
+    expect(holds({}, 'lavapipe', 'AMD EPYC, without AVX-512')).toBe(false);
+    expect(holds({ driver: 'gpu' }, 'auto', 'AMD EPYC, without AVX-512')).toBe(true);
     utimesSync(manifest, 1, 1);
-    expect(stillHolds(choice, 'auto', fingerprint())).toBe(false);
-    expect(stillHolds(choice, 'lavapipe', fingerprint())).toBe(true);
-    expect(stillHolds({ ...choice, systemLoader: join(folder, 'removed-libvulkan.so.1') }, 'lavapipe', fingerprint())).toBe(false);
+    expect(holds({}, 'auto')).toBe(false);
+    expect(holds({}, 'lavapipe')).toBe(true);
+    expect(holds({ systemLoader: join(folder, 'removed-libvulkan.so.1') }, 'lavapipe')).toBe(false);
     rmSync(manifest);
-    expect(stillHolds(choice, 'lavapipe', fingerprint())).toBe(false);
+    expect(holds({}, 'lavapipe')).toBe(false);
   });
 
   test('other dependencies need npm, other scripts do not', () => {
@@ -319,7 +430,7 @@ test('SwiftShader runs under its own Vulkan loader, loaded by the engine before 
     return;
   }
   if (!unpacked) throw new Error('SwiftShader was not unpacked');
-  const choice = { driver: 'swiftshader', manifests: [unpacked.manifest], loader: unpacked.loader, why: '', hint: null, request: 'swiftshader', forced: true };
+  const choice = { driver: 'swiftshader', manifests: [unpacked.manifest], loader: unpacked.loader, vectorBits: null, why: '', hint: null, request: 'swiftshader', forced: true };
   const code = `
     import { readFileSync } from 'node:fs';
     import { create } from 'webgpu';
@@ -354,5 +465,11 @@ describe('doctor', () => {
   test("reads Mesa's version out of a description", () => {
     expect(mesaVersion('llvmpipe: Mesa 25.0.7-2~bpo12+1 (LLVM 15.0.6) 0.0.1')).toBe('25.0.7');
     expect(mesaVersion('NVIDIA: 550.54.15')).toBeNull();
+  });
+
+  test("reads the width of lavapipe's vectors out of its name", () => {
+    expect(vectorBits('llvmpipe-llvm-15-0-6-256-bits-')).toBe(256);
+    expect(vectorBits('llvmpipe-llvm-19-1-7-512-bits-')).toBe(512);
+    expect(vectorBits('swiftshader-device-llvm-10-0-0-')).toBeNull();
   });
 });

@@ -2,9 +2,10 @@
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
-import { matmul, Random, sigmoid, type Device } from '../engine/index.ts';
+import type { Device } from '../engine/index.ts';
 import { openDevice, readDriverChoice, userVulkanVariable } from '../engine/node.ts';
 import { InputError } from './errors.ts';
+import { passes, selfTest } from './self-test.ts';
 
 export const DOCTOR_HELP = `usage: npm run doctor
 
@@ -14,7 +15,8 @@ Exit code: 0 all is well, 1 the self-test failed, 2 there is no adapter.
   --help           this text
 
 environment:
-  DSRCNN_DRIVER=NAME    auto, gpu, lavapipe or swiftshader, for this run (npm run setup -- --help)`;
+  DSRCNN_DRIVER=NAME            auto, gpu, lavapipe or swiftshader, for this run (npm run setup -- --help)
+  LP_NATIVE_VECTOR_WIDTH=256    bits of lavapipe's vectors (or 512), for this run`;
 
 /** The limits that decide how large the kernels' work may be. */
 const LIMITS = [
@@ -41,71 +43,10 @@ function packageVersion(name: string): string {
   return version;
 }
 
-export interface SelfTest {
-  readonly name: string;
-  /** Largest absolute error against the same in float64. */
-  readonly error: number;
-  /** What rounding to f32 may cost; the test says why that much. */
-  readonly tolerance: number;
-  /** What the adapter managed, e.g. "12.3 GB/s". */
-  readonly rate: string;
-}
-
-/** Repeats `work` for about `milliseconds`; gives seconds a repetition. */
-async function secondsEach(device: Device, work: () => void, milliseconds: number): Promise<number> {
-  const batch = 8;
-  const start = performance.now();
-  for (let count = 0; ; ) {
-    for (let i = 0; i < batch; i++) device.scope(() => device.noGrad(work));
-    await device.synchronize();
-    count += batch;
-    const elapsed = performance.now() - start;
-    if (elapsed >= milliseconds) return elapsed / 1000 / count;
-  }
-}
-
-/** An elementwise op over an odd number of elements: shaders compile, memory goes up and comes back. */
-async function testSigmoid(device: Device): Promise<SelfTest> {
-  const count = 2 ** 20 + 1;
-  const values = new Float32Array(new Random(1).normalArray(count, 0, 4));
-  const input = device.tensor(values);
-  const output = sigmoid(input);
-  const result = await output.read();
-  output.dispose();
-  let error = 0;
-  for (let i = 0; i < count; i++) error = Math.max(error, Math.abs(result[i] - 1 / (1 + Math.exp(-values[i]))));
-  const seconds = await secondsEach(device, () => { sigmoid(input); }, 300);
-  input.dispose();
-  // WGSL allows exp(x) an error of 3 + 2 |x| ulp: some 40 ulp at |x| = 20.
-  return { name: `sigmoid of ${count.toLocaleString('en')} numbers`, error, tolerance: 1e-5, rate: `${(count * 8 / seconds / 1e9).toFixed(1)} GB/s` };
-}
-
-/** A product of square matrices, compared in every 61st entry, so that all rows and columns occur. */
-async function testMatmul(device: Device): Promise<SelfTest> {
-  const size = 512;
-  const random = new Random(2);
-  const [left, right] = [0, 1].map(() => new Float32Array(random.uniformArray(size * size, -1, 1)));
-  const [a, b] = [left, right].map((values) => device.tensor(values, [size, size]));
-  const product = matmul(a, b);
-  const result = await product.read();
-  product.dispose();
-  let error = 0;
-  for (let entry = 0; entry < size * size; entry += 61) {
-    const row = Math.floor(entry / size), column = entry % size;
-    let sum = 0;
-    for (let k = 0; k < size; k++) sum += left[row * size + k] * right[k * size + column];
-    error = Math.max(error, Math.abs(result[entry] - sum));
-  }
-  const seconds = await secondsEach(device, () => { matmul(a, b); }, 300);
-  a.dispose();
-  b.dispose();
-  // 512 products of size up to 1 summed in any order: at most 512 roundings of sums that stay below about 32.
-  return { name: `matmul ${size} x ${size} x ${size}`, error, tolerance: 1e-3, rate: `${(2 * size ** 3 / seconds / 1e9).toFixed(1)} GFLOP/s` };
-}
-
-/** The self-tests in order; they take about a second together. */
-export async function selfTest(device: Device): Promise<readonly SelfTest[]> {
-  return [await testSigmoid(device), await testMatmul(device)];
+/** Bits of lavapipe's vectors, as it names itself, e.g. "llvmpipe-llvm-15-0-6-256-bits-". */
+export function vectorBits(device: string): number | null {
+  const bits = /^llvmpipe\b.*?(\d+)-bits/.exec(device)?.[1];
+  return bits === undefined ? null : Number(bits);
 }
 
 /**
@@ -125,8 +66,11 @@ export async function runDoctor(argv: readonly string[]): Promise<number> {
   print('machine', `${os.type()} ${os.release()} ${process.arch}, ${os.availableParallelism()} processors (${os.cpus()[0]?.model.trim() ?? 'unknown'})`);
 
   let device: Device;
+  let reasonForWidth = "lavapipe's own choice";
   try {
     const choice = readDriverChoice();
+    if (process.env.LP_NATIVE_VECTOR_WIDTH) reasonForWidth = `by LP_NATIVE_VECTOR_WIDTH=${process.env.LP_NATIVE_VECTOR_WIDTH}`;
+    else if (choice?.vectorBits && !userVulkanVariable()) reasonForWidth = 'the faster ones, as set-up measured';
     const variable = userVulkanVariable();
     if (variable) {
       print('driver', `the one that ${variable}=${process.env[variable]} names`);
@@ -150,6 +94,12 @@ export async function runDoctor(argv: readonly string[]): Promise<number> {
     const mesa = mesaVersion(info.description);
     print('adapter', `${info.description || 'without a description'} (vendor ${info.vendor || 'unknown'}, architecture ${info.architecture || 'unknown'})`);
     if (mesa) print('', `Mesa ${mesa}`);
+    const bits = vectorBits(device.gpu.adapterInfo.device);
+    if (bits !== null) {
+      print('vectors', `of ${bits} bits, ${reasonForWidth}`);
+      const { MESA_SHADER_CACHE_DISABLE: disabled, MESA_SHADER_CACHE_DIR: folder } = process.env;
+      print('', disabled ? `MESA_SHADER_CACHE_DISABLE=${disabled}` : folder ? `compiled shaders in ${folder}` : "compiled shaders in Mesa's own folder, shared with other programs");
+    }
     print('subgroups', device.subgroupSize > 0 ? `of ${device.subgroupSize} lanes` : 'not used: the adapter has none, or of several sizes');
     print('half', info.features.includes('shader-f16') ? '--half of predict, evaluate and tune is possible' : '--half is not possible: the adapter lacks shader-f16');
     print('features', info.features.join(', '));
@@ -159,9 +109,9 @@ export async function runDoctor(argv: readonly string[]): Promise<number> {
     }
     let failed = false;
     for (const [i, test] of (await selfTest(device)).entries()) {
-      const passed = test.error <= test.tolerance; // NaN does not pass
+      const passed = passes(test);
       failed ||= !passed;
-      print(i === 0 ? 'self-test' : '', `${test.name}: ${passed ? 'ok' : 'FAILED'}, largest error ${test.error.toExponential(1)} (at most ${test.tolerance}), ${test.rate}`);
+      print(i === 0 ? 'self-test' : '', `${test.name}: ${passed ? 'ok' : 'FAILED'}, largest error ${test.error.toExponential(1)} (at most ${test.tolerance}), ${test.rate.toFixed(1)} ${test.unit}`);
     }
     return failed ? 1 : 0;
   } catch (error) {

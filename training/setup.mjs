@@ -7,6 +7,7 @@
  *
  * Order of drivers: a real GPU; lavapipe (Mesa >= 23), installed with apt where we may; SwiftShader, which comes with an npm package.
  * A driver counts as accepted when Dawn, in a child process of its own, has run a shader on it: a crash or a missing library costs nothing then.
+ * Where lavapipe is chosen on a processor with AVX-512, it is measured with vectors of 256 and of 512 bits (training/vector-width.ts): it takes 256 by itself.
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -25,11 +26,16 @@ import { brotliDecompressSync } from 'node:zlib';
  * @property {string[]} manifests Vulkan driver manifests to put into VK_DRIVER_FILES; empty: the Vulkan loader's own search
  * @property {string | null} loader libvulkan to load before Dawn, where the system has none
  * @property {string | null} systemLoader the system's libvulkan, where that is the one in use
+ * @property {number | null} vectorBits bits of lavapipe's vectors, where others than it takes by itself are faster
  * @property {Adapter} adapter
  * @property {string} why
  * @property {string | null} hint how to get a faster driver
  * @property {string} installed fingerprint of the system's Vulkan manifests when the choice was made
+ * @property {string} processor the processor it was made on, as `processorName` tells it
  */
+/** @typedef {{ bits: 512 | null, why: string }} VectorChoice null: the width that lavapipe takes by itself */
+/** @typedef {import('./vector-width.ts').WidthReport} WidthReport */
+/** @typedef {{ bits: 256 | 512, value: WidthReport | null, problem: string | null }} WidthMeasurement What a run of vector-width.ts said, or how it failed. */
 /** @typedef {{ format: number, dependencies: string, requested: Request, choices: Partial<Record<Request, Choice>> }} State */
 /** @typedef {{ loader: string, manifest: string }} SwiftShader */
 /**
@@ -37,6 +43,7 @@ import { brotliDecompressSync } from 'node:zlib';
  * @property {boolean} linux
  * @property {() => string[]} manifests all installed Vulkan driver manifests
  * @property {(manifests: string[], loader: string | null) => Probe} probe
+ * @property {(manifests: string[], loader: string | null) => VectorChoice} vectorBits how wide lavapipe's vectors shall be
  * @property {() => string | null} installLavapipe null when it is installed now, else why it could not be
  * @property {() => SwiftShader | null} swiftShader null where the package has no build for this processor
  * @property {() => string} lavapipeHint
@@ -53,12 +60,15 @@ Installs the npm packages and chooses the WebGPU driver; does nothing where both
 
 environment:
   DSRCNN_DRIVER=NAME                    the same names, for one run only:  DSRCNN_DRIVER=swiftshader npm test
-  VK_DRIVER_FILES, VK_ICD_FILENAMES     if you set one, the Vulkan loader obeys it and nothing is chosen (unless DSRCNN_DRIVER is set)`;
+  VK_DRIVER_FILES, VK_ICD_FILENAMES     if you set one, the Vulkan loader obeys it and nothing is chosen (unless DSRCNN_DRIVER is set)
+  LP_NATIVE_VECTOR_WIDTH=256            bits of lavapipe's vectors (or 512), for one run, whatever was measured`;
 
-const FORMAT = 1;
+const FORMAT = 2; // 1 knew nothing of vectors
 const OLDEST_MESA = 23; // Dawn refuses the Vulkan of older lavapipes
 const OLDEST_NODE = [20, 19];
-const PROBE_TIMEOUT_MS = 60_000;
+const CHILD_TIMEOUT_MS = 60_000;
+const AVX512 = ['avx512f', 'avx512bw', 'avx512dq', 'avx512vl']; // what LLVM wants for vectors of 512 bits of every type
+const WORTHWHILE = 1.1; // times as fast as the default: less is within what two runs differ by
 const MANIFEST_DIRECTORIES = ['/etc/vulkan/icd.d', '/usr/local/etc/vulkan/icd.d', '/usr/local/share/vulkan/icd.d', '/usr/share/vulkan/icd.d'];
 // Where container platforms mount NVIDIA's driver; the Vulkan loader does not look there by itself.
 const MOUNTED_DIRECTORIES = ['/usr/local/nvidia/share/vulkan/icd.d', '/usr/local/nvidia/vulkan/icd.d'];
@@ -179,7 +189,36 @@ export function manifestFingerprint(directories = [...MANIFEST_DIRECTORIES, ...M
   return createHash('sha256').update(JSON.stringify(listManifests(directories))).digest('hex').slice(0, 16);
 }
 
-/** The stored choices; null when there are none. Throws when the file cannot be understood. @param {string} file @returns {State | null} */
+/** @param {string} cpuinfo /proc/cpuinfo */
+export function hasAvx512(cpuinfo) {
+  const flags = /^flags\s*:(.*)$/m.exec(cpuinfo)?.[1].trim().split(/\s+/) ?? [];
+  return AVX512.every((flag) => flags.includes(flag));
+}
+
+/** What the choice of a width depends on: virtual machines give processors with and without AVX-512 one name. @param {string} cpuinfo /proc/cpuinfo */
+export function processorName(cpuinfo) {
+  return `${/^model name\s*:(.*)$/m.exec(cpuinfo)?.[1].trim() ?? 'unknown'}, ${hasAvx512(cpuinfo) ? 'with' : 'without'} AVX-512`;
+}
+
+/** /proc/cpuinfo; empty where there is none. */
+const readCpuinfo = () => (existsSync('/proc/cpuinfo') ? readFileSync('/proc/cpuinfo', 'utf8') : '');
+
+/**
+ * The width of lavapipe's vectors by what was measured, the best rate of each width: 512 bits only if nothing failed or computed wrongly, and it is clearly faster.
+ * @param {readonly WidthMeasurement[]} measurements at least one of each width, or up to the first that failed @returns {VectorChoice}
+ */
+export function chooseVectorBits(measurements) {
+  for (const { bits, value, problem } of measurements) {
+    const failure = value === null ? problem : value.passed ? null : `a product is wrong by ${value.error ?? 'NaN'} (at most ${value.tolerance})`;
+    if (failure !== null) return { bits: null, why: `vectors as wide as lavapipe takes them, since with ${bits} bits ${failure}` };
+  }
+  const best = (/** @type {number} */ bits) => Math.max(...measurements.filter((measurement) => measurement.bits === bits).map(({ value }) => value?.gflops ?? NaN));
+  const [narrow, wide] = [best(256), best(512)];
+  const measured = `vectors of 512 bits: ${wide.toFixed(0)} GFLOP/s, of 256: ${narrow.toFixed(0)}`;
+  return wide >= WORTHWHILE * narrow ? { bits: 512, why: measured } : { bits: null, why: `${measured}; that is less than 10 % faster, so lavapipe keeps its own width` };
+}
+
+/** The stored choices, none of them where an older set-up wrote the file; null when there is no file. Throws when it cannot be understood. @param {string} file @returns {State | null} */
 export function readState(file) {
   if (!existsSync(file)) return null;
   let state;
@@ -188,6 +227,7 @@ export function readState(file) {
   } catch (error) {
     throw new SetupError(`${file}: not readable as JSON (${messageOf(error)})`);
   }
+  if (state?.format === 1) return { ...state, format: FORMAT, requested: asRequest(state.requested, `${file}: requested`), choices: {} };
   if (state?.format !== FORMAT) throw new SetupError(`${file}: format must be ${FORMAT}, got ${JSON.stringify(state?.format)}`);
   if (typeof state.choices !== 'object' || state.choices === null) throw new SetupError(`${file}: choices must be an object, got ${JSON.stringify(state.choices)}`);
   asRequest(state.requested, `${file}: requested`);
@@ -203,8 +243,9 @@ function writeJson(file, value) {
 }
 
 /** Whether a stored choice still holds, by a few file checks. @param {Choice | undefined} choice @param {Request} request */
-export function stillHolds(choice, request, fingerprint = manifestFingerprint()) {
+export function stillHolds(choice, request, fingerprint = manifestFingerprint(), processor = processorName(readCpuinfo())) {
   if (choice === undefined) return false;
+  if (choice.driver === 'lavapipe' && choice.processor !== processor) return false;
   if (request === 'auto' && choice.installed !== fingerprint) return false;
   return [...choice.manifests, choice.loader, choice.systemLoader].every((file) => !file || existsSync(file));
 }
@@ -212,7 +253,7 @@ export function stillHolds(choice, request, fingerprint = manifestFingerprint())
 /**
  * Tries the drivers in order and returns the first that Dawn accepts; throws SetupError, naming every attempt, when none is.
  * @param {Request} request @param {System} system @param {(line: string) => void} say
- * @returns {Omit<Choice, 'installed'>}
+ * @returns {Omit<Choice, 'installed' | 'processor'>}
  */
 export function chooseDriver(request, system, say) {
   /** @type {string[]} */
@@ -220,8 +261,10 @@ export function chooseDriver(request, system, say) {
   let noLavapipe = '';
   const wanted = (/** @type {Request} */ name) => request === 'auto' || request === name;
   const asked = request === 'auto' ? '' : `${request} was asked for; `;
-  const choice = (/** @type {Choice['driver']} */ driver, /** @type {string[]} */ manifests, /** @type {string | null} */ systemLoader, /** @type {string | null} */ loader, /** @type {Adapter} */ adapter, hint = '') =>
-    ({ driver, manifests, loader, systemLoader: loader ? null : systemLoader, adapter, why: `${asked}${[...attempts, `Dawn accepts ${adapter.description || adapter.device}`].join('; ')}`, hint: hint || null });
+  const choice = (/** @type {Choice['driver']} */ driver, /** @type {string[]} */ manifests, /** @type {string | null} */ systemLoader, /** @type {string | null} */ loader, /** @type {Adapter} */ adapter, { hint = '', vectors = /** @type {VectorChoice | null} */ (null) } = {}) => ({
+    driver, manifests, loader, systemLoader: loader ? null : systemLoader, vectorBits: vectors?.bits ?? null, adapter,
+    why: `${asked}${[...attempts, `Dawn accepts ${adapter.description || adapter.device}`, ...(vectors ? [vectors.why] : [])].join('; ')}`, hint: hint || null,
+  });
 
   if (!system.linux) {
     if (request === 'lavapipe' || request === 'swiftshader') throw new SetupError(`driver ${request} is for Linux; elsewhere WebGPU has the system's own Metal or Direct3D`);
@@ -254,7 +297,7 @@ export function chooseDriver(request, system, say) {
       const manifests = system.manifests().filter((file) => /^lvp_icd.*\.json$/.test(path.basename(file)));
       if (manifests.length === 0) return null;
       const { adapter, problem, loader, borrowed } = probe(manifests);
-      if (adapter) return choice('lavapipe', manifests, loader, borrowed, adapter);
+      if (adapter) return choice('lavapipe', manifests, loader, borrowed, adapter, { vectors: system.vectorBits(manifests, borrowed) });
       attempts.push(`the installed lavapipe is not accepted: ${problem}`);
       return null;
     };
@@ -272,7 +315,7 @@ export function chooseDriver(request, system, say) {
     if (own) {
       say('SwiftShader unpacked from the npm package @sparticuz/chromium');
       const { adapter, problem, loader, borrowed } = probe([own.manifest]);
-      if (adapter) return choice('swiftshader', [own.manifest], loader, borrowed, adapter, request === 'auto' ? `${noLavapipe}; for a driver several times as fast: ${system.lavapipeHint()}` : '');
+      if (adapter) return choice('swiftshader', [own.manifest], loader, borrowed, adapter, { hint: request === 'auto' ? `${noLavapipe}; for a driver several times as fast: ${system.lavapipeHint()}` : '' });
       attempts.push(`SwiftShader does not start: ${problem}`);
     } else attempts.push(`SwiftShader: @sparticuz/chromium is built for x64, this is ${process.arch}`);
   }
@@ -323,18 +366,48 @@ async function doubleOnDevice(device) {
   if (!numbers.every((value, i) => value === 2 * i)) throw new Error('the adapter computed 2 * 3 wrongly');
 }
 
-/** Runs Dawn in a child process. @param {string} script this file @param {string[]} manifests @param {string | null} loader @returns {Probe} */
-function probeInChild(script, manifests, loader) {
-  const environment = { ...process.env };
+/**
+ * Runs Dawn in a child process, a Node program that prints JSON.
+ * @param {string[]} program Node's arguments @param {string} directory to run it in
+ * @param {string[]} manifests @param {string | null} loader of the driver to run on @param {Record<string, string>} variables further ones of its environment
+ * @returns {{ value: any, problem: null } | { value: null, problem: string }}
+ */
+function askChild(program, directory, manifests, loader, variables) {
+  const environment = { ...process.env, ...variables };
   if (manifests.length) environment.VK_DRIVER_FILES = environment.VK_ICD_FILENAMES = manifests.join(path.delimiter); // loaders before 1.3.207 know the second name only
   if (loader) environment.LD_LIBRARY_PATH = [path.dirname(loader), process.env.LD_LIBRARY_PATH].filter(Boolean).join(':');
-  const child = spawnSync(process.execPath, [script, '--probe'], { env: environment, encoding: 'utf8', timeout: PROBE_TIMEOUT_MS, killSignal: 'SIGKILL' });
+  const child = spawnSync(process.execPath, program, { cwd: directory, env: environment, encoding: 'utf8', timeout: CHILD_TIMEOUT_MS, killSignal: 'SIGKILL' });
   try {
-    return JSON.parse(child.stdout);
+    return { value: JSON.parse(child.stdout), problem: null };
   } catch {
     const reason = child.error ? messageOf(child.error) : child.signal ? `ended by ${child.signal}` : `exit code ${child.status}`;
-    return { adapter: null, loader: null, problem: `Dawn's process failed (${reason}) ${child.stderr?.trim().split('\n').at(-1) ?? ''}`.trim() };
+    return { value: null, problem: `Dawn's process failed (${reason}) ${child.stderr?.trim().split('\n').at(-1) ?? ''}`.trim() };
   }
+}
+
+/** @param {string} root @param {string[]} manifests @param {string | null} loader @returns {Probe} */
+function probeInChild(root, manifests, loader) {
+  // Without Mesa's shader cache: what other programs left there may be of another vector width (engine/node.ts, lavapipeEnvironment).
+  const { value, problem } = askChild([fileURLToPath(import.meta.url), '--probe'], root, manifests, loader, { MESA_SHADER_CACHE_DISABLE: 'true' });
+  return value ?? { adapter: null, loader: null, problem };
+}
+
+/** Measures lavapipe's vector widths, where the processor has vectors of 512 bits. @param {string} root @param {string} cache @param {string[]} manifests @param {string | null} loader @param {(line: string) => void} say @returns {VectorChoice} */
+function measureVectorBits(root, cache, manifests, loader, say) {
+  if (!hasAvx512(readCpuinfo())) return { bits: null, why: 'vectors as wide as lavapipe takes them, since this processor has no AVX-512' };
+  say('measuring lavapipe with vectors of 256 and 512 bits');
+  const program = ['--import', 'tsx', fileURLToPath(new URL('vector-width.ts', import.meta.url))];
+  /** @type {WidthMeasurement[]} */
+  const measurements = [];
+  // Twice and in turns: a machine that other programs slow down for a while does not decide.
+  for (const bits of /** @type {const} */ ([256, 512, 256, 512])) {
+    const shaders = path.join(cache, `lavapipe-${bits}`);
+    mkdirSync(shaders, { recursive: true });
+    const answer = askChild(program, root, manifests, loader, { LP_NATIVE_VECTOR_WIDTH: String(bits), MESA_SHADER_CACHE_DIR: shaders });
+    measurements.push({ bits, ...answer });
+    if (!answer.value?.passed) break;
+  }
+  return chooseVectorBits(measurements);
 }
 
 /** The command that brings lavapipe, by hand. @param {Record<string, string>} osRelease */
@@ -420,7 +493,8 @@ function thisSystem(root, cache, say) {
   return {
     linux: process.platform === 'linux',
     manifests: () => listManifests([...MANIFEST_DIRECTORIES, ...MOUNTED_DIRECTORIES]).map(({ file }) => file),
-    probe: (manifests, loader) => probeInChild(fileURLToPath(import.meta.url), manifests, loader),
+    probe: (manifests, loader) => probeInChild(root, manifests, loader),
+    vectorBits: (manifests, loader) => measureVectorBits(root, cache, manifests, loader, say),
     installLavapipe: () => installLavapipe(osRelease, say),
     swiftShader: () => (swiftShader === undefined ? (swiftShader = unpackSwiftShader(root, cache)) : swiftShader),
     lavapipeHint: () => lavapipeHint(osRelease),
@@ -470,10 +544,10 @@ export function setUp({ root, argv, environment, say, system = thisSystem }) {
   if (!options.keep && stillHolds(state.choices[request], request)) return;
 
   const chosen = chooseDriver(request, system(root, cache, (line) => say(`set-up: ${line}`)), (line) => say(`set-up: ${line}`));
-  state.choices[request] = { ...chosen, installed: manifestFingerprint() };
+  state.choices[request] = { ...chosen, installed: manifestFingerprint(), processor: processorName(readCpuinfo()) };
   if (options.keep) state.requested = request;
   writeJson(file, state);
-  say(`set-up: WebGPU runs on ${chosen.driver} (${chosen.adapter.description || chosen.adapter.device})${options.request && !options.keep ? ', for this run' : ''}; npm run doctor says why`);
+  say(`set-up: WebGPU runs on ${chosen.driver} (${chosen.adapter.description || chosen.adapter.device})${chosen.vectorBits ? `, with vectors of ${chosen.vectorBits} bits` : ''}${options.request && !options.keep ? ', for this run' : ''}; npm run doctor says why`);
   if (chosen.hint) say(`set-up: ${chosen.hint}`);
 }
 

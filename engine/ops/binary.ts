@@ -1,9 +1,9 @@
 /** Elementwise functions of two tensors, broadcast by NumPy's rules: add, sub, mul, div, maximum, minimum. */
 import { binaryGradientKernel, binaryKernel, MAX_RANK, type BinaryFunction, type BinaryParams, type OperandForm } from '../../kernels/binary.ts';
-import { linearGrid, type Grid } from '../../kernels/kernel.ts';
 import { defineOp, type Op } from '../op.ts';
 import { broadcastShapes, shapeError, sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { elementwise } from './elementwise.ts';
 import { sumTo } from './reduce.ts';
 
 /** A run of the output's dimensions, and which operands vary along it. */
@@ -33,7 +33,7 @@ interface Launch {
   readonly x: OperandForm;
   readonly y: OperandForm;
   readonly params: BinaryParams;
-  readonly grid: Grid;
+  readonly count: number;
 }
 
 function launchOf(output: Shape, xShape: Shape, yShape: Shape): Launch {
@@ -62,7 +62,7 @@ function launchOf(output: Shape, xShape: Shape, yShape: Shape): Launch {
   const [x0, x1, x2, x3] = x.strides;
   const [y0, y1, y2, y3] = y.strides;
   return {
-    width, rank, x: x.form, y: y.form, grid: linearGrid(Math.ceil(count / 64)),
+    width, rank, x: x.form, y: y.form, count,
     params: { count, n: Math.max(1, n / width), size1: size(1), size2: size(2), size3: size(3), x0, x1, x2, x3, y0, y1, y2, y3 },
   };
 }
@@ -82,15 +82,17 @@ function binaryOp(name: BinaryFunction): BinaryOp {
       return { shape };
     },
     forward: ({ device, inputs: [a, b], output }) => {
-      const { width, rank, x, y, params, grid } = launchOf(output.shape, a.shape, b.shape);
-      device.run(binaryKernel(name, width, rank, x, y), params, { a, b, output }, grid);
+      const { width, rank, x, y, params, count } = launchOf(output.shape, a.shape, b.shape);
+      const { lanes, grid } = elementwise(device, count);
+      device.run(binaryKernel(name, width, rank, x, y, lanes), params, { a, b, output }, grid);
     },
     backward: ({ device, inputs: [a, b], output, gradient: upstream, needs }) => {
-      const { width, rank, x, y, params, grid } = launchOf(output.shape, a.shape, b.shape);
+      const { width, rank, x, y, params, count } = launchOf(output.shape, a.shape, b.shape);
+      const { lanes, grid } = elementwise(device, count);
       const by = (operand: 'x' | 'y'): Tensor => {
         if (name === 'add' || (name === 'sub' && operand === 'x')) return upstream;
         const gradient = device.empty(output.shape);
-        device.run(binaryGradientKernel(name, operand, width, rank, x, y), params, { a, b, upstream, gradient }, grid);
+        device.run(binaryGradientKernel(name, operand, width, rank, x, y, lanes), params, { a, b, upstream, gradient }, grid);
         return gradient;
       };
       return [needs[0] ? sumTo(device, by('x'), a.shape) : null, needs[1] ? sumTo(device, by('y'), b.shape) : null];

@@ -4,6 +4,7 @@ import { WORKGROUP_TILES, tiledMatmulKernel, type StagedPrecision } from '../../
 import type { Device } from '../device.ts';
 import { linearOperand, prefersTextures, textureOperand, type TextureLayout, type TextureOperand } from '../textures.ts';
 import { outline, type Candidate } from '../tuner.ts';
+import { elementwise } from './elementwise.ts';
 import type { Gemm } from './gemm.ts';
 
 export interface GemmVariant {
@@ -32,20 +33,27 @@ type Tiles = Readonly<Partial<Record<TileSize, MatmulTile>>>;
 
 /** Workgroups that keep an adapter busy: a software adapter has a few threads, a GPU some hundred multiprocessors. */
 const WANTED_GROUPS = { software: 16, gpu: 256 };
-/** Work of a multiply-add by tile and access, relative to the best: a smaller tile uses every loaded value less, a larger one spills registers. */
-const TILE_COST: Readonly<Record<OperandAccess | 'texture', Readonly<Record<TileSize, number>>>> = {
-  vec4: { wide: 2.2, large: 1.6, small: 2 },
-  texture: { wide: 1, large: 1.05, small: 1.25 },
-  scalar: { wide: 2.2, large: 1.6, small: 2 },
+type TileCosts = Readonly<Record<TileSize, number>>;
+
+/** Work of a multiply-add, and what else decides, relative to a multiply-add of the best tile. */
+interface Costs {
+  /** By tile: a smaller one uses every loaded value less, a larger one spills registers. */
+  readonly buffers: TileCosts;
+  readonly textures: TileCosts;
+  /** A^T B reads both operands along their lines: from buffers it takes so much of the other forms' work. */
+  readonly contiguous: number;
+  /** Copying an element of an operand into a texture. */
+  readonly copy: number;
+}
+
+const COSTS: Costs = { buffers: { wide: 2.2, large: 1.6, small: 2 }, textures: { wide: 1, large: 1.05, small: 1.25 }, contiguous: 0.7, copy: 14 };
+/** Where lanes are of another number than 8. SwiftShader (4) keeps all sums in memory: a larger tile loads less. With 16 lanes loads from buffers take longer. */
+const COSTS_BY_LANES: Readonly<Record<number, Costs>> = {
+  4: { ...COSTS, buffers: { wide: 1.4, large: 1.6, small: 2 } },
+  16: { buffers: { wide: 2.1, large: 2.5, small: 2.6 }, textures: { wide: 1, large: 1.15, small: 1.45 }, contiguous: 0.85, copy: 18 },
 };
-/** The same in subgroups of 4 lanes (SwiftShader), which keeps all sums in memory: a larger tile loads less. */
-const TILE_COST_OF_QUADS: Readonly<Record<TileSize, number>> = { wide: 1.4, large: 1.6, small: 2 };
 /** There the wide tile takes 2 s to compile where the large one takes 0.7: not for products of fewer multiply-adds (some 10 ms). */
 const WORTH_COMPILING = 2 ** 25;
-/** A^T B reads both operands along their lines: from buffers it takes so much less than the other forms. */
-const CONTIGUOUS_READS = 0.7;
-/** What copying an element of an operand into a texture costs, in multiply-adds of the best tile. */
-const COPY_COST = 14;
 /** Two copies are worth so many multiply-adds as commands alone. */
 const COPIES_COST = 1e6;
 /** A slice of K shorter than this is not worth storing its partial products. */
@@ -107,7 +115,7 @@ function slicesFor(tile: MatmulTile, wanted: number, sizes: Sizes): { groups: nu
 }
 
 /** The least padded work, counted as if a device that is not kept busy ran that much longer. */
-function plan(tiles: Tiles, costs: Readonly<Record<TileSize, number>>, wanted: number, sizes: Sizes): Plan {
+function plan(tiles: Tiles, costs: TileCosts, wanted: number, sizes: Sizes): Plan {
   const candidates = (Object.keys(tiles) as TileSize[]).flatMap((size) => {
     const tile = tiles[size];
     if (!tile) return [];
@@ -125,12 +133,12 @@ function expectedVariant(device: Device, problem: Gemm, sizes: Sizes): GemmVaria
   const { form, access } = layoutOf(problem);
   const precision = problem.half ? device.expectedPrecision : 'f32';
   const tiles = tilesOf(device, access, precision), wanted = wantedGroups(device);
-  const costs = access === 'vec4' && device.subgroupSize === 4 ? TILE_COST_OF_QUADS : TILE_COST[access];
-  const { cost, ...fromBuffers } = plan(device.subgroupSize === 4 && sizes.m * sizes.n * sizes.k * sizes.batch < WORTH_COMPILING ? { ...tiles, wide: undefined } : tiles, costs, wanted, sizes);
+  const costs = COSTS_BY_LANES[device.subgroupSize] ?? COSTS;
+  const { cost, ...fromBuffers } = plan(device.subgroupSize === 4 && sizes.m * sizes.n * sizes.k * sizes.batch < WORTH_COMPILING ? { ...tiles, wide: undefined } : tiles, costs.buffers, wanted, sizes);
   if (!readBySubgroups(device, precision) || access === 'scalar' || !prefersTextures(device) || !textureOperands(problem)) return { ...fromBuffers, textures: false, precision };
-  const { cost: costOfTextures, ...fromTextures } = plan(tiles, TILE_COST.texture, wanted, sizes);
+  const { cost: costOfTextures, ...fromTextures } = plan(tiles, costs.textures, wanted, sizes);
   const { a, b, k } = problem;
-  const pays = costOfTextures * k + (a.size + b.size) * COPY_COST + COPIES_COST < cost * k * (form === 'tn' ? CONTIGUOUS_READS : 1);
+  const pays = costOfTextures * k + (a.size + b.size) * costs.copy + COPIES_COST < cost * k * (form === 'tn' ? costs.contiguous : 1);
   return device.force.operands === 'texture' || pays ? { ...fromTextures, textures: true, precision } : { ...fromBuffers, textures: false, precision };
 }
 
@@ -165,7 +173,7 @@ export function chooseGemm(device: Device, problem: Gemm, run: (device: Device, 
         // Without epilogues, which are the same few lines in all of them.
         kernels: () => [readBySubgroups(device, precision) ? subgroupMatmulKernel(lanes, form, size, textures && copied ? copied.access : access, '', false)
           : tiledMatmulKernel(form, size === 'wide' ? 'large' : size, access, precision, n % 4 === 0, ''),
-          ...(slices > 1 ? [sumSlicesKernel(n % 4 === 0 ? 'vec4' : 'scalar', '')] : [])],
+          ...(slices > 1 ? [sumSlicesKernel(n % 4 === 0 ? 'vec4' : 'scalar', '', elementwise(device, 1).lanes)] : [])],
       };
     };
     const expected = expectedVariant(device, problem, sizes);

@@ -6,6 +6,7 @@ import { tiledMatmulKernel } from '../../kernels/matmul-tiled.ts';
 import type { Device } from '../device.ts';
 import { sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { elementwise } from './elementwise.ts';
 import { chooseGemm, layoutOf, readBySubgroups, textureOperands, tilesOf, type GemmVariant } from './gemm-variants.ts';
 
 /** What is done to a product before it is stored: act(sum * scale + bias + residual). */
@@ -98,7 +99,8 @@ function sumSlices(device: Device, partial: Tensor, output: Tensor, slices: numb
   const unit = access === 'vec4' ? 4 : 1;
   const count = output.size / unit;
   const { epilogue, buffers } = epilogueOperands(operands);
-  device.run(sumSlicesKernel(access, epilogue), { count, width: n / unit, slices }, { partial, output, ...buffers }, linearGrid(Math.ceil(count / 64)));
+  const { lanes, grid } = elementwise(device, count);
+  device.run(sumSlicesKernel(access, epilogue, lanes), { count, width: n / unit, slices }, { partial, output, ...buffers }, grid);
 }
 
 const ROWS_OF_A_BLOCK = 64;

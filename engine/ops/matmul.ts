@@ -1,10 +1,10 @@
 /** Matrix products: `matmul` of two tensors, and `linear` with bias and ReLU in its epilogue. */
 import { unaryGradientKernel } from '../../kernels/unary.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
 import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { formatShape, sameShape, shapeError, sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { elementwise } from './elementwise.ts';
 import { columnSums, gemm, matrixOf } from './gemm.ts';
 
 export interface MatmulOptions {
@@ -78,7 +78,8 @@ export const matmul = (a: Tensor, b: Tensor, { transposeA = false, transposeB = 
 export function maskGradient(device: Device, upstream: Tensor, activated: Tensor): Tensor {
   const gradient = device.empty(upstream.shape);
   const count4 = Math.ceil(upstream.size / 4);
-  device.run(unaryGradientKernel('relu'), { count4, a: 0, b: 0 }, { input: activated, output: activated, upstream, gradient }, linearGrid(Math.ceil(count4 / 64)));
+  const { lanes, grid } = elementwise(device, count4);
+  device.run(unaryGradientKernel('relu', lanes), { count4, a: 0, b: 0 }, { input: activated, output: activated, upstream, gradient }, grid);
   return gradient;
 }
 

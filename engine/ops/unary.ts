@@ -1,9 +1,9 @@
 /** Elementwise functions of one tensor: relu, sigmoid, exp, log, sqrt, square, abs, tanh, and a x + b. */
 import { unaryGradientKernel, unaryKernel, type UnaryFunction } from '../../kernels/unary.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
 import { defineOp, type Op } from '../op.ts';
 import { shapeError } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { elementwise } from './elementwise.ts';
 
 interface Constants {
   readonly a: number;
@@ -19,12 +19,14 @@ function unaryOp(name: UnaryFunction): Op<readonly [Tensor], Constants> {
     },
     forward: ({ device, inputs: [input], attributes, output }) => {
       const count4 = Math.ceil(input.size / 4);
-      device.run(unaryKernel(name), { count4, ...attributes }, { input, output }, linearGrid(Math.ceil(count4 / 64)));
+      const { lanes, grid } = elementwise(device, count4);
+      device.run(unaryKernel(name, lanes), { count4, ...attributes }, { input, output }, grid);
     },
     backward: ({ device, inputs: [input], attributes, output, gradient: upstream }) => {
       const gradient = device.empty(input.shape);
       const count4 = Math.ceil(input.size / 4);
-      device.run(unaryGradientKernel(name), { count4, ...attributes }, { input, output, upstream, gradient }, linearGrid(Math.ceil(count4 / 64)));
+      const { lanes, grid } = elementwise(device, count4);
+      device.run(unaryGradientKernel(name, lanes), { count4, ...attributes }, { input, output, upstream, gradient }, grid);
       return [gradient];
     },
   });

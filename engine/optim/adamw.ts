@@ -1,6 +1,6 @@
 /** AdamW over all parameters in a handful of dispatches (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019). */
 import { adamwKernel } from '../../kernels/optimizers.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
+import { elementwise } from '../ops/elementwise.ts';
 import type { Tensor } from '../tensor.ts';
 import type { FlatRun, NamedParameter } from './flat-parameters.ts';
 import { checkFraction, Optimizer } from './optimizer.ts';
@@ -42,8 +42,8 @@ export class AdamW extends Optimizer {
     const first = this.moment('firstMoment'), second = this.moment('secondMoment');
     for (const [slot, { chunk, offset, count }] of runs.entries()) {
       const params = { first4: offset / 4, count4: count / 4, slot, mix1: 1 - beta1, beta2, mix2: 1 - beta2, epsilon: this.epsilon };
-      device.run(adamwKernel(), params, { gradient: gradients[chunk], factor: this.clipping.factor, rates, value: values[chunk], first: first[chunk], second: second[chunk] },
-        linearGrid(Math.ceil(count / 256)));
+      const { lanes, grid } = elementwise(device, count / 4);
+      device.run(adamwKernel(lanes), params, { gradient: gradients[chunk], factor: this.clipping.factor, rates, value: values[chunk], first: first[chunk], second: second[chunk] }, grid);
     }
   }
 }

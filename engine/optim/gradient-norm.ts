@@ -1,6 +1,7 @@
 /** The norm of all gradients together, and the factor that clips them, computed on the device. */
 import { clippingFactorKernel, NORM_BLOCK, squareSumsKernel } from '../../kernels/optimizers.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
+import { teamOf } from '../../kernels/reduce.ts';
 import type { Tensor } from '../tensor.ts';
 import type { FlatEntry, FlatParameters } from './flat-parameters.ts';
 
@@ -33,7 +34,8 @@ export class GradientNorm {
     const partial = device.empty([Math.max(1, count)]);
     let firstPartial = 0;
     for (const [i, run] of runs.entries()) {
-      device.run(squareSumsKernel(), { first4: run.offset / 4, count4: run.count / 4, firstPartial }, { gradient: gradients[run.chunk], partial }, linearGrid(blocks[i]));
+      device.run(squareSumsKernel(device.subgroupSize), { first4: run.offset / 4, count4: run.count / 4, firstPartial, blocks: blocks[i] },
+        { gradient: gradients[run.chunk], partial }, linearGrid(Math.ceil(blocks[i] / teamOf(device.subgroupSize).count)));
       firstPartial += blocks[i];
     }
     const clips = maxGradientNorm === undefined ? 0 : 1;

@@ -1,6 +1,6 @@
 /** Stochastic gradient descent with momentum, over all parameters in a handful of dispatches. */
 import { sgdKernel, type MomentumKind } from '../../kernels/optimizers.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
+import { elementwise } from '../ops/elementwise.ts';
 import type { Tensor } from '../tensor.ts';
 import type { FlatRun, NamedParameter } from './flat-parameters.ts';
 import { checkFraction, Optimizer } from './optimizer.ts';
@@ -38,8 +38,9 @@ export class SGD extends Optimizer {
     const { device, values, gradients } = this.flat;
     for (const [slot, { chunk, offset, count }] of runs.entries()) {
       const params = { first4: offset / 4, count4: count / 4, slot, weightDecay: this.weightDecay, momentum: this.momentum };
+      const { lanes, grid } = elementwise(device, count / 4);
       const velocity: Record<string, Tensor> = this.kind === 'plain' ? {} : { velocity: this.moment('momentum')[chunk] };
-      device.run(sgdKernel(this.kind), params, { gradient: gradients[chunk], factor: this.clipping.factor, rates, value: values[chunk], ...velocity }, linearGrid(Math.ceil(count / 256)));
+      device.run(sgdKernel(this.kind, lanes), params, { gradient: gradients[chunk], factor: this.clipping.factor, rates, value: values[chunk], ...velocity }, grid);
     }
   }
 }
