@@ -15,8 +15,8 @@
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { eachRow, handOut, meetRow, range } from './matmul.ts';
 import { STAGING, type StagedPrecision } from './matmul-tiled.ts';
+import { eachRow, handOut, meetRow, range } from './subgroups.ts';
 
 const lines = (count: number, line: (i: number) => string): string => range(count).map(line).join('\n');
 

@@ -8,7 +8,8 @@
  * and 5 s against 1.5 to compile.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { eachRow, linearTextureLoad, range, rowValue, type MatmulTile } from './matmul.ts';
+import { linearTextureLoad, type MatmulTile } from './matmul.ts';
+import { eachRow, range, rowValue } from './subgroups.ts';
 
 /** `nn`: C = A B, `nt`: C = A B^T, `tn`: C = A^T B. */
 export type InteractionForm = 'nn' | 'nt' | 'tn';

@@ -6,6 +6,7 @@
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { addMoments } from './norm.ts';
+import { withinSubgroup } from './subgroups.ts';
 
 const PARAMS = { pixels: 'u32', columns: 'u32', members: 'u32', groups: 'u32', items: 'u32', inverse: 'f32' } as const;
 
@@ -34,9 +35,11 @@ export const groupStatisticsSubgroupKernel = kernelFamily((lanes: number) => def
     var i = lane;
     ${addMoments(`${lanes}u`, 'p.pixels', (at) => `base + ${at} * p.columns`)}
   }
-  let center = subgroupAdd(n * dot(mean, vec4f(1.0))) * p.inverse;
+  let sum = n * dot(mean, vec4f(1.0));
+  let center = ${withinSubgroup(lanes, 'sum', 'add')} * p.inverse;
   let d = mean - center;
-  let scale = inverseSqrt(subgroupAdd(dot(square + n * d * d, vec4f(1.0))) * p.inverse + p.epsilon);
+  let squares = dot(square + n * d * d, vec4f(1.0));
+  let scale = inverseSqrt(${withinSubgroup(lanes, 'squares', 'add')} * p.inverse + p.epsilon);
   ${fill(lanes, 'statistics', 'at', 'center')}
   ${fill(lanes, 'statistics', 'at + p.columns', 'scale')}`,
 }));
@@ -62,8 +65,8 @@ export const groupGradientSubgroupKernel = kernelFamily((lanes: number, relu: bo
       plain += u;
       scaled += u * ((input[x] - mean) * scale);
     }
-    plain = subgroupAdd(plain);
-    scaled = subgroupAdd(scaled);
+    plain = ${withinSubgroup(lanes, 'plain', 'add')};
+    scaled = ${withinSubgroup(lanes, 'scaled', 'add')};
     if (lane == 0u) {
       sums[at + j] = plain;
       sums[at + p.columns + j] = scaled;

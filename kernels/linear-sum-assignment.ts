@@ -4,14 +4,16 @@
  * that no costs can hang it.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
+import { withinSubgroup } from './subgroups.ts';
 
 /** Lanes of the variant without subgroups: 8 groups of 8 for the two-step reduction. */
 const LANES = 64;
 
 /** The least (value, tag) of all lanes goes to `bestValue`, `bestTag`. */
-const REDUCE_SUBGROUP = /* wgsl */ `
-      let least = subgroupMin(ownValue);
-      let leastTag = subgroupMin(select(NONE, ownTag, ownValue == least));
+const reduceSubgroup = (lanes: number): string => /* wgsl */ `
+      let least = ${withinSubgroup(lanes, 'ownValue', 'min')};
+      let candidate = select(NONE, ownTag, ownValue == least);
+      let leastTag = ${withinSubgroup(lanes, 'candidate', 'min')};
       if (lane == 0u) { bestValue = least; bestTag = leastTag; }`;
 const REDUCE_WORKGROUP = /* wgsl */ `
       laneValue[lane] = ownValue;
@@ -101,7 +103,7 @@ fn finite(c: f32) -> f32 { return select(c, CEILING, (bitcast<u32>(c) & 0x7fffff
         let tag = select(j, j + longs, shortOf(sides, j) >= 0); // free ones first among equals, then by index
         if (value < ownValue || (value == ownValue && tag < ownTag)) { ownValue = value; ownTag = tag; }
       }
-      ${subgroupSize > 0 ? REDUCE_SUBGROUP : REDUCE_WORKGROUP}
+      ${subgroupSize > 0 ? reduceSubgroup(lanes) : REDUCE_WORKGROUP}
       length = workgroupUniformLoad(&bestValue);
       let tag = workgroupUniformLoad(&bestTag);
       if (tag == NONE) { break; }

@@ -6,7 +6,8 @@
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
-import { MATMUL_PARAMS, operandLoader, range, tilePlacement, type MatmulForm, type MatmulTile, type OperandAccess } from './matmul.ts';
+import { MATMUL_PARAMS, operandLoader, tilePlacement, type MatmulForm, type MatmulTile, type OperandAccess } from './matmul.ts';
+import { range } from './subgroups.ts';
 
 /** k staged at once: 8 KiB of workgroup memory for the large tile, 4 KiB in f16. */
 const STAGED_K = 16;

@@ -8,6 +8,7 @@
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, eachElement, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
+import { eachRow, range, rowValue } from './subgroups.ts';
 
 export type MatmulForm = 'nn' | 'nt' | 'tn' | 'tt';
 /** `vec4`: the contiguous dimension of A and of B is a multiple of 4. `scalar`: any sizes, element by element. */
@@ -88,40 +89,6 @@ export function tilePlacement({ rows, columns }: MatmulTile): string {
   let k0 = (z / p.batch) * p.sliceK;
   let k1 = min(p.k, k0 + p.sliceK);`;
 }
-
-/** How lane `from`'s value reaches all lanes: each form is the faster one on the adapters with subgroups of that size (lavapipe has an instruction for shuffles of 8 lanes, and a loop for those of 16). */
-export const handOut = (subgroup: number, value: string, from: number): string => `${subgroup !== 8 ? 'subgroupBroadcast' : 'subgroupShuffle'}(${value}, ${from}u)`;
-
-/**
- * How a row's value, loaded by lane `from`, meets every lane's columns. In subgroups of 4 (SwiftShader, where handing it out takes longer than ten multiply-adds) lanes swap
- * their values instead: lane l gets that of lane l ^ `from`, so that its results are of the row that `eachRow` tells.
- */
-export const meetRow = (subgroup: number, value: string, from: number): string => (
-  subgroup === 4 ? [value, `quadSwapX(${value})`, `quadSwapY(${value})`, `quadSwapDiagonal(${value})`][from] : handOut(subgroup, value, from));
-
-/**
- * The value of op(A) at a tile's row `row` and step 0 .. 3 of a turn, as it meets every lane's columns. Lanes have loaded vec4s along K of a row each, `<name><block>`; or, of A
- * transposed, vec4s of neighbouring rows for each step, `<name><step>_<block>`.
- */
-export function rowValue(lanes: number, transposedA: boolean, name: string, row: number, step: number): string {
-  if (!transposedA) return meetRow(lanes, `${name}${Math.floor(row / lanes)}[${step}]`, row % lanes);
-  const inBlock = row % (4 * lanes);
-  return meetRow(lanes, `${name}${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}]`, Math.floor(inBlock / 4));
-}
-
-/**
- * WGSL of the head of a loop over a tile's results `r`, with the row of the tile that they are of, less than `count`: see meetRow. Each lane has loaded blocks of `rowsOfALane`
- * neighbouring rows.
- */
-export const eachRow = (subgroup: number, rows: number, count: string, rowsOfALane: 1 | 4): string => (subgroup === 4
-  ? `for (var r = 0u; r < ${rows}u; r++) {
-    let row = r ^ (lane * ${rowsOfALane}u);
-    if (row >= ${count}) { continue; }`
-  : `let rows = min(${rows}u, ${count});
-  for (var r = 0u; r < rows; r++) {
-    let row = r;`);
-
-export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 
 /**
  * Tile sizes by lanes of a subgroup. From buffers the large one is the fastest on lavapipe with 8 lanes: a larger one spills registers, a smaller one uses every loaded value less.

@@ -5,6 +5,7 @@
  * Long reductions with few outputs are cut into chunks: the same kernel runs again over what the chunks gave. The order of every sum is fixed.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
+import { withinSubgroup, type SubgroupFunction } from './subgroups.ts';
 
 /** Lanes that work on one row together: a subgroup that is the whole workgroup, or eight lanes that meet in workgroup memory. */
 export interface Team {
@@ -23,16 +24,14 @@ export function teamOf(subgroupSize: number): Team {
     : { lanes: 8, count: 8, subgroups: false, label: 'team8' };
 }
 
-export type TeamFunction = 'add' | 'max' | 'min';
 const COMBINE = { add: 'a + b', max: 'max(a, b)', min: 'min(a, b)' } as const;
-const SUBGROUP = { add: 'subgroupAdd', max: 'subgroupMax', min: 'subgroupMin' } as const;
 
 /**
  * WGSL of `name(value, lane)`: the sum, maximum or minimum over the lanes of a team, given to all of them. To be called in uniform control flow.
  * Without subgroups every lane reads its team's values in turn: fewer barriers than a tree, and the same order for all lanes.
  */
-export function teamReduction(team: Team, name: string, type: 'f32' | 'vec2f' | 'u32', f: TeamFunction): string {
-  if (team.subgroups) return `fn ${name}(value: ${type}, lane: u32) -> ${type} { return ${SUBGROUP[f]}(value); }`;
+export function teamReduction(team: Team, name: string, type: 'f32' | 'vec2f' | 'u32', f: SubgroupFunction): string {
+  if (team.subgroups) return `fn ${name}(value: ${type}, lane: u32) -> ${type} { return ${withinSubgroup(team.lanes, 'value', f)}; }`;
   return `
 var<workgroup> ${name}Exchange: array<${type}, ${team.lanes * team.count}>;
 fn ${name}(value: ${type}, lane: u32) -> ${type} {

@@ -1,6 +1,6 @@
 /** Two kernels that measure what an adapter can do at most: multiply-adds in registers, and bytes through memory. What other kernels reach is held against them. */
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { range } from './matmul.ts';
+import { range } from './subgroups.ts';
 
 
 /** Independent sums of a lane, as vec4s: enough to hide the latency of a multiply-add, few enough to stay in the registers of a CPU's vector unit (more were slower on lavapipe). */

@@ -9,6 +9,7 @@
  * offset of a column's costs and the common start u = v = 1 cancel: starting from a = 0 gives the same plan.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
+import { withinSubgroup } from './subgroups.ts';
 
 /** Running logsumexp: `shift` the largest term so far, `sum` of exp(term - shift). One exponential a term. */
 const LOG_SUM = /* wgsl */ `
@@ -31,8 +32,10 @@ function rowSweep(lanes: number, subgroup: boolean, share: string, write: string
     for (var row = 0u; row <= count; row++) {
       var terms = EMPTY;
       ${share}
-      let shift = subgroupMax(terms.shift);
-      let whole = LogSum(shift, subgroupAdd(terms.sum * exp(terms.shift - shift)));
+      let own = terms.shift;
+      let shift = ${withinSubgroup(lanes, 'own', 'max')};
+      let share = terms.sum * exp(own - shift);
+      let whole = LogSum(shift, ${withinSubgroup(lanes, 'share', 'add')});
       if (lane == 0u) { ${write} }
     }`;
   }

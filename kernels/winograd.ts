@@ -13,7 +13,7 @@
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { range } from './matmul.ts';
+import { range } from './subgroups.ts';
 
 export const WINOGRAD_SIZES = [2, 4] as const;
 export type WinogradSize = typeof WINOGRAD_SIZES[number];

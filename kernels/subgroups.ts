@@ -1,0 +1,52 @@
+/** How the lanes of a small subgroup (software Vulkan: 4 to 16 of them) share values: text that the kernels are written with. */
+
+export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
+
+/** How lane `from`'s value reaches all lanes: each form is the faster one on the adapters with subgroups of that size (lavapipe has an instruction for shuffles of 8 lanes, and a loop for those of 16). */
+export const handOut = (subgroup: number, value: string, from: number): string => `${subgroup !== 8 ? 'subgroupBroadcast' : 'subgroupShuffle'}(${value}, ${from}u)`;
+
+/**
+ * How a row's value, loaded by lane `from`, meets every lane's columns. In subgroups of 4 (SwiftShader, where handing it out takes longer than ten multiply-adds) lanes swap
+ * their values instead: lane l gets that of lane l ^ `from`, so that its results are of the row that `eachRow` tells.
+ */
+export const meetRow = (subgroup: number, value: string, from: number): string => (
+  subgroup === 4 ? [value, `quadSwapX(${value})`, `quadSwapY(${value})`, `quadSwapDiagonal(${value})`][from] : handOut(subgroup, value, from));
+
+/**
+ * The value of op(A) at a tile's row `row` and step 0 .. 3 of a turn, as it meets every lane's columns. Lanes have loaded vec4s along K of a row each, `<name><block>`; or, of A
+ * transposed, vec4s of neighbouring rows for each step, `<name><step>_<block>`.
+ */
+export function rowValue(lanes: number, transposedA: boolean, name: string, row: number, step: number): string {
+  if (!transposedA) return meetRow(lanes, `${name}${Math.floor(row / lanes)}[${step}]`, row % lanes);
+  const inBlock = row % (4 * lanes);
+  return meetRow(lanes, `${name}${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}]`, Math.floor(inBlock / 4));
+}
+
+/**
+ * WGSL of the head of a loop over a tile's results `r`, with the row of the tile that they are of, less than `count`: see meetRow. Each lane has loaded blocks of `rowsOfALane`
+ * neighbouring rows.
+ */
+export const eachRow = (subgroup: number, rows: number, count: string, rowsOfALane: 1 | 4): string => (subgroup === 4
+  ? `for (var r = 0u; r < ${rows}u; r++) {
+    let row = r ^ (lane * ${rowsOfALane}u);
+    if (row >= ${count}) { continue; }`
+  : `let rows = min(${rows}u, ${count});
+  for (var r = 0u; r < rows; r++) {
+    let row = r;`);
+
+export type SubgroupFunction = 'add' | 'max' | 'min';
+const BUILT_IN = { add: 'subgroupAdd', max: 'subgroupMax', min: 'subgroupMin' } as const;
+
+/**
+ * The sum, maximum or minimum of a variable over a subgroup. For subgroupAdd lavapipe (8 or 16 lanes) goes through the lanes in a loop, but it hands out a known lane's value in an
+ * instruction: there the values of all lanes are combined pair by pair.
+ */
+export function withinSubgroup(lanes: number, variable: string, f: SubgroupFunction): string {
+  if (lanes !== 8 && lanes !== 16) return `${BUILT_IN[f]}(${variable})`;
+  const combined = (from: number, count: number): string => {
+    if (count === 1) return handOut(lanes, variable, from);
+    const [a, b] = [combined(from, count / 2), combined(from + count / 2, count / 2)];
+    return f === 'add' ? `(${a} + ${b})` : `${f}(${a}, ${b})`;
+  };
+  return combined(0, lanes);
+}
