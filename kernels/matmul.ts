@@ -100,16 +100,33 @@ export const SUBGROUP_TILES: Readonly<Record<number, Readonly<Record<TileSize, M
   16: { wide: { rows: 64, columns: 64 }, large: { rows: 32, columns: 64 }, small: { rows: 16, columns: 64 } },
 };
 
+/** Rows beyond which a tile spills too many registers. */
+const HIGHEST_TILE: Readonly<Record<number, number>> = { 8: 32, 16: 64 };
+/** A tile made to measure must leave out so much of the padding, relative to all: it is a shader of its own. */
+const WORTH_A_SHADER = 1.08;
+
+/**
+ * The tile that divides `m` rows into equal parts with the least padding, for products of many small matrices; null where the tiles of SUBGROUP_TILES waste little, or lanes
+ * swap their values in whole blocks (4 lanes).
+ */
+export function fittedTile(lanes: number, m: number): MatmulTile | null {
+  const highest = HIGHEST_TILE[lanes];
+  if (highest === undefined || m === 0) return null;
+  const tiles = Math.ceil(m / highest), rows = Math.ceil(m / tiles / 4) * 4;
+  const padded = Math.min(...Object.values(SUBGROUP_TILES[lanes]).map((tile) => Math.ceil(m / tile.rows) * tile.rows));
+  return padded >= WORTH_A_SHADER * rows * tiles ? { rows, columns: SUBGROUP_TILES[lanes].wide.columns } : null;
+}
+
 /**
  * C = op(A) op(B) with one subgroup a workgroup; a shader for each form, tile, access and epilogue. `sums`, with A transposed and read as vec4s: also writes the sums of
  * op(A) over K, [M], of a product that is neither batched nor split.
  */
-export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulForm, size: TileSize, access: SubgroupAccess, epilogue: Epilogue, sums: boolean): Kernel => {
-  const tile = SUBGROUP_TILES[lanes][size];
+export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulForm, tileRows: number, tileColumns: number, access: SubgroupAccess, epilogue: Epilogue, sums: boolean): Kernel => {
+  const tile: MatmulTile = { rows: tileRows, columns: tileColumns };
   const transposedA = form[0] === 't', transposedB = form[1] === 't';
   const { rows } = tile;
   // A lane's share: of A one vec4 along K for each of its rows, or vec4s along M; of B vec4s along N, or one vec4 along K for each of its columns.
-  const blocksA = transposedA ? Math.ceil(rows / (4 * lanes)) : rows / lanes;
+  const blocksA = Math.ceil(rows / (transposedA ? 4 * lanes : lanes));
   const vectors = transposedB ? tile.columns / lanes : tile.columns / (4 * lanes);
   const type = transposedB ? 'f32' : 'vec4f';
   const zero = transposedB ? '0.0' : 'vec4f()';

@@ -95,6 +95,7 @@ function gemmTile(subgroup: number, rows: number, columns: number, textures: boo
   if (subgroup === 0) return rows * columns >= 64 * 64 * 64 && columns > 32 ? [64, 64] : [32, 32];
   if (columns <= 4) return [subgroup * 8, 4];
   if (columns <= 16) return [subgroup * 8, 16];
+  if (columns <= 32 && subgroup === 16) return [64, 32];
   if (textures && columns > 32 && subgroup <= 8) return [32, 64];
   // On SwiftShader high tiles are the faster ones, and take three times as long to compile.
   if (subgroup <= 4) return [rows >= 1024 ? 64 : 32, 32];
@@ -104,7 +105,7 @@ function gemmTile(subgroup: number, rows: number, columns: number, textures: boo
 /** Tiles worth measuring: none of which half would be padding. */
 function tilesFor(subgroup: number, columns: number): readonly Tile[] {
   const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]]
-    : [[subgroup * 8, 4], [16, 32], [32, 16], ...(subgroup > 4 ? [[subgroup * 8, 16] as const] : [[64, 32] as const]), [32, 32], [32, 64]];
+    : [[subgroup * 8, 4], [16, 32], [32, 16], ...(subgroup === 4 ? [] : [[subgroup * 8, 16] as const]), ...(subgroup === 8 ? [] : [[64, 32] as const]), [32, 32], [32, 64]];
   return tiles.filter((tile) => (tile[1] / 2 < columns || tile[1] <= 32) && (tile[1] > 4 || columns <= 4));
 }
 

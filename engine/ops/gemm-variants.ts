@@ -1,5 +1,5 @@
 /** The ways to compute a matrix product, and which one to take: kernel, tile, where operands are read from, and the split of K. */
-import { SUBGROUP_TILES, subgroupMatmulKernel, sumSlicesKernel, type MatmulForm, type MatmulTile, type OperandAccess, type TileSize } from '../../kernels/matmul.ts';
+import { fittedTile, SUBGROUP_TILES, subgroupMatmulKernel, sumSlicesKernel, type MatmulForm, type MatmulTile, type OperandAccess, type TileSize } from '../../kernels/matmul.ts';
 import { WORKGROUP_TILES, tiledMatmulKernel, type StagedPrecision } from '../../kernels/matmul-tiled.ts';
 import type { Device } from '../device.ts';
 import { linearOperand, prefersTextures, textureOperand, type TextureLayout, type TextureOperand } from '../textures.ts';
@@ -8,7 +8,8 @@ import { elementwise } from './elementwise.ts';
 import type { Gemm } from './gemm.ts';
 
 export interface GemmVariant {
-  readonly size: TileSize;
+  /** One of the tiles that there are for a device (`tilesOf`). */
+  readonly size: TileSize | 'fitted';
   /** Whether both operands are read from textures. */
   readonly textures: boolean;
   /** Parts that K is split into, summed up afterwards. */
@@ -29,11 +30,20 @@ interface Sizes {
   readonly batch: number;
 }
 
-type Tiles = Readonly<Partial<Record<TileSize, MatmulTile>>>;
+type Tiles = Readonly<Partial<Record<GemmVariant['size'], MatmulTile>>>;
 
 /** Workgroups that keep an adapter busy: a software adapter has a few threads, a GPU some hundred multiprocessors. */
 const WANTED_GROUPS = { software: 16, gpu: 256 };
 type TileCosts = Readonly<Record<TileSize, number>>;
+
+/** The cost of a tile by its size; of one made to measure between those of the other heights. */
+function costOf(costs: TileCosts, lanes: number, size: GemmVariant['size'], { rows }: MatmulTile): number {
+  if (size !== 'fitted') return costs[size];
+  const { wide, small } = SUBGROUP_TILES[lanes];
+  // Loads of B are shared by the rows of a tile: a part of the cost goes with 1 / rows.
+  const shared = (costs.small - costs.wide) / (1 / small.rows - 1 / wide.rows);
+  return Math.max(costs.wide, costs.wide + shared * (1 / rows - 1 / wide.rows));
+}
 
 /** Work of a multiply-add, and what else decides, relative to a multiply-add of the best tile. */
 interface Costs {
@@ -74,11 +84,16 @@ export function layoutOf({ transposeA, transposeB, m, n, k }: Gemm): { readonly 
 /** Whether products of a precision are computed by the kernels for small subgroups; otherwise through workgroup memory. */
 export const readBySubgroups = ({ smallSubgroups }: Device, precision: StagedPrecision): boolean => precision === 'f32' && smallSubgroups;
 
-/** The tiles that there are for a device, an access and a precision. */
-export function tilesOf(device: Device, access: OperandAccess, precision: StagedPrecision): Tiles {
+/** Matrices from which on a tile made for their rows is worth a shader. */
+const MANY_MATRICES = 8;
+
+/** The tiles that there are for a device, an access and a precision, for `batch` products of m rows. */
+export function tilesOf(device: Device, access: OperandAccess, precision: StagedPrecision, { m, batch = 1 }: Pick<Gemm, 'm' | 'batch'>): Tiles {
   if (!readBySubgroups(device, precision)) return WORKGROUP_TILES;
   const tiles = SUBGROUP_TILES[device.subgroupSize];
-  return access === 'scalar' ? { small: tiles.small } : tiles;
+  if (access === 'scalar') return { small: tiles.small };
+  const fitted = batch >= MANY_MATRICES ? fittedTile(device.subgroupSize, m) : null;
+  return fitted ? { ...tiles, fitted } : tiles;
 }
 
 /** log2 of the lines of a block, where there are several. */
@@ -115,13 +130,13 @@ function slicesFor(tile: MatmulTile, wanted: number, sizes: Sizes): { groups: nu
 }
 
 /** The least padded work, counted as if a device that is not kept busy ran that much longer. */
-function plan(tiles: Tiles, costs: TileCosts, wanted: number, sizes: Sizes): Plan {
-  const candidates = (Object.keys(tiles) as TileSize[]).flatMap((size) => {
+function plan(lanes: number, tiles: Tiles, costs: TileCosts, wanted: number, sizes: Sizes): Plan {
+  const candidates = (Object.keys(tiles) as GemmVariant['size'][]).flatMap((size) => {
     const tile = tiles[size];
     if (!tile) return [];
     const { groups, slices } = slicesFor(tile, wanted, sizes);
     const idle = Math.max(1, wanted / (groups * slices));
-    return [{ size, slices, cost: groups * tile.rows * tile.columns * idle * costs[size] }];
+    return [{ size, slices, cost: groups * tile.rows * tile.columns * idle * costOf(costs, lanes, size, tile) }];
   });
   return candidates.reduce((best, candidate) => (candidate.cost < best.cost ? candidate : best));
 }
@@ -132,11 +147,11 @@ const wantedGroups = ({ smallSubgroups }: Device): number => (smallSubgroups ? W
 function expectedVariant(device: Device, problem: Gemm, sizes: Sizes): GemmVariant {
   const { form, access } = layoutOf(problem);
   const precision = problem.half ? device.expectedPrecision : 'f32';
-  const tiles = tilesOf(device, access, precision), wanted = wantedGroups(device);
-  const costs = COSTS_BY_LANES[device.subgroupSize] ?? COSTS;
-  const { cost, ...fromBuffers } = plan(device.subgroupSize === 4 && sizes.m * sizes.n * sizes.k * sizes.batch < WORTH_COMPILING ? { ...tiles, wide: undefined } : tiles, costs.buffers, wanted, sizes);
+  const lanes = device.subgroupSize, tiles = tilesOf(device, access, precision, problem), wanted = wantedGroups(device);
+  const costs = COSTS_BY_LANES[lanes] ?? COSTS;
+  const { cost, ...fromBuffers } = plan(lanes, lanes === 4 && sizes.m * sizes.n * sizes.k * sizes.batch < WORTH_COMPILING ? { ...tiles, wide: undefined } : tiles, costs.buffers, wanted, sizes);
   if (!readBySubgroups(device, precision) || access === 'scalar' || !prefersTextures(device) || !textureOperands(problem)) return { ...fromBuffers, textures: false, precision };
-  const { cost: costOfTextures, ...fromTextures } = plan(tiles, costs.textures, wanted, sizes);
+  const { cost: costOfTextures, ...fromTextures } = plan(lanes, tiles, costs.textures, wanted, sizes);
   const { a, b, k } = problem;
   const pays = costOfTextures * k + (a.size + b.size) * costs.copy + COPIES_COST < cost * k * (form === 'tn' ? costs.contiguous : 1);
   return device.force.operands === 'texture' || pays ? { ...fromTextures, textures: true, precision } : { ...fromBuffers, textures: false, precision };
@@ -166,21 +181,21 @@ export function chooseGemm(device: Device, problem: Gemm, run: (device: Device, 
     const copied = device.operandTextures && readBySubgroups(device, 'f32') && access === 'vec4' ? textureOperands(problem) : null;
     const candidate = (variant: GemmVariant): Candidate<GemmVariant> => {
       const { size, textures, slices, precision } = variant;
-      const { rows, columns } = tilesOf(device, access, precision)[size]!;
+      const { rows, columns } = tilesOf(device, access, precision, problem)[size]!;
       return {
         name: `${precision === 'f16' ? 'f16' : textures ? 'texture' : 'buffer'} ${rows}x${columns}${slices > 1 ? `, ${slices} slices` : ''}`, variant,
         tolerance: roundingOf(k) + (precision === 'f16' ? HALF_ROUNDING : 0),
         // Without epilogues, which are the same few lines in all of them.
-        kernels: () => [readBySubgroups(device, precision) ? subgroupMatmulKernel(lanes, form, size, textures && copied ? copied.access : access, '', false)
-          : tiledMatmulKernel(form, size === 'wide' ? 'large' : size, access, precision, n % 4 === 0, ''),
+        kernels: () => [readBySubgroups(device, precision) ? subgroupMatmulKernel(lanes, form, rows, columns, textures && copied ? copied.access : access, '', false)
+          : tiledMatmulKernel(form, size === 'small' ? size : 'large', access, precision, n % 4 === 0, ''),
           ...(slices > 1 ? [sumSlicesKernel(n % 4 === 0 ? 'vec4' : 'scalar', '', elementwise(device, 1).lanes)] : [])],
       };
     };
     const expected = expectedVariant(device, problem, sizes);
     const least = leastSlices(sizes), most = Math.max(least, Math.floor(k / SHORTEST_SLICE_TRIED));
     const candidatesOf = (precision: StagedPrecision): Candidate<GemmVariant>[] => {
-      const tiles = tilesOf(device, access, precision);
-      return (Object.keys(tiles) as TileSize[]).flatMap((size) => {
+      const tiles = tilesOf(device, access, precision, sizes);
+      return (Object.keys(tiles) as GemmVariant['size'][]).flatMap((size) => {
         const { slices } = slicesFor(tiles[size]!, wantedGroups(device), sizes);
         const counts = [...new Set([least, Math.ceil(slices / 2), slices, slices * 2].map((count) => Math.min(most, Math.max(least, count))))];
         return counts.flatMap((count) => [false, ...(copied && precision === 'f32' ? [true] : [])].map((textures) => candidate({ size, textures, slices: count, precision })));

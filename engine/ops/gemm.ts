@@ -63,7 +63,7 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
   const lanes = device.subgroupSize;
   const { size, slices, textures: fromTextures, precision } = variant ?? chooseGemm(device, problem, gemm);
   const subgroups = readBySubgroups(device, precision);
-  const tile = tilesOf(device, access, precision)[size]!;
+  const tile = tilesOf(device, access, precision, problem)[size]!;
   const textures = fromTextures ? textureOperands(problem) : null;
   const subgroupAccess = textures?.access ?? access;
   const matrices = batch * slices;
@@ -72,8 +72,8 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
   const sums = sumsOfA && subgroups && !summed && access !== 'scalar' ? sumsOfA : null;
   if (sumsOfA && !sums) columnSums(device, a, null, sumsOfA);
   const kernel: Kernel = subgroups
-    ? subgroupMatmulKernel(lanes, form, size, subgroupAccess, direct, sums !== null)
-    : tiledMatmulKernel(form, size === 'wide' ? 'large' : size, access, precision, n % 4 === 0, direct);
+    ? subgroupMatmulKernel(lanes, form, tile.rows, tile.columns, subgroupAccess, direct, sums !== null)
+    : tiledMatmulKernel(form, size === 'small' ? size : 'large', access, precision, n % 4 === 0, direct);
   const rowTiles = Math.ceil(m / tile.rows), columnTiles = Math.ceil(n / tile.columns);
   const groups = rowTiles * columnTiles * matrices;
   const params = {
