@@ -65,7 +65,7 @@ export interface LinearOperand extends TextureOperand {
   readonly shift: number;
 }
 
-/** Whether kernels read operands from textures where it pays: software adapters with 8 lanes (lavapipe) load faster from them, SwiftShader with its 4 does not. */
+/** Whether kernels read operands from textures where it pays: lavapipe (8 or 16 lanes) loads faster from them, SwiftShader with its 4 does not. */
 export function prefersTextures({ operandTextures, subgroupSize, force: { operands } }: Device): boolean {
   return operandTextures && operands !== 'buffer' && (operands === 'texture' || (subgroupSize >= 8 && subgroupSize <= 16));
 }

@@ -281,6 +281,46 @@ ${lines(tn, (j) => `    if (c0 + ${subgroup * j}u + lane < p.N4) { partialSums[(
   });
 });
 
+/**
+ * The same for few output channels, where most lanes would have no columns of their own: `columns` of them (see isNarrow), whose values the lanes hand out; each lane keeps one vec4 of
+ * (kx, channel).
+ */
+export const convNarrowWeightGradientKernel = kernelFamily((subgroup: number, columns: number, pixels: number, textures: boolean) => {
+  const columns4 = columns / 4;
+  const line = (row: string, length: string): string => (textures ? row : `(${row}) * ${length}`);
+  return defineKernel({
+    name: `conv2d_weight_gradient_f32_sg${subgroup}_${4 * subgroup}x${columns}_p${pixels}${textures ? '_texture' : ''}`,
+    workgroup: [subgroup],
+    subgroups: true,
+    params: WEIGHT_GRADIENT_PARAMS,
+    buffers: { ...WEIGHT_GRADIENT_BUFFERS, ...(textures ? { source: 'texture', upstream: 'texture' } : {}) },
+    module: weightGradientLoads(textures),
+    body: `${weightGradientTile(subgroup, columns4)}
+  let m = min(mFirst + lane, rows4 - 1u); ${sourceOffset('')}
+  let column = g * p.N4 + min(c0 + lane % ${columns4}u, p.N4 - 1u);
+${lines(columns, (n) => `  var sum${n} = vec4f();`)}
+  for (var outLine = firstLine; outLine < lastLine; outLine++) {
+    let y = i32((outLine % p.outH) * p.stride + ky) - p.padding;
+    if (u32(y) >= p.sourceH) { continue; }
+    let sourceLine = ${line('(outLine / p.outH) * p.sourceH + u32(y)', 'lineLength')};
+    let upstreamLine = ${line('outLine', '(p.outW * upstreamPitch)')};
+    for (var x = 0u; x < p.outW; x += ${pixels}u) {
+${lines(pixels, (u) => `      let x${u} = min(x + ${u}u, p.outW - 1u);
+      let e${u} = u32(i32(x${u} * p.stride * sourcePitch) + offset);
+      let a${u} = select(vec4f(), loadSource(sourceLine, e${u}), e${u} < lineLength && x + ${u}u < p.outW);
+      let b${u} = loadUpstream(upstreamLine, x${u} * upstreamPitch + column);`)}
+${lines(columns, (n) => `      ${range(pixels).map((u) => `sum${n} = fma(a${u}, vec4f(${handOut(subgroup, `b${u}[${n & 3}]`, n >> 2)}), sum${n});`).join(' ')}`)}
+    }
+  }
+  if (mFirst + lane >= rows4) { return; }
+  let firstRow = ((split * p.kh + ky) * rows4 + mFirst + lane) * 4u;
+${lines(columns4, (j) => `  if (c0 + ${j}u < p.N4) {
+    let at = firstRow * upstreamPitch + g * p.N4 + c0 + ${j}u;
+${lines(4, (q) => `    partialSums[at + ${q}u * upstreamPitch] = vec4f(${range(4).map((n) => `sum${4 * j + n}[${q}]`).join(', ')});`)}
+  }`)}`,
+  });
+});
+
 /** Pixels that a workgroup-memory tile of the gradient by the weight holds. */
 const DEPTH = 16;
 

@@ -92,7 +92,7 @@ export function tilePlacement({ rows, columns }: MatmulTile): string {
 
 /**
  * Tile sizes by lanes of a subgroup. From buffers the large one is the fastest on lavapipe with 8 lanes: a larger one spills registers, a smaller one uses every loaded value less.
- * From textures, with 16 lanes, and on SwiftShader (4 lanes), the wide one is. The small one wastes less on small outputs. Scalar access has the small one only.
+ * From textures, with 16 lanes, and on SwiftShader (4 lanes), the wide one is. The small one wastes less on small outputs. Scalar access has the small one and fitted ones only.
  */
 export const SUBGROUP_TILES: Readonly<Record<number, Readonly<Record<TileSize, MatmulTile>>>> = {
   4: { wide: { rows: 64, columns: 64 }, large: { rows: 32, columns: 32 }, small: { rows: 16, columns: 16 } },

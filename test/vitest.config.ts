@@ -2,7 +2,7 @@
  * Test runner configuration: forks (Dawn does not like worker threads), long timeouts (software adapters compile slowly).
  *
  * Everything runs on the adapter that set-up chose. Where that is not SwiftShader, what depends on the adapter runs on SwiftShader as well
- * (subgroups of 4 instead of 8, another compiler): ops, matching, optimisers, f16 (which SwiftShader has not), and the model against its golden files.
+ * (subgroups of 4 instead of 8 or 16, another compiler): ops, matching, optimisers, f16 (which SwiftShader has not), and the model against its golden files.
  * Variants that only the tuner chooses are held against the plain ones wherever it runs.
  */
 import { defineConfig } from 'vitest/config';

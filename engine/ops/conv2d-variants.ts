@@ -1,5 +1,5 @@
 /** The ways to compute a dense or grouped convolution, and which one to take: direct or Winograd, tile, where operands are read from; for the gradient by the weight tile and split. */
-import { convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, isNarrow, sumPartsKernel } from '../../kernels/conv2d.ts';
+import { convNarrowWeightGradientKernel, convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, isNarrow, sumPartsKernel } from '../../kernels/conv2d.ts';
 import type { Kernel } from '../../kernels/kernel.ts';
 import type { StagedPrecision } from '../../kernels/matmul-tiled.ts';
 import { winogradOutputKernel, winogradTilesKernel, winogradWeightGradientKernel, winogradWeightsKernel, WINOGRAD_SIZES, type WinogradSize } from '../../kernels/winograd.ts';
@@ -195,6 +195,7 @@ export interface WeightGradientTensors {
 }
 
 export function weightGradientKernel(device: Device, { rows, columns, pixels, textures }: DirectWeightGradient): Kernel {
+  if (device.smallSubgroups && isNarrow(device.subgroupSize, columns)) return convNarrowWeightGradientKernel(device.subgroupSize, columns, pixels, textures);
   return device.smallSubgroups ? convWeightGradientSubgroupKernel(device.subgroupSize, rows, columns, pixels, textures) : convWeightGradientTiledKernel(rows);
 }
 
@@ -249,8 +250,11 @@ export function chooseWeightGradient(
     const textures = readable && prefersTextures(device) && weightGradientTexturesPay(device, call);
     // Four pixels a turn load and store the sums half as often as two; with the code of buffer loads they no longer fit into a processor's instruction cache.
     const pixels = subgroup > 4 && textures ? 4 : 2;
-    const expected = modelled(tile || Math.max(32, subgroup * 4), tile || Math.max(O4 <= 8 || subgroup <= 4 ? 32 : 64, subgroup * 4), pixels, textures);
-    const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]] : [[32, 32], [32, 64], [64, 32]].map(([rows, columns]): Tile => [Math.max(rows, subgroup * 4), Math.max(columns, subgroup * 4)]);
+    const narrow: readonly Tile[] = subgroup === 4 ? [] : [16, 32].filter((columns) => O4 * 4 <= columns && isNarrow(subgroup, columns)).map((columns): Tile => [subgroup * 4, columns]);
+    const [rows, columns] = narrow[0] ?? [tile || Math.max(32, subgroup * 4), tile || Math.max(O4 <= 8 || subgroup <= 4 ? 32 : 64, subgroup * 4)];
+    const expected = modelled(rows, columns, pixels, textures);
+    const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]]
+      : [...[[32, 32], [32, 64], [64, 32]].map(([height, width]): Tile => [Math.max(height, subgroup * 4), Math.max(width, subgroup * 4)]), ...narrow];
     const candidates = tiles.flatMap(([rows, columns]) => {
       const own = modelled(rows, columns, pixels, textures);
       const others = [Math.ceil(own.splits / 2), own.splits * 2].map((splits) => ({ ...own, perSplit: rangesOf(lines, Math.min(most, splits)).perSplit }));

@@ -91,9 +91,8 @@ const MANY_MATRICES = 8;
 export function tilesOf(device: Device, access: OperandAccess, precision: StagedPrecision, { m, batch = 1 }: Pick<Gemm, 'm' | 'batch'>): Tiles {
   if (!readBySubgroups(device, precision)) return WORKGROUP_TILES;
   const tiles = SUBGROUP_TILES[device.subgroupSize];
-  if (access === 'scalar') return { small: tiles.small };
   const fitted = batch >= MANY_MATRICES ? fittedTile(device.subgroupSize, m) : null;
-  return fitted ? { ...tiles, fitted } : tiles;
+  return { ...(access === 'scalar' ? { small: tiles.small } : tiles), ...(fitted && { fitted }) };
 }
 
 /** log2 of the lines of a block, where there are several. */
