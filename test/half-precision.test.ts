@@ -5,6 +5,8 @@
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
 import { AdamW, backward, conv2d, Device, linear, matmul, Random, UnsupportedOptionError, type DeviceOptions, type Tensor, type TunedChoices } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
+import { SUBGROUP_TILES } from '../kernels/matmul.ts';
+import { WORKGROUP_TILES } from '../kernels/matmul-tiled.ts';
 import { DynamicSparseRCNN, MODEL_PRESETS } from '../model/index.ts';
 import { checkOp, randomInput, relativeError, type OpCase, type OpInput } from './op-harness.ts';
 import { opCases } from './op-cases/index.ts';
@@ -219,8 +221,9 @@ describe.runIf(supported)('the tuner', async () => {
       const results = await on.tuner.tune(QUICK);
       expect(results.flatMap(({ excluded }) => excluded)).toEqual([]);
       const exported = on.tuner.export();
+      const { rows, columns } = SUBGROUP_TILES[on.subgroupSize]?.large ?? WORKGROUP_TILES.small;
       for (const [shapeClass, variant, kernel] of [
-        [PRODUCT, 'f16 32x32', /^matmul_nn_f16_wg64_32x32/], [PRODUCT, 'f16 64x64, 2 slices', /^matmul_nn_f16_wg64_64x64/], [PRODUCT, 'buffer 32x32', /^matmul_nn_f32_/],
+        [PRODUCT, 'f16 32x32', /^matmul_nn_f16_wg64_32x32/], [PRODUCT, 'f16 64x64, 2 slices', /^matmul_nn_f16_wg64_64x64/], [PRODUCT, `buffer ${rows}x${columns}`, /^matmul_nn_f32_/],
         [CONVOLUTION, 'direct f16 64x64', /^conv2d_f16_tile64/], [CONVOLUTION, 'direct buffer 32x32', /^conv2d_f32_/],
       ] as const) {
         on.tuner.reset();

@@ -68,7 +68,7 @@ const WORKLOADS: readonly Workload[] = [
   reductionOf('sum', [70001], 0), reductionOf('sum', [70001, 1], 1), reductionOf('sum', [300, 257], 1), reductionOf('sum', [2570, 36], 0), reductionOf('sum', [3, 5001, 7], 1), reductionOf('max', [20000, 5], 1), reductionOf('max', [1, 9001, 8], 1),
   attentionOf(2, 71, 78, 6), attentionOf(1, 100, 64, 4), attentionOf(3, 33, 320, 5), attentionOf(1, 300, 64, 1),
   interactionOf(37, 49, 64, 16), interactionOf(1101, 1, 64, 16), interactionOf(201, 9, 36, 20),
-  roiAlignOf(2, 21, [[17, 23], [9, 12], [5, 6], [3, 3]], 32), roiAlignOf(1, 131, [[40, 33]], 12), roiAlignOf(1, 90, [[31, 64], [16, 32]], 16, { resolution: 5, samplingRatio: 3 }), roiAlignOf(1, 300, [[1, 1]], 64),
+  roiAlignOf(2, 21, [[17, 23], [9, 12], [5, 6], [3, 3]], 64), roiAlignOf(1, 131, [[40, 33]], 12), roiAlignOf(1, 90, [[31, 64], [16, 32]], 16, { resolution: 5, samplingRatio: 3 }), roiAlignOf(1, 300, [[1, 1]], 64),
 ];
 
 /** Output and gradients of a workload, on operands that are always the same. */
@@ -174,7 +174,7 @@ const SABOTAGES: readonly Sabotage[] = [
   { family: 'sum-pairs', workload: layerNormOf(4097, 128), wrong: chunked(20), excluded: /^20 chunks$/ },
   { family: 'reduce', workload: reductionOf('sum', [20000, 5], 1), wrong: named(/^reduce_sum_rows/), excluded: /^teams/ },
   { family: 'roi-align', workload: roiAlignOf(2, 21, [[17, 23], [9, 12]], 32), wrong: named(/^roi_align_f32_\w+_x4$/), excluded: / x4$/ },
-  { family: 'roi-align-gradient', workload: roiAlignOf(2, 21, [[17, 23], [9, 12]], 32), wrong: named(/^roi_align_gradient_f32_sg/), excluded: /^subgroups$/ },
+  { family: 'roi-align-gradient', workload: roiAlignOf(2, 21, [[17, 23], [9, 12]], 64), wrong: named(/^roi_align_gradient_f32_sg/), excluded: /^subgroups$/ },
   { family: 'interaction-product', workload: interactionOf(37, 49, 64, 16), wrong: named(/^dynamic_interaction_tn_f32_sg/), excluded: /^(buffer|texture) \d+x\d+$/ },
 ];
 
