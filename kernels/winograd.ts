@@ -13,6 +13,7 @@
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
+import { linearTextureLoad } from './matmul.ts';
 import { range } from './subgroups.ts';
 
 export const WINOGRAD_SIZES = [2, 4] as const;
@@ -65,22 +66,26 @@ function sandwich(matrix: Matrix, names: readonly (readonly string[])[], name: s
 
 const grid = (rows: number, columns: number, name: (i: number, j: number) => string): string[][] => range(rows).map((i) => range(columns).map((j) => name(i, j)));
 
-/** U [elements, K, N] of weights [3, 3, K, N]. One lane a vec4. */
-export const winogradWeightsKernel = kernelFamily((m: WinogradSize) => {
+/** `shift`: see linearTextureLoad; for operands in a linear texture only. */
+const VALUE_PARAMS = { count: 'u32', shift: 'u32' } as const;
+/** WGSL of vec4 `at` of what is a linear operand texture or a buffer. */
+const loadValue = (texture: boolean, name: string, at: string): string => (texture ? linearTextureLoad(name, 'p.shift', at) : `${name}[${at}]`);
+
+/** U [elements, K, N] of weights [3, 3, K, N]. One lane a vec4. `texture`: the weights are a linear operand texture. */
+export const winogradWeightsKernel = kernelFamily((m: WinogradSize, texture: boolean) => {
   const side = m + 2;
-  const elements = side * side;
   return defineKernel({
-    name: `winograd${m}_weights_f32`,
+    name: `winograd${m}_weights_f32${texture ? '_texture' : ''}`,
     workgroup: [64],
-    params: { count: 'u32' },
-    buffers: { weights: 'read vec4f', transformed: 'write vec4f' },
+    params: VALUE_PARAMS,
+    buffers: { weights: texture ? 'texture' : 'read vec4f', transformed: 'write vec4f' },
     body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
-  ${grid(3, 3, (a, b) => `let g${a}_${b} = weights[${a * 3 + b}u * p.count + i];`).flat().join('\n  ')}
+  ${grid(3, 3, (a, b) => `let at${a}_${b} = ${a * 3 + b}u * p.count + i; let g${a}_${b} = ${loadValue(texture, 'weights', `at${a}_${b}`)};`).flat().join('\n  ')}
   ${sandwich(MATRICES[m].weight, grid(3, 3, (a, b) => `g${a}_${b}`), 'u')}
-  var results = array<vec4f, ${elements}>(${range(elements).map((e) => `u${Math.floor(e / side)}_${e % side}`).join(', ')});
-  for (var e = 0u; e < ${elements}u; e++) { transformed[e * p.count + i] = results[e]; }`,
+  var results = array<vec4f, ${side * side}>(${grid(side, side, (a, b) => `u${a}_${b}`).flat().join(', ')});
+  for (var e = 0u; e < ${side * side}u; e++) { transformed[e * p.count + i] = results[e]; }`,
   });
 });
 
@@ -104,57 +109,56 @@ const tileOf = (m: number): string => `
 
 /**
  * V [elements, tiles, K] of the `input` image [batch, height, width, K] with `padding` zeros around it, whose tiles overlap by two pixels; or U [elements, tiles, N] of the
- * `upstream` gradient [batch, height, width, N], whose tiles do not.
+ * `upstream` gradient [batch, height, width, N], whose tiles do not. `texture`: the image is an operand texture, a line a row of pixels.
  */
-export const winogradTilesKernel = kernelFamily((m: WinogradSize, of: 'input' | 'upstream') => {
+export const winogradTilesKernel = kernelFamily((m: WinogradSize, of: 'input' | 'upstream', texture: boolean) => {
   const side = m + 2;
-  const elements = side * side;
   const loaded = of === 'input' ? side : m;
   return defineKernel({
-    name: `winograd${m}_${of}_f32`,
+    name: `winograd${m}_${of}_f32${texture ? '_texture' : ''}`,
     workgroup: [64],
     params: { ...TILE_PARAMS, padding: 'u32' },
-    buffers: { image_: 'read vec4f', transformed: 'write vec4f' },
+    buffers: { image_: texture ? 'texture' : 'read vec4f', transformed: 'write vec4f' },
     body: `${tileOf(m)}
   ${range(loaded).map((j) => `let x${j} = originX + ${j}u - p.padding; let insideX${j} = x${j} < p.width;`).join('\n  ')}
-  ${range(loaded).map((i) => `let y${i} = originY + ${i}u - p.padding; let line${i} = (image * p.height + y${i}) * p.width; let insideY${i} = y${i} < p.height;`).join('\n  ')}
-  ${grid(loaded, loaded, (i, j) => `let d${i}_${j} = select(vec4f(), image_[(line${i} + x${j}) * p.channels4 + c], insideY${i} && insideX${j});`).flat().join('\n  ')}
+  ${range(loaded).map((i) => `let y${i} = originY + ${i}u - p.padding; let line${i} = ${texture ? 'image * p.height + y' : '(image * p.height + y'}${i}${texture ? '' : ') * p.width'}; let insideY${i} = y${i} < p.height;`).join('\n  ')}
+  ${grid(loaded, loaded, (i, j) => `let d${i}_${j} = select(vec4f(), ${texture ? `textureLoad(image_, vec2u(x${j} * p.channels4 + c, line${i}))` : `image_[(line${i} + x${j}) * p.channels4 + c]`}, insideY${i} && insideX${j});`).flat().join('\n  ')}
   ${sandwich(MATRICES[m][of], grid(loaded, loaded, (i, j) => `d${i}_${j}`), 'v')}
-  var results = array<vec4f, ${elements}>(${range(elements).map((e) => `v${Math.floor(e / side)}_${e % side}`).join(', ')});
-  for (var e = 0u; e < ${elements}u; e++) { transformed[(e * p.tiles + tile) * p.channels4 + c] = results[e]; }`,
+  var results = array<vec4f, ${side * side}>(${grid(side, side, (a, b) => `v${a}_${b}`).flat().join(', ')});
+  for (var e = 0u; e < ${side * side}u; e++) { transformed[(e * p.tiles + tile) * p.channels4 + c] = results[e]; }`,
   });
 });
 
-/** The gradient by the weights [3, 3, K, N] of products [elements, K, N]. One lane a vec4. */
-export const winogradWeightGradientKernel = kernelFamily((m: WinogradSize) => {
+/** The gradient by the weights [3, 3, K, N] of products [elements, K, N]. One lane a vec4. `texture`: the products are a linear operand texture. */
+export const winogradWeightGradientKernel = kernelFamily((m: WinogradSize, texture: boolean) => {
   const side = m + 2;
   return defineKernel({
-    name: `winograd${m}_weight_gradient_f32`,
+    name: `winograd${m}_weight_gradient_f32${texture ? '_texture' : ''}`,
     workgroup: [64],
-    params: { count: 'u32' },
-    buffers: { products: 'read vec4f', gradient: 'write vec4f' },
+    params: VALUE_PARAMS,
+    buffers: { products: texture ? 'texture' : 'read vec4f', gradient: 'write vec4f' },
     body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
-  ${grid(side, side, (a, b) => `let q${a}_${b} = products[${a * side + b}u * p.count + i];`).flat().join('\n  ')}
+  ${grid(side, side, (a, b) => `let at${a}_${b} = ${a * side + b}u * p.count + i; let q${a}_${b} = ${loadValue(texture, 'products', `at${a}_${b}`)};`).flat().join('\n  ')}
   ${sandwich(MATRICES[m].gradient, grid(side, side, (a, b) => `q${a}_${b}`), 'g')}
   ${grid(3, 3, (a, b) => `gradient[${a * 3 + b}u * p.count + i] = g${a}_${b};`).flat().join('\n  ')}`,
   });
 });
 
-/** y [batch, height, width, N] of products [elements, tiles, N], and the epilogue. */
-export const winogradOutputKernel = kernelFamily((m: WinogradSize, epilogue: Epilogue) => {
+const OUTPUT_PARAMS = { ...TILE_PARAMS, shift: 'u32' } as const;
+
+/** y [batch, height, width, N] of products [elements, tiles, N], and the epilogue. `texture`: the products are a linear operand texture. */
+export const winogradOutputKernel = kernelFamily((m: WinogradSize, epilogue: Epilogue, texture: boolean) => {
   const side = m + 2;
-  const elements = side * side;
   return defineKernel({
-    name: `winograd${m}_output_f32${epilogue}`,
+    name: `winograd${m}_output_f32${texture ? '_texture' : ''}${epilogue}`,
     workgroup: [64],
-    params: TILE_PARAMS,
-    buffers: { products: 'read vec4f', ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
+    params: OUTPUT_PARAMS,
+    buffers: { products: texture ? 'texture' : 'read vec4f', ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
     body: `${tileOf(m)}
-  var product: array<vec4f, ${elements}>;
-  for (var e = 0u; e < ${elements}u; e++) { product[e] = products[(e * p.tiles + tile) * p.channels4 + c]; }
-  ${sandwich(MATRICES[m].output, grid(side, side, (i, j) => `product[${i * side + j}]`), 'y')}
+  ${grid(side, side, (i, j) => `let at${i}_${j} = (${i * side + j}u * p.tiles + tile) * p.channels4 + c; let q${i}_${j} = ${loadValue(texture, 'products', `at${i}_${j}`)};`).flat().join('\n  ')}
+  ${sandwich(MATRICES[m].output, grid(side, side, (i, j) => `q${i}_${j}`), 'y')}
   ${columnOperands(epilogue, '', (buffer) => `${buffer}[c]`)}
   var results = array<vec4f, ${m * m}>(${range(m * m).map((e) => `y${Math.floor(e / m)}_${e % m}`).join(', ')});
   for (var e = 0u; e < ${m * m}u; e++) {

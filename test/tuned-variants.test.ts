@@ -106,6 +106,9 @@ async function variantsOf(device: Device, work: () => Promise<unknown>): Promise
 const FAMILIES = ['attention', 'attention-gradient', 'channel-map', 'group-norm', 'layer-norm', 'layer-norm-gradient', 'reduce', 'roi-align', 'softmax', 'softmax-gradient', 'sum-pairs'];
 const FAMILIES_OF_SUBGROUPS = ['dynamic-interaction', 'dynamic-interaction-gradient', 'interaction-product', 'roi-align-gradient'];
 
+/** All of their kernels are compiled: minutes on a busy machine. */
+const TUNING_TIMEOUT_MS = 600_000;
+
 describe.each(devices)('$label', ({ device }) => {
   let tuned: TunedChoices;
 
@@ -121,7 +124,7 @@ describe.each(devices)('$label', ({ device }) => {
     const results = await device.tuner.tune(QUICK);
     expect(results.flatMap(({ shapeClass, excluded, skipped }) => [...excluded.map(({ variant, reason }) => `${shapeClass}: ${variant}: ${reason}`), ...(skipped === null ? [] : [`${shapeClass}: ${skipped}`])])).toEqual([]);
     tuned = device.tuner.export();
-  });
+  }, TUNING_TIMEOUT_MS);
 
   test.each(WORKLOADS)('$name: each variant gives the same by way of the op, and none is left behind', async (workload) => {
     const counted = async (): Promise<{ results: Float32Array[]; dispatches: number }> => {

@@ -127,7 +127,7 @@ export function chooseConvolution(
     const candidate = (variant: ConvolutionVariant): Candidate<ConvolutionVariant> => {
       if (variant.winograd !== null) {
         const m = variant.winograd;
-        return { name: `winograd ${m}x${m}`, variant, tolerance: WINOGRAD_ROUNDING[m] * (rounding + (half && halfProducts(m) ? HALF_ROUNDING : 0)), kernels: () => [winogradWeightsKernel(m), winogradTilesKernel(m, 'input'), winogradOutputKernel(m, '')] };
+        return { name: `winograd ${m}x${m}`, variant, tolerance: WINOGRAD_ROUNDING[m] * (rounding + (half && halfProducts(m) ? HALF_ROUNDING : 0)), kernels: () => [winogradWeightsKernel(m, prefersTextures(device)), winogradTilesKernel(m, 'input', prefersTextures(device)), winogradOutputKernel(m, '', prefersTextures(device))] };
       }
       const { rows, columns, textures, precision } = variant;
       return {
@@ -235,7 +235,7 @@ export function chooseWeightGradient(
     const rounding = roundingOf(lines * outW);
     const transformed = (m: WinogradSize): Candidate<WeightGradientVariant> => ({
       name: `winograd ${m}x${m}`, variant: { winograd: m }, tolerance: WINOGRAD_ROUNDING[m] * rounding,
-      kernels: () => [winogradTilesKernel(m, 'input'), winogradTilesKernel(m, 'upstream'), winogradWeightGradientKernel(m)],
+      kernels: () => [winogradTilesKernel(m, 'input', prefersTextures(device)), winogradTilesKernel(m, 'upstream', prefersTextures(device)), winogradWeightGradientKernel(m, prefersTextures(device))],
     });
     const candidate = ({ rows, columns, pixels, textures, perSplit }: DirectWeightGradient): Candidate<WeightGradientVariant> => {
       const variant: DirectWeightGradient = { winograd: null, rows, columns, pixels, textures, perSplit };

@@ -3,6 +3,7 @@ import { linearGrid } from '../../kernels/kernel.ts';
 import { winogradOutputKernel, WINOGRAD_SIZES, winogradTilesKernel, winogradWeightGradientKernel, winogradWeightsKernel, type WinogradSize } from '../../kernels/winograd.ts';
 import type { Device } from '../device.ts';
 import type { Tensor } from '../tensor.ts';
+import { linearOperand, prefersTextures, textureOperand, type OperandTexture } from '../textures.ts';
 import { epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 
 /** A 3x3 convolution of stride 1: source [batch, sourceH, sourceW, K], target [batch, targetH, targetW, N], K and N in vec4s. */
@@ -85,11 +86,23 @@ function tileRanges(device: Device, m: WinogradSize, call: WinogradCall): { read
   return { perRange, ranges };
 }
 
+/** Runs `body` with a tensor's copy in a linear texture and its shift, where loads from textures are the faster ones and there is one; with the tensor and null otherwise. */
+function withLinear(device: Device, tensor: Tensor, body: (operand: Tensor | OperandTexture, shift: number | null) => void): void {
+  const linear = prefersTextures(device) ? linearOperand(tensor) : null;
+  if (linear) device.withTextures([linear], ([texture]) => body(texture, linear.shift));
+  else body(tensor, null);
+}
+
 /** Transforms a range of tiles of the source or of the upstream gradient. */
 function transformTiles(m: WinogradSize, of: 'input' | 'upstream', { params }: TileRange, { sourceH, sourceW, targetH, targetW, K4, N4, padding }: WinogradCall, image: Tensor, transformed: Tensor): void {
   const [height, width, channels4, zeros] = of === 'input' ? [sourceH, sourceW, K4, padding] : [targetH, targetW, N4, 0];
   const count = params.tiles * channels4;
-  image.device.run(winogradTilesKernel(m, of), { ...params, count, height, width, channels4, padding: zeros }, { image_: image, transformed }, lanes(count));
+  const { device } = image;
+  const rows = prefersTextures(device) ? textureOperand(image, image.size / 4 / (width * channels4), width * channels4, true) : null;
+  const run = (source: Tensor | OperandTexture): void => (
+    device.run(winogradTilesKernel(m, of, rows !== null), { ...params, count, height, width, channels4, padding: zeros }, { image_: source, transformed }, lanes(count)));
+  if (rows) device.withTextures([rows], ([texture]) => run(texture));
+  else run(image);
 }
 
 /**
@@ -107,15 +120,17 @@ export function winograd(device: Device, m: WinogradSize, call: WinogradCall, so
   const { perRange, ranges } = tileRanges(device, m, call);
 
   const transformed = device.empty([elements, k, n]);
-  device.run(winogradWeightsKernel(m), { count: k * N4 }, { weights, transformed }, lanes(k * N4));
+  const count = k * N4;
+  withLinear(device, weights, (operand, shift) => device.run(winogradWeightsKernel(m, shift !== null), { count, shift: shift ?? 0 }, { weights: operand, transformed }, lanes(count)));
   const values = device.empty([elements * perRange * k]), sums = device.empty([elements * perRange * n]);
   for (const range of ranges) {
     const { tiles } = range.params;
     const inputs = range.part(values, k), products = range.part(sums, n);
     transformTiles(m, 'input', range, call, source, inputs);
     gemm(device, { a: inputs, transposeA: false, b: transformed, transposeB: false, output: products, m: tiles, n, k, batch: elements, half: half && halfProducts(m) });
-    device.run(winogradOutputKernel(m, epilogue), { ...range.params, count: tiles * N4, height: targetH, width: targetW, channels4: N4 },
-      { products, ...buffers, target_: target }, lanes(tiles * N4));
+    const params = { ...range.params, count: tiles * N4, height: targetH, width: targetW, channels4: N4 };
+    withLinear(device, products, (operand, shift) => (
+      device.run(winogradOutputKernel(m, epilogue, shift !== null), { ...params, shift: shift ?? 0 }, { products: operand, ...buffers, target_: target }, lanes(tiles * N4))));
   }
 }
 
@@ -133,5 +148,7 @@ export function winogradWeightGradient(device: Device, m: WinogradSize, call: Wi
     transformTiles(m, 'upstream', range, call, upstream, b);
     gemm(device, { a, transposeA: true, b, transposeB: false, output: sums[i % 2], m: k, n, k: range.params.tiles, batch: elements, residual: i > 0 ? sums[(i - 1) % 2] : null });
   }
-  device.run(winogradWeightGradientKernel(m), { count: k * call.N4 }, { products: sums[(ranges.length - 1) % 2], gradient }, lanes(k * call.N4));
+  const count = k * call.N4;
+  withLinear(device, sums[(ranges.length - 1) % 2], (operand, shift) => (
+    device.run(winogradWeightGradientKernel(m, shift !== null), { count, shift: shift ?? 0 }, { products: operand, gradient }, lanes(count))));
 }
