@@ -48,6 +48,13 @@ const TEXTURE_PARAMS: Readonly<Record<SubgroupAccess, Readonly<Record<string, 'u
   linear_texture: { shiftA: 'u32', shiftB: 'u32' },
 };
 
+/** Where the lines of a residual in a texture lie. */
+const RESIDUAL_PARAMS = { shiftResidual: 'u32', pitchResidual: 'u32' } as const;
+
+/** WGSL of a load of vec4 `x4` of a line of an operand in a texture, by its params `shift<suffix>` and `pitch<suffix>`. */
+const lineTextureLoad = (texture: string, suffix: string, line: string, x4: string): string => (
+  `textureLoad(${texture}, vec2u((${line} >> p.shift${suffix}) * p.pitch${suffix} + ${x4}, ${line} & ((1u << p.shift${suffix}) - 1u)))`);
+
 /** WGSL of a load of vec4 `e` of a linear operand. */
 export const linearTextureLoad = (texture: string, shift: string, e: string): string => `textureLoad(${texture}, vec2u(${e} & ((1u << ${shift}) - 1u), ${e} >> ${shift}))`;
 
@@ -59,7 +66,7 @@ export function operandLoader(name: 'A' | 'B', access: SubgroupAccess): string {
   const buffer = name.toLowerCase();
   if (access === 'texture') {
     return `fn load${name}(line: u32, x4: u32) -> vec4f {
-  return textureLoad(${buffer}, vec2u((line >> p.shift${name}) * p.pitch${name} + x4, line & ((1u << p.shift${name}) - 1u)));
+  return ${lineTextureLoad(buffer, name, 'line', 'x4')};
 }`;
   }
   if (access === 'linear_texture') {
@@ -119,9 +126,9 @@ export function fittedTile(lanes: number, m: number): MatmulTile | null {
 
 /**
  * C = op(A) op(B) with one subgroup a workgroup; a shader for each form, tile, access and epilogue. `sums`, with A transposed and read as vec4s: also writes the sums of
- * op(A) over K, [M], of a product that is neither batched nor split.
+ * op(A) over K, [M], of a product that is neither batched nor split. `residualTexture`: the residual is an operand texture too, where the output is written as vec4s.
  */
-export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulForm, tileRows: number, tileColumns: number, access: SubgroupAccess, epilogue: Epilogue, sums: boolean): Kernel => {
+export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulForm, tileRows: number, tileColumns: number, access: SubgroupAccess, epilogue: Epilogue, sums: boolean, residualTexture: boolean): Kernel => {
   const tile: MatmulTile = { rows: tileRows, columns: tileColumns };
   const transposedA = form[0] === 't', transposedB = form[1] === 't';
   const { rows } = tile;
@@ -168,7 +175,7 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     const value = (residual: string): string => withEpilogue(epilogue, `sums[r * ${vectors}u + ${j}u]`, j, residual, zero);
     if (transposedB) return `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { let at = line * p.n + column; output[at] = ${value('residual[at]')}; } }`;
     const x = `let x = column0 / 4u + ${j * lanes}u + lane;`;
-    if (access !== 'scalar') return `{ ${x} if (x < p.n / 4u) { let at = line * (p.n / 4u) + x; output[at] = ${value('residual[at]')}; } }`;
+    if (access !== 'scalar') return `{ ${x} if (x < p.n / 4u) { let at = line * (p.n / 4u) + x; output[at] = ${value(residualTexture ? lineTextureLoad('residual', 'Residual', 'line', 'x') : 'residual[at]')}; } }`;
     return `{ ${x} let at = line * p.n + x * 4u; let value = ${value('vec4f(residual[at], residual[at + 1u], residual[at + 2u], residual[at + 3u])')};
       ${range(4).map((q) => `if (x * 4u + ${q}u < p.n) { output[at + ${q}u] = value[${q}]; }`).join('\n      ')} }`;
   });
@@ -177,15 +184,16 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
   const vec4Output = access !== 'scalar' && !transposedB;
   const buffers: Record<string, BufferSpec> = {
     a: operand, b: operand,
-    ...epilogueBuffers(epilogue, vec4Output ? 'vec4f' : 'f32'),
+    ...epilogueBuffers(epilogue, vec4Output ? 'vec4f' : 'f32'), ...(residualTexture ? { residual: 'texture' } : {}),
     output: vec4Output ? 'write vec4f' : 'write f32',
     ...(sums ? { sums_: 'write vec4f' } : {}),
   };
+  const params: Readonly<Record<string, 'u32'>> = { ...MATMUL_PARAMS, ...TEXTURE_PARAMS[access], ...(residualTexture ? RESIDUAL_PARAMS : {}) };
   const sumsOfA = sums ? range(blocksA) : [];
   return defineKernel({
-    name: `matmul_${form}_f32_sg${lanes}_${rows}x${tile.columns}_${access}${epilogue}${sums ? '_sums' : ''}`,
+    name: `matmul_${form}_f32_sg${lanes}_${rows}x${tile.columns}_${access}${epilogue}${residualTexture ? '_texture' : ''}${sums ? '_sums' : ''}`,
     workgroup: [lanes],
-    params: { ...MATMUL_PARAMS, ...TEXTURE_PARAMS[access] },
+    params,
     buffers,
     subgroups: true,
     module: `${operandLoader('A', access)}\n${operandLoader('B', access)}`,

@@ -6,8 +6,9 @@ import { tiledMatmulKernel } from '../../kernels/matmul-tiled.ts';
 import type { Device } from '../device.ts';
 import { sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { textureOperand } from '../textures.ts';
 import { elementwise } from './elementwise.ts';
-import { chooseGemm, layoutOf, readBySubgroups, textureOperands, tilesOf, type GemmVariant } from './gemm-variants.ts';
+import { blockShift, chooseGemm, layoutOf, readBySubgroups, textureOperands, tilesOf, type GemmVariant } from './gemm-variants.ts';
 
 /** What is done to a product before it is stored: act(sum * scale + bias + residual). */
 export interface EpilogueOperands {
@@ -71,8 +72,10 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
   const direct = summed ? '' : epilogue;
   const sums = sumsOfA && subgroups && !summed && access !== 'scalar' ? sumsOfA : null;
   if (sumsOfA && !sums) columnSums(device, a, null, sumsOfA);
+  // Where operands are read from textures, the residual is as well: often it lies in one, being the operand of an earlier product.
+  const residual = textures && !summed && !transposeB && problem.residual ? textureOperand(problem.residual, m * batch, n / 4) : null;
   const kernel: Kernel = subgroups
-    ? subgroupMatmulKernel(lanes, form, tile.rows, tile.columns, subgroupAccess, direct, sums !== null)
+    ? subgroupMatmulKernel(lanes, form, tile.rows, tile.columns, subgroupAccess, direct, sums !== null, residual !== null)
     : tiledMatmulKernel(form, size === 'small' ? size : 'large', access, precision, n % 4 === 0, direct);
   const rowTiles = Math.ceil(m / tile.rows), columnTiles = Math.ceil(n / tile.columns);
   const groups = rowTiles * columnTiles * matrices;
@@ -85,8 +88,9 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
   const product = summed ? device.empty([matrices, m, n]) : output;
   const rest = { output: product, ...(summed ? {} : buffers), ...(sums && { sums_: sums }) };
   if (textures) {
-    const located = { ...params, ...textures.params };
-    device.withTextures(textures.operands, ([textureA, textureB]) => device.run(kernel, located, { a: textureA, b: textureB, ...rest }, linearGrid(groups)));
+    const located = { ...params, ...textures.params, ...(residual && { shiftResidual: blockShift(residual.layout), pitchResidual: residual.layout.pitch }) };
+    device.withTextures([...textures.operands, ...(residual ? [residual] : [])], ([textureA, textureB, textureOfResidual]) => (
+      device.run(kernel, located, { a: textureA, b: textureB, ...rest, ...(residual && { residual: textureOfResidual }) }, linearGrid(groups))));
   } else {
     device.run(kernel, params, { a, b, ...rest }, linearGrid(groups));
   }
