@@ -86,7 +86,7 @@ function texturesPay(device: Device, { batch, sourceH, sourceW, targetH, targetW
 }
 
 /** How much more than a direct sum Winograd's transforms round. */
-const WINOGRAD_ROUNDING: Readonly<Record<WinogradSize, number>> = { 2: 2, 4: 5 };
+const WINOGRAD_ROUNDING: Readonly<Record<WinogradSize, number>> = { 2: 2, 4: 3 };
 
 type Tile = readonly [rows: number, columns: number];
 

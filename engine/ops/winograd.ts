@@ -106,8 +106,8 @@ function transformTiles(m: WinogradSize, of: 'input' | 'upstream', { params }: T
 }
 
 /**
- * Whether the product may be in f16 where a convolution may. The transforms of F(4x4) make 12 times of what rounding its operands does to a direct sum (0.3 % of the result), and
- * values up to 100 times as large, soon beyond f16's range: it stays in f32. F(2x2) makes 1.8 times of it, and values 4 times as large. Of random operands, -1 .. 1.
+ * Whether the product may be in f16 where a convolution may. The transforms of F(4x4) make 6 times of what rounding its operands does to a direct sum (0.16 % of the result), and
+ * values up to 32 times as large, soon beyond f16's range: it stays in f32. F(2x2) makes 1.8 times of it, and values 4 times as large. Of random operands, -1 .. 1.
  */
 export const halfProducts = (m: WinogradSize): boolean => m === 2;
 
