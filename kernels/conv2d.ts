@@ -235,6 +235,17 @@ const weightGradientTile = (rows4: number, columns4: number): string => `
 /** Where in a source line the tap's channels lie, seen from the tap of column 0 without padding. */
 const sourceOffset = (i: number | string): string => `let offset${i} = (i32(m${i} / p.K4) - p.padding) * i32(sourcePitch) + i32(g * p.K4 + m${i} % p.K4);`;
 
+/** The heads of the loops over the lines of a split and the pixels of each, `pixels` at a time from `x` on: the line of the source that tap row ky reads, and that of the upstream gradient. */
+function eachPixels(textures: boolean, pixels: number): string {
+  const line = (row: string, length: string): string => (textures ? row : `(${row}) * ${length}`);
+  return `  for (var outLine = firstLine; outLine < lastLine; outLine++) {
+    let y = i32((outLine % p.outH) * p.stride + ky) - p.padding;
+    if (u32(y) >= p.sourceH) { continue; }
+    let sourceLine = ${line('(outLine / p.outH) * p.sourceH + u32(y)', 'lineLength')};
+    let upstreamLine = ${line('outLine', '(p.outW * upstreamPitch)')};
+    for (var x = 0u; x < p.outW; x += ${pixels}u) {`;
+}
+
 /**
  * A workgroup is one subgroup: `rows` (kx, channel) by `columns` output channels, `pixels` a turn of the loop. Where registers are many, the upstream values of one vec4 of
  * columns stay in them while the rows go by. `textures`: rows of both images are read from operand textures.
@@ -243,7 +254,6 @@ export const convWeightGradientSubgroupKernel = kernelFamily((subgroup: number, 
   const ta = rows / 4 / subgroup;
   const tn = columns / 4 / subgroup;
   const parts = subgroup <= 4 ? [range(tn)] : range(tn).map((j) => [j]);
-  const line = (row: string, length: string): string => (textures ? row : `(${row}) * ${length}`);
   return defineKernel({
     name: `conv2d_weight_gradient_f32_sg${subgroup}_${rows}x${columns}_p${pixels}${textures ? '_texture' : ''}`,
     workgroup: [subgroup],
@@ -255,12 +265,7 @@ export const convWeightGradientSubgroupKernel = kernelFamily((subgroup: number, 
 ${lines(ta, (i) => `  let m${i} = min(mFirst + ${subgroup * i}u + lane, rows4 - 1u); ${sourceOffset(i)}`)}
 ${lines(tn, (j) => `  let column${j} = g * p.N4 + min(c0 + ${subgroup * j}u + lane, p.N4 - 1u);`)}
 ${lines(rows, (r) => lines(tn, (j) => `  var c${r}_${j} = vec4f();`))}
-  for (var outLine = firstLine; outLine < lastLine; outLine++) {
-    let y = i32((outLine % p.outH) * p.stride + ky) - p.padding;
-    if (u32(y) >= p.sourceH) { continue; }
-    let sourceLine = ${line('(outLine / p.outH) * p.sourceH + u32(y)', 'lineLength')};
-    let upstreamLine = ${line('outLine', '(p.outW * upstreamPitch)')};
-    for (var x = 0u; x < p.outW; x += ${pixels}u) {
+${eachPixels(textures, pixels)}
 ${lines(pixels, (u) => `${u > 0 ? `      let x${u} = min(x + ${u}u, p.outW - 1u);` : '      let x0 = x;'}
 ${lines(ta, (i) => `      let e${u}_${i} = u32(i32(x${u} * p.stride * sourcePitch) + offset${i});
       let a${u}_${i} = select(vec4f(), loadSource(sourceLine, e${u}_${i}), e${u}_${i} < lineLength${u > 0 ? ` && x + ${u}u < p.outW` : ''});`)}
@@ -287,7 +292,6 @@ ${lines(tn, (j) => `    if (c0 + ${subgroup * j}u + lane < p.N4) { partialSums[(
  */
 export const convNarrowWeightGradientKernel = kernelFamily((subgroup: number, columns: number, pixels: number, textures: boolean) => {
   const columns4 = columns / 4;
-  const line = (row: string, length: string): string => (textures ? row : `(${row}) * ${length}`);
   return defineKernel({
     name: `conv2d_weight_gradient_f32_sg${subgroup}_${4 * subgroup}x${columns}_p${pixels}${textures ? '_texture' : ''}`,
     workgroup: [subgroup],
@@ -299,12 +303,7 @@ export const convNarrowWeightGradientKernel = kernelFamily((subgroup: number, co
   let m = min(mFirst + lane, rows4 - 1u); ${sourceOffset('')}
   let column = g * p.N4 + min(c0 + lane % ${columns4}u, p.N4 - 1u);
 ${lines(columns, (n) => `  var sum${n} = vec4f();`)}
-  for (var outLine = firstLine; outLine < lastLine; outLine++) {
-    let y = i32((outLine % p.outH) * p.stride + ky) - p.padding;
-    if (u32(y) >= p.sourceH) { continue; }
-    let sourceLine = ${line('(outLine / p.outH) * p.sourceH + u32(y)', 'lineLength')};
-    let upstreamLine = ${line('outLine', '(p.outW * upstreamPitch)')};
-    for (var x = 0u; x < p.outW; x += ${pixels}u) {
+${eachPixels(textures, pixels)}
 ${lines(pixels, (u) => `      let x${u} = min(x + ${u}u, p.outW - 1u);
       let e${u} = u32(i32(x${u} * p.stride * sourcePitch) + offset);
       let a${u} = select(vec4f(), loadSource(sourceLine, e${u}), e${u} < lineLength && x + ${u}u < p.outW);
