@@ -4,6 +4,9 @@
  * Everything runs on the adapter that set-up chose. Where that is not SwiftShader, what depends on the adapter runs on SwiftShader as well
  * (subgroups of 4 instead of 8 or 16, another compiler): ops, matching, optimisers, f16 (which SwiftShader has not), and the model against its golden files.
  * Variants that only the tuner chooses are held against the plain ones wherever it runs.
+ *
+ * Where set-up chose vectors of 512 bits for lavapipe, kernels that are not for small subgroups compile three times as long: the files that are mostly about those run with its usual
+ * vectors of 256 bits, so that both widths are tested.
  */
 import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
@@ -20,7 +23,10 @@ const everywhere = {
   sequence: { groupOrder: 0 },
 };
 const ON_BOTH_ADAPTERS = ['test/ops.test.ts', 'test/golden.test.ts', 'test/matching.test.ts', 'test/optim.test.ts', 'test/half-precision.test.ts'];
-const twice = process.platform === 'linux' && process.arch === 'x64' && readDriverChoice()?.driver !== 'swiftshader';
+const WITH_USUAL_VECTORS = ['test/tuned-variants.test.ts', 'test/half-precision.test.ts'];
+const choice = readDriverChoice();
+const wide = choice?.driver === 'lavapipe' && choice.vectorBits !== null && !process.env.LP_NATIVE_VECTOR_WIDTH;
+const twice = process.platform === 'linux' && process.arch === 'x64' && choice?.driver !== 'swiftshader';
 
 /** The longest first, SwiftShader's before the other adapter's: one that begins last would be waited for alone. A fresh clone knows no durations that the runner could sort by. */
 const LONGEST = ['test/ops.test.ts', 'test/golden.test.ts', 'test/training.test.ts', 'test/tuned-variants.test.ts', 'test/cli.test.ts', 'test/loss-curve.test.ts', 'test/capture.test.ts'];
@@ -41,7 +47,8 @@ export default defineConfig({
     maxWorkers: 2,
     sequence: { sequencer: LongestFirst },
     projects: [
-      { test: { ...everywhere, name: 'adapter', include: ['test/**/*.test.ts'], env: UNTUNED } },
+      { test: { ...everywhere, name: 'adapter', include: ['test/**/*.test.ts'], exclude: wide ? WITH_USUAL_VECTORS : [], env: UNTUNED } },
+      ...(wide ? [{ test: { ...everywhere, name: 'adapter, 256 bits', include: WITH_USUAL_VECTORS, env: { ...UNTUNED, LP_NATIVE_VECTOR_WIDTH: '256' } } }] : []),
       ...(twice ? [{ test: { ...everywhere, name: 'swiftshader', include: ON_BOTH_ADAPTERS, env: { ...UNTUNED, DSRCNN_DRIVER: 'swiftshader' }, globalSetup: ['test/prepare-swiftshader.ts'] } }] : []),
     ],
   },
