@@ -62,7 +62,6 @@ export const adamwKernel = kernelFamily((lanes: number) => defineKernel({
   params: { first4: 'u32', count4: 'u32', slot: 'u32', mix1: 'f32', beta2: 'f32', mix2: 'f32', epsilon: 'f32' },
   buffers: { gradient: 'read vec4f', factor: 'read f32', rates: 'read vec4f', value: 'write vec4f', first: 'write vec4f', second: 'write vec4f' },
   body: `
-
   let scale = factor[0];
   let rate = rates[p.slot];
 ${eachElement(lanes, 'p.count4', `
@@ -98,7 +97,6 @@ export const sgdKernel = kernelFamily((kind: MomentumKind, lanes: number): Kerne
     params: { first4: 'u32', count4: 'u32', slot: 'u32', weightDecay: 'f32', momentum: 'f32' },
     buffers,
     body: `
-
   let scale = factor[0];
   let rate = rates[p.slot].x;
 ${eachElement(lanes, 'p.count4', `

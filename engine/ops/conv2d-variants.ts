@@ -126,8 +126,11 @@ export function chooseConvolution(
     const rounding = roundingOf((kh * kw * K4 * 4) / step ** 2);
     const candidate = (variant: ConvolutionVariant): Candidate<ConvolutionVariant> => {
       if (variant.winograd !== null) {
-        const m = variant.winograd;
-        return { name: `winograd ${m}x${m}`, variant, tolerance: WINOGRAD_ROUNDING[m] * (rounding + (half && halfProducts(m) ? HALF_ROUNDING : 0)), kernels: () => [winogradWeightsKernel(m, prefersTextures(device)), winogradTilesKernel(m, 'input', prefersTextures(device)), winogradOutputKernel(m, '', prefersTextures(device))] };
+        const m = variant.winograd, copied = prefersTextures(device);
+        return {
+          name: `winograd ${m}x${m}`, variant, tolerance: WINOGRAD_ROUNDING[m] * (rounding + (half && halfProducts(m) ? HALF_ROUNDING : 0)),
+          kernels: () => [winogradWeightsKernel(m, copied), winogradTilesKernel(m, 'input', copied), winogradOutputKernel(m, '', copied)],
+        };
       }
       const { rows, columns, textures, precision } = variant;
       return {
@@ -195,8 +198,10 @@ export interface WeightGradientTensors {
 }
 
 export function weightGradientKernel(device: Device, { rows, columns, pixels, textures }: DirectWeightGradient): Kernel {
-  if (device.smallSubgroups && isNarrow(device.subgroupSize, columns)) return convNarrowWeightGradientKernel(device.subgroupSize, columns, pixels, textures);
-  return device.smallSubgroups ? convWeightGradientSubgroupKernel(device.subgroupSize, rows, columns, pixels, textures) : convWeightGradientTiledKernel(rows);
+  const { smallSubgroups, subgroupSize } = device;
+  if (!smallSubgroups) return convWeightGradientTiledKernel(rows);
+  return isNarrow(subgroupSize, columns) ? convNarrowWeightGradientKernel(subgroupSize, columns, pixels, textures)
+    : convWeightGradientSubgroupKernel(subgroupSize, rows, columns, pixels, textures);
 }
 
 /** Image rows of source and upstream gradient as textures; null where they do not fit. */
@@ -235,7 +240,7 @@ export function chooseWeightGradient(
     const rounding = roundingOf(lines * outW);
     const transformed = (m: WinogradSize): Candidate<WeightGradientVariant> => ({
       name: `winograd ${m}x${m}`, variant: { winograd: m }, tolerance: WINOGRAD_ROUNDING[m] * rounding,
-      kernels: () => [winogradTilesKernel(m, 'input', prefersTextures(device)), winogradTilesKernel(m, 'upstream', prefersTextures(device)), winogradWeightGradientKernel(m, prefersTextures(device))],
+      kernels: () => [...(['input', 'upstream'] as const).map((of) => winogradTilesKernel(m, of, prefersTextures(device))), winogradWeightGradientKernel(m, prefersTextures(device))],
     });
     const candidate = ({ rows, columns, pixels, textures, perSplit }: DirectWeightGradient): Candidate<WeightGradientVariant> => {
       const variant: DirectWeightGradient = { winograd: null, rows, columns, pixels, textures, perSplit };
@@ -251,10 +256,10 @@ export function chooseWeightGradient(
     // Four pixels a turn load and store the sums half as often as two; with the code of buffer loads they no longer fit into a processor's instruction cache.
     const pixels = subgroup > 4 && textures ? 4 : 2;
     const narrow: readonly Tile[] = subgroup === 4 ? [] : [16, 32].filter((columns) => O4 * 4 <= columns && isNarrow(subgroup, columns)).map((columns): Tile => [subgroup * 4, columns]);
-    const [rows, columns] = narrow[0] ?? [tile || Math.max(32, subgroup * 4), tile || Math.max(O4 <= 8 || subgroup <= 4 ? 32 : 64, subgroup * 4)];
-    const expected = modelled(rows, columns, pixels, textures);
+    const expectedTile = narrow[0] ?? [tile || Math.max(32, subgroup * 4), tile || Math.max(O4 <= 8 || subgroup <= 4 ? 32 : 64, subgroup * 4)];
+    const expected = modelled(expectedTile[0], expectedTile[1], pixels, textures);
     const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]]
-      : [...[[32, 32], [32, 64], [64, 32]].map(([height, width]): Tile => [Math.max(height, subgroup * 4), Math.max(width, subgroup * 4)]), ...narrow];
+      : [...[[32, 32], [32, 64], [64, 32]].map(([rows, columns]): Tile => [Math.max(rows, subgroup * 4), Math.max(columns, subgroup * 4)]), ...narrow];
     const candidates = tiles.flatMap(([rows, columns]) => {
       const own = modelled(rows, columns, pixels, textures);
       const others = [Math.ceil(own.splits / 2), own.splits * 2].map((splits) => ({ ...own, perSplit: rangesOf(lines, Math.min(most, splits)).perSplit }));

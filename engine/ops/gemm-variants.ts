@@ -34,16 +34,8 @@ type Tiles = Readonly<Partial<Record<GemmVariant['size'], MatmulTile>>>;
 
 /** Workgroups that keep an adapter busy: a software adapter has a few threads, a GPU some hundred multiprocessors. */
 const WANTED_GROUPS = { software: 16, gpu: 256 };
-type TileCosts = Readonly<Record<TileSize, number>>;
 
-/** The cost of a tile by its size; of one made to measure between those of the other heights. */
-function costOf(costs: TileCosts, lanes: number, size: GemmVariant['size'], { rows }: MatmulTile): number {
-  if (size !== 'fitted') return costs[size];
-  const { wide, small } = SUBGROUP_TILES[lanes];
-  // Loads of B are shared by the rows of a tile: a part of the cost goes with 1 / rows.
-  const shared = (costs.small - costs.wide) / (1 / small.rows - 1 / wide.rows);
-  return Math.max(costs.wide, costs.wide + shared * (1 / rows - 1 / wide.rows));
-}
+type TileCosts = Readonly<Record<TileSize, number>>;
 
 /** Work of a multiply-add, and what else decides, relative to a multiply-add of the best tile. */
 interface Costs {
@@ -62,7 +54,17 @@ const COSTS_BY_LANES: Readonly<Record<number, Costs>> = {
   4: { ...COSTS, buffers: { wide: 1.4, large: 1.6, small: 2 } },
   16: { buffers: { wide: 2.1, large: 2.5, small: 2.6 }, textures: { wide: 1, large: 1.15, small: 1.45 }, contiguous: 0.85, copy: 18 },
 };
-/** There the wide tile takes 2 s to compile where the large one takes 0.7: not for products of fewer multiply-adds (some 10 ms). */
+
+/** The cost of a tile by its size; of one made to measure between those of the other heights. */
+function costOf(costs: TileCosts, lanes: number, size: GemmVariant['size'], { rows }: MatmulTile): number {
+  if (size !== 'fitted') return costs[size];
+  const { wide, small } = SUBGROUP_TILES[lanes];
+  // Loads of B are shared by the rows of a tile: a part of the cost goes with 1 / rows.
+  const shared = (costs.small - costs.wide) / (1 / small.rows - 1 / wide.rows);
+  return Math.max(costs.wide, costs.wide + shared * (1 / rows - 1 / wide.rows));
+}
+
+/** With 4 lanes the wide tile takes 2 s to compile where the large one takes 0.7: not for products of fewer multiply-adds (some 10 ms). */
 const WORTH_COMPILING = 2 ** 25;
 /** Two copies are worth so many multiply-adds as commands alone. */
 const COPIES_COST = 1e6;

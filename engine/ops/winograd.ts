@@ -3,7 +3,7 @@ import { linearGrid } from '../../kernels/kernel.ts';
 import { winogradOutputKernel, WINOGRAD_SIZES, winogradTilesKernel, winogradWeightGradientKernel, winogradWeightsKernel, type WinogradSize } from '../../kernels/winograd.ts';
 import type { Device } from '../device.ts';
 import type { Tensor } from '../tensor.ts';
-import { linearOperand, prefersTextures, textureOperand, type OperandTexture } from '../textures.ts';
+import { prefersTextures, textureOperand, withLinearCopies, type OperandTexture } from '../textures.ts';
 import { epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 
 /** A 3x3 convolution of stride 1: source [batch, sourceH, sourceW, K], target [batch, targetH, targetW, N], K and N in vec4s. */
@@ -88,9 +88,8 @@ function tileRanges(device: Device, m: WinogradSize, call: WinogradCall): { read
 
 /** Runs `body` with a tensor's copy in a linear texture and its shift, where loads from textures are the faster ones and there is one; with the tensor and null otherwise. */
 function withLinear(device: Device, tensor: Tensor, body: (operand: Tensor | OperandTexture, shift: number | null) => void): void {
-  const linear = prefersTextures(device) ? linearOperand(tensor) : null;
-  if (linear) device.withTextures([linear], ([texture]) => body(texture, linear.shift));
-  else body(tensor, null);
+  if (!prefersTextures(device)) return body(tensor, null);
+  withLinearCopies(device, [tensor], (copies) => (copies ? body(copies[0].texture, copies[0].shift) : body(tensor, null)));
 }
 
 /** Transforms a range of tiles of the source or of the upstream gradient. */
