@@ -16,7 +16,7 @@
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { STAGING, type StagedPrecision } from './matmul-tiled.ts';
-import { eachRow, handOut, meetRow, range } from './subgroups.ts';
+import { eachRow, handOut, meetRow, range, resultsArray, unknown } from './subgroups.ts';
 
 const lines = (count: number, line: (i: number) => string): string => range(count).map(line).join('\n');
 
@@ -136,8 +136,8 @@ ${products}
 ${split ? lines(results, (r) => lines(tn, (j) => `    total${r}_${j} += c${r}_${j};`)) : ''}
   }
 ${lines(tn, (j) => `  ${columnOperands(epilogue, j, (buffer) => `${buffer}[column${j}]`)}`)}
-  var results = array<vec4f, ${results * tn}>(${range(results).map((r) => range(tn).map((j) => `${total}${r}_${j}`).join(', ')).join(', ')});
-  ${narrow ? `for (var r = 0u; r < ${results}u; r++) {
+  ${resultsArray(subgroup, 'vec4f', range(results).flatMap((r) => range(tn).map((j) => `${total}${r}_${j}`)))}
+  ${narrow ? `for (var r = 0u; r < ${unknown(results)}; r++) {
     let row = r * ${subgroup}u + lane;
     if (r0 + row >= M) { break; }` : eachRow(subgroup, rows, 'M - r0', 1)}
     let m = r0 + row;${TARGET_PIXEL}
@@ -278,7 +278,7 @@ ${parts.map((part, first) => lines(rows, (r) => lines(pixels, (u) => {
   }))).join('\n')}
     }
   }
-  var results = array<vec4f, ${rows * tn}>(${range(rows).map((r) => range(tn).map((j) => `c${r}_${j}`).join(', ')).join(', ')});
+  ${resultsArray(subgroup, 'vec4f', range(rows).flatMap((r) => range(tn).map((j) => `c${r}_${j}`)))}
   let firstRow = ((split * p.kh + ky) * rows4 + mFirst) * 4u;
   ${eachRow(subgroup, rows, '(rows4 - mFirst) * 4u', 4)}
 ${lines(tn, (j) => `    if (c0 + ${subgroup * j}u + lane < p.N4) { partialSums[(firstRow + row) * upstreamPitch + column${j}] = results[r * ${tn}u + ${j}u]; }`)}

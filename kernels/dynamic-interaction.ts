@@ -9,7 +9,7 @@
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { linearTextureLoad, type MatmulTile } from './matmul.ts';
-import { eachRow, range, rowValue } from './subgroups.ts';
+import { eachRow, range, resultsArray, rowValue } from './subgroups.ts';
 
 /** `nn`: C = A B, `nt`: C = A B^T, `tn`: C = A^T B. */
 export type InteractionForm = 'nn' | 'nt' | 'tn';
@@ -98,8 +98,8 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
     return `let s${row}_${step} = ${rowValue(lanes, transposedA, 'va', row, step)}; ${terms.join(' ')}`;
   }).join('\n')).join('\n');
   const stores = range(vectors).map((j) => (single
-    ? `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { c[atC * 4u + (row0 + row) * p.n + column] = sums[r * ${vectors}u + ${j}u]; } }`
-    : `{ let x = column0 / 4u + ${j * lanes}u + lane; if (x < p.n / 4u) { c[atC + (row0 + row) * (p.n / 4u) + x] = sums[r * ${vectors}u + ${j}u]; } }`));
+    ? `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { c[atC * 4u + (row0 + row) * p.n + column] = results[r * ${vectors}u + ${j}u]; } }`
+    : `{ let x = column0 / 4u + ${j * lanes}u + lane; if (x < p.n / 4u) { c[atC + (row0 + row) * (p.n / 4u) + x] = results[r * ${vectors}u + ${j}u]; } }`));
   const params: Readonly<Record<string, 'u32'>> = textures ? { ...INTERACTION_PARAMS, ...TEXTURE_PARAMS } : INTERACTION_PARAMS;
   return defineKernel({
     name: `dynamic_interaction_${form}_f32_sg${lanes}_${rows}x${columns}${textures ? '_texture' : ''}`,
@@ -119,8 +119,7 @@ fn loadB(e: u32) -> ${narrow ? 'f32' : 'vec4f'} { return ${textures ? linearText
 ${[...loadsA, ...loadsB].join('\n')}
 ${products}
   }
-  // Stored in a loop over a local array: unrolled, the stores would be most of the code.
-  var sums = array<${type}, ${rows * vectors}>(${range(rows).map((row) => range(vectors).map((j) => `c${row}_${j}`).join(', ')).join(', ')});
+  ${resultsArray(lanes, type, range(rows).flatMap((row) => range(vectors).map((j) => `c${row}_${j}`)))}
   ${eachRow(lanes, rows, 'p.m - row0', transposedA ? 4 : 1)}
     ${stores.join('\n    ')}
   }`,

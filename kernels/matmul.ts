@@ -8,7 +8,7 @@
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, eachElement, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
-import { eachRow, range, rowValue } from './subgroups.ts';
+import { eachRow, range, resultsArray, rowValue } from './subgroups.ts';
 
 export type MatmulForm = 'nn' | 'nt' | 'tn' | 'tt';
 /** `vec4`: the contiguous dimension of A and of B is a multiple of 4. `scalar`: any sizes, element by element. */
@@ -109,19 +109,20 @@ export const SUBGROUP_TILES: Readonly<Record<number, Readonly<Record<TileSize, M
 
 /** Rows beyond which a tile spills too many registers. */
 const HIGHEST_TILE: Readonly<Record<number, number>> = { 8: 32, 16: 64 };
-/** A tile made to measure must leave out so much of the padding, relative to all: it is a shader of its own. */
-const WORTH_A_SHADER = 1.08;
+/** A tile made to measure must leave out so much of the wide tile's padding, relative to what is left: it is a shader of its own. */
+const WORTH_A_SHADER = 1.05;
 
 /**
- * The tile that divides `m` rows into equal parts with the least padding, for products of many small matrices; null where the tiles of SUBGROUP_TILES waste little, or lanes
- * swap their values in whole blocks (4 lanes).
+ * The tile that divides `m` rows into equal parts, as high as they may be, with the least padding; null where the wide tile wastes little, another tile of SUBGROUP_TILES is as high,
+ * or lanes swap their values in whole blocks (4 lanes).
  */
 export function fittedTile(lanes: number, m: number): MatmulTile | null {
   const highest = HIGHEST_TILE[lanes];
   if (highest === undefined || m === 0) return null;
+  const { wide, ...others } = SUBGROUP_TILES[lanes];
   const tiles = Math.ceil(m / highest), rows = Math.ceil(m / tiles / 4) * 4;
-  const padded = Math.min(...Object.values(SUBGROUP_TILES[lanes]).map((tile) => Math.ceil(m / tile.rows) * tile.rows));
-  return padded >= WORTH_A_SHADER * rows * tiles ? { rows, columns: SUBGROUP_TILES[lanes].wide.columns } : null;
+  if (Object.values(others).some((tile) => tile.rows === rows)) return null;
+  return Math.ceil(m / wide.rows) * wide.rows >= WORTH_A_SHADER * rows * tiles ? { rows, columns: wide.columns } : null;
 }
 
 /**
@@ -172,7 +173,7 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     return `vec4f(${range(4).map((q) => `${buffer}[min(xB${j} * 4u + ${q}u, p.n - 1u)]`).join(', ')})`;
   }));
   const stores = range(vectors).map((j) => {
-    const value = (residual: string): string => withEpilogue(epilogue, `sums[r * ${vectors}u + ${j}u]`, j, residual, zero);
+    const value = (residual: string): string => withEpilogue(epilogue, `results[r * ${vectors}u + ${j}u]`, j, residual, zero);
     if (transposedB) return `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { let at = line * p.n + column; output[at] = ${value('residual[at]')}; } }`;
     const x = `let x = column0 / 4u + ${j * lanes}u + lane;`;
     if (access !== 'scalar') return `{ ${x} if (x < p.n / 4u) { let at = line * (p.n / 4u) + x; output[at] = ${value(residualTexture ? lineTextureLoad('residual', 'Residual', 'line', 'x') : 'residual[at]')}; } }`;
@@ -208,8 +209,7 @@ ${products}
   }
   ${sumsOfA.map((i) => `{ let x = row0 / 4u + ${i * lanes}u + lane; if (column0 == 0u && x < min(row0 + ${rows}u, p.m) / 4u) { sums_[x] = sum${i}; } }`).join('\n  ')}
   ${columnLoads.filter((line) => line !== '').join('\n  ')}
-  // Stored in a loop over a local array: unrolled, the stores would be most of the code.
-  var sums = array<${type}, ${rows * vectors}>(${range(rows).map((row) => range(vectors).map((j) => `c${row}_${j}`).join(', ')).join(', ')});
+  ${resultsArray(lanes, type, range(rows).flatMap((row) => range(vectors).map((j) => `c${row}_${j}`)))}
   ${eachRow(lanes, rows, 'p.m - row0', transposedA ? 4 : 1)}
     let line = z * p.m + row0 + row;
     ${stores.join('\n    ')}

@@ -22,6 +22,18 @@ export function rowValue(lanes: number, transposedA: boolean, name: string, row:
   return meetRow(lanes, `${name}${step}_${Math.floor(row / (4 * lanes))}[${inBlock % 4}]`, Math.floor(inBlock / 4));
 }
 
+/** Mesa unrolls loops over local arrays of up to so many turns. */
+const LONGEST_UNROLLED = 32;
+
+/**
+ * WGSL of the local array `results` of a tile, for a loop to store them (`eachRow`), which must not be unrolled: the stores would be most of the code. And lavapipe's compiler
+ * only aligns its stack for the sake of an array there: without one each of the thousand values beyond the registers lies across two cache lines.
+ */
+export function resultsArray(subgroup: number, type: 'f32' | 'vec4f', values: readonly string[]): string {
+  const length = subgroup === 4 ? values.length : Math.max(values.length, LONGEST_UNROLLED + 1);
+  return `var results = array<${type}, ${length}>(${[...values, ...range(length - values.length).map(() => `${type}()`)].join(', ')});`;
+}
+
 /**
  * WGSL of the head of a loop over a tile's results `r`, with the row of the tile that they are of, less than `count`: see meetRow. Each lane has loaded blocks of `rowsOfALane`
  * neighbouring rows.
@@ -30,9 +42,12 @@ export const eachRow = (subgroup: number, rows: number, count: string, rowsOfALa
   ? `for (var r = 0u; r < ${rows}u; r++) {
     let row = r ^ (lane * ${rowsOfALane}u);
     if (row >= ${count}) { continue; }`
-  : `let rows = min(${rows}u, ${count});
+  : `let rows = min(${unknown(rows)}, ${count});
   for (var r = 0u; r < rows; r++) {
     let row = r;`);
+
+/** WGSL of a number that a compiler does not know: a loop of so many turns at most is not unrolled. */
+export const unknown = (value: number): string => `select(0u, ${value}u, groups.x != 0u)`;
 
 export type SubgroupFunction = 'add' | 'max' | 'min';
 const BUILT_IN = { add: 'subgroupAdd', max: 'subgroupMax', min: 'subgroupMin' } as const;

@@ -86,14 +86,15 @@ export function layoutOf({ transposeA, transposeB, m, n, k }: Gemm): { readonly 
 /** Whether products of a precision are computed by the kernels for small subgroups; otherwise through workgroup memory. */
 export const readBySubgroups = ({ smallSubgroups }: Device, precision: StagedPrecision): boolean => precision === 'f32' && smallSubgroups;
 
-/** Matrices from which on a tile made for their rows is worth a shader. */
+/** Matrices, or multiply-adds of a single one, from which on a tile made for the rows is worth a shader. */
 const MANY_MATRICES = 8;
+const LARGE_PRODUCT = 2 ** 24;
 
 /** The tiles that there are for a device, an access and a precision, for `batch` products of m rows. */
-export function tilesOf(device: Device, access: OperandAccess, precision: StagedPrecision, { m, batch = 1 }: Pick<Gemm, 'm' | 'batch'>): Tiles {
+export function tilesOf(device: Device, access: OperandAccess, precision: StagedPrecision, { m, n, k, batch = 1 }: Pick<Gemm, keyof Sizes>): Tiles {
   if (!readBySubgroups(device, precision)) return WORKGROUP_TILES;
   const tiles = SUBGROUP_TILES[device.subgroupSize];
-  const fitted = batch >= MANY_MATRICES ? fittedTile(device.subgroupSize, m) : null;
+  const fitted = batch >= MANY_MATRICES || m * n * k >= LARGE_PRODUCT ? fittedTile(device.subgroupSize, m) : null;
   return { ...(access === 'scalar' ? { small: tiles.small } : tiles), ...(fitted && { fitted }) };
 }
 
