@@ -122,6 +122,23 @@ export function withLinearCopies<T>(device: Device, tensors: readonly Tensor[], 
   return device.withTextures(operands, (textures) => body(operands.map(({ shift }, i) => ({ texture: textures[i], shift }))));
 }
 
+/** Runs `body` with operands copied into linear textures if `textures` and all of them can be, and the params that say where they lie (kernels/linear.ts); as they are otherwise. */
+export function withOperands<N extends string>(
+  device: Device, textures: boolean, tensors: Readonly<Record<N, Tensor>>,
+  body: (textures: boolean, operands: Readonly<Record<N, Tensor | OperandTexture>>, shifts: Readonly<Record<string, number>>) => void,
+): void {
+  const names = Object.keys(tensors) as N[];
+  if (!textures) {
+    body(false, tensors, {});
+    return;
+  }
+  withLinearCopies(device, names.map((name) => tensors[name]), (copies) => {
+    if (!copies) return body(false, tensors, {});
+    const copied = Object.fromEntries(names.map((name, i) => [name, copies[i].texture])) as Record<N, OperandTexture>;
+    body(true, copied, Object.fromEntries(names.map((name, i) => [`${name}Shift`, copies[i].shift])));
+  });
+}
+
 /** Layout of `lines` lines of `texels` texels in textures of at most `maxSide` on a side; null where there is none, or no copy can make it. */
 function textureLayout(lines: number, texels: number, maxSide: number): TextureLayout | null {
   if (texels % TEXELS_OF_A_COPY !== 0 || texels === 0 || lines === 0) return null;

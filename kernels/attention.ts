@@ -9,7 +9,7 @@
  * Rows are q, k, v behind one another, each with the heads side by side: qkv[b, n, (3, heads, size)].
  */
 import { defineKernel, kernelFamily, type BufferSpec } from './kernel.ts';
-import { linearTextureLoad } from './matmul.ts';
+import { linearTextureLoad } from './linear.ts';
 import { range } from './subgroups.ts';
 
 /** The largest head: rows are held in registers. */

@@ -1,51 +1,58 @@
 /**
  * Depthwise convolution in NHWC: every channel with a filter of its own, so there is nothing to share between channels and one lane computes one vec4 of
- * channels. Images [batch, height, width, C4], weights [kh, kw, C4], both vec4.
+ * channels. Images [batch, height, width, C4], weights [kh, kw, C4], both vec4. `textures`: what is read is in linear operand textures.
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
+import { linearBuffers, linearLoad, linearParams } from './linear.ts';
+import { range } from './subgroups.ts';
 
 const PARAMS = {
   count: 'u32', sourceH: 'u32', sourceW: 'u32', outH: 'u32', outW: 'u32', C4: 'u32', kh: 'u32', kw: 'u32', stride: 'u32', padding: 'i32',
 } as const;
 
-/** One lane an output pixel and vec4 of channels. */
-export const depthwiseKernel = kernelFamily((epilogue: Epilogue) => defineKernel({
-  name: `depthwise_f32_vec4${epilogue}`,
+/** One lane a vec4 of channels of `pixels` neighbouring output pixels of a line (`count`: lanes), which share what it loads of the weights. */
+export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, epilogue: Epilogue) => defineKernel({
+  name: `depthwise_f32_vec4_x${pixels}${textures ? '_texture' : ''}${epilogue}`,
   workgroup: [64],
-  params: PARAMS,
-  buffers: { source: 'read vec4f', weights: 'read vec4f', ...epilogueBuffers(epilogue, 'vec4f'), output: 'write vec4f' },
+  params: { ...PARAMS, ...linearParams(textures, 'source', 'weights') },
+  buffers: { ...linearBuffers(textures, 'source', 'weights'), ...epilogueBuffers(epilogue, 'vec4f'), output: 'write vec4f' },
   body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
-  let c = i % p.C4;
-  let pixel = i / p.C4;
-  let x0 = i32((pixel % p.outW) * p.stride) - p.padding;
-  let y0 = i32(((pixel / p.outW) % p.outH) * p.stride) - p.padding;
-  let image = pixel / (p.outW * p.outH);
-  var sum = vec4f();
+  let part = i / p.C4;
+  let c = i - part * p.C4;
+  let parts = (p.outW + ${pixels - 1}u) / ${pixels}u;
+  let line = part / parts;
+  let image = line / p.outH;
+  let ox = (part - line * parts) * ${pixels}u;
+  let x0 = i32(ox * p.stride) - p.padding;
+  let y0 = i32((line - image * p.outH) * p.stride) - p.padding;
+  ${range(pixels).map((q) => `var sum${q} = vec4f();`).join(' ')}
   for (var ky = 0u; ky < p.kh; ky++) {
     let y = u32(y0 + i32(ky));
     if (y >= p.sourceH) { continue; }
     for (var kx = 0u; kx < p.kw; kx++) {
-      let x = u32(x0 + i32(kx));
-      if (x >= p.sourceW) { continue; }
-      sum = fma(source[((image * p.sourceH + y) * p.sourceW + x) * p.C4 + c], weights[(ky * p.kw + kx) * p.C4 + c], sum);
+      let tap = (ky * p.kw + kx) * p.C4 + c;
+      let weight = ${linearLoad(textures, 'weights', 'tap')};
+      ${range(pixels).map((q) => `let column${q} = u32(x0 + i32(kx + ${q}u * p.stride)); let at${q} = ((image * p.sourceH + y) * p.sourceW + column${q}) * p.C4 + c;
+      sum${q} = fma(select(vec4f(), ${linearLoad(textures, 'source', `at${q}`)}, column${q} < p.sourceW), weight, sum${q});`).join('\n      ')}
     }
   }
   ${columnOperands(epilogue, '', (buffer) => `${buffer}[c]`)}
-  output[i] = ${withEpilogue(epilogue, 'sum', '', 'residual[i]', 'vec4f()')};`,
+  let to = (line * p.outW + ox) * p.C4 + c;
+  ${range(pixels).map((q) => `${q > 0 ? `if (ox + ${q}u < p.outW) ` : ''}{ let e = to + ${q}u * p.C4; output[e] = ${withEpilogue(epilogue, `sum${q}`, '', 'residual[e]', 'vec4f()')}; }`).join('\n  ')}`,
 }));
 
 /**
  * One lane an input pixel and vec4 of channels: gathers from the output pixels that read it, through the taps stride apart that meet one: output row oy reads row
  * y (counted in the padded image) by tap y - oy * stride.
  */
-export const depthwiseInputGradientKernel = kernelFamily(() => defineKernel({
-  name: 'depthwise_input_gradient_f32_vec4',
+export const depthwiseInputGradientKernel = kernelFamily((textures: boolean) => defineKernel({
+  name: `depthwise_input_gradient_f32_vec4${textures ? '_texture' : ''}`,
   workgroup: [64],
-  params: PARAMS,
-  buffers: { upstream: 'read vec4f', weights: 'read vec4f', gradient: 'write vec4f' },
+  params: { ...PARAMS, ...linearParams(textures, 'upstream', 'weights') },
+  buffers: { ...linearBuffers(textures, 'upstream', 'weights'), gradient: 'write vec4f' },
   body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
@@ -62,7 +69,11 @@ export const depthwiseInputGradientKernel = kernelFamily(() => defineKernel({
   for (var oy = lastY; ky < p.kh; oy--) {
     var kx = x - lastX * p.stride;
     for (var ox = lastX; kx < p.kw; ox--) {
-      if (oy < p.outH && ox < p.outW) { sum = fma(upstream[((image * p.outH + oy) * p.outW + ox) * p.C4 + c], weights[(ky * p.kw + kx) * p.C4 + c], sum); }
+      if (oy < p.outH && ox < p.outW) {
+        let there = ((image * p.outH + oy) * p.outW + ox) * p.C4 + c;
+        let tap = (ky * p.kw + kx) * p.C4 + c;
+        sum = fma(${linearLoad(textures, 'upstream', 'there')}, ${linearLoad(textures, 'weights', 'tap')}, sum);
+      }
       kx += p.stride;
     }
     ky += p.stride;
@@ -71,14 +82,14 @@ export const depthwiseInputGradientKernel = kernelFamily(() => defineKernel({
 }));
 
 /** One lane a tap, a vec4 of channels and a split of the lines (image, oy). */
-export const depthwiseWeightGradientKernel = kernelFamily(() => defineKernel({
-  name: 'depthwise_weight_gradient_f32_vec4',
+export const depthwiseWeightGradientKernel = kernelFamily((textures: boolean) => defineKernel({
+  name: `depthwise_weight_gradient_f32_vec4${textures ? '_texture' : ''}`,
   workgroup: [64],
   params: {
     count: 'u32', lines: 'u32', linesPerSplit: 'u32', sourceH: 'u32', sourceW: 'u32', outH: 'u32', outW: 'u32', C4: 'u32', kh: 'u32', kw: 'u32',
-    stride: 'u32', padding: 'i32',
+    stride: 'u32', padding: 'i32', ...linearParams(textures, 'source', 'upstream'),
   },
-  buffers: { source: 'read vec4f', upstream: 'read vec4f', partialSums: 'write vec4f' },
+  buffers: { ...linearBuffers(textures, 'source', 'upstream'), partialSums: 'write vec4f' },
   body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
@@ -95,7 +106,9 @@ export const depthwiseWeightGradientKernel = kernelFamily(() => defineKernel({
     for (var ox = 0u; ox < p.outW; ox++) {
       let x = u32(i32(ox * p.stride + kx) - p.padding);
       if (x >= p.sourceW) { continue; }
-      sum = fma(source[(sourceLine + x) * p.C4 + c], upstream[(outLine * p.outW + ox) * p.C4 + c], sum);
+      let there = (sourceLine + x) * p.C4 + c;
+      let own = (outLine * p.outW + ox) * p.C4 + c;
+      sum = fma(${linearLoad(textures, 'source', 'there')}, ${linearLoad(textures, 'upstream', 'own')}, sum);
     }
   }
   partialSums[i] = sum;`,

@@ -8,7 +8,8 @@
  * and 5 s against 1.5 to compile.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { linearTextureLoad, type MatmulTile } from './matmul.ts';
+import { linearTextureLoad } from './linear.ts';
+import type { MatmulTile } from './matmul.ts';
 import { eachRow, range, resultsArray, rowValue } from './subgroups.ts';
 
 /** `nn`: C = A B, `nt`: C = A B^T, `tn`: C = A^T B. */

@@ -8,6 +8,7 @@
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, eachElement, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
+import { linearTextureLoad } from './linear.ts';
 import { eachRow, range, resultsArray, rowValue } from './subgroups.ts';
 
 export type MatmulForm = 'nn' | 'nt' | 'tn' | 'tt';
@@ -55,9 +56,6 @@ const RESIDUAL_PARAMS = { shiftResidual: 'u32', pitchResidual: 'u32' } as const;
 const lineTextureLoad = (texture: string, suffix: string, line: string, x4: string): string => (
   `textureLoad(${texture}, vec2u((${line} >> p.shift${suffix}) * p.pitch${suffix} + ${x4}, ${line} & ((1u << p.shift${suffix}) - 1u)))`);
 
-/** WGSL of a load of vec4 `e` of a linear operand. */
-export const linearTextureLoad = (texture: string, shift: string, e: string): string => `textureLoad(${texture}, vec2u(${e} & ((1u << ${shift}) - 1u), ${e} >> ${shift}))`;
-
 /**
  * WGSL of `load<name>(line, x4) -> vec4f`: elements 4 x4 .. 4 x4 + 3 of a line. The one place that knows how an operand is stored.
  * With scalar access elements past the line's end are 0.
@@ -104,11 +102,11 @@ export function tilePlacement({ rows, columns }: MatmulTile): string {
 export const SUBGROUP_TILES: Readonly<Record<number, Readonly<Record<TileSize, MatmulTile>>>> = {
   4: { wide: { rows: 64, columns: 64 }, large: { rows: 32, columns: 32 }, small: { rows: 16, columns: 16 } },
   8: { wide: { rows: 32, columns: 64 }, large: { rows: 32, columns: 32 }, small: { rows: 16, columns: 32 } },
-  16: { wide: { rows: 64, columns: 64 }, large: { rows: 32, columns: 64 }, small: { rows: 16, columns: 64 } },
+  16: { wide: { rows: 48, columns: 64 }, large: { rows: 32, columns: 64 }, small: { rows: 16, columns: 64 } },
 };
 
 /** Rows beyond which a tile spills too many registers. */
-const HIGHEST_TILE: Readonly<Record<number, number>> = { 8: 32, 16: 64 };
+const HIGHEST_TILE: Readonly<Record<number, number>> = { 8: 32, 16: 60 };
 /** A tile made to measure must leave out so much of the wide tile's padding, relative to what is left: it is a shader of its own. */
 const WORTH_A_SHADER = 1.05;
 

@@ -2,7 +2,8 @@
  * Max pooling in NHWC, one lane an output (or input) pixel and vec4 of channels; channels that are no multiple of 4 go one by one.
  * `channels` counts elements of the buffers: vec4s or single values.
  */
-import { defineKernel, kernelFamily } from './kernel.ts';
+import { defineKernel, kernelFamily, type Kernel } from './kernel.ts';
+import { linearBuffers, linearLoad, linearParams } from './linear.ts';
 
 const PARAMS = {
   count: 'u32', height: 'u32', width: 'u32', outH: 'u32', outW: 'u32', channels: 'u32', kernel: 'u32', stride: 'u32', padding: 'u32',
@@ -22,13 +23,15 @@ fn beats(value: ${f}, best: ${f}) -> ${bool} {
 }`;
 };
 
-export const maxPool2dKernel = kernelFamily((vec4: boolean) => defineKernel({
-  name: `max_pool2d_f32${vec4 ? '_vec4' : ''}`,
+/** `texture`: the input is a linear operand texture, of vec4s. `winners`: also writes which pixel of its window each maximum was, which its gradient needs. */
+export const maxPool2dKernel = kernelFamily((vec4: boolean, texture: boolean, winners: boolean): Kernel => defineKernel<string, string>({
+  name: `max_pool2d_f32${vec4 ? '_vec4' : ''}${texture ? '_texture' : ''}${winners ? '_winners' : ''}`,
   workgroup: [64],
-  params: PARAMS,
-  buffers: vec4
-    ? { input: 'read vec4f', output: 'write vec4f', winners: 'write vec4u' }
-    : { input: 'read f32', output: 'write f32', winners: 'write u32' },
+  params: { ...PARAMS, ...linearParams(texture, 'input') },
+  buffers: {
+    ...(vec4 ? linearBuffers(texture, 'input') : { input: 'read f32' as const }),
+    output: vec4 ? 'write vec4f' : 'write f32', ...(winners ? { winners: vec4 ? 'write vec4u' as const : 'write u32' as const } : {}),
+  },
   module: maximum(vec4),
   body: `
   let i = linearGroup * 64u + lane;
@@ -46,7 +49,8 @@ export const maxPool2dKernel = kernelFamily((vec4: boolean) => defineKernel({
     for (var kx = 0u; kx < p.kernel; kx++) {
       let x = x0 + kx - p.padding;
       if (x >= p.width) { continue; }
-      let value = input[((image * p.height + y) * p.width + x) * p.channels + c];
+      let at = ((image * p.height + y) * p.width + x) * p.channels + c;
+      let value = ${linearLoad(texture, 'input', 'at')};
       // The first pixel of a window wins whatever it is, so that a window of -infinity has a winner too.
       let wins = beats(value, best) | (winner == ${vec4 ? 'vec4u' : 'u32'}(0xffffffffu));
       best = select(best, value, wins);
@@ -54,7 +58,7 @@ export const maxPool2dKernel = kernelFamily((vec4: boolean) => defineKernel({
     }
   }
   output[i] = best;
-  winners[i] = winner;`,
+  ${winners ? 'winners[i] = winner;' : ''}`,
 }));
 
 /** Gathers: an input pixel takes the gradient of every window whose winner it is. */

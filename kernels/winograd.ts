@@ -13,7 +13,7 @@
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { linearTextureLoad } from './matmul.ts';
+import { linearBuffers, linearLoad, linearParams } from './linear.ts';
 import { range } from './subgroups.ts';
 
 export const WINOGRAD_SIZES = [2, 4] as const;
@@ -84,23 +84,18 @@ function sandwich(matrix: Matrix, names: readonly (readonly string[])[], name: s
 
 const grid = (rows: number, columns: number, name: (i: number, j: number) => string): string[][] => range(rows).map((i) => range(columns).map((j) => name(i, j)));
 
-/** `shift`: see linearTextureLoad; for operands in a linear texture only. */
-const VALUE_PARAMS = { count: 'u32', shift: 'u32' } as const;
-/** WGSL of vec4 `at` of what is a linear operand texture or a buffer. */
-const loadValue = (texture: boolean, name: string, at: string): string => (texture ? linearTextureLoad(name, 'p.shift', at) : `${name}[${at}]`);
-
 /** U [elements, K, N] of weights [3, 3, K, N]. One lane a vec4. `texture`: the weights are a linear operand texture. */
 export const winogradWeightsKernel = kernelFamily((m: WinogradSize, texture: boolean) => {
   const side = m + 2;
   return defineKernel({
     name: `winograd${m}_weights_f32${texture ? '_texture' : ''}`,
     workgroup: [64],
-    params: VALUE_PARAMS,
-    buffers: { weights: texture ? 'texture' : 'read vec4f', transformed: 'write vec4f' },
+    params: { count: 'u32', ...linearParams(texture, 'weights') },
+    buffers: { ...linearBuffers(texture, 'weights'), transformed: 'write vec4f' },
     body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
-  ${grid(3, 3, (a, b) => `let at${a}_${b} = ${a * 3 + b}u * p.count + i; let g${a}_${b} = ${loadValue(texture, 'weights', `at${a}_${b}`)};`).flat().join('\n  ')}
+  ${grid(3, 3, (a, b) => `let at${a}_${b} = ${a * 3 + b}u * p.count + i; let g${a}_${b} = ${linearLoad(texture, 'weights', `at${a}_${b}`)};`).flat().join('\n  ')}
   ${sandwich(MATRICES[m].weight, grid(3, 3, (a, b) => `g${a}_${b}`), 'u')}
   var results = array<vec4f, ${side * side}>(${grid(side, side, (a, b) => `u${a}_${b}`).flat().join(', ')});
   for (var e = 0u; e < ${side * side}u; e++) { transformed[e * p.count + i] = results[e]; }`,
@@ -153,18 +148,16 @@ export const winogradWeightGradientKernel = kernelFamily((m: WinogradSize, textu
   return defineKernel({
     name: `winograd${m}_weight_gradient_f32${texture ? '_texture' : ''}`,
     workgroup: [64],
-    params: VALUE_PARAMS,
-    buffers: { products: texture ? 'texture' : 'read vec4f', gradient: 'write vec4f' },
+    params: { count: 'u32', ...linearParams(texture, 'products') },
+    buffers: { ...linearBuffers(texture, 'products'), gradient: 'write vec4f' },
     body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
-  ${grid(side, side, (a, b) => `let at${a}_${b} = ${a * side + b}u * p.count + i; let q${a}_${b} = ${loadValue(texture, 'products', `at${a}_${b}`)};`).flat().join('\n  ')}
+  ${grid(side, side, (a, b) => `let at${a}_${b} = ${a * side + b}u * p.count + i; let q${a}_${b} = ${linearLoad(texture, 'products', `at${a}_${b}`)};`).flat().join('\n  ')}
   ${sandwich(MATRICES[m].gradient, grid(side, side, (a, b) => `q${a}_${b}`), 'g')}
   ${grid(3, 3, (a, b) => `gradient[${a * 3 + b}u * p.count + i] = g${a}_${b};`).flat().join('\n  ')}`,
   });
 });
-
-const OUTPUT_PARAMS = { ...TILE_PARAMS, shift: 'u32' } as const;
 
 /** y [batch, height, width, N] of products [elements, tiles, N], and the epilogue. `texture`: the products are a linear operand texture. */
 export const winogradOutputKernel = kernelFamily((m: WinogradSize, epilogue: Epilogue, texture: boolean) => {
@@ -172,10 +165,10 @@ export const winogradOutputKernel = kernelFamily((m: WinogradSize, epilogue: Epi
   return defineKernel({
     name: `winograd${m}_output_f32${texture ? '_texture' : ''}${epilogue}`,
     workgroup: [64],
-    params: OUTPUT_PARAMS,
-    buffers: { products: texture ? 'texture' : 'read vec4f', ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
+    params: { ...TILE_PARAMS, ...linearParams(texture, 'products') },
+    buffers: { ...linearBuffers(texture, 'products'), ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
     body: `${tileOf(m)}
-  ${grid(side, side, (i, j) => `let at${i}_${j} = (${i * side + j}u * p.tiles + tile) * p.channels4 + c; let q${i}_${j} = ${loadValue(texture, 'products', `at${i}_${j}`)};`).flat().join('\n  ')}
+  ${grid(side, side, (i, j) => `let at${i}_${j} = (${i * side + j}u * p.tiles + tile) * p.channels4 + c; let q${i}_${j} = ${linearLoad(texture, 'products', `at${i}_${j}`)};`).flat().join('\n  ')}
   ${sandwich(MATRICES[m].output, grid(side, side, (i, j) => `q${i}_${j}`), 'y')}
   ${columnOperands(epilogue, '', (buffer) => `${buffer}[c]`)}
   var results = array<vec4f, ${m * m}>(${range(m * m).map((e) => `y${Math.floor(e / m)}_${e % m}`).join(', ')});

@@ -7,7 +7,7 @@ import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { hasLinearOperand, prefersTextures, withLinearCopies, type OperandTexture } from '../textures.ts';
+import { hasLinearOperand, prefersTextures, withOperands } from '../textures.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
 import { roundingOf } from './gemm-variants.ts';
 
@@ -21,23 +21,6 @@ interface AttentionVariant {
 /** What a pass reads and writes, by the names that the kernels have for it. */
 type Forward = Readonly<Record<'qkv' | 'output' | 'logSumExp', Tensor>>;
 type Gradient = Readonly<Record<'qkv' | 'output' | 'logSumExp' | 'upstream' | 'gradient', Tensor>>;
-
-/** Runs `body` with operands copied into linear textures and where they lie in them if `textures`; as they are otherwise. */
-function withOperands<N extends string>(
-  device: Device, textures: boolean, tensors: Readonly<Record<N, Tensor>>,
-  body: (textures: boolean, operands: Readonly<Record<N, Tensor | OperandTexture>>, shifts: Readonly<Record<string, number>>) => void,
-): void {
-  const names = Object.keys(tensors) as N[];
-  if (!textures) {
-    body(false, tensors, {});
-    return;
-  }
-  withLinearCopies(device, names.map((name) => tensors[name]), (copies) => {
-    if (!copies) return body(false, tensors, {});
-    const copied = Object.fromEntries(names.map((name, i) => [name, copies[i].texture])) as Record<N, OperandTexture>;
-    body(true, copied, Object.fromEntries(names.map((name, i) => [`${name}Shift`, copies[i].shift])));
-  });
-}
 
 function launch([batch, tokens, width]: Shape, heads: number, held: 1 | 2): { size: number; params: Record<'tokens' | 'heads' | 'size' | 'scale', number>; grid: Grid } {
   const size = width / 3 / heads;

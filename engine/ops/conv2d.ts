@@ -9,6 +9,7 @@ import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { prefersTextures, withOperands } from '../textures.ts';
 import {
   chooseConvolution, chooseWeightGradient, splitLines, splitsTaps, textureOperands, weightGradientKernel, weightGradientTextures, weightGradientTiles,
   type AllowedRounding, type ConvolutionCall, type ConvolutionSizes, type ConvolutionTensors, type ConvolutionVariant, type WeightGradientCall, type WeightGradientTensors, type WeightGradientVariant,
@@ -44,6 +45,9 @@ function geometry(x: Tensor, weight: Tensor, { stride, padding, groups }: Attrib
     outH: Math.floor((height + 2 * padding - kh) / stride) + 1, outW: Math.floor((width + 2 * padding - kw) / stride) + 1,
   };
 }
+
+/** Neighbouring output pixels of a depthwise convolution that a lane computes: on software adapters loads are what takes the time, GPUs want many lanes. */
+const PIXELS_OF_A_LANE = 4;
 
 const isDepthwise = ({ C, O }: Geometry): boolean => C === 1 && O === 1;
 
@@ -194,10 +198,12 @@ export const conv2dOp = defineOp({
     if (isDepthwise(g)) {
       const channels4 = Math.ceil(groups / 4);
       const target = groups % 4 === 0 ? output : device.empty([output.size / groups * channels4 * 4]);
-      const count = batch * outH * outW * channels4;
+      const pixels = device.smallSubgroups ? PIXELS_OF_A_LANE : 1;
+      const count = batch * outH * Math.ceil(outW / pixels) * channels4;
       const { epilogue, buffers } = epilogueOperands(paddedEpilogue(operands, 1, groups));
-      device.run(depthwiseKernel(epilogue), { count, sourceH: height, sourceW: width, outH, outW, C4: channels4, kh, kw, stride, padding },
-        { source: padded(x, 1, 1, groups), weights: padded(weight, 1, 1, groups), ...buffers, output: target }, gridOf(count));
+      withOperands(device, prefersTextures(device), { source: padded(x, 1, 1, groups), weights: padded(weight, 1, 1, groups) }, (textures, filled, shifts) => (
+        device.run(depthwiseKernel(pixels, textures, epilogue), { count, sourceH: height, sourceW: width, outH, outW, C4: channels4, kh, kw, stride, padding, ...shifts },
+          { ...filled, ...buffers, output: target }, gridOf(count))));
       if (target !== output) crop(target, output, 1, 1, channels4 * 4, 1, groups);
       return {};
     }
@@ -272,7 +278,8 @@ function depthwiseBackward(
     const count = batch * height * width * C4;
     const result = device.empty([count * 4]);
     const weights = padded(weight, 1, 1, groups);
-    device.run(depthwiseInputGradientKernel(), { count, ...sizes }, { upstream, weights, gradient: result }, gridOf(count));
+    withOperands(device, prefersTextures(device), { upstream, weights }, (textures, filled, shifts) => (
+      device.run(depthwiseInputGradientKernel(textures), { count, ...sizes, ...shifts }, { ...filled, gradient: result }, gridOf(count))));
     byInput = finished(result, x.shape);
   }
   if (needs[1]) {
@@ -282,8 +289,8 @@ function depthwiseBackward(
     const partial = splits === 1 ? sum : device.empty([splits * count4 * 4]);
     const count = count4 * splits;
     const source = padded(x, 1, 1, groups);
-    const kernel = depthwiseWeightGradientKernel();
-    device.run(kernel, { count, lines: batch * outH, linesPerSplit: perSplit, ...sizes }, { source, upstream, partialSums: partial }, gridOf(count));
+    withOperands(device, prefersTextures(device), { source, upstream }, (textures, filled, shifts) => (
+      device.run(depthwiseWeightGradientKernel(textures), { count, lines: batch * outH, linesPerSplit: perSplit, ...sizes, ...shifts }, { ...filled, partialSums: partial }, gridOf(count))));
     if (splits > 1) device.run(sumPartsKernel(), { count4, parts: splits }, { parts_: partial, sum }, gridOf(count4));
     byWeight = finished(sum, weight.shape);
   }

@@ -4,6 +4,7 @@ import { maxPool2dGradientKernel, maxPool2dKernel } from '../../kernels/pooling.
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { prefersTextures, withOperands } from '../textures.ts';
 
 export interface MaxPool2dOptions {
   /** Side of the square window. */
@@ -33,20 +34,21 @@ export const maxPool2dOp = defineOp({
     if (outH < 1 || outW < 1) shapeError('maxPool2d', 'x', `at least as large as the window of ${kernel} with padding ${padding}`, x.shape);
     return { shape: [B, outH, outW, C] };
   },
-  forward: ({ device, inputs: [x], attributes, output }) => {
+  forward: ({ device, inputs: [x], attributes, output, recording }): { winners?: Tensor } => {
     const vec4 = x.shape[3] % 4 === 0;
-    const winners = device.empty(output.shape, 'u32');
+    const winners = recording ? device.empty(output.shape, 'u32') : null;
     const count = vec4 ? output.size / 4 : output.size;
     const sizes = sizesOf(x.shape, output.shape, attributes);
-    device.run(maxPool2dKernel(vec4), { count, ...sizes }, { input: x, output, winners }, linearGrid(Math.ceil(count / 64)));
-    return { winners };
+    withOperands(device, vec4 && prefersTextures(device), { input: x }, (texture, operands, shifts) => (
+      device.run(maxPool2dKernel(vec4, texture, winners !== null), { count, ...sizes, ...shifts }, { ...operands, output, ...(winners && { winners }) }, linearGrid(Math.ceil(count / 64)))));
+    return winners ? { winners } : {};
   },
   backward: ({ device, inputs: [x], attributes, output, saved: { winners }, gradient: upstream }) => {
     const vec4 = x.shape[3] % 4 === 0;
     const gradient = device.empty(x.shape);
     const count = vec4 ? x.size / 4 : x.size;
     const sizes = sizesOf(x.shape, output.shape, attributes);
-    device.run(maxPool2dGradientKernel(vec4), { count, ...sizes }, { upstream, winners, gradient }, linearGrid(Math.ceil(count / 64)));
+    device.run(maxPool2dGradientKernel(vec4), { count, ...sizes }, { upstream, winners: winners!, gradient }, linearGrid(Math.ceil(count / 64)));
     return [gradient];
   },
 });

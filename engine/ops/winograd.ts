@@ -3,7 +3,7 @@ import { linearGrid } from '../../kernels/kernel.ts';
 import { winogradOutputKernel, WINOGRAD_SIZES, winogradTilesKernel, winogradWeightGradientKernel, winogradWeightsKernel, type WinogradSize } from '../../kernels/winograd.ts';
 import type { Device } from '../device.ts';
 import type { Tensor } from '../tensor.ts';
-import { prefersTextures, textureOperand, withLinearCopies, type OperandTexture } from '../textures.ts';
+import { prefersTextures, textureOperand, withOperands, type OperandTexture } from '../textures.ts';
 import { epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 
 /** A 3x3 convolution of stride 1: source [batch, sourceH, sourceW, K], target [batch, targetH, targetW, N], K and N in vec4s. */
@@ -86,12 +86,6 @@ function tileRanges(device: Device, m: WinogradSize, call: WinogradCall): { read
   return { perRange, ranges };
 }
 
-/** Runs `body` with a tensor's copy in a linear texture and its shift, where loads from textures are the faster ones and there is one; with the tensor and null otherwise. */
-function withLinear(device: Device, tensor: Tensor, body: (operand: Tensor | OperandTexture, shift: number | null) => void): void {
-  if (!prefersTextures(device)) return body(tensor, null);
-  withLinearCopies(device, [tensor], (copies) => (copies ? body(copies[0].texture, copies[0].shift) : body(tensor, null)));
-}
-
 /** Transforms a range of tiles of the source or of the upstream gradient. */
 function transformTiles(m: WinogradSize, of: 'input' | 'upstream', { params }: TileRange, { sourceH, sourceW, targetH, targetW, K4, N4, padding }: WinogradCall, image: Tensor, transformed: Tensor): void {
   const [height, width, channels4, zeros] = of === 'input' ? [sourceH, sourceW, K4, padding] : [targetH, targetW, N4, 0];
@@ -120,7 +114,7 @@ export function winograd(device: Device, m: WinogradSize, call: WinogradCall, so
 
   const transformed = device.empty([elements, k, n]);
   const count = k * N4;
-  withLinear(device, weights, (operand, shift) => device.run(winogradWeightsKernel(m, shift !== null), { count, shift: shift ?? 0 }, { weights: operand, transformed }, lanes(count)));
+  withOperands(device, prefersTextures(device), { weights }, (textures, operands, shifts) => device.run(winogradWeightsKernel(m, textures), { count, ...shifts }, { ...operands, transformed }, lanes(count)));
   const values = device.empty([elements * perRange * k]), sums = device.empty([elements * perRange * n]);
   for (const range of ranges) {
     const { tiles } = range.params;
@@ -128,8 +122,8 @@ export function winograd(device: Device, m: WinogradSize, call: WinogradCall, so
     transformTiles(m, 'input', range, call, source, inputs);
     gemm(device, { a: inputs, transposeA: false, b: transformed, transposeB: false, output: products, m: tiles, n, k, batch: elements, half: half && halfProducts(m) });
     const params = { ...range.params, count: tiles * N4, height: targetH, width: targetW, channels4: N4 };
-    withLinear(device, products, (operand, shift) => (
-      device.run(winogradOutputKernel(m, epilogue, shift !== null), { ...params, shift: shift ?? 0 }, { products: operand, ...buffers, target_: target }, lanes(tiles * N4))));
+    withOperands(device, prefersTextures(device), { products }, (textures, operands, shifts) => (
+      device.run(winogradOutputKernel(m, epilogue, textures), { ...params, ...shifts }, { ...operands, ...buffers, target_: target }, lanes(tiles * N4))));
   }
 }
 
@@ -148,6 +142,6 @@ export function winogradWeightGradient(device: Device, m: WinogradSize, call: Wi
     gemm(device, { a, transposeA: true, b, transposeB: false, output: sums[i % 2], m: k, n, k: range.params.tiles, batch: elements, residual: i > 0 ? sums[(i - 1) % 2] : null });
   }
   const count = k * call.N4;
-  withLinear(device, sums[(ranges.length - 1) % 2], (operand, shift) => (
-    device.run(winogradWeightGradientKernel(m, shift !== null), { count, shift: shift ?? 0 }, { products: operand, gradient }, lanes(count))));
+  withOperands(device, prefersTextures(device), { products: sums[(ranges.length - 1) % 2] }, (textures, operands, shifts) => (
+    device.run(winogradWeightGradientKernel(m, textures), { count, ...shifts }, { ...operands, gradient }, lanes(count))));
 }
