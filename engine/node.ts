@@ -54,6 +54,8 @@ export interface DriverChoice {
   readonly loader: string | null;
   /** Bits of lavapipe's vectors, where others than it takes by itself are faster; otherwise null. */
   readonly vectorBits: number | null;
+  /** Whether the driver checks every access to buffers and textures itself, as set-up saw (training/bounds.ts): then Dawn does not (`dawnFlags`). Of lavapipe alone. */
+  readonly checksBounds: boolean;
   readonly why: string;
   /** How to get a faster driver. */
   readonly hint: string | null;
@@ -66,7 +68,7 @@ export interface DriverChoice {
 /** Where set-up writes its choices. */
 export const DRIVER_FILE = fileURLToPath(new URL('../node_modules/.cache/dynamic-sparse-rcnn/driver.json', import.meta.url));
 /** Of the file; set-up's FORMAT. */
-const FORMAT = 2;
+const FORMAT = 3;
 const REQUESTS = ['auto', 'gpu', 'lavapipe', 'swiftshader'];
 const REPAIR = 'run `npm run setup`, which writes it anew';
 
@@ -75,15 +77,16 @@ const isRecord = (value: unknown): value is Record<string, unknown> => typeof va
 /** Checks one choice of the file, field by field. */
 function parseChoice(value: unknown, where: string): Omit<DriverChoice, 'request' | 'forced'> {
   if (!isRecord(value)) throw new Error(`${where} must be an object, got ${JSON.stringify(value)}: ${REPAIR}`);
-  const { driver, manifests, loader, vectorBits, why, hint } = value;
+  const { driver, manifests, loader, vectorBits, checksBounds, why, hint } = value;
   const expect = (field: string, expected: string): Error => new Error(`${where}.${field} must be ${expected}, got ${JSON.stringify(value[field])}: ${REPAIR}`);
   if (driver !== 'gpu' && driver !== 'lavapipe' && driver !== 'swiftshader' && driver !== 'software') throw expect('driver', 'gpu, lavapipe, swiftshader or software');
   if (!Array.isArray(manifests) || !manifests.every((file) => typeof file === 'string')) throw expect('manifests', 'an array of paths');
   if (loader !== null && typeof loader !== 'string') throw expect('loader', 'a path or null');
   if (vectorBits !== null && !(typeof vectorBits === 'number' && Number.isInteger(vectorBits) && vectorBits > 0)) throw expect('vectorBits', 'a positive integer or null');
+  if (typeof checksBounds !== 'boolean') throw expect('checksBounds', 'true or false');
   if (typeof why !== 'string') throw expect('why', 'text');
   if (hint !== null && typeof hint !== 'string') throw expect('hint', 'text or null');
-  return { driver, manifests, loader, vectorBits, why, hint };
+  return { driver, manifests, loader, vectorBits, checksBounds, why, hint };
 }
 
 /**
@@ -163,6 +166,8 @@ export function lavapipeEnvironment({ vectorBits }: Pick<DriverChoice, 'vectorBi
 
 /** What applyDriverChoice put into VK_DRIVER_FILES: not the user's then. */
 let appliedManifests: string | null = null;
+/** Whether the choice that applyDriverChoice applied is of a driver that checks bounds itself. */
+let driverChecksBounds = false;
 
 /**
  * Prepares this process for the chosen driver: to be called before Dawn is (`openDevice` does). The Vulkan loader reads the variables when Dawn's instance is made,
@@ -177,6 +182,8 @@ export function applyDriverChoice(choice: DriverChoice): void {
     process.env.VK_ICD_FILENAMES = appliedManifests; // the only name that loaders before 1.3.207 know
   } else if (!WIDTH_FOLDER.test(path.basename(process.env.MESA_SHADER_CACHE_DIR ?? ''))) return; // else a parent process, not the user, has named the driver: this one may have another width
   if (choice.driver !== 'lavapipe') return;
+  const ours = choice.manifests.join(path.delimiter); // a parent process may have had another choice: what set-up saw holds for these manifests alone
+  driverChecksBounds = choice.checksBounds && process.env.VK_DRIVER_FILES === ours && process.env.VK_ICD_FILENAMES === ours;
   const variables = lavapipeEnvironment(choice);
   Object.assign(process.env, variables);
   try {
@@ -184,6 +191,24 @@ export function applyDriverChoice(choice: DriverChoice): void {
   } catch {
     process.env.MESA_SHADER_CACHE_DISABLE ??= 'true'; // no cache rather than a shared one
   }
+}
+
+/**
+ * What Dawn is to be made with, once the driver's choice is applied: for whoever makes an instance of it to run beside our devices.
+ *
+ * Timestamps are rounded to 65 us otherwise, against web pages that spy by them: longer than most dispatches take.
+ *
+ * Dawn's checks of bounds (robustness) are left out where the driver has its own. They begin every shader with a reduction over the subgroup and clamp the lane of every broadcast and shuffle;
+ * lavapipe's compiler cannot fold that away, and with vectors of 512 bits products of matrices take about a tenth longer (with 256 it makes no difference). Nothing but a driver that is
+ * known to check may do without: on others an access beyond the end would reach whatever lies there. Lavapipe does not check arrays in workgroup memory, so there a kernel's index beyond
+ * their end, which Dawn would clamp, may end the process.
+ * DSRCNN_ROBUSTNESS=on keeps Dawn's checks for a run, `off` leaves them out whatever the driver; other values throw.
+ */
+export function dawnFlags(environment: NodeJS.ProcessEnv = process.env): string[] {
+  const named = environment.DSRCNN_ROBUSTNESS || null;
+  if (named !== null && named !== 'on' && named !== 'off') throw new Error(`DSRCNN_ROBUSTNESS: must be on or off, got ${JSON.stringify(named)}`);
+  const unchecked = named === null ? driverChecksBounds : named === 'off';
+  return ['disable-dawn-features=timestamp_quantization', ...(unchecked ? ['enable-dawn-features=disable_robustness'] : [])];
 }
 
 /**
@@ -196,8 +221,7 @@ export async function openDevice({ driver, tuning, ...options }: NodeDeviceOptio
     const choice = driver === undefined ? readDriverChoice() : driver;
     if (choice) applyDriverChoice(choice);
     Object.assign(globalThis, globals);
-    // Timestamps are rounded to 65 us otherwise, against web pages that spy by them: longer than most dispatches take.
-    instance = create(['disable-dawn-features=timestamp_quantization']);
+    instance = create(dawnFlags());
   }
   const adapter = await instance.requestAdapter({ powerPreference: 'high-performance' });
   if (!adapter) {

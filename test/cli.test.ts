@@ -84,11 +84,14 @@ describe('the program', () => {
     expect(folderBelowFile.stderr).not.toMatch(/\n {4}at /);
   });
 
-  test('says without a stack that there is no such driver', async () => {
-    vi.stubEnv('DSRCNN_DRIVER', 'abacus');
+  test.each([
+    ['DSRCNN_DRIVER', 'DSRCNN_DRIVER: must be one of auto, gpu, lavapipe, swiftshader, got "abacus"'],
+    ['DSRCNN_ROBUSTNESS', 'DSRCNN_ROBUSTNESS: must be on or off, got "abacus"'],
+  ])('says without a stack what %s may be', async (variable, complaint) => {
+    vi.stubEnv(variable, 'abacus');
     const { code, stderr } = await cli(['train', ...TINY, '--out', join(folder, 'abacus')]);
     vi.unstubAllEnvs();
-    expect({ code, stderr }).toEqual({ code: 1, stderr: 'error: DSRCNN_DRIVER: must be one of auto, gpu, lavapipe, swiftshader, got "abacus"\n' });
+    expect({ code, stderr }).toEqual({ code: 1, stderr: `error: ${complaint}\n` });
   });
 
   test('saves a training whose reader has gone', async () => {

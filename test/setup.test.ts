@@ -5,11 +5,11 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, describe, expect, test, vi } from 'vitest';
-import { lavapipeEnvironment, readDriverChoice, userVulkanVariable } from '../engine/node.ts';
+import { dawnFlags, lavapipeEnvironment, readDriverChoice, userVulkanVariable, type DriverChoice } from '../engine/node.ts';
 import { mesaVersion, runDoctor, vectorBits } from '../training/doctor.ts';
 import { InputError } from '../training/errors.ts';
 import {
-  chooseDriver, chooseVectorBits, dependencyHash, hasAvx512, lavapipeHint, manifestFingerprint, mesaSource, packagesInstalled, parseArguments, parseOsRelease, processorName, readTar, setUp, stillHolds, unpackSwiftShader,
+  chooseBounds, chooseDriver, chooseVectorBits, dependencyHash, hasAvx512, lavapipeHint, manifestFingerprint, mesaSource, packagesInstalled, parseArguments, parseOsRelease, processorName, readTar, setUp, stillHolds, unpackSwiftShader,
 } from '../training/setup.mjs';
 
 const ROOT = resolve(import.meta.dirname, '..');
@@ -33,12 +33,13 @@ const found = (description: string, fallback: boolean): Probe =>
   ({ adapter: { vendor: '', architecture: '', device: '', description, fallback }, loader: import.meta.filename, problem: null });
 const refused: Probe = { adapter: null, loader: '/usr/lib/libvulkan.so.1', problem: 'Dawn finds no adapter it accepts' };
 const noLoader: Probe = { ...refused, loader: null };
-/** Linux with a Vulkan loader, no driver, no rights to install one; SwiftShader works. Lavapipe, where a test adds it, keeps the width that it takes by itself. */
+/** Linux with a Vulkan loader, no driver, no rights to install one; SwiftShader works. Lavapipe, where a test adds it, keeps Dawn's checks of bounds and the width that it takes by itself. */
 function machine(changes: Partial<System> = {}): System {
   return {
     linux: true,
     manifests: () => [],
     probe: (manifests) => (manifests.includes(SWIFTSHADER.manifest) ? found('SwiftShader', true) : refused),
+    bounds: () => ({ checks: false, why: 'with checks' }),
     vectorBits: () => ({ bits: null, why: 'no AVX-512' }),
     installLavapipe: () => 'not root',
     swiftShader: () => SWIFTSHADER,
@@ -132,7 +133,7 @@ describe("the width of lavapipe's vectors", () => {
     expect(choice.why).toContain('; vectors of 512 bits: 131 GFLOP/s, of 256: 104');
     const borrowing = machine({ ...vectors, ...withLavapipe(), probe: (_, loader) => (loader === SWIFTSHADER.loader ? found('llvmpipe', true) : noLoader) });
     expect(chooseDriver('lavapipe', borrowing, quiet).vectorBits).toBe(512);
-    expect(asked).toEqual([[[LAVAPIPE], null], [[LAVAPIPE], SWIFTSHADER.loader]]);
+    expect(asked).toEqual([[[LAVAPIPE], null, false], [[LAVAPIPE], SWIFTSHADER.loader, false]]);
   });
 
   type Measurement = Parameters<typeof chooseVectorBits>[0][number];
@@ -187,24 +188,76 @@ describe("the width of lavapipe's vectors", () => {
   });
 });
 
+describe("lavapipe's own checks of bounds", () => {
+  test('are asked of lavapipe alone, before its width, which is measured with the answer', () => {
+    const asked: unknown[] = [];
+    const bounds: Partial<System> = {
+      bounds: (...files) => { asked.push(['bounds', ...files]); return { checks: true, why: 'without checks' }; },
+      vectorBits: (...files) => { asked.push(['width', ...files]); return { bits: null, why: 'no AVX-512' }; },
+    };
+    for (const system of [machine({ ...bounds, ...withLavapipe(), probe: () => found('GeForce', false) }), machine(bounds), machine({ ...bounds, linux: false, probe: () => found('Apple M3', false) })]) {
+      expect(chooseDriver('auto', system, quiet).checksBounds).toBe(false);
+    }
+    expect(asked).toEqual([]);
+    const choice = chooseDriver('auto', machine({ ...bounds, ...withLavapipe() }), quiet);
+    expect(choice).toMatchObject({ driver: 'lavapipe', checksBounds: true });
+    expect(choice.why).toMatch(/; without checks; no AVX-512$/);
+    expect(asked).toEqual([['bounds', [LAVAPIPE], null], ['width', [LAVAPIPE], null, true]]);
+  });
+
+  type Reading = Parameters<typeof chooseBounds>[0][number];
+  const kept: Reading = { value: { escape: null }, problem: null };
+  test.each<[string, Reading[], boolean, string]>([
+    ['suffice where nothing escapes', [kept, kept], true, "without Dawn's checks of bounds, since it has its own"],
+    ['do not suffice where an access escapes with one of the widths', [kept, { value: { escape: 'reading element 16 gave 81' }, problem: null }], false, "with Dawn's checks of bounds, since without them reading element 16 gave 81"],
+    ['do not suffice where the program crashes', [{ value: null, problem: "Dawn's process failed (ended by SIGSEGV)" }], false, "since without them Dawn's process failed (ended by SIGSEGV)"],
+  ])('%s', (_, readings, checks, why) => {
+    const choice = chooseBounds(readings);
+    expect(choice.checks).toBe(checks);
+    expect(choice.why).toContain(why);
+  });
+
+  test('are overridden by DSRCNN_ROBUSTNESS, on or off', () => {
+    const flag = 'enable-dawn-features=disable_robustness';
+    expect(dawnFlags({ DSRCNN_ROBUSTNESS: 'off' })).toContain(flag);
+    expect(dawnFlags({ DSRCNN_ROBUSTNESS: 'on' })).not.toContain(flag);
+    for (const value of ['0', 'OFF', 'false']) expect(() => dawnFlags({ DSRCNN_ROBUSTNESS: value })).toThrow(`DSRCNN_ROBUSTNESS: must be on or off, got "${value}"`);
+  });
+});
+
+/** What the engine makes of a choice of lavapipe, in a process with nothing but `environment`. */
+function applied(environment: Record<string, string>, changes: Partial<DriverChoice> = {}): { environment: Record<string, string>; flags: string[] } {
+  const choice: DriverChoice = { driver: 'lavapipe', manifests: [LAVAPIPE], loader: null, vectorBits: 512, checksBounds: true, why: '', hint: null, request: 'auto', forced: false, ...changes };
+  const code = `import { applyDriverChoice, dawnFlags } from './engine/node.ts'; applyDriverChoice(${JSON.stringify(choice)}); console.log(JSON.stringify({ environment: process.env, flags: dawnFlags() }));`;
+  const child = spawnSync(process.execPath, ['--import', 'tsx', '--input-type=module', '--eval', code], { cwd: ROOT, env: { PATH: process.env.PATH, ...environment }, encoding: 'utf8' });
+  expect(child.stderr).toBe('');
+  return JSON.parse(child.stdout) as ReturnType<typeof applied>;
+}
+
 test('the engine makes the folder of compiled shaders, does without one where it cannot, and leaves a driver that the user names alone', () => {
-  const applied = (environment: Record<string, string>): Record<string, string> => {
-    const choice = { driver: 'lavapipe', manifests: [LAVAPIPE], loader: null, vectorBits: 512, why: '', hint: null, request: 'auto', forced: false };
-    const code = `import { applyDriverChoice } from './engine/node.ts'; applyDriverChoice(${JSON.stringify(choice)}); console.log(JSON.stringify(process.env));`;
-    const child = spawnSync(process.execPath, ['--import', 'tsx', '--input-type=module', '--eval', code], { cwd: ROOT, env: { PATH: process.env.PATH, ...environment }, encoding: 'utf8' });
-    expect(child.stderr).toBe('');
-    return JSON.parse(child.stdout) as Record<string, string>;
-  };
   const shaders = join(scratch, 'shaders');
-  expect(applied({ MESA_SHADER_CACHE_DIR: shaders })).toMatchObject({ VK_DRIVER_FILES: LAVAPIPE, LP_NATIVE_VECTOR_WIDTH: '512', MESA_SHADER_CACHE_DIR: join(shaders, 'lavapipe-512') });
+  expect(applied({ MESA_SHADER_CACHE_DIR: shaders }).environment).toMatchObject({ VK_DRIVER_FILES: LAVAPIPE, LP_NATIVE_VECTOR_WIDTH: '512', MESA_SHADER_CACHE_DIR: join(shaders, 'lavapipe-512') });
   expect(statSync(join(shaders, 'lavapipe-512')).isDirectory()).toBe(true);
   const inherited = { VK_DRIVER_FILES: LAVAPIPE, MESA_SHADER_CACHE_DIR: join(shaders, 'lavapipe-512'), LP_NATIVE_VECTOR_WIDTH: '256' };
-  expect(applied(inherited).MESA_SHADER_CACHE_DIR).toBe(join(shaders, 'lavapipe-256'));
+  expect(applied(inherited).environment.MESA_SHADER_CACHE_DIR).toBe(join(shaders, 'lavapipe-256'));
   writeFileSync(join(scratch, 'a-file'), '');
-  expect(applied({ MESA_SHADER_CACHE_DIR: join(scratch, 'a-file') })).toMatchObject({ LP_NATIVE_VECTOR_WIDTH: '512', MESA_SHADER_CACHE_DISABLE: 'true' });
-  const named = applied({ VK_DRIVER_FILES: '/other.json', LP_NATIVE_VECTOR_WIDTH: '256' });
+  expect(applied({ MESA_SHADER_CACHE_DIR: join(scratch, 'a-file') }).environment).toMatchObject({ LP_NATIVE_VECTOR_WIDTH: '512', MESA_SHADER_CACHE_DISABLE: 'true' });
+  const named = applied({ VK_DRIVER_FILES: '/other.json', LP_NATIVE_VECTOR_WIDTH: '256' }).environment;
   expect(named).toMatchObject({ VK_DRIVER_FILES: '/other.json', LP_NATIVE_VECTOR_WIDTH: '256' });
   expect(named).not.toHaveProperty('MESA_SHADER_CACHE_DIR');
+});
+
+test("the engine leaves Dawn's checks out for the very driver that set-up saw checking, in child processes too", () => {
+  const shaders = join(scratch, 'shaders'), flag = 'enable-dawn-features=disable_robustness';
+  const outer = applied({ MESA_SHADER_CACHE_DIR: shaders });
+  expect(outer.flags).toContain(flag);
+  expect(applied(outer.environment).flags).toContain(flag);
+  expect(applied({ ...outer.environment, DSRCNN_ROBUSTNESS: 'on' }).flags).not.toContain(flag);
+  expect(applied({ MESA_SHADER_CACHE_DIR: shaders }, { checksBounds: false }).flags).not.toContain(flag);
+  for (const name of ['VK_DRIVER_FILES', 'VK_ICD_FILENAMES']) {
+    expect(applied({ [name]: '/other.json' }).flags).not.toContain(flag);
+    expect(applied({ ...outer.environment, [name]: '/other.json' }).flags).not.toContain(flag);
+  }
 });
 
 describe('between runs', () => {
@@ -262,10 +315,19 @@ describe('between runs', () => {
     expect(readDriverChoice({}, driverFile(root))).toMatchObject({ driver: 'lavapipe', vectorBits: null });
   });
 
-  test('choices in the form of an older set-up are made anew without complaint, and what was asked for stays', () => {
+  test('that lavapipe checks bounds is stored, and read by the engine', () => {
+    const root = emptyProject();
+    run(root, { ...present(root), bounds: () => ({ checks: true, why: 'seen' }) });
+    expect(run(root, untouchable)).toEqual([]);
+    expect(readDriverChoice({}, driverFile(root))).toMatchObject({ driver: 'lavapipe', checksBounds: true });
+    run(root, present(root), ['--driver', 'auto']);
+    expect(readDriverChoice({}, driverFile(root))).toMatchObject({ driver: 'lavapipe', checksBounds: false });
+  });
+
+  test.each([1, 2])('choices in the form of an older set-up are made anew without complaint, and what was asked for stays: form %i', (format) => {
     const root = emptyProject();
     run(root, present(root), ['--driver', 'swiftshader']);
-    writeFileSync(driverFile(root), JSON.stringify({ ...JSON.parse(readFileSync(driverFile(root), 'utf8')), format: 1 }));
+    writeFileSync(driverFile(root), JSON.stringify({ ...JSON.parse(readFileSync(driverFile(root), 'utf8')), format }));
     const said = run(root, present(root));
     expect(said.join('\n')).toContain('WebGPU runs on swiftshader');
     expect(said.join('\n')).not.toContain('anew');
@@ -282,7 +344,7 @@ describe('between runs', () => {
   });
 
   test('an unreadable choice is made anew, with a word; the engine names file and remedy', () => {
-    for (const [content, complaint] of [['{ "format": 2, "cho', 'not readable as JSON'], ['{ "format": 99 }', 'format must be 2, got 99'], ['{ "format": 2, "requested": "vulcan", "choices": {} }', '"vulcan"']]) {
+    for (const [content, complaint] of [['{ "format": 3, "cho', 'not readable as JSON'], ['{ "format": 99 }', 'format must be 3, got 99'], ['{ "format": 3, "requested": "vulcan", "choices": {} }', '"vulcan"']]) {
       const root = emptyProject();
       run(root, present(root));
       writeFileSync(driverFile(root), content);
@@ -296,9 +358,9 @@ describe('between runs', () => {
 
   test('the engine names the field of a choice it does not understand', () => {
     const file = join(scratch, 'driver-of-another-kind.json');
-    const choice = { driver: 'lavapipe', manifests: [], loader: null, vectorBits: 512, why: '', hint: null };
-    for (const [field, value] of [['driver', 'vulcan'], ['manifests', 'lvp.json'], ['loader', 3], ['vectorBits', '512'], ['vectorBits', 0], ['vectorBits', 25.6], ['vectorBits', undefined], ['why', null], ['hint', 1]] as const) {
-      writeFileSync(file, JSON.stringify({ format: 2, requested: 'auto', choices: { auto: { ...choice, [field]: value } } }));
+    const choice = { driver: 'lavapipe', manifests: [], loader: null, vectorBits: 512, checksBounds: true, why: '', hint: null };
+    for (const [field, value] of [['driver', 'vulcan'], ['manifests', 'lvp.json'], ['loader', 3], ['vectorBits', '512'], ['vectorBits', 0], ['vectorBits', 25.6], ['vectorBits', undefined], ['checksBounds', 1], ['checksBounds', 'true'], ['checksBounds', null], ['checksBounds', undefined], ['why', null], ['hint', 1]] as const) {
+      writeFileSync(file, JSON.stringify({ format: 3, requested: 'auto', choices: { auto: { ...choice, [field]: value } } }));
       expect(() => readDriverChoice({}, file)).toThrow(`choices.auto.${field} must be`);
     }
     expect(readDriverChoice({}, join(scratch, 'missing.json'))).toBeNull();
@@ -314,17 +376,19 @@ describe('between runs', () => {
     const manifest = join(folder, 'lvp_icd.json');
     writeFileSync(manifest, '{}');
     const choice = { ...chooseDriver('auto', machine(withLavapipe()), quiet), manifests: [manifest], systemLoader: manifest, installed: fingerprint(), processor: 'AMD EPYC, with AVX-512' };
-    const holds = (changes: Partial<typeof choice>, request: 'auto' | 'lavapipe', processor = choice.processor): boolean => stillHolds({ ...choice, ...changes }, request, fingerprint(), processor);
+    const holds = (changes: Partial<typeof choice>, request: 'auto' | 'lavapipe' | 'swiftshader', processor = choice.processor): boolean => stillHolds({ ...choice, ...changes }, request, fingerprint(), processor);
     expect(fingerprint()).not.toBe(empty);
     expect(holds({}, 'auto')).toBe(true);
     expect(holds({}, 'lavapipe', 'AMD EPYC, without AVX-512')).toBe(false);
     expect(holds({ driver: 'gpu' }, 'auto', 'AMD EPYC, without AVX-512')).toBe(true);
     utimesSync(manifest, 1, 1);
     expect(holds({}, 'auto')).toBe(false);
-    expect(holds({}, 'lavapipe')).toBe(true);
-    expect(holds({ systemLoader: join(folder, 'removed-libvulkan.so.1') }, 'lavapipe')).toBe(false);
+    expect(holds({}, 'lavapipe'), 'an upgraded lavapipe').toBe(false);
+    const other = { driver: 'swiftshader' as const };
+    expect(holds(other, 'swiftshader')).toBe(true);
+    expect(holds({ ...other, systemLoader: join(folder, 'removed-libvulkan.so.1') }, 'swiftshader')).toBe(false);
     rmSync(manifest);
-    expect(holds({}, 'lavapipe')).toBe(false);
+    expect(holds(other, 'swiftshader')).toBe(false);
   });
 
   test('other dependencies need npm, other scripts do not', () => {
@@ -430,7 +494,7 @@ test('SwiftShader runs under its own Vulkan loader, loaded by the engine before 
     return;
   }
   if (!unpacked) throw new Error('SwiftShader was not unpacked');
-  const choice = { driver: 'swiftshader', manifests: [unpacked.manifest], loader: unpacked.loader, vectorBits: null, why: '', hint: null, request: 'swiftshader', forced: true };
+  const choice = { driver: 'swiftshader', manifests: [unpacked.manifest], loader: unpacked.loader, vectorBits: null, checksBounds: false, why: '', hint: null, request: 'swiftshader', forced: true };
   const code = `
     import { readFileSync } from 'node:fs';
     import { create } from 'webgpu';
@@ -454,6 +518,7 @@ describe('doctor', () => {
     const code = await runDoctor([]).finally(() => log.mockRestore());
     const report = lines.join('\n');
     expect(report).toMatch(/^driver {5}\S+/m);
+    expect(report).toMatch(/^bounds {5}(not )?checked by (Dawn|the driver itself, so Dawn leaves its own checks out)/m);
     expect(report).toMatch(/^self-test .*ok.* GB\/s\n.*ok.* GFLOP\/s$/m);
     expect(code).toBe(0);
   });

@@ -2,7 +2,7 @@
  * Test runner configuration: forks (Dawn does not like worker threads), long timeouts (software adapters compile slowly).
  *
  * Everything runs on the adapter that set-up chose. Where that is not SwiftShader, what depends on the adapter runs on SwiftShader as well
- * (subgroups of 4 instead of 8 or 16, another compiler): ops, matching, optimisers, f16 (which SwiftShader has not), and the model against its golden files.
+ * (subgroups of 4 instead of 8 or 16, another compiler): ops, matching, optimisers, f16 (which SwiftShader has not), accesses out of bounds, and the model against its golden files.
  * Variants that only the tuner chooses are held against the plain ones wherever it runs.
  *
  * Where set-up chose vectors of 512 bits for lavapipe, kernels that are not for small subgroups compile three times as long: the files that are mostly about those run with its usual
@@ -22,7 +22,7 @@ const everywhere = {
   hookTimeout: 180_000,
   sequence: { groupOrder: 0 },
 };
-const ON_BOTH_ADAPTERS = ['test/ops.test.ts', 'test/golden.test.ts', 'test/matching.test.ts', 'test/optim.test.ts', 'test/half-precision.test.ts'];
+const ON_BOTH_ADAPTERS = ['test/bounds.test.ts', 'test/ops.test.ts', 'test/golden.test.ts', 'test/matching.test.ts', 'test/optim.test.ts', 'test/half-precision.test.ts'];
 const WITH_USUAL_VECTORS = ['test/tuned-variants.test.ts', 'test/half-precision.test.ts'];
 const choice = readDriverChoice();
 const wide = choice?.driver === 'lavapipe' && choice.vectorBits !== null && !process.env.LP_NATIVE_VECTOR_WIDTH;

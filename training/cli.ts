@@ -39,7 +39,7 @@ async function main([command = '--help', ...argv]: string[]): Promise<number> {
 
 /** What is no fault of the program, by its message: nobody is helped by a stack. */
 const CIRCUMSTANCES: readonly (readonly [pattern: RegExp, advice: string | null])[] = [
-  [/no WebGPU adapter|DSRCNN_DRIVER|npm run setup/, null],
+  [/no WebGPU adapter|DSRCNN_(DRIVER|ROBUSTNESS)|LP_NATIVE_VECTOR_WIDTH|npm run setup/, null],
   [/GPU device was lost/, 'the driver gave up or was reset; a training continues from its last checkpoint by --resume'],
   [/out of memory|OUT_OF_(DEVICE|HOST)_MEMORY|allocation failed|Invalid (typed )?array length|does not fit a buffer of this device|Failed to allocate/i,
     'not enough memory: a smaller batch, smaller images, fewer proposals or a smaller model need less'],

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
 import type { Device } from '../engine/index.ts';
-import { openDevice, readDriverChoice, userVulkanVariable } from '../engine/node.ts';
+import { dawnFlags, openDevice, readDriverChoice, userVulkanVariable } from '../engine/node.ts';
 import { InputError } from './errors.ts';
 import { passes, selfTest } from './self-test.ts';
 
@@ -16,7 +16,8 @@ Exit code: 0 all is well, 1 the self-test failed, 2 there is no adapter.
 
 environment:
   DSRCNN_DRIVER=NAME            auto, gpu, lavapipe or swiftshader, for this run (npm run setup -- --help)
-  LP_NATIVE_VECTOR_WIDTH=256    bits of lavapipe's vectors (or 512), for this run`;
+  LP_NATIVE_VECTOR_WIDTH=256    bits of lavapipe's vectors (or 512), for this run
+  DSRCNN_ROBUSTNESS=on          Dawn's checks of bounds also where the driver has its own (off: never), for this run`;
 
 /** The limits that decide how large the kernels' work may be. */
 const LIMITS = [
@@ -47,6 +48,13 @@ function packageVersion(name: string): string {
 export function vectorBits(device: string): number | null {
   const bits = /^llvmpipe\b.*?(\d+)-bits/.exec(device)?.[1];
   return bits === undefined ? null : Number(bits);
+}
+
+/** Who checks the bounds of buffers and textures; once a device is open. */
+function boundsChecks(): string {
+  const named = process.env.DSRCNN_ROBUSTNESS;
+  if (named) return `${named === 'on' ? 'checked by Dawn' : 'not checked by Dawn'}, by DSRCNN_ROBUSTNESS=${named}`;
+  return dawnFlags().some((flag) => flag.includes('disable_robustness')) ? 'checked by the driver itself, so Dawn leaves its own checks out' : 'checked by Dawn';
 }
 
 /**
@@ -100,6 +108,7 @@ export async function runDoctor(argv: readonly string[]): Promise<number> {
       const { MESA_SHADER_CACHE_DISABLE: disabled, MESA_SHADER_CACHE_DIR: folder } = process.env;
       print('', disabled ? `MESA_SHADER_CACHE_DISABLE=${disabled}` : folder ? `compiled shaders in ${folder}` : "compiled shaders in Mesa's own folder, shared with other programs");
     }
+    print('bounds', boundsChecks());
     print('subgroups', device.subgroupSize > 0 ? `of ${device.subgroupSize} lanes` : 'not used: the adapter has none, or of several sizes');
     print('half', info.features.includes('shader-f16') ? '--half of predict, evaluate and tune is possible' : '--half is not possible: the adapter lacks shader-f16');
     print('features', info.features.join(', '));

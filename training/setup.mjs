@@ -7,7 +7,8 @@
  *
  * Order of drivers: a real GPU; lavapipe (Mesa >= 23), installed with apt where we may; SwiftShader, which comes with an npm package.
  * A driver counts as accepted when Dawn, in a child process of its own, has run a shader on it: a crash or a missing library costs nothing then.
- * Where lavapipe is chosen on a processor with AVX-512, it is measured with vectors of 256 and of 512 bits (training/vector-width.ts): it takes 256 by itself.
+ * Where lavapipe is chosen, a further child process sees whether it checks bounds itself (training/bounds.ts): then Dawn's checks, which slow it down, are left out.
+ * On a processor with AVX-512 it is measured with vectors of 256 and of 512 bits (training/vector-width.ts): it takes 256 by itself.
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -27,6 +28,7 @@ import { brotliDecompressSync } from 'node:zlib';
  * @property {string | null} loader libvulkan to load before Dawn, where the system has none
  * @property {string | null} systemLoader the system's libvulkan, where that is the one in use
  * @property {number | null} vectorBits bits of lavapipe's vectors, where others than it takes by itself are faster
+ * @property {boolean} checksBounds whether it was seen that the driver checks accesses to buffers and textures itself; asked of lavapipe alone
  * @property {Adapter} adapter
  * @property {string} why
  * @property {string | null} hint how to get a faster driver
@@ -34,7 +36,9 @@ import { brotliDecompressSync } from 'node:zlib';
  * @property {string} processor the processor it was made on, as `processorName` tells it
  */
 /** @typedef {{ bits: 512 | null, why: string }} VectorChoice null: the width that lavapipe takes by itself */
+/** @typedef {{ checks: boolean, why: string }} BoundsChoice whether Dawn may leave its own checks of bounds out */
 /** @typedef {import('./vector-width.ts').WidthReport} WidthReport */
+/** @typedef {{ value: import('./bounds.ts').BoundsReport | null, problem: string | null }} BoundsReading What a run of bounds.ts said, or how it failed. */
 /** @typedef {{ bits: 256 | 512, value: WidthReport | null, problem: string | null }} WidthMeasurement What a run of vector-width.ts said, or how it failed. */
 /** @typedef {{ format: number, dependencies: string, requested: Request, choices: Partial<Record<Request, Choice>> }} State */
 /** @typedef {{ loader: string, manifest: string }} SwiftShader */
@@ -43,7 +47,8 @@ import { brotliDecompressSync } from 'node:zlib';
  * @property {boolean} linux
  * @property {() => string[]} manifests all installed Vulkan driver manifests
  * @property {(manifests: string[], loader: string | null) => Probe} probe
- * @property {(manifests: string[], loader: string | null) => VectorChoice} vectorBits how wide lavapipe's vectors shall be
+ * @property {(manifests: string[], loader: string | null) => BoundsChoice} bounds whether lavapipe checks bounds itself
+ * @property {(manifests: string[], loader: string | null, checksBounds: boolean) => VectorChoice} vectorBits how wide lavapipe's vectors shall be, with Dawn's checks of bounds left out or not
  * @property {() => string | null} installLavapipe null when it is installed now, else why it could not be
  * @property {() => SwiftShader | null} swiftShader null where the package has no build for this processor
  * @property {() => string} lavapipeHint
@@ -61,9 +66,10 @@ Installs the npm packages and chooses the WebGPU driver; does nothing where both
 environment:
   DSRCNN_DRIVER=NAME                    the same names, for one run only:  DSRCNN_DRIVER=swiftshader npm test
   VK_DRIVER_FILES, VK_ICD_FILENAMES     if you set one, the Vulkan loader obeys it and nothing is chosen (unless DSRCNN_DRIVER is set)
-  LP_NATIVE_VECTOR_WIDTH=256            bits of lavapipe's vectors (or 512), for one run, whatever was measured`;
+  LP_NATIVE_VECTOR_WIDTH=256            bits of lavapipe's vectors (or 512), for one run, whatever was measured
+  DSRCNN_ROBUSTNESS=on                  Dawn's checks of bounds also where the driver has its own, to find a kernel's mistakes, for one run; off: never, at your own risk`;
 
-const FORMAT = 2; // 1 knew nothing of vectors
+const FORMAT = 3; // 1 knew nothing of vectors, 2 nothing of bounds
 const OLDEST_MESA = 23; // Dawn refuses the Vulkan of older lavapipes
 const OLDEST_NODE = [20, 19];
 const CHILD_TIMEOUT_MS = 60_000;
@@ -218,6 +224,15 @@ export function chooseVectorBits(measurements) {
   return wide >= WORTHWHILE * narrow ? { bits: 512, why: measured } : { bits: null, why: `${measured}; that is less than 10 % faster, so lavapipe keeps its own width` };
 }
 
+/** Whether lavapipe checks bounds itself, by what was seen: only if nothing failed or escaped. @param {readonly BoundsReading[]} readings one of each width of vectors, or up to the first that failed @returns {BoundsChoice} */
+export function chooseBounds(readings) {
+  for (const { value, problem } of readings) {
+    const failure = value === null ? problem : value.escape;
+    if (failure !== null) return { checks: false, why: `with Dawn's checks of bounds, since without them ${failure}` };
+  }
+  return { checks: true, why: "without Dawn's checks of bounds, since it has its own" };
+}
+
 /** The stored choices, none of them where an older set-up wrote the file; null when there is no file. Throws when it cannot be understood. @param {string} file @returns {State | null} */
 export function readState(file) {
   if (!existsSync(file)) return null;
@@ -227,7 +242,7 @@ export function readState(file) {
   } catch (error) {
     throw new SetupError(`${file}: not readable as JSON (${messageOf(error)})`);
   }
-  if (state?.format === 1) return { ...state, format: FORMAT, requested: asRequest(state.requested, `${file}: requested`), choices: {} };
+  if (state?.format === 1 || state?.format === 2) return { ...state, format: FORMAT, requested: asRequest(state.requested, `${file}: requested`), choices: {} };
   if (state?.format !== FORMAT) throw new SetupError(`${file}: format must be ${FORMAT}, got ${JSON.stringify(state?.format)}`);
   if (typeof state.choices !== 'object' || state.choices === null) throw new SetupError(`${file}: choices must be an object, got ${JSON.stringify(state.choices)}`);
   asRequest(state.requested, `${file}: requested`);
@@ -246,7 +261,8 @@ function writeJson(file, value) {
 export function stillHolds(choice, request, fingerprint = manifestFingerprint(), processor = processorName(readCpuinfo())) {
   if (choice === undefined) return false;
   if (choice.driver === 'lavapipe' && choice.processor !== processor) return false;
-  if (request === 'auto' && choice.installed !== fingerprint) return false;
+  // A lavapipe that was upgraded may check less, or be faster with other vectors.
+  if ((request === 'auto' || choice.driver === 'lavapipe') && choice.installed !== fingerprint) return false;
   return [...choice.manifests, choice.loader, choice.systemLoader].every((file) => !file || existsSync(file));
 }
 
@@ -261,9 +277,9 @@ export function chooseDriver(request, system, say) {
   let noLavapipe = '';
   const wanted = (/** @type {Request} */ name) => request === 'auto' || request === name;
   const asked = request === 'auto' ? '' : `${request} was asked for; `;
-  const choice = (/** @type {Choice['driver']} */ driver, /** @type {string[]} */ manifests, /** @type {string | null} */ systemLoader, /** @type {string | null} */ loader, /** @type {Adapter} */ adapter, { hint = '', vectors = /** @type {VectorChoice | null} */ (null) } = {}) => ({
-    driver, manifests, loader, systemLoader: loader ? null : systemLoader, vectorBits: vectors?.bits ?? null, adapter,
-    why: `${asked}${[...attempts, `Dawn accepts ${adapter.description || adapter.device}`, ...(vectors ? [vectors.why] : [])].join('; ')}`, hint: hint || null,
+  const choice = (/** @type {Choice['driver']} */ driver, /** @type {string[]} */ manifests, /** @type {string | null} */ systemLoader, /** @type {string | null} */ loader, /** @type {Adapter} */ adapter, { hint = '', bounds = /** @type {BoundsChoice | null} */ (null), vectors = /** @type {VectorChoice | null} */ (null) } = {}) => ({
+    driver, manifests, loader, systemLoader: loader ? null : systemLoader, vectorBits: vectors?.bits ?? null, checksBounds: bounds?.checks ?? false, adapter,
+    why: `${asked}${[...attempts, `Dawn accepts ${adapter.description || adapter.device}`, ...[bounds, vectors].flatMap((part) => part?.why ?? [])].join('; ')}`, hint: hint || null,
   });
 
   if (!system.linux) {
@@ -297,7 +313,10 @@ export function chooseDriver(request, system, say) {
       const manifests = system.manifests().filter((file) => /^lvp_icd.*\.json$/.test(path.basename(file)));
       if (manifests.length === 0) return null;
       const { adapter, problem, loader, borrowed } = probe(manifests);
-      if (adapter) return choice('lavapipe', manifests, loader, borrowed, adapter, { vectors: system.vectorBits(manifests, borrowed) });
+      if (adapter) {
+        const bounds = system.bounds(manifests, borrowed); // first: widths are compared as later programs run
+        return choice('lavapipe', manifests, loader, borrowed, adapter, { bounds, vectors: system.vectorBits(manifests, borrowed, bounds.checks) });
+      }
       attempts.push(`the installed lavapipe is not accepted: ${problem}`);
       return null;
     };
@@ -392,8 +411,22 @@ function probeInChild(root, manifests, loader) {
   return value ?? { adapter: null, loader: null, problem };
 }
 
-/** Measures lavapipe's vector widths, where the processor has vectors of 512 bits. @param {string} root @param {string} cache @param {string[]} manifests @param {string | null} loader @param {(line: string) => void} say @returns {VectorChoice} */
-function measureVectorBits(root, cache, manifests, loader, say) {
+/** Sees whether lavapipe checks bounds itself, with vectors of every width that it may run with. @param {string} root @param {string[]} manifests @param {string | null} loader @param {(line: string) => void} say @returns {BoundsChoice} */
+function testBounds(root, manifests, loader, say) {
+  say('testing whether lavapipe checks bounds itself');
+  const program = ['--import', 'tsx', fileURLToPath(new URL('bounds.ts', import.meta.url))];
+  /** @type {BoundsReading[]} */
+  const readings = [];
+  for (const width of hasAvx512(readCpuinfo()) ? ['256', '512'] : [null]) {
+    const answer = askChild(program, root, manifests, loader, { MESA_SHADER_CACHE_DISABLE: 'true', DSRCNN_ROBUSTNESS: 'off', ...(width === null ? {} : { LP_NATIVE_VECTOR_WIDTH: width }) });
+    readings.push(answer);
+    if (answer.value?.escape !== null) break;
+  }
+  return chooseBounds(readings);
+}
+
+/** Measures lavapipe's vector widths, where the processor has vectors of 512 bits. @param {string} root @param {string} cache @param {string[]} manifests @param {string | null} loader @param {boolean} checksBounds @param {(line: string) => void} say @returns {VectorChoice} */
+function measureVectorBits(root, cache, manifests, loader, checksBounds, say) {
   if (!hasAvx512(readCpuinfo())) return { bits: null, why: 'vectors as wide as lavapipe takes them, since this processor has no AVX-512' };
   say('measuring lavapipe with vectors of 256 and 512 bits');
   const program = ['--import', 'tsx', fileURLToPath(new URL('vector-width.ts', import.meta.url))];
@@ -403,7 +436,7 @@ function measureVectorBits(root, cache, manifests, loader, say) {
   for (const bits of /** @type {const} */ ([256, 512, 256, 512])) {
     const shaders = path.join(cache, `lavapipe-${bits}`);
     mkdirSync(shaders, { recursive: true });
-    const answer = askChild(program, root, manifests, loader, { LP_NATIVE_VECTOR_WIDTH: String(bits), MESA_SHADER_CACHE_DIR: shaders });
+    const answer = askChild(program, root, manifests, loader, { LP_NATIVE_VECTOR_WIDTH: String(bits), MESA_SHADER_CACHE_DIR: shaders, DSRCNN_ROBUSTNESS: checksBounds ? 'off' : 'on' });
     measurements.push({ bits, ...answer });
     if (!answer.value?.passed) break;
   }
@@ -494,7 +527,8 @@ function thisSystem(root, cache, say) {
     linux: process.platform === 'linux',
     manifests: () => listManifests([...MANIFEST_DIRECTORIES, ...MOUNTED_DIRECTORIES]).map(({ file }) => file),
     probe: (manifests, loader) => probeInChild(root, manifests, loader),
-    vectorBits: (manifests, loader) => measureVectorBits(root, cache, manifests, loader, say),
+    bounds: (manifests, loader) => testBounds(root, manifests, loader, say),
+    vectorBits: (manifests, loader, checksBounds) => measureVectorBits(root, cache, manifests, loader, checksBounds, say),
     installLavapipe: () => installLavapipe(osRelease, say),
     swiftShader: () => (swiftShader === undefined ? (swiftShader = unpackSwiftShader(root, cache)) : swiftShader),
     lavapipeHint: () => lavapipeHint(osRelease),

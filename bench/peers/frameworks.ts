@@ -3,7 +3,7 @@
  * Each in the way that is fastest with it: tfjs by its kernels for the gradients of convolutions, jax-js with everything under `jit`, both many launches to a wait.
  */
 import { create } from 'webgpu';
-import { settleSleeping } from '../../engine/node.ts';
+import { dawnFlags, settleSleeping } from '../../engine/node.ts';
 import { TOGETHER, type Inputs, type OpCase, type PeerOp } from '../case.ts';
 import type { Job } from '../measure.ts';
 import type { HostArray } from '../references.ts';
@@ -22,11 +22,11 @@ export interface Peer {
   job(benchCase: OpCase, inputs: Inputs, upstream: HostArray, part: string): PeerJob | null;
 }
 
-/** Both look for the browser's objects; nothing of them is used but `navigator.gpu`. The driver was applied when our device was opened. */
+/** Both look for the browser's objects; nothing of them is used but `navigator.gpu`. The driver was applied when our device was opened, and Dawn's flags are the same. */
 export function pretendBrowser(): void {
   const canvas = { getContext: () => null };
   const define = (name: string, value: unknown): void => { Object.defineProperty(globalThis, name, { value, configurable: true, writable: true }); };
-  define('navigator', { gpu: create([]), userAgent: 'node', platform: 'linux', vendor: '' });
+  define('navigator', { gpu: create(dawnFlags()), userAgent: 'node', platform: 'linux', vendor: '' });
   define('self', globalThis);
   define('window', globalThis);
   define('document', { createElement: () => canvas });
