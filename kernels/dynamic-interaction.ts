@@ -77,6 +77,8 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
   const single = transposedB || narrow;
   const vectors = single ? columns / lanes : columns / (4 * lanes);
   const type = single ? 'f32' : 'vec4f';
+  // Steps along K of a turn. Where they may be any number, so many that the code fits into a processor's instruction cache.
+  const steps = transposedA && lanes * rows > 960 ? 3 : 4;
   const placeA = range(blocksA).map((i) => (transposedA
     ? `let a${i} = atA + min(row0 / 4u + ${i * lanes}u + lane, p.m / 4u - 1u);`
     : `let a${i} = atA + min(row0 + ${i * lanes}u + lane, p.m - 1u) * (p.k / 4u);`));
@@ -87,12 +89,12 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
   // Only with A transposed K is a number of positions, which need not be a multiple of 4: the steps beyond count as zeros of A.
   const line = (step: number): string => (transposedA ? `min(k + ${step}u, p.k - 1u)` : `(k + ${step}u)`);
   const loadsA = transposedA
-    ? range(4).flatMap((step) => range(blocksA).map((i) => `let va${step}_${i} = select(vec4f(), loadA(a${i} + ${line(step)} * (p.m / 4u)), k + ${step}u < p.k);`))
+    ? range(steps).flatMap((step) => range(blocksA).map((i) => `let va${step}_${i} = select(vec4f(), loadA(a${i} + ${line(step)} * (p.m / 4u)), k + ${step}u < p.k);`))
     : range(blocksA).map((i) => `let va${i} = loadA(a${i} + k / 4u);`);
   const loadsB = transposedB
     ? range(vectors).map((j) => `let vb${j} = loadB(b${j} + k / 4u);`)
-    : range(4).flatMap((step) => range(vectors).map((j) => `let vb${step}_${j} = loadB(b${j} + ${line(step)} * ${narrow ? 'p.n' : '(p.n / 4u)'});`));
-  const products = range(rows).map((row) => range(4).map((step) => {
+    : range(steps).flatMap((step) => range(vectors).map((j) => `let vb${step}_${j} = loadB(b${j} + ${line(step)} * ${narrow ? 'p.n' : '(p.n / 4u)'});`));
+  const products = range(rows).map((row) => range(steps).map((step) => {
     const terms = range(vectors).map((j) => (transposedB
       ? `c${row}_${j} = fma(s${row}_${step}, vb${j}[${step}], c${row}_${j});`
       : `c${row}_${j} = fma(${type}(s${row}_${step}), vb${step}_${j}, c${row}_${j});`));
@@ -116,7 +118,7 @@ fn loadB(e: u32) -> ${narrow ? 'f32' : 'vec4f'} { return ${textures ? linearText
   ${PLACE('linearGroup', { rows, columns })}
   ${[...placeA, ...placeB].join('\n  ')}
   ${range(rows).map((row) => range(vectors).map((j) => `var c${row}_${j} = ${type}();`).join(' ')).join('\n  ')}
-  for (var k = 0u; k < p.k; k += 4u) {
+  for (var k = 0u; k < p.k; k += ${steps}u) {
 ${[...loadsA, ...loadsB].join('\n')}
 ${products}
   }

@@ -253,8 +253,9 @@ export function chooseWeightGradient(
     const tile = subgroup > 0 ? 0 : C4 * kw > 8 && O4 > 8 ? 64 : 32;
     const readable = subgroup > 0 && device.operandTextures && weightGradientTextures(call, tensors) !== null;
     const textures = readable && prefersTextures(device) && weightGradientTexturesPay(device, call);
-    // Four pixels a turn load and store the sums half as often as two; with the code of buffer loads they no longer fit into a processor's instruction cache.
-    const pixels = subgroup > 4 && textures ? 4 : 2;
+    // Four pixels a turn load and store the sums half as often as two; with the code of buffer loads they no longer fit into a processor's instruction cache, and with the tile
+    // of 16 lanes only where nothing else is in it.
+    const pixels = subgroup > 4 && textures ? (subgroup === 16 ? 3 : 4) : 2;
     const narrow: readonly Tile[] = subgroup === 4 ? [] : [16, 32].filter((columns) => O4 * 4 <= columns && isNarrow(subgroup, columns)).map((columns): Tile => [subgroup * 4, columns]);
     const expectedTile = narrow[0] ?? [tile || Math.max(32, subgroup * 4), tile || Math.max(O4 <= 8 || subgroup <= 4 ? 32 : 64, subgroup * 4)];
     const expected = modelled(expectedTile[0], expectedTile[1], pixels, textures);
@@ -263,7 +264,7 @@ export function chooseWeightGradient(
     const candidates = tiles.flatMap(([rows, columns]) => {
       const own = modelled(rows, columns, pixels, textures);
       const others = [Math.ceil(own.splits / 2), own.splits * 2].map((splits) => ({ ...own, perSplit: rangesOf(lines, Math.min(most, splits)).perSplit }));
-      const turns = [1, 2, 4].filter((count) => subgroup > 0 && count !== pixels && rows * columns * count <= 32 * 64 * 4).map((count) => ({ ...own, pixels: count }));
+      const turns = [1, 2, 3, 4].filter((count) => subgroup > 0 && count !== pixels && rows * columns * count <= (subgroup === 16 ? 64 : 32) * 64 * 4).map((count) => ({ ...own, pixels: count }));
       return [own, ...others, ...turns, ...(readable ? [{ ...own, textures: !textures }] : [])];
     });
     const { tensors: shapes, fill } = outline(tensors);
