@@ -12,9 +12,13 @@
  *
  * Along a row of the source, the taps' columns and their channels lie one behind the other in memory, so kx and channel are one contiguous loop,
  * and one comparison a vec4 decides about the zero padding at left and right.
+ *
+ * By lines: an image whose channels are no multiple of 4 (photographs) need not be padded where its lines are whole vec4s. What an output pixel reads of a line then begins at one of
+ * at most four places within a vec4, at the same one for every `classes`-th pixel: the target pixels are taken in these classes along x, each with weights moved to its place
+ * (`lineWeightsKernel`), [classes, kh, vec4s of a line, 4, N]. For the kernel such an image has one vec4 of channels and lines of sourceW vec4s.
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
-import { defineKernel, kernelFamily } from './kernel.ts';
+import { defineKernel, kernelFamily, type Kernel } from './kernel.ts';
 import { STAGING, type StagedPrecision } from './matmul-tiled.ts';
 import { eachRow, handOut, meetRow, range, resultsArray, unknown } from './subgroups.ts';
 
@@ -24,6 +28,8 @@ const CONV_PARAMS = {
   batch: 'u32', sourceH: 'u32', sourceW: 'u32', targetH: 'u32', targetW: 'u32', K4: 'u32', N4: 'u32', groups: 'u32', kh: 'u32', kw: 'u32',
   stride: 'u32', step: 'u32', padY: 'i32', padX: 'i32', tilesM: 'u32', tilesN: 'u32', tiles: 'u32',
 } as const;
+/** By lines: see above. `channels`: of a pixel; `vectors`: of a line of the source that an output pixel reads; `pitch`: vec4s from an output pixel to the next of its class. */
+const LINE_PARAMS = { classes: 'u32', channels: 'i32', vectors: 'u32', pitch: 'i32' } as const;
 const CONV_OPERANDS = { source: 'read vec4f', weights: 'read vec4f' } as const;
 
 /** Source vec4 `x` of the image row at `line` (its first vec4's index in a buffer, its number in an operand texture), and vec4 `column` of a row of the weights. */
@@ -62,13 +68,44 @@ const convTile = (rows: number, columns4: number): string => `
   let merged = p.groups == 1u;
   let outer = select(tapsX, 1u, merged);
   let inner = select(p.K4, tapsX * p.K4, merged);
-  let weightsBase = g * p.N4;`;
+  let weightsBase = g * p.N4;
+  let stepX = p.step;
+  let stepY = p.step;
+  let pitchX = i32(p.stride * sourcePitch);
+  let originX = sourceX0 * i32(sourcePitch) + i32(g * p.K4);
+  let firstRow = firstTap * p.K4 * 4u;`;
+
+/** The same for images taken by lines, whose classes are phases along x. */
+const lineTile = (rows: number, columns4: number): string => `
+  if (linearGroup >= p.tiles) { return; }
+  let tileN = (linearGroup / p.tilesM) % p.tilesN;
+  let firstX = linearGroup / (p.tilesM * p.tilesN);
+  let firstY = 0u;
+  let rowsY = p.targetH;
+  let rowsX = (p.targetW + p.classes - 1u - firstX) / p.classes;
+  let M = p.batch * rowsY * rowsX;
+  let r0 = (linearGroup % p.tilesM) * ${rows}u;
+  if (r0 >= M) { return; }
+  let c0 = tileN * ${columns4}u;
+  let tapsY = p.kh;
+  let sourceY0 = p.padY;
+  let sourcePitch = 1u;
+  let targetPitch = p.N4;
+  let lineLength = p.sourceW;
+  let outer = 1u;
+  let inner = p.vectors;
+  let weightsBase = 0u;
+  let stepX = p.classes;
+  let stepY = 1u;
+  let pitchX = p.pitch;
+  let originX = ((i32(firstX * p.stride) + p.padX) * p.channels) >> 2u;
+  let firstRow = firstX * p.kh * p.vectors * 4u;`;
 
 /** Pixel `m` of the phase: image, row and column of the source that its first tap reads. */
 const sourceOrigin = (i: number): string => `
   let image${i} = m${i} / (rowsX * rowsY);
   let y${i} = i32(((m${i} / rowsX) % rowsY) * p.stride) + sourceY0;
-  let x${i} = (i32((m${i} % rowsX) * p.stride) + sourceX0) * i32(sourcePitch) + i32(g * p.K4);`;
+  let x${i} = i32(m${i} % rowsX) * pitchX + originX;`;
 
 /** Memory of the source row that tap row `t` reads; `limit` is 0 where that row is padding. */
 const sourceLine = (i: number, textures = false): string => `
@@ -77,7 +114,7 @@ const sourceLine = (i: number, textures = false): string => `
     let limit${i} = select(0u, lineLength, u32(row${i}) < p.sourceH);`;
 
 const TARGET_PIXEL = `
-    let pixel = ((m / (rowsX * rowsY)) * p.targetH + ((m / rowsX) % rowsY) * p.step + firstY) * p.targetW + (m % rowsX) * p.step + firstX;`;
+    let pixel = ((m / (rowsX * rowsY)) * p.targetH + ((m / rowsX) % rowsY) * stepY + firstY) * p.targetW + (m % rowsX) * stepX + firstX;`;
 
 /** Tiles narrower than a subgroup's vec4s: their weights are few, and stay in the buffer where the source is read from a texture. */
 export const isNarrow = (subgroup: number, columns: number): boolean => columns / 4 < subgroup;
@@ -86,8 +123,9 @@ export const isNarrow = (subgroup: number, columns: number): boolean => columns 
  * A workgroup is one subgroup and computes `rows` pixels by `columns` channels, and every value is loaded once for all lanes. Tiles as wide as the subgroup: each lane loads
  * its own pixels' vec4 of channels and hands the components out; each lane keeps its own columns of the weights. Narrower tiles: each lane keeps to its own pixels, with
  * all columns, and the lanes hand out the weights. `split`: a sum for each row of taps, and the sum of those, for long sums: one chain of additions would round more.
+ * `byLines`: the image is taken by lines.
  */
-export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number, textures: boolean, split: boolean, epilogue: Epilogue) => {
+export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number, textures: boolean, split: boolean, byLines: boolean, epilogue: Epilogue): Kernel => {
   const narrow = isNarrow(subgroup, columns);
   const total = split ? 'total' : 'c';
   const tm = rows / subgroup;
@@ -111,18 +149,18 @@ ${lines(tm, (r) => `        ${range(4).map((kk) => `c${r}_${j} = fma(vec4f(a${r}
     : lines(rows, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${meetRow(subgroup, `a${Math.floor(r / subgroup)}[${kk}]`, r % subgroup)}); ${
       range(tn).map((j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`).join(' ')}`));
   return defineKernel({
-    name: `conv2d_f32_sg${subgroup}_${rows}x${columns}${textures ? '_texture' : ''}${split ? '_split' : ''}${epilogue}`,
+    name: `conv2d_f32_sg${subgroup}_${rows}x${columns}${textures ? '_texture' : ''}${split ? '_split' : ''}${byLines ? '_lines' : ''}${epilogue}`,
     workgroup: [subgroup],
     subgroups: true,
-    params: CONV_PARAMS,
+    params: byLines ? { ...CONV_PARAMS, ...LINE_PARAMS } : CONV_PARAMS,
     buffers: { ...CONV_OPERANDS, ...(textures ? { source: 'texture' } : {}), ...(textures && !narrow ? { weights: 'texture' } : {}), ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
     module: convLoads(textures, textures && !narrow),
-    body: `${convTile(rows, columns / 4)}
+    body: `${byLines ? lineTile(rows, columns / 4) : convTile(rows, columns / 4)}
 ${lines(tm, (i) => `  let m${i} = min(r0 + ${subgroup * i}u + lane, M - 1u);${sourceOrigin(i)}`)}
 ${lines(tn, (j) => `  let column${j} = weightsBase + min(${column(j)}, p.N4 - 1u);`)}
 ${placeWeights}
 ${lines(results, (r) => lines(tn, (j) => `  var ${total}${r}_${j} = vec4f();`))}
-  var k = firstTap * p.K4 * 4u;
+  var k = firstRow;
   for (var t = 0u; t < tapsY; t++) {${lines(tm, (i) => sourceLine(i, textures))}
 ${split ? lines(results, (r) => lines(tn, (j) => `    var c${r}_${j} = vec4f();`)) : ''}
     for (var u = 0u; u < outer; u++) {
@@ -405,6 +443,23 @@ export const padChannelsKernel = kernelFamily((plain: boolean) => defineKernel({
   let first = (((i / (p.columns4To * p.groups * p.rowsTo)) * p.rowsFrom + row) * p.groups + g) * p.columnsFrom + column;
   let inside = vec4<bool>(row < p.rowsFrom) & (vec4u(column) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columnsFrom));`}
   output[i] = select(vec4f(), vec4f(input[first], input[first + 1u], input[first + 2u], input[first + 3u]), inside);`,
+}));
+
+/** Weights [kh, kw * channels, N] as images taken by lines want them: [classes, kh, vectors * 4, N], those of a class moved to where its pixels begin within a vec4, zeros around. One lane a vec4. */
+export const lineWeightsKernel = kernelFamily(() => defineKernel({
+  name: 'conv2d_line_weights_f32',
+  workgroup: [64],
+  params: { count: 'u32', kh: 'u32', taps: 'u32', N4: 'u32', vectors: 'u32', channels: 'i32', stride: 'u32', padX: 'i32' },
+  buffers: { input: 'read vec4f', output: 'write vec4f' },
+  body: `
+  let i = linearGroup * 64u + lane;
+  if (i >= p.count) { return; }
+  let row = i / p.N4;
+  let line = row / (p.vectors * 4u);
+  let firstX = line / p.kh;
+  let place = u32((i32(firstX * p.stride) + p.padX) * p.channels) & 3u;
+  let tap = row - line * p.vectors * 4u - place;
+  output[i] = select(vec4f(), input[((line - firstX * p.kh) * p.taps + tap) * p.N4 + i - row * p.N4], tap < p.taps);`,
 }));
 
 /** The other way round: [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columnsTo], cut off. One lane an element of the result. */

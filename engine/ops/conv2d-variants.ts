@@ -20,6 +20,30 @@ export interface ConvolutionCall extends Omit<WinogradCall, 'padding'> {
   readonly step: number;
   readonly padY: number;
   readonly padX: number;
+  /** Where the image is taken by lines (kernels/conv2d.ts): then `K4` is 1, `sourceW` counts vec4s, `kw` those of all classes, and `padY` and `padX` are where the first window begins. */
+  readonly byLines?: ImageLines | null;
+}
+
+/** See kernels/conv2d.ts, By lines. */
+export interface ImageLines {
+  readonly classes: number;
+  readonly channels: number;
+  readonly vectors: number;
+  readonly pitch: number;
+}
+
+/** How many products a value of the target is the sum of. */
+const termsOf = ({ kh, kw, K4, step, byLines }: ConvolutionCall): number => (kh * kw * K4 * 4) / (byLines?.classes ?? step ** 2);
+
+const greatestDivisor = (a: number, b: number): number => (b === 0 ? a : greatestDivisor(b, a % b));
+
+/** How an image is taken by lines; null where it is not: its channels fill vec4s, its lines do not, or pixels padded to vec4s take no more of them. */
+export function imageLines(device: Device, channels: number, { width, kw }: Pick<ConvolutionSizes, 'width' | 'kw'>, { stride, padding, groups }: { readonly stride: number; readonly padding: number; readonly groups: number }): ImageLines | null {
+  if (!device.smallSubgroups || groups !== 1 || channels % 4 === 0 || (width * channels) % 4 !== 0) return null;
+  const classes = 4 / greatestDivisor(4, stride * channels);
+  const places = Array.from({ length: classes }, (_, firstX) => ((firstX * stride - padding) * channels) & 3);
+  const vectors = Math.ceil((Math.max(...places) + kw * channels) / 4);
+  return vectors < kw * Math.ceil(channels / 4) ? { classes, channels, vectors, pitch: (classes * stride * channels) / 4 } : null;
 }
 
 /** The sizes of a convolution; `C4` and `O4` hold the channels of a group, in vec4s. */
@@ -63,7 +87,7 @@ const PARTIAL_BYTES = 64 * 2 ** 20;
 /** Longer sums are split by rows of taps, because a sum of sums rounds less than one chain of additions. Here that costs no memory, so the bound is lower than that of matrix products. */
 const LONGEST_CHAIN = 256;
 
-export const splitsTaps = ({ kh, kw, K4, step }: ConvolutionCall): boolean => kh * kw * K4 * 4 > LONGEST_CHAIN * step ** 2;
+export const splitsTaps = (call: ConvolutionCall): boolean => termsOf(call) > LONGEST_CHAIN;
 
 /** Multiply-adds a value copied from which on textures pay (see kernels/conv2d.ts and textures.ts). */
 const WORTH_A_COPY = 40;
@@ -80,8 +104,9 @@ export function textureOperands(
 /** Whether so many multiply-adds are worth copying so many values to textures. */
 const worthCopies = ({ force }: Device, work: number, copied: number): boolean => force.operands === 'texture' || work >= copied * WORTH_A_COPY;
 
-function texturesPay(device: Device, { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw, step }: ConvolutionCall): boolean {
-  const work = (batch * targetH * targetW * kh * kw * K4 * 4 * N4 * 4 * groups) / step ** 2;
+function texturesPay(device: Device, call: ConvolutionCall): boolean {
+  const { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw } = call;
+  const work = batch * targetH * targetW * termsOf(call) * N4 * 4 * groups;
   return worthCopies(device, work, 4 * groups * (batch * sourceH * sourceW * K4 + kh * kw * K4 * 4 * N4));
 }
 
@@ -109,21 +134,24 @@ function tilesFor(subgroup: number, columns: number): readonly Tile[] {
   return tiles.filter((tile) => (tile[1] / 2 < columns || tile[1] <= 32) && (tile[1] > 4 || columns <= 4));
 }
 
+/** Pixels of the largest phase, or class. */
+export const pixelsOf = ({ batch, targetH, targetW, step, byLines }: ConvolutionCall): number => batch * Math.ceil(targetH / step) * Math.ceil(targetW / (byLines?.classes ?? step));
+
 /** The variant for the forward pass or the gradient by the input, of those allowed: the tuned one, or the cost model's. */
 export function chooseConvolution(
   device: Device, call: ConvolutionCall, { winograd: sizes, half }: AllowedRounding, tensors: ConvolutionTensors, run: (tensors: ConvolutionTensors, variant: ConvolutionVariant) => void,
 ): ConvolutionVariant {
-  const { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw, stride, step, padY, padX } = call;
-  const tiled = kh === 3 && kw === 3 && stride === 1 && step === 1 && groups === 1 && padY === padX;
+  const { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw, stride, step, padY, padX, byLines = null } = call;
+  const tiled = !byLines && kh === 3 && kw === 3 && stride === 1 && step === 1 && groups === 1 && padY === padX;
   const allowed = tiled ? sizes : [];
   const { source, weights, target, ...optional } = tensors;
   const extras = Object.entries(optional).filter(([, tensor]) => tensor).map(([name]) => ` ${name}`).sort().join('');
-  const key = `${kh}x${kw}${stride > 1 ? ` stride ${stride}` : ''}${step > 1 ? ` step ${step}` : ''}${groups > 1 ? ` groups ${groups}` : ''} pad ${padY === padX ? padY : `${padY},${padX}`} `
+  const key = `${kh}x${kw}${stride > 1 ? ` stride ${stride}` : ''}${step > 1 ? ` step ${step}` : ''}${groups > 1 ? ` groups ${groups}` : ''}${byLines ? ` lines of ${byLines.channels}` : ''} pad ${padY === padX ? padY : `${padY},${padX}`} `
     + `${batch}x${sourceH}x${sourceW}x${K4 * 4} to ${targetH}x${targetW}x${N4 * 4}${extras}${allowed.includes(4) ? ' winograd4' : ''}${half ? ' half' : ''}`;
   return device.tuner.choose('conv2d', key, () => {
     const subgroup = device.smallSubgroups ? device.subgroupSize : 0;
     const readable = ([, columns]: Tile): boolean => subgroup > 0 && device.operandTextures && textureOperands(call, source, weights, isNarrow(subgroup, columns)) !== null;
-    const rounding = roundingOf((kh * kw * K4 * 4) / step ** 2);
+    const rounding = roundingOf(termsOf(call));
     const candidate = (variant: ConvolutionVariant): Candidate<ConvolutionVariant> => {
       if (variant.winograd !== null) {
         const m = variant.winograd, copied = prefersTextures(device);
@@ -135,19 +163,19 @@ export function chooseConvolution(
       const { rows, columns, textures, precision } = variant;
       return {
         name: `direct ${precision === 'f16' ? 'f16' : textures ? 'texture' : 'buffer'} ${rows}x${columns}`, variant, tolerance: rounding + (precision === 'f16' ? HALF_ROUNDING : 0),
-        kernels: () => [precision === 'f32' && subgroup > 0 ? convSubgroupKernel(subgroup, rows, columns, textures, splitsTaps(call), '') : convTiledKernel(rows, precision, '')],
+        kernels: () => [precision === 'f32' && subgroup > 0 ? convSubgroupKernel(subgroup, rows, columns, textures, splitsTaps(call), byLines !== null, '') : convTiledKernel(rows, precision, '')],
       };
     };
     const direct = ([rows, columns]: Tile, textures: boolean, precision: StagedPrecision = 'f32'): ConvolutionVariant => ({ winograd: null, rows, columns, textures, precision });
     const m = tiled ? winogradSize(device, { ...call, padding: 2 - padY }, sizes) : null;
-    const pixels = batch * Math.ceil(targetH / step) * Math.ceil(targetW / step);
+    const pixels = pixelsOf(call);
     const modelled = (textures: boolean): Tile => gemmTile(subgroup, pixels, N4 * 4, textures);
     const textures = readable(modelled(true)) && prefersTextures(device) && texturesPay(device, call);
     const expected: ConvolutionVariant = m !== null ? { winograd: m }
       : half && device.expectedPrecision === 'f16' ? direct(gemmTile(0, pixels, N4 * 4, false), false, 'f16') : direct(modelled(textures), textures);
     const candidates = [
       ...tilesFor(subgroup, N4 * 4).flatMap((tile) => [direct(tile, false), ...(readable(tile) ? [direct(tile, true)] : [])]),
-      ...(half ? tilesFor(0, N4 * 4).map((tile) => direct(tile, false, 'f16')) : []),
+      ...(half && !byLines ? tilesFor(0, N4 * 4).map((tile) => direct(tile, false, 'f16')) : []),
       ...allowed.map((size): ConvolutionVariant => ({ winograd: size })),
     ];
     const { tensors: shapes, fill } = outline(tensors);

@@ -1,6 +1,6 @@
 /** 2-D convolution (cross-correlation, as everywhere in this field), NHWC: dense, grouped and depthwise. */
 import {
-  convSubgroupKernel, convTiledKernel, cropChannelsKernel, isNarrow, padChannelsKernel, sumPartsKernel, transposeWeightsKernel,
+  convSubgroupKernel, convTiledKernel, cropChannelsKernel, isNarrow, lineWeightsKernel, padChannelsKernel, sumPartsKernel, transposeWeightsKernel,
 } from '../../kernels/conv2d.ts';
 import { depthwiseInputGradientKernel, depthwiseKernel, depthwiseWeightGradientKernel } from '../../kernels/depthwise.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
@@ -11,8 +11,8 @@ import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { prefersTextures, withOperands } from '../textures.ts';
 import {
-  chooseConvolution, chooseWeightGradient, splitLines, splitsTaps, textureOperands, weightGradientKernel, weightGradientTextures, weightGradientTiles,
-  type AllowedRounding, type ConvolutionCall, type ConvolutionSizes, type ConvolutionTensors, type ConvolutionVariant, type WeightGradientCall, type WeightGradientTensors, type WeightGradientVariant,
+  chooseConvolution, chooseWeightGradient, imageLines, pixelsOf, splitLines, splitsTaps, textureOperands, weightGradientKernel, weightGradientTextures, weightGradientTiles,
+  type AllowedRounding, type ConvolutionCall, type ConvolutionSizes, type ConvolutionTensors, type ConvolutionVariant, type ImageLines, type WeightGradientCall, type WeightGradientTensors, type WeightGradientVariant,
 } from './conv2d-variants.ts';
 import { columnSums, epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 import { maskGradient } from './matmul.ts';
@@ -81,20 +81,19 @@ const isPointwise = ({ kh, kw }: Geometry, { stride, padding, groups }: Attribut
 /** Runs the forward pass or the gradient by the input, as the variant given, or the one chosen: one of the Winograd variants allowed, or implicit GEMM (conv2d-variants.ts). */
 function runConvolution(device: Device, call: ConvolutionCall, allowed: AllowedRounding, tensors: ConvolutionTensors, given?: ConvolutionVariant): void {
   const { source, weights, target, ...operands } = tensors;
-  const { batch, targetH, targetW, N4, groups, step } = call;
+  const { N4, groups, step, byLines = null, ...sizes } = call;
   const variant = given ?? chooseConvolution(device, call, allowed, tensors, (filled, other) => runConvolution(device, call, allowed, filled, other));
   if (variant.winograd !== null) return winograd(device, variant.winograd, { ...call, padding: 2 - call.padY }, source, weights, operands, target, allowed.half);
-  const rows = batch * Math.ceil(targetH / step) * Math.ceil(targetW / step);
   const { rows: tileRows, columns: tileColumns, precision } = variant;
   const textures = variant.textures ? textureOperands(call, source, weights, isNarrow(device.subgroupSize, tileColumns)) : null;
   const { epilogue, buffers } = epilogueOperands(operands);
   const kernel: Kernel = precision === 'f32' && device.smallSubgroups
-    ? convSubgroupKernel(device.subgroupSize, tileRows, tileColumns, textures !== null, splitsTaps(call), epilogue)
+    ? convSubgroupKernel(device.subgroupSize, tileRows, tileColumns, textures !== null, splitsTaps(call), byLines !== null, epilogue)
     : convTiledKernel(tileRows, precision, epilogue);
-  const tilesM = Math.ceil(rows / tileRows);
+  const tilesM = Math.ceil(pixelsOf(call) / tileRows);
   const tilesN = Math.ceil((N4 * 4) / tileColumns);
-  const tiles = tilesM * tilesN * groups * step * step;
-  const params = { ...call, tilesM, tilesN, tiles };
+  const tiles = tilesM * tilesN * groups * (byLines?.classes ?? step * step);
+  const params = { ...sizes, N4, groups, step, ...byLines, tilesM, tilesN, tiles };
   const rest = { ...buffers, target_: target };
   if (!textures) {
     device.run(kernel, params, { source, weights, ...rest }, linearGrid(tiles));
@@ -102,6 +101,19 @@ function runConvolution(device: Device, call: ConvolutionCall, allowed: AllowedR
   }
   device.withTextures([textures.source, ...(textures.weights ? [textures.weights] : [])], ([sourceTexture, weightTexture]) => (
     device.run(kernel, params, { source: sourceTexture, weights: weightTexture ?? weights, ...rest }, linearGrid(tiles))));
+}
+
+/** The forward pass of an image taken by lines (kernels/conv2d.ts). */
+function convolveLines(
+  device: Device, lines: ImageLines, { batch, height, width, outH, outW, kh, kw, C, O, O4 }: Geometry, { stride, padding }: Attributes, x: Tensor, weight: Tensor, rest: Omit<ConvolutionTensors, 'source' | 'weights'>,
+): void {
+  const { classes, vectors } = lines;
+  const count = classes * kh * vectors * 4 * O4;
+  const weights = device.empty([count * 4]);
+  device.run(lineWeightsKernel(), { count, kh, taps: kw * C, N4: O4, vectors, channels: C, stride, padX: -padding }, { input: padded(weight, 1, 1, O), output: weights }, gridOf(count));
+  runConvolution(device, {
+    batch, sourceH: height, sourceW: (width * C) / 4, targetH: outH, targetW: outW, K4: 1, N4: O4, groups: 1, kh, kw: classes * vectors, stride, step: 1, padY: -padding, padX: -padding, byLines: lines,
+  }, { winograd: [], half: false }, { source: x, weights, ...rest });
 }
 
 /** Gradient by the weight, [kh, kw, C, groups, O] with C and O filled up: partial sums over splits of the output lines, then their sum. */
@@ -211,8 +223,14 @@ export const conv2dOp = defineOp({
       gemm(device, { a: x, transposeA: false, b: weight, transposeB: false, output, m: batch * outH * outW, n: O, k: C, half, ...operands });
       return {};
     }
-    const source = padded(x, 1, groups, C);
     const target = O % 4 === 0 ? output : device.empty([(output.size / O) * O4 * 4]);
+    const lines = half && device.expectedPrecision === 'f16' ? null : imageLines(device, C, g, attributes);
+    if (lines) {
+      convolveLines(device, lines, g, attributes, x, weight, { ...paddedEpilogue(operands, groups, O), target });
+      if (target !== output) crop(target, output, 1, groups, O4 * 4, 1, O);
+      return {};
+    }
+    const source = padded(x, 1, groups, C);
     runConvolution(device, {
       batch, sourceH: height, sourceW: width, targetH: outH, targetW: outW, K4: C4, N4: O4, groups, kh, kw,
       stride, step: 1, padY: kh - 1 - padding, padX: kw - 1 - padding,
@@ -245,7 +263,7 @@ export const conv2dOp = defineOp({
       if (target !== byInput) crop(target, byInput, 1, groups, C4 * 4, 1, C);
     }
     if (needs[1]) {
-      const sum = weightGradient(device, g, attributes, saved.source ?? x, upstream);
+      const sum = weightGradient(device, g, attributes, saved.source ?? padded(x, 1, groups, C), upstream);
       byWeight = C % 4 === 0 && O % 4 === 0 ? device.alias(sum, weight.shape) : crop(sum, device.empty(weight.shape), C4 * 4, groups, O4 * 4, C, O);
     }
     return [byInput, byWeight, ...byAdded];
