@@ -15,17 +15,17 @@ const PARAMS = {
 export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, epilogue: Epilogue) => defineKernel({
   name: `depthwise_f32_vec4_x${pixels}${textures ? '_texture' : ''}${epilogue}`,
   workgroup: [64],
-  params: { ...PARAMS, ...linearParams(textures, 'source', 'weights') },
+  /** `parts`: lanes of a line and vec4 of channels. */
+  params: { ...PARAMS, parts: 'u32', ...linearParams(textures, 'source', 'weights') },
   buffers: { ...linearBuffers(textures, 'source', 'weights'), ...epilogueBuffers(epilogue, 'vec4f'), output: 'write vec4f' },
   body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
   let part = i / p.C4;
   let c = i - part * p.C4;
-  let parts = (p.outW + ${pixels - 1}u) / ${pixels}u;
-  let line = part / parts;
+  let line = part / p.parts;
   let image = line / p.outH;
-  let ox = (part - line * parts) * ${pixels}u;
+  let ox = (part - line * p.parts) * ${pixels}u;
   let x0 = i32(ox * p.stride) - p.padding;
   let y0 = i32((line - image * p.outH) * p.stride) - p.padding;
   ${range(pixels).map((q) => `var sum${q} = vec4f();`).join(' ')}

@@ -210,11 +210,11 @@ export const conv2dOp = defineOp({
     if (isDepthwise(g)) {
       const channels4 = Math.ceil(groups / 4);
       const target = groups % 4 === 0 ? output : device.empty([output.size / groups * channels4 * 4]);
-      const pixels = device.smallSubgroups ? PIXELS_OF_A_LANE : 1;
-      const count = batch * outH * Math.ceil(outW / pixels) * channels4;
+      const pixels = device.smallSubgroups ? PIXELS_OF_A_LANE : 1, parts = Math.ceil(outW / pixels);
+      const count = batch * outH * parts * channels4;
       const { epilogue, buffers } = epilogueOperands(paddedEpilogue(operands, 1, groups));
       withOperands(device, prefersTextures(device), { source: padded(x, 1, 1, groups), weights: padded(weight, 1, 1, groups) }, (textures, filled, shifts) => (
-        device.run(depthwiseKernel(pixels, textures, epilogue), { count, sourceH: height, sourceW: width, outH, outW, C4: channels4, kh, kw, stride, padding, ...shifts },
+        device.run(depthwiseKernel(pixels, textures, epilogue), { count, sourceH: height, sourceW: width, outH, outW, C4: channels4, kh, kw, stride, padding, parts, ...shifts },
           { ...filled, ...buffers, output: target }, gridOf(count))));
       if (target !== output) crop(target, output, 1, 1, channels4 * 4, 1, groups);
       return {};
