@@ -9,7 +9,7 @@
  * Rows are q, k, v behind one another, each with the heads side by side: qkv[b, n, (3, heads, size)].
  */
 import { defineKernel, kernelFamily, type BufferSpec } from './kernel.ts';
-import { linearTextureLoad } from './linear.ts';
+import { linearLoad, linearParams } from './linear.ts';
 import { range } from './subgroups.ts';
 
 /** The largest head: rows are held in registers. */
@@ -26,14 +26,10 @@ export const rowsOfALane = (tokens: number): 1 | 2 => (tokens > LANES ? 2 : 1);
 export const attentionGroups = (tokens: number, held: 1 | 2): number => Math.ceil(tokens / (LANES * held));
 
 const PARAMS = { tokens: 'u32', heads: 'u32', size: 'u32', scale: 'f32' } as const;
-/** Of linear operand textures (see linearTextureLoad). */
-const paramsOf = (textures: boolean, operands: readonly ('qkv' | 'upstream')[]): Readonly<Record<string, 'u32' | 'f32'>> => (
-  textures ? { ...PARAMS, ...Object.fromEntries(operands.map((operand) => [`${operand}Shift`, 'u32' as const])) } : PARAMS);
-
 /** How rows are read: as vec4s, or element by element and padded with zeros where the head size is no multiple of 4. */
 function access(size: number, buffers: readonly string[], written: string, textures: boolean): { type: 'f32' | 'vec4f'; operand: BufferSpec; text: string } {
   if (size % 4 === 0) {
-    const load = (b: string): string => (textures && (b === 'qkv' || b === 'upstream') ? linearTextureLoad(b, `p.${b}Shift`, '(i / 4u + q)') : `${b}[i / 4u + q]`);
+    const load = (b: string): string => linearLoad(textures && (b === 'qkv' || b === 'upstream'), b, '(i / 4u + q)');
     return {
       type: 'vec4f',
       operand: textures ? 'texture' : 'read vec4f',
@@ -119,7 +115,7 @@ export const attentionKernel = kernelFamily((size: number, held: 1 | 2, textures
   return defineKernel({
     name: `attention_f32_head${size}_rows${held}${textures ? '_texture' : ''}`,
     workgroup: [LANES],
-    params: paramsOf(textures, ['qkv']),
+    params: { ...PARAMS, ...linearParams(textures, 'qkv') },
     buffers: { qkv: io.operand, output: `write ${io.type}`, logSumExp: 'write f32' },
     module: `${io.text}\n${module}`,
     body: `${PLACE}
@@ -145,7 +141,7 @@ export const attentionQueryGradientKernel = kernelFamily((size: number, held: 1 
   return defineKernel({
     name: `attention_query_gradient_f32_head${size}_rows${held}${textures ? '_texture' : ''}`,
     workgroup: [LANES],
-    params: paramsOf(textures, ['qkv', 'upstream']),
+    params: { ...PARAMS, ...linearParams(textures, 'qkv', 'upstream') },
     buffers: { qkv: io.operand, output: `read ${io.type}`, upstream: io.operand, logSumExp: 'read f32', rowDots: 'write f32', gradient: `write ${io.type}` },
     module: `${io.text}\n${module}`,
     body: `${PLACE}
@@ -172,7 +168,7 @@ export const attentionKeyValueGradientKernel = kernelFamily((size: number, held:
   return defineKernel({
     name: `attention_key_value_gradient_f32_head${size}_rows${held}${textures ? '_texture' : ''}`,
     workgroup: [LANES],
-    params: paramsOf(textures, ['qkv', 'upstream']),
+    params: { ...PARAMS, ...linearParams(textures, 'qkv', 'upstream') },
     buffers: { qkv: io.operand, upstream: io.operand, logSumExp: 'read f32', rowDots: 'read f32', gradient: `write ${io.type}` },
     module: `${io.text}\n${module}`,
     body: `${PLACE}

@@ -7,8 +7,8 @@
  * the gradient needs what lies between in memory anyway: 29.6 ms against 30.9 at (R, P, d, k) = (300, 49, 256, 64), 3.7 against 3.4 at (200, 49, 64, 16),
  * and 5 s against 1.5 to compile.
  */
-import { defineKernel, kernelFamily } from './kernel.ts';
-import { linearTextureLoad } from './linear.ts';
+import { defineKernel, kernelFamily, type Kernel } from './kernel.ts';
+import { linearBuffers, linearLoad, linearParams } from './linear.ts';
 import type { MatmulTile } from './matmul.ts';
 import { eachRow, range, resultsArray, rowValue } from './subgroups.ts';
 
@@ -22,8 +22,6 @@ export const INTERACTION_PARAMS = {
   /** Where B and C begin within a proposal's row. */
   startB: 'u32', startC: 'u32',
 } as const;
-/** Of operand textures: see linearTextureLoad. */
-const TEXTURE_PARAMS = { shiftA: 'u32', shiftB: 'u32' } as const;
 
 /** Rows beyond which a tile would spill too many registers. */
 const HIGHEST_TILE = 56;
@@ -69,7 +67,7 @@ const PLACE = (index: string, { rows, columns }: MatmulTile): string => `
  * The form of matmul.ts: a load costs software adapters as much as a hundred multiply-adds. `textures`: A and B are linear operand textures (not for tiles too narrow
  * for a vec4 a lane).
  */
-export const subgroupInteractionKernel = kernelFamily((lanes: number, form: InteractionForm, rows: number, columns: number, textures: boolean) => {
+export const subgroupInteractionKernel = kernelFamily((lanes: number, form: InteractionForm, rows: number, columns: number, textures: boolean): Kernel => {
   const transposedA = form === 'tn', transposedB = form === 'nt';
   const blocksA = Math.ceil(rows / (transposedA ? 4 * lanes : lanes));
   // A lane keeps vec4s of B's columns, or single columns: those of the rows of B^T, and where the tile is too narrow for a vec4 a lane.
@@ -103,16 +101,15 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
   const stores = range(vectors).map((j) => (single
     ? `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { c[atC * 4u + (row0 + row) * p.n + column] = results[r * ${vectors}u + ${j}u]; } }`
     : `{ let x = column0 / 4u + ${j * lanes}u + lane; if (x < p.n / 4u) { c[atC + (row0 + row) * (p.n / 4u) + x] = results[r * ${vectors}u + ${j}u]; } }`));
-  const params: Readonly<Record<string, 'u32'>> = textures ? { ...INTERACTION_PARAMS, ...TEXTURE_PARAMS } : INTERACTION_PARAMS;
   return defineKernel({
     name: `dynamic_interaction_${form}_f32_sg${lanes}_${rows}x${columns}${textures ? '_texture' : ''}`,
     workgroup: [lanes],
     subgroups: true,
-    params,
-    buffers: textures ? { a: 'texture', b: 'texture', c: `write ${type}` } : { a: 'read vec4f', b: narrow ? 'read f32' : 'read vec4f', c: `write ${type}` },
+    params: { ...INTERACTION_PARAMS, ...linearParams(textures, 'a', 'b') },
+    buffers: { ...linearBuffers(textures, 'a', 'b'), ...(narrow && { b: 'read f32' as const }), c: `write ${type}` },
     module: `
-fn loadA(e: u32) -> vec4f { return ${textures ? linearTextureLoad('a', 'p.shiftA', 'e') : 'a[e]'}; }
-fn loadB(e: u32) -> ${narrow ? 'f32' : 'vec4f'} { return ${textures ? linearTextureLoad('b', 'p.shiftB', 'e') : 'b[e]'}; }`,
+fn loadA(e: u32) -> vec4f { return ${linearLoad(textures, 'a', 'e')}; }
+fn loadB(e: u32) -> ${narrow ? 'f32' : 'vec4f'} { return ${linearLoad(textures, 'b', 'e')}; }`,
     body: `
   if (linearGroup >= p.groups) { return; }
   ${PLACE('linearGroup', { rows, columns })}

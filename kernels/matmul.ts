@@ -105,7 +105,7 @@ export const SUBGROUP_TILES: Readonly<Record<number, Readonly<Record<TileSize, M
   16: { wide: { rows: 48, columns: 64 }, large: { rows: 32, columns: 64 }, small: { rows: 16, columns: 64 } },
 };
 
-/** Rows beyond which a tile spills too many registers. */
+/** Rows beyond which a tile spills too many registers (8 lanes), or its code leaves no room in a processor's instruction cache (16 lanes). */
 const HIGHEST_TILE: Readonly<Record<number, number>> = { 8: 32, 16: 60 };
 /** A tile made to measure must leave out so much of the wide tile's padding, relative to what is left: it is a shader of its own. */
 const WORTH_A_SHADER = 1.05;

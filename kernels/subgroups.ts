@@ -2,6 +2,9 @@
 
 export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 
+/** Lines of WGSL, one for each number below `count`. */
+export const lines = (count: number, line: (i: number) => string): string => range(count).map(line).join('\n');
+
 /** How lane `from`'s value reaches all lanes: each form is the faster one on the adapters with subgroups of that size (lavapipe has an instruction for shuffles of 8 lanes, and a loop for those of 16). */
 export const handOut = (subgroup: number, value: string, from: number): string => `${subgroup !== 8 ? 'subgroupBroadcast' : 'subgroupShuffle'}(${value}, ${from}u)`;
 
@@ -34,6 +37,9 @@ export function resultsArray(subgroup: number, type: 'f32' | 'vec4f', values: re
   return `var results = array<${type}, ${length}>(${[...values, ...range(length - values.length).map(() => `${type}()`)].join(', ')});`;
 }
 
+/** WGSL of a number that a compiler does not know: a loop of so many turns at most is not unrolled. */
+export const unknown = (value: number): string => `select(0u, ${value}u, groups.x != 0u)`;
+
 /**
  * WGSL of the head of a loop over a tile's results `r`, with the row of the tile that they are of, less than `count`: see meetRow. Each lane has loaded blocks of `rowsOfALane`
  * neighbouring rows.
@@ -45,9 +51,6 @@ export const eachRow = (subgroup: number, rows: number, count: string, rowsOfALa
   : `let rows = min(${unknown(rows)}, ${count});
   for (var r = 0u; r < rows; r++) {
     let row = r;`);
-
-/** WGSL of a number that a compiler does not know: a loop of so many turns at most is not unrolled. */
-export const unknown = (value: number): string => `select(0u, ${value}u, groups.x != 0u)`;
 
 export type SubgroupFunction = 'add' | 'max' | 'min';
 const BUILT_IN = { add: 'subgroupAdd', max: 'subgroupMax', min: 'subgroupMin' } as const;

@@ -1,5 +1,7 @@
 /** The ways to compute a dense or grouped convolution, and which one to take: direct or Winograd, tile, where operands are read from; for the gradient by the weight tile and split. */
-import { convNarrowWeightGradientKernel, convSubgroupKernel, convTiledKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel, isNarrow, sumPartsKernel } from '../../kernels/conv2d.ts';
+import { convSubgroupKernel, convTiledKernel, isNarrow } from '../../kernels/conv2d.ts';
+import { sumPartsKernel } from '../../kernels/conv2d-layout.ts';
+import { convNarrowWeightGradientKernel, convWeightGradientSubgroupKernel, convWeightGradientTiledKernel } from '../../kernels/conv2d-weight-gradient.ts';
 import type { Kernel } from '../../kernels/kernel.ts';
 import type { StagedPrecision } from '../../kernels/matmul-tiled.ts';
 import { winogradOutputKernel, winogradTilesKernel, winogradWeightGradientKernel, winogradWeightsKernel, WINOGRAD_SIZES, type WinogradSize } from '../../kernels/winograd.ts';
@@ -142,7 +144,7 @@ export function chooseConvolution(
   device: Device, call: ConvolutionCall, { winograd: sizes, half }: AllowedRounding, tensors: ConvolutionTensors, run: (tensors: ConvolutionTensors, variant: ConvolutionVariant) => void,
 ): ConvolutionVariant {
   const { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw, stride, step, padY, padX, byLines = null } = call;
-  const tiled = !byLines && kh === 3 && kw === 3 && stride === 1 && step === 1 && groups === 1 && padY === padX;
+  const tiled = kh === 3 && kw === 3 && stride === 1 && step === 1 && groups === 1 && padY === padX;
   const allowed = tiled ? sizes : [];
   const { source, weights, target, ...optional } = tensors;
   const extras = Object.entries(optional).filter(([, tensor]) => tensor).map(([name]) => ` ${name}`).sort().join('');
@@ -175,7 +177,7 @@ export function chooseConvolution(
       : half && device.expectedPrecision === 'f16' ? direct(gemmTile(0, pixels, N4 * 4, false), false, 'f16') : direct(modelled(textures), textures);
     const candidates = [
       ...tilesFor(subgroup, N4 * 4).flatMap((tile) => [direct(tile, false), ...(readable(tile) ? [direct(tile, true)] : [])]),
-      ...(half && !byLines ? tilesFor(0, N4 * 4).map((tile) => direct(tile, false, 'f16')) : []),
+      ...(half ? tilesFor(0, N4 * 4).map((tile) => direct(tile, false, 'f16')) : []),
       ...allowed.map((size): ConvolutionVariant => ({ winograd: size })),
     ];
     const { tensors: shapes, fill } = outline(tensors);

@@ -1,7 +1,6 @@
 /** 2-D convolution (cross-correlation, as everywhere in this field), NHWC: dense, grouped and depthwise. */
-import {
-  convSubgroupKernel, convTiledKernel, cropChannelsKernel, isNarrow, lineWeightsKernel, padChannelsKernel, sumPartsKernel, transposeWeightsKernel,
-} from '../../kernels/conv2d.ts';
+import { convSubgroupKernel, convTiledKernel, isNarrow } from '../../kernels/conv2d.ts';
+import { cropChannelsKernel, lineWeightsKernel, padChannelsKernel, sumPartsKernel, transposeWeightsKernel } from '../../kernels/conv2d-layout.ts';
 import { depthwiseInputGradientKernel, depthwiseKernel, depthwiseWeightGradientKernel } from '../../kernels/depthwise.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
 import type { EarlierGradients } from '../autograd.ts';

@@ -63,7 +63,7 @@ function multiplyWith(device: Device, { form, proposals, m, n, k, a, b, c, strid
   if (!variant.subgroups) {
     device.run(plainInteractionKernel(form), params, { a: a.matrix, b: b.matrix, c }, linearGrid(Math.ceil(groups / PLAIN_LANES)));
   } else if (a.copy && b.copy && readsTextures(lanes, form, true, variant)) {
-    device.run(subgroupInteractionKernel(lanes, form, rows, columns, true), { ...params, shiftA: a.copy.shift, shiftB: b.copy.shift },
+    device.run(subgroupInteractionKernel(lanes, form, rows, columns, true), { ...params, aShift: a.copy.shift, bShift: b.copy.shift },
       { a: a.copy.texture, b: b.copy.texture, c }, linearGrid(groups));
   } else {
     device.run(subgroupInteractionKernel(lanes, form, rows, columns, false), params, { a: a.matrix, b: b.matrix, c }, linearGrid(groups));
@@ -100,12 +100,12 @@ function describeProduct(device: Device, sizes: ProductSizes, copied: boolean): 
   return {
     expected: candidate(expected), candidates: worthMeasuring((proposals * m * n * k) / 16) ? others.map(candidate) : [], plain: ofLanes,
     tensors: { a: [proposals, m * k], b: [proposals, n * k], c: [proposals, m * n] }, output: 'c',
-    run: (variant, { a, b, c }) => withOperands(device, copied, [a, b], ([first, second]) => multiplyWith(device, { ...sizes, a: first, b: second, c }, variant)),
+    run: (variant, { a, b, c }) => withCopies(device, copied, [a, b], ([first, second]) => multiplyWith(device, { ...sizes, a: first, b: second, c }, variant)),
   };
 }
 
 /** Runs `body` with matrices as operands, copied into textures if `textures` and where they fit. */
-export function withOperands<T>(device: Device, textures: boolean, matrices: readonly Tensor[], body: (operands: readonly Operand[]) => T): T {
+export function withCopies<T>(device: Device, textures: boolean, matrices: readonly Tensor[], body: (operands: readonly Operand[]) => T): T {
   const plain = (): T => body(matrices.map((matrix) => ({ matrix, copy: null })));
   if (!textures) return plain();
   return withLinearCopies(device, matrices, (copies) => (copies ? body(matrices.map((matrix, i) => ({ matrix, copy: copies[i] }))) : plain()));

@@ -3,7 +3,7 @@ import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { chooseOperands, multiply, withOperands, type InteractionProblem, type InteractionSizes } from './dynamic-interaction-variants.ts';
+import { chooseOperands, multiply, withCopies, type InteractionProblem, type InteractionSizes } from './dynamic-interaction-variants.ts';
 import { layerNormGradients, normalizeRows } from './norm.ts';
 
 type Inputs = readonly [roi: Tensor, parameters: Tensor, gamma1: Tensor, beta1: Tensor, gamma2: Tensor, beta2: Tensor];
@@ -21,10 +21,10 @@ function interact(device: Device, { roi, parameters, gamma1, beta1, hidden1, hid
   const { proposals, positions, d, k } = sizesOf(roi, gamma1);
   const x1 = device.empty(hidden1.shape);
   const strideB = 2 * d * k;
-  withOperands(device, textures, [parameters], ([weights]) => {
-    withOperands(device, textures, [roi], ([a]) => multiply(device, { form: 'nn', proposals, m: positions, n: k, k: d, a, b: weights, c: hidden1, strideB }));
+  withCopies(device, textures, [parameters], ([weights]) => {
+    withCopies(device, textures, [roi], ([a]) => multiply(device, { form: 'nn', proposals, m: positions, n: k, k: d, a, b: weights, c: hidden1, strideB }));
     normalizeRows(hidden1, gamma1, beta1, x1, { epsilon, relu: true });
-    withOperands(device, textures, [x1], ([a]) => multiply(device, { form: 'nn', proposals, m: positions, n: d, k, a, b: weights, c: hidden2, strideB, startB: d * k }));
+    withCopies(device, textures, [x1], ([a]) => multiply(device, { form: 'nn', proposals, m: positions, n: d, k, a, b: weights, c: hidden2, strideB, startB: d * k }));
   });
 }
 
@@ -39,15 +39,15 @@ function interactBackward(device: Device, { roi, parameters, gamma1, beta1, hidd
   const { proposals, positions, d, k } = sizesOf(roi, gamma1);
   const strideB = 2 * d * k;
   const byX1 = device.empty(hidden1.shape);
-  return withOperands(device, textures, [parameters, byHidden2], ([weights, upstream2]) => {
+  return withCopies(device, textures, [parameters, byHidden2], ([weights, upstream2]) => {
     multiply(device, { form: 'nt', proposals, m: positions, n: k, k: d, a: upstream2, b: weights, c: byX1, strideB, startB: d * k });
     const [byHidden1, byGamma1, byBeta1] = layerNormGradients(hidden1, gamma1, beta1, byX1, { epsilon, relu: true });
-    withOperands(device, textures, [byHidden1], ([upstream1]) => {
+    withCopies(device, textures, [byHidden1], ([upstream1]) => {
       if (byRoi) multiply(device, { form: 'nt', proposals, m: positions, n: d, k, a: upstream1, b: weights, c: byRoi, strideB });
       if (!byParameters) return;
       const x1 = device.empty(hidden1.shape);
       normalizeRows(hidden1, gamma1, beta1, x1, { epsilon, relu: true });
-      withOperands(device, textures, [roi, x1], ([pooled, middle]) => {
+      withCopies(device, textures, [roi, x1], ([pooled, middle]) => {
         multiply(device, { form: 'tn', proposals, m: d, n: k, k: positions, a: pooled, b: upstream1, c: byParameters, strideC: strideB });
         multiply(device, { form: 'tn', proposals, m: k, n: d, k: positions, a: middle, b: upstream2, c: byParameters, strideC: strideB, startC: d * k });
       });
