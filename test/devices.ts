@@ -9,11 +9,21 @@ export interface TestDevice {
 }
 
 export async function testDevices(): Promise<readonly TestDevice[]> {
-  const device = await openDevice({ tuning: 'off' });
-  const devices = [{ label: device.subgroupSize > 0 ? `subgroups of ${device.subgroupSize}` : 'as it is', device }];
-  if (device.subgroupSize > 0) devices.push({ label: 'no subgroups, default limits', device: await openDevice({ tuning: 'off', subgroups: false, limits: 'default' }) });
-  afterAll(() => { for (const { device: opened } of devices) opened.destroy(); });
-  return devices;
+  const own = await adapterDevice();
+  return own.device.subgroupSize > 0 ? [own, await defaultLimitsDevice()] : [own];
+}
+
+/** The adapter at hand. */
+export async function adapterDevice(): Promise<TestDevice> {
+  const device = await testDevice();
+  return { label: device.subgroupSize > 0 ? `subgroups of ${device.subgroupSize}` : 'as it is', device };
+}
+
+/** The adapter with nothing but WebGPU's defaults. */
+export async function defaultLimitsDevice(): Promise<TestDevice> {
+  const device = await openDevice({ tuning: 'off', subgroups: false, limits: 'default' });
+  afterAll(() => device.destroy());
+  return { label: 'no subgroups, default limits', device };
 }
 
 /** The adapter with variants of matrix products and convolutions forced that its own choice leaves to larger shapes than tests have. */

@@ -1,0 +1,20 @@
+/** Tests of the engine's ops, forward and gradient, against float64 references. `OPS=relu,exp` in the environment narrows the run while working on an op. */
+import { describe, test } from 'vitest';
+import { ops, type OpName } from '../engine/ops/index.ts';
+import type { TestDevice } from './devices.ts';
+import { opCases } from './op-cases/index.ts';
+import { checkOp, type OpCase } from './op-harness.ts';
+
+const chosen = process.env.OPS?.split(',');
+export const OP_NAMES = Object.keys(opCases) as OpName[];
+
+/** Registers the tests of ops on devices. */
+export function testOps(devices: readonly TestDevice[], names: readonly OpName[]): void {
+  const wanted = names.filter((name) => !chosen || chosen.includes(name));
+  if (wanted.length === 0) return;
+  describe.each(devices)('$label', ({ device }) => {
+    describe.each(wanted)('%s', (name) => {
+      test.each<OpCase>(opCases[name])('$name', async (op) => checkOp(device, op, ops[name].differentiable));
+    });
+  });
+}
