@@ -22,8 +22,8 @@ const everywhere = {
   hookTimeout: 180_000,
   sequence: { groupOrder: 0 },
 };
-const ON_BOTH_ADAPTERS = ['test/bounds.test.ts', 'test/ops.test.ts', 'test/ops-default-limits.test.ts', 'test/golden.test.ts', 'test/matching.test.ts', 'test/optim.test.ts', 'test/half-precision.test.ts'];
-const WITH_USUAL_VECTORS = ['test/ops-default-limits.test.ts', 'test/tuned-variants.test.ts', 'test/half-precision.test.ts'];
+const ON_BOTH_ADAPTERS = ['test/bounds.test.ts', 'test/ops.test.ts', 'test/ops-default-limits.test.ts', 'test/golden.test.ts', 'test/golden-default-limits.test.ts', 'test/matching.test.ts', 'test/optim.test.ts', 'test/half-precision.test.ts'];
+const WITH_USUAL_VECTORS = ['test/ops-default-limits.test.ts', 'test/golden-default-limits.test.ts', 'test/tuned-variants.test.ts', 'test/half-precision.test.ts'];
 const choice = readDriverChoice();
 const wide = choice?.driver === 'lavapipe' && choice.vectorBits !== null && !process.env.LP_NATIVE_VECTOR_WIDTH;
 const twice = process.platform === 'linux' && process.arch === 'x64' && choice?.driver !== 'swiftshader';
