@@ -6,7 +6,7 @@
  * Variants that only the tuner chooses are held against the plain ones wherever it runs.
  *
  * Where set-up chose vectors of 512 bits for lavapipe, kernels that are not for small subgroups compile three times as long: the files that are mostly about those run with its usual
- * vectors of 256 bits, so that both widths are tested.
+ * vectors of 256 bits, so that both widths are tested; among them captures, which are held against the same kernels run without.
  */
 import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
@@ -23,7 +23,7 @@ const everywhere = {
   sequence: { groupOrder: 0 },
 };
 const ON_BOTH_ADAPTERS = ['test/bounds.test.ts', 'test/ops.test.ts', 'test/ops-default-limits.test.ts', 'test/golden.test.ts', 'test/golden-default-limits.test.ts', 'test/matching.test.ts', 'test/optim.test.ts', 'test/half-precision.test.ts'];
-const WITH_USUAL_VECTORS = ['test/ops-default-limits.test.ts', 'test/golden-default-limits.test.ts', 'test/tuned-variants.test.ts', 'test/half-precision.test.ts'];
+const WITH_USUAL_VECTORS = ['test/ops-default-limits.test.ts', 'test/golden-default-limits.test.ts', 'test/tuned-variants.test.ts', 'test/half-precision.test.ts', 'test/capture.test.ts'];
 const choice = readDriverChoice();
 const wide = choice?.driver === 'lavapipe' && choice.vectorBits !== null && !process.env.LP_NATIVE_VECTOR_WIDTH;
 const twice = process.platform === 'linux' && process.arch === 'x64' && choice?.driver !== 'swiftshader';
