@@ -53,10 +53,33 @@ export interface Row {
   readonly flops: number;
   /** Bytes of what is read and written, each once: what no kernel can do without. */
   readonly bytes: number;
-  readonly job: Job;
+  /** Records one execution. */
+  readonly launch: () => void;
   /** The largest error relative to the root mean square; see `largestError`. */
   readonly check: () => Promise<number>;
 }
+
+/** Executions recorded one by one: what who calls the ops sees. */
+export const eagerJob = (device: Device, { part, launch }: Pick<Row, 'part' | 'launch'>): Job => ({
+  name: part,
+  run: async (times) => {
+    for (let i = 0; i < times; i++) launch();
+    await device.synchronize();
+  },
+});
+
+/** Captured once, each execution a replay. Does all that an eager one does on the device. */
+export const capturedJob = (device: Device, { part, launch }: Pick<Row, 'part' | 'launch'>): Job & { dispose(): void } => {
+  const capture = device.capture(launch);
+  return {
+    name: `${part}, captured`,
+    run: async (times) => {
+      for (let i = 0; i < times; i++) capture.replay();
+      await device.synchronize();
+    },
+    dispose: () => capture.dispose(),
+  };
+};
 
 /** Of f32: rounding of sums of thousands of terms, Winograd's transforms, exp on software adapters; a wrong index or a missing term is off by 1. */
 export const TOLERANCE = 2e-4;
@@ -136,15 +159,9 @@ export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, toget
   };
   const forward: Row = {
     op, shape, part: 'forward', flops, bytes: bytesOf(names) + 4 * upstream.data.length,
-    job: {
-      name: 'forward',
-      run: async (times) => {
-        for (let i = 0; i < times; i++) {
-          device.forgetOperands();
-          device.noGrad(() => device.scope(() => { run(tensors); }));
-        }
-        await device.synchronize();
-      },
+    launch: () => {
+      device.forgetOperands();
+      device.noGrad(() => device.scope(() => { run(tensors); }));
     },
     check: async () => {
       const output = device.noGrad(() => device.scope(() => device.keep(run(tensors))));
@@ -174,16 +191,10 @@ export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, toget
     const output = device.keep(run(leaves));
     return {
       op, shape, part: label(part), flops: part.flops, bytes: 4 * upstream.data.length + bytesOf(part.reads ?? names) + bytesOf(part.by),
-      job: {
-        name: label(part),
-        run: async (times) => {
-          for (let i = 0; i < times; i++) {
-            device.forgetOperands();
-            backward(output, cotangent);
-            for (const name of part.by) leaves[name].zeroGrad();
-          }
-          await device.synchronize();
-        },
+      launch: () => {
+        device.forgetOperands();
+        backward(output, cotangent);
+        for (const name of part.by) leaves[name].zeroGrad();
       },
       check: () => {
         device.scope(() => backward(output, checkedUpstream()));
@@ -195,16 +206,10 @@ export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, toget
   const by = gradients.flatMap((part) => part.by), leaves = leavesOf(by);
   return [forward, ...rows, {
     op, shape, part: TOGETHER, flops: rows.reduce((sum, row) => sum + row.flops, flops), bytes: rows.reduce((sum, row) => sum + row.bytes, forward.bytes),
-    job: {
-      name: TOGETHER,
-      run: async (times) => {
-        for (let i = 0; i < times; i++) {
-          device.forgetOperands();
-          device.scope(() => backward(run(leaves), cotangent));
-          for (const name of by) leaves[name].zeroGrad();
-        }
-        await device.synchronize();
-      },
+    launch: () => {
+      device.forgetOperands();
+      device.scope(() => backward(run(leaves), cotangent));
+      for (const name of by) leaves[name].zeroGrad();
     },
     check: () => {
       device.scope(() => backward(run(leaves), checkedUpstream()));
@@ -226,13 +231,7 @@ function prepareAdamW(device: Device, { op, shape, parameters, tensors }: AdamWC
   const step = (): void => { optimizer.step({ learningRate }); };
   return {
     op, shape, part: 'step', flops: ADAMW_FLOPS * each * tensors, bytes: ADAMW_BYTES * each * tensors,
-    job: {
-      name: 'step',
-      run: async (times) => {
-        for (let i = 0; i < times; i++) step();
-        await device.synchronize();
-      },
-    },
+    launch: step,
     // To be called before the timing: the first step's moments are the gradient and its square, so that it moves by the learning rate.
     check: async () => {
       step();

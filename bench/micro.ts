@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs';
 import type { Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { InputError } from '../training/errors.ts';
-import { partsOf, prepare, TOLERANCE, type BenchCase, type Row } from './case.ts';
+import { eagerJob, partsOf, prepare, TOLERANCE, type BenchCase, type Row } from './case.ts';
 import { benchCases } from './cases.ts';
 import { sampleInterleaved, summarize, type Timing } from './measure.ts';
 import { digits, type Adapter, type Report } from './output.ts';
@@ -58,11 +58,11 @@ export async function runMicro({ only, rounds, log }: MicroOptions): Promise<Mic
   const results: MicroRow[] = [];
   for (const { preset, benchCase } of benchCases()) {
     if (only && !partsOf(benchCase).some((part) => only.test(rowText(preset, benchCase, part)))) continue;
-    await withCase(benchCase, async (_, all) => {
+    await withCase(benchCase, async (device, all) => {
       const rows = all.filter(({ part }) => only === null || only.test(rowText(preset, benchCase, part)));
       const checks: Awaited<ReturnType<typeof checkRow>>[] = [];
       for (const row of rows) checks.push(await checkRow(row));
-      const samples = await sampleInterleaved(rows.map(({ job }) => job), { rounds });
+      const samples = await sampleInterleaved(rows.map((row) => eagerJob(device, row)), { rounds });
       rows.forEach(({ op, shape, part, flops, bytes }, i) => {
         const row: MicroRow = { preset, op, shape, part, flops, bytes, ...checks[i], timing: summarize(samples[i]) };
         results.push(row);

@@ -1,7 +1,7 @@
 /** Our kernels beside other engines on the same adapter, in the same process, interleaved round by round; the ratios, and the bars that they must reach. */
 import { openDevice } from '../../engine/node.ts';
 import { InputError } from '../../training/errors.ts';
-import { checkedIndices, prepareOp, TOGETHER, TOLERANCE, upstreamOf, type OpCase } from '../case.ts';
+import { capturedJob, checkedIndices, eagerJob, prepareOp, TOGETHER, TOLERANCE, upstreamOf, type OpCase } from '../case.ts';
 import { benchCases } from '../cases.ts';
 import { largestError, medianRatio, sampleInterleaved, summarize, type Timing } from '../measure.ts';
 import { checkRow, gigaflops, noRow, rowText, spread, type MicroOptions, type MicroRow } from '../micro.ts';
@@ -21,7 +21,10 @@ export interface PeerResult {
   readonly note: string | null;
 }
 
+/** `timing` is that of replays, as jax-js runs what it has jitted; all ratios are to it. */
 export interface PeerRow extends Omit<MicroRow, 'bytes'> {
+  /** Ours recorded anew for each execution. */
+  readonly eager: Timing;
   readonly peers: readonly PeerResult[];
 }
 
@@ -120,7 +123,9 @@ async function compareCase(
           notes.set(peer.name, `failed: ${messageOf(failure)}`);
         }
       }
-      const [ours, ...theirs] = await sampleInterleaved([row.job, ...jobs], { rounds });
+      const captured = capturedJob(device, row);
+      const [ours, eager, ...theirs] = await sampleInterleaved([captured, eagerJob(device, row), ...jobs], { rounds });
+      captured.dispose();
       const found = peers.flatMap(({ name }): PeerResult[] => {
         const at = jobs.findIndex((job) => job.name === name);
         const note = notes.get(name) ?? null;
@@ -129,7 +134,7 @@ async function compareCase(
         return [{ name, timing: summarize(theirs[at]), ratio: medianRatio(ours, theirs[at]), target, note }];
       });
       for (const job of jobs) job.dispose();
-      const result: PeerRow = { preset, op: benchCase.op, shape: benchCase.shape, part, flops: row.flops, error, status, timing: summarize(ours), peers: found };
+      const result: PeerRow = { preset, op: benchCase.op, shape: benchCase.shape, part, flops: row.flops, error, status, timing: summarize(ours), eager: summarize(eager), peers: found };
       results.push(result);
       log(`${result.op} ${result.shape}, ${part}: ${result.timing.median.toPrecision(3)} ms${status === 'ok' ? '' : ' WRONG'}; ${found.map(({ name, ratio, note }) => `${name} ${ratio === null ? '' : `x${ratio.toFixed(2)}`}${note ? ` ${note}` : ''}`).join(', ')}; ${verdict(found)}`);
     }
@@ -144,7 +149,7 @@ export async function peersReport(run: MicroOptions & { readonly adapter: Adapte
   const rows = await comparePeers(run.adapter.kind, run);
   if (rows.length === 0) throw new InputError(noRow(run.only));
   const names = [...new Set(rows.flatMap(({ peers }) => peers.map(({ name }) => name)))];
-  const header = ['op', 'shape', 'part', 'ms', 'quartiles', 'GFLOP/s', ...names.flatMap((name) => [`${name} ms`, 'ratio', ...(name === 'onnxruntime' ? [] : ['needed'])]), 'bars'];
+  const header = ['op', 'shape', 'part', 'ms', 'quartiles', 'eager ms', 'GFLOP/s', ...names.flatMap((name) => [`${name} ms`, 'ratio', ...(name === 'onnxruntime' ? [] : ['needed'])]), 'bars'];
   const cells = (row: PeerRow): string[] => names.flatMap((name) => {
     const peer = row.peers.find((one) => one.name === name);
     const needed = name === 'onnxruntime' ? [] : [peer?.target ? digits(peer.target) : '-'];
@@ -154,13 +159,14 @@ export async function peersReport(run: MicroOptions & { readonly adapter: Adapte
   const verdicts = rows.map(({ status, peers }) => (status === 'ok' ? verdict(peers) : 'WRONG'));
   const tables = (['paper', 'small'] as const).map((preset) => ({
     caption: preset === 'paper' ? 'Round sizes, and the paper-r50 preset:' : 'The small preset:', header,
-    rows: rows.flatMap((row, i) => (row.preset === preset ? [[row.op, row.shape, row.part, digits(row.timing.median), spread(row.timing), digits(gigaflops(row)), ...cells(row), verdicts[i]]] : [])),
+    rows: rows.flatMap((row, i) => (row.preset === preset ? [[row.op, row.shape, row.part, digits(row.timing.median), spread(row.timing), digits(row.eager.median), digits(gigaflops(row)), ...cells(row), verdicts[i]]] : [])),
   })).filter((table) => table.rows.length > 0);
   const versions = Object.entries(peerVersions()).map(([name, version]) => `${name} ${version}`).join(', ');
   const notes = [
     `${verdicts.filter((one) => one === 'met').length} of ${rows.length} rows meet their bars; slower than a peer: ${verdicts.filter((one) => one.startsWith('SLOWER')).length}.`,
     `Ratio: how many times longer the peer takes, the median of the rounds' ratios; needed: what the project asks for on this adapter (1: no slower). All of them on one adapter in one process, interleaved, `
-    + `each waiting by sleeping between polls; onnxruntime on the processor, without WebGPU. ${versions}. Gradients of convolutions are tfjs's kernels for them alone, and jax-js's jitted vjp; `
+    + 'each waiting by sleeping between polls; onnxruntime on the processor, without WebGPU. '
+    + `ms: ours captured once and replayed, as jax-js is jitted and onnxruntime compiled; eager ms: ours recorded anew each time, as tfjs does it. ${versions}. Gradients of convolutions are tfjs's kernels for them alone, and jax-js's jitted vjp; `
     + '`forward and gradients` is the differentiation of the composed op on all sides.',
   ];
   return {

@@ -1,6 +1,7 @@
 /**
  * tfjs and jax-js doing what a case does, on the same adapter in the same process, waiting as our device does (sleeping between polls).
- * Each in the way that is fastest with it: tfjs by its kernels for the gradients of convolutions, jax-js with everything under `jit`, both many launches to a wait.
+ * Each in the way that is fastest with it, as ours is captured and replayed: tfjs by its kernels for the gradients of convolutions, jax-js with everything under `jit`, both many
+ * launches to a wait.
  */
 import { create } from 'webgpu';
 import { dawnFlags, settleSleeping } from '../../engine/node.ts';

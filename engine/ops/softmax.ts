@@ -72,7 +72,9 @@ function normalizeBackward(tensors: Gradient, view: View, teams: RowVariant): vo
 /** What both passes say of rows; only the forward one holds them in registers. */
 function ways(device: Device, rows: Rows, held: boolean): Pick<RowProblem<RowVariant>, 'expected' | 'others' | 'plain'> {
   const n = rows.columns * rows.width;
-  const teams = rowTeams(rows, device.subgroupSize, held, Math.min(16, Math.max(4, Math.ceil(rows.rows / 512))));
+  // A workgroup costs a software adapter about as much as a row.
+  const wanted = device.smallSubgroups ? 128 : 512;
+  const teams = rowTeams(rows, device.subgroupSize, held, Math.min(16, Math.max(4, Math.ceil(rows.rows / wanted))));
   const others = [...(n <= SHORT_ROW_TRIED ? [null] : []), ...(n >= LEAST_FOR_TEAMS ? [teams, ...otherTeams(rows, teams)] : [])];
   return { expected: n > SHORT_ROW ? teams : null, others, plain: null };
 }
