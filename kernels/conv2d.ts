@@ -101,9 +101,10 @@ const lineTile = (rows: number, columns4: number): string => `
 
 /** Pixel `m` of the phase: image, row and column of the source that its first tap reads. */
 const sourceOrigin = (i: number): string => `
-  let image${i} = m${i} / (rowsX * rowsY);
-  let y${i} = i32(((m${i} / rowsX) % rowsY) * p.stride) + sourceY0;
-  let x${i} = i32(m${i} % rowsX) * pitchX + originX;`;
+  let targetRow${i} = m${i} / rowsX;
+  let image${i} = targetRow${i} / rowsY;
+  let y${i} = i32((targetRow${i} - image${i} * rowsY) * p.stride) + sourceY0;
+  let x${i} = i32(m${i} - targetRow${i} * rowsX) * pitchX + originX;`;
 
 /** Memory of the source row that tap row `t` reads; `limit` is 0 where that row is padding. */
 const sourceLine = (i: number, textures = false): string => `
@@ -111,8 +112,32 @@ const sourceLine = (i: number, textures = false): string => `
     let line${i} = u32(i32(image${i} * p.sourceH) + row${i})${textures ? '' : ' * lineLength'};
     let limit${i} = select(0u, lineLength, u32(row${i}) < p.sourceH);`;
 
+/** WGSL that finds target pixel `pixel` of pixel `m` of the phase. Software adapters divide lane by lane: only where lines of the phase are not lines of the target. */
 const TARGET_PIXEL = `
-    let pixel = ((m / (rowsX * rowsY)) * p.targetH + ((m / rowsX) % rowsY) * stepY + firstY) * p.targetW + (m % rowsX) * stepX + firstX;`;
+    var pixel = m * stepX + firstX;
+    if (rowsX * stepX != p.targetW || stepY != 1u) {
+      let targetRow = m / rowsX;
+      let image = targetRow / rowsY;
+      pixel = (image * p.targetH + (targetRow - image * rowsY) * stepY + firstY) * p.targetW + (m - targetRow * rowsX) * stepX + firstX;
+    }`;
+
+/** The same for pixels one after the other, from `r0` on: WGSL before the loop over them, and at the end of its body. */
+const FIRST_TARGET_PIXEL = `
+  var targetRow = r0 / rowsX;
+  var targetX = r0 - targetRow * rowsX;
+  let firstImage = targetRow / rowsY;
+  targetRow -= firstImage * rowsY;
+  var pixel = (firstImage * p.targetH + targetRow * stepY + firstY) * p.targetW + targetX * stepX + firstX;
+  let toNextRow = stepY * p.targetW - rowsX * stepX;
+  let toNextImage = (p.targetH - rowsY * stepY) * p.targetW;`;
+const NEXT_TARGET_PIXEL = `
+    targetX++;
+    let rowEnds = targetX == rowsX;
+    targetX = select(targetX, 0u, rowEnds);
+    targetRow += select(0u, 1u, rowEnds);
+    let imageEnds = targetRow == rowsY;
+    targetRow = select(targetRow, 0u, imageEnds);
+    pixel += stepX + select(0u, toNextRow, rowEnds) + select(0u, toNextImage, imageEnds);`;
 
 /** Tiles narrower than a subgroup's vec4s: their weights are few, and stay in the buffer where the source is read from a texture. */
 export const isNarrow = (subgroup: number, columns: number): boolean => columns / 4 < subgroup;
@@ -130,6 +155,7 @@ export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, 
   /** Results of a lane: vec4s of columns, and for each of them pixels. */
   const tn = narrow ? columns / 4 : columns / 4 / subgroup;
   const results = narrow ? tm : rows;
+  const inOrder = !narrow && subgroup !== 4;
   const weightLoads = Math.ceil(columns / subgroup);
   const column = (j: number): string => (narrow ? `c0 + ${j}u` : `c0 + lane + ${subgroup * j}u`);
   const placeWeights = narrow
@@ -173,12 +199,13 @@ ${split ? lines(results, (r) => lines(tn, (j) => `    total${r}_${j} += c${r}_${
   }
 ${lines(tn, (j) => `  ${columnOperands(epilogue, j, (buffer) => `${buffer}[column${j}]`)}`)}
   ${resultsArray(subgroup, 'vec4f', range(results).flatMap((r) => range(tn).map((j) => `${total}${r}_${j}`)))}
+  ${inOrder ? FIRST_TARGET_PIXEL : ''}
   ${narrow ? `for (var r = 0u; r < ${unknown(results)}; r++) {
     let row = r * ${subgroup}u + lane;
-    if (r0 + row >= M) { break; }` : eachRow(subgroup, rows, 'M - r0', 1)}
-    let m = r0 + row;${TARGET_PIXEL}
+    if (r0 + row >= M) { break; }` : eachRow(subgroup, rows, 'M - r0', 1)}${inOrder ? '' : `
+    let m = r0 + row;${TARGET_PIXEL}`}
 ${lines(tn, (j) => `    if (${column(j)} < p.N4) { let at = pixel * targetPitch + column${j}; target_[at] = ${
-    withEpilogue(epilogue, `results[r * ${tn}u + ${j}u]`, j, 'residual[at]', 'vec4f()')}; }`)}
+    withEpilogue(epilogue, `results[r * ${tn}u + ${j}u]`, j, 'residual[at]', 'vec4f()')}; }`)}${inOrder ? NEXT_TARGET_PIXEL : ''}
   }`,
   });
 });

@@ -10,7 +10,7 @@ import type { Tensor } from '../tensor.ts';
 import { prefersTextures, textureOperand, type TextureOperand } from '../textures.ts';
 import { outline, type Candidate } from '../tuner.ts';
 import type { EpilogueOperands } from './gemm.ts';
-import { HALF_ROUNDING, roundingOf } from './gemm-variants.ts';
+import { HALF_ROUNDING, roundingOf, WORTH_COMPILING } from './gemm-variants.ts';
 import { halfProducts, winogradGradientSize, winogradSize, type WinogradCall } from './winograd.ts';
 
 /** What the implicit GEMM is told; see kernels/conv2d.ts. `K4` and `N4` of a group. */
@@ -285,9 +285,11 @@ export function chooseWeightGradient(
     const textures = readable && prefersTextures(device) && weightGradientTexturesPay(device, call);
     // Four pixels a turn load and store the sums half as often as two; with the code of buffer loads they no longer fit into a processor's instruction cache, and with the tile
     // of 16 lanes only where nothing else is in it.
-    const pixels = subgroup > 4 && textures ? (subgroup === 16 ? 3 : 4) : 2;
+    // On SwiftShader larger tiles and turns load less, and take twice as long to compile.
+    const worthCompiling = subgroup === 4 && lines * outW * count4 * 4 >= WORTH_COMPILING;
+    const pixels = subgroup > 4 && textures ? (subgroup === 16 ? 3 : 4) : worthCompiling ? 4 : 2;
     const narrow: readonly Tile[] = subgroup === 4 ? [] : [16, 32].filter((columns) => O4 * 4 <= columns && isNarrow(subgroup, columns)).map((columns): Tile => [subgroup * 4, columns]);
-    const expectedTile = narrow[0] ?? [tile || Math.max(32, subgroup * 4), tile || Math.max(O4 <= 8 || subgroup <= 4 ? 32 : 64, subgroup * 4)];
+    const expectedTile = narrow[0] ?? [tile || Math.max(32, subgroup * 4), tile || Math.max(O4 <= 8 || (subgroup <= 4 && !worthCompiling) ? 32 : 64, subgroup * 4)];
     const expected = modelled(expectedTile[0], expectedTile[1], pixels, textures);
     const tiles: readonly Tile[] = subgroup === 0 ? [[32, 32], [64, 64]]
       : [...[[32, 32], [32, 64], [64, 32]].map(([rows, columns]): Tile => [Math.max(rows, subgroup * 4), Math.max(columns, subgroup * 4)]), ...narrow];

@@ -64,8 +64,8 @@ function costOf(costs: TileCosts, lanes: number, size: GemmVariant['size'], { ro
   return Math.max(costs.wide, costs.wide + shared * (1 / rows - 1 / wide.rows));
 }
 
-/** With 4 lanes the wide tile takes 2 s to compile where the large one takes 0.7: not for products of fewer multiply-adds (some 10 ms). */
-const WORTH_COMPILING = 2 ** 25;
+/** With 4 lanes the largest tiles take two to three times as long to compile as others, up to 2 s: not for fewer multiply-adds (some 10 ms). */
+export const WORTH_COMPILING = 2 ** 25;
 /** Two copies are worth so many multiply-adds as commands alone. */
 const COPIES_COST = 1e6;
 /** A slice of K shorter than this is not worth storing its partial products. */
