@@ -1,4 +1,6 @@
 /** Timing and its statistics: jobs measured in interleaved rounds, so that a machine that slows down slows all of them; values held against expected ones. */
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 
 /** Something to be timed. */
 export interface Job {
@@ -47,12 +49,17 @@ export function summarize(samples: readonly number[]): Timing {
 
 const MOST_REPEATS = 400;
 
+setFlagsFromString('--expose-gc');
+const collectGarbage: () => void = runInNewContext('gc');
+
 /**
- * Times jobs beside each other: each is run twice to warm up (shaders compile at their first dispatch), then every round runs each of them once.
+ * Times jobs beside each other: each is run twice to warm up (shaders compile at their first dispatch), then every round runs each of them once. Garbage is collected before each sample,
+ * untimed: what one engine leaves behind would otherwise be cleared away in the time of the next, by threads that it needs.
  * Returns their samples (milliseconds of one execution) by round, in the order of the jobs.
  */
 export async function sampleInterleaved(jobs: readonly Job[], { rounds, sampleMs = 40, clock = () => performance.now() }: TimingOptions): Promise<number[][]> {
   const once = async (job: Job, times: number): Promise<number> => {
+    collectGarbage();
     const start = clock();
     await job.run(times);
     return (clock() - start) / times;
