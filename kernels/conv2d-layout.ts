@@ -41,21 +41,22 @@ export const padChannelsKernel = kernelFamily((plain: boolean) => defineKernel({
   output[i] = select(vec4f(), vec4f(input[first], input[first + 1u], input[first + 2u], input[first + 3u]), inside);`,
 }));
 
-/** Weights [kh, kw * channels, N] as images taken by lines want them: [classes, kh, vectors * 4, N], those of a class moved to where its pixels begin within a vec4, zeros around. One lane a vec4. */
+/**
+ * Weights [kh, kw * channels, N] as images taken by lines want them: [classes, kh, vectors * 4, N], those of a class moved to where its pixels begin within a vec4, zeros around.
+ * One lane a vec4, `count` of them in a line; a grid of lines by kh by classes.
+ */
 export const lineWeightsKernel = kernelFamily(() => defineKernel({
   name: 'conv2d_line_weights_f32',
   workgroup: [64],
-  params: { count: 'u32', kh: 'u32', taps: 'u32', N4: 'u32', vectors: 'u32', channels: 'i32', stride: 'u32', padX: 'i32' },
+  params: { count: 'u32', kh: 'u32', taps: 'u32', N4: 'u32', channels: 'i32', stride: 'u32', padX: 'i32' },
   buffers: { input: 'read vec4f', output: 'write vec4f' },
   body: `
-  let i = linearGroup * 64u + lane;
+  let i = group.x * 64u + lane;
   if (i >= p.count) { return; }
   let row = i / p.N4;
-  let line = row / (p.vectors * 4u);
-  let firstX = line / p.kh;
-  let place = u32((i32(firstX * p.stride) + p.padX) * p.channels) & 3u;
-  let tap = row - line * p.vectors * 4u - place;
-  output[i] = select(vec4f(), input[((line - firstX * p.kh) * p.taps + tap) * p.N4 + i - row * p.N4], tap < p.taps);`,
+  let place = u32((i32(group.z * p.stride) + p.padX) * p.channels) & 3u;
+  let tap = row - place;
+  output[(group.z * p.kh + group.y) * p.count + i] = select(vec4f(), input[(group.y * p.taps + tap) * p.N4 + i - row * p.N4], tap < p.taps);`,
 }));
 
 /** The other way round: [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columnsTo], cut off. One lane an element of the result. */

@@ -107,9 +107,9 @@ function convolveLines(
   device: Device, lines: ImageLines, { batch, height, width, outH, outW, kh, kw, C, O, O4 }: Geometry, { stride, padding }: Attributes, x: Tensor, weight: Tensor, rest: Omit<ConvolutionTensors, 'source' | 'weights'>,
 ): void {
   const { classes, vectors } = lines;
-  const count = classes * kh * vectors * 4 * O4;
-  const weights = device.empty([count * 4]);
-  device.run(lineWeightsKernel(), { count, kh, taps: kw * C, N4: O4, vectors, channels: C, stride, padX: -padding }, { input: padded(weight, 1, 1, O), output: weights }, gridOf(count));
+  const count = vectors * 4 * O4;
+  const weights = device.empty([classes * kh * count * 4]);
+  device.run(lineWeightsKernel(), { count, kh, taps: kw * C, N4: O4, channels: C, stride, padX: -padding }, { input: padded(weight, 1, 1, O), output: weights }, [Math.ceil(count / WORKGROUP), kh, classes]);
   runConvolution(device, {
     batch, sourceH: height, sourceW: (width * C) / 4, targetH: outH, targetW: outW, K4: 1, N4: O4, groups: 1, kh, kw: classes * vectors, stride, step: 1, padY: -padding, padX: -padding, byLines: lines,
   }, { winograd: [], half: false }, { source: x, weights, ...rest });
