@@ -43,7 +43,7 @@ type ReductionVariant =
   | { readonly teams: true; /** Elements that a team takes at once, a multiple of 4. */ readonly chunkLength: number; /** Chunks that it takes in turn. */ readonly perTeam: number }
   | { readonly teams: false; /** Lanes that share a column, at least 1. */ readonly chunks: number };
 
-/** Chunks of at least `LONG_CHUNK` elements are whole multiples of `CHUNK_UNIT`, so that what a subgroup loads at once begins where a cache line does: a sixth of the time. */
+/** Chunks of at least `LONG_CHUNK` elements are whole multiples of `CHUNK_UNIT`, so that what a subgroup loads at once begins where a cache line does, which saves a sixth of the time. */
 const LONG_CHUNK = 1024, CHUNK_UNIT = 256;
 
 /** Rows in so many chunks, or fewer. */
