@@ -155,6 +155,7 @@ export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, 
   /** Results of a lane: vec4s of columns, and for each of them pixels. */
   const tn = narrow ? columns / 4 : columns / 4 / subgroup;
   const results = narrow ? tm : rows;
+  /** Whether all lanes store the same pixel, one after the other. */
   const inOrder = !narrow && subgroup !== 4;
   const weightLoads = Math.ceil(columns / subgroup);
   const column = (j: number): string => (narrow ? `c0 + ${j}u` : `c0 + lane + ${subgroup * j}u`);

@@ -283,10 +283,10 @@ export function chooseWeightGradient(
     const tile = subgroup > 0 ? 0 : C4 * kw > 8 && O4 > 8 ? 64 : 32;
     const readable = subgroup > 0 && device.operandTextures && weightGradientTextures(call, tensors) !== null;
     const textures = readable && prefersTextures(device) && weightGradientTexturesPay(device, call);
-    // Four pixels a turn load and store the sums half as often as two; with the code of buffer loads they no longer fit into a processor's instruction cache, and with the tile
-    // of 16 lanes only where nothing else is in it.
     // On SwiftShader larger tiles and turns load less, and take twice as long to compile.
     const worthCompiling = subgroup === 4 && lines * outW * count4 * 4 >= WORTH_COMPILING;
+    // Four pixels a turn load and store the sums half as often as two; with the code of buffer loads they no longer fit into a processor's instruction cache, and with the tile
+    // of 16 lanes only where nothing else is in it.
     const pixels = subgroup > 4 && textures ? (subgroup === 16 ? 3 : 4) : worthCompiling ? 4 : 2;
     const narrow: readonly Tile[] = subgroup === 4 ? [] : [16, 32].filter((columns) => O4 * 4 <= columns && isNarrow(subgroup, columns)).map((columns): Tile => [subgroup * 4, columns]);
     const expectedTile = narrow[0] ?? [tile || Math.max(32, subgroup * 4), tile || Math.max(O4 <= 8 || (subgroup <= 4 && !worthCompiling) ? 32 : 64, subgroup * 4)];
