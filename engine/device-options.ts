@@ -30,6 +30,11 @@ export interface DeviceOptions {
   readonly halfPrecision?: boolean;
   /** Variants of kernels to use wherever they can compute what is asked for, instead of those that are expected, or were tuned (`Device.tuner`), to be faster. */
   readonly force?: ForcedVariants;
+  /**
+   * Where kernels read operands from textures, as on lavapipe: bytes of parameters' copies in textures that stay there from one pass to the next until a parameter is written. Counted in
+   * `Device.memory`; default 1 GiB, 0 copies anew in every pass. Parameters that an optimiser updates are not kept, and captures (`Device.capture`) copy at each replay.
+   */
+  readonly keptOperandBytes?: number;
   /** `adapter` (the default) asks for the adapter's limits; `default` keeps WebGPU's guaranteed ones. */
   readonly limits?: 'adapter' | 'default';
   /** False leaves the feature `timestamp-query` alone: profiles are then timed by the wall clock. */
@@ -43,6 +48,8 @@ export interface DeviceOptions {
 export class UnsupportedOptionError extends Error {
   override readonly name = 'UnsupportedOptionError';
 }
+
+export const MOST_KEPT_OPERAND_BYTES = 2 ** 30;
 
 const RAISED_LIMITS = [
   'maxBufferSize', 'maxStorageBufferBindingSize', 'maxStorageBuffersPerShaderStage', 'maxComputeWorkgroupStorageSize',

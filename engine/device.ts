@@ -5,7 +5,7 @@ import type { StagedPrecision } from '../kernels/matmul-tiled.ts';
 import { BufferArena, BufferPool, MemoryLedger, type MemoryReport as PoolReport, type PooledBuffer } from './buffers.ts';
 import { Capture, Recording } from './capture.ts';
 import { CommandList } from './commands.ts';
-import { checkOptions, deviceDescriptor, type DeviceOptions, type ForcedVariants, type Settle } from './device-options.ts';
+import { checkOptions, deviceDescriptor, MOST_KEPT_OPERAND_BYTES, type DeviceOptions, type ForcedVariants, type Settle } from './device-options.ts';
 import { Dispatcher } from './dispatcher.ts';
 import type { Calibration, Profile, ProfileOptions } from './profile.ts';
 import { Profiler } from './profiler.ts';
@@ -96,7 +96,7 @@ export class Device {
     this.pool = new BufferPool(gpu, maxBytes, this.ledger, beforeDestroying);
     this.arena = new BufferArena(this.pool);
     // Commands that a profile holds back still need what they name.
-    this.textures = new TexturePool(gpu, this.ledger, beforeDestroying, () => !this.profiler?.holds);
+    this.textures = new TexturePool(gpu, this.ledger, options.keptOperandBytes ?? MOST_KEPT_OPERAND_BYTES, beforeDestroying, () => !this.profiler?.holds);
     this.lost = gpu.lost.then(({ reason, message }) => {
       this.lossReason = message || reason;
       if (reason !== 'destroyed') this.dispatcher.fail(new Error(`the GPU device was lost: ${this.lossReason}`));
@@ -123,10 +123,31 @@ export class Device {
   /** A tensor with undefined values: for ops that write every element. */
   empty(shape: Shape, dtype: DType = 'f32'): Tensor {
     checkShape('empty', shape);
+    return this.track(new Tensor(this, shape, dtype, this.allocate(shape)));
+  }
+
+  private allocate(shape: Shape): Storage {
     const bytes = Math.max(16, sizeOf(shape) * 4);
     const memory = this.recorder?.arena ?? this.pool;
-    const storage = new Storage(memory.acquire(bytes), 0, bytes, (buffer: PooledBuffer) => memory.release(buffer));
-    return this.track(new Tensor(this, shape, dtype, storage));
+    return new Storage(memory.acquire(bytes), 0, bytes, (buffer: PooledBuffer) => {
+      this.textures.written(buffer.id);
+      memory.release(buffer);
+    });
+  }
+
+  /**
+   * Values that `compute` makes of another tensor's. Of a parameter's they are computed when they are first used as anything but an operand that a texture still holds
+   * (textures.ts): weights brought into another form are so once, not in every pass. `form` names the computation.
+   */
+  derived(from: Tensor, form: string, shape: Shape, compute: (into: Tensor) => void): Tensor {
+    checkShape('derived', shape);
+    const fill = (storage: Storage): Storage => {
+      compute(this.track(new Tensor(this, shape, 'f32', storage.retain())));
+      return storage;
+    };
+    const computed = (): Storage => fill(this.allocate(shape));
+    const { storage } = from;
+    return this.track(new Tensor(this, shape, 'f32', storage.lasting && !this.capturing ? { from: storage, form, compute: computed } : computed()));
   }
 
   /** Copies host values to the device (in a capture: its constants, the same at each replay). `dtype` follows the array's type; plain numbers are f32. */
@@ -150,6 +171,7 @@ export class Device {
   parameter(data: Float32Array<ArrayBuffer>, shape: Shape): Tensor {
     const tensor = this.keep(this.tensor(data, shape));
     tensor.requiresGrad = true;
+    tensor.storage.lasting = true;
     return tensor;
   }
 

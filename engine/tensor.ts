@@ -14,6 +14,8 @@ export class Storage {
   private references = 1;
   /** What a dispatch binds: whole vec4s. */
   readonly range: BufferRange;
+  /** Of a parameter that no optimiser has moved: read in pass after pass, and seldom written. */
+  lasting = false;
 
   /** @param offset in bytes, a multiple of 256 */
   constructor(readonly buffer: PooledBuffer, readonly offset: number, readonly bytes: number, private readonly onFree: (buffer: PooledBuffer) => void) {
@@ -34,6 +36,14 @@ export class Storage {
   }
 }
 
+/** What values follow from, and how they are computed of it. */
+export interface Derivation {
+  readonly from: Storage;
+  /** Names the computation. */
+  readonly form: string;
+  readonly compute: () => Storage;
+}
+
 /** Values on a device; made by `device.tensor`, `device.parameter`, or an op. Its memory goes back to the pool with its scope, or by `dispose`. */
 export class Tensor {
   /** Row-major sizes; [] is a scalar. */
@@ -48,13 +58,16 @@ export class Tensor {
   node: TapeNode | null = null;
   /** Part of a recorded graph: an inner scope hands it to the scope around it instead of freeing it. */
   captured = false;
-  private data: Storage | null;
+  /** Of values that are computed when their memory is first asked for: an operand texture may hold them already (`Device.derived`). */
+  readonly derivation: Derivation | null;
+  private data: Storage | 'not computed' | null;
 
-  constructor(readonly device: Device, shape: Shape, dtype: DType, storage: Storage) {
+  constructor(readonly device: Device, shape: Shape, dtype: DType, values: Storage | Derivation) {
     this.shape = shape;
     this.dtype = dtype;
     this.size = sizeOf(shape);
-    this.data = storage;
+    this.derivation = values instanceof Storage ? null : values;
+    this.data = values instanceof Storage ? values : 'not computed';
   }
 
   get rank(): number {
@@ -72,6 +85,7 @@ export class Tensor {
   /** The memory behind; throws if the tensor was disposed. */
   get storage(): Storage {
     if (!this.data) throw new Error(`a tensor of shape ${formatShape(this.shape)} was used after it had been disposed: keep it, or return it from its scope`);
+    if (this.data === 'not computed') this.data = this.derivation!.compute();
     return this.data;
   }
 
@@ -83,7 +97,7 @@ export class Tensor {
 
   /** Gives the memory back. Scopes do this by themselves. */
   dispose(): void {
-    this.data?.release();
+    if (this.data instanceof Storage) this.data.release();
     this.data = null;
     this.node = null;
   }

@@ -9,7 +9,7 @@ import type { MemoryLedger } from './buffers.ts';
 import type { Device } from './device.ts';
 import type { Dispatcher } from './dispatcher.ts';
 import { sizeOf, type Shape } from './shape.ts';
-import type { Tensor } from './tensor.ts';
+import type { Storage, Tensor } from './tensor.ts';
 
 export interface OperandTexture {
   readonly id: number;
@@ -23,8 +23,10 @@ export interface OperandTexture {
   matrixBytes: number;
   /** Captures that use it: it lives as long as they do, but serves others as well, since no replay relies on what was in it before. */
   captures: number;
-  /** The matrix that is in it, as long as its buffer has not been written since. */
+  /** The matrix that is in it, as long as its buffer has not been written or freed since. */
   copied: CopiedMatrix | null;
+  /** Nothing else is copied into it while `copied` stands. */
+  kept: boolean;
 }
 
 /** Where a matrix was copied from and how it lies. */
@@ -32,6 +34,8 @@ interface CopiedMatrix {
   /** The buffer's id. */
   readonly buffer: number;
   readonly offset: number;
+  /** What was computed of what lies there (`Device.derived`); empty: the values themselves. */
+  readonly form: string;
   readonly lines: number;
   readonly texels: number;
   readonly blockLines: number;
@@ -51,6 +55,9 @@ export const TEXEL_BYTES = 16;
 const TEXELS_OF_A_COPY = 16;
 /** Free textures beyond this are destroyed when another is made. A step of paper-r50 needs some 300 MB of them; making them anew in every step would take it a quarter longer. */
 const MOST_FREE_BYTES = 512 * 2 ** 20;
+
+/** A larger texture than so many times what a matrix needs is not kept for it. */
+const WIDEST_KEPT = 1.25;
 
 /** A matrix of f32 values to be read from a texture: `lines` lines of `texels` vec4s, one behind the other. */
 export interface TextureOperand {
@@ -150,29 +157,34 @@ function textureLayout(lines: number, texels: number, maxSide: number): TextureL
 /** Texels that no texture's row is a multiple of 64 long by: rows a power of two apart would fall into the same cache sets. */
 const ROW_PADDING = 4;
 
+const sourceOf = (matrix: Tensor): Storage => matrix.derivation?.from ?? matrix.storage;
+
 const copyOf = ({ matrix, lines, texels, layout }: TextureOperand): CopiedMatrix => {
-  const { id, offset } = matrix.storage.range;
-  return { buffer: id, offset, lines, texels, blockLines: layout.blockLines };
+  const { buffer: { id }, offset } = sourceOf(matrix);
+  return { buffer: id, offset, form: matrix.derivation?.form ?? '', lines, texels, blockLines: layout.blockLines };
 };
 
 const same = (a: CopiedMatrix, b: CopiedMatrix | null): boolean => (
-  b !== null && a.buffer === b.buffer && a.offset === b.offset && a.lines === b.lines && a.texels === b.texels && a.blockLines === b.blockLines);
+  b !== null && a.buffer === b.buffer && a.offset === b.offset && a.form === b.form && a.lines === b.lines && a.texels === b.texels && a.blockLines === b.blockLines);
 
 /**
  * Textures to copy operands into. One is used by the dispatch after the copy and then goes back at once: the device works in order. A matrix that is still in a free
- * texture, and whose buffer nothing has written since, is not copied again: weights serve several images, an upstream gradient the gradients by input and weight.
+ * texture, and whose buffer nothing has written since, is not copied again: an upstream gradient serves the gradients by input and weight. Those of parameters
+ * (`Storage.lasting`) have textures to themselves, which serve pass after pass, as far as `mostKept` bytes go.
  */
 export class TexturePool {
   private free: OperandTexture[] = [];
   /** Textures whose `copied` names a buffer, by its id. */
   private readonly copies = new Map<number, Set<OperandTexture>>();
   private nextId = 1;
+  private keptBytes = 0;
 
   /**
+   * @param mostKept   bytes of textures that parameters may have to themselves
    * @param onDestroy  called before textures are destroyed: pending work must be submitted and cached bind groups dropped
    * @param mayDestroy whether that is possible now
    */
-  constructor(private readonly device: GPUDevice, private readonly ledger: MemoryLedger, private readonly onDestroy: () => void, private readonly mayDestroy: () => boolean) {}
+  constructor(private readonly device: GPUDevice, private readonly ledger: MemoryLedger, private readonly mostKept: number, private readonly onDestroy: () => void, private readonly mayDestroy: () => boolean) {}
 
   /** Runs `body` with matrices in textures. What `body` records is all that sees them. */
   with<T>(operands: readonly TextureOperand[], dispatcher: Dispatcher, body: (textures: readonly OperandTexture[]) => T): T {
@@ -181,22 +193,28 @@ export class TexturePool {
     try {
       operands.forEach(({ matrix, lines, texels, layout }, i) => {
         if (textures[i]) return;
-        const texture = this.acquire(layout.blocks * layout.pitch, layout.blockLines);
+        const size = [layout.blocks * layout.pitch, layout.blockLines] as const;
+        // Work of a capture is done at every replay, whatever was in its textures before.
+        const kept = sourceOf(matrix).lasting && !dispatcher.recording ? this.acquireKept(...size) : null;
+        const texture = kept ?? this.acquire(...size);
         textures[i] = texture;
         dispatcher.copyToTexture(matrix.storage.range, lines, texels, texture, layout);
         this.note(texture, wanted[i]);
       });
       return body(textures as OperandTexture[]);
     } finally {
-      for (const texture of textures) if (texture) this.release(texture);
+      for (const texture of textures) if (texture && !texture.kept) this.release(texture);
     }
   }
 
-  /** To be told of every buffer that recorded work writes to. */
+  /** To be told of every buffer that recorded work writes to, or that is freed. */
   written(buffer: number): void {
     const textures = this.copies.get(buffer);
     if (!textures) return;
-    for (const texture of textures) texture.copied = null;
+    for (const texture of textures) {
+      texture.copied = null;
+      if (texture.kept) this.giveUp(texture);
+    }
     this.copies.delete(buffer);
   }
 
@@ -219,29 +237,57 @@ export class TexturePool {
     this.copies.set(copy.buffer, textures);
   }
 
-  /** A free texture that has the matrix. */
+  /** A free or kept texture that has the matrix. */
   private holding(copy: CopiedMatrix): OperandTexture | null {
-    const texture = this.free.find(({ copied }) => same(copy, copied));
-    if (!texture) return null;
-    this.free.splice(this.free.indexOf(texture), 1);
-    this.ledger.reuse(texture.bytes);
-    return texture;
+    for (const texture of this.copies.get(copy.buffer) ?? []) {
+      if (!same(copy, texture.copied)) continue;
+      if (texture.kept) return texture;
+      const at = this.free.indexOf(texture);
+      if (at < 0) continue; // in use by the same call
+      this.free.splice(at, 1);
+      this.ledger.reuse(texture.bytes);
+      return texture;
+    }
+    return null;
   }
 
-  /** A texture at least that large, in texels: of the smallest ones that which holds nothing, or was not used for longest. */
+  /** A texture of about that size, in texels, that is kept for one matrix; null where no more may be. */
+  private acquireKept(width: number, height: number): OperandTexture | null {
+    const bytes = this.sizeFor(width, height).bytes;
+    const found = this.smallestFree(width, height);
+    const texture = found && found.bytes <= WIDEST_KEPT * bytes && found.captures === 0 ? found : null;
+    if (this.keptBytes + (texture?.bytes ?? bytes) > this.mostKept) return null;
+    const kept = texture ? this.take(texture) : this.create(width, height);
+    kept.kept = true;
+    this.keptBytes += kept.bytes;
+    return kept;
+  }
+
+  /** What was kept serves everybody again. */
+  private giveUp(texture: OperandTexture): void {
+    texture.kept = false;
+    this.keptBytes -= texture.bytes;
+    this.release(texture);
+  }
+
+  /** A texture at least that large, in texels. */
   private acquire(width: number, height: number): OperandTexture {
+    const texture = this.smallestFree(width, height);
+    if (texture) return this.take(texture);
+    if (this.idle().reduce((sum, { bytes }) => sum + bytes, 0) > MOST_FREE_BYTES && this.mayDestroy()) this.trim();
+    return this.create(width, height);
+  }
+
+  /** Of the smallest free textures at least that large that which holds nothing, or was not used for longest. */
+  private smallestFree(width: number, height: number): OperandTexture | null {
     const fitting = this.free.filter((texture) => texture.width >= width && texture.height >= height);
-    let texture: OperandTexture;
-    if (fitting.length > 0) {
-      texture = fitting.reduce((best, other) => (other.bytes < best.bytes || (other.bytes === best.bytes && best.copied && !other.copied) ? other : best));
-      this.note(texture, null);
-      this.free.splice(this.free.indexOf(texture), 1);
-      this.ledger.reuse(texture.bytes);
-    } else {
-      if (this.idle().reduce((sum, { bytes }) => sum + bytes, 0) > MOST_FREE_BYTES && this.mayDestroy()) this.trim();
-      texture = this.create(width, height);
-      this.ledger.add(texture.bytes);
-    }
+    return fitting.length === 0 ? null : fitting.reduce((best, other) => (other.bytes < best.bytes || (other.bytes === best.bytes && best.copied && !other.copied) ? other : best));
+  }
+
+  private take(texture: OperandTexture): OperandTexture {
+    this.note(texture, null);
+    this.free.splice(this.free.indexOf(texture), 1);
+    this.ledger.reuse(texture.bytes);
     return texture;
   }
 
@@ -265,10 +311,18 @@ export class TexturePool {
     return this.free.filter(({ captures }) => captures === 0);
   }
 
-  private create(width: number, height: number): OperandTexture {
+  /** What a texture of at least that size has, in texels. */
+  private sizeFor(width: number, height: number): { readonly size: [width: number, height: number]; readonly bytes: number } {
     const maxSide = this.device.limits.maxTextureDimension2D;
     const size: [number, number] = [Math.min(maxSide, Math.ceil(width / 64) * 64 + ROW_PADDING), Math.min(maxSide, Math.ceil(height / 64) * 64)];
+    return { size, bytes: size[0] * size[1] * TEXEL_BYTES };
+  }
+
+  private create(atLeastWidth: number, atLeastHeight: number): OperandTexture {
+    const { size, bytes } = this.sizeFor(atLeastWidth, atLeastHeight);
+    const [width, height] = size;
     const gpu = this.device.createTexture({ label: 'operand', size, format: 'rgba32float', usage: GPUTextureUsage.COPY_DST | GPUTextureUsage.STORAGE_BINDING });
-    return { id: this.nextId++, gpu, view: gpu.createView(), width: size[0], height: size[1], bytes: size[0] * size[1] * TEXEL_BYTES, matrixBytes: 0, captures: 0, copied: null };
+    this.ledger.add(bytes);
+    return { id: this.nextId++, gpu, view: gpu.createView(), width, height, bytes, matrixBytes: 0, captures: 0, copied: null, kept: false };
   }
 }

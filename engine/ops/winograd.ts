@@ -112,9 +112,12 @@ export function winograd(device: Device, m: WinogradSize, call: WinogradCall, so
   const { elements } = sizeOfTiles(m, call);
   const { perRange, ranges } = tileRanges(device, m, call);
 
-  const transformed = device.empty([elements, k, n]);
-  const count = k * N4;
-  withOperands(device, prefersTextures(device), { weights }, (textures, operands, shifts) => device.run(winogradWeightsKernel(m, textures), { count, ...shifts }, { ...operands, transformed }, lanes(count)));
+  const transformed = device.derived(weights, `winograd${m}`, [elements, k, n], (into) => {
+    const count = k * N4;
+    // A view: a texture that holds the products' operand has no use for one with the weights themselves.
+    withOperands(device, prefersTextures(device), { weights: device.view(weights, 0, weights.shape) }, (textures, operands, shifts) => (
+      device.run(winogradWeightsKernel(m, textures), { count, ...shifts }, { ...operands, transformed: into }, lanes(count))));
+  });
   const values = device.empty([elements * perRange * k]), sums = device.empty([elements * perRange * n]);
   for (const range of ranges) {
     const { tiles } = range.params;
