@@ -1,6 +1,6 @@
 /** Multi-head scaled dot-product attention. */
 import {
-  attentionGroups, attentionKernel, attentionKeyValueGradientKernel, attentionQueryGradientKernel, MAX_HEAD_SIZE, rowsOfALane,
+  attentionGroups, attentionKernel, attentionKeyValueGradientKernel, attentionLanes, attentionQueryGradientKernel, MAX_HEAD_SIZE, type AttentionAccess,
 } from '../../kernels/attention.ts';
 import { MAX_GROUPS, type Grid } from '../../kernels/kernel.ts';
 import type { Device } from '../device.ts';
@@ -22,26 +22,35 @@ interface AttentionVariant {
 type Forward = Readonly<Record<'qkv' | 'output' | 'logSumExp', Tensor>>;
 type Gradient = Readonly<Record<'qkv' | 'output' | 'logSumExp' | 'upstream' | 'gradient', Tensor>>;
 
-function launch([batch, tokens, width]: Shape, heads: number, held: 1 | 2): { size: number; params: Record<'tokens' | 'heads' | 'size' | 'scale', number>; grid: Grid } {
+/** How kernels read operands: lanes of lavapipe's subgroups together; SwiftShader (4 lanes) takes longer to hand values out. */
+const accessOf = ({ subgroupSize }: Device, textures: boolean): AttentionAccess => (!textures ? 'buffer' : subgroupSize === 8 || subgroupSize === 16 ? subgroupSize : 'texture');
+
+/** Rows that a lane is expected to hold: more would spill registers, and few tokens would leave lanes without any. */
+const rowsOfALane = (tokens: number, access: AttentionAccess): 1 | 2 => (tokens > attentionLanes(access) ? 2 : 1);
+
+function launch([batch, tokens, width]: Shape, heads: number, held: 1 | 2, access: AttentionAccess): { size: number; params: Record<'tokens' | 'heads' | 'size' | 'scale', number>; grid: Grid } {
   const size = width / 3 / heads;
-  return { size, params: { tokens, heads, size, scale: 1 / Math.sqrt(size) }, grid: [attentionGroups(tokens, held), heads, batch] };
+  return { size, params: { tokens, heads, size, scale: 1 / Math.sqrt(size) }, grid: [attentionGroups(tokens, held, access), heads, batch] };
 }
 
 function attend({ qkv, output, logSumExp }: Forward, heads: number, variant: AttentionVariant): void {
   const { device } = qkv, { held } = variant;
-  const { size, params, grid } = launch(qkv.shape, heads, held);
-  withOperands(device, variant.textures, { qkv }, (textures, operands, shifts) => (
-    device.run(attentionKernel(size, held, textures), { ...params, ...shifts }, { ...operands, output, logSumExp }, grid)));
+  withOperands(device, variant.textures, { qkv }, (textures, operands, shifts) => {
+    const access = accessOf(device, textures);
+    const { size, params, grid } = launch(qkv.shape, heads, held, access);
+    device.run(attentionKernel(size, held, access), { ...params, ...shifts }, { ...operands, output, logSumExp }, grid);
+  });
 }
 
 function attendBackward({ qkv, output, logSumExp, upstream, gradient }: Gradient, heads: number, variant: AttentionVariant): void {
   const { device } = qkv, { held } = variant;
-  const { size, params, grid } = launch(qkv.shape, heads, held);
   const rowDots = device.empty(logSumExp.shape);
   withOperands(device, variant.textures, { qkv, upstream }, (textures, operands, shifts) => {
+    const access = accessOf(device, textures);
+    const { size, params, grid } = launch(qkv.shape, heads, held, access);
     const given = { ...params, ...shifts }, buffers = { ...operands, logSumExp, rowDots, gradient };
-    device.run(attentionQueryGradientKernel(size, held, textures), given, { ...buffers, output }, grid);
-    device.run(attentionKeyValueGradientKernel(size, held, textures), given, buffers, grid);
+    device.run(attentionQueryGradientKernel(size, held, access), given, { ...buffers, output }, grid);
+    device.run(attentionKeyValueGradientKernel(size, held, access), given, buffers, grid);
   });
 }
 
@@ -55,13 +64,17 @@ function describe(device: Device, forward: boolean, shape: Shape, heads: number)
   const size = width / 3 / heads;
   const candidate = (textures: boolean, held: 1 | 2): Candidate<AttentionVariant> => ({
     name: `${textures ? 'texture' : 'buffer'}, ${held === 1 ? 'a row' : `${held} rows`} a lane`, variant: { textures, held }, tolerance: roundingOf(tokens),
-    kernels: () => (forward ? [attentionKernel(size, held, textures)] : [attentionQueryGradientKernel(size, held, textures), attentionKeyValueGradientKernel(size, held, textures)]),
+    kernels: () => {
+      const access = accessOf(device, textures);
+      return forward ? [attentionKernel(size, held, access)] : [attentionQueryGradientKernel(size, held, access), attentionKeyValueGradientKernel(size, held, access)];
+    },
   });
   const result = [batch, tokens, width / 3];
   const copied = size % 4 === 0 && device.operandTextures && [shape, ...(forward ? [] : [result])].every((operand) => hasLinearOperand(device, operand));
+  const texturesExpected = copied && prefersTextures(device);
   const candidates = !worthMeasuring((batch * tokens * tokens * width) / 16) ? []
     : [false, ...(copied ? [true] : [])].flatMap((textures) => ([1, 2] as const).map((held) => candidate(textures, held)));
-  const common = { expected: candidate(copied && prefersTextures(device), rowsOfALane(tokens)), candidates, plain: { textures: false, held: 1 } as const };
+  const common = { expected: candidate(texturesExpected, rowsOfALane(tokens, accessOf(device, texturesExpected))), candidates, plain: { textures: false, held: 1 } as const };
   const tensors = { qkv: shape, output: result, logSumExp: [batch, heads, tokens] };
   return forward
     ? { ...common, tensors, output: ['output', 'logSumExp'], run: (variant, filled) => attend(filled as Forward, heads, variant) }
