@@ -3,7 +3,7 @@
  * channels. Images [batch, height, width, C4], weights [kh, kw, C4], both vec4. `textures`: what is read is in linear operand textures.
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
-import { defineKernel, kernelFamily } from './kernel.ts';
+import { defineKernel, eachPlace, kernelFamily } from './kernel.ts';
 import { linearBuffers, linearLoad, linearParams } from './linear.ts';
 import { range } from './subgroups.ts';
 
@@ -11,23 +11,17 @@ const PARAMS = {
   count: 'u32', sourceH: 'u32', sourceW: 'u32', outH: 'u32', outW: 'u32', C4: 'u32', kh: 'u32', kw: 'u32', stride: 'u32', padding: 'i32',
 } as const;
 
-/** One lane a vec4 of channels of `pixels` neighbouring output pixels of a line (`count`: lanes), which share what it loads of the weights. */
-export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, epilogue: Epilogue) => defineKernel({
+/** Element by element a vec4 of channels of `pixels` neighbouring output pixels of a line, which share what is loaded of the weights. */
+export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, epilogue: Epilogue, lanes: number) => defineKernel({
   name: `depthwise_f32_vec4_x${pixels}${textures ? '_texture' : ''}${epilogue}`,
-  workgroup: [64],
-  /** `parts`: lanes of a line and vec4 of channels. */
+  workgroup: [lanes],
+  /** `parts`: elements of a line and vec4 of channels. */
   params: { ...PARAMS, parts: 'u32', ...linearParams(textures, 'source', 'weights') },
   buffers: { ...linearBuffers(textures, 'source', 'weights'), ...epilogueBuffers(epilogue, 'vec4f'), output: 'write vec4f' },
-  body: `
-  let i = linearGroup * 64u + lane;
-  if (i >= p.count) { return; }
-  let part = i / p.C4;
-  let c = i - part * p.C4;
-  let line = part / p.parts;
-  let image = line / p.outH;
-  let ox = (part - line * p.parts) * ${pixels}u;
+  body: eachPlace(lanes, 'p.count', [['c', 'p.C4'], ['part', 'p.parts'], ['oy', 'p.outH']], 'image', `
+  let ox = part * ${pixels}u;
   let x0 = i32(ox * p.stride) - p.padding;
-  let y0 = i32((line - image * p.outH) * p.stride) - p.padding;
+  let y0 = i32(oy * p.stride) - p.padding;
   ${range(pixels).map((q) => `var sum${q} = vec4f();`).join(' ')}
   for (var ky = 0u; ky < p.kh; ky++) {
     let y = u32(y0 + i32(ky));
@@ -40,28 +34,22 @@ export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, 
     }
   }
   ${columnOperands(epilogue, '', (buffer) => `${buffer}[c]`)}
-  let to = (line * p.outW + ox) * p.C4 + c;
-  ${range(pixels).map((q) => `${q > 0 ? `if (ox + ${q}u < p.outW) ` : ''}{ let e = to + ${q}u * p.C4; output[e] = ${withEpilogue(epilogue, `sum${q}`, '', 'residual[e]', 'vec4f()')}; }`).join('\n  ')}`,
+  let to = ((image * p.outH + oy) * p.outW + ox) * p.C4 + c;
+  ${range(pixels).map((q) => `${q > 0 ? `if (ox + ${q}u < p.outW) ` : ''}{ let e = to + ${q}u * p.C4; output[e] = ${withEpilogue(epilogue, `sum${q}`, '', 'residual[e]', 'vec4f()')}; }`).join('\n  ')}`),
 }));
 
 /**
- * One lane an input pixel and vec4 of channels: gathers from the output pixels that read it, through the taps stride apart that meet one: output row oy reads row
+ * An input pixel and vec4 of channels gathers from the output pixels that read it, through the taps stride apart that meet one: output row oy reads row
  * y (counted in the padded image) by tap y - oy * stride.
  */
-export const depthwiseInputGradientKernel = kernelFamily((textures: boolean) => defineKernel({
+export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lanes: number) => defineKernel({
   name: `depthwise_input_gradient_f32_vec4${textures ? '_texture' : ''}`,
-  workgroup: [64],
+  workgroup: [lanes],
   params: { ...PARAMS, ...linearParams(textures, 'upstream', 'weights') },
   buffers: { ...linearBuffers(textures, 'upstream', 'weights'), gradient: 'write vec4f' },
-  body: `
-  let i = linearGroup * 64u + lane;
-  if (i >= p.count) { return; }
-  let pixel = i / p.C4;
-  let c = i - pixel * p.C4;
-  let line = pixel / p.sourceW;
-  let image = line / p.sourceH;
-  let y = line - image * p.sourceH + u32(p.padding);
-  let x = pixel - line * p.sourceW + u32(p.padding);
+  body: eachPlace(lanes, 'p.count', [['c', 'p.C4'], ['column', 'p.sourceW'], ['line', 'p.sourceH']], 'image', `
+  let y = line + u32(p.padding);
+  let x = column + u32(p.padding);
   let lastY = y / p.stride;
   let lastX = x / p.stride;
   var sum = vec4f();
@@ -78,7 +66,7 @@ export const depthwiseInputGradientKernel = kernelFamily((textures: boolean) => 
     }
     ky += p.stride;
   }
-  gradient[i] = sum;`,
+  gradient[i] = sum;`),
 }));
 
 /** One lane a tap, a vec4 of channels and a split of the lines (image, oy). */

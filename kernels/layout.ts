@@ -2,7 +2,7 @@
  * Copies that change where elements lie: by strides (permute, slice, expand), transposes, concatenation and its inverse, gathering.
  * They move bits: every buffer is bound as u32, whatever it holds. Only the gradient of gather computes.
  */
-import { defineKernel, kernelFamily, type BufferSpec } from './kernel.ts';
+import { defineKernel, eachPlace, kernelFamily, type BufferSpec } from './kernel.ts';
 
 /** The most dimensions that remain after adjacent ones that lie alike are merged. */
 export const MAX_COPY_RANK = 6;
@@ -20,12 +20,9 @@ export type CopyForm = 'vector' | 'splat' | 'strided';
  * output[i0, ..., inner] = input[offset + i0 s0 + ... ]. Output row-major, `n` = innermost size in elements of `width`,
  * size1 .. size4 those of the dimensions between the first and the innermost. Strides and offset in whole vec4s for vector at width 4, otherwise in elements.
  */
-export const stridedCopyKernel = kernelFamily((form: CopyForm, width: 1 | 4, rank: number) => {
+export const stridedCopyKernel = kernelFamily((form: CopyForm, width: 1 | 4, rank: number, lanes: number) => {
   const outerDims = Array.from({ length: rank - 1 }, (_, d) => d);
-  const decompose = outerDims.length === 0 ? [] : ['  let inner = i % p.n;', '  var rest = i / p.n;'];
-  for (let d = rank - 2; d > 0; d--) decompose.push(`  let i${d} = rest % p.size${d};`, `  rest = rest / p.size${d};`);
-  if (rank > 1) decompose.push('  let i0 = rest;');
-  else decompose.push('  let inner = i;');
+  const sizes = rank === 1 ? [] : [['inner', 'p.n'], ...outerDims.slice(1).reverse().map((d) => [`i${d}`, `p.size${d}`] as const)] as const;
   const terms = ['p.offset', ...outerDims.map((d) => `i${d} * p.stride${d}`)].join(' + ');
   const value = {
     vector: 'input[at + inner]',
@@ -36,33 +33,29 @@ export const stridedCopyKernel = kernelFamily((form: CopyForm, width: 1 | 4, ran
   }[form];
   return defineKernel({
     name: `copy_${form}_${width === 4 ? 'vec4' : 'scalar'}_rank${rank}`,
-    workgroup: [64],
+    workgroup: [lanes],
     params: {
       count: 'u32', n: 'u32', offset: 'u32', inner_stride: 'u32', size1: 'u32', size2: 'u32', size3: 'u32', size4: 'u32',
       stride0: 'u32', stride1: 'u32', stride2: 'u32', stride3: 'u32', stride4: 'u32',
     },
     buffers: { input: form === 'vector' && width === 4 ? 'read vec4u' : 'read u32', output: width === 4 ? 'write vec4u' : 'write u32' },
-    body: `${LINEAR}
-${decompose.join('\n')}
+    body: eachPlace(lanes, 'p.count', sizes, rank === 1 ? 'inner' : 'i0', `
   let at = ${terms};
-  output[i] = ${value};`,
+  output[i] = ${value};`),
   });
 });
 
 /**
- * [batch, rows, columns] to [batch, columns, rows], 4 x 4 elements a lane; `rows4` and `columns4` in whole vec4s,
+ * [batch, rows, columns] to [batch, columns, rows], 4 x 4 elements at a time; `rows4` and `columns4` in whole vec4s,
  * count = batch * rows4 * columns4.
  */
-export const transposeKernel = kernelFamily(() => defineKernel({
+export const transposeKernel = kernelFamily((lanes: number) => defineKernel({
   name: 'transpose_4x4',
-  workgroup: [64],
+  workgroup: [lanes],
   params: { count: 'u32', rows4: 'u32', columns4: 'u32' },
   buffers: { input: 'read vec4u', output: 'write vec4u' },
-  body: `${LINEAR}
-  let row4 = i % p.rows4;
-  let rest = i / p.rows4;
-  let column4 = rest % p.columns4;
-  let batch = rest / p.columns4 * p.rows4 * p.columns4 * 4u;
+  body: eachPlace(lanes, 'p.count', [['row4', 'p.rows4'], ['column4', 'p.columns4']], 'matrix', `
+  let batch = matrix * p.rows4 * p.columns4 * 4u;
   let from4 = batch + row4 * 4u * p.columns4 + column4;
   let a = input[from4];
   let b = input[from4 + p.columns4];
@@ -72,7 +65,7 @@ export const transposeKernel = kernelFamily(() => defineKernel({
   output[to4] = vec4u(a.x, b.x, c.x, d.x);
   output[to4 + p.rows4] = vec4u(a.y, b.y, c.y, d.y);
   output[to4 + 2u * p.rows4] = vec4u(a.z, b.z, c.z, d.z);
-  output[to4 + 3u * p.rows4] = vec4u(a.w, b.w, c.w, d.w);`,
+  output[to4 + 3u * p.rows4] = vec4u(a.w, b.w, c.w, d.w);`),
 }));
 
 /** [outer, length] into columns start .. start + length of zeros [outer, total]: the gradient of slice. All in elements of `width`. */
@@ -98,7 +91,7 @@ export const MAX_PARTS = 7;
  * `join`: parts [outer, length_k] side by side into columns start .. of `whole` [outer, total]; otherwise the other way round.
  * In elements of `width`; end_k is where part k ends, counted from `start`; count = outer * the parts' lengths together.
  */
-export const concatKernel = kernelFamily((parts: number, width: 1 | 4, join: boolean) => {
+export const concatKernel = kernelFamily((parts: number, width: 1 | 4, join: boolean, lanes: number) => {
   const V = width === 4 ? 'vec4u' : 'u32';
   const indices = Array.from({ length: parts }, (_, k) => k);
   const buffers: Record<string, BufferSpec> = { whole: `${join ? 'write' : 'read'} ${V}` };
@@ -110,14 +103,12 @@ export const concatKernel = kernelFamily((parts: number, width: 1 | 4, join: boo
   });
   return defineKernel({
     name: `${join ? 'concat' : 'split'}${parts}_${width === 4 ? 'vec4' : 'scalar'}`,
-    workgroup: [64],
+    workgroup: [lanes],
     params: Object.fromEntries(['count', 'total', 'start', ...indices.map((k) => `end${k}`)].map((name) => [name, 'u32' as const])),
     buffers,
-    body: `${LINEAR}
-  let row = i / p.end${parts - 1};
-  let column = i % p.end${parts - 1};
+    body: eachPlace(lanes, 'p.count', [['column', `p.end${parts - 1}`]], 'row', `
   let at = row * p.total + p.start + column;
-  ${branches.join('\n  else ')}`,
+  ${branches.join('\n  else ')}`),
   });
 });
 

@@ -2,51 +2,46 @@
  * Resizing of images [batch, height, width, channels] and the transposes of it, one lane a pixel and vec4 of channels (channels that are no multiple
  * of 4 go one by one; `channels` counts elements of the buffers).
  */
-import { defineKernel, kernelFamily } from './kernel.ts';
+import { defineKernel, eachPlace, kernelFamily } from './kernel.ts';
 
 const element = (vec4: boolean): 'vec4f' | 'f32' => (vec4 ? 'vec4f' : 'f32');
 const suffix = (vec4: boolean): string => (vec4 ? '_vec4' : '');
 
-/** The pixel (image, y, x) and channel `c` of this lane. */
-const pixelOf = (height: string, width: string): string => `
-  let i = linearGroup * 64u + lane;
-  if (i >= p.count) { return; }
-  let c = i % p.channels;
-  let x = (i / p.channels) % ${width};
-  let y = (i / (p.channels * ${width})) % ${height};
-  let image = i / (p.channels * ${width} * ${height});`;
+/** Runs `statements` for every pixel (image, y, x) and channel `c`, element `i`. */
+const eachPixel = (lanes: number, height: string, width: string, statements: string): string => (
+  eachPlace(lanes, 'p.count', [['c', 'p.channels'], ['x', width], ['y', height]], 'image', statements));
 
 const NEAREST_PARAMS = { count: 'u32', height: 'u32', width: 'u32', factor: 'u32', channels: 'u32' } as const;
 
 /** One lane an input pixel, which it writes `factor` x `factor` times. */
-export const upsampleNearestKernel = kernelFamily((vec4: boolean) => defineKernel({
+export const upsampleNearestKernel = kernelFamily((vec4: boolean, lanes: number) => defineKernel({
   name: `upsample_nearest_f32${suffix(vec4)}`,
-  workgroup: [64],
+  workgroup: [lanes],
   params: NEAREST_PARAMS,
   buffers: { input: `read ${element(vec4)}`, output: `write ${element(vec4)}` },
-  body: `${pixelOf('p.height', 'p.width')}
+  body: eachPixel(lanes, 'p.height', 'p.width', `
   let value = input[i];
   let pitch = p.width * p.factor * p.channels;
   for (var dy = 0u; dy < p.factor; dy++) {
     let at = (image * p.height * p.factor + y * p.factor + dy) * pitch + x * p.factor * p.channels + c;
     for (var dx = 0u; dx < p.factor; dx++) { output[at + dx * p.channels] = value; }
-  }`,
+  }`),
 }));
 
 /** Sum over the block of pixels that repeat this one. */
-export const upsampleNearestGradientKernel = kernelFamily((vec4: boolean) => defineKernel({
+export const upsampleNearestGradientKernel = kernelFamily((vec4: boolean, lanes: number) => defineKernel({
   name: `upsample_nearest_gradient_f32${suffix(vec4)}`,
-  workgroup: [64],
+  workgroup: [lanes],
   params: NEAREST_PARAMS,
   buffers: { upstream: `read ${element(vec4)}`, gradient: `write ${element(vec4)}` },
-  body: `${pixelOf('p.height', 'p.width')}
+  body: eachPixel(lanes, 'p.height', 'p.width', `
   var sum = ${element(vec4)}();
   for (var dy = 0u; dy < p.factor; dy++) {
     for (var dx = 0u; dx < p.factor; dx++) {
       sum += upstream[((image * p.height * p.factor + y * p.factor + dy) * p.width * p.factor + x * p.factor + dx) * p.channels + c];
     }
   }
-  gradient[i] = sum;`,
+  gradient[i] = sum;`),
 }));
 
 /** `scaleY` and `scaleX` are input size / output size. */
@@ -66,30 +61,30 @@ fn taps(at: u32, scale: f32, size: u32) -> Taps {
   return Taps(low, min(low + 1u, size - 1u), position - f32(low));
 }`;
 
-export const resizeBilinearKernel = kernelFamily((vec4: boolean) => defineKernel({
+export const resizeBilinearKernel = kernelFamily((vec4: boolean, lanes: number) => defineKernel({
   name: `resize_bilinear_f32${suffix(vec4)}`,
-  workgroup: [64],
+  workgroup: [lanes],
   params: BILINEAR_PARAMS,
   buffers: { input: `read ${element(vec4)}`, output: `write ${element(vec4)}` },
   module: `${TAPS}
 fn at(image: u32, y: u32, x: u32, c: u32) -> ${element(vec4)} { return input[((image * p.height + y) * p.width + x) * p.channels + c]; }`,
-  body: `${pixelOf('p.outH', 'p.outW')}
+  body: eachPixel(lanes, 'p.outH', 'p.outW', `
   let ty = taps(y, p.scaleY, p.height);
   let tx = taps(x, p.scaleX, p.width);
   let top = at(image, ty.low, tx.low, c) * (1.0 - tx.t) + at(image, ty.low, tx.high, c) * tx.t;
   let bottom = at(image, ty.high, tx.low, c) * (1.0 - tx.t) + at(image, ty.high, tx.high, c) * tx.t;
-  output[i] = top * (1.0 - ty.t) + bottom * ty.t;`,
+  output[i] = top * (1.0 - ty.t) + bottom * ty.t;`),
 }));
 
 /** Gathers: an input pixel looks at the range of output pixels whose position lies within one pixel of it (and one more on either side, for rounding). */
-export const resizeBilinearGradientKernel = kernelFamily((vec4: boolean) => defineKernel({
+export const resizeBilinearGradientKernel = kernelFamily((vec4: boolean, lanes: number) => defineKernel({
   name: `resize_bilinear_gradient_f32${suffix(vec4)}`,
-  workgroup: [64],
+  workgroup: [lanes],
   params: BILINEAR_PARAMS,
   buffers: { upstream: `read ${element(vec4)}`, gradient: `write ${element(vec4)}` },
   module: `${TAPS}
 // What output pixel at reads of input pixel own.
-fn share(at: u32, own: u32, scale: f32, size: u32) -> f32 {
+fn weightOf(at: u32, own: u32, scale: f32, size: u32) -> f32 {
   let t = taps(at, scale, size);
   return select(0.0, 1.0 - t.t, t.low == own) + select(0.0, t.t, t.high == own);
 }
@@ -97,18 +92,18 @@ fn firstReader(own: u32, scale: f32) -> u32 { return select(u32(max((f32(own) - 
 fn lastReader(own: u32, scale: f32, size: u32, outSize: u32) -> u32 {
   return select(min(u32((f32(own) + 1.5) / scale + 1.5), outSize - 1u), outSize - 1u, own + 1u == size);
 }`,
-  body: `${pixelOf('p.height', 'p.width')}
+  body: eachPixel(lanes, 'p.height', 'p.width', `
   let lastY = lastReader(y, p.scaleY, p.height, p.outH);
   let firstX = firstReader(x, p.scaleX);
   let lastX = lastReader(x, p.scaleX, p.width, p.outW);
   var sum = ${element(vec4)}();
   for (var oy = firstReader(y, p.scaleY); oy <= lastY; oy++) {
-    let shareY = share(oy, y, p.scaleY, p.height);
+    let shareY = weightOf(oy, y, p.scaleY, p.height);
     if (shareY == 0.0) { continue; }
     for (var ox = firstX; ox <= lastX; ox++) {
-      let weight = shareY * share(ox, x, p.scaleX, p.width);
+      let weight = shareY * weightOf(ox, x, p.scaleX, p.width);
       if (weight != 0.0) { sum += weight * upstream[((image * p.outH + oy) * p.outW + ox) * p.channels + c]; }
     }
   }
-  gradient[i] = sum;`,
+  gradient[i] = sum;`),
 }));

@@ -12,7 +12,7 @@
  * Glossary. m: side of an output tile; side t = m + 2 of an input tile, t * t elements; tiles: [batch, tilesY, tilesX], a range of them at a time; K, N channels in vec4s.
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
-import { defineKernel, kernelFamily } from './kernel.ts';
+import { defineKernel, eachPlace, kernelFamily } from './kernel.ts';
 import { linearBuffers, linearLoad, linearParams } from './linear.ts';
 import { range } from './subgroups.ts';
 
@@ -103,42 +103,37 @@ export const winogradWeightsKernel = kernelFamily((m: WinogradSize, texture: boo
 });
 
 const TILE_PARAMS = {
-  /** Lanes: tiles x vec4s of channels. */
+  /** Tiles x vec4s of channels. */
   count: 'u32',
-  /** The first tile of the range, and how many there are. */
-  firstTile: 'u32', tiles: 'u32',
+  /** Of the range. */
+  firstTile: 'u32',
   tilesY: 'u32', tilesX: 'u32', height: 'u32', width: 'u32', channels4: 'u32',
 } as const;
 
-const tileOf = (m: number): string => `
-  let i = linearGroup * 64u + lane;
-  if (i >= p.count) { return; }
-  let c = i % p.channels4;
-  let tile = i / p.channels4;
-  let at = p.firstTile + tile;
-  let originX = (at % p.tilesX) * ${m}u;
-  let originY = ((at / p.tilesX) % p.tilesY) * ${m}u;
-  let image = at / (p.tilesX * p.tilesY);`;
+/** Runs `statements` for every tile of the range and vec4 `c` of channels, element `i`. */
+const eachTile = (lanes: number, m: number, statements: string): string => eachPlace(lanes, 'p.count', [['c', 'p.channels4'], ['tileX', 'p.tilesX'], ['tileY', 'p.tilesY']], 'image', `
+  let originX = tileX * ${m}u;
+  let originY = tileY * ${m}u;
+  ${statements}`, 'p.firstTile * p.channels4');
 
 /**
  * V [elements, tiles, K] of the `input` image [batch, height, width, K] with `padding` zeros around it, whose tiles overlap by two pixels; or U [elements, tiles, N] of the
  * `upstream` gradient [batch, height, width, N], whose tiles do not. `texture`: the image is an operand texture, a line a row of pixels.
  */
-export const winogradTilesKernel = kernelFamily((m: WinogradSize, of: 'input' | 'upstream', texture: boolean) => {
+export const winogradTilesKernel = kernelFamily((m: WinogradSize, of: 'input' | 'upstream', texture: boolean, lanes: number) => {
   const side = m + 2;
   const loaded = of === 'input' ? side : m;
   return defineKernel({
     name: `winograd${m}_${of}_f32${texture ? '_texture' : ''}`,
-    workgroup: [64],
+    workgroup: [lanes],
     params: { ...TILE_PARAMS, padding: 'u32' },
     buffers: { image_: texture ? 'texture' : 'read vec4f', transformed: 'write vec4f' },
-    body: `${tileOf(m)}
-  ${range(loaded).map((j) => `let x${j} = originX + ${j}u - p.padding; let insideX${j} = x${j} < p.width;`).join('\n  ')}
+    body: eachTile(lanes, m, `  ${range(loaded).map((j) => `let x${j} = originX + ${j}u - p.padding; let insideX${j} = x${j} < p.width;`).join('\n  ')}
   ${range(loaded).map((i) => `let y${i} = originY + ${i}u - p.padding; let line${i} = ${texture ? 'image * p.height + y' : '(image * p.height + y'}${i}${texture ? '' : ') * p.width'}; let insideY${i} = y${i} < p.height;`).join('\n  ')}
   ${grid(loaded, loaded, (i, j) => `let d${i}_${j} = select(vec4f(), ${texture ? `textureLoad(image_, vec2u(x${j} * p.channels4 + c, line${i}))` : `image_[(line${i} + x${j}) * p.channels4 + c]`}, insideY${i} && insideX${j});`).flat().join('\n  ')}
   ${sandwich(MATRICES[m][of], grid(loaded, loaded, (i, j) => `d${i}_${j}`), 'v')}
   var results = array<vec4f, ${side * side}>(${grid(side, side, (a, b) => `v${a}_${b}`).flat().join(', ')});
-  for (var e = 0u; e < ${side * side}u; e++) { transformed[(e * p.tiles + tile) * p.channels4 + c] = results[e]; }`,
+  for (var e = 0u; e < ${side * side}u; e++) { transformed[e * p.count + i] = results[e]; }`),
   });
 });
 
@@ -160,15 +155,14 @@ export const winogradWeightGradientKernel = kernelFamily((m: WinogradSize, textu
 });
 
 /** y [batch, height, width, N] of products [elements, tiles, N], and the epilogue. `texture`: the products are a linear operand texture. */
-export const winogradOutputKernel = kernelFamily((m: WinogradSize, epilogue: Epilogue, texture: boolean) => {
+export const winogradOutputKernel = kernelFamily((m: WinogradSize, epilogue: Epilogue, texture: boolean, lanes: number) => {
   const side = m + 2;
   return defineKernel({
     name: `winograd${m}_output_f32${texture ? '_texture' : ''}${epilogue}`,
-    workgroup: [64],
+    workgroup: [lanes],
     params: { ...TILE_PARAMS, ...linearParams(texture, 'products') },
     buffers: { ...linearBuffers(texture, 'products'), ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
-    body: `${tileOf(m)}
-  ${grid(side, side, (i, j) => `let at${i}_${j} = (${i * side + j}u * p.tiles + tile) * p.channels4 + c; let q${i}_${j} = ${linearLoad(texture, 'products', `at${i}_${j}`)};`).flat().join('\n  ')}
+    body: eachTile(lanes, m, `  ${grid(side, side, (i, j) => `let at${i}_${j} = ${i * side + j}u * p.count + i; let q${i}_${j} = ${linearLoad(texture, 'products', `at${i}_${j}`)};`).flat().join('\n  ')}
   ${sandwich(MATRICES[m].output, grid(side, side, (i, j) => `q${i}_${j}`), 'y')}
   ${columnOperands(epilogue, '', (buffer) => `${buffer}[c]`)}
   var results = array<vec4f, ${m * m}>(${range(m * m).map((e) => `y${Math.floor(e / m)}_${e % m}`).join(', ')});
@@ -179,6 +173,6 @@ export const winogradOutputKernel = kernelFamily((m: WinogradSize, epilogue: Epi
       let at = ((image * p.height + y) * p.width + x) * p.channels4 + c;
       target_[at] = ${withEpilogue(epilogue, 'results[e]', '', 'residual[at]', 'vec4f()')};
     }
-  }`,
+  }`),
   });
 });

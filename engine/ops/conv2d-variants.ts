@@ -7,6 +7,7 @@ import type { StagedPrecision } from '../../kernels/matmul-tiled.ts';
 import { winogradOutputKernel, winogradTilesKernel, winogradWeightGradientKernel, winogradWeightsKernel, WINOGRAD_SIZES, type WinogradSize } from '../../kernels/winograd.ts';
 import type { Device } from '../device.ts';
 import type { Tensor } from '../tensor.ts';
+import { elementwiseLanes } from './elementwise.ts';
 import { prefersTextures, textureOperand, type TextureOperand } from '../textures.ts';
 import { outline, type Candidate } from '../tuner.ts';
 import type { EpilogueOperands } from './gemm.ts';
@@ -159,7 +160,7 @@ export function chooseConvolution(
         const m = variant.winograd, copied = prefersTextures(device);
         return {
           name: `winograd ${m}x${m}`, variant, tolerance: WINOGRAD_ROUNDING[m] * (rounding + (half && halfProducts(m) ? HALF_ROUNDING : 0)),
-          kernels: () => [winogradWeightsKernel(m, copied), winogradTilesKernel(m, 'input', copied), winogradOutputKernel(m, '', copied)],
+          kernels: () => [winogradWeightsKernel(m, copied), winogradTilesKernel(m, 'input', copied, elementwiseLanes(device)), winogradOutputKernel(m, '', copied, elementwiseLanes(device))],
         };
       }
       const { rows, columns, textures, precision } = variant;
@@ -270,7 +271,7 @@ export function chooseWeightGradient(
     const rounding = roundingOf(lines * outW);
     const transformed = (m: WinogradSize): Candidate<WeightGradientVariant> => ({
       name: `winograd ${m}x${m}`, variant: { winograd: m }, tolerance: WINOGRAD_ROUNDING[m] * rounding,
-      kernels: () => [...(['input', 'upstream'] as const).map((of) => winogradTilesKernel(m, of, prefersTextures(device))), winogradWeightGradientKernel(m, prefersTextures(device))],
+      kernels: () => [...(['input', 'upstream'] as const).map((of) => winogradTilesKernel(m, of, prefersTextures(device), elementwiseLanes(device))), winogradWeightGradientKernel(m, prefersTextures(device))],
     });
     const candidate = ({ rows, columns, pixels, textures, perSplit }: DirectWeightGradient): Candidate<WeightGradientVariant> => {
       const variant: DirectWeightGradient = { winograd: null, rows, columns, pixels, textures, perSplit };

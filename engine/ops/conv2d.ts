@@ -13,6 +13,7 @@ import {
   chooseConvolution, chooseWeightGradient, imageLines, pixelsOf, splitLines, splitsTaps, textureOperands, weightGradientKernel, weightGradientTextures, weightGradientTiles,
   type AllowedRounding, type ConvolutionCall, type ConvolutionSizes, type ConvolutionTensors, type ConvolutionVariant, type ImageLines, type WeightGradientCall, type WeightGradientTensors, type WeightGradientVariant,
 } from './conv2d-variants.ts';
+import { elementwise } from './elementwise.ts';
 import { columnSums, epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 import { maskGradient } from './matmul.ts';
 import { scaleShiftGradients } from './norm.ts';
@@ -212,9 +213,10 @@ export const conv2dOp = defineOp({
       const pixels = device.smallSubgroups ? PIXELS_OF_A_LANE : 1, parts = Math.ceil(outW / pixels);
       const count = batch * outH * parts * channels4;
       const { epilogue, buffers } = epilogueOperands(paddedEpilogue(operands, 1, groups));
+      const { lanes, grid } = elementwise(device, count);
       withOperands(device, prefersTextures(device), { source: padded(x, 1, 1, groups), weights: padded(weight, 1, 1, groups) }, (textures, filled, shifts) => (
-        device.run(depthwiseKernel(pixels, textures, epilogue), { count, sourceH: height, sourceW: width, outH, outW, C4: channels4, kh, kw, stride, padding, parts, ...shifts },
-          { ...filled, ...buffers, output: target }, gridOf(count))));
+        device.run(depthwiseKernel(pixels, textures, epilogue, lanes), { count, sourceH: height, sourceW: width, outH, outW, C4: channels4, kh, kw, stride, padding, parts, ...shifts },
+          { ...filled, ...buffers, output: target }, grid)));
       if (target !== output) crop(target, output, 1, 1, channels4 * 4, 1, groups);
       return {};
     }
@@ -295,8 +297,9 @@ function depthwiseBackward(
     const count = batch * height * width * C4;
     const result = device.empty([count * 4]);
     const weights = padded(weight, 1, 1, groups);
+    const { lanes, grid } = elementwise(device, count);
     withOperands(device, prefersTextures(device), { upstream, weights }, (textures, filled, shifts) => (
-      device.run(depthwiseInputGradientKernel(textures), { count, ...sizes, ...shifts }, { ...filled, gradient: result }, gridOf(count))));
+      device.run(depthwiseInputGradientKernel(textures, lanes), { count, ...sizes, ...shifts }, { ...filled, gradient: result }, grid)));
     byInput = finished(result, x.shape);
   }
   if (needs[1]) {

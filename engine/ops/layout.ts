@@ -8,6 +8,7 @@ import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { formatShape, normalizeAxis, sameShape, shapeError, sizeOf, stridesOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { elementwise } from './elementwise.ts';
 import { sumTo } from './reduce.ts';
 import { reshape } from './reshape.ts';
 
@@ -48,7 +49,8 @@ function copyByStrides(device: Device, input: Tensor, output: Tensor, sizes: Sha
   if (offset === 0 && isTranspose(dims)) {
     const [rows, columns] = [innermost, dims[rank - 2].size];
     const count = output.size / 16;
-    device.run(transposeKernel(), { count, rows4: rows / 4, columns4: columns / 4 }, { input, output }, linearGrid(Math.ceil(count / 64)));
+    const { lanes, grid } = elementwise(device, count);
+    device.run(transposeKernel(lanes), { count, rows4: rows / 4, columns4: columns / 4 }, { input, output }, grid);
     return;
   }
   const form: CopyForm = innerStride === 1 ? 'vector' : innerStride === 0 ? 'splat' : 'strided';
@@ -59,11 +61,12 @@ function copyByStrides(device: Device, input: Tensor, output: Tensor, sizes: Sha
   const count = Math.ceil(output.size / width);
   const size = (d: number): number => (d < rank - 1 ? dims[d].size : 1);
   const stride = (d: number): number => (d < rank - 1 ? dims[d].stride / unit : 0);
-  device.run(stridedCopyKernel(form, width, rank), {
+  const { lanes, grid } = elementwise(device, count);
+  device.run(stridedCopyKernel(form, width, rank, lanes), {
     count, n: Math.ceil(innermost / width), offset: offset / unit, inner_stride: innerStride,
     size1: size(1), size2: size(2), size3: size(3), size4: size(4),
     stride0: stride(0), stride1: stride(1), stride2: stride(2), stride3: stride(3), stride4: stride(4),
-  }, { input, output }, linearGrid(Math.ceil(count / 64)));
+  }, { input, output }, grid);
 }
 
 function checkCopyRank(op: string, sizes: Shape, strides: readonly number[]): void {
@@ -201,7 +204,8 @@ function copyParts(device: Device, whole: Tensor, parts: readonly Tensor[], axis
       buffers[`part${k}`] = part;
     });
     params.count = outer * end;
-    device.run(concatKernel(chosen.length, width, join), params, buffers, linearGrid(Math.ceil(params.count / 64)));
+    const { lanes, grid } = elementwise(device, params.count);
+    device.run(concatKernel(chosen.length, width, join, lanes), params, buffers, grid);
     start += end;
   }
 }

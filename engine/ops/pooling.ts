@@ -1,9 +1,9 @@
 /** Max pooling, NHWC. */
-import { linearGrid } from '../../kernels/kernel.ts';
 import { maxPool2dGradientKernel, maxPool2dKernel } from '../../kernels/pooling.ts';
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { elementwise } from './elementwise.ts';
 import { prefersTextures, withOperands } from '../textures.ts';
 
 export interface MaxPool2dOptions {
@@ -39,8 +39,9 @@ export const maxPool2dOp = defineOp({
     const winners = recording ? device.empty(output.shape, 'u32') : null;
     const count = vec4 ? output.size / 4 : output.size;
     const sizes = sizesOf(x.shape, output.shape, attributes);
+    const { lanes, grid } = elementwise(device, count);
     withOperands(device, vec4 && prefersTextures(device), { input: x }, (texture, operands, shifts) => (
-      device.run(maxPool2dKernel(vec4, texture, winners !== null), { count, ...sizes, ...shifts }, { ...operands, output, ...(winners && { winners }) }, linearGrid(Math.ceil(count / 64)))));
+      device.run(maxPool2dKernel(vec4, texture, attributes.kernel, winners !== null, lanes), { count, ...sizes, ...shifts }, { ...operands, output, ...(winners && { winners }) }, grid)));
     return winners ? { winners } : {};
   },
   backward: ({ device, inputs: [x], attributes, output, saved: { winners }, gradient: upstream }) => {
@@ -48,7 +49,8 @@ export const maxPool2dOp = defineOp({
     const gradient = device.empty(x.shape);
     const count = vec4 ? x.size / 4 : x.size;
     const sizes = sizesOf(x.shape, output.shape, attributes);
-    device.run(maxPool2dGradientKernel(vec4), { count, ...sizes }, { upstream, winners: winners!, gradient }, linearGrid(Math.ceil(count / 64)));
+    const { lanes, grid } = elementwise(device, count);
+    device.run(maxPool2dGradientKernel(vec4, lanes), { count, ...sizes }, { upstream, winners: winners!, gradient }, grid);
     return [gradient];
   },
 });

@@ -1,20 +1,20 @@
 /** Resizing of feature maps, NHWC: nearest neighbour by a whole factor, and bilinear to any size. */
-import { linearGrid } from '../../kernels/kernel.ts';
 import { resizeBilinearGradientKernel, resizeBilinearKernel, upsampleNearestGradientKernel, upsampleNearestKernel } from '../../kernels/resize.ts';
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { elementwise } from './elementwise.ts';
 
 function checkMap(op: string, x: Tensor): void {
   if (x.rank !== 4 || x.dtype !== 'f32') shapeError(op, 'x', '[B, H, W, C] of dtype f32', x.rank === 4 ? x.dtype : x.shape);
 }
 
-/** Whether channels go by four, how many elements that makes, and the grid with one lane for each. */
-function lanesOf(tensor: Tensor) {
+/** Whether channels go by four, how many elements that makes, and the launch for them. */
+function launchOf(tensor: Tensor) {
   const C = tensor.shape[3];
   const vec4 = C % 4 === 0;
   const count = vec4 ? tensor.size / 4 : tensor.size;
-  return { vec4, count, channels: vec4 ? C / 4 : C, grid: linearGrid(Math.ceil(count / 64)) };
+  return { vec4, count, channels: vec4 ? C / 4 : C, ...elementwise(tensor.device, count) };
 }
 
 export const upsampleNearestOp = defineOp({
@@ -26,13 +26,13 @@ export const upsampleNearestOp = defineOp({
     return { shape: [B, H * factor, W * factor, C] };
   },
   forward: ({ device, inputs: [x], attributes, output }) => {
-    const { vec4, grid, ...sizes } = lanesOf(x);
-    device.run(upsampleNearestKernel(vec4), { ...sizes, height: x.shape[1], width: x.shape[2], ...attributes }, { input: x, output }, grid);
+    const { vec4, lanes, grid, ...sizes } = launchOf(x);
+    device.run(upsampleNearestKernel(vec4, lanes), { ...sizes, height: x.shape[1], width: x.shape[2], ...attributes }, { input: x, output }, grid);
   },
   backward: ({ device, inputs: [x], attributes, gradient: upstream }) => {
     const gradient = device.empty(x.shape);
-    const { vec4, grid, ...sizes } = lanesOf(gradient);
-    device.run(upsampleNearestGradientKernel(vec4), { ...sizes, height: x.shape[1], width: x.shape[2], ...attributes }, { upstream, gradient }, grid);
+    const { vec4, lanes, grid, ...sizes } = launchOf(gradient);
+    device.run(upsampleNearestGradientKernel(vec4, lanes), { ...sizes, height: x.shape[1], width: x.shape[2], ...attributes }, { upstream, gradient }, grid);
     return [gradient];
   },
 });
@@ -51,13 +51,13 @@ export const resizeBilinearOp = defineOp({
     return { shape: [B, size[0], size[1], C] };
   },
   forward: ({ device, inputs: [x], output }) => {
-    const { vec4, grid, ...sizes } = lanesOf(output);
-    device.run(resizeBilinearKernel(vec4), { ...sizes, ...bilinearSizes(x.shape, output.shape) }, { input: x, output }, grid);
+    const { vec4, lanes, grid, ...sizes } = launchOf(output);
+    device.run(resizeBilinearKernel(vec4, lanes), { ...sizes, ...bilinearSizes(x.shape, output.shape) }, { input: x, output }, grid);
   },
   backward: ({ device, inputs: [x], output, gradient: upstream }) => {
     const gradient = device.empty(x.shape);
-    const { vec4, grid, ...sizes } = lanesOf(gradient);
-    device.run(resizeBilinearGradientKernel(vec4), { ...sizes, ...bilinearSizes(x.shape, output.shape) }, { upstream, gradient }, grid);
+    const { vec4, lanes, grid, ...sizes } = launchOf(gradient);
+    device.run(resizeBilinearGradientKernel(vec4, lanes), { ...sizes, ...bilinearSizes(x.shape, output.shape) }, { upstream, gradient }, grid);
     return [gradient];
   },
 });

@@ -1,9 +1,10 @@
 /** Launches Winograd convolutions and their gradients by the weights (kernels/winograd.ts): decides where they pay, and runs their transforms around a batched matrix product. Records nothing. */
-import { linearGrid } from '../../kernels/kernel.ts';
+import { linearGrid, type Grid } from '../../kernels/kernel.ts';
 import { winogradOutputKernel, WINOGRAD_SIZES, winogradTilesKernel, winogradWeightGradientKernel, winogradWeightsKernel, type WinogradSize } from '../../kernels/winograd.ts';
 import type { Device } from '../device.ts';
 import type { Tensor } from '../tensor.ts';
 import { prefersTextures, textureOperand, withOperands, type OperandTexture } from '../textures.ts';
+import { elementwise } from './elementwise.ts';
 import { epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 
 /** A 3x3 convolution of stride 1: source [batch, sourceH, sourceW, K], target [batch, targetH, targetW, N], K and N in vec4s. */
@@ -66,7 +67,9 @@ export function winogradGradientSize(device: Device, call: WinogradCall): Winogr
   });
 }
 
-const lanes = (count: number): readonly [number, number, number] => linearGrid(Math.ceil(count / 64));
+const gridOf = (count: number): Grid => linearGrid(Math.ceil(count / 64));
+/** Tiles and vec4s of channels that make a lane's start worth its cost. */
+const SHORTEST_SHARE = 2;
 
 interface TileRange {
   /** As the kernels have them. */
@@ -87,13 +90,14 @@ function tileRanges(device: Device, m: WinogradSize, call: WinogradCall): { read
 }
 
 /** Transforms a range of tiles of the source or of the upstream gradient. */
-function transformTiles(m: WinogradSize, of: 'input' | 'upstream', { params }: TileRange, { sourceH, sourceW, targetH, targetW, K4, N4, padding }: WinogradCall, image: Tensor, transformed: Tensor): void {
+function transformTiles(m: WinogradSize, of: 'input' | 'upstream', { params: { tiles, ...range } }: TileRange, { sourceH, sourceW, targetH, targetW, K4, N4, padding }: WinogradCall, image: Tensor, transformed: Tensor): void {
   const [height, width, channels4, zeros] = of === 'input' ? [sourceH, sourceW, K4, padding] : [targetH, targetW, N4, 0];
-  const count = params.tiles * channels4;
+  const count = tiles * channels4;
   const { device } = image;
+  const { lanes, grid } = elementwise(device, count, SHORTEST_SHARE);
   const rows = prefersTextures(device) ? textureOperand(image, image.size / 4 / (width * channels4), width * channels4, true) : null;
   const run = (source: Tensor | OperandTexture): void => (
-    device.run(winogradTilesKernel(m, of, rows !== null), { ...params, count, height, width, channels4, padding: zeros }, { image_: source, transformed }, lanes(count)));
+    device.run(winogradTilesKernel(m, of, rows !== null, lanes), { ...range, count, height, width, channels4, padding: zeros }, { image_: source, transformed }, grid));
   if (rows) device.withTextures([rows], ([texture]) => run(texture));
   else run(image);
 }
@@ -116,17 +120,18 @@ export function winograd(device: Device, m: WinogradSize, call: WinogradCall, so
     const count = k * N4;
     // A view: a texture that holds the products' operand has no use for one with the weights themselves.
     withOperands(device, prefersTextures(device), { weights: device.view(weights, 0, weights.shape) }, (textures, operands, shifts) => (
-      device.run(winogradWeightsKernel(m, textures), { count, ...shifts }, { ...operands, transformed: into }, lanes(count))));
+      device.run(winogradWeightsKernel(m, textures), { count, ...shifts }, { ...operands, transformed: into }, gridOf(count))));
   });
   const values = device.empty([elements * perRange * k]), sums = device.empty([elements * perRange * n]);
   for (const range of ranges) {
-    const { tiles } = range.params;
+    const { tiles, ...placed } = range.params;
     const inputs = range.part(values, k), products = range.part(sums, n);
     transformTiles(m, 'input', range, call, source, inputs);
     gemm(device, { a: inputs, transposeA: false, b: transformed, transposeB: false, output: products, m: tiles, n, k, batch: elements, half: half && halfProducts(m) });
-    const params = { ...range.params, count: tiles * N4, height: targetH, width: targetW, channels4: N4 };
+    const params = { ...placed, count: tiles * N4, height: targetH, width: targetW, channels4: N4 };
+    const { lanes, grid } = elementwise(device, params.count, SHORTEST_SHARE);
     withOperands(device, prefersTextures(device), { products }, (textures, operands, shifts) => (
-      device.run(winogradOutputKernel(m, epilogue, textures), { ...params, ...shifts }, { ...operands, ...buffers, target_: target }, lanes(tiles * N4))));
+      device.run(winogradOutputKernel(m, epilogue, textures, lanes), { ...params, ...shifts }, { ...operands, ...buffers, target_: target }, grid)));
   }
 }
 
@@ -146,5 +151,5 @@ export function winogradWeightGradient(device: Device, m: WinogradSize, call: Wi
   }
   const count = k * call.N4;
   withOperands(device, prefersTextures(device), { products: sums[(ranges.length - 1) % 2] }, (textures, operands, shifts) => (
-    device.run(winogradWeightGradientKernel(m, textures), { count, ...shifts }, { ...operands, gradient }, lanes(count))));
+    device.run(winogradWeightGradientKernel(m, textures), { count, ...shifts }, { ...operands, gradient }, gridOf(count))));
 }
