@@ -6,6 +6,7 @@
  * neighbouring lanes read neighbouring memory; nothing is exchanged, so one form serves every adapter.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
+import { linearLoad, linearParams } from './linear.ts';
 import { teamOf, teamReduction, teamScope } from './reduce.ts';
 
 /** The most elements (vec4 or scalar) of a row that a lane holds in registers. */
@@ -44,12 +45,13 @@ const sumOf = (slots: number, f: (i: number) => string): string => Array.from({ 
 
 /**
  * y = act((x - mean) / sqrt(variance + epsilon) * gamma + beta) over rows; each team takes `per_team` rows in turn.
- * `columns` in elements of `width`; `slots` registers a lane (0: loops); `full`: columns = slots * lanes.
+ * `columns` in elements of `width`; `slots` registers a lane (0: loops); `full`: columns = slots * lanes; `texture`: the input is a linear operand texture.
  */
-export const layerNormKernel = kernelFamily((subgroupSize: number, width: Width, slots: number, full: boolean, relu: boolean) => {
+export const layerNormKernel = kernelFamily((subgroupSize: number, width: Width, slots: number, full: boolean, relu: boolean, texture: boolean) => {
   const team = teamOf(subgroupSize);
   const V = TYPE[width];
   const { each, masked, column, ok } = rowSlots(team.lanes, slots, full, `${V}()`);
+  const load = (e: string): string => linearLoad(texture, 'input', `(${e})`);
   const act = (value: string): string => (relu ? `max(${value}, ${V}())` : value);
   const last = full || slots === 0 ? '' : `let last = ${column(slots - 1)} < p.columns;`;
   const registers = `
@@ -58,7 +60,7 @@ export const layerNormKernel = kernelFamily((subgroupSize: number, width: Width,
   for (var k = 0u; k < p.per_team; k++) {
     let live = item * p.per_team + k < p.rows;
     let o = select(0u, (item * p.per_team + k) * p.columns, live);
-    ${each((i) => `let x${i} = ${masked(i, `input[o + ${column(i)}]`)};`)}
+    ${each((i) => `let x${i} = ${masked(i, load(`o + ${column(i)}`))};`)}
     let mean = teamSum(${horizontal(width, sumOf(slots, (i) => `x${i}`))}, lane) * p.inverse;
     ${each((i) => `let d${i} = ${masked(i, `x${i} - mean`)};`)}
     let scale = inverseSqrt(teamSum(${horizontal(width, sumOf(slots, (i) => `d${i} * d${i}`))}, lane) * p.inverse + p.epsilon);
@@ -69,21 +71,21 @@ export const layerNormKernel = kernelFamily((subgroupSize: number, width: Width,
     let live = item * p.per_team + k < p.rows;
     let o = select(0u, (item * p.per_team + k) * p.columns, live);
     var s = ${V}();
-    for (var c = member; c < p.columns; c += ${team.lanes}u) { s += input[o + c]; }
+    for (var c = member; c < p.columns; c += ${team.lanes}u) { s += ${load('o + c')}; }
     let mean = teamSum(${horizontal(width, 's')}, lane) * p.inverse;
     var v = ${V}();
-    for (var c = member; c < p.columns; c += ${team.lanes}u) { let d = input[o + c] - mean; v += d * d; }
+    for (var c = member; c < p.columns; c += ${team.lanes}u) { let d = ${load('o + c')} - mean; v += d * d; }
     let scale = inverseSqrt(teamSum(${horizontal(width, 'v')}, lane) * p.inverse + p.epsilon);
     if (live) {
-      for (var c = member; c < p.columns; c += ${team.lanes}u) { output[o + c] = ${act('(input[o + c] - mean) * scale * gamma[c] + beta[c]')}; }
+      for (var c = member; c < p.columns; c += ${team.lanes}u) { output[o + c] = ${act(`(${load('o + c')} - mean) * scale * gamma[c] + beta[c]`)}; }
     }
   }`;
-  return defineKernel({
-    name: `layer_norm_f32_${team.label}_${ACCESS[width]}_${slots ? `x${slots}${full ? '' : '_masked'}` : 'loops'}${relu ? '_relu' : ''}`,
+  return defineKernel<string, string>({
+    name: `layer_norm_f32_${team.label}_${ACCESS[width]}_${slots ? `x${slots}${full ? '' : '_masked'}` : 'loops'}${relu ? '_relu' : ''}${texture ? '_texture' : ''}`,
     workgroup: [team.lanes * team.count],
     subgroups: team.subgroups,
-    params: { rows: 'u32', columns: 'u32', per_team: 'u32', inverse: 'f32', epsilon: 'f32' },
-    buffers: { input: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, output: `write ${V}` },
+    params: { rows: 'u32', columns: 'u32', per_team: 'u32', inverse: 'f32', epsilon: 'f32', ...linearParams(texture, 'input') },
+    buffers: { input: texture ? 'texture' : `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, output: `write ${V}` },
     module: teamReduction(team, 'teamSum', 'f32', 'add'),
     body: `${teamScope(team)}${slots ? registers : loops}`,
   });

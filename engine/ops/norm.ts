@@ -12,10 +12,11 @@ import { defineOp } from '../op.ts';
 import type { Random } from '../random.ts';
 import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { withOperands } from '../textures.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
 import { roundingOf } from './gemm-variants.ts';
 import { columnPairSums, sumColumnPairs } from './reduce.ts';
-import { chooseRows, otherTeams, rowsOf, rowTeams, type RowProblem, type Rows, type RowTeams } from './row-variants.ts';
+import { chooseRows, otherTeams, rowsOf, rowTeams, rowTextures, type RowProblem, type Rows, type RowTeams } from './row-variants.ts';
 
 interface LayerNormAttributes {
   readonly epsilon: number;
@@ -37,11 +38,12 @@ function checkResidual(op: string, residual: Tensor | null, x: Tensor): void {
 type Forward = Readonly<Record<'input' | 'gamma' | 'beta' | 'output', Tensor>>;
 type Gradient = Readonly<Record<'input' | 'gamma' | 'beta' | 'upstream' | 'gradient' | 'byGamma' | 'byBeta', Tensor>>;
 
-function normalizeWith({ input, gamma, beta, output }: Forward, { epsilon, relu }: LayerNormAttributes, { subgroupSize, slots, full, perTeam }: RowTeams): void {
+function normalizeWith({ input, gamma, beta, output }: Forward, { epsilon, relu }: LayerNormAttributes, { subgroupSize, slots, full, perTeam, textures }: RowTeams): void {
+  const { device } = input;
   const { rows, columns, width } = rowsOf(input.size, gamma.size);
-  input.device.run(layerNormKernel(subgroupSize, width, slots, full, relu),
-    { rows, columns, per_team: perTeam, inverse: 1 / (columns * width), epsilon },
-    { input, gamma, beta, output }, linearGrid(Math.ceil(rows / perTeam / teamOf(subgroupSize).count)));
+  withOperands(device, textures, { input }, (texture, operands, shifts) => (
+    device.run(layerNormKernel(subgroupSize, width, slots, full, relu, texture), { rows, columns, per_team: perTeam, inverse: 1 / (columns * width), epsilon, ...shifts },
+      { ...operands, gamma, beta, output }, linearGrid(Math.ceil(rows / perTeam / teamOf(subgroupSize).count)))));
 }
 
 /** Gradients by the input, gamma and beta. Rows that are not held in registers are taken one by one, whatever `perTeam`. */
@@ -72,9 +74,11 @@ const MEASURED: LayerNormAttributes = { epsilon: 1e-5, relu: false };
 
 function describeForward(device: Device, rows: Rows): RowProblem<RowTeams> {
   const { rows: count, columns, width } = rows, vector = [columns * width];
-  const expected = rowTeams(rows, device.subgroupSize, true, Math.min(32, Math.max(4, Math.ceil(count / 512))));
+  const textures = rowTextures(device, rows);
+  const expected = rowTeams(rows, device.subgroupSize, true, Math.min(32, Math.max(4, Math.ceil(count / 512))), textures.expected);
   return {
-    expected, others: otherTeams(rows, expected), plain: rowTeams(rows, 0, false, 1), kernels: ({ subgroupSize, slots, full }) => [layerNormKernel(subgroupSize, width, slots, full, false)],
+    expected, others: otherTeams(rows, expected, textures.possible), plain: rowTeams(rows, 0, false, 1),
+    kernels: ({ subgroupSize, slots, full, textures: texture }) => [layerNormKernel(subgroupSize, width, slots, full, false, texture)],
     tensors: { input: [count, columns * width], gamma: vector, beta: vector, output: [count, columns * width] }, output: 'output',
     run: (variant, filled) => normalizeWith(filled as Forward, MEASURED, variant),
   };
@@ -84,7 +88,7 @@ function describeGradient(device: Device, rows: Rows): RowProblem<RowTeams> {
   const { rows: count, columns, width } = rows, shape = [count, columns * width], vector = [columns * width];
   const expected = rowTeams(rows, device.subgroupSize, true, count <= 1024 ? 8 : Math.max(16, Math.ceil(count / 1024)));
   return {
-    expected, others: expected.slots > 0 ? otherTeams(rows, expected) : [], plain: rowTeams(rows, 0, false, 1),
+    expected, others: expected.slots > 0 ? otherTeams(rows, expected, false) : [], plain: rowTeams(rows, 0, false, 1),
     kernels: ({ subgroupSize, slots, full }) => (slots > 0 ? [layerNormGradientKernel(subgroupSize, width, slots, full, false)] : [layerNormWideGradientKernel(subgroupSize, width, false), layerNormWideColumnsKernel(width, false)]),
     tensors: { input: shape, gamma: vector, beta: vector, upstream: shape, gradient: shape, byGamma: vector, byBeta: vector }, output: ['gradient', 'byGamma', 'byBeta'],
     run: (variant, filled) => layerNormBackward(filled as Gradient, MEASURED, variant),

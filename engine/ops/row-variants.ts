@@ -3,6 +3,7 @@ import type { Kernel } from '../../kernels/kernel.ts';
 import { MAX_SLOTS, type Width } from '../../kernels/norm.ts';
 import { teamOf } from '../../kernels/reduce.ts';
 import type { Device } from '../device.ts';
+import { hasLinearOperand, prefersTextures } from '../textures.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
 import { roundingOf } from './gemm-variants.ts';
 
@@ -16,6 +17,8 @@ export interface RowTeams {
   readonly full: boolean;
   /** Rows that a team takes in turn. */
   readonly perTeam: number;
+  /** Whether rows are read from linear textures. */
+  readonly textures: boolean;
 }
 
 /** Null: a lane a row. */
@@ -41,12 +44,21 @@ export interface RowProblem<V extends RowVariant> extends Pick<TuningProblem<V>,
   readonly kernels: (variant: V) => readonly Kernel[];
 }
 
+/** Values from which on a copy in a texture is expected to pay. */
+const WORTH_COPYING = 2 ** 19;
+
+/** Whether rows can be read from textures, and whether that is expected to pay. */
+export function rowTextures(device: Device, { rows, columns, width }: Rows): { readonly possible: boolean; readonly expected: boolean } {
+  const possible = width === 4 && device.operandTextures && hasLinearOperand(device, [rows, columns * width]);
+  return { possible, expected: possible && prefersTextures(device) && rows * columns * width >= WORTH_COPYING };
+}
+
 /** Teams of these lanes, in registers if `held` and where a row fits. */
-export function rowTeams({ columns }: Rows, subgroupSize: number, held: boolean, perTeam: number): RowTeams {
+export function rowTeams({ columns }: Rows, subgroupSize: number, held: boolean, perTeam: number, textures = false): RowTeams {
   const { lanes } = teamOf(subgroupSize);
   const slots = Math.ceil(columns / lanes);
   const inRegisters = held && slots <= MAX_SLOTS;
-  return { subgroupSize, slots: inRegisters ? slots : 0, full: inRegisters && columns === slots * lanes, perTeam };
+  return { subgroupSize, slots: inRegisters ? slots : 0, full: inRegisters && columns === slots * lanes, perTeam, textures };
 }
 
 /** Registers from which on loops may be faster: more of them than a lane has would spill. */
@@ -54,21 +66,22 @@ const MANY_SLOTS = 5;
 
 /**
  * The other teams that may be faster than the expected ones: of fewer and more rows in turn; of eight lanes where rows leave lanes of a subgroup idle; with loops where many
- * registers would be held.
+ * registers would be held; from the other kind of memory if `textures` are possible.
  */
-export function otherTeams(rows: Rows, teams: RowTeams): RowTeams[] {
+export function otherTeams(rows: Rows, teams: RowTeams, textures: boolean): RowTeams[] {
   const { subgroupSize, slots, perTeam } = teams;
   return [
     { ...teams, perTeam: Math.max(1, perTeam >> 2) }, { ...teams, perTeam: Math.min(Math.max(1, rows.rows), perTeam * 4) },
     ...(subgroupSize > 0 && rows.columns < subgroupSize ? [rowTeams(rows, 0, slots > 0, perTeam)] : []),
     ...(slots >= MANY_SLOTS ? [rowTeams(rows, subgroupSize, false, perTeam)] : []),
+    ...(textures ? [{ ...teams, textures: !teams.textures }] : []),
   ];
 }
 
 function nameOf(variant: RowVariant): string {
   if (variant === null) return 'a lane a row';
-  const { subgroupSize, slots, perTeam } = variant;
-  return `${teamOf(subgroupSize).label} ${slots > 0 ? 'registers' : 'loops'}, ${perTeam} a team`;
+  const { subgroupSize, slots, perTeam, textures } = variant;
+  return `${teamOf(subgroupSize).label} ${slots > 0 ? 'registers' : 'loops'}, ${perTeam} a team${textures ? ', texture' : ''}`;
 }
 
 /** The variant for `count` values in rows of `size`: the tuned one, or the op's. What `describe` gives must hold no tensors. */

@@ -75,7 +75,7 @@ function ways(device: Device, rows: Rows, held: boolean): Pick<RowProblem<RowVar
   // A workgroup costs a software adapter about as much as a row.
   const wanted = device.smallSubgroups ? 128 : 512;
   const teams = rowTeams(rows, device.subgroupSize, held, Math.min(16, Math.max(4, Math.ceil(rows.rows / wanted))));
-  const others = [...(n <= SHORT_ROW_TRIED ? [null] : []), ...(n >= LEAST_FOR_TEAMS ? [teams, ...otherTeams(rows, teams)] : [])];
+  const others = [...(n <= SHORT_ROW_TRIED ? [null] : []), ...(n >= LEAST_FOR_TEAMS ? [teams, ...otherTeams(rows, teams, false)] : [])];
   return { expected: n > SHORT_ROW ? teams : null, others, plain: null };
 }
 
