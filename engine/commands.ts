@@ -1,7 +1,7 @@
 /** Commands as data: what the dispatcher encodes at once, and what a capture keeps in a list and encodes again and again. */
 import { MAX_PARAMS, type Grid, type Kernel } from '../kernels/kernel.ts';
 import type { BufferRange } from './dispatcher.ts';
-import type { OperandTexture, TextureLayout } from './textures.ts';
+import type { OperandTexture, TextureLines } from './textures.ts';
 
 /** Memory as a dispatch binds it. */
 export type Bound = BufferRange | OperandTexture;
@@ -27,7 +27,7 @@ export interface DispatchCommand {
 /** What is encoded outside of a compute pass. Offsets and sizes in bytes. */
 export type TransferCommand =
   | { readonly kind: 'copy'; readonly source: GPUBuffer; readonly sourceOffset: number; readonly destination: GPUBuffer; readonly destinationOffset: number; readonly bytes: number }
-  | { readonly kind: 'texture'; readonly source: GPUBuffer; readonly sourceOffset: number; readonly lines: number; readonly texels: number; readonly texture: OperandTexture; readonly layout: TextureLayout }
+  | TextureLines & { readonly kind: 'texture'; readonly source: GPUBuffer; readonly sourceOffset: number; readonly texture: OperandTexture }
   | { readonly kind: 'clear'; readonly buffer: GPUBuffer; readonly offset: number; readonly bytes: number };
 
 export type Command = DispatchCommand | TransferCommand;

@@ -1,7 +1,7 @@
 /** Pipelines, bind groups and command encoding: many dispatches a pass, many passes a submit, params through one ring of uniforms. */
 import type { Kernel, Grid } from '../kernels/kernel.ts';
 import { ParamBlock, SLOT_BYTES, SLOTS, type Bound, type Command, type CommandList, type CommandSink } from './commands.ts';
-import { TEXEL_BYTES, type OperandTexture, type TextureLayout } from './textures.ts';
+import { TEXEL_BYTES, type OperandTexture, type TextureLines } from './textures.ts';
 
 /** A range of a buffer as a dispatch binds it. */
 export interface BufferRange {
@@ -62,13 +62,15 @@ function formatCompilation(kernel: Kernel, messages: readonly GPUCompilationMess
   return shown.join('\n');
 }
 
-function copyToTexture(encoder: GPUCommandEncoder, { source: buffer, sourceOffset, lines, texels, texture, layout: { blocks, blockLines, pitch } }: Extract<Command, { kind: 'texture' }>): void {
+function copyToTexture(encoder: GPUCommandEncoder, { source: buffer, sourceOffset, lines, texels, rest, texture, layout: { blocks, blockLines, pitch } }: Extract<Command, { kind: 'texture' }>): void {
   const bytesPerRow = texels * TEXEL_BYTES;
-  texture.matrixBytes = lines * bytesPerRow;
+  texture.matrixBytes = lines * bytesPerRow + rest * TEXEL_BYTES;
   for (let block = 0; block < blocks; block++) {
     const first = block * blockLines;
-    encoder.copyBufferToTexture({ buffer, offset: sourceOffset + first * bytesPerRow, bytesPerRow }, { texture: texture.gpu, origin: [block * pitch, 0] }, [texels, Math.min(blockLines, lines - first)]);
+    const height = Math.min(blockLines, lines - first);
+    if (height > 0) encoder.copyBufferToTexture({ buffer, offset: sourceOffset + first * bytesPerRow, bytesPerRow }, { texture: texture.gpu, origin: [block * pitch, 0] }, [texels, height]);
   }
+  if (rest > 0) encoder.copyBufferToTexture({ buffer, offset: sourceOffset + lines * bytesPerRow }, { texture: texture.gpu, origin: [0, lines] }, [rest, 1]);
 }
 
 export class Dispatcher {
@@ -128,9 +130,9 @@ export class Dispatcher {
     this.add({ kind: 'copy', source: source.gpu, sourceOffset: source.offset, destination: destination.gpu, destinationOffset: destination.offset, bytes });
   }
 
-  /** Records a copy of a matrix, lines of `texels` vec4s one behind the other, into an operand texture. */
-  copyToTexture({ gpu: source, offset: sourceOffset }: BufferRange, lines: number, texels: number, texture: OperandTexture, layout: TextureLayout): void {
-    this.add({ kind: 'texture', source, sourceOffset, lines, texels, texture, layout });
+  /** Records a copy of a matrix into an operand texture. */
+  copyToTexture({ gpu: source, offset: sourceOffset }: BufferRange, lines: TextureLines, texture: OperandTexture): void {
+    this.add({ kind: 'texture', source, sourceOffset, ...lines, texture });
   }
 
   /** Records zeroing a range. */

@@ -38,6 +38,7 @@ interface CopiedMatrix {
   readonly form: string;
   readonly lines: number;
   readonly texels: number;
+  readonly rest: number;
   readonly blockLines: number;
 }
 
@@ -59,12 +60,17 @@ const MOST_FREE_BYTES = 512 * 2 ** 20;
 /** A larger texture than so many times what a matrix needs is not kept for it. */
 const WIDEST_KEPT = 1.25;
 
-/** A matrix of f32 values to be read from a texture: `lines` lines of `texels` vec4s, one behind the other. */
-export interface TextureOperand {
-  readonly matrix: Tensor;
+/** `lines` lines of `texels` vec4s, one behind the other, and a last one of `rest` if there are any; and how they lie in a texture. */
+export interface TextureLines {
   readonly lines: number;
   readonly texels: number;
+  readonly rest: number;
   readonly layout: TextureLayout;
+}
+
+/** A matrix of f32 values to be read from a texture. */
+export interface TextureOperand extends TextureLines {
+  readonly matrix: Tensor;
 }
 
 /** See `linearOperand`. */
@@ -80,7 +86,7 @@ export function prefersTextures({ operandTextures, subgroupSize, force: { operan
 /** A matrix as a texture operand, or null where no texture can hold it; `whole`: in one block. */
 export function textureOperand(matrix: Tensor, lines: number, texels: number, whole = false): TextureOperand | null {
   const layout = layoutOf(matrix.device, lines, texels, whole);
-  return layout && { matrix, lines, texels, layout };
+  return layout && { matrix, lines, texels, rest: 0, layout };
 }
 
 /** Whether a matrix of so many lines and texels can be a texture operand. */
@@ -91,30 +97,26 @@ function layoutOf({ limits }: Device, lines: number, texels: number, whole: bool
   return layout && !(whole && layout.blocks > 1) ? layout : null;
 }
 
-/** Texels of the longest line of a linear operand: shorter ones would need more rows than textures have. */
-const LONGEST_LINE = 4096;
+/** log2 of the texels of a linear operand's lines: at least a copy's, and lines that the tensor does not need many more of than they are long. */
+const SHORTEST_SHIFT = 4, USUAL_SHIFT = 10, LONGEST_SHIFT = 12;
 
-/**
- * The vec4s of a tensor one behind the other, whatever the lengths of its rows: vec4 e at texel (e mod 2^shift, e >> shift). Null where their number is no multiple of
- * a copy's texels, or no texture can hold them.
- */
+/** How a linear operand of so many texels lies; null where none can. */
+function linearLines({ limits: { maxTextureDimension2D } }: Device, texels: number): Omit<LinearOperand, 'matrix'> | null {
+  if (!Number.isInteger(texels) || texels === 0) return null;
+  let shift = Math.min(USUAL_SHIFT, Math.max(SHORTEST_SHIFT, Math.ceil(Math.log2(texels) / 2)));
+  while (shift < LONGEST_SHIFT && texels > maxTextureDimension2D * 2 ** shift) shift++;
+  const lines = Math.floor(texels / 2 ** shift), rest = texels % 2 ** shift, blockLines = lines + (rest > 0 ? 1 : 0);
+  return blockLines > maxTextureDimension2D ? null : { lines, texels: 2 ** shift, rest, layout: { blocks: 1, blockLines, pitch: 2 ** shift }, shift };
+}
+
+/** The vec4s of a tensor one behind the other, whatever the lengths of its rows: vec4 e at texel (e mod 2^shift, e >> shift). Null where the tensor is not made of vec4s, or no texture can hold them. */
 export function linearOperand(tensor: Tensor): LinearOperand | null {
-  const shift = linearShift(tensor.size / 4);
-  const operand = textureOperand(tensor, tensor.size / 4 / 2 ** shift, 2 ** shift, true);
-  return operand && { ...operand, shift };
+  const lines = linearLines(tensor.device, tensor.size / 4);
+  return lines && { matrix: tensor, ...lines };
 }
 
 /** Whether tensors of a shape can be linear operands. */
-export function hasLinearOperand(device: Device, shape: Shape): boolean {
-  const texels = sizeOf(shape) / 4, shift = linearShift(texels);
-  return textureFits(device, texels / 2 ** shift, 2 ** shift, true);
-}
-
-function linearShift(texels: number): number {
-  let shift = 0;
-  while (2 ** (shift + 1) <= LONGEST_LINE && texels % 2 ** (shift + 1) === 0) shift++;
-  return shift;
-}
+export const hasLinearOperand = (device: Device, shape: Shape): boolean => linearLines(device, sizeOf(shape) / 4) !== null;
 
 /** A tensor's copy in a linear texture. */
 export interface LinearCopy {
@@ -159,13 +161,13 @@ const ROW_PADDING = 4;
 
 const sourceOf = (matrix: Tensor): Storage => matrix.derivation?.from ?? matrix.storage;
 
-const copyOf = ({ matrix, lines, texels, layout }: TextureOperand): CopiedMatrix => {
+const copyOf = ({ matrix, lines, texels, rest, layout }: TextureOperand): CopiedMatrix => {
   const { buffer: { id }, offset } = sourceOf(matrix);
-  return { buffer: id, offset, form: matrix.derivation?.form ?? '', lines, texels, blockLines: layout.blockLines };
+  return { buffer: id, offset, form: matrix.derivation?.form ?? '', lines, texels, rest, blockLines: layout.blockLines };
 };
 
 const same = (a: CopiedMatrix, b: CopiedMatrix | null): boolean => (
-  b !== null && a.buffer === b.buffer && a.offset === b.offset && a.form === b.form && a.lines === b.lines && a.texels === b.texels && a.blockLines === b.blockLines);
+  b !== null && a.buffer === b.buffer && a.offset === b.offset && a.form === b.form && a.lines === b.lines && a.texels === b.texels && a.rest === b.rest && a.blockLines === b.blockLines);
 
 /**
  * Textures to copy operands into. One is used by the dispatch after the copy and then goes back at once: the device works in order. A matrix that is still in a free
@@ -191,14 +193,14 @@ export class TexturePool {
     const wanted = operands.map(copyOf);
     const textures = wanted.map((copy) => this.holding(copy));
     try {
-      operands.forEach(({ matrix, lines, texels, layout }, i) => {
+      operands.forEach(({ matrix, lines, texels, rest, layout }, i) => {
         if (textures[i]) return;
         const size = [layout.blocks * layout.pitch, layout.blockLines] as const;
         // Work of a capture is done at every replay, whatever was in its textures before.
         const kept = sourceOf(matrix).lasting && !dispatcher.recording ? this.acquireKept(...size) : null;
         const texture = kept ?? this.acquire(...size);
         textures[i] = texture;
-        dispatcher.copyToTexture(matrix.storage.range, lines, texels, texture, layout);
+        dispatcher.copyToTexture(matrix.storage.range, { lines, texels, rest, layout }, texture);
         this.note(texture, wanted[i]);
       });
       return body(textures as OperandTexture[]);

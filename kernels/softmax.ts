@@ -4,6 +4,7 @@
  * inner > 1: a lane a column (or four), neighbours next to each other in memory.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
+import { linearLoad, linearParams } from './linear.ts';
 import { MAX_SLOTS, type Width } from './norm.ts';
 import { teamOf, teamReduction, teamScope } from './reduce.ts';
 
@@ -21,16 +22,17 @@ const ROW = `
     let live = item * p.per_team + k < p.rows;
     let o = select(0u, (item * p.per_team + k) * p.columns, live);`;
 
-/** Rows of `columns` elements of `width`; `slots` registers a lane (0: loops); `full`: columns = slots * lanes. */
-export const softmaxRowsKernel = kernelFamily((subgroupSize: number, width: Width, slots: number, full: boolean) => {
+/** Rows of `columns` elements of `width`; `slots` registers a lane (0: loops); `full`: columns = slots * lanes; `texture`: the input is a linear operand texture. */
+export const softmaxRowsKernel = kernelFamily((subgroupSize: number, width: Width, slots: number, full: boolean, texture: boolean) => {
   const team = teamOf(subgroupSize);
   const V = TYPE[width];
+  const load = (e: string): string => linearLoad(texture, 'input', `(${e})`);
   const each = (f: (i: number, at: string, masked: boolean) => string): string => (
     Array.from({ length: slots }, (_, i) => f(i, `o + member + ${i * team.lanes}u`, !full && i === slots - 1)).join('\n    '));
   const all = (f: (i: number) => string, fold: (a: string, b: string) => string): string => (
     Array.from({ length: slots }, (_, i) => f(i)).reduce(fold));
   const registers = (): string => `
-    ${each((i, at, masked) => `let x${i} = ${masked ? `select(${V}(${LOWEST}), input[${at}], last)` : `input[${at}]`};`)}
+    ${each((i, at, masked) => `let x${i} = ${masked ? `select(${V}(${LOWEST}), ${load(at)}, last)` : load(at)};`)}
     let top = ${all((i) => `x${i}`, (a, b) => `max(${a}, ${b})`)};
     let most = teamMax(${maxOf(width, 'top')}, lane);
     ${each((i, _, masked) => `let e${i} = ${masked ? `select(${V}(), exp(x${i} - most), last)` : `exp(x${i} - most)`};`)}
@@ -39,18 +41,18 @@ export const softmaxRowsKernel = kernelFamily((subgroupSize: number, width: Widt
   const step = `c < p.columns; c += ${team.lanes}u`;
   const loops = `
     var top = ${V}(${LOWEST});
-    for (var c = member; ${step}) { top = max(top, input[o + c]); }
+    for (var c = member; ${step}) { top = max(top, ${load('o + c')}); }
     let most = teamMax(${maxOf(width, 'top')}, lane);
     var s = ${V}();
-    for (var c = member; ${step}) { s += exp(input[o + c] - most); }
+    for (var c = member; ${step}) { s += exp(${load('o + c')} - most); }
     let factor = 1.0 / teamSum(${sumOf(width, 's')}, lane);
-    if (live) { for (var c = member; ${step}) { output[o + c] = exp(input[o + c] - most) * factor; } }`;
-  return defineKernel({
-    name: `softmax_rows_f32_${team.label}_${ACCESS[width]}_${slots ? `x${slots}${full ? '' : '_masked'}` : 'loops'}`,
+    if (live) { for (var c = member; ${step}) { output[o + c] = exp(${load('o + c')} - most) * factor; } }`;
+  return defineKernel<string, string>({
+    name: `softmax_rows_f32_${team.label}_${ACCESS[width]}_${slots ? `x${slots}${full ? '' : '_masked'}` : 'loops'}${texture ? '_texture' : ''}`,
     workgroup: [team.lanes * team.count],
     subgroups: team.subgroups,
-    params: ROW_PARAMS,
-    buffers: { input: `read ${V}`, output: `write ${V}` },
+    params: { ...ROW_PARAMS, ...linearParams(texture, 'input') },
+    buffers: { input: texture ? 'texture' : `read ${V}`, output: `write ${V}` },
     module: `${teamReduction(team, 'teamSum', 'f32', 'add')}\n${teamReduction(team, 'teamMax', 'f32', 'max')}`,
     body: `${teamScope(team)}
   ${full || slots === 0 ? '' : `let last = member + ${(slots - 1) * team.lanes}u < p.columns;`}
@@ -59,24 +61,25 @@ export const softmaxRowsKernel = kernelFamily((subgroupSize: number, width: Widt
   });
 });
 
-/** gradient = y (u - sum(u y)) over rows. */
-export const softmaxRowsGradientKernel = kernelFamily((subgroupSize: number, width: Width) => {
+/** gradient = y (u - sum(u y)) over rows. `textures`: y and u are linear operand textures. */
+export const softmaxRowsGradientKernel = kernelFamily((subgroupSize: number, width: Width, textures: boolean) => {
   const team = teamOf(subgroupSize);
   const V = TYPE[width];
   const step = `c < p.columns; c += ${team.lanes}u`;
-  return defineKernel({
-    name: `softmax_rows_gradient_f32_${team.label}_${ACCESS[width]}`,
+  const load = (name: string): string => linearLoad(textures, name, '(o + c)');
+  return defineKernel<string, string>({
+    name: `softmax_rows_gradient_f32_${team.label}_${ACCESS[width]}${textures ? '_texture' : ''}`,
     workgroup: [team.lanes * team.count],
     subgroups: team.subgroups,
-    params: ROW_PARAMS,
-    buffers: { output: `read ${V}`, upstream: `read ${V}`, gradient: `write ${V}` },
+    params: { ...ROW_PARAMS, ...linearParams(textures, 'output', 'upstream') },
+    buffers: { output: textures ? 'texture' : `read ${V}`, upstream: textures ? 'texture' : `read ${V}`, gradient: `write ${V}` },
     module: teamReduction(team, 'teamSum', 'f32', 'add'),
     body: `${teamScope(team)}
   for (var k = 0u; k < p.per_team; k++) {${ROW}
     var s = ${V}();
-    for (var c = member; ${step}) { s += output[o + c] * upstream[o + c]; }
+    for (var c = member; ${step}) { s += ${load('output')} * ${load('upstream')}; }
     let total = teamSum(${sumOf(width, 's')}, lane);
-    if (live) { for (var c = member; ${step}) { gradient[o + c] = output[o + c] * (upstream[o + c] - total); } }
+    if (live) { for (var c = member; ${step}) { gradient[o + c] = ${load('output')} * (${load('upstream')} - total); } }
   }`,
   });
 });

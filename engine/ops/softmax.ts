@@ -8,7 +8,8 @@ import type { Device } from '../device.ts';
 import { defineOp } from '../op.ts';
 import { normalizeAxis, shapeError, sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { chooseRows, otherTeams, rowsOf, rowTeams, type RowProblem, type Rows, type RowTeams, type RowVariant } from './row-variants.ts';
+import { withOperands } from '../textures.ts';
+import { chooseRows, otherTeams, rowsOf, rowTeams, rowTextures, type RowProblem, type Rows, type RowTeams, type RowVariant } from './row-variants.ts';
 
 interface SoftmaxAttributes {
   readonly axis: number;
@@ -49,24 +50,26 @@ function rowGrid({ rows, columns }: Rows, { subgroupSize, perTeam }: RowTeams): 
 }
 
 /** By teams; a lane a row or column where there are none. */
-function normalize(tensors: Forward, view: View, teams: RowVariant): void {
-  const { device } = tensors.output;
+function normalize({ input, output }: Forward, view: View, teams: RowVariant): void {
+  const { device } = output;
   if (teams === null) {
     const { width, params, grid } = columnLayout(view);
-    return device.run(softmaxColumnsKernel(width), params, tensors, grid);
+    return device.run(softmaxColumnsKernel(width), params, { input, output }, grid);
   }
   const rows = rowsOf(view.outer * view.n, view.n), { params, grid } = rowGrid(rows, teams);
-  device.run(softmaxRowsKernel(teams.subgroupSize, rows.width, teams.slots, teams.full), params, tensors, grid);
+  withOperands(device, teams.textures, { input }, (texture, operands, shifts) => (
+    device.run(softmaxRowsKernel(teams.subgroupSize, rows.width, teams.slots, teams.full, texture), { ...params, ...shifts }, { ...operands, output }, grid)));
 }
 
-function normalizeBackward(tensors: Gradient, view: View, teams: RowVariant): void {
-  const { device } = tensors.gradient;
+function normalizeBackward({ output, upstream, gradient }: Gradient, view: View, teams: RowVariant): void {
+  const { device } = gradient;
   if (teams === null) {
     const { width, params, grid } = columnLayout(view);
-    return device.run(softmaxColumnsGradientKernel(width), params, tensors, grid);
+    return device.run(softmaxColumnsGradientKernel(width), params, { output, upstream, gradient }, grid);
   }
   const rows = rowsOf(view.outer * view.n, view.n), { params, grid } = rowGrid(rows, teams);
-  device.run(softmaxRowsGradientKernel(teams.subgroupSize, rows.width), params, tensors, grid);
+  withOperands(device, teams.textures, { output, upstream }, (textures, operands, shifts) => (
+    device.run(softmaxRowsGradientKernel(teams.subgroupSize, rows.width, textures), { ...params, ...shifts }, { ...operands, gradient }, grid)));
 }
 
 /** What both passes say of rows; only the forward one holds them in registers. */
@@ -74,8 +77,9 @@ function ways(device: Device, rows: Rows, held: boolean): Pick<RowProblem<RowVar
   const n = rows.columns * rows.width;
   // A workgroup costs a software adapter about as much as a row.
   const wanted = device.smallSubgroups ? 128 : 512;
-  const teams = rowTeams(rows, device.subgroupSize, held, Math.min(16, Math.max(4, Math.ceil(rows.rows / wanted))));
-  const others = [...(n <= SHORT_ROW_TRIED ? [null] : []), ...(n >= LEAST_FOR_TEAMS ? [teams, ...otherTeams(rows, teams, false)] : [])];
+  const textures = rowTextures(device, rows);
+  const teams = rowTeams(rows, device.subgroupSize, held, Math.min(16, Math.max(4, Math.ceil(rows.rows / wanted))), textures.expected);
+  const others = [...(n <= SHORT_ROW_TRIED ? [null] : []), ...(n >= LEAST_FOR_TEAMS ? [teams, ...otherTeams(rows, teams, textures.possible)] : [])];
   return { expected: n > SHORT_ROW ? teams : null, others, plain: null };
 }
 
@@ -83,7 +87,7 @@ function describeForward(device: Device, rows: Rows): RowProblem<RowVariant> {
   const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 }, shape = [view.outer, view.n];
   return {
     ...ways(device, rows, true), tensors: { input: shape, output: shape }, output: 'output', run: (variant, filled) => normalize(filled as Forward, view, variant),
-    kernels: (variant) => [variant === null ? softmaxColumnsKernel(1) : softmaxRowsKernel(variant.subgroupSize, rows.width, variant.slots, variant.full)],
+    kernels: (variant) => [variant === null ? softmaxColumnsKernel(1) : softmaxRowsKernel(variant.subgroupSize, rows.width, variant.slots, variant.full, variant.textures)],
   };
 }
 
@@ -91,7 +95,7 @@ function describeGradient(device: Device, rows: Rows): RowProblem<RowVariant> {
   const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 }, shape = [view.outer, view.n];
   return {
     ...ways(device, rows, false), tensors: { output: shape, upstream: shape, gradient: shape }, output: 'gradient', run: (variant, filled) => normalizeBackward(filled as Gradient, view, variant),
-    kernels: (variant) => [variant === null ? softmaxColumnsGradientKernel(1) : softmaxRowsGradientKernel(variant.subgroupSize, rows.width)],
+    kernels: (variant) => [variant === null ? softmaxColumnsGradientKernel(1) : softmaxRowsGradientKernel(variant.subgroupSize, rows.width, variant.textures)],
   };
 }
 
