@@ -125,9 +125,10 @@ export function fittedTile(lanes: number, m: number): MatmulTile | null {
 
 /**
  * C = op(A) op(B) with one subgroup a workgroup; a shader for each form, tile, access and epilogue. `sums`, with A transposed and read as vec4s: also writes the sums of
- * op(A) over K, [M], of a product that is neither batched nor split. `residualTexture`: the residual is an operand texture too, where the output is written as vec4s.
+ * op(A) over K, [M], of a product that is neither batched nor split. `wideRows`, with B transposed: N is a multiple of 4, so that a lane's columns are neighbours and stored as vec4s, as
+ * those of the other forms with vec4 access. `residualTexture`: the residual is an operand texture too, where the output is written as vec4s.
  */
-export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulForm, tileRows: number, tileColumns: number, access: SubgroupAccess, epilogue: Epilogue, sums: boolean, residualTexture: boolean): Kernel => {
+export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulForm, tileRows: number, tileColumns: number, access: SubgroupAccess, epilogue: Epilogue, sums: boolean, wideRows: boolean, residualTexture: boolean): Kernel => {
   const tile: MatmulTile = { rows: tileRows, columns: tileColumns };
   const transposedA = form[0] === 't', transposedB = form[1] === 't';
   const { rows } = tile;
@@ -135,7 +136,11 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
   const blocksA = Math.ceil(rows / (transposedA ? 4 * lanes : lanes));
   const vectors = transposedB ? tile.columns / lanes : tile.columns / (4 * lanes);
   const type = transposedB ? 'f32' : 'vec4f';
-  const zero = transposedB ? '0.0' : 'vec4f()';
+  const vec4Output = transposedB ? wideRows : access !== 'scalar';
+  // What is stored at once, and how many of them a lane has of a row.
+  const stored = vec4Output ? 'vec4f' : type;
+  const pieces = transposedB && wideRows ? vectors / 4 : vectors;
+  const zero = stored === 'f32' ? '0.0' : 'vec4f()';
   // With vec4 access K is a multiple of 4 wherever K is the contiguous dimension of an operand.
   const guardK = form === 'tn' || access === 'scalar';
   const lineK = (name: 'A' | 'B', step: number, x: string): string => {
@@ -147,7 +152,7 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     ? `let xA${i} = min(row0 / 4u + ${i * lanes}u + lane, (p.m + 3u) / 4u - 1u);`
     : `let rowA${i} = lineA + min(row0 + ${i * lanes}u + lane, p.m - 1u);`));
   const placeB = range(vectors).map((j) => (transposedB
-    ? `let columnB${j} = lineB + min(column0 + ${j * lanes}u + lane, p.n - 1u);`
+    ? `let columnB${j} = lineB + min(column0 + ${wideRows ? `${Math.floor(j / 4) * 4 * lanes + (j % 4)}u + 4u * lane` : `${j * lanes}u + lane`}, p.n - 1u);`
     : `let xB${j} = min(column0 / 4u + ${j * lanes}u + lane, (p.n + 3u) / 4u - 1u);`));
   const loadsA = transposedA
     ? range(4).flatMap((step) => range(blocksA).map((i) => `let a${step}_${i} = ${lineK('A', step, `xA${i}`)};`))
@@ -165,22 +170,21 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     return `let ${s} = ${rowValue(lanes, transposedA, 'a', row, step)}; ${terms.join(' ')}`;
   }).join('\n')).join('\n')).join('\n');
 
-  const columnLoads = range(vectors).map((j) => columnOperands(epilogue, j, (buffer) => {
+  const columnLoads = range(pieces).map((j) => columnOperands(epilogue, j, (buffer) => {
+    if (vec4Output) return `${buffer}[min(column0 / 4u + ${j * lanes}u + lane, p.n / 4u - 1u)]`;
     if (transposedB) return `${buffer}[min(column0 + ${j * lanes}u + lane, p.n - 1u)]`;
-    if (access !== 'scalar') return `${buffer}[xB${j}]`;
     return `vec4f(${range(4).map((q) => `${buffer}[min(xB${j} * 4u + ${q}u, p.n - 1u)]`).join(', ')})`;
   }));
-  const stores = range(vectors).map((j) => {
-    const value = (residual: string): string => withEpilogue(epilogue, `results[r * ${vectors}u + ${j}u]`, j, residual, zero);
-    if (transposedB) return `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { let at = line * p.n + column; output[at] = ${value('residual[at]')}; } }`;
+  const stores = range(pieces).map((j) => {
+    const value = (residual: string): string => withEpilogue(epilogue, `results[r * ${pieces}u + ${j}u]`, j, residual, zero);
+    if (transposedB && !vec4Output) return `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { let at = line * p.n + column; output[at] = ${value('residual[at]')}; } }`;
     const x = `let x = column0 / 4u + ${j * lanes}u + lane;`;
-    if (access !== 'scalar') return `{ ${x} if (x < p.n / 4u) { let at = line * (p.n / 4u) + x; output[at] = ${value(residualTexture ? lineTextureLoad('residual', 'Residual', 'line', 'x') : 'residual[at]')}; } }`;
+    if (vec4Output) return `{ ${x} if (x < p.n / 4u) { let at = line * (p.n / 4u) + x; output[at] = ${value(residualTexture ? lineTextureLoad('residual', 'Residual', 'line', 'x') : 'residual[at]')}; } }`;
     return `{ ${x} let at = line * p.n + x * 4u; let value = ${value('vec4f(residual[at], residual[at + 1u], residual[at + 2u], residual[at + 3u])')};
       ${range(4).map((q) => `if (x * 4u + ${q}u < p.n) { output[at + ${q}u] = value[${q}]; }`).join('\n      ')} }`;
   });
 
   const operand: BufferSpec = access.endsWith('texture') ? 'texture' : access === 'vec4' ? 'read vec4f' : 'read f32';
-  const vec4Output = access !== 'scalar' && !transposedB;
   const buffers: Record<string, BufferSpec> = {
     a: operand, b: operand,
     ...epilogueBuffers(epilogue, vec4Output ? 'vec4f' : 'f32'), ...(residualTexture ? { residual: 'texture' } : {}),
@@ -190,7 +194,7 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
   const params: Readonly<Record<string, 'u32'>> = { ...MATMUL_PARAMS, ...TEXTURE_PARAMS[access], ...(residualTexture ? RESIDUAL_PARAMS : {}) };
   const sumsOfA = sums ? range(blocksA) : [];
   return defineKernel({
-    name: `matmul_${form}_f32_sg${lanes}_${rows}x${tile.columns}_${access}${epilogue}${residualTexture ? '_texture' : ''}${sums ? '_sums' : ''}`,
+    name: `matmul_${form}_f32_sg${lanes}_${rows}x${tile.columns}_${access}${wideRows ? '_wide' : ''}${epilogue}${residualTexture ? '_texture' : ''}${sums ? '_sums' : ''}`,
     workgroup: [lanes],
     params,
     buffers,
@@ -207,7 +211,7 @@ ${products}
   }
   ${sumsOfA.map((i) => `{ let x = row0 / 4u + ${i * lanes}u + lane; if (column0 == 0u && x < min(row0 + ${rows}u, p.m) / 4u) { sums_[x] = sum${i}; } }`).join('\n  ')}
   ${columnLoads.filter((line) => line !== '').join('\n  ')}
-  ${resultsArray(lanes, type, range(rows).flatMap((row) => range(vectors).map((j) => `c${row}_${j}`)))}
+  ${resultsArray(lanes, stored, range(rows).flatMap((row) => range(pieces).map((j) => (pieces === vectors ? `c${row}_${j}` : `vec4f(${range(4).map((q) => `c${row}_${4 * j + q}`).join(', ')})`))))}
   ${eachRow(lanes, rows, 'p.m - row0', transposedA ? 4 : 1)}
     let line = z * p.m + row0 + row;
     ${stores.join('\n    ')}

@@ -188,7 +188,7 @@ export function chooseGemm(device: Device, problem: Gemm, run: (device: Device, 
         name: `${precision === 'f16' ? 'f16' : textures ? 'texture' : 'buffer'} ${rows}x${columns}${slices > 1 ? `, ${slices} slices` : ''}`, variant,
         tolerance: roundingOf(k) + (precision === 'f16' ? HALF_ROUNDING : 0),
         // Without epilogues, which are the same few lines in all of them.
-        kernels: () => [readBySubgroups(device, precision) ? subgroupMatmulKernel(lanes, form, rows, columns, textures && copied ? copied.access : access, '', false, false)
+        kernels: () => [readBySubgroups(device, precision) ? subgroupMatmulKernel(lanes, form, rows, columns, textures && copied ? copied.access : access, '', false, transposeB && n % 4 === 0, false)
           : tiledMatmulKernel(form, size === 'small' ? size : 'large', access, precision, n % 4 === 0, ''),
           ...(slices > 1 ? [sumSlicesKernel(n % 4 === 0 ? 'vec4' : 'scalar', '', elementwise(device, 1).lanes)] : [])],
       };

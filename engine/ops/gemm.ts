@@ -73,9 +73,10 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
   const sums = sumsOfA && subgroups && !summed && access !== 'scalar' ? sumsOfA : null;
   if (sumsOfA && !sums) columnSums(device, a, null, sumsOfA);
   // Where operands are read from textures, the residual is as well: often it lies in one, being the operand of an earlier product.
-  const residual = textures && !summed && !transposeB && problem.residual ? textureOperand(problem.residual, m * batch, n / 4) : null;
+  const wideRows = transposeB && n % 4 === 0;
+  const residual = textures && !summed && (!transposeB || wideRows) && problem.residual ? textureOperand(problem.residual, m * batch, n / 4) : null;
   const kernel: Kernel = subgroups
-    ? subgroupMatmulKernel(lanes, form, tile.rows, tile.columns, subgroupAccess, direct, sums !== null, residual !== null)
+    ? subgroupMatmulKernel(lanes, form, tile.rows, tile.columns, subgroupAccess, direct, sums !== null, wideRows, residual !== null)
     : tiledMatmulKernel(form, size === 'small' ? size : 'large', access, precision, n % 4 === 0, direct);
   const rowTiles = Math.ceil(m / tile.rows), columnTiles = Math.ceil(n / tile.columns);
   const groups = rowTiles * columnTiles * matrices;
