@@ -75,13 +75,16 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
   const single = transposedB || narrow;
   const vectors = single ? columns / lanes : columns / (4 * lanes);
   const type = single ? 'f32' : 'vec4f';
+  // Of B^T a lane takes neighbouring rows where it takes four: their results are stored as a vec4.
+  const wide = transposedB && vectors % 4 === 0;
+  const stored = wide ? 'vec4f' : type, pieces = wide ? vectors / 4 : vectors;
   // Steps along K of a turn. Where they may be any number, so many that the code fits into a processor's instruction cache.
   const steps = transposedA && lanes * rows > 960 ? 3 : 4;
   const placeA = range(blocksA).map((i) => (transposedA
     ? `let a${i} = atA + min(row0 / 4u + ${i * lanes}u + lane, p.m / 4u - 1u);`
     : `let a${i} = atA + min(row0 + ${i * lanes}u + lane, p.m - 1u) * (p.k / 4u);`));
   const placeB = range(vectors).map((j) => (transposedB
-    ? `let b${j} = atB + min(column0 + ${j * lanes}u + lane, p.n - 1u) * (p.k / 4u);`
+    ? `let b${j} = atB + min(column0 + ${wide ? `${Math.floor(j / 4) * 4 * lanes + (j % 4)}u + 4u * lane` : `${j * lanes}u + lane`}, p.n - 1u) * (p.k / 4u);`
     : narrow ? `let b${j} = atB * 4u + min(column0 + ${j * lanes}u + lane, p.n - 1u);`
       : `let b${j} = atB + min(column0 / 4u + ${j * lanes}u + lane, p.n / 4u - 1u);`));
   // Only with A transposed K is a number of positions, which need not be a multiple of 4: the steps beyond count as zeros of A.
@@ -98,15 +101,15 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
       : `c${row}_${j} = fma(${type}(s${row}_${step}), vb${step}_${j}, c${row}_${j});`));
     return `let s${row}_${step} = ${rowValue(lanes, transposedA, 'va', row, step)}; ${terms.join(' ')}`;
   }).join('\n')).join('\n');
-  const stores = range(vectors).map((j) => (single
+  const stores = range(pieces).map((j) => (stored === 'f32'
     ? `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { c[atC * 4u + (row0 + row) * p.n + column] = results[r * ${vectors}u + ${j}u]; } }`
-    : `{ let x = column0 / 4u + ${j * lanes}u + lane; if (x < p.n / 4u) { c[atC + (row0 + row) * (p.n / 4u) + x] = results[r * ${vectors}u + ${j}u]; } }`));
+    : `{ let x = column0 / 4u + ${j * lanes}u + lane; if (x < p.n / 4u) { c[atC + (row0 + row) * (p.n / 4u) + x] = results[r * ${pieces}u + ${j}u]; } }`));
   return defineKernel({
     name: `dynamic_interaction_${form}_f32_sg${lanes}_${rows}x${columns}${textures ? '_texture' : ''}`,
     workgroup: [lanes],
     subgroups: true,
     params: { ...INTERACTION_PARAMS, ...linearParams(textures, 'a', 'b') },
-    buffers: { ...linearBuffers(textures, 'a', 'b'), ...(narrow && { b: 'read f32' as const }), c: `write ${type}` },
+    buffers: { ...linearBuffers(textures, 'a', 'b'), ...(narrow && { b: 'read f32' as const }), c: `write ${stored}` },
     module: `
 fn loadA(e: u32) -> vec4f { return ${linearLoad(textures, 'a', 'e')}; }
 fn loadB(e: u32) -> ${narrow ? 'f32' : 'vec4f'} { return ${linearLoad(textures, 'b', 'e')}; }`,
@@ -119,7 +122,7 @@ fn loadB(e: u32) -> ${narrow ? 'f32' : 'vec4f'} { return ${linearLoad(textures, 
 ${[...loadsA, ...loadsB].join('\n')}
 ${products}
   }
-  ${resultsArray(lanes, type, range(rows).flatMap((row) => range(vectors).map((j) => `c${row}_${j}`)))}
+  ${resultsArray(lanes, stored, range(rows).flatMap((row) => range(pieces).map((j) => (wide ? `vec4f(${range(4).map((q) => `c${row}_${4 * j + q}`).join(', ')})` : `c${row}_${j}`))))}
   ${eachRow(lanes, rows, 'p.m - row0', transposedA ? 4 : 1)}
     ${stores.join('\n    ')}
   }`,
