@@ -1,9 +1,9 @@
 /** From decoded images to the network's input. */
-import { normalizeImagesKernel, PIXELS_A_LANE } from '../../kernels/images.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
+import { normalizeImagesKernel, PIXELS_AT_ONCE } from '../../kernels/images.ts';
 import type { Device } from '../device.ts';
 import { shapeError } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { elementwise } from './elementwise.ts';
 
 export interface ImageData {
   /** RGB, row by row, height * width * 3 values in 0 .. 255. */
@@ -25,6 +25,8 @@ export interface NormalizeOptions {
 }
 
 const HEAD_WORDS = 4;
+/** Elements of `normalizeImagesKernel`, a dozen values each, that make a lane's start worth its cost. */
+const SHORTEST_SHARE = 4;
 
 function checkImages(images: readonly ImageData[]): void {
   if (images.length === 0) shapeError('normalizeImages', 'images', 'at least one image', '0');
@@ -94,10 +96,11 @@ export function normalizePacked(packed: Tensor, batch: number, options: Normaliz
   const { device } = packed;
   const [height, width] = paddedSize([], options);
   const output = device.empty([batch, height, width, 3]);
-  const lanesARow = Math.ceil(width / PIXELS_A_LANE);
-  const count = batch * height * lanesARow;
+  const quadsARow = Math.ceil(width / PIXELS_AT_ONCE);
+  const count = batch * height * quadsARow;
+  const { lanes, grid } = elementwise(device, count, SHORTEST_SHARE);
   const [meanR, meanG, meanB] = options.mean;
   const [stdR, stdG, stdB] = options.std;
-  device.run(normalizeImagesKernel(width % PIXELS_A_LANE === 0), { count, height, width, lanesARow, meanR, meanG, meanB, stdR, stdG, stdB }, { images: packed, output }, linearGrid(Math.ceil(count / 64)));
+  device.run(normalizeImagesKernel(width % PIXELS_AT_ONCE === 0, lanes), { count, height, width, quadsARow, meanR, meanG, meanB, stdR, stdG, stdB }, { images: packed, output }, grid);
   return output;
 }
