@@ -98,11 +98,10 @@ class Stage extends Module {
     const [b, n, d] = proposal.shape;
     return this.device.scope(() => {
       const roi = poolRois(pyramid, boxes, this.config);
-      const attended = this.norm1.forward(add(proposal, this.attention.forward(proposal)));
+      const attended = this.norm1.forward(this.attention.forward(proposal, proposal));
       const filtered = this.interaction.forward(reshape(attended, [b * n, d]), roi);
       const interacted = this.norm2.forward(add(attended, reshape(filtered, [b, n, d])));
-      const fed = this.linear2.forward(this.linear1.forward(interacted, { activation: 'relu' }));
-      const x = this.norm3.forward(add(interacted, fed));
+      const x = this.norm3.forward(this.linear2.forward(this.linear1.forward(interacted, { activation: 'relu' }), { residual: interacted }));
       const logits = this.classLogits.forward(this.classTower.forward(x));
       const deltas = this.boxDeltas.forward(this.regressionTower.forward(x));
       return { logits, boxes: decodeBoxes(deltas, boxes), proposal: x };

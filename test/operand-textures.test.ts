@@ -1,7 +1,8 @@
 /** Operand textures: a matrix that is still in one is not copied again, and never read from there once its buffer was written. */
 import fc from 'fast-check';
 import { describe, expect, test, vi } from 'vitest';
-import { linear, matmul, Random, type Device, type Tensor } from '../engine/index.ts';
+import { conv2d, linear, matmul, Random, type Device, type Tensor } from '../engine/index.ts';
+import { openDevice } from '../engine/node.ts';
 import { forcedDevices } from './devices.ts';
 
 const { device } = (await forcedDevices()).find(({ device: { force } }) => force.operands === 'texture')!;
@@ -97,5 +98,64 @@ describe('operand textures', () => {
     capture.dispose();
     a.dispose();
     b.dispose();
+  });
+
+  describe('of parameters', () => {
+    /** Products with other operands of the same size, between which a copy would be lost. */
+    const useOthers = (on: Device): void => on.scope(() => {
+      for (let seed = 30; seed < 34; seed++) matmul(on.tensor(values(M * K, seed), [M, K]), on.tensor(values(K * N, seed), [K, N]));
+    });
+
+    test('stay while others come and go, until they are written; then they are copied again, with the new values', async () => {
+      const hostA = values(M * K, 40), a = device.keep(device.tensor(hostA, [M, K])), b = device.parameter(values(K * N, 41), [K, N]);
+      const run = (): Tensor => device.noGrad(() => device.scope(() => device.keep(matmul(a, b))));
+      run().dispose();
+      useOthers(device);
+      device.write(a, hostA);
+      expect(copiesOf(device, () => run().dispose()), 'the parameter is still there').toBe(1);
+      const next = values(K * N, 42);
+      device.write(b, next);
+      useOthers(device);
+      const result = run();
+      expectClose(await result.read(), product(hostA, next));
+      result.dispose();
+      a.dispose();
+      b.dispose();
+    });
+
+    test('count as memory in use until the parameter is freed, and are none with keptOperandBytes 0', async () => {
+      const used = (on: Device): { kept: number; left: number } => {
+        const before = on.memory().liveBytes;
+        const b = on.parameter(values(K * N, 43), [K, N]);
+        const own = on.memory().liveBytes - before;
+        on.noGrad(() => on.scope(() => { matmul(on.tensor(values(M * K, 44), [M, K]), b); }));
+        const kept = on.memory().liveBytes - before - own;
+        b.dispose();
+        return { kept, left: on.memory().liveBytes - before };
+      };
+      const { kept, left } = used(device);
+      expect(kept).toBeGreaterThanOrEqual(K * N * 4);
+      expect(left).toBe(0);
+      const frugal = await openDevice({ force: { operands: 'texture' }, keptOperandBytes: 0 });
+      expect(used(frugal)).toEqual({ kept: 0, left: 0 });
+      frugal.destroy();
+    });
+
+    test('in another form (weights of Winograd convolutions) are computed once, and anew when the parameter was written', async () => {
+      const x = device.keep(device.tensor(values(12 * 12 * 64, 45), [1, 12, 12, 64])), weight = device.parameter(values(9 * 64 * 64, 46), [3, 3, 64, 64]);
+      const run = (): Tensor => device.noGrad(() => device.scope(() => device.keep(conv2d(x, weight, null, { padding: 1 }))));
+      const dispatchesOf = (body: () => void): number => {
+        const before = device.dispatches;
+        body();
+        return device.dispatches - before;
+      };
+      const first = dispatchesOf(() => run().dispose());
+      expect(dispatchesOf(() => run().dispose())).toBe(first - 1);
+      const next = values(9 * 64 * 64, 47);
+      device.write(weight, next);
+      const result = run(), plain = device.noGrad(() => device.scope(() => device.keep(conv2d(x, device.tensor(next, [3, 3, 64, 64]), null, { padding: 1 }))));
+      expect(await result.read()).toEqual(await plain.read());
+      for (const tensor of [result, plain, x, weight]) tensor.dispose();
+    });
   });
 });

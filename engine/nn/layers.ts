@@ -2,7 +2,7 @@
 import type { Device } from '../device.ts';
 import { multiheadAttention } from '../ops/attention.ts';
 import { conv2d } from '../ops/conv2d.ts';
-import { linear } from '../ops/matmul.ts';
+import { linear, type LinearOptions } from '../ops/matmul.ts';
 import { div, mul, sub } from '../ops/binary.ts';
 import { groupNorm, layerNorm, scaleShift } from '../ops/norm.ts';
 import { affine, sqrt } from '../ops/unary.ts';
@@ -21,7 +21,7 @@ export interface NormOptions extends Activation {
   readonly residual?: Tensor;
 }
 
-/** x [..., inputs] -> x weight^T + bias [..., outputs]; weight [outputs, inputs]. */
+/** x [..., inputs] -> act(x weight^T + bias + residual) [..., outputs]; weight [outputs, inputs]. */
 export class Linear extends Module {
   readonly weight: Tensor;
   readonly bias: Tensor | null;
@@ -35,7 +35,7 @@ export class Linear extends Module {
     this.bias = bias ? this.parameter('bias', [outputs], uniformBias(random, outputs, inputs)) : null;
   }
 
-  forward(x: Tensor, options: Activation = {}): Tensor {
+  forward(x: Tensor, options: LinearOptions = {}): Tensor {
     return linear(x, this.weight, this.bias, options);
   }
 }
@@ -155,7 +155,7 @@ export class FrozenBatchNorm extends Module {
   }
 }
 
-/** Self-attention over the second axis: x [B, N, features] -> [B, N, features]. */
+/** Self-attention over the second axis: x [B, N, features] -> [B, N, features], plus a residual of that shape. */
 export class MultiheadAttention extends Module {
   private readonly projection: Tensor;
   private readonly projectionBias: Tensor;
@@ -170,7 +170,7 @@ export class MultiheadAttention extends Module {
     device.write(this.output.bias!, constant(features, 0));
   }
 
-  forward(x: Tensor): Tensor {
-    return this.output.forward(multiheadAttention(linear(x, this.projection, this.projectionBias), this.heads));
+  forward(x: Tensor, residual?: Tensor): Tensor {
+    return this.output.forward(multiheadAttention(linear(x, this.projection, this.projectionBias), this.heads), { residual });
   }
 }

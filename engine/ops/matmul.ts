@@ -85,8 +85,8 @@ export function maskGradient(device: Device, upstream: Tensor, activated: Tensor
 
 export const linearOp = defineOp({
   name: 'linear',
-  shape: ([x, weight, bias]: readonly [Tensor, Tensor, Tensor | null], _: { readonly relu: boolean }) => {
-    for (const [name, tensor] of [['x', x], ['weight', weight], ['bias', bias]] as const) {
+  shape: ([x, weight, bias, residual]: readonly [Tensor, Tensor, Tensor | null, Tensor | null], _: { readonly relu: boolean }) => {
+    for (const [name, tensor] of [['x', x], ['weight', weight], ['bias', bias], ['residual', residual]] as const) {
       if (tensor && tensor.dtype !== 'f32') shapeError('linear', name, 'of dtype f32', tensor.dtype);
     }
     if (x.rank < 1) shapeError('linear', 'x', '[..., K]', x.shape);
@@ -94,11 +94,13 @@ export const linearOp = defineOp({
     if (weight.rank !== 2 || weight.shape[1] !== k) shapeError('linear', 'weight', `[N, ${k}] for x ${formatShape(x.shape)}`, weight.shape);
     const n = weight.shape[0];
     if (bias && !sameShape(bias.shape, [n])) shapeError('linear', 'bias', `[${n}] for weight ${formatShape(weight.shape)}`, bias.shape);
-    return { shape: [...x.shape.slice(0, -1), n] };
+    const shape = [...x.shape.slice(0, -1), n];
+    if (residual && !sameShape(residual.shape, shape)) shapeError('linear', 'residual', `of the result's shape ${formatShape(shape)}`, residual.shape);
+    return { shape };
   },
-  forward: ({ device, inputs: [x, weight, bias], attributes: { relu }, output, half }) => {
+  forward: ({ device, inputs: [x, weight, bias, residual], attributes: { relu }, output, half }) => {
     const [n, k] = weight.shape;
-    gemm(device, { a: x, transposeA: false, b: weight, transposeB: true, output, m: sizeOf(x.shape.slice(0, -1)), n, k, bias, relu, half });
+    gemm(device, { a: x, transposeA: false, b: weight, transposeB: true, output, m: sizeOf(x.shape.slice(0, -1)), n, k, bias, residual, relu, half });
   },
   backward: ({ device, inputs: [x, weight], attributes: { relu }, output, gradient: upstream, needs, earlier }) => {
     const [n, k] = weight.shape;
@@ -117,15 +119,17 @@ export const linearOp = defineOp({
     if (byInput) gemm(device, { a: gradient, transposeA: false, b: weight, transposeB: false, output: byInput, m, n: k, k: n, residual: earlier(0) });
     const byWeight = needs[1] ? device.empty(weight.shape) : null;
     if (byWeight) gemm(device, { a: gradient, transposeA: true, b: x, transposeB: false, output: byWeight, m: n, n: k, k: m, sumsOfA: withWeight ? bias : null });
-    return [byInput, byWeight, bias];
+    return [byInput, byWeight, bias, needs[3] ? gradient : null];
   },
 });
 
 export interface LinearOptions {
   /** Applied to the result, in the same kernel. */
   readonly activation?: 'relu';
+  /** Added before the activation, in the same kernel; of the result's shape. */
+  readonly residual?: Tensor;
 }
 
-/** x weight^T + bias: x [..., K], weight [N, K], bias [N] or null, result [..., N]. Throws ShapeError where sizes do not fit. */
-export const linear = (x: Tensor, weight: Tensor, bias: Tensor | null, { activation }: LinearOptions = {}): Tensor =>
-  linearOp([x, weight, bias], { relu: activation === 'relu' });
+/** act(x weight^T + bias + residual): x [..., K], weight [N, K], bias [N] or null, result [..., N]. Throws ShapeError where sizes do not fit. */
+export const linear = (x: Tensor, weight: Tensor, bias: Tensor | null, { activation, residual }: LinearOptions = {}): Tensor =>
+  linearOp([x, weight, bias, residual ?? null], { relu: activation === 'relu' });

@@ -86,19 +86,24 @@ const matmulCases = [
   ...sampleCases(3, fc.record({ m: size, n: size, k: size, form: forms, batchA: fc.constant([2]), batchB: fc.constant([2]) }), (sizes) => product(sizes)),
 ];
 
-function linearCase(batch: readonly number[], n: number, k: number, options: { bias?: boolean; relu?: boolean }, note = ''): OpCase {
-  const { bias = true, relu = false } = options;
+function linearCase(batch: readonly number[], n: number, k: number, options: { bias?: boolean; relu?: boolean; residual?: boolean }, note = ''): OpCase {
+  const { bias = true, relu = false, residual = false } = options;
   const shape = [...batch, k];
-  const inputs = [randomInput(shape, 21), randomInput([n, k], 22, { scale: 1 / Math.sqrt(k) }), ...(bias ? [randomInput([n], 23)] : [])];
+  const inputs = [randomInput(shape, 21), randomInput([n, k], 22, { scale: 1 / Math.sqrt(k) }), ...(bias ? [randomInput([n], 23)] : []), ...(residual ? [randomInput([...batch, n], 24)] : [])];
+  const added = <T>([, , ...others]: readonly T[]): { b: T | null; r: T | null } => ({ b: bias ? others[0] : null, r: residual ? others[bias ? 1 : 0] : null });
   return {
-    name: `[${shape.join(', ')}] to ${n}${bias ? '' : ', no bias'}${relu ? ', relu' : ''}${note ? `: ${note}` : ''}`,
+    name: `[${shape.join(', ')}] to ${n}${bias ? '' : ', no bias'}${residual ? ', residual' : ''}${relu ? ', relu' : ''}${note ? `: ${note}` : ''}`,
     inputs,
-    run: ([x, weight, b]) => linear(x, weight, b ?? null, relu ? { activation: 'relu' } : {}),
-    reference: ([x, weight, b]) => {
+    run: (inputs) => {
+      const { b, r } = added(inputs);
+      return linear(inputs[0], inputs[1], b, { ...(relu && { activation: 'relu' as const }), ...(r && { residual: r }) });
+    },
+    reference: (inputs) => {
+      const [x, weight] = inputs, { b, r } = added(inputs);
       const rows = sizeOf(batch);
       const { data } = matmulReference(ndarray([rows, k], x.data), weight, false, true);
       return ndarray([...batch, n], data.map((value, i) => {
-        const sum = value + (b ? b.data[i % n] : 0);
+        const sum = value + (b ? b.data[i % n] : 0) + (r ? r.data[i] : 0);
         return relu ? Math.max(sum, 0) : sum;
       }));
     },
@@ -117,6 +122,10 @@ const linearCases = [
   linearCase([150], 72, 40, { relu: true }, 'more than a tile each way'),
   linearCase([33], 64, 12, { bias: false, relu: true }),
   linearCase([9], 20, 8, { bias: false }),
+  linearCase([2, 9], 20, 8, { residual: true }),
+  linearCase([33], 64, 64, { residual: true, relu: true }, 'in textures'),
+  linearCase([7], 6, 12, { bias: false, residual: true, relu: true }, 'rows of no whole vec4s'),
+  linearCase([12], 8, 49 * 64, { residual: true }, 'K long'),
 ];
 
 function mixExpertsCase(batch: number, experts: number, rows: number, k: number): OpCase {

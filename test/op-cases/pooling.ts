@@ -48,6 +48,7 @@ export const poolingCases = {
     poolCase([2, 9, 12, 8], { kernel: 3, stride: 2, padding: 1 }, 1, 'as after the stem: '),
     poolCase([1, 8, 6, 5], { kernel: 2 }, 2, 'disjoint windows: '),
     poolCase([1, 1, 1, 3], { kernel: 1 }, 3, 'one pixel: '),
+    poolCase([1, 11, 9, 4], { kernel: 5, stride: 2, padding: 2 }, 6, 'a window too large to unroll: '),
     poolCase([1, 7, 7, 2], { kernel: 2, stride: 3 }, 4, 'pixels in no window: '),
     poolCase([0, 4, 4, 4], { kernel: 2 }, 5, 'empty batch: '),
     {
