@@ -31,8 +31,9 @@ export interface DeviceOptions {
   /** Variants of kernels to use wherever they can compute what is asked for, instead of those that are expected, or were tuned (`Device.tuner`), to be faster. */
   readonly force?: ForcedVariants;
   /**
-   * Where kernels read operands from textures, as on lavapipe: bytes of parameters' copies in textures that stay there from one pass to the next until a parameter is written. Counted in
-   * `Device.memory`; default 1 GiB, 0 copies anew in every pass. Parameters that an optimiser updates are not kept, and captures (`Device.capture`) copy at each replay.
+   * Where kernels read operands from textures, as on lavapipe: bytes of parameters' copies in textures that stay there in inference (see `Device.inference`) from one pass to the next,
+   * until the parameter is written or freed. Counted in `Device.memory`; default 1 GiB, 0 copies anew in every pass. Parameters that an optimiser has moved into its own memory are not
+   * kept, and captures (`Device.capture`) copy at each replay.
    */
   readonly keptOperandBytes?: number;
   /** `adapter` (the default) asks for the adapter's limits; `default` keeps WebGPU's guaranteed ones. */

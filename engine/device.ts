@@ -67,6 +67,7 @@ export class Device {
   private readonly scopes: Scope[] = [];
   private recordingDepth = 0;
   private rehearsing = false;
+  private keepsOperands = false;
   /** The capture whose body is running. */
   private recorder: Recording | null = null;
   private lossReason: string | null = null;
@@ -136,8 +137,8 @@ export class Device {
   }
 
   /**
-   * Values that `compute` makes of another tensor's. Of a parameter's they are computed when they are first used as anything but an operand that a texture still holds
-   * (textures.ts): weights brought into another form are so once, not in every pass. `form` names the computation.
+   * Values that `compute` makes of another tensor's. Of a parameter's they are, in inference, computed when they are first used as anything but an operand that a texture
+   * still holds (textures.ts): weights brought into another form are so once, not in every pass. `form` names the computation.
    */
   derived(from: Tensor, form: string, shape: Shape, compute: (into: Tensor) => void): Tensor {
     checkShape('derived', shape);
@@ -147,7 +148,7 @@ export class Device {
     };
     const computed = (): Storage => fill(this.allocate(shape));
     const { storage } = from;
-    return this.track(new Tensor(this, shape, 'f32', storage.lasting && !this.capturing ? { from: storage, form, compute: computed } : computed()));
+    return this.track(new Tensor(this, shape, 'f32', storage.lasting && this.keepsOperands ? { from: storage, form, compute: computed } : computed()));
   }
 
   /** Copies host values to the device (in a capture: its constants, the same at each replay). `dtype` follows the array's type; plain numbers are f32. */
@@ -394,7 +395,18 @@ export class Device {
   /** Runs `body` with matrices copied into operand textures (see textures.ts). What `body` records is all that sees them. */
   withTextures<T>(operands: readonly TextureOperand[], body: (textures: readonly OperandTexture[]) => T): T {
     if (this.recorder) for (const { matrix } of operands) this.recorder.use(matrix);
-    return this.textures.with(operands, this.dispatcher, body);
+    return this.textures.with(operands, this.dispatcher, this.keepsOperands, body);
+  }
+
+  /** Runs `body`; whether parameters' copies in textures, and what is `derived` of them, stay for the next pass. */
+  keepingOperands<T>(keep: boolean, body: () => T): T {
+    const before = this.keepsOperands;
+    this.keepsOperands = keep && !this.capturing;
+    try {
+      return body();
+    } finally {
+      this.keepsOperands = before;
+    }
   }
 
   /** Operands are copied into textures again, even those that are still there: for who times what a first use costs. */

@@ -172,7 +172,7 @@ const same = (a: CopiedMatrix, b: CopiedMatrix | null): boolean => (
 /**
  * Textures to copy operands into. One is used by the dispatch after the copy and then goes back at once: the device works in order. A matrix that is still in a free
  * texture, and whose buffer nothing has written since, is not copied again: an upstream gradient serves the gradients by input and weight. Those of parameters
- * (`Storage.lasting`) have textures to themselves, which serve pass after pass, as far as `mostKept` bytes go.
+ * (`Storage.lasting`) have textures to themselves in inference, which serve pass after pass, as far as `mostKept` bytes go.
  */
 export class TexturePool {
   private free: OperandTexture[] = [];
@@ -188,16 +188,15 @@ export class TexturePool {
    */
   constructor(private readonly device: GPUDevice, private readonly ledger: MemoryLedger, private readonly mostKept: number, private readonly onDestroy: () => void, private readonly mayDestroy: () => boolean) {}
 
-  /** Runs `body` with matrices in textures. What `body` records is all that sees them. */
-  with<T>(operands: readonly TextureOperand[], dispatcher: Dispatcher, body: (textures: readonly OperandTexture[]) => T): T {
+  /** Runs `body` with matrices in textures. What `body` records is all that sees them. `keep`: parameters' stay in theirs. */
+  with<T>(operands: readonly TextureOperand[], dispatcher: Dispatcher, keep: boolean, body: (textures: readonly OperandTexture[]) => T): T {
     const wanted = operands.map(copyOf);
     const textures = wanted.map((copy) => this.holding(copy));
     try {
       operands.forEach(({ matrix, lines, texels, rest, layout }, i) => {
         if (textures[i]) return;
         const size = [layout.blocks * layout.pitch, layout.blockLines] as const;
-        // Work of a capture is done at every replay, whatever was in its textures before.
-        const kept = sourceOf(matrix).lasting && !dispatcher.recording ? this.acquireKept(...size) : null;
+        const kept = keep && sourceOf(matrix).lasting ? this.acquireKept(...size) : null;
         const texture = kept ?? this.acquire(...size);
         textures[i] = texture;
         dispatcher.copyToTexture(matrix.storage.range, { lines, texels, rest, layout }, texture);

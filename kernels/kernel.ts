@@ -110,38 +110,40 @@ export const eachElement = (lanes: number, count: string, statements: string): s
 export const GPU_LANES = 64;
 
 /**
- * As `eachElement`, with the place of element `i` in an array of `sizes`, innermost first: `[name, size]`, and the name of the outermost index, which has no bound. Processors divide
- * whole numbers lane by lane, some 150 cycles for 16 of them: going through a range, places are counted on. `offset`: the place is that of
- * element i + offset.
+ * As `eachElement`, with the place of element i + `offset` in an array: its indices along `sizes`, innermost first (`[name, size]`), and the `outermost` one, which has no bound.
+ * Processors divide whole numbers lane by lane, some 150 cycles for 16 of them: where a lane takes a range of elements, its place is counted on from one to the next.
  */
 export function eachPlace(lanes: number, count: string, sizes: readonly (readonly [name: string, size: string])[], outermost: string, statements: string, offset = '0u'): string {
-  const digits = (of: string, name: (index: string) => string): string => [`let ${name('over0')} = ${of};`, ...sizes.map(([index, size], d) => {
-    const [before, after] = [name(`over${d}`), name(`over${d + 1}`)];
-    return `let ${after} = ${before} / ${size}; var ${name(index)} = ${before} - ${after} * ${size};`;
-  }), `var ${name(outermost)} = ${name(`over${sizes.length}`)};`].join('\n  ');
-  const first = (index: string): string => index, step = (index: string): string => `${index}Step`;
-  const carried = [...sizes.map(([index]) => index), outermost].map((index, d) => (
-    `${index} += ${step(index)}${d > 0 ? ` + carry${d - 1}` : ''};${d < sizes.length ? ` let carry${d} = select(0u, 1u, ${index} >= ${sizes[d][1]}); ${index} -= carry${d} * ${sizes[d][1]};` : ''}`)).join('\n      ');
+  const split = (whole: string, suffix: string): string => [
+    `let over0${suffix} = ${whole};`,
+    ...sizes.map(([name, size], d) => `let over${d + 1}${suffix} = over${d}${suffix} / ${size}; var ${name}${suffix} = over${d}${suffix} - over${d + 1}${suffix} * ${size};`),
+    `var ${outermost}${suffix} = over${sizes.length}${suffix};`,
+  ].join('\n  ');
   if (lanes === GPU_LANES) {
     return `
   let i = linearGroup * ${lanes}u + lane;
   if (i >= ${count}) { return; }
-  ${digits(`i + ${offset}`, first)}
+  ${split(`i + ${offset}`, '')}
   ${statements}`;
   }
+  const carried = (d: number): string => (d > 0 ? ` + carry${d - 1}` : '');
+  const counted = [
+    ...sizes.map(([name, size], d) => `${name} += ${name}Step${carried(d)}; let carry${d} = select(0u, 1u, ${name} >= ${size}); ${name} -= carry${d} * ${size};`),
+    `${outermost} += ${outermost}Step${carried(sizes.length)};`,
+  ].join('\n      ');
   return `
   let allLanes = groups.x * groups.y * groups.z * ${lanes}u;
   let share = (${count} + allLanes - 1u) / allLanes * ${lanes}u;
   let end = min(${count}, (linearGroup + 1u) * share);
   var i = linearGroup * share + lane;
-  ${digits(`i + ${offset}`, first)}
-  ${digits(`${lanes}u`, step)}
+  ${split(`i + ${offset}`, '')}
+  ${split(`${lanes}u`, 'Step')}
   loop {
     if (i >= end) { break; }
     ${statements}
     continuing {
       i += ${lanes}u;
-      ${carried}
+      ${counted}
     }
   }`;
 }

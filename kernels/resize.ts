@@ -1,5 +1,5 @@
 /**
- * Resizing of images [batch, height, width, channels] and the transposes of it, one lane a pixel and vec4 of channels (channels that are no multiple
+ * Resizing of images [batch, height, width, channels] and the transposes of it, pixel by pixel and vec4 by vec4 of channels (channels that are no multiple
  * of 4 go one by one; `channels` counts elements of the buffers).
  */
 import { defineKernel, eachPlace, kernelFamily } from './kernel.ts';
@@ -13,7 +13,7 @@ const eachPixel = (lanes: number, height: string, width: string, statements: str
 
 const NEAREST_PARAMS = { count: 'u32', height: 'u32', width: 'u32', factor: 'u32', channels: 'u32' } as const;
 
-/** One lane an input pixel, which it writes `factor` x `factor` times. */
+/** Every input pixel, written `factor` x `factor` times. */
 export const upsampleNearestKernel = kernelFamily((vec4: boolean, lanes: number) => defineKernel({
   name: `upsample_nearest_f32${suffix(vec4)}`,
   workgroup: [lanes],
