@@ -50,6 +50,7 @@ export class UnsupportedOptionError extends Error {
   override readonly name = 'UnsupportedOptionError';
 }
 
+/** `keptOperandBytes` where it is not given. */
 export const MOST_KEPT_OPERAND_BYTES = 2 ** 30;
 
 const RAISED_LIMITS = [
@@ -59,11 +60,12 @@ const RAISED_LIMITS = [
 ] as const;
 const WANTED_FEATURES: readonly GPUFeatureName[] = ['subgroups', 'shader-f16', 'timestamp-query'];
 
-/** Throws UnsupportedOptionError where options need a feature that is not among those of an adapter or device, or contradict each other. */
-export function checkOptions({ halfPrecision = false, force }: DeviceOptions, features: ReadonlySet<string>, { description, vendor }: GPUAdapterInfo): void {
+/** Throws UnsupportedOptionError where options need a feature that is not among those of an adapter or device, contradict each other, or make no sense. */
+export function checkOptions({ halfPrecision = false, force, keptOperandBytes = MOST_KEPT_OPERAND_BYTES }: DeviceOptions, features: ReadonlySet<string>, { description, vendor }: GPUAdapterInfo): void {
   if (halfPrecision && !features.has('shader-f16')) {
     throw new UnsupportedOptionError(`halfPrecision: expected an adapter with the feature shader-f16, got ${description || vendor || 'one'} with ${[...features].sort().join(', ') || 'no features'}`);
   }
+  if (!(keptOperandBytes >= 0)) throw new UnsupportedOptionError(`keptOperandBytes: expected a number of bytes, 0 or more, got ${keptOperandBytes}`);
   if (force?.precision === 'f16' && !halfPrecision) throw new UnsupportedOptionError('force.precision: f16 needs halfPrecision: true, got false');
 }
 

@@ -67,7 +67,6 @@ export class Device {
   private readonly scopes: Scope[] = [];
   private recordingDepth = 0;
   private rehearsing = false;
-  private keepsOperands = false;
   /** The capture whose body is running. */
   private recorder: Recording | null = null;
   private lossReason: string | null = null;
@@ -142,13 +141,13 @@ export class Device {
    */
   derived(from: Tensor, form: string, shape: Shape, compute: (into: Tensor) => void): Tensor {
     checkShape('derived', shape);
-    const fill = (storage: Storage): Storage => {
+    const computed = (): Storage => {
+      const storage = this.allocate(shape);
       compute(this.track(new Tensor(this, shape, 'f32', storage.retain())));
       return storage;
     };
-    const computed = (): Storage => fill(this.allocate(shape));
     const { storage } = from;
-    return this.track(new Tensor(this, shape, 'f32', storage.lasting && this.keepsOperands ? { from: storage, form, compute: computed } : computed()));
+    return this.track(new Tensor(this, shape, 'f32', storage.lasting && this.textures.keeps ? { from: storage, form, compute: computed } : computed()));
   }
 
   /** Copies host values to the device (in a capture: its constants, the same at each replay). `dtype` follows the array's type; plain numbers are f32. */
@@ -395,18 +394,12 @@ export class Device {
   /** Runs `body` with matrices copied into operand textures (see textures.ts). What `body` records is all that sees them. */
   withTextures<T>(operands: readonly TextureOperand[], body: (textures: readonly OperandTexture[]) => T): T {
     if (this.recorder) for (const { matrix } of operands) this.recorder.use(matrix);
-    return this.textures.with(operands, this.dispatcher, this.keepsOperands, body);
+    return this.textures.with(operands, this.dispatcher, body);
   }
 
-  /** Runs `body`; whether parameters' copies in textures, and what is `derived` of them, stay for the next pass. */
-  keepingOperands<T>(keep: boolean, body: () => T): T {
-    const before = this.keepsOperands;
-    this.keepsOperands = keep && !this.capturing;
-    try {
-      return body();
-    } finally {
-      this.keepsOperands = before;
-    }
+  /** Runs `body`, from which parameters' copies in textures, and what is `derived` of them, stay for the next pass: the forward pass of an op in inference. Captures keep nothing. */
+  keepingOperands<T>(body: () => T): T {
+    return this.capturing ? body() : this.textures.keeping(body);
   }
 
   /** Operands are copied into textures again, even those that are still there: for who times what a first use costs. */

@@ -72,7 +72,8 @@ export function defineOp<I extends OpInputs, A, S extends Saved = void>(definiti
       const output = device.empty(shape, dtype);
       const { inference } = device;
       const half = inference && device.halfPrecision;
-      const saved = device.noGrad(() => device.keepingOperands(inference, () => forward({ device, inputs, attributes, output, recording, inference, half })));
+      const run = (): S => forward({ device, inputs, attributes, output, recording, inference, half });
+      const saved = device.noGrad(inference ? () => device.keepingOperands(run) : run);
       if (recording) attach(output, saved);
       return output;
     });

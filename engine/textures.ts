@@ -180,6 +180,8 @@ export class TexturePool {
   private readonly copies = new Map<number, Set<OperandTexture>>();
   private nextId = 1;
   private keptBytes = 0;
+  /** Whether parameters' copies stay in their textures at the moment. */
+  keeps = false;
 
   /**
    * @param mostKept   bytes of textures that parameters may have to themselves
@@ -188,23 +190,36 @@ export class TexturePool {
    */
   constructor(private readonly device: GPUDevice, private readonly ledger: MemoryLedger, private readonly mostKept: number, private readonly onDestroy: () => void, private readonly mayDestroy: () => boolean) {}
 
-  /** Runs `body` with matrices in textures. What `body` records is all that sees them. `keep`: parameters' stay in theirs. */
-  with<T>(operands: readonly TextureOperand[], dispatcher: Dispatcher, keep: boolean, body: (textures: readonly OperandTexture[]) => T): T {
+  /** Runs `body`, in which parameters' copies stay in their textures. */
+  keeping<T>(body: () => T): T {
+    const before = this.keeps;
+    this.keeps = true;
+    try {
+      return body();
+    } finally {
+      this.keeps = before;
+    }
+  }
+
+  /** Runs `body` with matrices in textures. What `body` records is all that sees them. */
+  with<T>(operands: readonly TextureOperand[], dispatcher: Dispatcher, body: (textures: readonly OperandTexture[]) => T): T {
     const wanted = operands.map(copyOf);
     const textures = wanted.map((copy) => this.holding(copy));
+    const borrowed = textures.filter((texture) => texture !== null && !texture.kept) as OperandTexture[];
     try {
       operands.forEach(({ matrix, lines, texels, rest, layout }, i) => {
         if (textures[i]) return;
         const size = [layout.blocks * layout.pitch, layout.blockLines] as const;
-        const kept = keep && sourceOf(matrix).lasting ? this.acquireKept(...size) : null;
+        const kept = this.keeps && sourceOf(matrix).lasting ? this.acquireKept(...size) : null;
         const texture = kept ?? this.acquire(...size);
         textures[i] = texture;
+        if (!kept) borrowed.push(texture);
         dispatcher.copyToTexture(matrix.storage.range, { lines, texels, rest, layout }, texture);
         this.note(texture, wanted[i]);
       });
       return body(textures as OperandTexture[]);
     } finally {
-      for (const texture of textures) if (texture && !texture.kept) this.release(texture);
+      for (const texture of borrowed) this.release(texture);
     }
   }
 

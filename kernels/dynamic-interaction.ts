@@ -10,7 +10,7 @@
 import { defineKernel, kernelFamily, type Kernel } from './kernel.ts';
 import { linearBuffers, linearLoad, linearParams } from './linear.ts';
 import type { MatmulTile } from './matmul.ts';
-import { eachRow, range, resultsArray, rowValue } from './subgroups.ts';
+import { eachRow, laneColumn, laneResults, range, resultsArray, rowValue } from './subgroups.ts';
 
 /** `nn`: C = A B, `nt`: C = A B^T, `tn`: C = A^T B. */
 export type InteractionForm = 'nn' | 'nt' | 'tn';
@@ -84,7 +84,7 @@ export const subgroupInteractionKernel = kernelFamily((lanes: number, form: Inte
     ? `let a${i} = atA + min(row0 / 4u + ${i * lanes}u + lane, p.m / 4u - 1u);`
     : `let a${i} = atA + min(row0 + ${i * lanes}u + lane, p.m - 1u) * (p.k / 4u);`));
   const placeB = range(vectors).map((j) => (transposedB
-    ? `let b${j} = atB + min(column0 + ${wide ? `${Math.floor(j / 4) * 4 * lanes + (j % 4)}u + 4u * lane` : `${j * lanes}u + lane`}, p.n - 1u) * (p.k / 4u);`
+    ? `let b${j} = atB + min(column0 + ${laneColumn(lanes, j, wide)}, p.n - 1u) * (p.k / 4u);`
     : narrow ? `let b${j} = atB * 4u + min(column0 + ${j * lanes}u + lane, p.n - 1u);`
       : `let b${j} = atB + min(column0 / 4u + ${j * lanes}u + lane, p.n / 4u - 1u);`));
   // Only with A transposed K is a number of positions, which need not be a multiple of 4: the steps beyond count as zeros of A.
@@ -122,7 +122,7 @@ fn loadB(e: u32) -> ${narrow ? 'f32' : 'vec4f'} { return ${linearLoad(textures, 
 ${[...loadsA, ...loadsB].join('\n')}
 ${products}
   }
-  ${resultsArray(lanes, stored, range(rows).flatMap((row) => range(pieces).map((j) => (wide ? `vec4f(${range(4).map((q) => `c${row}_${4 * j + q}`).join(', ')})` : `c${row}_${j}`))))}
+  ${resultsArray(lanes, stored, laneResults(rows, vectors, wide))}
   ${eachRow(lanes, rows, 'p.m - row0', transposedA ? 4 : 1)}
     ${stores.join('\n    ')}
   }`,

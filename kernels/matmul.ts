@@ -9,7 +9,7 @@
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, eachElement, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
 import { linearTextureLoad } from './linear.ts';
-import { eachRow, range, resultsArray, rowValue } from './subgroups.ts';
+import { eachRow, laneColumn, laneResults, range, resultsArray, rowValue } from './subgroups.ts';
 
 export type MatmulForm = 'nn' | 'nt' | 'tn' | 'tt';
 /** `vec4`: the contiguous dimension of A and of B is a multiple of 4. `scalar`: any sizes, element by element. */
@@ -139,7 +139,7 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
   const vec4Output = transposedB ? wideRows : access !== 'scalar';
   // What is stored at once, and how many of them a lane has of a row.
   const stored = vec4Output ? 'vec4f' : type;
-  const pieces = transposedB && wideRows ? vectors / 4 : vectors;
+  const pieces = wideRows ? vectors / 4 : vectors;
   const zero = stored === 'f32' ? '0.0' : 'vec4f()';
   // With vec4 access K is a multiple of 4 wherever K is the contiguous dimension of an operand.
   const guardK = form === 'tn' || access === 'scalar';
@@ -152,7 +152,7 @@ export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulFor
     ? `let xA${i} = min(row0 / 4u + ${i * lanes}u + lane, (p.m + 3u) / 4u - 1u);`
     : `let rowA${i} = lineA + min(row0 + ${i * lanes}u + lane, p.m - 1u);`));
   const placeB = range(vectors).map((j) => (transposedB
-    ? `let columnB${j} = lineB + min(column0 + ${wideRows ? `${Math.floor(j / 4) * 4 * lanes + (j % 4)}u + 4u * lane` : `${j * lanes}u + lane`}, p.n - 1u);`
+    ? `let columnB${j} = lineB + min(column0 + ${laneColumn(lanes, j, wideRows)}, p.n - 1u);`
     : `let xB${j} = min(column0 / 4u + ${j * lanes}u + lane, (p.n + 3u) / 4u - 1u);`));
   const loadsA = transposedA
     ? range(4).flatMap((step) => range(blocksA).map((i) => `let a${step}_${i} = ${lineK('A', step, `xA${i}`)};`))
@@ -211,7 +211,7 @@ ${products}
   }
   ${sumsOfA.map((i) => `{ let x = row0 / 4u + ${i * lanes}u + lane; if (column0 == 0u && x < min(row0 + ${rows}u, p.m) / 4u) { sums_[x] = sum${i}; } }`).join('\n  ')}
   ${columnLoads.filter((line) => line !== '').join('\n  ')}
-  ${resultsArray(lanes, stored, range(rows).flatMap((row) => range(pieces).map((j) => (pieces === vectors ? `c${row}_${j}` : `vec4f(${range(4).map((q) => `c${row}_${4 * j + q}`).join(', ')})`))))}
+  ${resultsArray(lanes, stored, laneResults(rows, vectors, wideRows))}
   ${eachRow(lanes, rows, 'p.m - row0', transposedA ? 4 : 1)}
     let line = z * p.m + row0 + row;
     ${stores.join('\n    ')}

@@ -18,26 +18,27 @@ const ofWindow = (kernel: number, visit: (ky: string, kx: string) => string): st
   kernel * kernel <= LONGEST_UNROLLED ? range(kernel).flatMap((ky) => range(kernel).map((kx) => visit(`${ky}u`, `${kx}u`))).join('\n  ')
     : `for (var ky = 0u; ky < ${kernel}u; ky++) { for (var kx = 0u; kx < ${kernel}u; kx++) { ${visit('ky', 'kx')} } }`);
 
+/** WGSL of whether a value is NaN. */
+const isNan = (u: string, value: string): string => `((bitcast<${u}>(${value}) & ${u}(0x7fffffffu)) > ${u}(0x7f800000u))`;
+
 /** The maximum of a window. What `max` and comparisons give with NaN is up to the adapter, so NaNs are told by their bits; as in PyTorch they win. */
 function maximumOf(kernel: number, f: string, u: string, load: (ky: string, kx: string) => string): string {
   return `
   var best = ${load('0u', '0u')};
   var magnitude = ${u}();
   ${ofWindow(kernel, (ky, kx) => `{ let value = ${load(ky, kx)}; best = max(best, value); magnitude = max(magnitude, bitcast<${u}>(value) & ${u}(0x7fffffffu)); }`)}
-  let isNan = magnitude > ${u}(0x7f800000u);
-  output[i] = bitcast<${f}>(select(bitcast<${u}>(best), ${u}(0x7fc00000u), isNan));`;
+  output[i] = bitcast<${f}>(select(bitcast<${u}>(best), ${u}(0x7fc00000u), magnitude > ${u}(0x7f800000u)));`;
 }
 
-/** The same, and which pixel it was: the first whatever it is, so that a window of -infinity has a winner too, then whatever is larger or the first NaN. */
+/** The same, and which pixel it was: the first whatever it is, so that a window of -infinity has a winner too, then whatever is larger, or a NaN. */
 function winnerOf(kernel: number, f: string, u: string, load: (ky: string, kx: string) => string): string {
   return `
   var best = ${f}();
   var winner = ${u}(0xffffffffu);
   ${ofWindow(kernel, (ky, kx) => `{
     let value = ${load(ky, kx)};
-    let bestIsNan = (bitcast<${u}>(best) & ${u}(0x7fffffffu)) > ${u}(0x7f800000u);
-    let beats = ((value > best) & !bestIsNan) | ((bitcast<${u}>(value) & ${u}(0x7fffffffu)) > ${u}(0x7f800000u)) | (winner == ${u}(0xffffffffu));
-    let wins = beats & (${u}(select(0u, 1u, y0 + ${ky} - p.padding < p.height && x0 + ${kx} - p.padding < p.width)) != ${u}());
+    let beats = ((value > best) & !${isNan(u, 'best')}) | ${isNan(u, 'value')} | (winner == ${u}(0xffffffffu));
+    let wins = select(${f === 'f32' ? 'false' : 'vec4<bool>()'}, beats, y0 + ${ky} - p.padding < p.height && x0 + ${kx} - p.padding < p.width);
     best = select(best, value, wins);
     winner = select(winner, ${u}(${ky} * ${kernel}u + ${kx}), wins);
   }`)}

@@ -37,6 +37,14 @@ export function resultsArray(subgroup: number, type: 'f32' | 'vec4f', values: re
   return `var results = array<${type}, ${length}>(${[...values, ...range(length - values.length).map(() => `${type}()`)].join(', ')});`;
 }
 
+/** WGSL of the place in a tile of a lane's single column `j`: every `lanes`th one, or where `wide` four neighbours after another, whose results are stored as a vec4 (`laneResults`). */
+export const laneColumn = (lanes: number, j: number, wide: boolean): string => (wide ? `${Math.floor(j / 4) * 4 * lanes + (j % 4)}u + 4u * lane` : `${j * lanes}u + lane`);
+
+/** WGSL of what a lane stores of its sums `c<row>_<j>`, row by row. */
+export const laneResults = (rows: number, vectors: number, wide: boolean): string[] => range(rows).flatMap((row) => (wide
+  ? range(vectors / 4).map((v) => `vec4f(${range(4).map((q) => `c${row}_${4 * v + q}`).join(', ')})`)
+  : range(vectors).map((j) => `c${row}_${j}`)));
+
 /** WGSL of a number that a compiler does not know: a loop of so many turns at most is not unrolled. */
 export const unknown = (value: number): string => `select(0u, ${value}u, groups.x != 0u)`;
 

@@ -1,7 +1,7 @@
 /** Operand textures: a matrix that is still in one is not copied again, and never read from there once its buffer was written. */
 import fc from 'fast-check';
 import { describe, expect, test, vi } from 'vitest';
-import { conv2d, linear, matmul, Random, type Device, type Tensor } from '../engine/index.ts';
+import { conv2d, linear, matmul, Random, UnsupportedOptionError, type Device, type Tensor } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { forcedDevices } from './devices.ts';
 
@@ -139,6 +139,7 @@ describe('operand textures', () => {
       const frugal = await openDevice({ force: { operands: 'texture' }, keptOperandBytes: 0 });
       expect(used(frugal)).toEqual({ kept: 0, left: 0 });
       frugal.destroy();
+      await expect(openDevice({ keptOperandBytes: -1 })).rejects.toThrow(new UnsupportedOptionError('keptOperandBytes: expected a number of bytes, 0 or more, got -1'));
     });
 
     test('in another form (weights of Winograd convolutions) are computed once, and anew when the parameter was written', async () => {

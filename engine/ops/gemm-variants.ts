@@ -77,10 +77,10 @@ const LONGEST_CHAIN = 1024;
 /** As far as the partial products of such a split take no more than this. */
 const PARTIAL_BYTES = 64 * 2 ** 20;
 
-/** How operands lie: the elements of a line of each, and whether they are read as vec4s. */
-export function layoutOf({ transposeA, transposeB, m, n, k }: Gemm): { readonly form: MatmulForm; readonly access: OperandAccess; readonly widthA: number; readonly widthB: number } {
+/** How operands lie: the elements of a line of each, and whether they are read as vec4s; `wideRows`: see subgroupMatmulKernel. */
+export function layoutOf({ transposeA, transposeB, m, n, k }: Gemm): { readonly form: MatmulForm; readonly access: OperandAccess; readonly widthA: number; readonly widthB: number; readonly wideRows: boolean } {
   const widthA = transposeA ? m : k, widthB = transposeB ? k : n;
-  return { form: `${transposeA ? 't' : 'n'}${transposeB ? 't' : 'n'}`, access: widthA % 4 === 0 && widthB % 4 === 0 ? 'vec4' : 'scalar', widthA, widthB };
+  return { form: `${transposeA ? 't' : 'n'}${transposeB ? 't' : 'n'}`, access: widthA % 4 === 0 && widthB % 4 === 0 ? 'vec4' : 'scalar', widthA, widthB, wideRows: transposeB && n % 4 === 0 };
 }
 
 /** Whether products of a precision are computed by the kernels for small subgroups; otherwise through workgroup memory. */
@@ -174,7 +174,7 @@ const OF_BATCHES = ['sharedA', 'sharedB', 'sumBatch'];
 /** The variant for a problem: the tuned one, or the cost model's. `run` computes the problem as a variant says. */
 export function chooseGemm(device: Device, problem: Gemm, run: (device: Device, problem: Gemm, variant: GemmVariant) => void): GemmVariant {
   const { a, b, output, transposeA, transposeB, m, n, k, batch = 1, half = false, ...rest } = problem;
-  const { form, access } = layoutOf(problem);
+  const { form, access, wideRows } = layoutOf(problem);
   // What concerns batches says nothing where there is one matrix.
   const extras = Object.entries(rest).filter(([name, value]) => value && (batch !== 1 || !OF_BATCHES.includes(name))).map(([name]) => ` ${name}`).sort().join('');
   return device.tuner.choose('matmul', `${form} ${m}x${n}x${k}${batch === 1 ? '' : ` batch ${batch}`}${extras}${half ? ' half' : ''}`, () => {
@@ -188,7 +188,7 @@ export function chooseGemm(device: Device, problem: Gemm, run: (device: Device, 
         name: `${precision === 'f16' ? 'f16' : textures ? 'texture' : 'buffer'} ${rows}x${columns}${slices > 1 ? `, ${slices} slices` : ''}`, variant,
         tolerance: roundingOf(k) + (precision === 'f16' ? HALF_ROUNDING : 0),
         // Without epilogues, which are the same few lines in all of them.
-        kernels: () => [readBySubgroups(device, precision) ? subgroupMatmulKernel(lanes, form, rows, columns, textures && copied ? copied.access : access, '', false, transposeB && n % 4 === 0, false)
+        kernels: () => [readBySubgroups(device, precision) ? subgroupMatmulKernel(lanes, form, rows, columns, textures && copied ? copied.access : access, '', false, wideRows, false)
           : tiledMatmulKernel(form, size === 'small' ? size : 'large', access, precision, n % 4 === 0, ''),
           ...(slices > 1 ? [sumSlicesKernel(n % 4 === 0 ? 'vec4' : 'scalar', '', elementwise(device, 1).lanes)] : [])],
       };

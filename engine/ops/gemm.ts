@@ -59,7 +59,7 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
     if (sumsOfA) columnSums(device, a, null, sumsOfA);
     return;
   }
-  const { form, access, widthA, widthB } = layoutOf(problem);
+  const { form, access, widthA, widthB, wideRows } = layoutOf(problem);
   const { epilogue, buffers } = epilogueOperands(problem);
   const lanes = device.subgroupSize;
   const { size, slices, textures: fromTextures, precision } = variant ?? chooseGemm(device, problem, gemm);
@@ -73,7 +73,6 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
   const sums = sumsOfA && subgroups && !summed && access !== 'scalar' ? sumsOfA : null;
   if (sumsOfA && !sums) columnSums(device, a, null, sumsOfA);
   // Where operands are read from textures, the residual is as well: often it lies in one, being the operand of an earlier product.
-  const wideRows = transposeB && n % 4 === 0;
   const residual = textures && !summed && (!transposeB || wideRows) && problem.residual ? textureOperand(problem.residual, m * batch, n / 4) : null;
   const kernel: Kernel = subgroups
     ? subgroupMatmulKernel(lanes, form, tile.rows, tile.columns, subgroupAccess, direct, sums !== null, wideRows, residual !== null)

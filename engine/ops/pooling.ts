@@ -3,8 +3,8 @@ import { maxPool2dGradientKernel, maxPool2dKernel } from '../../kernels/pooling.
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { elementwise } from './elementwise.ts';
 import { prefersTextures, withOperands } from '../textures.ts';
+import { elementwise } from './elementwise.ts';
 
 export interface MaxPool2dOptions {
   /** Side of the square window. */
