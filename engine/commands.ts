@@ -12,12 +12,11 @@ export interface CommandSink {
   writeBuffer(buffer: GPUBuffer, offset: number, data: ArrayBuffer, dataOffset: number, size: number): void;
 }
 
-/** One dispatch; `offsets` says where in the uniform buffer of the bind group its params are. Kernel, params and what is bound are for whoever watches. */
+/** One dispatch. Kernel, params and what is bound are for whoever watches. */
 export interface DispatchCommand {
   readonly kind: 'dispatch';
   readonly pipeline: GPUComputePipeline;
   readonly bindGroup: GPUBindGroup;
-  readonly offsets: readonly number[];
   readonly grid: Grid;
   readonly kernel: Kernel;
   readonly params: Readonly<Record<string, number>>;
@@ -32,24 +31,39 @@ export type TransferCommand =
 
 export type Command = DispatchCommand | TransferCommand;
 
-export const SLOT_BYTES = MAX_PARAMS * 4;
-/** Dispatches whose params a block holds. */
-export const SLOTS = 1024;
+const SLOT_BYTES = MAX_PARAMS * 4;
+/** Dispatches whose params a block of a list holds. */
+const LIST_SLOTS = 1024;
 
-/** A uniform buffer with a slot of params for each of many dispatches, its copy on the host, and the bind groups that name it. */
+/** The params of a dispatch on the device: a slot of a block. */
+export type ParamSlot = Readonly<GPUBufferBinding>;
+
+/** A uniform buffer with a slot of params for each of many dispatches, and its copy on the host. */
 export class ParamBlock {
-  readonly gpu: GPUBuffer;
-  readonly bindGroups = new Map<string, GPUBindGroup>();
-  private readonly staging = new ArrayBuffer(SLOT_BYTES * SLOTS);
-  private readonly u32 = new Uint32Array(this.staging);
-  private readonly i32 = new Int32Array(this.staging);
-  private readonly f32 = new Float32Array(this.staging);
+  private readonly gpu: GPUBuffer;
+  private readonly staging: ArrayBuffer;
+  private readonly u32: Uint32Array;
+  private readonly i32: Int32Array;
+  private readonly f32: Float32Array;
+  /** Slots in use, and how many of them the device has. */
+  private used = 0;
+  private uploaded = 0;
 
-  constructor(device: GPUDevice) {
-    this.gpu = device.createBuffer({ label: 'params', size: SLOT_BYTES * SLOTS, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST });
+  constructor(device: GPUDevice, private readonly slots: number) {
+    this.gpu = device.createBuffer({ label: 'params', size: SLOT_BYTES * slots, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST });
+    this.staging = new ArrayBuffer(SLOT_BYTES * slots);
+    this.u32 = new Uint32Array(this.staging);
+    this.i32 = new Int32Array(this.staging);
+    this.f32 = new Float32Array(this.staging);
   }
 
-  fill<P extends string>(slot: number, kernel: Kernel<P>, params: Readonly<Record<P, number>>): void {
+  get full(): boolean {
+    return this.used === this.slots;
+  }
+
+  /** Puts the params of a dispatch into the next slot. */
+  add<P extends string>(kernel: Kernel<P>, params: Readonly<Record<P, number>>): ParamSlot {
+    const slot = this.used++;
     let at = slot * MAX_PARAMS;
     for (const { name, type } of kernel.params) {
       const value = params[name];
@@ -57,11 +71,23 @@ export class ParamBlock {
       else if (type === 'u32') this.u32[at++] = value;
       else this.i32[at++] = value;
     }
+    return { buffer: this.gpu, offset: slot * SLOT_BYTES, size: SLOT_BYTES };
   }
 
-  /** Writes slots `from` .. `to` (exclusive). */
-  upload(from: number, to: number, queue: CommandSink): void {
-    if (to > from) queue.writeBuffer(this.gpu, from * SLOT_BYTES, this.staging, from * SLOT_BYTES, (to - from) * SLOT_BYTES);
+  /** Writes to the device what was added since the last time. */
+  upload(queue: CommandSink): void {
+    const { used, uploaded } = this;
+    if (used > uploaded) queue.writeBuffer(this.gpu, uploaded * SLOT_BYTES, this.staging, uploaded * SLOT_BYTES, (used - uploaded) * SLOT_BYTES);
+    this.uploaded = used;
+  }
+
+  /** Its slots are used anew; what was encoded with them must have been submitted. */
+  reset(): void {
+    this.used = this.uploaded = 0;
+  }
+
+  destroy(): void {
+    this.gpu.destroy();
   }
 }
 
@@ -70,15 +96,14 @@ export class CommandList {
   readonly commands: Command[] = [];
   private readonly blocks: ParamBlock[] = [];
   private readonly constants: GPUBuffer[] = [];
-  private slots = 0;
 
   constructor(private readonly device: GPUDevice) {}
 
-  /** Where the params of the next dispatch go. */
-  nextSlot(): { block: ParamBlock; slot: number } {
-    const slot = this.slots++ % SLOTS;
-    if (slot === 0) this.blocks.push(new ParamBlock(this.device));
-    return { block: this.blocks[this.blocks.length - 1], slot };
+  /** Room for the params of one more dispatch. */
+  get block(): ParamBlock {
+    let block = this.blocks.at(-1);
+    if (!block || block.full) this.blocks.push(block = new ParamBlock(this.device, LIST_SLOTS));
+    return block;
   }
 
   /** Data from the host become a constant of the list, copied to where they belong each time. */
@@ -92,17 +117,17 @@ export class CommandList {
   }
 
   get dispatches(): number {
-    return this.slots;
+    return this.commands.filter(({ kind }) => kind === 'dispatch').length;
   }
 
   /** Writes the params to the device: once, when the list is complete. */
   seal(): void {
-    this.blocks.forEach((block, i) => block.upload(0, Math.min(SLOTS, this.slots - i * SLOTS), this.device.queue));
+    for (const block of this.blocks) block.upload(this.device.queue);
   }
 
   /** Frees the list's memory; what was encoded must have been submitted. */
   destroy(): void {
-    for (const { gpu } of this.blocks) gpu.destroy();
+    for (const block of this.blocks) block.destroy();
     for (const buffer of this.constants) buffer.destroy();
     this.commands.length = 0;
   }

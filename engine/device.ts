@@ -89,10 +89,7 @@ export class Device {
     this.operandTextures = (options.languageFeatures ?? globalThis.navigator?.gpu?.wgslLanguageFeatures ?? new Set<string>()).has('readonly_and_readwrite_storage_textures');
     this.dispatcher = new Dispatcher(gpu, { written: (buffer) => this.textures.written(buffer), replaying: () => this.textures.forget() });
     const maxBytes = Math.min(gpu.limits.maxBufferSize, gpu.limits.maxStorageBufferBindingSize);
-    const beforeDestroying = (): void => {
-      this.dispatcher.flush();
-      this.dispatcher.dropBindGroups();
-    };
+    const beforeDestroying = (): void => this.dispatcher.dropBindGroups();
     this.pool = new BufferPool(gpu, maxBytes, this.ledger, beforeDestroying);
     this.arena = new BufferArena(this.pool);
     // Commands that a profile holds back still need what they name.

@@ -1,6 +1,6 @@
-/** Pipelines, bind groups and command encoding: many dispatches a pass, many passes a submit, params through one ring of uniforms. */
+/** Pipelines, bind groups and command encoding: many dispatches a pass, many passes a submit, a bind group for each different dispatch. */
 import type { Kernel, Grid } from '../kernels/kernel.ts';
-import { ParamBlock, SLOT_BYTES, SLOTS, type Bound, type Command, type CommandList, type CommandSink } from './commands.ts';
+import { ParamBlock, type Bound, type Command, type CommandList, type CommandSink, type ParamSlot } from './commands.ts';
 import { TEXEL_BYTES, type OperandTexture, type TextureLines } from './textures.ts';
 
 /** A range of a buffer as a dispatch binds it. */
@@ -39,12 +39,13 @@ export interface WriteObserver {
 
 /** A submit costs about as much as a dispatch; submitting this often lets the device start while JavaScript still records. */
 const DISPATCHES_PER_SUBMIT = 96;
-const MAX_BIND_GROUPS = 16384;
+/** Beyond this the cache of bind groups starts anew. One costs 17 to 25 us to make, and on lavapipe a memory mapping, of which a process may have 65,530. */
+const MAX_BIND_GROUPS = 8192;
 
 interface CompiledKernel {
   readonly pipeline: GPUComputePipeline;
   readonly layout: GPUBindGroupLayout;
-  readonly layoutId: number;
+  readonly id: number;
 }
 
 class CompileError extends Error {
@@ -75,11 +76,13 @@ function copyToTexture(encoder: GPUCommandEncoder, { source: buffer, sourceOffse
 
 export class Dispatcher {
   private readonly compiled = new Map<string, CompiledKernel>();
-  private readonly layouts = new Map<string, { id: number; layout: GPUBindGroupLayout; pipelineLayout: GPUPipelineLayout }>();
-  /** Params of what is encoded at once. */
-  private readonly ring: ParamBlock;
-  private slot = 0;
-  private firstSlot = 0;
+  private readonly layouts = new Map<string, { layout: GPUBindGroupLayout; pipelineLayout: GPUPipelineLayout }>();
+  /**
+   * The bind groups of what is encoded at once, by kernel, resources and params, and those params: a dispatch that was there before creates nothing and writes nothing.
+   * No dynamic offsets: for each of them lavapipe makes a descriptor set of its own at each dispatch, which takes it some 45 us.
+   */
+  private readonly bindGroups = new Map<string, GPUBindGroup>();
+  private readonly params: ParamBlock;
   private encoder: GPUCommandEncoder | null = null;
   private pass: GPUComputePassEncoder | null = null;
   private pipeline: GPUComputePipeline | null = null;
@@ -94,7 +97,7 @@ export class Dispatcher {
 
   constructor(private readonly device: GPUDevice, private readonly observer: WriteObserver) {
     this.queue = device.queue;
-    this.ring = new ParamBlock(device);
+    this.params = new ParamBlock(device, MAX_BIND_GROUPS);
     device.addEventListener('uncapturederror', (event) => this.fail(new Error(`WebGPU: ${event.error.message}`)));
   }
 
@@ -112,15 +115,13 @@ export class Dispatcher {
   run<P extends string, B extends string>(kernel: Kernel<P, B>, params: Readonly<Record<P, number>>, buffers: Readonly<Record<B, Bindable>>, grid: Grid): void {
     if (grid[0] === 0 || grid[1] === 0 || grid[2] === 0) return;
     const compiled = this.compile(kernel);
-    const { block, slot } = this.recording?.nextSlot() ?? this.nextSlot();
-    block.fill(slot, kernel, params);
     const bound = kernel.buffers.map((b): Bound => {
       const bindable: Bindable = buffers[b.name];
       const resource: Bound = 'storage' in bindable ? bindable.storage.range : bindable;
       if (b.access === 'write') this.observer.written(resource.id);
       return resource;
     });
-    this.add({ kind: 'dispatch', pipeline: compiled.pipeline, bindGroup: this.bindGroup(compiled, bound, block), offsets: [slot * SLOT_BYTES], grid, kernel, params, bound });
+    this.add({ kind: 'dispatch', pipeline: compiled.pipeline, bindGroup: this.bindGroup(kernel, compiled, params, bound), grid, kernel, params, bound });
   }
 
   /** Records a copy between two buffers. */
@@ -162,8 +163,7 @@ export class Dispatcher {
   flush(): void {
     this.closePass();
     if (!this.encoder) return;
-    this.ring.upload(this.firstSlot, this.slot, this.queue);
-    this.firstSlot = this.slot;
+    this.params.upload(this.queue);
     this.probe?.finishing(this.encoder);
     this.queue.submit([this.encoder.finish()]);
     this.encoder = null;
@@ -191,16 +191,11 @@ export class Dispatcher {
     this.queue = probe?.queue ?? this.device.queue;
   }
 
+  /** Submits what was encoded and forgets what it named. */
   dropBindGroups(): void {
-    this.ring.bindGroups.clear();
-  }
-
-  private nextSlot(): { block: ParamBlock; slot: number } {
-    if (this.slot === SLOTS) {
-      this.flush();
-      this.slot = this.firstSlot = 0;
-    }
-    return { block: this.ring, slot: this.slot++ };
+    this.flush();
+    this.bindGroups.clear();
+    this.params.reset();
   }
 
   private add(command: Command): void {
@@ -211,13 +206,13 @@ export class Dispatcher {
   /** The one place where commands reach the encoder, recorded ones and others. */
   private encode(command: Command): void {
     if (command.kind === 'dispatch') {
-      const { pipeline, bindGroup, offsets, grid } = command;
+      const { pipeline, bindGroup, grid } = command;
       const { probe } = this;
       if (probe?.isolate === 'submit') this.flush();
       const pass = this.openPass();
       if (pipeline !== this.pipeline) pass.setPipeline(pipeline);
       this.pipeline = pipeline;
-      pass.setBindGroup(0, bindGroup, offsets);
+      pass.setBindGroup(0, bindGroup);
       pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
       this.total++;
       if (probe) {
@@ -253,7 +248,7 @@ export class Dispatcher {
   private compile(kernel: Kernel): CompiledKernel {
     let compiled = this.compiled.get(kernel.source);
     if (!compiled) {
-      const { id, layout, pipelineLayout } = this.layoutOf(kernel);
+      const { layout, pipelineLayout } = this.layoutOf(kernel);
       this.device.pushErrorScope('validation');
       const module = this.device.createShaderModule({ label: kernel.name, code: kernel.source });
       const pipeline = this.device.createComputePipeline({ label: kernel.name, layout: pipelineLayout, compute: { module, entryPoint: 'main' } });
@@ -264,45 +259,51 @@ export class Dispatcher {
       });
       this.checks.add(check);
       void check.finally(() => this.checks.delete(check));
-      compiled = { pipeline, layout, layoutId: id };
+      compiled = { pipeline, layout, id: this.compiled.size };
       this.compiled.set(kernel.source, compiled);
     }
     return compiled;
   }
 
-  private layoutOf(kernel: Kernel): { id: number; layout: GPUBindGroupLayout; pipelineLayout: GPUPipelineLayout } {
+  private layoutOf(kernel: Kernel): { layout: GPUBindGroupLayout; pipelineLayout: GPUPipelineLayout } {
     const key = kernel.buffers.map((b) => b.access).join(' ');
     let found = this.layouts.get(key);
     if (!found) {
       const visibility = GPUShaderStage.COMPUTE;
       const layout = this.device.createBindGroupLayout({
         entries: [
-          { binding: 0, visibility, buffer: { type: 'uniform', hasDynamicOffset: true } },
+          { binding: 0, visibility, buffer: { type: 'uniform' } },
           ...kernel.buffers.map((b, i) => ({ binding: i + 1, visibility, ...(b.access === 'texture' ? { storageTexture: { access: 'read-only' as const, format: 'rgba32float' as const } }
             : { buffer: { type: b.access === 'read' ? ('read-only-storage' as const) : ('storage' as const) } }) })),
         ],
       });
-      found = { id: this.layouts.size, layout, pipelineLayout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }) };
+      found = { layout, pipelineLayout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }) };
       this.layouts.set(key, found);
     }
     return found;
   }
 
-  private bindGroup(kernel: CompiledKernel, bound: readonly Bound[], { gpu: uniforms, bindGroups }: ParamBlock): GPUBindGroup {
-    let key = String(kernel.layoutId);
+  private bindGroup<P extends string>(kernel: Kernel<P>, compiled: CompiledKernel, params: Readonly<Record<P, number>>, bound: readonly Bound[]): GPUBindGroup {
+    if (this.recording) return this.createBindGroup(compiled, this.recording.block.add(kernel, params), bound);
+    let key = String(compiled.id);
     for (const resource of bound) key += 'view' in resource ? `,t${resource.id}` : `,${resource.id}:${resource.offset}:${resource.bytes}`;
-    let group = bindGroups.get(key);
+    for (const { name } of kernel.params) key += Object.is(params[name], -0) ? ';-0' : `;${params[name]}`;
+    let group = this.bindGroups.get(key);
     if (!group) {
-      if (bindGroups.size >= MAX_BIND_GROUPS) bindGroups.clear();
-      group = this.device.createBindGroup({
-        layout: kernel.layout,
-        entries: [
-          { binding: 0, resource: { buffer: uniforms, offset: 0, size: SLOT_BYTES } },
-          ...bound.map((resource, i) => ({ binding: i + 1, resource: 'view' in resource ? resource.view : { buffer: resource.gpu, offset: resource.offset, size: resource.bytes } })),
-        ],
-      });
-      bindGroups.set(key, group);
+      if (this.params.full) this.dropBindGroups();
+      group = this.createBindGroup(compiled, this.params.add(kernel, params), bound);
+      this.bindGroups.set(key, group);
     }
     return group;
+  }
+
+  private createBindGroup({ layout }: CompiledKernel, params: ParamSlot, bound: readonly Bound[]): GPUBindGroup {
+    return this.device.createBindGroup({
+      layout,
+      entries: [
+        { binding: 0, resource: params },
+        ...bound.map((resource, i) => ({ binding: i + 1, resource: 'view' in resource ? resource.view : { buffer: resource.gpu, offset: resource.offset, size: resource.bytes } })),
+      ],
+    });
   }
 }

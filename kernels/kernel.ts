@@ -41,7 +41,7 @@ export interface Kernel<P extends string = string, B extends string = string> {
   readonly f16: boolean;
 }
 
-/** The most params a kernel may have: one 256-byte slot of the uniform ring. */
+/** The most params a kernel may have: one 256-byte slot of a uniform buffer. */
 export const MAX_PARAMS = 64;
 
 /** The most workgroups in one dimension of a dispatch at WebGPU's default limits. */

@@ -211,6 +211,28 @@ test('many dispatches between reads all arrive, in order', async () => {
   result.dispose();
 });
 
+describe('params', () => {
+  const put = (type: 'f32' | 'u32') => defineKernel({
+    name: `put_${type}`, workgroup: [1], params: { at: 'u32', value: type }, buffers: { out: 'write u32' }, body: `out[p.at] = ${type === 'f32' ? 'bitcast<u32>(p.value)' : 'p.value'};`,
+  });
+
+  test('of more different dispatches than are remembered all arrive, and again', async () => {
+    const out = device.keep(device.empty([20_000], 'u32'));
+    for (const offset of [0, 7]) {
+      for (let at = 0; at < out.size; at++) device.run(put('u32'), { at, value: at + offset }, { out }, [1, 1, 1]);
+      expect(await out.read()).toEqual(Uint32Array.from({ length: out.size }, (_, i) => i + offset));
+    }
+    out.dispose();
+  });
+
+  test('tell dispatches apart that differ in nothing else: by sign of zero, and by type', async () => {
+    const out = device.keep(device.empty([4], 'u32'));
+    ([['f32', 0], ['f32', -0], ['f32', 1], ['u32', 1]] as const).forEach(([type, value], at) => device.run(put(type), { at, value }, { out }, [1, 1, 1]));
+    expect([...await out.read()]).toEqual([0, 0x80000000, 0x3f800000, 1]);
+    out.dispose();
+  });
+});
+
 describe('random numbers', () => {
   test('are Philox4x32-10: the published test vectors', () => {
     // Random123's kat_vectors for philox4x32 with 10 rounds.
