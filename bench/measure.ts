@@ -27,7 +27,7 @@ export interface Timing {
 
 export interface TimingOptions {
   readonly rounds: number;
-  /** A sample repeats the work until it takes about this long: short kernels are drowned by the cost of submitting and waiting otherwise. Default 40. */
+  /** A sample repeats the work until it takes at least half as long as this: short kernels are drowned by the cost of submitting and waiting otherwise. Default 40. */
   readonly sampleMs?: number;
   readonly clock?: () => number;
 }
@@ -47,13 +47,26 @@ export function summarize(samples: readonly number[]): Timing {
   return { median: median(samples), lower: quantile(samples, 0.25), upper: quantile(samples, 0.75), least: Math.min(...samples), most: Math.max(...samples), rounds: samples.length };
 }
 
-const MOST_REPEATS = 400;
+const MOST_REPEATS = 1000;
+/** A sample this many times as long as asked for is no hiccup. */
+const SURELY_LONG = 4;
 
 setFlagsFromString('--expose-gc');
 const collectGarbage: () => void = runInNewContext('gc');
 
+/** How often a job is repeated in a sample: measured with more and more repeats, since waiting takes as long as a dozen short executions, and a hiccup longer. */
+async function repeatsFor(sampleMs: number, once: (times: number) => Promise<number>): Promise<number> {
+  let times = 1;
+  for (;;) {
+    let took = times * await once(times);
+    if (took < SURELY_LONG * sampleMs) took = Math.min(took, times * await once(times));
+    if (took >= sampleMs / 2 || times === MOST_REPEATS) return Math.max(1, Math.round(times * Math.min(1, sampleMs / Math.max(1e-3, took))));
+    times = Math.min(MOST_REPEATS, Math.max(times + 1, Math.round(times * sampleMs / Math.max(1e-3, took))));
+  }
+}
+
 /**
- * Times jobs beside each other: each is run twice to warm up (shaders compile at their first dispatch), then every round runs each of them once. Garbage is collected before each sample,
+ * Times jobs beside each other: each is run to warm up (shaders compile at their first dispatch) and to find its repeats, then every round runs each of them once. Garbage is collected before each sample,
  * untimed: what one engine leaves behind would otherwise be cleared away in the time of the next, by threads that it needs.
  * Returns their samples (milliseconds of one execution) by round, in the order of the jobs.
  */
@@ -67,7 +80,7 @@ export async function sampleInterleaved(jobs: readonly Job[], { rounds, sampleMs
   const repeats: number[] = [];
   for (const job of jobs) {
     await once(job, 1);
-    repeats.push(Math.min(MOST_REPEATS, Math.max(1, Math.round(sampleMs / Math.max(1e-3, await once(job, 1))))));
+    repeats.push(await repeatsFor(sampleMs, (times) => once(job, times)));
   }
   const samples = jobs.map((): number[] => []);
   for (let round = 0; round < rounds; round++) {

@@ -64,8 +64,17 @@ describe('statistics', () => {
     let now = 0;
     const job = (name: string, ms: number) => ({ name, run: async (times: number) => { calls.push(`${name}${times}`); now += ms * times; } });
     const samples = await sampleInterleaved([job('a', 1), job('b', 30)], { rounds: 2, sampleMs: 10, clock: () => now });
-    expect(calls).toEqual(['a1', 'a1', 'b1', 'b1', 'a10', 'b1', 'a10', 'b1']);
+    expect(calls).toEqual(['a1', 'a1', 'a1', 'a10', 'a10', 'b1', 'b1', 'b1', 'a10', 'b1', 'a10', 'b1']);
     expect(samples).toEqual([[1, 1], [30, 30]]);
+  });
+
+  test('neither the wait for a short job nor a hiccup passes for its length', async () => {
+    const calls: number[] = [];
+    let now = 0;
+    const job = { name: 'short', run: async (times: number) => { calls.push(times); now += 4 + times * 0.1 + (calls.length === 2 ? 30 : 0); } };
+    const [[sample]] = await sampleInterleaved([job], { rounds: 1, sampleMs: 40, clock: () => now });
+    expect(calls.slice(0, 5)).toEqual([1, 1, 1, 10, 10]);
+    expect(calls.at(-1)! * sample).toBeGreaterThan(20);
   });
 
   test('a power law is found', () => {
