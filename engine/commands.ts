@@ -99,11 +99,11 @@ export class CommandList {
 
   constructor(private readonly device: GPUDevice) {}
 
-  /** Room for the params of one more dispatch. */
-  get block(): ParamBlock {
+  /** Takes up the params of a dispatch. */
+  addParams<P extends string>(kernel: Kernel<P>, params: Readonly<Record<P, number>>): ParamSlot {
     let block = this.blocks.at(-1);
     if (!block || block.full) this.blocks.push(block = new ParamBlock(this.device, LIST_SLOTS));
-    return block;
+    return block.add(kernel, params);
   }
 
   /** Data from the host become a constant of the list, copied to where they belong each time. */

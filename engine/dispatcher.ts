@@ -284,7 +284,7 @@ export class Dispatcher {
   }
 
   private bindGroup<P extends string>(kernel: Kernel<P>, compiled: CompiledKernel, params: Readonly<Record<P, number>>, bound: readonly Bound[]): GPUBindGroup {
-    if (this.recording) return this.createBindGroup(compiled, this.recording.block.add(kernel, params), bound);
+    if (this.recording) return this.createBindGroup(compiled, this.recording.addParams(kernel, params), bound);
     let key = String(compiled.id);
     for (const resource of bound) key += 'view' in resource ? `,t${resource.id}` : `,${resource.id}:${resource.offset}:${resource.bytes}`;
     for (const { name } of kernel.params) key += Object.is(params[name], -0) ? ';-0' : `;${params[name]}`;
