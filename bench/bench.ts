@@ -32,15 +32,31 @@ The exit code is 1 where a kernel computes something wrong. DSRCNN_DRIVER=swifts
 `;
 
 const OPTIONS = {
-  peers: { type: 'boolean' }, step: { type: 'boolean' }, scaling: { type: 'boolean' }, only: { type: 'string' }, rounds: { type: 'string' }, roofline: { type: 'string' },
-  preset: { type: 'string' }, torch: { type: 'boolean' }, python: { type: 'string' }, plot: { type: 'string' }, json: { type: 'string' }, markdown: { type: 'string' }, help: { type: 'boolean' },
+  peers: { type: 'boolean' },
+  step: { type: 'boolean' },
+  scaling: { type: 'boolean' },
+  only: { type: 'string' },
+  rounds: { type: 'string' },
+  roofline: { type: 'string' },
+  preset: { type: 'string' },
+  torch: { type: 'boolean' },
+  python: { type: 'string' },
+  plot: { type: 'string' },
+  json: { type: 'string' },
+  markdown: { type: 'string' },
+  help: { type: 'boolean' },
 } as const;
 
 type Mode = 'kernels' | 'peers' | 'step' | 'scaling';
 
 /** The modes that an option belongs to; those that are not here go with all of them. */
 const BELONGS: Readonly<Record<string, readonly Mode[]>> = {
-  only: ['kernels', 'peers'], roofline: ['kernels'], preset: ['step'], torch: ['step'], python: ['step'], plot: ['scaling'],
+  only: ['kernels', 'peers'],
+  roofline: ['kernels'],
+  preset: ['step'],
+  torch: ['step'],
+  python: ['step'],
+  plot: ['scaling'],
 };
 
 /** Where results go says nothing about them. */
@@ -68,28 +84,55 @@ export function readOptions(argv: readonly string[]): BenchOptions | null {
   const { values } = parseArguments('bench', argv, OPTIONS);
   if (values.help) return null;
   const modes = (['peers', 'step', 'scaling'] as const).filter((name) => values[name]);
-  if (modes.length > 1) throw new InputError(`bench: --${modes[0]} does not go with --${modes[1]}: one benchmark at a time`);
+  if (modes.length > 1)
+    throw new InputError(`bench: --${modes[0]} does not go with --${modes[1]}: one benchmark at a time`);
   const mode: Mode = modes[0] ?? 'kernels';
   for (const [name, where] of Object.entries(BELONGS)) {
-    if (Object.hasOwn(values, name) && !where.includes(mode)) throw new InputError(`bench: --${name} does not go with ${modes.length === 0 ? 'the benchmark of kernels' : `--${mode}`}, only with ${where.map((one) => (one === 'kernels' ? 'that of kernels' : `--${one}`)).join(' and ')}`);
+    if (Object.hasOwn(values, name) && !where.includes(mode))
+      throw new InputError(
+        `bench: --${name} does not go with ${modes.length === 0 ? 'the benchmark of kernels' : `--${mode}`}, only with ${where.map((one) => (one === 'kernels' ? 'that of kernels' : `--${one}`)).join(' and ')}`,
+      );
   }
   const { preset = 'small' } = values;
-  if (!isPreset(preset)) throw new InputError(`bench: --preset: expected one of ${Object.keys(MODEL_PRESETS).join(', ')}, got ${JSON.stringify(preset)}`);
+  if (!isPreset(preset))
+    throw new InputError(
+      `bench: --preset: expected one of ${Object.keys(MODEL_PRESETS).join(', ')}, got ${JSON.stringify(preset)}`,
+    );
   if (values.python !== undefined && !values.torch) throw new InputError('bench: --python goes with --torch');
   for (const name of ['roofline', 'plot'] as const) {
-    if (values[name] !== undefined && !values[name].endsWith('.svg')) throw new InputError(`bench: --${name}: expected a file that ends in .svg, got ${values[name]}`);
+    if (values[name] !== undefined && !values[name].endsWith('.svg'))
+      throw new InputError(`bench: --${name}: expected a file that ends in .svg, got ${values[name]}`);
   }
   const rounds = integerOption('bench', 'rounds', values.rounds ?? (mode === 'scaling' ? '5' : '7'), 1);
   let only: RegExp | null = null;
   try {
     only = values.only === undefined ? null : new RegExp(values.only, 'i');
   } catch (error) {
-    throw new InputError(`bench: --only: expected a regular expression, got ${JSON.stringify(values.only)} (${error instanceof Error ? error.message : String(error)})`);
+    throw new InputError(
+      `bench: --only: expected a regular expression, got ${JSON.stringify(values.only)} (${error instanceof Error ? error.message : String(error)})`,
+    );
   }
   const { roofline, plot, json, markdown } = values;
-  const typed = argv.filter((word, i) => !WRITES.some((name) => word === name || word.startsWith(`${name}=`) || argv[i - 1] === name));
-  const command = ['npm run bench', ...(typed.length > 0 ? ['--'] : []), ...typed.map((word) => (/^[\w./=-]+$/.test(word) ? word : JSON.stringify(word)))].join(' ');
-  return { mode, only, rounds, roofline, preset, python: values.torch ? values.python ?? '/usr/bin/python3' : null, plot, json, markdown, command };
+  const typed = argv.filter(
+    (word, i) => !WRITES.some((name) => word === name || word.startsWith(`${name}=`) || argv[i - 1] === name),
+  );
+  const command = [
+    'npm run bench',
+    ...(typed.length > 0 ? ['--'] : []),
+    ...typed.map((word) => (/^[\w./=-]+$/.test(word) ? word : JSON.stringify(word))),
+  ].join(' ');
+  return {
+    mode,
+    only,
+    rounds,
+    roofline,
+    preset,
+    python: values.torch ? (values.python ?? '/usr/bin/python3') : null,
+    plot,
+    json,
+    markdown,
+    command,
+  };
 }
 
 /** What kind of adapter there is; the device is opened only to look. */
@@ -109,14 +152,23 @@ export async function runBench(argv: readonly string[]): Promise<number> {
   }
   const adapter = await lookAtAdapter();
   const log = (text: string): void => console.log(text);
-  log(`${adapter.description}${adapter.subgroupSize > 0 ? `, subgroups of ${adapter.subgroupSize}` : ''}, tuning: ${adapter.tuning}, ${adapter.cores} processor cores; ${options.rounds} rounds`);
+  log(
+    `${adapter.description}${adapter.subgroupSize > 0 ? `, subgroups of ${adapter.subgroupSize}` : ''}, tuning: ${adapter.tuning}, ${adapter.cores} processor cores; ${options.rounds} rounds`,
+  );
   const run = { ...options, log, adapter };
-  const { report, wrong } = options.mode === 'kernels' ? await (await import('./micro.ts')).microReport(run)
-    : options.mode === 'peers' ? await (await import('./peers/compare.ts')).peersReport(run)
-    : options.mode === 'step' ? { report: await (await import('./step.ts')).stepReport(run), wrong: 0 }
-    : { report: await (await import('./scaling.ts')).scalingReport(run), wrong: 0 };
+  const { report, wrong } =
+    options.mode === 'kernels'
+      ? await (await import('./micro.ts')).microReport(run)
+      : options.mode === 'peers'
+        ? await (await import('./peers/compare.ts')).peersReport(run)
+        : options.mode === 'step'
+          ? { report: await (await import('./step.ts')).stepReport(run), wrong: 0 }
+          : { report: await (await import('./scaling.ts')).scalingReport(run), wrong: 0 };
   publish(report, adapter, options);
-  if (wrong > 0) process.stderr.write(`error: ${wrong} ${wrong === 1 ? 'row is' : 'rows are'} WRONG: what was computed is not what float64 gives\n`);
+  if (wrong > 0)
+    process.stderr.write(
+      `error: ${wrong} ${wrong === 1 ? 'row is' : 'rows are'} WRONG: what was computed is not what float64 gives\n`,
+    );
   return wrong > 0 ? 1 : 0;
 }
 

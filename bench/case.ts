@@ -69,7 +69,10 @@ export const eagerJob = (device: Device, { part, launch }: Pick<Row, 'part' | 'l
 });
 
 /** Captured once, each execution a replay. Does all that an eager one does on the device. */
-export const capturedJob = (device: Device, { part, launch }: Pick<Row, 'part' | 'launch'>): Job & { dispose(): void } => {
+export const capturedJob = (
+  device: Device,
+  { part, launch }: Pick<Row, 'part' | 'launch'>,
+): Job & { dispose(): void } => {
   const capture = device.capture(launch);
   return {
     name: `${part}, captured`,
@@ -99,17 +102,25 @@ export function noise(length: number, seed: number): Float32Array<ArrayBuffer> {
 
 const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
-export const random = (shape: readonly number[], seed: number): HostArray => ({ shape, data: noise(sizeOf(shape), seed) });
+export const random = (shape: readonly number[], seed: number): HostArray => ({
+  shape,
+  data: noise(sizeOf(shape), seed),
+});
 
-const EDGE = 32, WITHIN = 160;
+const EDGE = 32,
+  WITHIN = 160;
 
 /** Flat indices to check of an array: all of a small one; otherwise the first, the last, and some between them. */
 export function sampleIndices(size: number): number[] {
   if (size <= 2 * EDGE + WITHIN) return Array.from({ length: size }, (_, i) => i);
   const between = noise(WITHIN, size);
-  return [...new Set([
-    ...Array.from({ length: EDGE }, (_, i) => i), ...Array.from(between, (v) => Math.floor((v + 0.5) * size)), ...Array.from({ length: EDGE }, (_, i) => size - EDGE + i),
-  ])];
+  return [
+    ...new Set([
+      ...Array.from({ length: EDGE }, (_, i) => i),
+      ...Array.from(between, (v) => Math.floor((v + 0.5) * size)),
+      ...Array.from({ length: EDGE }, (_, i) => size - EDGE + i),
+    ]),
+  ];
 }
 
 /** The indices to check of an array of a case: where only blocks are checked, and it is one along their axis, those within them. */
@@ -123,7 +134,8 @@ export function checkedIndices({ blocks }: Pick<OpCase, 'blocks'>, shape: readon
 const label = ({ by }: GradientPart): string => (by.length > 1 ? 'gradients' : `gradient by ${by[0]}`);
 
 /** The names of a case's rows, without a device. */
-export const partsOf = (benchCase: BenchCase): string[] => (benchCase.kind === 'adamw' ? ['step'] : ['forward', ...benchCase.gradients.map(label)]);
+export const partsOf = (benchCase: BenchCase): string[] =>
+  benchCase.kind === 'adamw' ? ['step'] : ['forward', ...benchCase.gradients.map(label)];
 
 /** The part of rows that time forward and all gradients together: what a peer's differentiation gives for ops composed of several. */
 export const TOGETHER = 'forward and gradients';
@@ -140,7 +152,9 @@ export function prepare(device: Device, benchCase: BenchCase): Row[] {
 export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, together = false): Row[] {
   const { op, shape, run, flops, gradients, reference, blocks } = benchCase;
   const names = Object.keys(host);
-  const tensors = Object.fromEntries(names.map((name) => [name, device.keep(device.tensor(host[name].data, host[name].shape))]));
+  const tensors = Object.fromEntries(
+    names.map((name) => [name, device.keep(device.tensor(host[name].data, host[name].shape))]),
+  );
   const bytesOf = (list: readonly string[]): number => list.reduce((sum, name) => sum + 4 * host[name].data.length, 0);
   const outputShape = device.noGrad(() => device.scope(() => run(tensors).shape));
   const upstream = upstreamOf(outputShape);
@@ -149,19 +163,31 @@ export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, toget
   const masked: HostArray = blocks ? { shape: outputShape, data: upstream.data.slice() } : upstream;
   if (blocks) {
     const each = upstream.data.length / blocks.axis;
-    for (let entry = 0; entry < blocks.axis; entry++) if (!blocks.checked.includes(entry)) masked.data.fill(0, entry * each, (entry + 1) * each);
+    for (let entry = 0; entry < blocks.axis; entry++)
+      if (!blocks.checked.includes(entry)) masked.data.fill(0, entry * each, (entry + 1) * each);
   }
   const expected = reference(host, masked, blocks?.checked ?? []);
   const errorOf = async (tensor: Tensor, entry: Entry): Promise<number> => {
     const indices = checkedIndices(benchCase, tensor.shape);
     const values = await tensor.read();
-    return largestError(indices.map((i) => values[i]), indices.map(entry));
+    return largestError(
+      indices.map((i) => values[i]),
+      indices.map(entry),
+    );
   };
   const forward: Row = {
-    op, shape, part: 'forward', flops, bytes: bytesOf(names) + 4 * upstream.data.length,
+    op,
+    shape,
+    part: 'forward',
+    flops,
+    bytes: bytesOf(names) + 4 * upstream.data.length,
     launch: () => {
       device.forgetOperands();
-      device.noGrad(() => device.scope(() => { run(tensors); }));
+      device.noGrad(() =>
+        device.scope(() => {
+          run(tensors);
+        }),
+      );
     },
     check: async () => {
       const output = device.noGrad(() => device.scope(() => device.keep(run(tensors))));
@@ -170,11 +196,14 @@ export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, toget
       return error;
     },
   };
-  const leavesOf = (by: readonly string[]): Record<string, Tensor> => Object.fromEntries(names.map((name) => {
-    const leaf = device.keep(device.alias(tensors[name], tensors[name].shape));
-    leaf.requiresGrad = by.includes(name);
-    return [name, leaf];
-  }));
+  const leavesOf = (by: readonly string[]): Record<string, Tensor> =>
+    Object.fromEntries(
+      names.map((name) => {
+        const leaf = device.keep(device.alias(tensors[name], tensors[name].shape));
+        leaf.requiresGrad = by.includes(name);
+        return [name, leaf];
+      }),
+    );
   const gradientError = async (by: readonly string[], leaves: Readonly<Record<string, Tensor>>): Promise<number> => {
     let worst = 0;
     for (const name of by) {
@@ -190,7 +219,11 @@ export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, toget
     const leaves = leavesOf(part.by);
     const output = device.keep(run(leaves));
     return {
-      op, shape, part: label(part), flops: part.flops, bytes: 4 * upstream.data.length + bytesOf(part.reads ?? names) + bytesOf(part.by),
+      op,
+      shape,
+      part: label(part),
+      flops: part.flops,
+      bytes: 4 * upstream.data.length + bytesOf(part.reads ?? names) + bytesOf(part.by),
       launch: () => {
         device.forgetOperands();
         backward(output, cotangent);
@@ -203,43 +236,71 @@ export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, toget
     };
   });
   if (!together || gradients.length === 0) return [forward, ...rows];
-  const by = gradients.flatMap((part) => part.by), leaves = leavesOf(by);
-  return [forward, ...rows, {
-    op, shape, part: TOGETHER, flops: rows.reduce((sum, row) => sum + row.flops, flops), bytes: rows.reduce((sum, row) => sum + row.bytes, forward.bytes),
-    launch: () => {
-      device.forgetOperands();
-      device.scope(() => backward(run(leaves), cotangent));
-      for (const name of by) leaves[name].zeroGrad();
+  const by = gradients.flatMap((part) => part.by),
+    leaves = leavesOf(by);
+  return [
+    forward,
+    ...rows,
+    {
+      op,
+      shape,
+      part: TOGETHER,
+      flops: rows.reduce((sum, row) => sum + row.flops, flops),
+      bytes: rows.reduce((sum, row) => sum + row.bytes, forward.bytes),
+      launch: () => {
+        device.forgetOperands();
+        device.scope(() => backward(run(leaves), cotangent));
+        for (const name of by) leaves[name].zeroGrad();
+      },
+      check: () => {
+        device.scope(() => backward(run(leaves), checkedUpstream()));
+        return gradientError(by, leaves);
+      },
     },
-    check: () => {
-      device.scope(() => backward(run(leaves), checkedUpstream()));
-      return gradientError(by, leaves);
-    },
-  }];
+  ];
 }
 
 /** Work and traffic of a parameter in a step; the norm's and the gathering's are not counted, since they could be spared. */
-const ADAMW_FLOPS = 14, ADAMW_BYTES = 4 * 7;
+const ADAMW_FLOPS = 14,
+  ADAMW_BYTES = 4 * 7;
 
 function prepareAdamW(device: Device, { op, shape, parameters, tensors }: AdamWCase): Row {
   const each = Math.floor(parameters / tensors);
-  const list = Array.from({ length: tensors }, (_, i) => ({ name: String(i), tensor: device.parameter(noise(each, i + 1), [each]) }));
+  const list = Array.from({ length: tensors }, (_, i) => ({
+    name: String(i),
+    tensor: device.parameter(noise(each, i + 1), [each]),
+  }));
   const gradients = list.map((_, i) => noise(each, 1000 + i));
-  list.forEach(({ tensor }, i) => { tensor.grad = device.keep(device.tensor(gradients[i], [each])); });
+  list.forEach(({ tensor }, i) => {
+    tensor.grad = device.keep(device.tensor(gradients[i], [each]));
+  });
   const optimizer = new AdamW(list);
-  const learningRate = 1e-3, weightDecay = 0.01, epsilon = 1e-8;
-  const step = (): void => { optimizer.step({ learningRate }); };
+  const learningRate = 1e-3,
+    weightDecay = 0.01,
+    epsilon = 1e-8;
+  const step = (): void => {
+    optimizer.step({ learningRate });
+  };
   return {
-    op, shape, part: 'step', flops: ADAMW_FLOPS * each * tensors, bytes: ADAMW_BYTES * each * tensors,
+    op,
+    shape,
+    part: 'step',
+    flops: ADAMW_FLOPS * each * tensors,
+    bytes: ADAMW_BYTES * each * tensors,
     launch: step,
     // To be called before the timing: the first step's moments are the gradient and its square, so that it moves by the learning rate.
     check: async () => {
       step();
       let worst = 0;
       for (const [i, { tensor }] of list.entries()) {
-        const before = noise(each, i + 1), values = await tensor.read(), indices = sampleIndices(each);
+        const before = noise(each, i + 1),
+          values = await tensor.read(),
+          indices = sampleIndices(each);
         const moved = indices.map((at) => values[at] - before[at]);
-        const expected = indices.map((at) => -learningRate * (weightDecay * before[at] + gradients[i][at] / (Math.abs(gradients[i][at]) + epsilon)));
+        const expected = indices.map(
+          (at) =>
+            -learningRate * (weightDecay * before[at] + gradients[i][at] / (Math.abs(gradients[i][at]) + epsilon)),
+        );
         worst = Math.max(worst, largestError(moved, expected));
       }
       return worst;

@@ -1,26 +1,59 @@
 /** The table of benchmark cases: matrix products and convolutions of round sizes, and the shapes that the presets `paper-r50` and `small` really have. */
-import { conv2d, dynamicInteraction, groupNorm, layerNorm, matmul, multiheadAttention, roiAlign, softmax, sum } from '../engine/index.ts';
+import {
+  conv2d,
+  dynamicInteraction,
+  groupNorm,
+  layerNorm,
+  matmul,
+  multiheadAttention,
+  roiAlign,
+  softmax,
+  sum,
+} from '../engine/index.ts';
 import { MODEL_PRESETS, type ModelConfig } from '../model/index.ts';
 import { noise, random, type BenchCase, type OpCase } from './case.ts';
 import {
-  attentionReference, conv2dReference, groupNormReference, interactionReference, layerNormReference, matmulReference, roiAlignReference, softmaxReference, sumReference,
+  attentionReference,
+  conv2dReference,
+  groupNormReference,
+  interactionReference,
+  layerNormReference,
+  matmulReference,
+  roiAlignReference,
+  softmaxReference,
+  sumReference,
 } from './references.ts';
 
 type Form = 'nn' | 'nt' | 'tn';
 
-function matmulCase(form: Form, m: number, k: number, n: number, { batch = 0, gradients = false }: { batch?: number; gradients?: boolean } = {}): OpCase {
+function matmulCase(
+  form: Form,
+  m: number,
+  k: number,
+  n: number,
+  { batch = 0, gradients = false }: { batch?: number; gradients?: boolean } = {},
+): OpCase {
   const [transposeA, transposeB] = [form === 'tn', form === 'nt'];
-  const a = transposeA ? [k, m] : [m, k], b = transposeB ? [n, k] : [k, n];
+  const a = transposeA ? [k, m] : [m, k],
+    b = transposeB ? [n, k] : [k, n];
   const lead = batch > 0 ? [batch] : [];
   const flops = 2 * Math.max(1, batch) * m * k * n;
   const product = m === k && k === n ? `${m}^3` : `${m}x${k} . ${k}x${n}`;
   return {
-    kind: 'op', op: `matmul ${form}`, shape: batch > 0 ? `${batch} x (${product})` : product, flops,
+    kind: 'op',
+    op: `matmul ${form}`,
+    shape: batch > 0 ? `${batch} x (${product})` : product,
+    flops,
     inputs: () => ({ a: random([...lead, ...a], 1), b: random([...lead, ...b], 2) }),
     run: ({ a: left, b: right }) => matmul(left, right, { transposeA, transposeB }),
     reference: (host, upstream) => matmulReference(host.a, host.b, transposeA, transposeB, upstream),
     // A product's gradients are products of the other forms: rows of their own only where nothing else measures them.
-    gradients: gradients ? [{ by: ['a'], reads: ['b'], flops }, { by: ['b'], reads: ['a'], flops }] : [],
+    gradients: gradients
+      ? [
+          { by: ['a'], reads: ['b'], flops },
+          { by: ['b'], reads: ['a'], flops },
+        ]
+      : [],
     peer: { kind: 'matmul', transposeA, transposeB },
   };
 }
@@ -36,33 +69,62 @@ interface ConvSizes {
   readonly depthwise?: boolean;
 }
 
-function convCase({ batch = 1, height, width = height, from, to, kernel, stride = 1, depthwise = false }: ConvSizes): OpCase {
+function convCase({
+  batch = 1,
+  height,
+  width = height,
+  from,
+  to,
+  kernel,
+  stride = 1,
+  depthwise = false,
+}: ConvSizes): OpCase {
   const padding = Math.floor(kernel / 2);
   const out = (size: number): number => Math.floor((size + 2 * padding - kernel) / stride) + 1;
   const groups = depthwise ? from : 1;
   const flops = 2 * batch * out(height) * out(width) * to * kernel * kernel * (from / groups);
   return {
-    kind: 'op', op: `${depthwise ? 'depthwise' : 'conv'} ${kernel}x${kernel}${stride > 1 ? ` / ${stride}` : ''}`,
-    shape: `${depthwise ? from : `${from}-${to}`} @ ${batch > 1 ? `${batch} x ` : ''}${height}x${width}`, flops,
-    inputs: () => ({ x: random([batch, height, width, from], 1), weight: random([kernel, kernel, from / groups, to], 2) }),
+    kind: 'op',
+    op: `${depthwise ? 'depthwise' : 'conv'} ${kernel}x${kernel}${stride > 1 ? ` / ${stride}` : ''}`,
+    shape: `${depthwise ? from : `${from}-${to}`} @ ${batch > 1 ? `${batch} x ` : ''}${height}x${width}`,
+    flops,
+    inputs: () => ({
+      x: random([batch, height, width, from], 1),
+      weight: random([kernel, kernel, from / groups, to], 2),
+    }),
     run: ({ x, weight }) => conv2d(x, weight, null, { stride, padding, groups }),
     reference: (host, upstream) => conv2dReference(host.x, host.weight, stride, padding, groups, upstream),
-    gradients: [{ by: ['x'], reads: ['weight'], flops }, { by: ['weight'], reads: ['x'], flops }],
+    gradients: [
+      { by: ['x'], reads: ['weight'], flops },
+      { by: ['weight'], reads: ['x'], flops },
+    ],
     peer: depthwise ? undefined : { kind: 'conv2d', stride, padding },
   };
 }
 
 function interactionCase(proposals: number, positions: number, d: number, k: number): OpCase {
   const flops = 4 * proposals * positions * d * k;
-  const near = (length: number, centre: number, seed: number) => ({ shape: [length], data: noise(length, seed).map((v) => centre + 0.4 * v) });
+  const near = (length: number, centre: number, seed: number) => ({
+    shape: [length],
+    data: noise(length, seed).map((v) => centre + 0.4 * v),
+  });
   return {
-    kind: 'op', op: 'dynamic interaction', shape: `${proposals} proposals, ${positions}, ${d}, ${k}`, flops,
+    kind: 'op',
+    op: 'dynamic interaction',
+    shape: `${proposals} proposals, ${positions}, ${d}, ${k}`,
+    flops,
     inputs: () => ({
-      roi: random([proposals, positions, d], 1), parameters: random([proposals, 2 * d * k], 2),
-      gamma1: near(k, 1, 3), beta1: near(k, 0.2, 4), gamma2: near(d, 1, 5), beta2: near(d, 0, 6),
+      roi: random([proposals, positions, d], 1),
+      parameters: random([proposals, 2 * d * k], 2),
+      gamma1: near(k, 1, 3),
+      beta1: near(k, 0.2, 4),
+      gamma2: near(d, 1, 5),
+      beta2: near(d, 0, 6),
     }),
-    run: ({ roi, parameters, gamma1, beta1, gamma2, beta2 }) => dynamicInteraction(roi, parameters, gamma1, beta1, gamma2, beta2),
-    reference: ({ roi, parameters, gamma1, beta1, gamma2, beta2 }, upstream, checked) => interactionReference(roi, parameters, gamma1, beta1, gamma2, beta2, checked, upstream),
+    run: ({ roi, parameters, gamma1, beta1, gamma2, beta2 }) =>
+      dynamicInteraction(roi, parameters, gamma1, beta1, gamma2, beta2),
+    reference: ({ roi, parameters, gamma1, beta1, gamma2, beta2 }, upstream, checked) =>
+      interactionReference(roi, parameters, gamma1, beta1, gamma2, beta2, checked, upstream),
     blocks: { axis: proposals, checked: [...new Set([0, Math.floor(proposals / 3), proposals - 1])] },
     gradients: [{ by: ['roi', 'parameters', 'gamma1', 'beta1', 'gamma2', 'beta2'], flops: 2 * flops }],
     peer: { kind: 'interaction' },
@@ -70,11 +132,15 @@ function interactionCase(proposals: number, positions: number, d: number, k: num
 }
 
 /** Floating-point operations an element, counted one for each of + - * / max exp sqrt: nominal, these kernels move bytes. */
-const NORM_FLOPS = { forward: 7, backward: 13 }, SOFTMAX_FLOPS = { forward: 5, backward: 4 };
+const NORM_FLOPS = { forward: 7, backward: 13 },
+  SOFTMAX_FLOPS = { forward: 5, backward: 4 };
 
 function layerNormCase(rows: number, d: number): OpCase {
   return {
-    kind: 'op', op: 'layer norm', shape: `${rows}x${d}`, flops: NORM_FLOPS.forward * rows * d,
+    kind: 'op',
+    op: 'layer norm',
+    shape: `${rows}x${d}`,
+    flops: NORM_FLOPS.forward * rows * d,
     inputs: () => ({ x: random([rows, d], 1), gamma: random([d], 2), beta: random([d], 3) }),
     run: ({ x, gamma, beta }) => layerNorm(x, gamma, beta),
     reference: ({ x, gamma, beta }, upstream) => layerNormReference(x, gamma, beta, upstream),
@@ -86,8 +152,15 @@ function layerNormCase(rows: number, d: number): OpCase {
 function groupNormCase(batch: number, height: number, width: number, channels: number, groups: number): OpCase {
   const size = batch * height * width * channels;
   return {
-    kind: 'op', op: 'group norm', shape: `${batch > 1 ? `${batch} x ` : ''}${height}x${width}x${channels}, ${groups} groups`, flops: NORM_FLOPS.forward * size,
-    inputs: () => ({ x: random([batch, height, width, channels], 1), gamma: random([channels], 2), beta: random([channels], 3) }),
+    kind: 'op',
+    op: 'group norm',
+    shape: `${batch > 1 ? `${batch} x ` : ''}${height}x${width}x${channels}, ${groups} groups`,
+    flops: NORM_FLOPS.forward * size,
+    inputs: () => ({
+      x: random([batch, height, width, channels], 1),
+      gamma: random([channels], 2),
+      beta: random([channels], 3),
+    }),
     run: ({ x, gamma, beta }) => groupNorm(x, gamma, beta, groups),
     reference: ({ x, gamma, beta }, upstream) => groupNormReference(x, gamma, beta, groups, upstream),
     gradients: [{ by: ['x', 'gamma', 'beta'], reads: ['x', 'gamma'], flops: NORM_FLOPS.backward * size }],
@@ -96,7 +169,10 @@ function groupNormCase(batch: number, height: number, width: number, channels: n
 
 function softmaxCase(rows: number, columns: number): OpCase {
   return {
-    kind: 'op', op: 'softmax', shape: `${rows}x${columns}`, flops: SOFTMAX_FLOPS.forward * rows * columns,
+    kind: 'op',
+    op: 'softmax',
+    shape: `${rows}x${columns}`,
+    flops: SOFTMAX_FLOPS.forward * rows * columns,
     inputs: () => ({ x: { shape: [rows, columns], data: noise(rows * columns, 1).map((v) => 8 * v) } }),
     run: ({ x }) => softmax(x),
     reference: ({ x }, upstream) => softmaxReference(x, upstream),
@@ -107,7 +183,10 @@ function softmaxCase(rows: number, columns: number): OpCase {
 
 function sumCase(count: number): OpCase {
   return {
-    kind: 'op', op: 'sum', shape: count.toExponential(0).replace('+', ''), flops: count,
+    kind: 'op',
+    op: 'sum',
+    shape: count.toExponential(0).replace('+', ''),
+    flops: count,
     inputs: () => ({ x: { shape: [count], data: noise(count, 1).map((v) => v + 0.5) } }),
     run: ({ x }) => sum(x),
     reference: ({ x }, upstream) => sumReference(x, upstream),
@@ -120,8 +199,13 @@ function attentionCase(batch: number, tokens: number, heads: number, d: number):
   const products = 2 * batch * tokens * tokens * d;
   const softmaxes = SOFTMAX_FLOPS.forward * batch * heads * tokens * tokens;
   return {
-    kind: 'op', op: 'attention', shape: `${batch > 1 ? `${batch} x ` : ''}${tokens} queries, ${heads} heads, ${d}`, flops: 2 * products + softmaxes,
-    inputs: () => ({ qkv: { shape: [batch, tokens, 3 * d], data: noise(batch * tokens * 3 * d, 1).map((v) => 4 * v) } }),
+    kind: 'op',
+    op: 'attention',
+    shape: `${batch > 1 ? `${batch} x ` : ''}${tokens} queries, ${heads} heads, ${d}`,
+    flops: 2 * products + softmaxes,
+    inputs: () => ({
+      qkv: { shape: [batch, tokens, 3 * d], data: noise(batch * tokens * 3 * d, 1).map((v) => 4 * v) },
+    }),
     run: ({ qkv }) => multiheadAttention(qkv, heads),
     reference: ({ qkv }, upstream) => attentionReference(qkv, heads, upstream),
     // Scores again, then the gradients by weights, values, queries and keys.
@@ -129,33 +213,84 @@ function attentionCase(batch: number, tokens: number, heads: number, d: number):
   };
 }
 
-function roiAlignCase(batch: number, proposals: number, height: number, width: number, d: number, resolution: number, samples: number): OpCase {
+function roiAlignCase(
+  batch: number,
+  proposals: number,
+  height: number,
+  width: number,
+  d: number,
+  resolution: number,
+  samples: number,
+): OpCase {
   const strides = [4, 8, 16, 32];
   const bins = batch * proposals * resolution ** 2;
   const flops = bins * d * samples ** 2 * 8;
   const maps = strides.map((_, level) => `map${level}`);
   return {
-    kind: 'op', op: 'roi align', shape: `${batch > 1 ? `${batch} x ` : ''}${proposals} boxes, ${resolution}x${resolution}, ${d}, pyramid of ${height}x${width}`, flops,
+    kind: 'op',
+    op: 'roi align',
+    shape: `${batch > 1 ? `${batch} x ` : ''}${proposals} boxes, ${resolution}x${resolution}, ${d}, pyramid of ${height}x${width}`,
+    flops,
     inputs: () => {
       const unit = noise(batch * proposals * 4, 9).map((v) => v + 0.5);
       const boxes = new Float32Array(unit.length);
       for (let i = 0; i < unit.length; i += 4) {
         const [w, h] = [width * unit[i + 2] ** 2 + 8, height * unit[i + 3] ** 2 + 8];
-        boxes.set([unit[i] * width - w / 2, unit[i + 1] * height - h / 2, unit[i] * width + w / 2, unit[i + 1] * height + h / 2], i);
+        boxes.set(
+          [
+            unit[i] * width - w / 2,
+            unit[i + 1] * height - h / 2,
+            unit[i] * width + w / 2,
+            unit[i + 1] * height + h / 2,
+          ],
+          i,
+        );
       }
-      return { boxes: { shape: [batch, proposals, 4], data: boxes }, ...Object.fromEntries(strides.map((s, level) => [`map${level}`, random([batch, Math.ceil(height / s), Math.ceil(width / s), d], level + 1)])) };
+      return {
+        boxes: { shape: [batch, proposals, 4], data: boxes },
+        ...Object.fromEntries(
+          strides.map((s, level) => [
+            `map${level}`,
+            random([batch, Math.ceil(height / s), Math.ceil(width / s), d], level + 1),
+          ]),
+        ),
+      };
     },
-    run: (inputs) => roiAlign(maps.map((name) => inputs[name]), inputs.boxes, { resolution, samplingRatio: samples, strides }),
-    reference: (host, upstream) => roiAlignReference(host.boxes, maps.map((name) => host[name]), { resolution, samples, strides }, upstream),
+    run: (inputs) =>
+      roiAlign(
+        maps.map((name) => inputs[name]),
+        inputs.boxes,
+        { resolution, samplingRatio: samples, strides },
+      ),
+    reference: (host, upstream) =>
+      roiAlignReference(
+        host.boxes,
+        maps.map((name) => host[name]),
+        { resolution, samples, strides },
+        upstream,
+      ),
     gradients: [{ by: maps, reads: ['boxes'], flops }],
   };
 }
 
-const adamwCase = (parameters: number, tensors: number): BenchCase => ({ kind: 'adamw', op: 'adamw', shape: `${(parameters / 1e6).toFixed(1)} M parameters, ${tensors} tensors`, parameters, tensors });
+const adamwCase = (parameters: number, tensors: number): BenchCase => ({
+  kind: 'adamw',
+  op: 'adamw',
+  shape: `${(parameters / 1e6).toFixed(1)} M parameters, ${tensors} tensors`,
+  parameters,
+  tensors,
+});
 
 /** What the ops of a preset are called with, for a batch of images of a size (multiples of 32). */
 function presetCases(config: ModelConfig, batch: number, height: number, width: number): OpCase[] {
-  const { hiddenDim: d, dynamicDim: k, numProposals: n, poolerResolution: r, poolerSamplingRatio, numAttentionHeads } = config;
+  const {
+    hiddenDim: d,
+    dynamicDim: k,
+    numProposals: n,
+    poolerResolution: r,
+    poolerSamplingRatio,
+    numAttentionHeads,
+  } = config;
   return [
     interactionCase(batch * n, r * r, d, k),
     attentionCase(batch, n, numAttentionHeads, d),
@@ -166,10 +301,18 @@ function presetCases(config: ModelConfig, batch: number, height: number, width: 
 
 const { 'paper-r50': PAPER, small: SMALL } = MODEL_PRESETS;
 /** Batch and image size of the `small` preset. */
-const SMALL_BATCH = 8, SMALL_SIDE = 96;
+const SMALL_BATCH = 8,
+  SMALL_SIDE = 96;
 
 function smallCases(): BenchCase[] {
-  const { hiddenDim: d, dynamicDim: k, numProposals: n, poolerResolution: r, stemChannels: stem, feedforwardDim } = SMALL;
+  const {
+    hiddenDim: d,
+    dynamicDim: k,
+    numProposals: n,
+    poolerResolution: r,
+    stemChannels: stem,
+    feedforwardDim,
+  } = SMALL;
   const rows = SMALL_BATCH * n;
   const map = { batch: SMALL_BATCH, height: SMALL_SIDE / 4 };
   return [
@@ -207,5 +350,8 @@ export function benchCases(): { readonly preset: 'paper' | 'small'; readonly ben
     groupNormCase(1, 120, 160, 256, 32),
     adamwCase(1e7, 100),
   ];
-  return [...paper.map((benchCase) => ({ preset: 'paper' as const, benchCase })), ...smallCases().map((benchCase) => ({ preset: 'small' as const, benchCase }))];
+  return [
+    ...paper.map((benchCase) => ({ preset: 'paper' as const, benchCase })),
+    ...smallCases().map((benchCase) => ({ preset: 'small' as const, benchCase })),
+  ];
 }

@@ -22,22 +22,46 @@ import { KEEPS_MEMORY, median } from './measure.ts';
 
 const USAGE = `usage: npm run full-size -- FOLDER [--time forward|step] [--rounds 5] [--checkpointing] [--python /usr/bin/python3]
 FOLDER is what bench/full_size.py wrote (see there); without --time outputs and gradients are compared.`;
-const { options, folder, rounds: roundsAsked } = orExit(() => {
-  const { values, positionals } = parseArguments('full-size', process.argv.slice(2), {
-    help: { type: 'boolean' }, time: { type: 'string' }, rounds: { type: 'string', default: '5' }, checkpointing: { type: 'boolean', default: false }, python: { type: 'string', default: '/usr/bin/python3' },
-  }, true);
+const {
+  options,
+  folder,
+  rounds: roundsAsked,
+} = orExit(() => {
+  const { values, positionals } = parseArguments(
+    'full-size',
+    process.argv.slice(2),
+    {
+      help: { type: 'boolean' },
+      time: { type: 'string' },
+      rounds: { type: 'string', default: '5' },
+      checkpointing: { type: 'boolean', default: false },
+      python: { type: 'string', default: '/usr/bin/python3' },
+    },
+    true,
+  );
   if (values.help) {
     console.log(USAGE);
     process.exit(0);
   }
-  if (positionals.length !== 1) throw new InputError(`full-size: expected one FOLDER, got ${positionals.length === 0 ? 'none' : positionals.join(' ')} (see npm run full-size -- --help)`);
+  if (positionals.length !== 1)
+    throw new InputError(
+      `full-size: expected one FOLDER, got ${positionals.length === 0 ? 'none' : positionals.join(' ')} (see npm run full-size -- --help)`,
+    );
   const time = (['forward', 'step'] as const).find((mode) => mode === values.time);
-  if (values.time !== undefined && time === undefined) throw new InputError(`full-size: --time: expected forward or step, got ${JSON.stringify(values.time)}`);
+  if (values.time !== undefined && time === undefined)
+    throw new InputError(`full-size: --time: expected forward or step, got ${JSON.stringify(values.time)}`);
   for (const file of ['expected.safetensors', 'checkpoint.pth']) {
     const instead = insteadOfFile(join(positionals[0], file));
-    if (instead) throw new InputError(`full-size: ${join(positionals[0], file)}: expected a file that bench/full_size.py wrote, got ${instead}`);
+    if (instead)
+      throw new InputError(
+        `full-size: ${join(positionals[0], file)}: expected a file that bench/full_size.py wrote, got ${instead}`,
+      );
   }
-  return { options: { ...values, time }, folder: positionals[0], rounds: integerOption('full-size', 'rounds', values.rounds, 1) };
+  return {
+    options: { ...values, time },
+    folder: positionals[0],
+    rounds: integerOption('full-size', 'rounds', values.rounds, 1),
+  };
 });
 
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
@@ -53,10 +77,12 @@ const floats = (name: string): Float32Array => {
   if (!(entry?.data instanceof Float32Array)) throw new Error(`expected.safetensors: no f32 tensor ${name}`);
   return entry.data;
 };
-const integers = (name: string): number[] => Array.from((expected.tensors.get(name)?.data ?? []) as BigInt64Array, Number);
+const integers = (name: string): number[] =>
+  Array.from((expected.tensors.get(name)?.data ?? []) as BigInt64Array, Number);
 
 function relativeError(actual: ArrayLike<number>, reference: ArrayLike<number>): number {
-  let difference = 0, norm = 0;
+  let difference = 0,
+    norm = 0;
   for (let i = 0; i < reference.length; i++) {
     difference += (actual[i] - reference[i]) ** 2;
     norm += reference[i] ** 2;
@@ -82,7 +108,8 @@ const planar = floats('images.0');
 const image = { data: channelsLast(planar), width, height };
 function channelsLast(data: Float32Array): Float32Array<ArrayBuffer> {
   const out = new Float32Array(data.length);
-  for (let k = 0; k < 3; k++) for (let at = 0; at < height * width; at++) out[at * 3 + k] = data[k * height * width + at];
+  for (let k = 0; k < 3; k++)
+    for (let at = 0; at < height * width; at++) out[at * 3 + k] = data[k * height * width + at];
   return out;
 }
 const target = { labels: integers('targets.0.labels'), boxes: floats('targets.0.boxes') };
@@ -91,29 +118,41 @@ const config = { ...PAPER_R50, gradientCheckpointing: options.checkpointing };
 async function loadModel(device: Device): Promise<DynamicSparseRCNN> {
   const model = new DynamicSparseRCNN(device, config);
   const file = await readCheckpoint(readBytes(join(folder, 'checkpoint.pth')), 'checkpoint.pth');
-  const { loaded, table } = mapNames(file.tensors, new Map([...model.tensors()].map((entry) => [entry.name, storedShape(entry)])));
-  console.log(`${file.format}: ${table.loaded.length} tensors loaded, ${table.missing.length} missing, ${table.unexpected.length} unexpected, ${table.reshaped.length} of another shape`);
+  const { loaded, table } = mapNames(
+    file.tensors,
+    new Map([...model.tensors()].map((entry) => [entry.name, storedShape(entry)])),
+  );
+  console.log(
+    `${file.format}: ${table.loaded.length} tensors loaded, ${table.missing.length} missing, ${table.unexpected.length} unexpected, ${table.reshaped.length} of another shape`,
+  );
   model.load(loaded);
   return model;
 }
 
 const device = await openDevice();
-console.log(`${device.info.description}, image ${height} x ${width}${options.checkpointing ? ', gradient checkpointing' : ''}`);
+console.log(
+  `${device.info.description}, image ${height} x ${width}${options.checkpointing ? ', gradient checkpointing' : ''}`,
+);
 const model = await loadModel(device);
 
 if (options.time === undefined) {
   device.resetPeak();
-  const outputs = device.noGrad(() => device.scope(() => {
-    const run = model.forward([image]);
-    for (const tensor of [...run.pyramid, ...run.stages.flatMap(({ logits, boxes }) => [logits, boxes])]) device.keep(tensor);
-    return run;
-  }));
-  for (const [i, feature] of outputs.pyramid.entries()) compare(`features.p${i + 2}`, channelsFirst(await feature.read(), feature.shape), floats(`features.p${i + 2}`));
+  const outputs = device.noGrad(() =>
+    device.scope(() => {
+      const run = model.forward([image]);
+      for (const tensor of [...run.pyramid, ...run.stages.flatMap(({ logits, boxes }) => [logits, boxes])])
+        device.keep(tensor);
+      return run;
+    }),
+  );
+  for (const [i, feature] of outputs.pyramid.entries())
+    compare(`features.p${i + 2}`, channelsFirst(await feature.read(), feature.shape), floats(`features.p${i + 2}`));
   for (const [s, { logits, boxes }] of outputs.stages.entries()) {
     compare(`stage${s}.logits`, await logits.read(), floats(`stage${s}.logits`));
     compare(`stage${s}.boxes`, await boxes.read(), floats(`stage${s}.boxes`));
   }
-  for (const tensor of [...outputs.pyramid, ...outputs.stages.flatMap(({ logits, boxes }) => [logits, boxes])]) tensor.dispose();
+  for (const tensor of [...outputs.pyramid, ...outputs.stages.flatMap(({ logits, boxes }) => [logits, boxes])])
+    tensor.dispose();
   console.log(`forward: device peak ${megabytes(device.memory().peakBytes)}`);
   const [found] = await model.detect([image]);
   compareDetections(found);
@@ -121,7 +160,11 @@ if (options.time === undefined) {
   if (expected.tensors.has('loss.total')) {
     device.resetPeak();
     const { total, matched } = device.scope(() => {
-      const losses = criterion(model.forward([image]).stages, uploadTargets(device, [target], [[width, height]]), config);
+      const losses = criterion(
+        model.forward([image]).stages,
+        uploadTargets(device, [target], [[width, height]]),
+        config,
+      );
       backward(losses.total);
       return { total: device.keep(losses.total), matched: device.keep(losses.matched) };
     });
@@ -129,37 +172,64 @@ if (options.time === undefined) {
     const assigned = await matched.read();
     let differing = 0;
     for (let s = 0; s < config.numStages; s++) {
-      const pairs = integers(`stage${s}.match.0`), reference = new Array<number>(config.numProposals).fill(-1);
+      const pairs = integers(`stage${s}.match.0`),
+        reference = new Array<number>(config.numProposals).fill(-1);
       for (let i = 0; i < pairs.length / 2; i++) reference[pairs[i]] = pairs[pairs.length / 2 + i];
-      reference.forEach((value, n) => { if (value !== assigned[s * config.numProposals + n]) differing++; });
+      reference.forEach((value, n) => {
+        if (value !== assigned[s * config.numProposals + n]) differing++;
+      });
     }
     console.log(`matches that differ: ${differing} of ${config.numStages * config.numProposals}`);
     let gradients = 0;
     for (const parameter of model.trainable()) {
       const { grad } = parameter.tensor;
       if (!grad) throw new Error(`${parameter.name} has no gradient`);
-      compare(`grads.${parameter.name}`, toStored(parameter, (await grad.read()) as Float32Array<ArrayBuffer>).data, floats(`grads.${parameter.name}`), true);
+      compare(
+        `grads.${parameter.name}`,
+        toStored(parameter, (await grad.read()) as Float32Array<ArrayBuffer>).data,
+        floats(`grads.${parameter.name}`),
+        true,
+      );
       gradients++;
     }
-    console.log(`${gradients} gradients compared (those beyond 1e-3 above); step: device peak ${megabytes(device.memory().peakBytes)}`);
+    console.log(
+      `${gradients} gradients compared (those beyond 1e-3 above); step: device peak ${megabytes(device.memory().peakBytes)}`,
+    );
   }
-  console.log(`largest relative L2 error ${worst.toExponential(2)}; process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`);
+  console.log(
+    `largest relative L2 error ${worst.toExponential(2)}; process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`,
+  );
 } else {
   await timeBesidePyTorch(options.time, roundsAsked);
 }
 device.destroy();
 
 /** Detections with score >= 0.01 matched one to one: the same class, box and score. */
-function compareDetections({ scores, labels, boxes }: { scores: ArrayLike<number>; labels: ArrayLike<number>; boxes: Float32Array }): void {
-  const reference = { scores: floats('detect.0.scores'), labels: integers('detect.0.labels'), boxes: floats('detect.0.boxes') };
+function compareDetections({
+  scores,
+  labels,
+  boxes,
+}: {
+  scores: ArrayLike<number>;
+  labels: ArrayLike<number>;
+  boxes: Float32Array;
+}): void {
+  const reference = {
+    scores: floats('detect.0.scores'),
+    labels: integers('detect.0.labels'),
+    boxes: floats('detect.0.boxes'),
+  };
   const count = reference.scores.findIndex((score) => score < 0.01);
   const shown = count < 0 ? reference.scores.length : count;
   const used = new Set<number>();
   let matchedCount = 0;
   for (let i = 0; i < shown; i++) {
     for (let j = 0; j < scores.length; j++) {
-      const same = !used.has(j) && labels[j] === reference.labels[i] && Math.abs(scores[j] - reference.scores[i]) < 1e-3
-        && [0, 1, 2, 3].every((k) => Math.abs(boxes[4 * j + k] - reference.boxes[4 * i + k]) < 0.5);
+      const same =
+        !used.has(j) &&
+        labels[j] === reference.labels[i] &&
+        Math.abs(scores[j] - reference.scores[i]) < 1e-3 &&
+        [0, 1, 2, 3].every((k) => Math.abs(boxes[4 * j + k] - reference.boxes[4 * i + k]) < 0.5);
       if (!same) continue;
       used.add(j);
       matchedCount++;
@@ -171,7 +241,10 @@ function compareDetections({ scores, labels, boxes }: { scores: ArrayLike<number
 
 async function timeBesidePyTorch(mode: 'forward' | 'step', rounds: number): Promise<void> {
   const script = new URL('full_size.py', import.meta.url).pathname;
-  const torch = spawn(options.python, [script, 'time', folder, '--size', `${height}x${width}`, '--mode', mode], { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, ...KEEPS_MEMORY } });
+  const torch = spawn(options.python, [script, 'time', folder, '--size', `${height}x${width}`, '--mode', mode], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+    env: { ...process.env, ...KEEPS_MEMORY },
+  });
   const lines = createInterface({ input: torch.stdout })[Symbol.asyncIterator]();
   await lines.next();
   const optimizer = mode === 'step' ? new AdamW(model.trainable(), { weightDecay: 1e-4 }) : null;
@@ -183,7 +256,12 @@ async function timeBesidePyTorch(mode: 'forward' | 'step', rounds: number): Prom
         optimizer.step({ learningRate: 1e-8, maxGradientNorm: 1 });
         optimizer.zeroGrad();
       });
-    } else device.noGrad(() => device.scope(() => { model.forward([image]); }));
+    } else
+      device.noGrad(() =>
+        device.scope(() => {
+          model.forward([image]);
+        }),
+      );
     await device.synchronize();
     return performance.now() - start;
   };
@@ -199,6 +277,8 @@ async function timeBesidePyTorch(mode: 'forward' | 'step', rounds: number): Prom
     console.log(`round ${round + 1}: ours ${pairs[round][0].toFixed(0)} ms, PyTorch ${pairs[round][1].toFixed(0)} ms`);
   }
   torch.stdin.end();
-  console.log(`${mode}: ours ${median(pairs.map(([a]) => a)).toFixed(0)} ms, PyTorch ${median(pairs.map(([, b]) => b)).toFixed(0)} ms, ratio ${median(pairs.map(([a, b]) => a / b)).toFixed(2)}; `
-    + `device peak ${megabytes(device.memory().peakBytes)}, process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`);
+  console.log(
+    `${mode}: ours ${median(pairs.map(([a]) => a)).toFixed(0)} ms, PyTorch ${median(pairs.map(([, b]) => b)).toFixed(0)} ms, ratio ${median(pairs.map(([a, b]) => a / b)).toFixed(2)}; ` +
+      `device peak ${megabytes(device.memory().peakBytes)}, process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`,
+  );
 }

@@ -65,23 +65,60 @@ export interface PreparedRun extends CurveOptions {
 }
 
 /** Generates the data set in `folder`/shapes, if it is not there, and collects what a PyTorch run starts from; nothing else is written. */
-export async function prepare(device: Device, folder: string, options: CurveOptions): Promise<{ run: PreparedRun; weights: Uint8Array; images: Uint8Array }> {
+export async function prepare(
+  device: Device,
+  folder: string,
+  options: CurveOptions,
+): Promise<{ run: PreparedRun; weights: Uint8Array; images: Uint8Array }> {
   const dataset = openDataset(await ensureShapesDataset(join(folder, 'shapes'), DATA));
   const training = { ...PRESET, ...options };
   const model = new DynamicSparseRCNN(device, MODEL, training.seed);
   const weights = writeSafetensors(await model.save());
   model.dispose();
 
-  const { seed, batchSize, augmentation, iterations, learningRate, warmupIterations, warmupFactor, milestones, decayFactor, weightDecay, clipNorm } = training;
-  const schedule = { baseLearningRate: learningRate, warmupIterations, warmupFactor, milestones: milestones.map((share) => Math.round(share * iterations)), decayFactor };
-  const loader = createTrainingLoader({ records: splitRecords(dataset, 'train'), batchSize, seed, augmentation, workers: 0 });
+  const {
+    seed,
+    batchSize,
+    augmentation,
+    iterations,
+    learningRate,
+    warmupIterations,
+    warmupFactor,
+    milestones,
+    decayFactor,
+    weightDecay,
+    clipNorm,
+  } = training;
+  const schedule = {
+    baseLearningRate: learningRate,
+    warmupIterations,
+    warmupFactor,
+    milestones: milestones.map((share) => Math.round(share * iterations)),
+    decayFactor,
+  };
+  const loader = createTrainingLoader({
+    records: splitRecords(dataset, 'train'),
+    batchSize,
+    seed,
+    augmentation,
+    workers: 0,
+  });
   const pixels = new Map<string, { shape: number[]; data: SafetensorData }>();
   const steps: PreparedRun['steps'][number][] = [];
   for (let iteration = 0; iteration < iterations; iteration++) {
     const batch = await loader.next();
-    batch.images.forEach(({ data, width, height }, i) => pixels.set(`images.${iteration}.${i}`, { shape: [height, width, 3], data: new Uint8Array(data) }));
-    const targets = batch.targets.map(({ labels, boxes }) => ({ labels: Array.from(labels), boxes: Array.from(boxes) }));
-    steps.push({ learningRate: learningRateAt(iteration, schedule), temperature: temperatureAt(iteration, training), targets });
+    batch.images.forEach(({ data, width, height }, i) =>
+      pixels.set(`images.${iteration}.${i}`, { shape: [height, width, 3], data: new Uint8Array(data) }),
+    );
+    const targets = batch.targets.map(({ labels, boxes }) => ({
+      labels: Array.from(labels),
+      boxes: Array.from(boxes),
+    }));
+    steps.push({
+      learningRate: learningRateAt(iteration, schedule),
+      temperature: temperatureAt(iteration, training),
+      targets,
+    });
   }
   await loader.close();
   const images = writeSafetensors(pixels);
@@ -90,16 +127,34 @@ export async function prepare(device: Device, folder: string, options: CurveOpti
 }
 
 /** Trains by the `train` command on `folder`/shapes; the run's folder is `out`, anew each time. */
-export async function trainOurs(folder: string, out: string, { seed, learningRate }: CurveOptions): Promise<StepMetrics[]> {
+export async function trainOurs(
+  folder: string,
+  out: string,
+  { seed, learningRate }: CurveOptions,
+): Promise<StepMetrics[]> {
   rmSync(out, { recursive: true, force: true });
-  const code = await runTrain(['--data', join(folder, 'shapes'), '--config', 'tiny', '--seed', `${seed}`, '--set', `learningRate=${learningRate}`, '--set', 'drawImages=1', '--out', out]);
+  const code = await runTrain([
+    '--data',
+    join(folder, 'shapes'),
+    '--config',
+    'tiny',
+    '--seed',
+    `${seed}`,
+    '--set',
+    `learningRate=${learningRate}`,
+    '--set',
+    'drawImages=1',
+    '--out',
+    out,
+  ]);
   if (code !== 0) throw new Error(`loss-curve: the training ended with code ${code}`);
   return readMetrics(join(out, 'metrics.jsonl'));
 }
 
 /** |actual - expected| / |expected| of every step. */
 export function relativeDifferences(actual: readonly number[], expected: readonly number[]): number[] {
-  if (actual.length !== expected.length) throw new RangeError(`relativeDifferences: expected ${expected.length} steps, got ${actual.length}`);
+  if (actual.length !== expected.length)
+    throw new RangeError(`relativeDifferences: expected ${expected.length} steps, got ${actual.length}`);
   return actual.map((value, i) => Math.abs(value - expected[i]) / Math.abs(expected[i]));
 }
 
@@ -111,15 +166,23 @@ export function mean(values: readonly number[]): number {
 export const lossesOf = (steps: readonly CurveStep[]): number[] => steps.map(({ loss }) => loss);
 
 /** The mean over the runs at every step. */
-const meanCurve = (runs: readonly (readonly number[])[]): number[] => runs[0].map((_, i) => mean(runs.map((run) => run[i])));
+const meanCurve = (runs: readonly (readonly number[])[]): number[] =>
+  runs[0].map((_, i) => mean(runs.map((run) => run[i])));
 
-const seedFolders = (folder: string): string[] => readdirSync(folder).filter((name) => /^seed-\d+$/.test(name)).map((name) => join(folder, name));
+const seedFolders = (folder: string): string[] =>
+  readdirSync(folder)
+    .filter((name) => /^seed-\d+$/.test(name))
+    .map((name) => join(folder, name));
 
-const readRun = (folder: string): PreparedRun => JSON.parse(readFileSync(join(folder, 'run.json'), 'utf8')) as PreparedRun;
+const readRun = (folder: string): PreparedRun =>
+  JSON.parse(readFileSync(join(folder, 'run.json'), 'utf8')) as PreparedRun;
 
 function readCurve(file: string, { checksum }: PreparedRun): RecordedCurve {
   const curve = JSON.parse(readFileSync(file, 'utf8')) as RecordedCurve;
-  if (curve.checksum !== checksum) throw new Error(`${file}: made from other weights or batches (checksum ${curve.checksum}, expected ${checksum}): run loss_curve.py again`);
+  if (curve.checksum !== checksum)
+    throw new Error(
+      `${file}: made from other weights or batches (checksum ${curve.checksum}, expected ${checksum}): run loss_curve.py again`,
+    );
   return curve;
 }
 
@@ -141,14 +204,16 @@ async function write(folder: string, seeds: number, learningRate: number): Promi
 async function train(folder: string, missing: boolean): Promise<void> {
   for (const at of seedFolders(folder)) {
     const out = join(at, 'run');
-    if (!missing || readMetrics(join(out, 'metrics.jsonl')).length < PRESET.iterations) await trainOurs(folder, out, readRun(at));
+    if (!missing || readMetrics(join(out, 'metrics.jsonl')).length < PRESET.iterations)
+      await trainOurs(folder, out, readRun(at));
   }
 }
 
 function compare(folder: string, plot: string): void {
   const folders = seedFolders(folder);
   if (folders.length === 0) throw new Error(`${folder}: no seed-N folders: run the write command first`);
-  const read = (file: string): number[][] => folders.map((at) => lossesOf(readCurve(join(at, file), readRun(at)).steps));
+  const read = (file: string): number[][] =>
+    folders.map((at) => lossesOf(readCurve(join(at, file), readRun(at)).steps));
   const single = read('float32.json');
   const double = folders.every((at) => existsSync(join(at, 'float64.json'))) ? read('float64.json') : null;
   const ours = folders.map((at) => lossesOf(readMetrics(join(at, 'run', 'metrics.jsonl'))));
@@ -157,45 +222,97 @@ function compare(folder: string, plot: string): void {
   const percent = (value: number): string => (100 * value).toPrecision(3);
   const expected = meanCurve(single);
   const apart = (runs: readonly (readonly number[])[]) => ({
-    ofMeans: relativeDifferences(meanCurve(runs), expected), ofRuns: mean(runs.map((run, i) => mean(relativeDifferences(run, single[i])))), level: mean(meanCurve(runs)) / mean(expected) - 1,
+    ofMeans: relativeDifferences(meanCurve(runs), expected),
+    ofRuns: mean(runs.map((run, i) => mean(relativeDifferences(run, single[i])))),
+    level: mean(meanCurve(runs)) / mean(expected) - 1,
   });
-  const candidates = [{ name: 'ours', runs: ours }, ...(double ? [{ name: 'PyTorch float64', runs: double }] : [])].map((entry) => ({ ...entry, ...apart(entry.runs) }));
-  const rows = expected.map((loss, i) => [i + 1, loss.toFixed(4), ...candidates.flatMap(({ runs, ofMeans }) => [meanCurve(runs)[i].toFixed(4), percent(ofMeans[i])])]);
-  console.log(formatTable(['step', 'PyTorch', ...candidates.flatMap(({ name }) => [name, '%'])], rows.filter((_, i) => i < 10 || i % 10 === 9)));
+  const candidates = [{ name: 'ours', runs: ours }, ...(double ? [{ name: 'PyTorch float64', runs: double }] : [])].map(
+    (entry) => ({ ...entry, ...apart(entry.runs) }),
+  );
+  const rows = expected.map((loss, i) => [
+    i + 1,
+    loss.toFixed(4),
+    ...candidates.flatMap(({ runs, ofMeans }) => [meanCurve(runs)[i].toFixed(4), percent(ofMeans[i])]),
+  ]);
+  console.log(
+    formatTable(
+      ['step', 'PyTorch', ...candidates.flatMap(({ name }) => [name, '%'])],
+      rows.filter((_, i) => i < 10 || i % 10 === 9),
+    ),
+  );
   console.log(`${folders.length} seeds, learning rate ${learningRate}; against PyTorch float32, percent of the loss:`);
-  console.log(formatTable(['', 'mean curves, mean of steps', 'mean curves, largest', 'single runs, mean of steps', 'mean of all losses'],
-    candidates.map(({ name, ofMeans, ofRuns, level }) => [name, percent(mean(ofMeans)), percent(Math.max(...ofMeans)), percent(ofRuns), percent(level)])));
+  console.log(
+    formatTable(
+      ['', 'mean curves, mean of steps', 'mean curves, largest', 'single runs, mean of steps', 'mean of all losses'],
+      candidates.map(({ name, ofMeans, ofRuns, level }) => [
+        name,
+        percent(mean(ofMeans)),
+        percent(Math.max(...ofMeans)),
+        percent(ofRuns),
+        percent(level),
+      ]),
+    ),
+  );
 
   const points = (values: readonly number[]) => values.map((value, i) => [i + 1, value] as const);
   const height = 380;
-  const lower: Series[] = candidates.map(({ name, ofMeans }) => ({ name, points: points(ofMeans.map((value) => 100 * value)) }));
+  const lower: Series[] = candidates.map(({ name, ofMeans }) => ({
+    name,
+    points: points(ofMeans.map((value) => 100 * value)),
+  }));
   const panels = [
     linePlot({
-      title: `tiny preset: loss, mean of ${folders.length} seeds`, xLabel: 'step', yLabel: 'loss', height,
-      series: [{ name: 'ours', points: points(meanCurve(ours)) }, { name: 'PyTorch float32', points: points(expected) }],
+      title: `tiny preset: loss, mean of ${folders.length} seeds`,
+      xLabel: 'step',
+      yLabel: 'loss',
+      height,
+      series: [
+        { name: 'ours', points: points(meanCurve(ours)) },
+        { name: 'PyTorch float32', points: points(expected) },
+      ],
     }),
     linePlot({
       title: `difference from PyTorch float32, on average: ${candidates.map(({ name, ofMeans }) => `${name} ${percent(mean(ofMeans))} %`).join(', ')}`,
-      xLabel: 'step', yLabel: '% of the loss', height, logY: true, series: lower,
+      xLabel: 'step',
+      yLabel: '% of the loss',
+      height,
+      logY: true,
+      series: lower,
     }),
   ];
-  writeFileSync(plot, `<svg xmlns="http://www.w3.org/2000/svg" width="720" height="${2 * height}" viewBox="0 0 720 ${2 * height}">\n`
-    + `${panels.map((panel, i) => panel.replace('<svg ', `<svg y="${i * height}" `)).join('')}</svg>\n`);
+  writeFileSync(
+    plot,
+    `<svg xmlns="http://www.w3.org/2000/svg" width="720" height="${2 * height}" viewBox="0 0 720 ${2 * height}">\n` +
+      `${panels.map((panel, i) => panel.replace('<svg ', `<svg y="${i * height}" `)).join('')}</svg>\n`,
+  );
   console.log(`drawn in ${plot}`);
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {
-  const { values, positionals: [command, folder] } = parseArgs({
-    options: { seeds: { type: 'string', default: '32' }, 'learning-rate': { type: 'string', default: `${PRESET.learningRate}` }, plot: { type: 'string', default: 'docs/loss-curve.svg' },
-      missing: { type: 'boolean', default: false }, help: { type: 'boolean', default: false } },
+  const {
+    values,
+    positionals: [command, folder],
+  } = parseArgs({
+    options: {
+      seeds: { type: 'string', default: '32' },
+      'learning-rate': { type: 'string', default: `${PRESET.learningRate}` },
+      plot: { type: 'string', default: 'docs/loss-curve.svg' },
+      missing: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
     allowPositionals: true,
   });
   if (values.help || folder === undefined || !['write', 'train', 'compare'].includes(command)) {
-    (values.help ? console.log : console.error)('usage: npm run loss-curve -- write FOLDER [--seeds N] [--learning-rate X] | train FOLDER [--missing] | compare FOLDER [--plot FILE.svg]');
+    (values.help ? console.log : console.error)(
+      'usage: npm run loss-curve -- write FOLDER [--seeds N] [--learning-rate X] | train FOLDER [--missing] | compare FOLDER [--plot FILE.svg]',
+    );
     process.exit(values.help ? 0 : 2);
   }
   const [seeds, learningRate] = [Number(values.seeds), Number(values['learning-rate'])];
-  if (!Number.isInteger(seeds) || seeds < 1 || !(learningRate > 0)) throw new Error(`loss-curve: --seeds must be an integer >= 1 and --learning-rate > 0, got ${values.seeds} and ${values['learning-rate']}`);
+  if (!Number.isInteger(seeds) || seeds < 1 || !(learningRate > 0))
+    throw new Error(
+      `loss-curve: --seeds must be an integer >= 1 and --learning-rate > 0, got ${values.seeds} and ${values['learning-rate']}`,
+    );
   if (command === 'write') await write(resolve(folder), seeds, learningRate);
   else if (command === 'train') await train(resolve(folder), values.missing);
   else compare(resolve(folder), values.plot);

@@ -44,7 +44,14 @@ export function quantile(values: readonly number[], q: number): number {
 export const median = (values: readonly number[]): number => quantile(values, 0.5);
 
 export function summarize(samples: readonly number[]): Timing {
-  return { median: median(samples), lower: quantile(samples, 0.25), upper: quantile(samples, 0.75), least: Math.min(...samples), most: Math.max(...samples), rounds: samples.length };
+  return {
+    median: median(samples),
+    lower: quantile(samples, 0.25),
+    upper: quantile(samples, 0.75),
+    least: Math.min(...samples),
+    most: Math.max(...samples),
+    rounds: samples.length,
+  };
 }
 
 const MOST_REPEATS = 1000;
@@ -58,10 +65,11 @@ const collectGarbage: () => void = runInNewContext('gc');
 async function repeatsFor(sampleMs: number, once: (times: number) => Promise<number>): Promise<number> {
   let times = 1;
   for (;;) {
-    let took = times * await once(times);
-    if (took < SURELY_LONG * sampleMs) took = Math.min(took, times * await once(times));
-    if (took >= sampleMs / 2 || times === MOST_REPEATS) return Math.max(1, Math.round(times * Math.min(1, sampleMs / Math.max(1e-3, took))));
-    times = Math.min(MOST_REPEATS, Math.max(times + 1, Math.round(times * sampleMs / Math.max(1e-3, took))));
+    let took = times * (await once(times));
+    if (took < SURELY_LONG * sampleMs) took = Math.min(took, times * (await once(times)));
+    if (took >= sampleMs / 2 || times === MOST_REPEATS)
+      return Math.max(1, Math.round(times * Math.min(1, sampleMs / Math.max(1e-3, took))));
+    times = Math.min(MOST_REPEATS, Math.max(times + 1, Math.round((times * sampleMs) / Math.max(1e-3, took))));
   }
 }
 
@@ -70,7 +78,10 @@ async function repeatsFor(sampleMs: number, once: (times: number) => Promise<num
  * untimed: what one engine leaves behind would otherwise be cleared away in the time of the next, by threads that it needs.
  * Returns their samples (milliseconds of one execution) by round, in the order of the jobs.
  */
-export async function sampleInterleaved(jobs: readonly Job[], { rounds, sampleMs = 40, clock = () => performance.now() }: TimingOptions): Promise<number[][]> {
+export async function sampleInterleaved(
+  jobs: readonly Job[],
+  { rounds, sampleMs = 40, clock = () => performance.now() }: TimingOptions,
+): Promise<number[][]> {
   const once = async (job: Job, times: number): Promise<number> => {
     collectGarbage();
     const start = clock();
@@ -90,12 +101,15 @@ export async function sampleInterleaved(jobs: readonly Job[], { rounds, sampleMs
 }
 
 /** The median over the rounds of how many times longer `other` took than `own` in the same round. */
-export const medianRatio = (own: readonly number[], other: readonly number[]): number => median(other.map((value, i) => value / own[i]));
+export const medianRatio = (own: readonly number[], other: readonly number[]): number =>
+  median(other.map((value, i) => value / own[i]));
 
 /** The largest difference, relative to the root mean square of what is expected: an entry that happens to be near zero need not be exact. Infinite where a value is not finite. */
 export function largestError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
-  if (actual.length !== expected.length) throw new RangeError(`largestError: expected ${expected.length} values, got ${actual.length}`);
-  let squares = 0, worst = 0;
+  if (actual.length !== expected.length)
+    throw new RangeError(`largestError: expected ${expected.length} values, got ${actual.length}`);
+  let squares = 0,
+    worst = 0;
   for (let i = 0; i < expected.length; i++) {
     squares += expected[i] ** 2;
     const difference = Math.abs(actual[i] - expected[i]);
@@ -118,7 +132,8 @@ export function fitPowerLaw(points: readonly (readonly [x: number, y: number])[]
   const logs = points.map(([x, y]) => [Math.log(x), Math.log(y)] as const);
   const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
   const [mx, my] = [mean(logs.map(([x]) => x)), mean(logs.map(([, y]) => y))];
-  const xx = logs.reduce((sum, [x]) => sum + (x - mx) ** 2, 0), yy = logs.reduce((sum, [, y]) => sum + (y - my) ** 2, 0);
+  const xx = logs.reduce((sum, [x]) => sum + (x - mx) ** 2, 0),
+    yy = logs.reduce((sum, [, y]) => sum + (y - my) ** 2, 0);
   if (xx === 0) throw new RangeError('fitPowerLaw: expected two different x');
   const xy = logs.reduce((sum, [x, y]) => sum + (x - mx) * (y - my), 0);
   const exponent = xy / xx;

@@ -26,10 +26,15 @@ export const gigaflops = ({ flops, timing }: Pick<MicroRow, 'flops' | 'timing'>)
 export const gigabytes = ({ bytes, timing }: Pick<MicroRow, 'bytes' | 'timing'>): number => bytes / timing.median / 1e6;
 
 /** What is said where `--only` keeps nothing. */
-export const noRow = (only: RegExp | null): string => `bench: --only: no row matches ${only?.source ?? ''}; a row reads like "paper matmul nn 256^3 forward"`;
+export const noRow = (only: RegExp | null): string =>
+  `bench: --only: no row matches ${only?.source ?? ''}; a row reads like "paper matmul nn 256^3 forward"`;
 
 /** What `--only` is matched with: preset, op, shape and part in one line. */
-export const rowText = (preset: string, { op, shape }: { readonly op: string; readonly shape: string }, part: string): string => `${preset} ${op} ${shape} ${part}`;
+export const rowText = (
+  preset: string,
+  { op, shape }: { readonly op: string; readonly shape: string },
+  part: string,
+): string => `${preset} ${op} ${shape} ${part}`;
 
 /** Checks a row. NaN and errors beyond the tolerance are wrong. */
 export async function checkRow({ check }: Pick<Row, 'check'>): Promise<{ error: number; status: MicroRow['status'] }> {
@@ -44,7 +49,10 @@ export interface MicroOptions {
 }
 
 /** Opens a device of its own for a case: what its recorded graphs hold goes with the device. */
-export async function withCase<T>(benchCase: BenchCase, body: (device: Device, rows: readonly Row[]) => Promise<T>): Promise<T> {
+export async function withCase<T>(
+  benchCase: BenchCase,
+  body: (device: Device, rows: readonly Row[]) => Promise<T>,
+): Promise<T> {
   const device = await openDevice();
   try {
     return await body(device, prepare(device, benchCase));
@@ -62,11 +70,16 @@ export async function runMicro({ only, rounds, log }: MicroOptions): Promise<Mic
       const rows = all.filter(({ part }) => only === null || only.test(rowText(preset, benchCase, part)));
       const checks: Awaited<ReturnType<typeof checkRow>>[] = [];
       for (const row of rows) checks.push(await checkRow(row));
-      const samples = await sampleInterleaved(rows.map((row) => eagerJob(device, row)), { rounds });
+      const samples = await sampleInterleaved(
+        rows.map((row) => eagerJob(device, row)),
+        { rounds },
+      );
       rows.forEach(({ op, shape, part, flops, bytes }, i) => {
         const row: MicroRow = { preset, op, shape, part, flops, bytes, ...checks[i], timing: summarize(samples[i]) };
         results.push(row);
-        log(`${op} ${shape}, ${part}: ${row.timing.median.toPrecision(3)} ms, ${gigaflops(row).toPrecision(3)} GFLOP/s${row.status === 'ok' ? '' : `, WRONG (error ${row.error.toExponential(1)})`}`);
+        log(
+          `${op} ${shape}, ${part}: ${row.timing.median.toPrecision(3)} ms, ${gigaflops(row).toPrecision(3)} GFLOP/s${row.status === 'ok' ? '' : `, WRONG (error ${row.error.toExponential(1)})`}`,
+        );
       });
     });
   }
@@ -76,11 +89,15 @@ export async function runMicro({ only, rounds, log }: MicroOptions): Promise<Mic
 export const spread = ({ lower, upper }: Timing): string => `${digits(lower)} .. ${digits(upper)}`;
 
 /** The micro benchmark as a report, with the roofline drawn where asked for. */
-export async function microReport(run: MicroOptions & { readonly roofline?: string; readonly adapter: Adapter; readonly command: string }): Promise<{ report: Report; wrong: number }> {
+export async function microReport(
+  run: MicroOptions & { readonly roofline?: string; readonly adapter: Adapter; readonly command: string },
+): Promise<{ report: Report; wrong: number }> {
   const rows = await runMicro(run);
   if (rows.length === 0) throw new InputError(noRow(run.only));
-  const notes = ['ms: median of the rounds; quartiles beside it. GFLOP/s and GB/s: of the operations and of the bytes that the op needs at least (every value moved once); operations of norms, softmax, '
-    + 'RoIAlign and AdamW are nominal, one for each + - * / max exp sqrt. Error: the largest of the checked entries, relative to the root mean square of what float64 gives.'];
+  const notes = [
+    'ms: median of the rounds; quartiles beside it. GFLOP/s and GB/s: of the operations and of the bytes that the op needs at least (every value moved once); operations of norms, softmax, ' +
+      'RoIAlign and AdamW are nominal, one for each + - * / max exp sqrt. Error: the largest of the checked entries, relative to the root mean square of what float64 gives.',
+  ];
   let roof = null;
   if (run.roofline !== undefined) {
     run.log('roofline: multiply-adds in registers, and copies');
@@ -88,16 +105,42 @@ export async function microReport(run: MicroOptions & { readonly roofline?: stri
     roof = await measureRoof(device, run.rounds);
     device.destroy();
     writeFileSync(run.roofline, rooflineSvg(rows, roof, run.adapter.name));
-    notes.push(`Roofs: ${digits(roof.gigaflops)} GFLOP/s (${roof.computeForm}), ${digits(roof.gigabytes)} GB/s (${roof.copyForm}, read and written); drawn in ${run.roofline}.`);
+    notes.push(
+      `Roofs: ${digits(roof.gigaflops)} GFLOP/s (${roof.computeForm}), ${digits(roof.gigabytes)} GB/s (${roof.copyForm}, read and written); drawn in ${run.roofline}.`,
+    );
   }
   const header = ['op', 'shape', 'part', 'ms', 'quartiles', 'GFLOP/s', 'GB/s', 'error', 'status'];
-  const tables = (['paper', 'small'] as const).map((preset) => ({
-    caption: preset === 'paper' ? 'Round sizes, and the paper-r50 preset for an image of 480 x 640:' : 'The small preset, 8 images of 96 x 96:', header,
-    rows: rows.filter((row) => row.preset === preset).map((row) => [
-      row.op, row.shape, row.part, digits(row.timing.median), spread(row.timing), digits(gigaflops(row)), digits(gigabytes(row)), row.error.toExponential(1), row.status]),
-  })).filter((table) => table.rows.length > 0);
+  const tables = (['paper', 'small'] as const)
+    .map((preset) => ({
+      caption:
+        preset === 'paper'
+          ? 'Round sizes, and the paper-r50 preset for an image of 480 x 640:'
+          : 'The small preset, 8 images of 96 x 96:',
+      header,
+      rows: rows
+        .filter((row) => row.preset === preset)
+        .map((row) => [
+          row.op,
+          row.shape,
+          row.part,
+          digits(row.timing.median),
+          spread(row.timing),
+          digits(gigaflops(row)),
+          digits(gigabytes(row)),
+          row.error.toExponential(1),
+          row.status,
+        ]),
+    }))
+    .filter((table) => table.rows.length > 0);
   return {
-    report: { name: 'kernels', title: `Kernels on ${run.adapter.name}`, command: run.command, notes, tables, data: { roof, rows } },
+    report: {
+      name: 'kernels',
+      title: `Kernels on ${run.adapter.name}`,
+      command: run.command,
+      notes,
+      tables,
+      data: { roof, rows },
+    },
     wrong: rows.filter(({ status }) => status !== 'ok').length,
   };
 }

@@ -16,21 +16,38 @@ import { median } from './measure.ts';
 const USAGE = 'usage: npm run replay -- [--config small] [--batch N] [--size N] [--steps N] [--rounds N]';
 const { size, steps, rounds, config } = orExit(() => {
   const { values } = parseArguments('replay', process.argv.slice(2), {
-    config: { type: 'string', default: 'small' }, batch: { type: 'string' }, size: { type: 'string', default: '96' }, steps: { type: 'string', default: '12' }, rounds: { type: 'string', default: '3' }, help: { type: 'boolean' },
+    config: { type: 'string', default: 'small' },
+    batch: { type: 'string' },
+    size: { type: 'string', default: '96' },
+    steps: { type: 'string', default: '12' },
+    rounds: { type: 'string', default: '3' },
+    help: { type: 'boolean' },
   });
   if (values.help) {
     console.log(USAGE);
     process.exit(0);
   }
-  const batch = values.batch === undefined ? [] : [`training.batchSize=${integerOption('replay', 'batch', values.batch, 1)}`];
+  const batch =
+    values.batch === undefined ? [] : [`training.batchSize=${integerOption('replay', 'batch', values.batch, 1)}`];
   // The first step of a round is not counted: the one before may still run.
-  const [size, steps, rounds] = [integerOption('replay', 'size', values.size, 32), integerOption('replay', 'steps', values.steps, 2), integerOption('replay', 'rounds', values.rounds, 1)];
+  const [size, steps, rounds] = [
+    integerOption('replay', 'size', values.size, 32),
+    integerOption('replay', 'steps', values.steps, 2),
+    integerOption('replay', 'rounds', values.rounds, 1),
+  ];
   return { size, steps, rounds, config: loadConfig({ config: values.config, set: batch }).config };
 });
 
 const random = new Random(3);
-const images = Array.from({ length: config.training.batchSize }, () => ({ data: Uint8Array.from({ length: size * size * 3 }, () => random.integer(256)), width: size, height: size }));
-const targets = images.map(() => ({ boxes: Float32Array.from({ length: 16 }, (_, i) => size * ((i % 4 < 2 ? 0.1 : 0.5) + 0.05 * Math.floor(i / 4))), labels: Uint32Array.from([0, 1, 2, 3]) }));
+const images = Array.from({ length: config.training.batchSize }, () => ({
+  data: Uint8Array.from({ length: size * size * 3 }, () => random.integer(256)),
+  width: size,
+  height: size,
+}));
+const targets = images.map(() => ({
+  boxes: Float32Array.from({ length: 16 }, (_, i) => size * ((i % 4 < 2 ? 0.1 : 0.5) + 0.05 * Math.floor(i / 4))),
+  labels: Uint32Array.from([0, 1, 2, 3]),
+}));
 
 interface Way {
   readonly label: string;
@@ -46,7 +63,16 @@ interface Way {
 async function open(label: string, replay: boolean): Promise<Way> {
   const device = await openDevice();
   const model = new DynamicSparseRCNN(device, config.model, 0);
-  return { label, device, model, step: new TrainingStep(device, model, { ...config.training, replay }), host: [], wall: [], norms: [], dispatches: 0 };
+  return {
+    label,
+    device,
+    model,
+    step: new TrainingStep(device, model, { ...config.training, replay }),
+    host: [],
+    wall: [],
+    norms: [],
+    dispatches: 0,
+  };
 }
 
 /** As training does it: the numbers of a step are read while the next one runs. */
@@ -79,13 +105,41 @@ async function run(way: Way, count: number, warm: boolean): Promise<void> {
 const ways = [await open('anew', false), await open('replayed', true)];
 for (const way of ways) await run(way, 4, true);
 for (let round = 0; round < rounds; round++) for (const way of ways) await run(way, steps, false);
-console.log(`${config.preset}, batch ${config.training.batchSize} of ${size} x ${size}, on ${ways[0].device.info.description}; medians of ${ways[0].wall.length} steps`);
-console.log(formatTable(['step', 'dispatches', 'host ms', 'least', 'wall ms', 'least', 'host share %', 'live MB', 'peak MB'], ways.map(({ label, device, host, wall, dispatches }) => {
-  const { liveBytes, peakBytes } = device.memory();
-  return [label, String(dispatches), median(host).toFixed(1), Math.min(...host).toFixed(1), median(wall).toFixed(1), Math.min(...wall).toFixed(1), (100 * median(host) / median(wall)).toFixed(1), (liveBytes / 1e6).toFixed(1), (peakBytes / 1e6).toFixed(1)];
-})));
+console.log(
+  `${config.preset}, batch ${config.training.batchSize} of ${size} x ${size}, on ${ways[0].device.info.description}; medians of ${ways[0].wall.length} steps`,
+);
+console.log(
+  formatTable(
+    ['step', 'dispatches', 'host ms', 'least', 'wall ms', 'least', 'host share %', 'live MB', 'peak MB'],
+    ways.map(({ label, device, host, wall, dispatches }) => {
+      const { liveBytes, peakBytes } = device.memory();
+      return [
+        label,
+        String(dispatches),
+        median(host).toFixed(1),
+        Math.min(...host).toFixed(1),
+        median(wall).toFixed(1),
+        Math.min(...wall).toFixed(1),
+        ((100 * median(host)) / median(wall)).toFixed(1),
+        (liveBytes / 1e6).toFixed(1),
+        (peakBytes / 1e6).toFixed(1),
+      ];
+    }),
+  ),
+);
 const { capturedBytes } = ways[1].device.memory();
-for (const { dispatches, transfers, bytes } of ways[1].step.captures) console.log(`captured: ${dispatches} dispatches, ${transfers} copies and clears, ${(bytes / 1e6).toFixed(1)} MB in use at most of ${(capturedBytes / 1e6).toFixed(1)} MB reserved`);
-const [weightsA, weightsB] = await Promise.all(ways.map(async ({ model }) => Buffer.concat([...(await model.save()).values()].map(({ data }) => Buffer.from(data.buffer, data.byteOffset, data.byteLength)))));
-console.log(`weights and gradient norms are ${weightsA.equals(weightsB) && ways[0].norms.join() === ways[1].norms.join() ? 'the same bits' : 'DIFFERENT'}`);
+for (const { dispatches, transfers, bytes } of ways[1].step.captures)
+  console.log(
+    `captured: ${dispatches} dispatches, ${transfers} copies and clears, ${(bytes / 1e6).toFixed(1)} MB in use at most of ${(capturedBytes / 1e6).toFixed(1)} MB reserved`,
+  );
+const [weightsA, weightsB] = await Promise.all(
+  ways.map(async ({ model }) =>
+    Buffer.concat(
+      [...(await model.save()).values()].map(({ data }) => Buffer.from(data.buffer, data.byteOffset, data.byteLength)),
+    ),
+  ),
+);
+console.log(
+  `weights and gradient norms are ${weightsA.equals(weightsB) && ways[0].norms.join() === ways[1].norms.join() ? 'the same bits' : 'DIFFERENT'}`,
+);
 for (const { device } of ways) device.destroy();

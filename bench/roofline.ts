@@ -17,7 +17,9 @@ export interface Roof {
   readonly copyForm: string;
 }
 
-const LANES = 64, GROUPS = 256, ITERATIONS = 2048;
+const LANES = 64,
+  GROUPS = 256,
+  ITERATIONS = 2048;
 
 /** An outer product as of a matrix product: `rows` scalars times `columns` vec4s added to as many sums in registers, again and again. */
 const multiplyAddKernel = kernelFamily((rows: number, columns: number) => {
@@ -38,19 +40,28 @@ const multiplyAddKernel = kernelFamily((rows: number, columns: number) => {
   });
 });
 
-const copyKernel = kernelFamily((each: number) => defineKernel({
-  name: `copy_vec4_${each}`,
-  workgroup: [LANES],
-  params: { count4: 'u32' },
-  buffers: { input: 'read vec4f', output: 'write vec4f' },
-  body: `
+const copyKernel = kernelFamily((each: number) =>
+  defineKernel({
+    name: `copy_vec4_${each}`,
+    workgroup: [LANES],
+    params: { count4: 'u32' },
+    buffers: { input: 'read vec4f', output: 'write vec4f' },
+    body: `
   for (var k = 0u; k < ${each}u; k++) {
     let i = (linearGroup * ${each}u + k) * ${LANES}u + lane;
     if (i < p.count4) { output[i] = input[i]; }
   }`,
-}));
+  }),
+);
 
-const FORMS = [[1, 4], [2, 2], [4, 1], [2, 4], [4, 4], [4, 8]] as const;
+const FORMS = [
+  [1, 4],
+  [2, 2],
+  [4, 1],
+  [2, 4],
+  [4, 4],
+  [4, 8],
+] as const;
 /** Large against caches. */
 const COPY_BYTES = 64 * 2 ** 20;
 
@@ -66,10 +77,28 @@ export async function measureRoof(device: Device, rounds: number): Promise<Roof>
       await device.synchronize();
     },
   });
-  const computing = FORMS.map(([rows, columns]) => job(`${rows} x ${columns} vec4 sums`, () => device.run(multiplyAddKernel(rows, columns), { iterations: ITERATIONS, a: 1e-3, b: 1e-3 }, { output }, linearGrid(GROUPS))));
+  const computing = FORMS.map(([rows, columns]) =>
+    job(`${rows} x ${columns} vec4 sums`, () =>
+      device.run(
+        multiplyAddKernel(rows, columns),
+        { iterations: ITERATIONS, a: 1e-3, b: 1e-3 },
+        { output },
+        linearGrid(GROUPS),
+      ),
+    ),
+  );
   const copying = [
     job('copyBufferToBuffer', () => device.copy(from, to)),
-    ...[1, 8].map((each) => job(`kernel, ${each} vec4 a lane`, () => device.run(copyKernel(each), { count4: floats / 4 }, { input: from, output: to }, linearGrid(Math.ceil(floats / 4 / each / LANES))))),
+    ...[1, 8].map((each) =>
+      job(`kernel, ${each} vec4 a lane`, () =>
+        device.run(
+          copyKernel(each),
+          { count4: floats / 4 },
+          { input: from, output: to },
+          linearGrid(Math.ceil(floats / 4 / each / LANES)),
+        ),
+      ),
+    ),
   ];
   const times = (await sampleInterleaved([...computing, ...copying], { rounds })).map(median);
   for (const tensor of [output, from, to]) tensor.dispose();
@@ -77,8 +106,14 @@ export async function measureRoof(device: Device, rounds: number): Promise<Roof>
     const at = rates.indexOf(Math.max(...rates));
     return [names[at].name, rates[at]];
   };
-  const [computeForm, gigaflopsReached] = best(computing, FORMS.map(([rows, columns], i) => (8 * rows * columns * ITERATIONS * GROUPS * LANES) / times[i] / 1e6));
-  const [copyForm, gigabytesReached] = best(copying, copying.map((_, i) => (8 * floats) / times[FORMS.length + i] / 1e6));
+  const [computeForm, gigaflopsReached] = best(
+    computing,
+    FORMS.map(([rows, columns], i) => (8 * rows * columns * ITERATIONS * GROUPS * LANES) / times[i] / 1e6),
+  );
+  const [copyForm, gigabytesReached] = best(
+    copying,
+    copying.map((_, i) => (8 * floats) / times[FORMS.length + i] / 1e6),
+  );
   return { gigaflops: gigaflopsReached, computeForm, gigabytes: gigabytesReached, copyForm };
 }
 
@@ -86,19 +121,28 @@ export async function measureRoof(device: Device, rounds: number): Promise<Roof>
 export const intensity = ({ flops, bytes }: Pick<MicroRow, 'flops' | 'bytes'>): number => flops / bytes;
 
 /** The most that a kernel of an intensity could reach. */
-export const attainable = ({ gigaflops: peak, gigabytes }: Pick<Roof, 'gigaflops' | 'gigabytes'>, operationsPerByte: number): number => Math.min(peak, gigabytes * operationsPerByte);
+export const attainable = (
+  { gigaflops: peak, gigabytes }: Pick<Roof, 'gigaflops' | 'gigabytes'>,
+  operationsPerByte: number,
+): number => Math.min(peak, gigabytes * operationsPerByte);
 
 type Box = readonly [left: number, top: number, right: number, bottom: number];
 
 const overlap = (a: Box, b: Box): boolean => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
 
-const DOT = 3.5, FONT = 9.5, DIGIT = 6;
+const DOT = 3.5,
+  FONT = 9.5,
+  DIGIT = 6;
 
 /**
  * Places a number beside each point: as near as it can be without covering another point or number, and within the frame.
  * Returns the middles of the numbers.
  */
-export function placeLabels(points: readonly (readonly [number, number])[], texts: readonly string[], frame: Box): [x: number, y: number][] {
+export function placeLabels(
+  points: readonly (readonly [number, number])[],
+  texts: readonly string[],
+  frame: Box,
+): [x: number, y: number][] {
   const taken: Box[] = points.map(([x, y]) => [x - DOT, y - DOT, x + DOT, y + DOT]);
   return points.map(([x, y], i) => {
     const [width, height] = [texts[i].length * DIGIT + 1, FONT];
@@ -108,7 +152,14 @@ export function placeLabels(points: readonly (readonly [number, number])[], text
         const angle = -Math.PI / 4 + (turn * Math.PI) / 12;
         const [cx, cy] = [x + radius * Math.cos(angle), y + radius * Math.sin(angle)];
         const box = boxAt(cx, cy);
-        if (box[0] < frame[0] || box[1] < frame[1] || box[2] > frame[2] || box[3] > frame[3] || taken.some((other) => overlap(box, other))) continue;
+        if (
+          box[0] < frame[0] ||
+          box[1] < frame[1] ||
+          box[2] > frame[2] ||
+          box[3] > frame[3] ||
+          taken.some((other) => overlap(box, other))
+        )
+          continue;
         taken.push(box);
         return [cx, cy];
       }
@@ -117,20 +168,36 @@ export function placeLabels(points: readonly (readonly [number, number])[], text
   });
 }
 
-const families = ['matmul', 'conv', 'depthwise', 'dynamic interaction', 'attention', 'roi align', 'norm, softmax, sum', 'adamw'] as const;
+const families = [
+  'matmul',
+  'conv',
+  'depthwise',
+  'dynamic interaction',
+  'attention',
+  'roi align',
+  'norm, softmax, sum',
+  'adamw',
+] as const;
 
 function familyOf(op: string): number {
   const at = families.findIndex((name) => op.startsWith(name));
   return at >= 0 ? at : families.indexOf('norm, softmax, sum');
 }
 
-const WIDTH = 1010, PLOT_RIGHT = 640, KEY_LINE = 12.5;
+const WIDTH = 1010,
+  PLOT_RIGHT = 640,
+  KEY_LINE = 12.5;
 
 /** One panel: the roofs, the rows as numbered points, and the key beside it. */
-function panel(title: string, rows: readonly MicroRow[], roof: Roof): { readonly svg: string; readonly height: number } {
+function panel(
+  title: string,
+  rows: readonly MicroRow[],
+  roof: Roof,
+): { readonly svg: string; readonly height: number } {
   const height = Math.max(430, 70 + KEY_LINE * rows.length);
   const [left, top, bottom] = [58, 40, Math.min(height - 50, 620)];
-  const intensities = rows.map(intensity), rates = rows.map(gigaflops);
+  const intensities = rows.map(intensity),
+    rates = rows.map(gigaflops);
   const ridge = roof.gigaflops / roof.gigabytes;
   const xAxis = logTicks([Math.min(...intensities, ridge / 4), Math.max(...intensities, ridge * 4)]);
   const yAxis = logTicks([Math.min(...rates, roof.gigaflops / 4), Math.max(...rates, roof.gigaflops)]);
@@ -138,16 +205,46 @@ function panel(title: string, rows: readonly MicroRow[], roof: Roof): { readonly
   const toX = (value: number): number => left + scale(value, xAxis) * (PLOT_RIGHT - left);
   const toY = (value: number): number => bottom - scale(value, yAxis) * (bottom - top);
   const out = [textAt(title, (left + PLOT_RIGHT) / 2, 24, 'middle', 15, '#111111')];
-  for (const { value, text } of xAxis.ticks) out.push(line(toX(value), top, toX(value), bottom, '#e6e6e6'), textAt(text, toX(value), bottom + 17, 'middle', 11.5, '#444444'));
-  for (const { value, text } of yAxis.ticks) out.push(line(left, toY(value), PLOT_RIGHT, toY(value), '#e6e6e6'), textAt(text, left - 7, toY(value) + 4, 'end', 11.5, '#444444'));
+  for (const { value, text } of xAxis.ticks)
+    out.push(
+      line(toX(value), top, toX(value), bottom, '#e6e6e6'),
+      textAt(text, toX(value), bottom + 17, 'middle', 11.5, '#444444'),
+    );
+  for (const { value, text } of yAxis.ticks)
+    out.push(
+      line(left, toY(value), PLOT_RIGHT, toY(value), '#e6e6e6'),
+      textAt(text, left - 7, toY(value) + 4, 'end', 11.5, '#444444'),
+    );
   out.push(line(left, bottom, PLOT_RIGHT, bottom, '#777777'), line(left, top, left, bottom, '#777777'));
-  out.push(textAt('operations a byte (each value moved once)', (left + PLOT_RIGHT) / 2, bottom + 37, 'middle', 12.5, '#222222'));
-  out.push(`<g transform="translate(16 ${fixed((top + bottom) / 2)}) rotate(-90)">${textAt('GFLOP/s', 0, 0, 'middle', 12.5, '#222222')}</g>`);
+  out.push(
+    textAt(
+      'operations a byte (each value moved once)',
+      (left + PLOT_RIGHT) / 2,
+      bottom + 37,
+      'middle',
+      12.5,
+      '#222222',
+    ),
+  );
+  out.push(
+    `<g transform="translate(16 ${fixed((top + bottom) / 2)}) rotate(-90)">${textAt('GFLOP/s', 0, 0, 'middle', 12.5, '#222222')}</g>`,
+  );
 
   const start = Math.max(xAxis.from, yAxis.from / roof.gigabytes);
-  out.push(`<path d="M${fixed(toX(start))} ${fixed(toY(attainable(roof, start)))}L${fixed(toX(ridge))} ${fixed(toY(roof.gigaflops))}L${fixed(PLOT_RIGHT)} ${fixed(toY(roof.gigaflops))}" fill="none" stroke="#3b3b3b" stroke-width="2"/>`);
+  out.push(
+    `<path d="M${fixed(toX(start))} ${fixed(toY(attainable(roof, start)))}L${fixed(toX(ridge))} ${fixed(toY(roof.gigaflops))}L${fixed(PLOT_RIGHT)} ${fixed(toY(roof.gigaflops))}" fill="none" stroke="#3b3b3b" stroke-width="2"/>`,
+  );
   const said = `${roof.gigaflops.toPrecision(3)} GFLOP/s, ${roof.gigabytes.toPrecision(3)} GB/s`;
-  out.push(textAt(said, PLOT_RIGHT - 4, toY(roof.gigaflops) - 6 < top ? toY(roof.gigaflops) + 15 : toY(roof.gigaflops) - 6, 'end', 11, '#3b3b3b'));
+  out.push(
+    textAt(
+      said,
+      PLOT_RIGHT - 4,
+      toY(roof.gigaflops) - 6 < top ? toY(roof.gigaflops) + 15 : toY(roof.gigaflops) - 6,
+      'end',
+      11,
+      '#3b3b3b',
+    ),
+  );
 
   const points = rows.map((_, i) => [toX(intensities[i]), toY(rates[i])] as const);
   const numbers = rows.map((_, i) => String(i + 1));
@@ -158,20 +255,32 @@ function panel(title: string, rows: readonly MicroRow[], roof: Roof): { readonly
   });
   points.forEach(([x, y], i) => {
     const color = LINE_COLORS[familyOf(rows[i].op)];
-    out.push(`<circle cx="${fixed(x)}" cy="${fixed(y)}" r="${DOT}" fill="${color}"/>`, textAt(numbers[i], labels[i][0], labels[i][1] + FONT / 2 - 1.5, 'middle', FONT, '#222222'));
+    out.push(
+      `<circle cx="${fixed(x)}" cy="${fixed(y)}" r="${DOT}" fill="${color}"/>`,
+      textAt(numbers[i], labels[i][0], labels[i][1] + FONT / 2 - 1.5, 'middle', FONT, '#222222'),
+    );
   });
   rows.forEach(({ op, shape, part }, i) => {
     const y = top + 4 + KEY_LINE * i;
     out.push(`<circle cx="${PLOT_RIGHT + 22}" cy="${fixed(y - 3.5)}" r="${DOT}" fill="${LINE_COLORS[familyOf(op)]}"/>`);
-    out.push(textAt(numbers[i], PLOT_RIGHT + 46, y, 'end', FONT, '#222222'), textAt(`${op} ${shape}, ${part}`, PLOT_RIGHT + 52, y, 'start', FONT, '#222222'));
+    out.push(
+      textAt(numbers[i], PLOT_RIGHT + 46, y, 'end', FONT, '#222222'),
+      textAt(`${op} ${shape}, ${part}`, PLOT_RIGHT + 52, y, 'start', FONT, '#222222'),
+    );
   });
   return { svg: out.join('\n'), height };
 }
 
 /** The picture, as the text of an SVG file: a panel for each preset that has rows. */
 export function rooflineSvg(rows: readonly MicroRow[], roof: Roof, adapter: string): string {
-  const shown = ([['paper', 'round sizes and the paper-r50 preset'], ['small', 'the small preset']] as const)
-    .map(([preset, title]) => ({ title: `${title}: ${adapter}`, rows: rows.filter((row) => row.preset === preset) })).filter((group) => group.rows.length > 0);
+  const shown = (
+    [
+      ['paper', 'round sizes and the paper-r50 preset'],
+      ['small', 'the small preset'],
+    ] as const
+  )
+    .map(([preset, title]) => ({ title: `${title}: ${adapter}`, rows: rows.filter((row) => row.preset === preset) }))
+    .filter((group) => group.rows.length > 0);
   let height = 0;
   const parts = shown.map((group) => {
     const { svg, height: own } = panel(group.title, group.rows, roof);
@@ -181,6 +290,8 @@ export function rooflineSvg(rows: readonly MicroRow[], roof: Roof, adapter: stri
   });
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${height}" viewBox="0 0 ${WIDTH} ${height}" font-family="DejaVu Sans, Verdana, sans-serif">`,
-    `<rect width="${WIDTH}" height="${height}" fill="#ffffff"/>`, ...parts, '</svg>\n',
+    `<rect width="${WIDTH}" height="${height}" fill="#ffffff"/>`,
+    ...parts,
+    '</svg>\n',
   ].join('\n');
 }

@@ -23,7 +23,11 @@ export interface ScalingAxis {
 }
 
 /** The rest stays as the preset has it. `image side` is that of a square image, in pixels. */
-const AXES: readonly { readonly name: string; readonly values: readonly number[]; readonly change: (value: number) => Partial<StepSizes & Pick<ModelConfig, 'numProposals'>> }[] = [
+const AXES: readonly {
+  readonly name: string;
+  readonly values: readonly number[];
+  readonly change: (value: number) => Partial<StepSizes & Pick<ModelConfig, 'numProposals'>>;
+}[] = [
   { name: 'image side', values: [64, 96, 128, 192, 256], change: (side) => ({ height: side, width: side }) },
   { name: 'proposals', values: [9, 25, 49, 100, 196], change: (numProposals) => ({ numProposals }) },
   { name: 'batch', values: [1, 2, 4, 8, 16], change: (batch) => ({ batch }) },
@@ -32,7 +36,12 @@ const AXES: readonly { readonly name: string; readonly values: readonly number[]
 
 /** Least-squares laws through the points of an axis. */
 export function axisOf(name: string, points: readonly ScalingPoint[]): ScalingAxis {
-  return { name, points, time: fitPowerLaw(points.map(({ value, timing }) => [value, timing.median])), memory: fitPowerLaw(points.map(({ value, peakBytes }) => [value, peakBytes])) };
+  return {
+    name,
+    points,
+    time: fitPowerLaw(points.map(({ value, timing }) => [value, timing.median])),
+    memory: fitPowerLaw(points.map(({ value, peakBytes }) => [value, peakBytes])),
+  };
 }
 
 interface Running {
@@ -41,7 +50,11 @@ interface Running {
   readonly peakBytes: number;
 }
 
-async function measureAxis({ name, values, change }: (typeof AXES)[number], rounds: number, log: (line: string) => void): Promise<ScalingAxis> {
+async function measureAxis(
+  { name, values, change }: (typeof AXES)[number],
+  rounds: number,
+  log: (line: string) => void,
+): Promise<ScalingAxis> {
   const { model, training } = presetConfig('small');
   const opened: Running[] = [];
   try {
@@ -51,9 +64,13 @@ async function measureAxis({ name, values, change }: (typeof AXES)[number], roun
       const step = wholeStep(device, { ...model, numProposals }, { ...sizesOf('small'), ...sizes }, training);
       opened.push({ device, step, peakBytes: await step.peakBytes() });
     }
-    const samples = await sampleInterleaved(opened.map(({ step }) => step.job), { rounds, sampleMs: 0 });
+    const samples = await sampleInterleaved(
+      opened.map(({ step }) => step.job),
+      { rounds, sampleMs: 0 },
+    );
     const points = values.map((value, i) => ({ value, timing: summarize(samples[i]), peakBytes: opened[i].peakBytes }));
-    for (const { value, timing, peakBytes } of points) log(`${name} ${value}: ${digits(timing.median)} ms, ${(peakBytes / 1e6).toFixed(0)} MB`);
+    for (const { value, timing, peakBytes } of points)
+      log(`${name} ${value}: ${digits(timing.median)} ms, ${(peakBytes / 1e6).toFixed(0)} MB`);
     return axisOf(name, points);
   } finally {
     for (const { device } of opened) device.destroy();
@@ -63,16 +80,42 @@ async function measureAxis({ name, values, change }: (typeof AXES)[number], roun
 /** Two panels, both axes logarithmic: time and memory over how many times the smallest value of an axis. */
 export function scalingSvg(axes: readonly ScalingAxis[], adapter: string): string {
   const height = 380;
-  const panel = (title: string, yLabel: string, law: (axis: ScalingAxis) => PowerLaw, value: (point: ScalingPoint) => number): string => linePlot({
-    title, xLabel: 'times the smallest value', yLabel, height, logX: true, logY: true,
-    series: axes.map((axis) => ({ name: `${axis.name} ^ ${law(axis).exponent.toFixed(2)}`, points: axis.points.map((point) => [point.value / axis.points[0].value, value(point)] as const) })),
-  });
+  const panel = (
+    title: string,
+    yLabel: string,
+    law: (axis: ScalingAxis) => PowerLaw,
+    value: (point: ScalingPoint) => number,
+  ): string =>
+    linePlot({
+      title,
+      xLabel: 'times the smallest value',
+      yLabel,
+      height,
+      logX: true,
+      logY: true,
+      series: axes.map((axis) => ({
+        name: `${axis.name} ^ ${law(axis).exponent.toFixed(2)}`,
+        points: axis.points.map((point) => [point.value / axis.points[0].value, value(point)] as const),
+      })),
+    });
   const panels = [
-    panel(`small preset, time of a step: ${adapter}`, 'ms', ({ time }) => time, ({ timing }) => timing.median),
-    panel('small preset, peak memory of a step', 'MB', ({ memory }) => memory, ({ peakBytes }) => peakBytes / 1e6),
+    panel(
+      `small preset, time of a step: ${adapter}`,
+      'ms',
+      ({ time }) => time,
+      ({ timing }) => timing.median,
+    ),
+    panel(
+      'small preset, peak memory of a step',
+      'MB',
+      ({ memory }) => memory,
+      ({ peakBytes }) => peakBytes / 1e6,
+    ),
   ];
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="720" height="${2 * height}" viewBox="0 0 720 ${2 * height}">\n`
-    + `${panels.map((svg, i) => svg.replace('<svg ', `<svg y="${i * height}" `)).join('')}</svg>\n`;
+  return (
+    `<svg xmlns="http://www.w3.org/2000/svg" width="720" height="${2 * height}" viewBox="0 0 720 ${2 * height}">\n` +
+    `${panels.map((svg, i) => svg.replace('<svg ', `<svg y="${i * height}" `)).join('')}</svg>\n`
+  );
 }
 
 export interface ScalingOptions {
@@ -90,12 +133,30 @@ export async function scalingReport({ rounds, plot, log, adapter, command }: Sca
   const law = ({ exponent, r2 }: PowerLaw): string[] => [exponent.toFixed(2), r2.toFixed(3)];
   const { batch, height, width, objects } = sizesOf('small');
   return {
-    name: 'scaling', title: `How a training step grows, on ${adapter.name}`, command,
-    notes: [`The small preset: ${batch} images of ${height} x ${width} with ${objects} objects each and ${presetConfig('small').model.numProposals} proposals, one of them changed at a time. `
-      + `Exponent: of a power law through all points; where a constant part is large, it is smaller than the growth at the end. R2: the share of the variance of the logarithms that the law explains.${plot === undefined ? '' : ` Drawn in ${plot}.`}`],
+    name: 'scaling',
+    title: `How a training step grows, on ${adapter.name}`,
+    command,
+    notes: [
+      `The small preset: ${batch} images of ${height} x ${width} with ${objects} objects each and ${presetConfig('small').model.numProposals} proposals, one of them changed at a time. ` +
+        `Exponent: of a power law through all points; where a constant part is large, it is smaller than the growth at the end. R2: the share of the variance of the logarithms that the law explains.${plot === undefined ? '' : ` Drawn in ${plot}.`}`,
+    ],
     tables: [
-      { header: ['what grows', 'value', 'ms a step', 'quartiles', 'peak MB'], rows: axes.flatMap(({ name, points }) => points.map(({ value, timing, peakBytes }) => [name, value, digits(timing.median), `${digits(timing.lower)} .. ${digits(timing.upper)}`, (peakBytes / 1e6).toFixed(0)])) },
-      { header: ['what grows', 'exponent of time', 'R2', 'exponent of memory', 'R2'], rows: axes.map(({ name, time, memory }) => [name, ...law(time), ...law(memory)]) },
+      {
+        header: ['what grows', 'value', 'ms a step', 'quartiles', 'peak MB'],
+        rows: axes.flatMap(({ name, points }) =>
+          points.map(({ value, timing, peakBytes }) => [
+            name,
+            value,
+            digits(timing.median),
+            `${digits(timing.lower)} .. ${digits(timing.upper)}`,
+            (peakBytes / 1e6).toFixed(0),
+          ]),
+        ),
+      },
+      {
+        header: ['what grows', 'exponent of time', 'R2', 'exponent of memory', 'R2'],
+        rows: axes.map(({ name, time, memory }) => [name, ...law(time), ...law(memory)]),
+      },
     ],
     data: { axes },
   };

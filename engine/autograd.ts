@@ -52,10 +52,19 @@ function reverseTopological(roots: readonly TapeNode[]): TapeNode[] {
  */
 export function backward(loss: Tensor, gradient?: Tensor): void {
   const { device } = loss;
-  if (!loss.requiresGrad) throw new Error('backward: the tensor does not depend on a parameter, or was computed without recording');
-  if (!gradient && loss.size !== 1) throw new ShapeError(`backward: the tensor must be a scalar unless a gradient is given, got ${formatShape(loss.shape)}`);
-  if (gradient && !sameShape(gradient.shape, loss.shape)) throw new ShapeError(`backward: gradient must be ${formatShape(loss.shape)}, got ${formatShape(gradient.shape)}`);
-  device.noGrad(() => device.scope(() => propagate([[loss, gradient ? device.alias(gradient, gradient.shape) : device.tensor([1], loss.shape)]])));
+  if (!loss.requiresGrad)
+    throw new Error('backward: the tensor does not depend on a parameter, or was computed without recording');
+  if (!gradient && loss.size !== 1)
+    throw new ShapeError(
+      `backward: the tensor must be a scalar unless a gradient is given, got ${formatShape(loss.shape)}`,
+    );
+  if (gradient && !sameShape(gradient.shape, loss.shape))
+    throw new ShapeError(`backward: gradient must be ${formatShape(loss.shape)}, got ${formatShape(gradient.shape)}`);
+  device.noGrad(() =>
+    device.scope(() =>
+      propagate([[loss, gradient ? device.alias(gradient, gradient.shape) : device.tensor([1], loss.shape)]]),
+    ),
+  );
 }
 
 /** Takes gradients of some tensors down the tape; inside a scope, which frees what is left over. The gradients given become the tape's own. */
@@ -112,7 +121,9 @@ function propagate(roots: readonly (readonly [Tensor, Tensor])[]): void {
         return;
       }
       if (!sameShape(contribution.shape, input.shape)) {
-        throw new ShapeError(`${node.op}: gradient of input ${i} must be ${formatShape(input.shape)}, got ${formatShape(contribution.shape)}`);
+        throw new ShapeError(
+          `${node.op}: gradient of input ${i} must be ${formatShape(input.shape)}, got ${formatShape(contribution.shape)}`,
+        );
       }
       accumulate(input, contribution);
     });
@@ -126,7 +137,10 @@ function propagate(roots: readonly (readonly [Tensor, Tensor])[]): void {
  * @param inputs what `body` computes from besides parameters; the gradient goes through these only
  * @param body   must compute the same values when it runs again
  */
-export function checkpoint<T extends readonly Tensor[]>(inputs: readonly Tensor[], body: (inputs: readonly Tensor[]) => T): T {
+export function checkpoint<T extends readonly Tensor[]>(
+  inputs: readonly Tensor[],
+  body: (inputs: readonly Tensor[]) => T,
+): T {
   const { device } = inputs[0];
   if (!device.recording) return body(inputs);
   const outputs = device.rehearse(() => device.scope(() => body(inputs)));
@@ -156,9 +170,11 @@ export function checkpoint<T extends readonly Tensor[]>(inputs: readonly Tensor[
       return gradient;
     });
   });
-  outputs.forEach((output, i) => record('checkpoint', [bundle], output, (gradient) => {
-    gradients[i] = device.keep(device.alias(gradient, gradient.shape));
-    return [device.empty([0])];
-  }));
+  outputs.forEach((output, i) =>
+    record('checkpoint', [bundle], output, (gradient) => {
+      gradients[i] = device.keep(device.alias(gradient, gradient.shape));
+      return [device.empty([0])];
+    }),
+  );
   return outputs;
 }

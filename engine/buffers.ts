@@ -72,7 +72,12 @@ export class BufferPool {
   private liveCount = 0;
 
   /** @param onDestroy called before buffers are destroyed: pending work must be submitted and cached bind groups dropped. */
-  constructor(private readonly device: GPUDevice, private readonly maxBytes: number, private readonly ledger: MemoryLedger, private readonly onDestroy: () => void) {}
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly maxBytes: number,
+    private readonly ledger: MemoryLedger,
+    private readonly onDestroy: () => void,
+  ) {}
 
   acquire(bytes: number): PooledBuffer {
     const size = sizeClass(bytes);
@@ -81,8 +86,14 @@ export class BufferPool {
       this.freeBytes -= size;
       this.ledger.reuse(size);
     } else {
-      if (size > this.maxBytes) throw new RangeError(`a tensor of ${bytes} bytes does not fit a buffer of this device (at most ${this.maxBytes} bytes)`);
-      const gpu = this.device.createBuffer({ size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST });
+      if (size > this.maxBytes)
+        throw new RangeError(
+          `a tensor of ${bytes} bytes does not fit a buffer of this device (at most ${this.maxBytes} bytes)`,
+        );
+      const gpu = this.device.createBuffer({
+        size,
+        usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+      });
       buffer = { id: nextId++, gpu, bytes: size };
       this.ledger.add(size);
     }
@@ -168,7 +179,12 @@ export class BufferArena {
     const size = sizeClass(bytes);
     let best = -1;
     this.free.forEach((buffer, i) => {
-      if (buffer.bytes >= size && size >= buffer.bytes * WORST_FIT && (best < 0 || buffer.bytes < this.free[best].bytes)) best = i;
+      if (
+        buffer.bytes >= size &&
+        size >= buffer.bytes * WORST_FIT &&
+        (best < 0 || buffer.bytes < this.free[best].bytes)
+      )
+        best = i;
     });
     let buffer: PooledBuffer;
     if (best >= 0) [buffer] = this.free.splice(best, 1);

@@ -28,7 +28,10 @@ export class Recording {
   private readonly textures = new Set<OperandTexture>();
   private refusal: Error | null = null;
 
-  constructor(readonly list: CommandList, readonly arena: BufferArena) {
+  constructor(
+    readonly list: CommandList,
+    readonly arena: BufferArena,
+  ) {
     arena.open();
   }
 
@@ -44,7 +47,9 @@ export class Recording {
 
   /** Notes what cannot be recorded: the capture fails, whatever becomes of the error returned. */
   refuse(what: string): Error {
-    this.refusal ??= new Error(`capture: ${what} cannot be recorded, as its result would be the same at every replay; do it before or after`);
+    this.refusal ??= new Error(
+      `capture: ${what} cannot be recorded, as its result would be the same at every replay; do it before or after`,
+    );
     return this.refusal;
   }
 
@@ -72,9 +77,19 @@ export class Capture<T> {
    * @param outputs what the body returned: the values of the last run or replay, in the same tensors each time
    * @param own     the tensors among them that belong to the capture
    */
-  constructor(private readonly device: Device, private readonly dispatcher: Dispatcher, private readonly recording: Recording, readonly outputs: T, private readonly own: readonly Tensor[]) {
+  constructor(
+    private readonly device: Device,
+    private readonly dispatcher: Dispatcher,
+    private readonly recording: Recording,
+    readonly outputs: T,
+    private readonly own: readonly Tensor[],
+  ) {
     const { list, arena } = recording;
-    this.report = { dispatches: list.dispatches, transfers: list.commands.length - list.dispatches, bytes: arena.peakBytes };
+    this.report = {
+      dispatches: list.dispatches,
+      transfers: list.commands.length - list.dispatches,
+      bytes: arena.peakBytes,
+    };
   }
 
   /** Does the recorded work again, after all that was recorded before, from the values that its inputs have now. */
@@ -117,8 +132,13 @@ export class CaptureCache<I extends { dispose(): void }, T> {
   private readonly enabled: boolean;
 
   /** @param body the step on inputs of one key; what `Device.capture` says of its body holds */
-  constructor(private readonly device: Device, private readonly body: (inputs: I) => T, { capacity = 8, enabled = true }: CaptureCacheOptions = {}) {
-    if (!Number.isInteger(capacity) || capacity < 1) throw new RangeError(`CaptureCache: capacity must be an integer of at least 1, got ${capacity}`);
+  constructor(
+    private readonly device: Device,
+    private readonly body: (inputs: I) => T,
+    { capacity = 8, enabled = true }: CaptureCacheOptions = {},
+  ) {
+    if (!Number.isInteger(capacity) || capacity < 1)
+      throw new RangeError(`CaptureCache: capacity must be an integer of at least 1, got ${capacity}`);
     this.capacity = capacity;
     this.enabled = enabled;
   }

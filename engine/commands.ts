@@ -25,8 +25,20 @@ export interface DispatchCommand {
 
 /** What is encoded outside of a compute pass. Offsets and sizes in bytes. */
 export type TransferCommand =
-  | { readonly kind: 'copy'; readonly source: GPUBuffer; readonly sourceOffset: number; readonly destination: GPUBuffer; readonly destinationOffset: number; readonly bytes: number }
-  | TextureLines & { readonly kind: 'texture'; readonly source: GPUBuffer; readonly sourceOffset: number; readonly texture: OperandTexture }
+  | {
+      readonly kind: 'copy';
+      readonly source: GPUBuffer;
+      readonly sourceOffset: number;
+      readonly destination: GPUBuffer;
+      readonly destinationOffset: number;
+      readonly bytes: number;
+    }
+  | (TextureLines & {
+      readonly kind: 'texture';
+      readonly source: GPUBuffer;
+      readonly sourceOffset: number;
+      readonly texture: OperandTexture;
+    })
   | { readonly kind: 'clear'; readonly buffer: GPUBuffer; readonly offset: number; readonly bytes: number };
 
 export type Command = DispatchCommand | TransferCommand;
@@ -49,8 +61,15 @@ export class ParamBlock {
   private used = 0;
   private uploaded = 0;
 
-  constructor(device: GPUDevice, private readonly slots: number) {
-    this.gpu = device.createBuffer({ label: 'params', size: SLOT_BYTES * slots, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST });
+  constructor(
+    device: GPUDevice,
+    private readonly slots: number,
+  ) {
+    this.gpu = device.createBuffer({
+      label: 'params',
+      size: SLOT_BYTES * slots,
+      usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
+    });
     this.staging = new ArrayBuffer(SLOT_BYTES * slots);
     this.u32 = new Uint32Array(this.staging);
     this.i32 = new Int32Array(this.staging);
@@ -77,7 +96,14 @@ export class ParamBlock {
   /** Writes to the device what was added since the last time. */
   upload(queue: CommandSink): void {
     const { used, uploaded } = this;
-    if (used > uploaded) queue.writeBuffer(this.gpu, uploaded * SLOT_BYTES, this.staging, uploaded * SLOT_BYTES, (used - uploaded) * SLOT_BYTES);
+    if (used > uploaded)
+      queue.writeBuffer(
+        this.gpu,
+        uploaded * SLOT_BYTES,
+        this.staging,
+        uploaded * SLOT_BYTES,
+        (used - uploaded) * SLOT_BYTES,
+      );
     this.uploaded = used;
   }
 
@@ -102,14 +128,19 @@ export class CommandList {
   /** Takes up the params of a dispatch. */
   addParams<P extends string>(kernel: Kernel<P>, params: Readonly<Record<P, number>>): ParamSlot {
     let block = this.blocks.at(-1);
-    if (!block || block.full) this.blocks.push(block = new ParamBlock(this.device, LIST_SLOTS));
+    if (!block || block.full) this.blocks.push((block = new ParamBlock(this.device, LIST_SLOTS)));
     return block.add(kernel, params);
   }
 
   /** Data from the host become a constant of the list, copied to where they belong each time. */
   write(destination: GPUBuffer, destinationOffset: number, data: ArrayBuffer, byteOffset: number, bytes: number): void {
     if (bytes === 0) return;
-    const source = this.device.createBuffer({ label: 'constant', size: bytes, usage: GPUBufferUsage.COPY_SRC, mappedAtCreation: true });
+    const source = this.device.createBuffer({
+      label: 'constant',
+      size: bytes,
+      usage: GPUBufferUsage.COPY_SRC,
+      mappedAtCreation: true,
+    });
     new Uint8Array(source.getMappedRange()).set(new Uint8Array(data, byteOffset, bytes));
     source.unmap();
     this.constants.push(source);

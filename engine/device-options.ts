@@ -54,25 +54,43 @@ export class UnsupportedOptionError extends Error {
 export const MOST_KEPT_OPERAND_BYTES = 2 ** 30;
 
 const RAISED_LIMITS = [
-  'maxBufferSize', 'maxStorageBufferBindingSize', 'maxStorageBuffersPerShaderStage', 'maxComputeWorkgroupStorageSize',
-  'maxComputeInvocationsPerWorkgroup', 'maxComputeWorkgroupSizeX', 'maxComputeWorkgroupSizeY', 'maxComputeWorkgroupSizeZ',
+  'maxBufferSize',
+  'maxStorageBufferBindingSize',
+  'maxStorageBuffersPerShaderStage',
+  'maxComputeWorkgroupStorageSize',
+  'maxComputeInvocationsPerWorkgroup',
+  'maxComputeWorkgroupSizeX',
+  'maxComputeWorkgroupSizeY',
+  'maxComputeWorkgroupSizeZ',
   'maxTextureDimension2D',
 ] as const;
 const WANTED_FEATURES: readonly GPUFeatureName[] = ['subgroups', 'shader-f16', 'timestamp-query'];
 
 /** Throws UnsupportedOptionError where options need a feature that is not among those of an adapter or device, contradict each other, or make no sense. */
-export function checkOptions({ halfPrecision = false, force, keptOperandBytes = MOST_KEPT_OPERAND_BYTES }: DeviceOptions, features: ReadonlySet<string>, { description, vendor }: GPUAdapterInfo): void {
+export function checkOptions(
+  { halfPrecision = false, force, keptOperandBytes = MOST_KEPT_OPERAND_BYTES }: DeviceOptions,
+  features: ReadonlySet<string>,
+  { description, vendor }: GPUAdapterInfo,
+): void {
   if (halfPrecision && !features.has('shader-f16')) {
-    throw new UnsupportedOptionError(`halfPrecision: expected an adapter with the feature shader-f16, got ${description || vendor || 'one'} with ${[...features].sort().join(', ') || 'no features'}`);
+    throw new UnsupportedOptionError(
+      `halfPrecision: expected an adapter with the feature shader-f16, got ${description || vendor || 'one'} with ${[...features].sort().join(', ') || 'no features'}`,
+    );
   }
-  if (!(keptOperandBytes >= 0)) throw new UnsupportedOptionError(`keptOperandBytes: expected a number of bytes, 0 or more, got ${keptOperandBytes}`);
-  if (force?.precision === 'f16' && !halfPrecision) throw new UnsupportedOptionError('force.precision: f16 needs halfPrecision: true, got false');
+  if (!(keptOperandBytes >= 0))
+    throw new UnsupportedOptionError(
+      `keptOperandBytes: expected a number of bytes, 0 or more, got ${keptOperandBytes}`,
+    );
+  if (force?.precision === 'f16' && !halfPrecision)
+    throw new UnsupportedOptionError('force.precision: f16 needs halfPrecision: true, got false');
 }
 
 /** The device to request of an adapter: with the features that kernels can use, and limits as the options say. */
 export function deviceDescriptor(adapter: GPUAdapter, options: DeviceOptions): GPUDeviceDescriptor {
   const requiredLimits: Record<string, number> = {};
   if (options.limits !== 'default') for (const name of RAISED_LIMITS) requiredLimits[name] = adapter.limits[name];
-  const requiredFeatures = WANTED_FEATURES.filter((feature) => adapter.features.has(feature) && !(feature === 'timestamp-query' && options.timestamps === false));
+  const requiredFeatures = WANTED_FEATURES.filter(
+    (feature) => adapter.features.has(feature) && !(feature === 'timestamp-query' && options.timestamps === false),
+  );
   return { requiredFeatures, requiredLimits };
 }

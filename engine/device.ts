@@ -2,10 +2,23 @@
 import type { Grid, Kernel } from '../kernels/kernel.ts';
 import { SUBGROUP_TILES } from '../kernels/matmul.ts';
 import type { StagedPrecision } from '../kernels/matmul-tiled.ts';
-import { BufferArena, BufferPool, MemoryLedger, type MemoryReport as PoolReport, type PooledBuffer } from './buffers.ts';
+import {
+  BufferArena,
+  BufferPool,
+  MemoryLedger,
+  type MemoryReport as PoolReport,
+  type PooledBuffer,
+} from './buffers.ts';
 import { Capture, Recording } from './capture.ts';
 import { CommandList } from './commands.ts';
-import { checkOptions, deviceDescriptor, MOST_KEPT_OPERAND_BYTES, type DeviceOptions, type ForcedVariants, type Settle } from './device-options.ts';
+import {
+  checkOptions,
+  deviceDescriptor,
+  MOST_KEPT_OPERAND_BYTES,
+  type DeviceOptions,
+  type ForcedVariants,
+  type Settle,
+} from './device-options.ts';
 import { Dispatcher } from './dispatcher.ts';
 import type { Calibration, Profile, ProfileOptions } from './profile.ts';
 import { Profiler } from './profiler.ts';
@@ -75,25 +88,50 @@ export class Device {
   private calibration: Calibration | null = null;
 
   /** Throws UnsupportedOptionError where an option needs a feature that the device lacks. */
-  constructor(readonly gpu: GPUDevice, info: GPUAdapterInfo, options: DeviceOptions = {}) {
+  constructor(
+    readonly gpu: GPUDevice,
+    info: GPUAdapterInfo,
+    options: DeviceOptions = {},
+  ) {
     checkOptions(options, gpu.features, info);
-    this.info = { vendor: info.vendor, architecture: info.architecture, description: info.description, features: [...gpu.features].sort() };
+    this.info = {
+      vendor: info.vendor,
+      architecture: info.architecture,
+      description: info.description,
+      features: [...gpu.features].sort(),
+    };
     this.limits = gpu.limits;
     this.settle = options.settle ?? ((promise) => promise);
     const fixed = info.subgroupMinSize !== undefined && info.subgroupMinSize === info.subgroupMaxSize;
-    this.subgroupSize = options.subgroups !== false && gpu.features.has('subgroups') && fixed ? info.subgroupMinSize : 0;
+    this.subgroupSize =
+      options.subgroups !== false && gpu.features.has('subgroups') && fixed ? info.subgroupMinSize : 0;
     this.smallSubgroups = SUBGROUP_TILES[this.subgroupSize] !== undefined;
     this.halfPrecision = options.halfPrecision ?? false;
     this.force = options.force ?? {};
-    this.expectedPrecision = this.halfPrecision ? this.force.precision ?? (this.smallSubgroups ? 'f32' : 'f16') : 'f32';
-    this.operandTextures = (options.languageFeatures ?? globalThis.navigator?.gpu?.wgslLanguageFeatures ?? new Set<string>()).has('readonly_and_readwrite_storage_textures');
-    this.dispatcher = new Dispatcher(gpu, { written: (buffer) => this.textures.written(buffer), replaying: () => this.textures.forget() });
+    this.expectedPrecision = this.halfPrecision
+      ? (this.force.precision ?? (this.smallSubgroups ? 'f32' : 'f16'))
+      : 'f32';
+    this.operandTextures = (
+      options.languageFeatures ??
+      globalThis.navigator?.gpu?.wgslLanguageFeatures ??
+      new Set<string>()
+    ).has('readonly_and_readwrite_storage_textures');
+    this.dispatcher = new Dispatcher(gpu, {
+      written: (buffer) => this.textures.written(buffer),
+      replaying: () => this.textures.forget(),
+    });
     const maxBytes = Math.min(gpu.limits.maxBufferSize, gpu.limits.maxStorageBufferBindingSize);
     const beforeDestroying = (): void => this.dispatcher.dropBindGroups();
     this.pool = new BufferPool(gpu, maxBytes, this.ledger, beforeDestroying);
     this.arena = new BufferArena(this.pool);
     // Commands that a profile holds back still need what they name.
-    this.textures = new TexturePool(gpu, this.ledger, options.keptOperandBytes ?? MOST_KEPT_OPERAND_BYTES, beforeDestroying, () => !this.profiler?.holds);
+    this.textures = new TexturePool(
+      gpu,
+      this.ledger,
+      options.keptOperandBytes ?? MOST_KEPT_OPERAND_BYTES,
+      beforeDestroying,
+      () => !this.profiler?.holds,
+    );
     this.lost = gpu.lost.then(({ reason, message }) => {
       this.lossReason = message || reason;
       if (reason !== 'destroyed') this.dispatcher.fail(new Error(`the GPU device was lost: ${this.lossReason}`));
@@ -144,12 +182,22 @@ export class Device {
       return storage;
     };
     const { storage } = from;
-    return this.track(new Tensor(this, shape, 'f32', storage.lasting && this.textures.keeps ? { from: storage, form, compute: computed } : computed()));
+    return this.track(
+      new Tensor(
+        this,
+        shape,
+        'f32',
+        storage.lasting && this.textures.keeps ? { from: storage, form, compute: computed } : computed(),
+      ),
+    );
   }
 
   /** Copies host values to the device (in a capture: its constants, the same at each replay). `dtype` follows the array's type; plain numbers are f32. */
   tensor(data: TensorData | readonly number[], shape?: Shape): Tensor {
-    const array = data instanceof Float32Array || data instanceof Uint32Array || data instanceof Int32Array ? data : new Float32Array(data);
+    const array =
+      data instanceof Float32Array || data instanceof Uint32Array || data instanceof Int32Array
+        ? data
+        : new Float32Array(data);
     const dims = shape ?? [array.length];
     if (sizeOf(dims) !== array.length) shapeError('tensor', 'shape', `of ${array.length} elements`, dims);
     const dtype: DType = array instanceof Float32Array ? 'f32' : array instanceof Uint32Array ? 'u32' : 'i32';
@@ -180,7 +228,13 @@ export class Device {
 
   /** A handle to a range of another tensor's memory; `offset` in elements, a multiple of 64. */
   view(tensor: Tensor, offset: number, shape: Shape): Tensor {
-    if (offset % 64 !== 0 || offset + sizeOf(shape) > tensor.size) shapeError('view', 'offset', `a multiple of 64 within ${tensor.size} elements`, `${offset} for ${formatShape(shape)}`);
+    if (offset % 64 !== 0 || offset + sizeOf(shape) > tensor.size)
+      shapeError(
+        'view',
+        'offset',
+        `a multiple of 64 within ${tensor.size} elements`,
+        `${offset} for ${formatShape(shape)}`,
+      );
     const base = tensor.storage.retain();
     const storage = new Storage(base.buffer, base.offset + offset * 4, sizeOf(shape) * 4, () => base.release());
     return this.track(new Tensor(this, shape, tensor.dtype, storage));
@@ -195,7 +249,8 @@ export class Device {
 
   /** Copies values between tensors of equal size on the device. */
   copy(source: Tensor, destination: Tensor): void {
-    if (source.size !== destination.size) shapeError('copy', 'destination', `of ${source.size} elements`, destination.shape);
+    if (source.size !== destination.size)
+      shapeError('copy', 'destination', `of ${source.size} elements`, destination.shape);
     this.recorder?.use(source);
     this.recorder?.use(destination);
     this.dispatcher.copy(source.storage.range, destination.storage.range, source.byteLength);
@@ -238,7 +293,8 @@ export class Device {
         if (returned.has(tensor) || survives) outer?.add(tensor);
         else tensor.dispose();
       }
-      if (!outer && captured !== 'spare' && !this.profiler?.holds) this.pool.trim(Math.max(POOL_FLOOR_BYTES, this.ledger.report().peakBytes * 2));
+      if (!outer && captured !== 'spare' && !this.profiler?.holds)
+        this.pool.trim(Math.max(POOL_FLOOR_BYTES, this.ledger.report().peakBytes * 2));
     }
   }
 
@@ -314,12 +370,14 @@ export class Device {
   capture<T>(body: () => T): Capture<T> {
     if (this.recorder) throw new Error('capture: a capture is being recorded already');
     const recording = new Recording(new CommandList(this.gpu), this.arena);
-    let own: Tensor[] = [], outputs: T;
+    let own: Tensor[] = [],
+      outputs: T;
     try {
       this.recordTo(recording);
       outputs = this.graphScope(() => {
         const result = body();
-        const returned = [...tensorsIn(result)], scope = this.scopes.at(-1)!;
+        const returned = [...tensorsIn(result)],
+          scope = this.scopes.at(-1)!;
         own = returned.filter((tensor) => scope.has(tensor) || recording.kept.has(tensor));
         this.moveOut(new Set([...own, ...recording.kept]));
         return result;
@@ -371,7 +429,11 @@ export class Device {
       if (!base) {
         base = new Storage(this.pool.acquire(buffer.bytes), 0, buffer.bytes, (owned) => this.pool.release(owned));
         moved.set(buffer, base);
-        this.dispatcher.copy({ id: buffer.id, gpu: buffer.gpu, offset: 0, bytes: buffer.bytes }, base.range, buffer.bytes);
+        this.dispatcher.copy(
+          { id: buffer.id, gpu: buffer.gpu, offset: 0, bytes: buffer.bytes },
+          base.range,
+          buffer.bytes,
+        );
       }
       const whole = base;
       tensor.moveTo(new Storage(base.buffer, offset, bytes, () => whole.release()));
@@ -381,9 +443,16 @@ export class Device {
   // ------------------------------------------------------------------ work
 
   /** Records one dispatch of a kernel. */
-  run<P extends string, B extends string>(kernel: Kernel<P, B>, params: Readonly<Record<P, number>>, buffers: Readonly<Record<B, Tensor | OperandTexture>>, grid: Grid): void {
-    if (kernel.subgroups && this.subgroupSize === 0) throw new Error(`kernel ${kernel.name} needs subgroups, which this device does not offer`);
-    if (kernel.f16 && !this.halfPrecision) throw new Error(`kernel ${kernel.name} needs a device opened with halfPrecision`);
+  run<P extends string, B extends string>(
+    kernel: Kernel<P, B>,
+    params: Readonly<Record<P, number>>,
+    buffers: Readonly<Record<B, Tensor | OperandTexture>>,
+    grid: Grid,
+  ): void {
+    if (kernel.subgroups && this.subgroupSize === 0)
+      throw new Error(`kernel ${kernel.name} needs subgroups, which this device does not offer`);
+    if (kernel.f16 && !this.halfPrecision)
+      throw new Error(`kernel ${kernel.name} needs a device opened with halfPrecision`);
     if (this.recorder) for (const { name } of kernel.buffers) this.recorder.use(buffers[name]);
     this.dispatcher.run(kernel, params, buffers, grid);
   }
@@ -427,7 +496,11 @@ export class Device {
     if (this.recorder) throw this.recorder.refuse(`reading a tensor of shape ${formatShape(tensor.shape)}`);
     const bytes = tensor.byteLength;
     if (bytes === 0) return new ArrayBuffer(0);
-    const staging = this.gpu.createBuffer({ label: 'read', size: bytes, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+    const staging = this.gpu.createBuffer({
+      label: 'read',
+      size: bytes,
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    });
     try {
       this.dispatcher.copy(tensor.storage.range, { id: 0, gpu: staging, offset: 0, bytes }, bytes);
       this.dispatcher.flush();
@@ -468,7 +541,12 @@ export class Device {
       await this.synchronize();
       const { gpu, dispatcher } = this;
       const wait = (exactly: boolean): Promise<undefined> => this.settle(gpu.queue.onSubmittedWorkDone(), exactly);
-      const calibration = this.calibration ??= await calibrate({ gpu, dispatcher, timestamps: gpu.features.has('timestamp-query'), wait });
+      const calibration = (this.calibration ??= await calibrate({
+        gpu,
+        dispatcher,
+        timestamps: gpu.features.has('timestamp-query'),
+        wait,
+      }));
       const profiler = new Profiler({ gpu, dispatcher, detail, timing: calibration.timing, wait });
       this.profiler = profiler;
       return {

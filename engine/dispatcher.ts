@@ -1,6 +1,13 @@
 /** Pipelines, bind groups and command encoding: many dispatches a pass, many passes a submit, a bind group for each different dispatch. */
 import type { Kernel, Grid } from '../kernels/kernel.ts';
-import { ParamBlock, type Bound, type Command, type CommandList, type CommandSink, type ParamSlot } from './commands.ts';
+import {
+  ParamBlock,
+  type Bound,
+  type Command,
+  type CommandList,
+  type CommandSink,
+  type ParamSlot,
+} from './commands.ts';
 import { TEXEL_BYTES, type OperandTexture, type TextureLines } from './textures.ts';
 
 /** A range of a buffer as a dispatch binds it. */
@@ -57,21 +64,44 @@ function formatCompilation(kernel: Kernel, messages: readonly GPUCompilationMess
   const lines = kernel.source.split('\n');
   const shown = messages.map((m) => {
     const from = Math.max(0, m.lineNum - 3);
-    const excerpt = lines.slice(from, m.lineNum + 2).map((line, i) => `${from + i + 1 === m.lineNum ? '>' : ' '} ${String(from + i + 1).padStart(4)} | ${line}`);
+    const excerpt = lines
+      .slice(from, m.lineNum + 2)
+      .map((line, i) => `${from + i + 1 === m.lineNum ? '>' : ' '} ${String(from + i + 1).padStart(4)} | ${line}`);
     return `${m.type} at ${m.lineNum}:${m.linePos}: ${m.message}\n${excerpt.join('\n')}`;
   });
   return shown.join('\n');
 }
 
-function copyToTexture(encoder: GPUCommandEncoder, { source: buffer, sourceOffset, lines, texels, rest, texture, layout: { blocks, blockLines, pitch } }: Extract<Command, { kind: 'texture' }>): void {
+function copyToTexture(
+  encoder: GPUCommandEncoder,
+  {
+    source: buffer,
+    sourceOffset,
+    lines,
+    texels,
+    rest,
+    texture,
+    layout: { blocks, blockLines, pitch },
+  }: Extract<Command, { kind: 'texture' }>,
+): void {
   const bytesPerRow = texels * TEXEL_BYTES;
   texture.matrixBytes = lines * bytesPerRow + rest * TEXEL_BYTES;
   for (let block = 0; block < blocks; block++) {
     const first = block * blockLines;
     const height = Math.min(blockLines, lines - first);
-    if (height > 0) encoder.copyBufferToTexture({ buffer, offset: sourceOffset + first * bytesPerRow, bytesPerRow }, { texture: texture.gpu, origin: [block * pitch, 0] }, [texels, height]);
+    if (height > 0)
+      encoder.copyBufferToTexture(
+        { buffer, offset: sourceOffset + first * bytesPerRow, bytesPerRow },
+        { texture: texture.gpu, origin: [block * pitch, 0] },
+        [texels, height],
+      );
   }
-  if (rest > 0) encoder.copyBufferToTexture({ buffer, offset: sourceOffset + lines * bytesPerRow }, { texture: texture.gpu, origin: [0, lines] }, [rest, 1]);
+  if (rest > 0)
+    encoder.copyBufferToTexture(
+      { buffer, offset: sourceOffset + lines * bytesPerRow },
+      { texture: texture.gpu, origin: [0, lines] },
+      [rest, 1],
+    );
 }
 
 export class Dispatcher {
@@ -95,7 +125,10 @@ export class Dispatcher {
   private probe: Probe | null = null;
   private queue: CommandSink;
 
-  constructor(private readonly device: GPUDevice, private readonly observer: WriteObserver) {
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly observer: WriteObserver,
+  ) {
     this.queue = device.queue;
     this.params = new ParamBlock(device, MAX_BIND_GROUPS);
     device.addEventListener('uncapturederror', (event) => this.fail(new Error(`WebGPU: ${event.error.message}`)));
@@ -108,11 +141,17 @@ export class Dispatcher {
 
   /** Remembers the first error; a shader that does not compile outranks what follows from it. */
   fail(error: Error): void {
-    if (this.failure === null || (error instanceof CompileError && !(this.failure instanceof CompileError))) this.failure = error;
+    if (this.failure === null || (error instanceof CompileError && !(this.failure instanceof CompileError)))
+      this.failure = error;
   }
 
   /** Records one dispatch. A grid with a zero is nothing to do. */
-  run<P extends string, B extends string>(kernel: Kernel<P, B>, params: Readonly<Record<P, number>>, buffers: Readonly<Record<B, Bindable>>, grid: Grid): void {
+  run<P extends string, B extends string>(
+    kernel: Kernel<P, B>,
+    params: Readonly<Record<P, number>>,
+    buffers: Readonly<Record<B, Bindable>>,
+    grid: Grid,
+  ): void {
     if (grid[0] === 0 || grid[1] === 0 || grid[2] === 0) return;
     const compiled = this.compile(kernel);
     const bound = kernel.buffers.map((b): Bound => {
@@ -121,18 +160,37 @@ export class Dispatcher {
       if (b.access === 'write') this.observer.written(resource.id);
       return resource;
     });
-    this.add({ kind: 'dispatch', pipeline: compiled.pipeline, bindGroup: this.bindGroup(kernel, compiled, params, bound), grid, kernel, params, bound });
+    this.add({
+      kind: 'dispatch',
+      pipeline: compiled.pipeline,
+      bindGroup: this.bindGroup(kernel, compiled, params, bound),
+      grid,
+      kernel,
+      params,
+      bound,
+    });
   }
 
   /** Records a copy between two buffers. */
   copy(source: BufferRange, destination: BufferRange, bytes: number): void {
     if (bytes === 0) return;
     this.observer.written(destination.id);
-    this.add({ kind: 'copy', source: source.gpu, sourceOffset: source.offset, destination: destination.gpu, destinationOffset: destination.offset, bytes });
+    this.add({
+      kind: 'copy',
+      source: source.gpu,
+      sourceOffset: source.offset,
+      destination: destination.gpu,
+      destinationOffset: destination.offset,
+      bytes,
+    });
   }
 
   /** Records a copy of a matrix into an operand texture. */
-  copyToTexture({ gpu: source, offset: sourceOffset }: BufferRange, lines: TextureLines, texture: OperandTexture): void {
+  copyToTexture(
+    { gpu: source, offset: sourceOffset }: BufferRange,
+    lines: TextureLines,
+    texture: OperandTexture,
+  ): void {
     this.add({ kind: 'texture', source, sourceOffset, ...lines, texture });
   }
 
@@ -226,7 +284,14 @@ export class Dispatcher {
     this.closePass();
     const encoder = this.openEncoder();
     if (command.kind === 'clear') encoder.clearBuffer(command.buffer, command.offset, command.bytes);
-    else if (command.kind === 'copy') encoder.copyBufferToBuffer(command.source, command.sourceOffset, command.destination, command.destinationOffset, command.bytes);
+    else if (command.kind === 'copy')
+      encoder.copyBufferToBuffer(
+        command.source,
+        command.sourceOffset,
+        command.destination,
+        command.destinationOffset,
+        command.bytes,
+      );
     else copyToTexture(encoder, command);
   }
 
@@ -251,10 +316,15 @@ export class Dispatcher {
       const { layout, pipelineLayout } = this.layoutOf(kernel);
       this.device.pushErrorScope('validation');
       const module = this.device.createShaderModule({ label: kernel.name, code: kernel.source });
-      const pipeline = this.device.createComputePipeline({ label: kernel.name, layout: pipelineLayout, compute: { module, entryPoint: 'main' } });
+      const pipeline = this.device.createComputePipeline({
+        label: kernel.name,
+        layout: pipelineLayout,
+        compute: { module, entryPoint: 'main' },
+      });
       const check = Promise.all([this.device.popErrorScope(), module.getCompilationInfo()]).then(([error, info]) => {
         const errors = info.messages.filter((m) => m.type === 'error');
-        if (errors.length > 0) this.fail(new CompileError(`kernel ${kernel.name} does not compile\n${formatCompilation(kernel, errors)}`));
+        if (errors.length > 0)
+          this.fail(new CompileError(`kernel ${kernel.name} does not compile\n${formatCompilation(kernel, errors)}`));
         else if (error) this.fail(new CompileError(`kernel ${kernel.name}: ${error.message}`));
       });
       this.checks.add(check);
@@ -273,8 +343,13 @@ export class Dispatcher {
       const layout = this.device.createBindGroupLayout({
         entries: [
           { binding: 0, visibility, buffer: { type: 'uniform' } },
-          ...kernel.buffers.map((b, i) => ({ binding: i + 1, visibility, ...(b.access === 'texture' ? { storageTexture: { access: 'read-only' as const, format: 'rgba32float' as const } }
-            : { buffer: { type: b.access === 'read' ? ('read-only-storage' as const) : ('storage' as const) } }) })),
+          ...kernel.buffers.map((b, i) => ({
+            binding: i + 1,
+            visibility,
+            ...(b.access === 'texture'
+              ? { storageTexture: { access: 'read-only' as const, format: 'rgba32float' as const } }
+              : { buffer: { type: b.access === 'read' ? ('read-only-storage' as const) : ('storage' as const) } }),
+          })),
         ],
       });
       found = { layout, pipelineLayout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }) };
@@ -283,10 +358,16 @@ export class Dispatcher {
     return found;
   }
 
-  private bindGroup<P extends string>(kernel: Kernel<P>, compiled: CompiledKernel, params: Readonly<Record<P, number>>, bound: readonly Bound[]): GPUBindGroup {
+  private bindGroup<P extends string>(
+    kernel: Kernel<P>,
+    compiled: CompiledKernel,
+    params: Readonly<Record<P, number>>,
+    bound: readonly Bound[],
+  ): GPUBindGroup {
     if (this.recording) return this.createBindGroup(compiled, this.recording.addParams(kernel, params), bound);
     let key = String(compiled.id);
-    for (const resource of bound) key += 'view' in resource ? `,t${resource.id}` : `,${resource.id}:${resource.offset}:${resource.bytes}`;
+    for (const resource of bound)
+      key += 'view' in resource ? `,t${resource.id}` : `,${resource.id}:${resource.offset}:${resource.bytes}`;
     for (const { name } of kernel.params) key += Object.is(params[name], -0) ? ';-0' : `;${params[name]}`;
     let group = this.bindGroups.get(key);
     if (!group) {
@@ -302,7 +383,13 @@ export class Dispatcher {
       layout,
       entries: [
         { binding: 0, resource: params },
-        ...bound.map((resource, i) => ({ binding: i + 1, resource: 'view' in resource ? resource.view : { buffer: resource.gpu, offset: resource.offset, size: resource.bytes } })),
+        ...bound.map((resource, i) => ({
+          binding: i + 1,
+          resource:
+            'view' in resource
+              ? resource.view
+              : { buffer: resource.gpu, offset: resource.offset, size: resource.bytes },
+        })),
       ],
     });
   }

@@ -2,10 +2,31 @@
 export { Device, type DeviceInfo, type MemoryReport, type RunningProfile } from './device.ts';
 export { UnsupportedOptionError, type DeviceOptions, type ForcedVariants } from './device-options.ts';
 export type {
-  Calibration, DispatchRow, HostSpan, KernelSummary, Occupancy, Profile, ProfileDetail, ProfileOptions, ProfileTiming, Roofline, TimeSpan, TraceEvent,
+  Calibration,
+  DispatchRow,
+  HostSpan,
+  KernelSummary,
+  Occupancy,
+  Profile,
+  ProfileDetail,
+  ProfileOptions,
+  ProfileTiming,
+  Roofline,
+  TimeSpan,
+  TraceEvent,
 } from './profile.ts';
 export {
-  parseTunedChoices, Tuner, TUNING_VERSION, TuningError, type Candidate, type TunedChoice, type TunedChoices, type TunedClass, type TuneOptions, type TuningProblem, type TuningProgress,
+  parseTunedChoices,
+  Tuner,
+  TUNING_VERSION,
+  TuningError,
+  type Candidate,
+  type TunedChoice,
+  type TunedChoices,
+  type TunedClass,
+  type TuneOptions,
+  type TuningProblem,
+  type TuningProgress,
 } from './tuner.ts';
 export { Tensor, type DType, type TensorData } from './tensor.ts';
 export { backward, checkpoint } from './autograd.ts';
@@ -18,16 +39,45 @@ export { reshape } from './ops/reshape.ts';
 export { conv2d, type Conv2dEpilogue, type Conv2dOptions } from './ops/conv2d.ts';
 export { maxPool2d, type MaxPool2dOptions } from './ops/pooling.ts';
 export { resizeBilinear, upsampleNearest } from './ops/resize.ts';
-export { normalizeImages, normalizePacked, packedWords, packImages, paddedSize, type ImageData, type NormalizeOptions } from './ops/images.ts';
+export {
+  normalizeImages,
+  normalizePacked,
+  packedWords,
+  packImages,
+  paddedSize,
+  type ImageData,
+  type NormalizeOptions,
+} from './ops/images.ts';
 export { linear, matmul, type LinearOptions, type MatmulOptions } from './ops/matmul.ts';
 export { mixExperts } from './ops/experts.ts';
-export { readSafetensors, writeSafetensors, WeightsError, type SafetensorData, type SafetensorEntry, type SafetensorsFile } from './weights/safetensors.ts';
-export { readCheckpoint, type CheckpointFile, type CheckpointFormat, type CheckpointTensor, type ReadCheckpointOptions } from './weights/formats.ts';
+export {
+  readSafetensors,
+  writeSafetensors,
+  WeightsError,
+  type SafetensorData,
+  type SafetensorEntry,
+  type SafetensorsFile,
+} from './weights/safetensors.ts';
+export {
+  readCheckpoint,
+  type CheckpointFile,
+  type CheckpointFormat,
+  type CheckpointTensor,
+  type ReadCheckpointOptions,
+} from './weights/formats.ts';
 export { writeDetectron2Pickle, writeTorchZip } from './weights/pytorch-writer.ts';
 export { roiAlign, type RoiAlignOptions } from './ops/roi-align.ts';
 export { multiheadAttention } from './ops/attention.ts';
 export { groupNorm, layerNorm, scaleShift } from './ops/norm.ts';
-export { boxGiou, boxIou, decodeBoxes, initialBoxes, l1Loss, sigmoidFocalLoss, type FocalOptions } from './ops/boxes.ts';
+export {
+  boxGiou,
+  boxIou,
+  decodeBoxes,
+  initialBoxes,
+  l1Loss,
+  sigmoidFocalLoss,
+  type FocalOptions,
+} from './ops/boxes.ts';
 export { softmax } from './ops/softmax.ts';
 export { add, div, maximum, minimum, mul, sub } from './ops/binary.ts';
 export { AdamW, type AdamWOptions } from './optim/adamw.ts';
@@ -37,8 +87,16 @@ export { FlatParameters, type NamedParameter, type StoredValues } from './optim/
 export { learningRateAt, type WarmupStepSchedule } from './optim/schedules.ts';
 export { max, mean, sum } from './ops/reduce.ts';
 export {
-  assignLinearSum, countPositives, linearSumAssignment, matchingCosts, transportAssignment, transportSupply,
-  type MatchingWeights, type PaddedTargets, type SupplyOptions, type TransportOptions,
+  assignLinearSum,
+  countPositives,
+  linearSumAssignment,
+  matchingCosts,
+  transportAssignment,
+  transportSupply,
+  type MatchingWeights,
+  type PaddedTargets,
+  type SupplyOptions,
+  type TransportOptions,
 } from './ops/assignment.ts';
 export { concat, expand, gather, permute, slice, stack, transpose } from './ops/layout.ts';
 export { dynamicInteraction } from './ops/dynamic-interaction.ts';

@@ -32,9 +32,11 @@ const sleeper = new Int32Array(new SharedArrayBuffer(4));
  * Milliseconds of sleep between polls, by the root of the milliseconds waited so far. A poll takes a software adapter's core for some 40 microseconds, and more where it makes
  * a worker wait; a late one delays what comes next. Polls at fixed intervals of half a millisecond took 6 to 9 per cent of a forward pass of 1.5 s and of a step of 0.2 s.
  */
-const SLEEP_BY_ROOT = 0.2, SHORTEST_SLEEP = 0.2;
+const SLEEP_BY_ROOT = 0.2,
+  SHORTEST_SLEEP = 0.2;
 /** Longest sleep, of the time waited, where that is measured. */
-const EXACTNESS = 0.1, SHORTEST_EXACT_SLEEP = 0.02;
+const EXACTNESS = 0.1,
+  SHORTEST_EXACT_SLEEP = 0.02;
 
 /** Milliseconds to sleep before the next poll, having waited for `waited` milliseconds; `exactly`: the time waited is measured. */
 export function sleepBetweenPolls(waited: number, exactly: boolean): number {
@@ -46,10 +48,14 @@ export function sleepBetweenPolls(waited: number, exactly: boolean): number {
 export const settleSleeping: Settle = async (promise, exactly = false) => {
   const start = performance.now();
   let settled = false;
-  const done = promise.finally(() => { settled = true; });
+  const done = promise.finally(() => {
+    settled = true;
+  });
   done.catch(() => undefined);
   for (;;) {
-    await new Promise((resolve) => { setImmediate(resolve); });
+    await new Promise((resolve) => {
+      setImmediate(resolve);
+    });
     if (settled) return done;
     Atomics.wait(sleeper, 0, 0, sleepBetweenPolls(performance.now() - start, exactly));
   }
@@ -76,23 +82,30 @@ export interface DriverChoice {
 }
 
 /** Where set-up writes its choices. */
-export const DRIVER_FILE = fileURLToPath(new URL('../node_modules/.cache/dynamic-sparse-rcnn/driver.json', import.meta.url));
+export const DRIVER_FILE = fileURLToPath(
+  new URL('../node_modules/.cache/dynamic-sparse-rcnn/driver.json', import.meta.url),
+);
 /** Of the file; set-up's FORMAT. */
 const FORMAT = 3;
 const REQUESTS = ['auto', 'gpu', 'lavapipe', 'swiftshader'];
 const REPAIR = 'run `npm run setup`, which writes it anew';
 
-const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** Checks one choice of the file, field by field. */
 function parseChoice(value: unknown, where: string): Omit<DriverChoice, 'request' | 'forced'> {
   if (!isRecord(value)) throw new Error(`${where} must be an object, got ${JSON.stringify(value)}: ${REPAIR}`);
   const { driver, manifests, loader, vectorBits, checksBounds, why, hint } = value;
-  const expect = (field: string, expected: string): Error => new Error(`${where}.${field} must be ${expected}, got ${JSON.stringify(value[field])}: ${REPAIR}`);
-  if (driver !== 'gpu' && driver !== 'lavapipe' && driver !== 'swiftshader' && driver !== 'software') throw expect('driver', 'gpu, lavapipe, swiftshader or software');
-  if (!Array.isArray(manifests) || !manifests.every((file) => typeof file === 'string')) throw expect('manifests', 'an array of paths');
+  const expect = (field: string, expected: string): Error =>
+    new Error(`${where}.${field} must be ${expected}, got ${JSON.stringify(value[field])}: ${REPAIR}`);
+  if (driver !== 'gpu' && driver !== 'lavapipe' && driver !== 'swiftshader' && driver !== 'software')
+    throw expect('driver', 'gpu, lavapipe, swiftshader or software');
+  if (!Array.isArray(manifests) || !manifests.every((file) => typeof file === 'string'))
+    throw expect('manifests', 'an array of paths');
   if (loader !== null && typeof loader !== 'string') throw expect('loader', 'a path or null');
-  if (vectorBits !== null && !(typeof vectorBits === 'number' && Number.isInteger(vectorBits) && vectorBits > 0)) throw expect('vectorBits', 'a positive integer or null');
+  if (vectorBits !== null && !(typeof vectorBits === 'number' && Number.isInteger(vectorBits) && vectorBits > 0))
+    throw expect('vectorBits', 'a positive integer or null');
   if (typeof checksBounds !== 'boolean') throw expect('checksBounds', 'true or false');
   if (typeof why !== 'string') throw expect('why', 'text');
   if (hint !== null && typeof hint !== 'string') throw expect('hint', 'text or null');
@@ -103,10 +116,17 @@ function parseChoice(value: unknown, where: string): Omit<DriverChoice, 'request
  * The choice that holds for this process: the one that DSRCNN_DRIVER names, otherwise the stored one; null where set-up has not run.
  * Throws when the file cannot be understood, and when DSRCNN_DRIVER names what set-up has not prepared.
  */
-export function readDriverChoice(environment: NodeJS.ProcessEnv = process.env, file = DRIVER_FILE): DriverChoice | null {
+export function readDriverChoice(
+  environment: NodeJS.ProcessEnv = process.env,
+  file = DRIVER_FILE,
+): DriverChoice | null {
   const forced = environment.DSRCNN_DRIVER || null;
-  if (forced !== null && !REQUESTS.includes(forced)) throw new Error(`DSRCNN_DRIVER: must be one of ${REQUESTS.join(', ')}, got ${JSON.stringify(forced)}`);
-  const unprepared = (): Error => new Error(`DSRCNN_DRIVER=${forced}: that driver is not prepared; run \`DSRCNN_DRIVER=${forced} npm run setup\` first`);
+  if (forced !== null && !REQUESTS.includes(forced))
+    throw new Error(`DSRCNN_DRIVER: must be one of ${REQUESTS.join(', ')}, got ${JSON.stringify(forced)}`);
+  const unprepared = (): Error =>
+    new Error(
+      `DSRCNN_DRIVER=${forced}: that driver is not prepared; run \`DSRCNN_DRIVER=${forced} npm run setup\` first`,
+    );
   if (!existsSync(file)) {
     if (forced !== null) throw unprepared();
     return null;
@@ -115,7 +135,9 @@ export function readDriverChoice(environment: NodeJS.ProcessEnv = process.env, f
   try {
     state = JSON.parse(readFileSync(file, 'utf8'));
   } catch (error) {
-    throw new Error(`${file}: not readable as JSON (${error instanceof Error ? error.message : String(error)}): ${REPAIR}`);
+    throw new Error(
+      `${file}: not readable as JSON (${error instanceof Error ? error.message : String(error)}): ${REPAIR}`,
+    );
   }
   if (!isRecord(state) || state.format !== FORMAT || !isRecord(state.choices) || typeof state.requested !== 'string') {
     throw new Error(`${file}: must be an object with format ${FORMAT}, requested and choices: ${REPAIR}`);
@@ -130,8 +152,11 @@ export function readDriverChoice(environment: NodeJS.ProcessEnv = process.env, f
 }
 
 /** The variable by which the user has named a Vulkan driver, if so: then the choice does not count, unless DSRCNN_DRIVER asks for it. */
-export function userVulkanVariable(environment: NodeJS.ProcessEnv = process.env): 'VK_DRIVER_FILES' | 'VK_ICD_FILENAMES' | null {
-  if (environment.DSRCNN_DRIVER || (appliedManifests !== null && environment.VK_DRIVER_FILES === appliedManifests)) return null;
+export function userVulkanVariable(
+  environment: NodeJS.ProcessEnv = process.env,
+): 'VK_DRIVER_FILES' | 'VK_ICD_FILENAMES' | null {
+  if (environment.DSRCNN_DRIVER || (appliedManifests !== null && environment.VK_DRIVER_FILES === appliedManifests))
+    return null;
   return environment.VK_DRIVER_FILES ? 'VK_DRIVER_FILES' : environment.VK_ICD_FILENAMES ? 'VK_ICD_FILENAMES' : null;
 }
 
@@ -165,13 +190,22 @@ const WIDTH_FOLDER = /^lavapipe-(\d+|default)$/;
  * process got from here is replaced by its sibling for this width.
  * Throws where LP_NATIVE_VECTOR_WIDTH is no number: its folder could not be told.
  */
-export function lavapipeEnvironment({ vectorBits }: Pick<DriverChoice, 'vectorBits'>, environment: NodeJS.ProcessEnv = process.env): { LP_NATIVE_VECTOR_WIDTH?: string; MESA_SHADER_CACHE_DIR: string } {
+export function lavapipeEnvironment(
+  { vectorBits }: Pick<DriverChoice, 'vectorBits'>,
+  environment: NodeJS.ProcessEnv = process.env,
+): { LP_NATIVE_VECTOR_WIDTH?: string; MESA_SHADER_CACHE_DIR: string } {
   const named = environment.LP_NATIVE_VECTOR_WIDTH || null;
-  if (named !== null && !/^\d+$/.test(named)) throw new Error(`LP_NATIVE_VECTOR_WIDTH: must be a number of bits, 256 or 512, got ${JSON.stringify(named)}`);
+  if (named !== null && !/^\d+$/.test(named))
+    throw new Error(`LP_NATIVE_VECTOR_WIDTH: must be a number of bits, 256 or 512, got ${JSON.stringify(named)}`);
   const width = named ?? vectorBits?.toString();
-  const given = environment.MESA_SHADER_CACHE_DIR ? path.resolve(environment.MESA_SHADER_CACHE_DIR) : cacheFolder(environment);
+  const given = environment.MESA_SHADER_CACHE_DIR
+    ? path.resolve(environment.MESA_SHADER_CACHE_DIR)
+    : cacheFolder(environment);
   const folder = WIDTH_FOLDER.test(path.basename(given)) ? path.dirname(given) : given;
-  return { ...(width === undefined ? {} : { LP_NATIVE_VECTOR_WIDTH: width }), MESA_SHADER_CACHE_DIR: path.join(folder, `lavapipe-${width ?? 'default'}`) };
+  return {
+    ...(width === undefined ? {} : { LP_NATIVE_VECTOR_WIDTH: width }),
+    MESA_SHADER_CACHE_DIR: path.join(folder, `lavapipe-${width ?? 'default'}`),
+  };
 }
 
 /** What applyDriverChoice put into VK_DRIVER_FILES: not the user's then. */
@@ -193,7 +227,8 @@ export function applyDriverChoice(choice: DriverChoice): void {
   } else if (!WIDTH_FOLDER.test(path.basename(process.env.MESA_SHADER_CACHE_DIR ?? ''))) return; // else a parent process, not the user, has named the driver: this one may have another width
   if (choice.driver !== 'lavapipe') return;
   const ours = choice.manifests.join(path.delimiter); // a parent process may have had another choice: what set-up saw holds for these manifests alone
-  driverChecksBounds = choice.checksBounds && process.env.VK_DRIVER_FILES === ours && process.env.VK_ICD_FILENAMES === ours;
+  driverChecksBounds =
+    choice.checksBounds && process.env.VK_DRIVER_FILES === ours && process.env.VK_ICD_FILENAMES === ours;
   const variables = lavapipeEnvironment(choice);
   Object.assign(process.env, variables);
   try {
@@ -216,9 +251,13 @@ export function applyDriverChoice(choice: DriverChoice): void {
  */
 export function dawnFlags(environment: NodeJS.ProcessEnv = process.env): string[] {
   const named = environment.DSRCNN_ROBUSTNESS || null;
-  if (named !== null && named !== 'on' && named !== 'off') throw new Error(`DSRCNN_ROBUSTNESS: must be on or off, got ${JSON.stringify(named)}`);
+  if (named !== null && named !== 'on' && named !== 'off')
+    throw new Error(`DSRCNN_ROBUSTNESS: must be on or off, got ${JSON.stringify(named)}`);
   const unchecked = named === null ? driverChecksBounds : named === 'off';
-  return ['disable-dawn-features=timestamp_quantization', ...(unchecked ? ['enable-dawn-features=disable_robustness'] : [])];
+  return [
+    'disable-dawn-features=timestamp_quantization',
+    ...(unchecked ? ['enable-dawn-features=disable_robustness'] : []),
+  ];
 }
 
 /**
@@ -236,10 +275,17 @@ export async function openDevice({ driver, tuning, ...options }: NodeDeviceOptio
   const adapter = await instance.requestAdapter({ powerPreference: 'high-performance' });
   if (!adapter) {
     const variable = userVulkanVariable();
-    throw new Error(variable ? `no WebGPU adapter by ${variable}=${process.env[variable]}: name a driver that is there, or unset it`
-      : 'no WebGPU adapter: run `npm run setup -- --driver auto`, which installs a driver');
+    throw new Error(
+      variable
+        ? `no WebGPU adapter by ${variable}=${process.env[variable]}: name a driver that is there, or unset it`
+        : 'no WebGPU adapter: run `npm run setup -- --driver auto`, which installs a driver',
+    );
   }
-  const device = await Device.fromAdapter(adapter, { settle: settleSleeping, languageFeatures: instance.wgslLanguageFeatures, ...options });
+  const device = await Device.fromAdapter(adapter, {
+    settle: settleSleeping,
+    languageFeatures: instance.wgslLanguageFeatures,
+    ...options,
+  });
   const file = tuningFile(tuning);
   try {
     if (file !== null) loadTuning(device.tuner, file);

@@ -2,7 +2,7 @@
 import { record, type EarlierGradients } from './autograd.ts';
 import type { Device } from './device.ts';
 import type { Shape } from './shape.ts';
-import { Tensor, type DType } from './tensor.ts';
+import type { Tensor, DType } from './tensor.ts';
 
 export type OpInputs = readonly (Tensor | null)[];
 /** What forward hands to backward besides inputs and output. */
@@ -22,7 +22,8 @@ export interface ForwardCall<I extends OpInputs, A> {
   readonly half: boolean;
 }
 
-export interface BackwardCall<I extends OpInputs, A, S> extends Omit<ForwardCall<I, A>, 'recording' | 'inference' | 'half'> {
+export interface BackwardCall<I extends OpInputs, A, S>
+  extends Omit<ForwardCall<I, A>, 'recording' | 'inference' | 'half'> {
   readonly saved: S;
   /** Gradient of the loss by `output`, of its shape. */
   readonly gradient: Tensor;
@@ -60,9 +61,11 @@ export function defineOp<I extends OpInputs, A, S extends Saved = void>(definiti
     const first = inputs.find((input) => input !== null);
     if (!first) throw new Error(`${name}: needs at least one tensor`);
     const device = first.device;
-    for (const input of inputs) if (input && input.device !== device) throw new Error(`${name}: all tensors must be on one device`);
+    for (const input of inputs)
+      if (input && input.device !== device) throw new Error(`${name}: all tensors must be on one device`);
     const { shape, dtype = 'f32' } = definition.shape(inputs, attributes);
-    const recording = backward !== 'nondifferentiable' && device.recording && inputs.some((input) => input?.requiresGrad);
+    const recording =
+      backward !== 'nondifferentiable' && device.recording && inputs.some((input) => input?.requiresGrad);
     if (forward === 'alias') {
       const output = device.alias(first, shape);
       if (recording) attach(output, undefined as S);
@@ -82,7 +85,9 @@ export function defineOp<I extends OpInputs, A, S extends Saved = void>(definiti
       if (backward === 'nondifferentiable') return;
       if (saved) for (const tensor of Object.values(saved)) tensor.captured = true;
       const needs = inputs.map((input) => input?.requiresGrad ?? false);
-      record(name, inputs, output, (gradient, earlier) => backward({ device, inputs, attributes, output, saved, gradient, needs, earlier }));
+      record(name, inputs, output, (gradient, earlier) =>
+        backward({ device, inputs, attributes, output, saved, gradient, needs, earlier }),
+      );
     }
   };
   return Object.assign(apply, { opName: name, differentiable: backward !== 'nondifferentiable' });

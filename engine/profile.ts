@@ -77,13 +77,33 @@ export interface Occupancy {
 
 /** Chrome's trace event format: complete events (X) and names of threads (M); times in microseconds. */
 export type TraceEvent =
-  | { readonly ph: 'X'; readonly name: string; readonly cat: string; readonly pid: number; readonly tid: number; readonly ts: number; readonly dur: number; readonly args: Readonly<Record<string, number | string>> }
-  | { readonly ph: 'M'; readonly name: 'thread_name' | 'process_name'; readonly pid: number; readonly tid: number; readonly args: { readonly name: string } };
+  | {
+      readonly ph: 'X';
+      readonly name: string;
+      readonly cat: string;
+      readonly pid: number;
+      readonly tid: number;
+      readonly ts: number;
+      readonly dur: number;
+      readonly args: Readonly<Record<string, number | string>>;
+    }
+  | {
+      readonly ph: 'M';
+      readonly name: 'thread_name' | 'process_name';
+      readonly pid: number;
+      readonly tid: number;
+      readonly args: { readonly name: string };
+    };
 
-const TRACE_DEVICE = 1, TRACE_HOST = 2, TRACE_PHASES = 3;
+const TRACE_DEVICE = 1,
+  TRACE_HOST = 2,
+  TRACE_PHASES = 3;
 
 function overlap(spans: readonly TimeSpan[], from: number, to: number): number {
-  return spans.reduce((sum, { startMs, durationMs }) => sum + Math.max(0, Math.min(to, startMs + durationMs) - Math.max(from, startMs)), 0);
+  return spans.reduce(
+    (sum, { startMs, durationMs }) => sum + Math.max(0, Math.min(to, startMs + durationMs) - Math.max(from, startMs)),
+    0,
+  );
 }
 
 /** The result of `device.profile`. */
@@ -116,23 +136,51 @@ export class Profile {
 
   /** Sums by kernel, by falling time. Throws with detail `submits`, which times no single dispatch. */
   kernels(): KernelSummary[] {
-    if (this.detail !== 'dispatches') throw new Error("kernels: a profile with detail 'submits' times no single dispatch; profile with detail 'dispatches'");
+    if (this.detail !== 'dispatches')
+      throw new Error(
+        "kernels: a profile with detail 'submits' times no single dispatch; profile with detail 'dispatches'",
+      );
     const { flopsPerSecond: peak, bytesPerSecond: bandwidth } = this.roofline;
-    const sums = new Map<string, { calls: number; ms: number; flops: number | null; bytes: number; compute: number; memory: number; attainable: number }>();
+    const sums = new Map<
+      string,
+      {
+        calls: number;
+        ms: number;
+        flops: number | null;
+        bytes: number;
+        compute: number;
+        memory: number;
+        attainable: number;
+      }
+    >();
     for (const { kernel, durationMs, flops, bytes } of this.rows) {
       const sum = sums.get(kernel) ?? { calls: 0, ms: 0, flops: null, bytes: 0, compute: 0, memory: 0, attainable: 0 };
-      const compute = (1e3 * (flops ?? 0)) / peak, memory = (1e3 * bytes) / bandwidth;
+      const compute = (1e3 * (flops ?? 0)) / peak,
+        memory = (1e3 * bytes) / bandwidth;
       sums.set(kernel, {
-        calls: sum.calls + 1, ms: sum.ms + durationMs, flops: flops === null ? sum.flops : (sum.flops ?? 0) + flops, bytes: sum.bytes + bytes,
-        compute: sum.compute + compute, memory: sum.memory + memory, attainable: sum.attainable + Math.max(compute, memory),
+        calls: sum.calls + 1,
+        ms: sum.ms + durationMs,
+        flops: flops === null ? sum.flops : (sum.flops ?? 0) + flops,
+        bytes: sum.bytes + bytes,
+        compute: sum.compute + compute,
+        memory: sum.memory + memory,
+        attainable: sum.attainable + Math.max(compute, memory),
       });
     }
     const total = this.rows.reduce((sum, { durationMs }) => sum + durationMs, 0);
     const by = (amount: number, ms: number): number => (ms > 0 ? amount / ms : 0);
-    return [...sums].map(([kernel, { calls, ms, flops, bytes, compute, memory, attainable }]) => ({
-      kernel, calls, totalMs: ms, share: by(ms, total), flopsPerSecond: flops === null ? null : by(1e3 * flops, ms), bytesPerSecond: by(1e3 * bytes, ms),
-      roofline: by(attainable, ms), limit: compute > memory ? 'compute' as const : 'memory' as const,
-    })).sort((a, b) => b.totalMs - a.totalMs);
+    return [...sums]
+      .map(([kernel, { calls, ms, flops, bytes, compute, memory, attainable }]) => ({
+        kernel,
+        calls,
+        totalMs: ms,
+        share: by(ms, total),
+        flopsPerSecond: flops === null ? null : by(1e3 * flops, ms),
+        bytesPerSecond: by(1e3 * bytes, ms),
+        roofline: by(attainable, ms),
+        limit: compute > memory ? ('compute' as const) : ('memory' as const),
+      }))
+      .sort((a, b) => b.totalMs - a.totalMs);
   }
 
   /**
@@ -140,9 +188,13 @@ export class Profile {
    * Throws by wall clock, where work is held back: there compare `deviceMs` with the time that the same work takes without a profile.
    */
   occupancy(): Occupancy {
-    if (this.timing !== 'timestamps') throw new Error('occupancy: needs timestamps, which this device or adapter does not offer; compare deviceMs with the time of the same work without a profile');
+    if (this.timing !== 'timestamps')
+      throw new Error(
+        'occupancy: needs timestamps, which this device or adapter does not offer; compare deviceMs with the time of the same work without a profile',
+      );
     const recording = this.host.filter(({ name }) => name !== 'wait');
-    let recordingMs = 0, end = 0;
+    let recordingMs = 0,
+      end = 0;
     for (const { startMs, durationMs } of this.busy) {
       if (startMs > end) recordingMs += overlap(recording, end, startMs);
       end = Math.max(end, startMs + durationMs);
@@ -156,19 +208,41 @@ export class Profile {
    * chrome://tracing. One thread is the device, one JavaScript, one the phases that were marked.
    */
   traceEvents(): TraceEvent[] {
-    const named = (tid: number, name: string): TraceEvent => ({ ph: 'M', name: 'thread_name', pid: 1, tid, args: { name } });
-    const complete = (tid: number, cat: string, name: string, { startMs, durationMs }: TimeSpan, args: Record<string, number | string> = {}): TraceEvent => (
-      { ph: 'X', name, cat, pid: 1, tid, ts: startMs * 1e3, dur: durationMs * 1e3, args });
-    const device = this.detail === 'dispatches'
-      ? this.rows.map((row) => complete(TRACE_DEVICE, 'kernel', row.kernel, row, {
-        workgroups: row.workgroups, megabytes: row.bytes / 1e6,
-        ...(row.flops === null ? {} : { gigaflops: row.flops / 1e9 }),
-        ...(row.durationMs > 0 ? { 'GB/s': row.bytes / row.durationMs / 1e6, ...(row.flops === null ? {} : { 'GFLOP/s': row.flops / row.durationMs / 1e6 }) } : {}),
-      }))
-      : this.busy.map((span, i) => complete(TRACE_DEVICE, 'submit', `submit ${i + 1}`, span));
+    const named = (tid: number, name: string): TraceEvent => ({
+      ph: 'M',
+      name: 'thread_name',
+      pid: 1,
+      tid,
+      args: { name },
+    });
+    const complete = (
+      tid: number,
+      cat: string,
+      name: string,
+      { startMs, durationMs }: TimeSpan,
+      args: Record<string, number | string> = {},
+    ): TraceEvent => ({ ph: 'X', name, cat, pid: 1, tid, ts: startMs * 1e3, dur: durationMs * 1e3, args });
+    const device =
+      this.detail === 'dispatches'
+        ? this.rows.map((row) =>
+            complete(TRACE_DEVICE, 'kernel', row.kernel, row, {
+              workgroups: row.workgroups,
+              megabytes: row.bytes / 1e6,
+              ...(row.flops === null ? {} : { gigaflops: row.flops / 1e9 }),
+              ...(row.durationMs > 0
+                ? {
+                    'GB/s': row.bytes / row.durationMs / 1e6,
+                    ...(row.flops === null ? {} : { 'GFLOP/s': row.flops / row.durationMs / 1e6 }),
+                  }
+                : {}),
+            }),
+          )
+        : this.busy.map((span, i) => complete(TRACE_DEVICE, 'submit', `submit ${i + 1}`, span));
     return [
       { ph: 'M', name: 'process_name', pid: 1, tid: 0, args: { name: this.adapter } },
-      named(TRACE_DEVICE, `device (${this.timing})`), named(TRACE_HOST, 'JavaScript'), named(TRACE_PHASES, 'phases'),
+      named(TRACE_DEVICE, `device (${this.timing})`),
+      named(TRACE_HOST, 'JavaScript'),
+      named(TRACE_PHASES, 'phases'),
       ...device,
       ...this.host.map((span) => complete(TRACE_HOST, 'host', span.name, span)),
       ...this.phases.map((phase) => complete(TRACE_PHASES, 'phase', phase.name, phase)),

@@ -10,7 +10,14 @@ import { dispatchFlops } from '../kernels/flops.ts';
 import type { Grid, Kernel } from '../kernels/kernel.ts';
 import type { Bound, CommandSink } from './commands.ts';
 import type { Dispatcher, Probe } from './dispatcher.ts';
-import { Profile, type Calibration, type HostSpan, type ProfileDetail, type ProfileTiming, type TimeSpan } from './profile.ts';
+import {
+  Profile,
+  type Calibration,
+  type HostSpan,
+  type ProfileDetail,
+  type ProfileTiming,
+  type TimeSpan,
+} from './profile.ts';
 
 /** Two a pass; what WebGPU allows in one set. */
 const MAX_QUERIES = 4096;
@@ -60,7 +67,8 @@ export class Profiler implements Probe {
   constructor(private readonly setup: ProfilerSetup) {
     const { gpu, detail, timing } = setup;
     this.isolate = detail === 'submits' ? 'no' : timing === 'timestamps' ? 'pass' : 'submit';
-    this.querySet = timing === 'timestamps' ? gpu.createQuerySet({ label: 'profile', type: 'timestamp', count: MAX_QUERIES }) : null;
+    this.querySet =
+      timing === 'timestamps' ? gpu.createQuerySet({ label: 'profile', type: 'timestamp', count: MAX_QUERIES }) : null;
     this.queue = {
       submit: (commands) => this.submit(commands),
       writeBuffer: (buffer, offset, data, dataOffset, size) => this.writeBuffer(buffer, offset, data, dataOffset, size),
@@ -83,14 +91,19 @@ export class Profiler implements Probe {
     if (this.recordingSince !== null) return;
     this.recordingSince = performance.now();
     queueMicrotask(() => {
-      if (this.recordingSince !== null) this.host.push({ name: 'record', from: this.recordingSince, to: performance.now() });
+      if (this.recordingSince !== null)
+        this.host.push({ name: 'record', from: this.recordingSince, to: performance.now() });
       this.recordingSince = null;
     });
   }
 
   beginPass(): GPUComputePassDescriptor | undefined {
     if (!this.querySet) return undefined;
-    const timestampWrites = { querySet: this.querySet, beginningOfPassWriteIndex: this.queries, endOfPassWriteIndex: this.queries + 1 };
+    const timestampWrites = {
+      querySet: this.querySet,
+      beginningOfPassWriteIndex: this.queries,
+      endOfPassWriteIndex: this.queries + 1,
+    };
     this.queries += 2;
     this.passSubmits.push(this.submitTimes.length);
     return { timestampWrites };
@@ -101,12 +114,21 @@ export class Profiler implements Probe {
     const seen = new Set<string>();
     let bytes = 0;
     for (const resource of bound) {
-      const { id, offset, bytes: size } = 'view' in resource ? { id: `texture ${resource.id}`, offset: 0, bytes: resource.matrixBytes } : resource;
+      const {
+        id,
+        offset,
+        bytes: size,
+      } = 'view' in resource ? { id: `texture ${resource.id}`, offset: 0, bytes: resource.matrixBytes } : resource;
       const key = `${id}:${offset}:${size}`;
       if (!seen.has(key)) bytes += size;
       seen.add(key);
     }
-    this.rows.push({ kernel: kernel.name, workgroups: grid[0] * grid[1] * grid[2], bytes, flops: dispatchFlops(kernel.name, params, grid) });
+    this.rows.push({
+      kernel: kernel.name,
+      workgroups: grid[0] * grid[1] * grid[2],
+      bytes,
+      flops: dispatchFlops(kernel.name, params, grid),
+    });
   }
 
   finishing(encoder: GPUCommandEncoder): void {
@@ -146,14 +168,35 @@ export class Profiler implements Probe {
 
   private async collect(adapter: string, calibration: Calibration, end: number): Promise<Profile> {
     const { times, resolutionNs } = await this.readTimestamps();
-    const spans = this.querySet ? this.deviceSpans(times) : this.measured.map(({ from, to }) => ({ from, to: Math.max(from, to - (this.isolate === 'submit' ? calibration.emptyDispatchMs : 0)) }));
-    const relative = ({ from, to }: { from: number; to: number }): TimeSpan => ({ startMs: from - this.startTime, durationMs: to - from });
+    const spans = this.querySet
+      ? this.deviceSpans(times)
+      : this.measured.map(({ from, to }) => ({
+          from,
+          to: Math.max(from, to - (this.isolate === 'submit' ? calibration.emptyDispatchMs : 0)),
+        }));
+    const relative = ({ from, to }: { from: number; to: number }): TimeSpan => ({
+      startMs: from - this.startTime,
+      durationMs: to - from,
+    });
     const perRow = this.isolate !== 'no';
     const nothing = { startMs: 0, durationMs: 0 };
     const rows = this.rows.map((row, i) => ({ ...row, ...(perRow ? relative(spans[i]) : nothing) }));
-    const phases = this.marks.map(({ name, from }, i) => ({ name, ...relative({ from, to: this.marks[i + 1]?.from ?? end }) }));
+    const phases = this.marks.map(({ name, from }, i) => ({
+      name,
+      ...relative({ from, to: this.marks[i + 1]?.from ?? end }),
+    }));
     const host = this.hostSpans().map(({ name, ...span }) => ({ name, ...relative(span) }));
-    return new Profile(adapter, this.setup.detail, calibration, rows, spans.map(relative), host, phases, end - this.startTime, resolutionNs);
+    return new Profile(
+      adapter,
+      this.setup.detail,
+      calibration,
+      rows,
+      spans.map(relative),
+      host,
+      phases,
+      end - this.startTime,
+      resolutionNs,
+    );
   }
 
   // ------------------------------------------------------------------ the queue
@@ -174,7 +217,10 @@ export class Profiler implements Probe {
     this.submitTimes.push(before);
     if (this.recordingSince !== null) {
       const after = performance.now();
-      this.host.push({ name: 'record', from: this.recordingSince, to: before }, { name: 'submit', from: before, to: after });
+      this.host.push(
+        { name: 'record', from: this.recordingSince, to: before },
+        { name: 'submit', from: before, to: after },
+      );
       this.recordingSince = after;
     }
   }
@@ -191,7 +237,9 @@ export class Profiler implements Probe {
 
   private async drain(): Promise<void> {
     while (this.draining !== null || this.held.length > 0) {
-      this.draining ??= this.runHeld().finally(() => { this.draining = null; });
+      this.draining ??= this.runHeld().finally(() => {
+        this.draining = null;
+      });
       await this.draining;
     }
   }
@@ -232,8 +280,16 @@ export class Profiler implements Probe {
     if (!this.querySet || this.queries === 0) return;
     const { gpu } = this.setup;
     const size = this.queries * 8;
-    const buffer = gpu.createBuffer({ label: 'timestamps', size, usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC });
-    const staging = gpu.createBuffer({ label: 'timestamps read', size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+    const buffer = gpu.createBuffer({
+      label: 'timestamps',
+      size,
+      usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
+    });
+    const staging = gpu.createBuffer({
+      label: 'timestamps read',
+      size,
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    });
     encoder.resolveQuerySet(this.querySet, 0, this.queries, buffer, 0);
     encoder.copyBufferToBuffer(buffer, 0, staging, 0, size);
     this.resolved.push({ staging, count: this.queries });
@@ -253,7 +309,10 @@ export class Profiler implements Probe {
       staging.unmap();
     }
     const first = raw[0] ?? 0n;
-    return { times: raw.map((value) => Number(value - first) / 1e6), resolutionNs: raw.length > 0 ? commonDivisor(raw) : 0 };
+    return {
+      times: raw.map((value) => Number(value - first) / 1e6),
+      resolutionNs: raw.length > 0 ? commonDivisor(raw) : 0,
+    };
   }
 
   /** When the device was at work by the host's clock, without overlap: by pass, or by submit. */
@@ -262,12 +321,16 @@ export class Profiler implements Probe {
     let offset = -Infinity;
     const perSubmit = new Map<number, { from: number; to: number }>();
     this.passSubmits.forEach((submit, i) => {
-      const from = times[2 * i], to = times[2 * i + 1];
+      const from = times[2 * i],
+        to = times[2 * i + 1];
       offset = Math.max(offset, this.submitTimes[submit] - from);
       const span = perSubmit.get(submit);
       perSubmit.set(submit, { from: Math.min(span?.from ?? from, from), to: Math.max(span?.to ?? to, to) });
     });
-    const raw = this.isolate === 'no' ? [...perSubmit.values()] : this.passSubmits.map((_, i) => ({ from: times[2 * i], to: times[2 * i + 1] }));
+    const raw =
+      this.isolate === 'no'
+        ? [...perSubmit.values()]
+        : this.passSubmits.map((_, i) => ({ from: times[2 * i], to: times[2 * i + 1] }));
     let end = -Infinity;
     return raw.map(({ from, to }) => {
       // What runs at the same time as the one before is counted once.

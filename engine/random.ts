@@ -13,7 +13,10 @@ const WEYL_1 = 0xbb67ae85;
 
 /** Upper 32 bits of the 64-bit product of two u32. */
 function multiplyHigh(a: number, b: number): number {
-  const aLow = a & 0xffff, aHigh = a >>> 16, bLow = b & 0xffff, bHigh = b >>> 16;
+  const aLow = a & 0xffff,
+    aHigh = a >>> 16,
+    bLow = b & 0xffff,
+    bHigh = b >>> 16;
   const low = aLow * bLow;
   const middle = aHigh * bLow + (low >>> 16);
   const carry = (middle & 0xffff) + aLow * bHigh;
@@ -21,12 +24,17 @@ function multiplyHigh(a: number, b: number): number {
 }
 
 /** Ten rounds of Philox4x32: counter (4 x u32) and key (2 x u32) to four u32. */
-export function philox(counter: readonly [number, number, number, number], key: readonly [number, number]): [number, number, number, number] {
+export function philox(
+  counter: readonly [number, number, number, number],
+  key: readonly [number, number],
+): [number, number, number, number] {
   let [c0, c1, c2, c3] = counter;
   let [k0, k1] = key;
   for (let round = 0; round < 10; round++) {
-    const high0 = multiplyHigh(MULTIPLIER_0, c0), low0 = Math.imul(MULTIPLIER_0, c0) >>> 0;
-    const high1 = multiplyHigh(MULTIPLIER_1, c2), low1 = Math.imul(MULTIPLIER_1, c2) >>> 0;
+    const high0 = multiplyHigh(MULTIPLIER_0, c0),
+      low0 = Math.imul(MULTIPLIER_0, c0) >>> 0;
+    const high1 = multiplyHigh(MULTIPLIER_1, c2),
+      low1 = Math.imul(MULTIPLIER_1, c2) >>> 0;
     [c0, c1, c2, c3] = [(high1 ^ c1 ^ k0) >>> 0, low1, (high0 ^ c3 ^ k1) >>> 0, low0];
     k0 = (k0 + WEYL_0) >>> 0;
     k1 = (k1 + WEYL_1) >>> 0;
@@ -46,8 +54,16 @@ export class Random {
    * @param seed    integer in 0 .. 2^32 - 1
    * @param streams up to two integers in 0 .. 2^32 - 1 that name an independent stream, e.g. (epoch, image)
    */
-  constructor(seed: number, private readonly stream: number = 0, private readonly substream: number = 0) {
-    for (const [name, value] of [['seed', seed], ['stream', stream], ['substream', substream]] as const) {
+  constructor(
+    seed: number,
+    private readonly stream: number = 0,
+    private readonly substream: number = 0,
+  ) {
+    for (const [name, value] of [
+      ['seed', seed],
+      ['stream', stream],
+      ['substream', substream],
+    ] as const) {
       if (!Number.isInteger(value) || value < 0 || value > 0xffffffff) {
         throw new RangeError(`Random: ${name} must be an integer in 0 .. 4294967295, got ${value}`);
       }
@@ -58,7 +74,10 @@ export class Random {
   /** Uniform integer in 0 .. 2^32 - 1. */
   uint32(): number {
     if (this.used === 4) {
-      this.block = philox([this.counter >>> 0, Math.floor(this.counter / 0x100000000), this.stream, this.substream], this.key);
+      this.block = philox(
+        [this.counter >>> 0, Math.floor(this.counter / 0x100000000), this.stream, this.substream],
+        this.key,
+      );
       this.counter++;
       this.used = 0;
     }
@@ -72,7 +91,8 @@ export class Random {
 
   /** Uniform integer in 0 .. bound - 1 (by rejection, without bias). */
   integer(bound: number): number {
-    if (!Number.isInteger(bound) || bound < 1 || bound > 0x100000000) throw new RangeError(`Random.integer: bound must be an integer in 1 .. 2^32, got ${bound}`);
+    if (!Number.isInteger(bound) || bound < 1 || bound > 0x100000000)
+      throw new RangeError(`Random.integer: bound must be an integer in 1 .. 2^32, got ${bound}`);
     const limit = 0x100000000 - (0x100000000 % bound);
     for (;;) {
       const value = this.uint32();

@@ -35,7 +35,9 @@ export class ShapeError extends Error {
 
 /** Throws `op: argument must be expected, got [shape]`. */
 export function shapeError(op: string, argument: string, expected: string, got: Shape | string): never {
-  throw new ShapeError(`${op}: ${argument} must be ${expected}, got ${typeof got === 'string' ? got : formatShape(got)}`);
+  throw new ShapeError(
+    `${op}: ${argument} must be ${expected}, got ${typeof got === 'string' ? got : formatShape(got)}`,
+  );
 }
 
 /** The shape that `a` and `b` broadcast to; throws ShapeError naming `op` where they do not. */
@@ -53,7 +55,8 @@ export function broadcastShapes(op: string, a: Shape, b: Shape): number[] {
 
 /** Turns an axis in -rank .. rank - 1 into 0 .. rank - 1; throws ShapeError naming `op` otherwise. */
 export function normalizeAxis(op: string, axis: number, rank: number): number {
-  if (!Number.isInteger(axis) || axis < -rank || axis >= rank) shapeError(op, 'axis', `an integer in ${-rank} .. ${rank - 1}`, String(axis));
+  if (!Number.isInteger(axis) || axis < -rank || axis >= rank)
+    shapeError(op, 'axis', `an integer in ${-rank} .. ${rank - 1}`, String(axis));
   return axis < 0 ? axis + rank : axis;
 }
 

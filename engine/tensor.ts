@@ -18,7 +18,12 @@ export class Storage {
   lasting = false;
 
   /** @param offset in bytes, a multiple of 256 */
-  constructor(readonly buffer: PooledBuffer, readonly offset: number, readonly bytes: number, private readonly onFree: (buffer: PooledBuffer) => void) {
+  constructor(
+    readonly buffer: PooledBuffer,
+    readonly offset: number,
+    readonly bytes: number,
+    private readonly onFree: (buffer: PooledBuffer) => void,
+  ) {
     this.range = { id: buffer.id, gpu: buffer.gpu, offset, bytes: Math.max(16, (bytes + 15) & ~15) };
   }
 
@@ -62,7 +67,12 @@ export class Tensor {
   readonly derivation: Derivation | null;
   private data: Storage | 'not computed' | null;
 
-  constructor(readonly device: Device, shape: Shape, dtype: DType, values: Storage | Derivation) {
+  constructor(
+    readonly device: Device,
+    shape: Shape,
+    dtype: DType,
+    values: Storage | Derivation,
+  ) {
     this.shape = shape;
     this.dtype = dtype;
     this.size = sizeOf(shape);
@@ -84,7 +94,10 @@ export class Tensor {
 
   /** The memory behind; throws if the tensor was disposed. */
   get storage(): Storage {
-    if (!this.data) throw new Error(`a tensor of shape ${formatShape(this.shape)} was used after it had been disposed: keep it, or return it from its scope`);
+    if (!this.data)
+      throw new Error(
+        `a tensor of shape ${formatShape(this.shape)} was used after it had been disposed: keep it, or return it from its scope`,
+      );
     if (this.data === 'not computed') this.data = this.derivation!.compute();
     return this.data;
   }
@@ -122,7 +135,8 @@ export class Tensor {
 
   /** `read` of a tensor with one element. */
   async item(): Promise<number> {
-    if (this.size !== 1) throw new Error(`item: the tensor must have one element, got shape ${formatShape(this.shape)}`);
+    if (this.size !== 1)
+      throw new Error(`item: the tensor must have one element, got shape ${formatShape(this.shape)}`);
     return (await this.read())[0];
   }
 }

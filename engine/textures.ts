@@ -80,7 +80,9 @@ export interface LinearOperand extends TextureOperand {
 
 /** Whether kernels read operands from textures where it pays: lavapipe (8 or 16 lanes) loads faster from them, SwiftShader with its 4 does not. */
 export function prefersTextures({ operandTextures, subgroupSize, force: { operands } }: Device): boolean {
-  return operandTextures && operands !== 'buffer' && (operands === 'texture' || (subgroupSize >= 8 && subgroupSize <= 16));
+  return (
+    operandTextures && operands !== 'buffer' && (operands === 'texture' || (subgroupSize >= 8 && subgroupSize <= 16))
+  );
 }
 
 /** A matrix as a texture operand, or null where no texture can hold it; `whole`: in one block. */
@@ -90,7 +92,8 @@ export function textureOperand(matrix: Tensor, lines: number, texels: number, wh
 }
 
 /** Whether a matrix of so many lines and texels can be a texture operand. */
-export const textureFits = (device: Device, lines: number, texels: number, whole = false): boolean => layoutOf(device, lines, texels, whole) !== null;
+export const textureFits = (device: Device, lines: number, texels: number, whole = false): boolean =>
+  layoutOf(device, lines, texels, whole) !== null;
 
 function layoutOf({ limits }: Device, lines: number, texels: number, whole: boolean): TextureLayout | null {
   const layout = textureLayout(lines, texels, limits.maxTextureDimension2D);
@@ -98,15 +101,24 @@ function layoutOf({ limits }: Device, lines: number, texels: number, whole: bool
 }
 
 /** log2 of the texels of a linear operand's lines: at least a copy's, and lines that the tensor does not need many more of than they are long. */
-const SHORTEST_SHIFT = 4, USUAL_SHIFT = 10, LONGEST_SHIFT = 12;
+const SHORTEST_SHIFT = 4,
+  USUAL_SHIFT = 10,
+  LONGEST_SHIFT = 12;
 
 /** How a linear operand of so many texels lies; null where none can. */
-function linearLines({ limits: { maxTextureDimension2D } }: Device, texels: number): Omit<LinearOperand, 'matrix'> | null {
+function linearLines(
+  { limits: { maxTextureDimension2D } }: Device,
+  texels: number,
+): Omit<LinearOperand, 'matrix'> | null {
   if (!Number.isInteger(texels) || texels === 0) return null;
   let shift = Math.min(USUAL_SHIFT, Math.max(SHORTEST_SHIFT, Math.ceil(Math.log2(texels) / 2)));
   while (shift < LONGEST_SHIFT && texels > maxTextureDimension2D * 2 ** shift) shift++;
-  const lines = Math.floor(texels / 2 ** shift), rest = texels % 2 ** shift, blockLines = lines + (rest > 0 ? 1 : 0);
-  return blockLines > maxTextureDimension2D ? null : { lines, texels: 2 ** shift, rest, layout: { blocks: 1, blockLines, pitch: 2 ** shift }, shift };
+  const lines = Math.floor(texels / 2 ** shift),
+    rest = texels % 2 ** shift,
+    blockLines = lines + (rest > 0 ? 1 : 0);
+  return blockLines > maxTextureDimension2D
+    ? null
+    : { lines, texels: 2 ** shift, rest, layout: { blocks: 1, blockLines, pitch: 2 ** shift }, shift };
 }
 
 /** The vec4s of a tensor one behind the other, whatever the lengths of its rows: vec4 e at texel (e mod 2^shift, e >> shift). Null where the tensor is not made of vec4s, or no texture can hold them. */
@@ -116,7 +128,8 @@ export function linearOperand(tensor: Tensor): LinearOperand | null {
 }
 
 /** Whether tensors of a shape can be linear operands. */
-export const hasLinearOperand = (device: Device, shape: Shape): boolean => linearLines(device, sizeOf(shape) / 4) !== null;
+export const hasLinearOperand = (device: Device, shape: Shape): boolean =>
+  linearLines(device, sizeOf(shape) / 4) !== null;
 
 /** A tensor's copy in a linear texture. */
 export interface LinearCopy {
@@ -125,27 +138,43 @@ export interface LinearCopy {
 }
 
 /** Runs `body` with copies of tensors in linear textures, or with null where one of them has none. */
-export function withLinearCopies<T>(device: Device, tensors: readonly Tensor[], body: (copies: readonly LinearCopy[] | null) => T): T {
+export function withLinearCopies<T>(
+  device: Device,
+  tensors: readonly Tensor[],
+  body: (copies: readonly LinearCopy[] | null) => T,
+): T {
   const operands = tensors.map(linearOperand).filter((operand) => operand !== null);
   if (operands.length < tensors.length) return body(null);
-  return device.withTextures(operands, (textures) => body(operands.map(({ shift }, i) => ({ texture: textures[i], shift }))));
+  return device.withTextures(operands, (textures) =>
+    body(operands.map(({ shift }, i) => ({ texture: textures[i], shift }))),
+  );
 }
 
 /** Runs `body` with operands copied into linear textures if `textures` and all of them can be, and the params that say where they lie (kernels/linear.ts); as they are otherwise. */
 export function withOperands<N extends string>(
-  device: Device, textures: boolean, tensors: Readonly<Record<N, Tensor>>,
-  body: (textures: boolean, operands: Readonly<Record<N, Tensor | OperandTexture>>, shifts: Readonly<Record<string, number>>) => void,
+  device: Device,
+  textures: boolean,
+  tensors: Readonly<Record<N, Tensor>>,
+  body: (
+    textures: boolean,
+    operands: Readonly<Record<N, Tensor | OperandTexture>>,
+    shifts: Readonly<Record<string, number>>,
+  ) => void,
 ): void {
   const names = Object.keys(tensors) as N[];
   if (!textures) {
     body(false, tensors, {});
     return;
   }
-  withLinearCopies(device, names.map((name) => tensors[name]), (copies) => {
-    if (!copies) return body(false, tensors, {});
-    const copied = Object.fromEntries(names.map((name, i) => [name, copies[i].texture])) as Record<N, OperandTexture>;
-    body(true, copied, Object.fromEntries(names.map((name, i) => [`${name}Shift`, copies[i].shift])));
-  });
+  withLinearCopies(
+    device,
+    names.map((name) => tensors[name]),
+    (copies) => {
+      if (!copies) return body(false, tensors, {});
+      const copied = Object.fromEntries(names.map((name, i) => [name, copies[i].texture])) as Record<N, OperandTexture>;
+      body(true, copied, Object.fromEntries(names.map((name, i) => [`${name}Shift`, copies[i].shift])));
+    },
+  );
 }
 
 /** Layout of `lines` lines of `texels` texels in textures of at most `maxSide` on a side; null where there is none, or no copy can make it. */
@@ -162,12 +191,30 @@ const ROW_PADDING = 4;
 const sourceOf = (matrix: Tensor): Storage => matrix.derivation?.from ?? matrix.storage;
 
 const copyOf = ({ matrix, lines, texels, rest, layout }: TextureOperand): CopiedMatrix => {
-  const { buffer: { id }, offset } = sourceOf(matrix);
-  return { buffer: id, offset, form: matrix.derivation?.form ?? '', lines, texels, rest, blockLines: layout.blockLines };
+  const {
+    buffer: { id },
+    offset,
+  } = sourceOf(matrix);
+  return {
+    buffer: id,
+    offset,
+    form: matrix.derivation?.form ?? '',
+    lines,
+    texels,
+    rest,
+    blockLines: layout.blockLines,
+  };
 };
 
-const same = (a: CopiedMatrix, b: CopiedMatrix | null): boolean => (
-  b !== null && a.buffer === b.buffer && a.offset === b.offset && a.form === b.form && a.lines === b.lines && a.texels === b.texels && a.rest === b.rest && a.blockLines === b.blockLines);
+const same = (a: CopiedMatrix, b: CopiedMatrix | null): boolean =>
+  b !== null &&
+  a.buffer === b.buffer &&
+  a.offset === b.offset &&
+  a.form === b.form &&
+  a.lines === b.lines &&
+  a.texels === b.texels &&
+  a.rest === b.rest &&
+  a.blockLines === b.blockLines;
 
 /**
  * Textures to copy operands into. One is used by the dispatch after the copy and then goes back at once: the device works in order. A matrix that is still in a free
@@ -188,7 +235,13 @@ export class TexturePool {
    * @param onDestroy  called before textures are destroyed: pending work must be submitted and cached bind groups dropped
    * @param mayDestroy whether that is possible now
    */
-  constructor(private readonly device: GPUDevice, private readonly ledger: MemoryLedger, private readonly mostKept: number, private readonly onDestroy: () => void, private readonly mayDestroy: () => boolean) {}
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly ledger: MemoryLedger,
+    private readonly mostKept: number,
+    private readonly onDestroy: () => void,
+    private readonly mayDestroy: () => boolean,
+  ) {}
 
   /** Runs `body`, in which parameters' copies stay in their textures. */
   keeping<T>(body: () => T): T {
@@ -202,7 +255,11 @@ export class TexturePool {
   }
 
   /** Runs `body` with matrices in textures. What `body` records is all that sees them. */
-  with<T>(operands: readonly TextureOperand[], dispatcher: Dispatcher, body: (textures: readonly OperandTexture[]) => T): T {
+  with<T>(
+    operands: readonly TextureOperand[],
+    dispatcher: Dispatcher,
+    body: (textures: readonly OperandTexture[]) => T,
+  ): T {
     const wanted = operands.map(copyOf);
     const textures = wanted.map((copy) => this.holding(copy));
     const borrowed = textures.filter((texture) => texture !== null && !texture.kept) as OperandTexture[];
@@ -297,7 +354,11 @@ export class TexturePool {
   /** Of the smallest free textures at least that large that which holds nothing, or was not used for longest. */
   private smallestFree(width: number, height: number): OperandTexture | null {
     const fitting = this.free.filter((texture) => texture.width >= width && texture.height >= height);
-    return fitting.length === 0 ? null : fitting.reduce((best, other) => (other.bytes < best.bytes || (other.bytes === best.bytes && best.copied && !other.copied) ? other : best));
+    return fitting.length === 0
+      ? null
+      : fitting.reduce((best, other) =>
+          other.bytes < best.bytes || (other.bytes === best.bytes && best.copied && !other.copied) ? other : best,
+        );
   }
 
   private take(texture: OperandTexture): OperandTexture {
@@ -328,17 +389,39 @@ export class TexturePool {
   }
 
   /** What a texture of at least that size has, in texels. */
-  private sizeFor(width: number, height: number): { readonly size: [width: number, height: number]; readonly bytes: number } {
+  private sizeFor(
+    width: number,
+    height: number,
+  ): { readonly size: [width: number, height: number]; readonly bytes: number } {
     const maxSide = this.device.limits.maxTextureDimension2D;
-    const size: [number, number] = [Math.min(maxSide, Math.ceil(width / 64) * 64 + ROW_PADDING), Math.min(maxSide, Math.ceil(height / 64) * 64)];
+    const size: [number, number] = [
+      Math.min(maxSide, Math.ceil(width / 64) * 64 + ROW_PADDING),
+      Math.min(maxSide, Math.ceil(height / 64) * 64),
+    ];
     return { size, bytes: size[0] * size[1] * TEXEL_BYTES };
   }
 
   private create(atLeastWidth: number, atLeastHeight: number): OperandTexture {
     const { size, bytes } = this.sizeFor(atLeastWidth, atLeastHeight);
     const [width, height] = size;
-    const gpu = this.device.createTexture({ label: 'operand', size, format: 'rgba32float', usage: GPUTextureUsage.COPY_DST | GPUTextureUsage.STORAGE_BINDING });
+    const gpu = this.device.createTexture({
+      label: 'operand',
+      size,
+      format: 'rgba32float',
+      usage: GPUTextureUsage.COPY_DST | GPUTextureUsage.STORAGE_BINDING,
+    });
     this.ledger.add(bytes);
-    return { id: this.nextId++, gpu, view: gpu.createView(), width, height, bytes, matrixBytes: 0, captures: 0, copied: null, kept: false };
+    return {
+      id: this.nextId++,
+      gpu,
+      view: gpu.createView(),
+      width,
+      height,
+      bytes,
+      matrixBytes: 0,
+      captures: 0,
+      copied: null,
+      kept: false,
+    };
   }
 }

@@ -51,11 +51,18 @@ export interface TuningProblem<V> {
 export const worthMeasuring = (values: number): boolean => values >= 2 ** 16;
 
 /** The tensors of a problem as shapes, and a function that puts others in their places: so that a class can be run again without holding on to what it was seen with. */
-export function outline<P extends object>(problem: P): { readonly tensors: Readonly<Record<string, Shape>>; readonly fill: (tensors: Readonly<Record<string, Tensor>>) => P } {
+export function outline<P extends object>(
+  problem: P,
+): {
+  readonly tensors: Readonly<Record<string, Shape>>;
+  readonly fill: (tensors: Readonly<Record<string, Tensor>>) => P;
+} {
   const entries = Object.entries(problem) as [string, unknown][];
   const settings = Object.fromEntries(entries.filter(([, value]) => !(value instanceof Tensor)));
   return {
-    tensors: Object.fromEntries(entries.flatMap(([name, value]) => (value instanceof Tensor ? [[name, value.shape] as const] : []))),
+    tensors: Object.fromEntries(
+      entries.flatMap(([name, value]) => (value instanceof Tensor ? [[name, value.shape] as const] : [])),
+    ),
     fill: (tensors) => ({ ...settings, ...tensors }) as P,
   };
 }
@@ -131,7 +138,8 @@ interface Seen {
 const MOST_SEEN = 8192;
 
 function hash(texts: Iterable<string>): string {
-  let a = 0x811c9dc5, b = 0x9747b28c;
+  let a = 0x811c9dc5,
+    b = 0x9747b28c;
   for (const text of texts) {
     for (let i = 0; i <= text.length; i++) {
       const code = i < text.length ? text.charCodeAt(i) : 0x1ffff;
@@ -146,26 +154,43 @@ const sourceHashes = new WeakMap<Kernel, string>();
 
 function sourceHash(kernel: Kernel): string {
   let known = sourceHashes.get(kernel);
-  if (known === undefined) sourceHashes.set(kernel, known = hash([kernel.source]));
+  if (known === undefined) sourceHashes.set(kernel, (known = hash([kernel.source])));
   return known;
 }
 
 /** The candidates with the expected one at the head, each name once. */
 function allCandidates({ expected, candidates }: TuningProblem<unknown>): Candidate<unknown>[] {
-  return [expected, ...candidates.filter(({ name }, i) => name !== expected.name && candidates.findIndex((other) => other.name === name) === i)];
+  return [
+    expected,
+    ...candidates.filter(
+      ({ name }, i) => name !== expected.name && candidates.findIndex((other) => other.name === name) === i,
+    ),
+  ];
 }
 
-const kernelsHash = (problem: TuningProblem<unknown>): string => hash(new Set(allCandidates(problem).flatMap(({ kernels }) => kernels()).map(sourceHash)).values());
+const kernelsHash = (problem: TuningProblem<unknown>): string =>
+  hash(
+    new Set(
+      allCandidates(problem)
+        .flatMap(({ kernels }) => kernels())
+        .map(sourceHash),
+    ).values(),
+  );
 
-const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** Checks what `import` and files are given. Throws TuningError naming `source` and the field. */
 export function parseTunedChoices(json: unknown, source: string): TunedChoices {
   const wrong = (field: string, expected: string, got: unknown): never => {
-    throw new TuningError(`${source}: ${field === '' ? 'tuned choices' : field} must be ${expected}, got ${JSON.stringify(got)?.slice(0, 80) ?? 'nothing'}`);
+    throw new TuningError(
+      `${source}: ${field === '' ? 'tuned choices' : field} must be ${expected}, got ${JSON.stringify(got)?.slice(0, 80) ?? 'nothing'}`,
+    );
   };
-  const text = (value: unknown, field: string): string => (typeof value === 'string' ? value : wrong(field, 'text', value));
-  const time = (value: unknown, field: string): number => (typeof value === 'number' && value >= 0 ? value : wrong(field, 'a number of milliseconds', value));
+  const text = (value: unknown, field: string): string =>
+    typeof value === 'string' ? value : wrong(field, 'text', value);
+  const time = (value: unknown, field: string): number =>
+    typeof value === 'number' && value >= 0 ? value : wrong(field, 'a number of milliseconds', value);
   if (!isRecord(json)) return wrong('', 'an object', json);
   const { version, subgroupSize } = json;
   if (version !== TUNING_VERSION) return wrong('version', String(TUNING_VERSION), version);
@@ -173,14 +198,25 @@ export function parseTunedChoices(json: unknown, source: string): TunedChoices {
   const choices = Object.entries(json.choices).map(([shapeClass, value]): [string, TunedChoice] => {
     const at = `choices[${JSON.stringify(shapeClass)}]`;
     if (!isRecord(value)) return wrong(at, 'an object', value);
-    return [shapeClass, {
-      variant: text(value.variant, `${at}.variant`), kernels: text(value.kernels, `${at}.kernels`), ms: time(value.ms, `${at}.ms`),
-      expected: text(value.expected, `${at}.expected`), expectedMs: value.expectedMs === null ? null : time(value.expectedMs, `${at}.expectedMs`),
-    }];
+    return [
+      shapeClass,
+      {
+        variant: text(value.variant, `${at}.variant`),
+        kernels: text(value.kernels, `${at}.kernels`),
+        ms: time(value.ms, `${at}.ms`),
+        expected: text(value.expected, `${at}.expected`),
+        expectedMs: value.expectedMs === null ? null : time(value.expectedMs, `${at}.expectedMs`),
+      },
+    ];
   });
   return {
-    version: TUNING_VERSION, adapter: text(json.adapter, 'adapter'), driver: text(json.driver, 'driver'),
-    subgroupSize: typeof subgroupSize === 'number' && Number.isSafeInteger(subgroupSize) && subgroupSize >= 0 ? subgroupSize : wrong('subgroupSize', 'an integer >= 0', subgroupSize),
+    version: TUNING_VERSION,
+    adapter: text(json.adapter, 'adapter'),
+    driver: text(json.driver, 'driver'),
+    subgroupSize:
+      typeof subgroupSize === 'number' && Number.isSafeInteger(subgroupSize) && subgroupSize >= 0
+        ? subgroupSize
+        : wrong('subgroupSize', 'an integer >= 0', subgroupSize),
     choices: Object.fromEntries(choices),
   };
 }
@@ -196,7 +232,11 @@ export class Tuner {
   private readonly touched = new Set<string>();
   private running = false;
 
-  constructor(private readonly device: Device, private readonly dispatcher: Dispatcher, { vendor, architecture, device: name }: GPUAdapterInfo) {
+  constructor(
+    private readonly device: Device,
+    private readonly dispatcher: Dispatcher,
+    { vendor, architecture, device: name }: GPUAdapterInfo,
+  ) {
     this.adapter = [vendor, architecture, name].filter((part) => part).join(' ') || 'unknown';
   }
 
@@ -232,7 +272,9 @@ export class Tuner {
 
   /** Names the choices at hand: equal ones give equal bits. `none` where there are none. */
   get fingerprint(): string {
-    return this.choices.size === 0 ? 'none' : hash([...this.choices].map(([shapeClass, { variant }]) => `${shapeClass}: ${variant}`).sort()).slice(0, 12);
+    return this.choices.size === 0
+      ? 'none'
+      : hash([...this.choices].map(([shapeClass, { variant }]) => `${shapeClass}: ${variant}`).sort()).slice(0, 12);
   }
 
   /** The choices at hand in a few words, for logs: how many, and their fingerprint. */
@@ -244,7 +286,13 @@ export class Tuner {
   /** All choices, for `import` on a device of the same adapter and driver. */
   export(): TunedChoices {
     const { info, subgroupSize } = this.device;
-    return { version: TUNING_VERSION, adapter: this.adapter, driver: info.description, subgroupSize, choices: Object.fromEntries([...this.choices].sort(([a], [b]) => (a < b ? -1 : 1))) };
+    return {
+      version: TUNING_VERSION,
+      adapter: this.adapter,
+      driver: info.description,
+      subgroupSize,
+      choices: Object.fromEntries([...this.choices].sort(([a], [b]) => (a < b ? -1 : 1))),
+    };
   }
 
   /**
@@ -266,7 +314,9 @@ export class Tuner {
 
   /** Whether choices are for this adapter, driver and subgroup size. */
   fits({ adapter, driver, subgroupSize }: Pick<TunedChoices, 'adapter' | 'driver' | 'subgroupSize'>): boolean {
-    return adapter === this.adapter && driver === this.device.info.description && subgroupSize === this.device.subgroupSize;
+    return (
+      adapter === this.adapter && driver === this.device.info.description && subgroupSize === this.device.subgroupSize
+    );
   }
 
   /** Forgets all choices: the cost model's hold again. */
@@ -281,7 +331,13 @@ export class Tuner {
    *
    * Nothing else may be recorded on the device meanwhile. Throws where tuning or a profile is running already, in a capture, and on devices with forced variants.
    */
-  async tune({ onProgress, signal, rounds = 5, sampleMs = 12, maxBytes = 512 * 2 ** 20 }: TuneOptions = {}): Promise<readonly TunedClass[]> {
+  async tune({
+    onProgress,
+    signal,
+    rounds = 5,
+    sampleMs = 12,
+    maxBytes = 512 * 2 ** 20,
+  }: TuneOptions = {}): Promise<readonly TunedClass[]> {
     const { device } = this;
     if (this.running) throw new Error('tune: the device is being tuned already');
     if (device.capturing) throw new Error('tune: variants cannot be measured while a capture is recorded');
@@ -295,20 +351,37 @@ export class Tuner {
       const { problem } = this.seen.get(shapeClass)!;
       const candidates = allCandidates(problem);
       this.touched.clear();
-      const result = await bench.measure(problem, candidates, { rounds, sampleMs, maxBytes, afterValidation: () => tuneInner([...this.touched]) });
+      const result = await bench.measure(problem, candidates, {
+        rounds,
+        sampleMs,
+        maxBytes,
+        afterValidation: () => tuneInner([...this.touched]),
+      });
       let choice: TunedChoice | null = null;
       if (result.best !== null) {
-        choice = { variant: result.best.name, kernels: kernelsHash(problem), ms: result.best.ms, expected: problem.expected.name, expectedMs: result.expectedMs };
+        choice = {
+          variant: result.best.name,
+          kernels: kernelsHash(problem),
+          ms: result.best.ms,
+          expected: problem.expected.name,
+          expectedMs: result.expectedMs,
+        };
         this.choices.set(shapeClass, choice);
         this.seen.set(shapeClass, this.resolve(shapeClass, problem));
       }
       const latest = { shapeClass, choice, skipped: result.skipped, excluded: result.excluded };
       results.push(latest);
-      onProgress?.({ done: results.length, total: results.length + this.pending.filter((name) => !visited.has(name)).length, latest });
+      onProgress?.({
+        done: results.length,
+        total: results.length + this.pending.filter((name) => !visited.has(name)).length,
+        latest,
+      });
     };
     // A variant may contain problems with classes of their own, as Winograd's convolutions contain matrix products: those are tuned before it is timed.
     const tuneInner = async (inner: readonly string[]): Promise<void> => {
-      for (const shapeClass of inner) if (!visited.has(shapeClass) && this.seen.get(shapeClass)?.pending && !signal?.aborted) await tuneOne(shapeClass);
+      for (const shapeClass of inner)
+        if (!visited.has(shapeClass) && this.seen.get(shapeClass)?.pending && !signal?.aborted)
+          await tuneOne(shapeClass);
     };
     try {
       await device.synchronize();
@@ -331,7 +404,10 @@ export class Tuner {
   private resolve(shapeClass: string, problem: TuningProblem<unknown>): Seen {
     const candidates = allCandidates(problem);
     const stored = this.choices.get(shapeClass);
-    const chosen = stored && !this.forced && stored.kernels === kernelsHash(problem) ? candidates.find(({ name }) => name === stored.variant) : undefined;
+    const chosen =
+      stored && !this.forced && stored.kernels === kernelsHash(problem)
+        ? candidates.find(({ name }) => name === stored.variant)
+        : undefined;
     if (stored && !this.forced && !chosen) this.outdated.add(shapeClass);
     else this.outdated.delete(shapeClass);
     const measurable = candidates.length > 1 && !Object.values(problem.tensors).some((shape) => sizeOf(shape) === 0);

@@ -51,7 +51,8 @@ const message = (error: unknown): string => (error instanceof Error ? error.mess
 
 /** Relative L2 distance; NaN where a value is not finite. */
 function distance(actual: Float32Array, expected: Float32Array): number {
-  let difference = 0, size = 0;
+  let difference = 0,
+    size = 0;
   for (let i = 0; i < expected.length; i++) {
     difference += (actual[i] - expected[i]) ** 2;
     size += expected[i] ** 2;
@@ -59,7 +60,8 @@ function distance(actual: Float32Array, expected: Float32Array): number {
   return difference === 0 ? 0 : Math.sqrt(difference / size);
 }
 
-const outputsOf = ({ output }: TuningProblem<unknown>): readonly string[] => (typeof output === 'string' ? [output] : output);
+const outputsOf = ({ output }: TuningProblem<unknown>): readonly string[] =>
+  typeof output === 'string' ? [output] : output;
 
 /** Internal: `Tuner.tune` makes one. */
 export class Bench {
@@ -67,13 +69,20 @@ export class Bench {
   private poison!: Tensor;
   private lost: string | null = null;
 
-  constructor(private readonly device: Device, private readonly dispatcher: Dispatcher) {
-    void device.lost.then((reason) => { this.lost = reason; });
+  constructor(
+    private readonly device: Device,
+    private readonly dispatcher: Dispatcher,
+  ) {
+    void device.lost.then((reason) => {
+      this.lost = reason;
+    });
   }
 
   open(): void {
     const { device } = this;
-    [this.random, this.poison] = [new Random(1).uniformArray(BLOCK, -1, 1), new Float32Array(BLOCK).fill(NaN)].map((values) => device.keep(device.tensor(values)));
+    [this.random, this.poison] = [new Random(1).uniformArray(BLOCK, -1, 1), new Float32Array(BLOCK).fill(NaN)].map(
+      (values) => device.keep(device.tensor(values)),
+    );
   }
 
   close(): void {
@@ -82,10 +91,22 @@ export class Bench {
   }
 
   /** Measures one class; the expected candidate comes first. Its tensors live for the time of the call. */
-  async measure(problem: TuningProblem<unknown>, candidates: readonly Candidate<unknown>[], options: MeasureOptions): Promise<Measured> {
+  async measure(
+    problem: TuningProblem<unknown>,
+    candidates: readonly Candidate<unknown>[],
+    options: MeasureOptions,
+  ): Promise<Measured> {
     const bytes = Object.values(problem.tensors).reduce((sum, shape) => sum + 4 * sizeOf(shape), 0);
-    const skip = (skipped: string, excluded: readonly Exclusion[] = []): Measured => ({ best: null, expectedMs: null, skipped, excluded });
-    if (bytes > options.maxBytes) return skip(`operands and results take ${Math.ceil(bytes / 2 ** 20)} MiB, more than ${Math.floor(options.maxBytes / 2 ** 20)}`);
+    const skip = (skipped: string, excluded: readonly Exclusion[] = []): Measured => ({
+      best: null,
+      expectedMs: null,
+      skipped,
+      excluded,
+    });
+    if (bytes > options.maxBytes)
+      return skip(
+        `operands and results take ${Math.ceil(bytes / 2 ** 20)} MiB, more than ${Math.floor(options.maxBytes / 2 ** 20)}`,
+      );
     const tensors: Record<string, Tensor> = {};
     try {
       try {
@@ -99,13 +120,14 @@ export class Bench {
       const right: Candidate<unknown>[] = [];
       for (const candidate of candidates) {
         const result = await this.attempt(problem, candidate.variant, tensors);
-        const reason = typeof result === 'string' ? result : this.difference(problem, result, reference, candidate.tolerance);
+        const reason =
+          typeof result === 'string' ? result : this.difference(problem, result, reference, candidate.tolerance);
         if (reason === null) right.push(candidate);
         else excluded.push({ variant: candidate.name, reason });
       }
       if (right.length === 0) return skip('no variant is right', excluded);
       await options.afterValidation();
-      return { ...await this.fastest(problem, right, tensors, options), skipped: null, excluded };
+      return { ...(await this.fastest(problem, right, tensors, options)), skipped: null, excluded };
     } finally {
       for (const tensor of Object.values(tensors)) tensor.dispose();
     }
@@ -120,12 +142,17 @@ export class Bench {
       const values = problem.values?.[name];
       if (values) device.write(tensors[name], values(new Random(2), sizeOf(shape)));
       // Each from another place of the random values, so that no two operands are alike.
-      else if (!outputs.includes(name)) this.fill(tensors[name], this.random, start += 64 * 509);
+      else if (!outputs.includes(name)) this.fill(tensors[name], this.random, (start += 64 * 509));
     }
   }
 
   /** What is wrong with a variant's results beside the plain one's; null where the differences are rounding. */
-  private difference(problem: TuningProblem<unknown>, results: readonly Float32Array[], reference: readonly Float32Array[], tolerance: number): string | null {
+  private difference(
+    problem: TuningProblem<unknown>,
+    results: readonly Float32Array[],
+    reference: readonly Float32Array[],
+    tolerance: number,
+  ): string | null {
     const names = outputsOf(problem);
     for (const [i, name] of names.entries()) {
       const error = distance(results[i], reference[i]);
@@ -147,7 +174,11 @@ export class Bench {
   }
 
   /** The results of a variant in the order of the problem's outputs, or what went wrong. Values that it does not write are NaN. */
-  private async attempt(problem: TuningProblem<unknown>, variant: unknown, tensors: Tensors): Promise<readonly Float32Array[] | string> {
+  private async attempt(
+    problem: TuningProblem<unknown>,
+    variant: unknown,
+    tensors: Tensors,
+  ): Promise<readonly Float32Array[] | string> {
     const { device, dispatcher } = this;
     const { gpu } = device;
     const outputs = outputsOf(problem).map((name) => tensors[name]);
@@ -174,21 +205,45 @@ export class Bench {
   }
 
   /** Times variants that are right, and says which to keep. */
-  private async fastest(problem: TuningProblem<unknown>, candidates: readonly Candidate<unknown>[], tensors: Tensors, { rounds, sampleMs }: MeasureOptions): Promise<Pick<Measured, 'best' | 'expectedMs'>> {
+  private async fastest(
+    problem: TuningProblem<unknown>,
+    candidates: readonly Candidate<unknown>[],
+    tensors: Tensors,
+    { rounds, sampleMs }: MeasureOptions,
+  ): Promise<Pick<Measured, 'best' | 'expectedMs'>> {
     const { device } = this;
     const expected = candidates.find(({ name }) => name === problem.expected.name) ?? null;
-    const jobs: { readonly candidate: Candidate<unknown>; readonly first: number; readonly repeats: number; readonly samples: number[] }[] = [];
+    const jobs: {
+      readonly candidate: Candidate<unknown>;
+      readonly first: number;
+      readonly repeats: number;
+      readonly samples: number[];
+    }[] = [];
     for (const candidate of candidates) {
       const before = device.dispatches;
       const first = await this.sample(problem, candidate, tensors, 1);
       const dispatches = Math.max(1, device.dispatches - before - 1);
-      jobs.push({ candidate, first, repeats: Math.max(1, Math.min(MOST_REPEATS, Math.round(sampleMs / Math.max(1e-3, first)), Math.floor(SAMPLE_DISPATCHES / dispatches))), samples: [] });
+      jobs.push({
+        candidate,
+        first,
+        repeats: Math.max(
+          1,
+          Math.min(
+            MOST_REPEATS,
+            Math.round(sampleMs / Math.max(1e-3, first)),
+            Math.floor(SAMPLE_DISPATCHES / dispatches),
+          ),
+        ),
+        samples: [],
+      });
     }
     const least = Math.min(...jobs.map(({ first }) => first));
     const hopeful = jobs.filter(({ candidate, first }) => first <= least * HOPELESS || candidate === expected);
     const measureRounds = async (list: typeof jobs): Promise<void> => {
       for (const { samples } of list) samples.length = 0;
-      for (let round = 0; round < rounds; round++) for (const { candidate, repeats, samples } of list) samples.push(await this.sample(problem, candidate, tensors, repeats));
+      for (let round = 0; round < rounds; round++)
+        for (const { candidate, repeats, samples } of list)
+          samples.push(await this.sample(problem, candidate, tensors, repeats));
     };
     await measureRounds(hopeful);
     let best = hopeful.reduce((a, b) => (median(b.samples) < median(a.samples) ? b : a));
@@ -196,24 +251,37 @@ export class Bench {
     if (own && best !== own) {
       // Of many, the one that seems fastest has been lucky as well: it must be so once more, alone against the expected one.
       const other = best;
-      const faster = (): boolean => median(other.samples) < CLEARLY_FASTER * median(own.samples) && median(other.samples.map((ms, i) => ms / own.samples[i])) < CLEARLY_FASTER;
+      const faster = (): boolean =>
+        median(other.samples) < CLEARLY_FASTER * median(own.samples) &&
+        median(other.samples.map((ms, i) => ms / own.samples[i])) < CLEARLY_FASTER;
       if (faster()) await measureRounds([own, other]);
       if (!faster()) best = own;
     }
-    return { best: { name: best.candidate.name, ms: median(best.samples) }, expectedMs: own ? median(own.samples) : null };
+    return {
+      best: { name: best.candidate.name, ms: median(best.samples) },
+      expectedMs: own ? median(own.samples) : null,
+    };
   }
 
   /** Milliseconds of a run: by timestamps where the adapter's are to be believed, otherwise by the wall clock, the time that JavaScript records not included. */
-  private async sample(problem: TuningProblem<unknown>, { variant }: Candidate<unknown>, tensors: Tensors, times: number): Promise<number> {
+  private async sample(
+    problem: TuningProblem<unknown>,
+    { variant }: Candidate<unknown>,
+    tensors: Tensors,
+    times: number,
+  ): Promise<number> {
     const { device, dispatcher, random } = this;
-    const profile = await device.profile(() => {
-      // Timestamps are those of passes: an empty one at the front, so that the copies to textures before the first dispatch are inside.
-      dispatcher.run(bandwidthKernel(), { count4: 0 }, { input: random, output: this.poison }, [1, 1, 1]);
-      for (let i = 0; i < times; i++) {
-        device.forgetOperands(); // which a step has rarely used before
-        device.scope(() => problem.run(variant, tensors));
-      }
-    }, { detail: 'submits' });
+    const profile = await device.profile(
+      () => {
+        // Timestamps are those of passes: an empty one at the front, so that the copies to textures before the first dispatch are inside.
+        dispatcher.run(bandwidthKernel(), { count4: 0 }, { input: random, output: this.poison }, [1, 1, 1]);
+        for (let i = 0; i < times; i++) {
+          device.forgetOperands(); // which a step has rarely used before
+          device.scope(() => problem.run(variant, tensors));
+        }
+      },
+      { detail: 'submits' },
+    );
     return profile.deviceMs / times;
   }
 }

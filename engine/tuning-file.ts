@@ -1,5 +1,15 @@
 /** Tuned choices (tuner.ts) on disk, in Node: one JSON file for all adapters, written whole or not at all. */
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { parseTunedChoices, TUNING_VERSION, TuningError, type TunedChoices, type Tuner } from './tuner.ts';
@@ -12,7 +22,8 @@ interface TuningRecords {
 
 const REPAIR = 'delete it, or name another by DSRCNN_TUNING';
 
-const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** The folder of what is kept for a user, whatever the checkout: below $XDG_CACHE_HOME or ~/.cache. */
 export function cacheFolder(environment: NodeJS.ProcessEnv = process.env): string {
@@ -32,15 +43,21 @@ function readRecords(file: string): TuningRecords {
   try {
     json = JSON.parse(readFileSync(file, 'utf8'));
   } catch (error) {
-    throw new TuningError(`${file}: not readable as JSON (${error instanceof Error ? error.message : String(error)}): ${REPAIR}`);
+    throw new TuningError(
+      `${file}: not readable as JSON (${error instanceof Error ? error.message : String(error)}): ${REPAIR}`,
+    );
   }
-  const wrong = (field: string, expected: string, got: unknown): TuningError => new TuningError(`${file}: ${field} must be ${expected}, got ${JSON.stringify(got)?.slice(0, 80) ?? 'nothing'}: ${REPAIR}`);
+  const wrong = (field: string, expected: string, got: unknown): TuningError =>
+    new TuningError(
+      `${file}: ${field} must be ${expected}, got ${JSON.stringify(got)?.slice(0, 80) ?? 'nothing'}: ${REPAIR}`,
+    );
   if (!isRecord(json)) throw wrong('the whole file', 'an object', json);
   if (json.version !== TUNING_VERSION) throw wrong('version', String(TUNING_VERSION), json.version);
   if (!Array.isArray(json.adapters)) throw wrong('adapters', 'a list', json.adapters);
   json.adapters.forEach((record: unknown, i) => {
     if (!isRecord(record)) throw wrong(`adapters[${i}]`, 'an object', record);
-    for (const field of ['adapter', 'driver']) if (typeof record[field] !== 'string') throw wrong(`adapters[${i}].${field}`, 'text', record[field]);
+    for (const field of ['adapter', 'driver'])
+      if (typeof record[field] !== 'string') throw wrong(`adapters[${i}].${field}`, 'text', record[field]);
   });
   return { version: TUNING_VERSION, adapters: json.adapters as TuningRecords['adapters'] };
 }
@@ -53,7 +70,7 @@ function writeRecords(file: string, records: TuningRecords): void {
     const descriptor = openSync(temporary, 'w');
     try {
       const bytes = Buffer.from(`${JSON.stringify(records, null, 1)}\n`);
-      for (let at = 0; at < bytes.length;) at += writeSync(descriptor, bytes, at);
+      for (let at = 0; at < bytes.length; ) at += writeSync(descriptor, bytes, at);
       fsyncSync(descriptor);
     } finally {
       closeSync(descriptor);
@@ -71,7 +88,9 @@ const isFor = (tuner: Tuner, record: Readonly<Record<string, unknown>>): boolean
 };
 
 function ownChoices(tuner: Tuner, file: string, { adapters }: TuningRecords): readonly TunedChoices[] {
-  return adapters.flatMap((record, i) => (isFor(tuner, record) ? [parseTunedChoices(record, `${file}: adapters[${i}]`)] : []));
+  return adapters.flatMap((record, i) =>
+    isFor(tuner, record) ? [parseTunedChoices(record, `${file}: adapters[${i}]`)] : [],
+  );
 }
 
 /**
@@ -89,8 +108,15 @@ export function loadTuning(tuner: Tuner, file: string): number {
  */
 export function saveTuning(tuner: Tuner, file: string): void {
   const records = readRecords(file);
-  const choices = Object.assign({}, ...ownChoices(tuner, file, records).map((stored) => stored.choices), tuner.export().choices) as TunedChoices['choices'];
-  writeRecords(file, { ...records, adapters: [...records.adapters.filter((record) => !isFor(tuner, record)), { ...tuner.export(), choices }] });
+  const choices = Object.assign(
+    {},
+    ...ownChoices(tuner, file, records).map((stored) => stored.choices),
+    tuner.export().choices,
+  ) as TunedChoices['choices'];
+  writeRecords(file, {
+    ...records,
+    adapters: [...records.adapters.filter((record) => !isFor(tuner, record)), { ...tuner.export(), choices }],
+  });
 }
 
 /**

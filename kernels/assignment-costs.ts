@@ -31,16 +31,33 @@ const CLASS_COST: Record<CostForm, string> = {
 };
 
 /** One lane a pair -> costs [P, M, N]; rows beyond an image's count are left as they are, and read by nobody. */
-export const matchingCostsKernel = kernelFamily((form: CostForm) => defineKernel({
-  name: `matching_costs_${form}_f32`,
-  workgroup: [64],
-  params: {
-    count: 'u32', proposals: 'u32', rows: 'u32', classes: 'u32', images: 'u32',
-    alpha: 'f32', gamma: 'f32', classWeight: 'f32', l1Weight: 'f32', giouWeight: 'f32',
-  },
-  buffers: { logits: 'read f32', boxes: 'read vec4f', labels: 'read u32', targetBoxes: 'read vec4f', counts: 'read u32', sizes: 'read vec4f', costs: 'write f32' },
-  module: OVERLAP + FOCAL + FINITE,
-  body: /* wgsl */ `
+export const matchingCostsKernel = kernelFamily((form: CostForm) =>
+  defineKernel({
+    name: `matching_costs_${form}_f32`,
+    workgroup: [64],
+    params: {
+      count: 'u32',
+      proposals: 'u32',
+      rows: 'u32',
+      classes: 'u32',
+      images: 'u32',
+      alpha: 'f32',
+      gamma: 'f32',
+      classWeight: 'f32',
+      l1Weight: 'f32',
+      giouWeight: 'f32',
+    },
+    buffers: {
+      logits: 'read f32',
+      boxes: 'read vec4f',
+      labels: 'read u32',
+      targetBoxes: 'read vec4f',
+      counts: 'read u32',
+      sizes: 'read vec4f',
+      costs: 'write f32',
+    },
+    module: OVERLAP + FOCAL + FINITE,
+    body: /* wgsl */ `
   let at = linearGroup * 64u + lane;
   if (at >= p.count) { return; }
   let row = at / p.proposals % p.rows;
@@ -54,7 +71,8 @@ export const matchingCostsKernel = kernelFamily((form: CostForm) => defineKernel
   let distance = dot(abs(box - truth) / sizes[image], vec4f(1.0));
   let similarity = giou(box, truth);
   costs[at] = finiteCost(p.classWeight * (${CLASS_COST[form]}) + p.l1Weight * distance + p.giouWeight * (${form === 'transport' ? '1.0 - similarity' : '-similarity'}));`,
-}));
+  }),
+);
 
 /** The dynamic k that a kernel can find: the top-q values are kept in registers. */
 export const MAX_TOP_Q = 64;
@@ -77,7 +95,17 @@ export const supplyKernel = kernelFamily((topQ: number) => {
   return defineKernel({
     name: topQ > 0 ? `supply_dynamic_top${topQ}_f32` : 'supply_fixed_f32',
     workgroup: [64],
-    params: { problems: 'u32', proposals: 'u32', rows: 'u32', images: 'u32', fixed: 'f32', leastUnits: 'f32', unitStep: 'f32', stages: 'u32', limit: 'f32' },
+    params: {
+      problems: 'u32',
+      proposals: 'u32',
+      rows: 'u32',
+      images: 'u32',
+      fixed: 'f32',
+      leastUnits: 'f32',
+      unitStep: 'f32',
+      stages: 'u32',
+      limit: 'f32',
+    },
     buffers: { boxes: 'read vec4f', targetBoxes: 'read vec4f', counts: 'read u32', supply: 'write f32' },
     module: OVERLAP,
     body: /* wgsl */ `
@@ -107,13 +135,14 @@ export const supplyKernel = kernelFamily((topQ: number) => {
 });
 
 /** matched [T, entries] -> number of matched entries of each stage, and max(1, that) as f32. One workgroup a stage. */
-export const countPositivesKernel = kernelFamily(() => defineKernel({
-  name: 'count_positives',
-  workgroup: [64],
-  params: { stages: 'u32', entries: 'u32' },
-  buffers: { matched: 'read i32', counts: 'write u32', positives: 'write f32' },
-  module: 'var<workgroup> found: atomic<u32>;', // integers: the order does not matter
-  body: /* wgsl */ `
+export const countPositivesKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'count_positives',
+    workgroup: [64],
+    params: { stages: 'u32', entries: 'u32' },
+    buffers: { matched: 'read i32', counts: 'write u32', positives: 'write f32' },
+    module: 'var<workgroup> found: atomic<u32>;', // integers: the order does not matter
+    body: /* wgsl */ `
   if (linearGroup >= p.stages) { return; }
   var own = 0u;
   for (var i = lane; i < p.entries; i += 64u) { own += select(0u, 1u, matched[linearGroup * p.entries + i] >= 0); }
@@ -123,4 +152,5 @@ export const countPositivesKernel = kernelFamily(() => defineKernel({
     counts[linearGroup] = atomicLoad(&found);
     positives[linearGroup] = f32(max(1u, atomicLoad(&found)));
   }`,
-}));
+  }),
+);

@@ -22,14 +22,21 @@ export type AttentionAccess = 'buffer' | 'texture' | 8 | 16;
 export const attentionLanes = (access: AttentionAccess): number => (typeof access === 'number' ? access : 32);
 
 /** Workgroups that the rows of a head take where a lane holds `held` of them. */
-export const attentionGroups = (tokens: number, held: 1 | 2, access: AttentionAccess): number => Math.ceil(tokens / (attentionLanes(access) * held));
+export const attentionGroups = (tokens: number, held: 1 | 2, access: AttentionAccess): number =>
+  Math.ceil(tokens / (attentionLanes(access) * held));
 
 /** How a kernel's name tells its access. */
-const suffix = (access: AttentionAccess): string => (access === 'buffer' ? '' : access === 'texture' ? '_texture' : `_texture_sg${access}`);
+const suffix = (access: AttentionAccess): string =>
+  access === 'buffer' ? '' : access === 'texture' ? '_texture' : `_texture_sg${access}`;
 
 const PARAMS = { tokens: 'u32', heads: 'u32', size: 'u32', scale: 'f32' } as const;
 /** How rows are read: as vec4s, or element by element and padded with zeros where the head size is no multiple of 4. */
-function accessors(size: number, buffers: readonly string[], written: string, textures: boolean): { type: 'f32' | 'vec4f'; operand: BufferSpec; text: string } {
+function accessors(
+  size: number,
+  buffers: readonly string[],
+  written: string,
+  textures: boolean,
+): { type: 'f32' | 'vec4f'; operand: BufferSpec; text: string } {
   if (size % 4 === 0) {
     const load = (b: string): string => linearLoad(textures && (b === 'qkv' || b === 'upstream'), b, '(i / 4u + q)');
     return {
@@ -39,11 +46,19 @@ function accessors(size: number, buffers: readonly string[], written: string, te
 fn put(i: u32, q: u32, v: vec4f) { ${written}[i / 4u + q] = v; }`,
     };
   }
-  const element = (b: string, c: number): string => `select(0.0, ${b}[i + min(q * 4u + ${c}u, p.size - 1u)], q * 4u + ${c}u < p.size)`;
+  const element = (b: string, c: number): string =>
+    `select(0.0, ${b}[i + min(q * 4u + ${c}u, p.size - 1u)], q * 4u + ${c}u < p.size)`;
   return {
     type: 'f32',
     operand: 'read f32',
-    text: `${buffers.map((b) => `fn ${b}At(i: u32, q: u32) -> vec4f { return vec4f(${range(4).map((c) => element(b, c)).join(', ')}); }`).join('\n')}
+    text: `${buffers
+      .map(
+        (b) =>
+          `fn ${b}At(i: u32, q: u32) -> vec4f { return vec4f(${range(4)
+            .map((c) => element(b, c))
+            .join(', ')}); }`,
+      )
+      .join('\n')}
 fn put(i: u32, q: u32, v: vec4f) { for (var c = 0u; c < min(4u, p.size - q * 4u); c++) { ${written}[i + q * 4u + c] = v[c]; } }`,
   };
 }
@@ -58,7 +73,12 @@ interface RowSource {
  * The loop over the other rows: staged block by block in workgroup memory, or loaded from textures. `sources` say where row `n` lies, by name; `visit` writes the
  * statements for row `n`, in which `name_q` are its vec4s.
  */
-function rows(quads: number, sources: Readonly<Record<string, RowSource>>, access: AttentionAccess, visit: string): { module: string; loop: string } {
+function rows(
+  quads: number,
+  sources: Readonly<Record<string, RowSource>>,
+  access: AttentionAccess,
+  visit: string,
+): { module: string; loop: string } {
   const names = Object.keys(sources);
   const load = ({ buffer, at }: RowSource, q: string): string => `${buffer}At(${at}, ${q})`;
   const loopOver = (loads: readonly string[]): { module: string; loop: string } => ({
@@ -69,19 +89,29 @@ function rows(quads: number, sources: Readonly<Record<string, RowSource>>, acces
     ${visit}
   }`,
   });
-  if (access === 'texture') return loopOver(names.flatMap((name) => range(quads).map((q) => `let ${name}_${q} = ${load(sources[name], `${q}u`)};`)));
+  if (access === 'texture')
+    return loopOver(
+      names.flatMap((name) => range(quads).map((q) => `let ${name}_${q} = ${load(sources[name], `${q}u`)};`)),
+    );
   if (typeof access === 'number') {
     // Lane l loads the vec4s l, l + lanes, ... of the rows that lie in a buffer, one row after the other.
     const loads = [...new Set(names.map((name) => sources[name].buffer))].flatMap((buffer) => {
       const together = names.filter((name) => sources[name].buffer === buffer);
       const own = range(Math.ceil((together.length * quads) / access)).map((i) => {
-        const at = together.slice(1).reduce((before, name, r) => `select(${before}, ${sources[name].at}, v >= ${(r + 1) * quads}u)`, sources[together[0]].at);
+        const at = together
+          .slice(1)
+          .reduce(
+            (before, name, r) => `select(${before}, ${sources[name].at}, v >= ${(r + 1) * quads}u)`,
+            sources[together[0]].at,
+          );
         return `var ${buffer}${i}: vec4f; { let v = min(lane + ${i * access}u, ${together.length * quads - 1}u); ${buffer}${i} = ${load({ buffer, at }, `v % ${quads}u`)}; }`;
       });
-      const handed = together.flatMap((name, r) => range(quads).map((q) => {
-        const v = r * quads + q;
-        return `let ${name}_${q} = ${handOut(access, `${buffer}${Math.floor(v / access)}`, v % access)};`;
-      }));
+      const handed = together.flatMap((name, r) =>
+        range(quads).map((q) => {
+          const v = r * quads + q;
+          return `let ${name}_${q} = ${handOut(access, `${buffer}${Math.floor(v / access)}`, v % access)};`;
+        }),
+      );
       return [...own, ...handed];
     });
     return loopOver(loads);
@@ -116,20 +146,39 @@ const PLACE = `
   let outBase = image * p.tokens * width + head * p.size;
   let statistics = (image * p.heads + head) * p.tokens;`;
 
-const KEYS_AND_VALUES = { k: { buffer: 'qkv', at: 'base + width + n * width * 3u' }, v: { buffer: 'qkv', at: 'base + width * 2u + n * width * 3u' } } as const;
+const KEYS_AND_VALUES = {
+  k: { buffer: 'qkv', at: 'base + width + n * width * 3u' },
+  v: { buffer: 'qkv', at: 'base + width * 2u + n * width * 3u' },
+} as const;
 
-const dotOf = (quads: number, own: string, other: string): string => range(quads).map((q) => `dot(${own}${q}, ${other}${q})`).join(' + ');
+const dotOf = (quads: number, own: string, other: string): string =>
+  range(quads)
+    .map((q) => `dot(${own}${q}, ${other}${q})`)
+    .join(' + ');
 
 /** The statements of each row that a lane holds, `text` with its number for every `#`. */
-const ofRows = (held: number, text: string): string => range(held).map((r) => text.replaceAll('#', String(r))).join('\n  ');
-const ownRows = (held: number, access: AttentionAccess): string => ofRows(held, `let row# = (group.x * ${held}u + #u) * ${attentionLanes(access)}u + lane; let own# = min(row#, p.tokens - 1u);`);
+const ofRows = (held: number, text: string): string =>
+  range(held)
+    .map((r) => text.replaceAll('#', String(r)))
+    .join('\n  ');
+const ownRows = (held: number, access: AttentionAccess): string =>
+  ofRows(
+    held,
+    `let row# = (group.x * ${held}u + #u) * ${attentionLanes(access)}u + lane; let own# = min(row#, p.tokens - 1u);`,
+  );
 
 /** Output rows and the log-sum-exp of each row's scores [B, heads, N]. Grid: (row blocks, heads, images). */
 export const attentionKernel = kernelFamily((size: number, held: 1 | 2, access: AttentionAccess) => {
   const textures = access !== 'buffer';
   const quads = Math.ceil(size / 4);
   const io = accessors(size, ['qkv'], 'output', textures);
-  const { module, loop } = rows(quads, KEYS_AND_VALUES, access, ofRows(held, `
+  const { module, loop } = rows(
+    quads,
+    KEYS_AND_VALUES,
+    access,
+    ofRows(
+      held,
+      `
       let score# = ${dotOf(quads, 'q#_', 'k_')};
       let peak# = max(highest#, score#);
       // Exactly 1 while the highest score stays: exp(0) of some drivers is not, and the error would grow with every row.
@@ -137,7 +186,11 @@ export const attentionKernel = kernelFamily((size: number, held: 1 | 2, access: 
       let e# = exp(score# - peak#);
       highest# = peak#;
       total# = total# * fade# + e#;
-      ${range(quads).map((q) => `o#_${q} = o#_${q} * fade# + e# * v_${q};`).join(' ')}`));
+      ${range(quads)
+        .map((q) => `o#_${q} = o#_${q} * fade# + e# * v_${q};`)
+        .join(' ')}`,
+    ),
+  );
   return defineKernel({
     name: `attention_f32_head${size}_rows${held}${suffix(access)}`,
     workgroup: [attentionLanes(access)],
@@ -147,14 +200,24 @@ export const attentionKernel = kernelFamily((size: number, held: 1 | 2, access: 
     module: `${io.text}\n${module}`,
     body: `${PLACE}
   ${ownRows(held, access)}
-  ${ofRows(held, `${range(quads).map((q) => `let q#_${q} = qkvAt(base + own# * width * 3u, ${q}u) * p.scale; var o#_${q} = vec4f();`).join('\n  ')}
+  ${ofRows(
+    held,
+    `${range(quads)
+      .map((q) => `let q#_${q} = qkvAt(base + own# * width * 3u, ${q}u) * p.scale; var o#_${q} = vec4f();`)
+      .join('\n  ')}
   var highest# = -3e38;
-  var total# = 0.0;`)}
+  var total# = 0.0;`,
+  )}
   ${loop}
-  ${ofRows(held, `if (row# < p.tokens) {
-    ${range(quads).map((q) => `put(outBase + row# * width, ${q}u, o#_${q} / total#);`).join('\n    ')}
+  ${ofRows(
+    held,
+    `if (row# < p.tokens) {
+    ${range(quads)
+      .map((q) => `put(outBase + row# * width, ${q}u, o#_${q} / total#);`)
+      .join('\n    ')}
     logSumExp[statistics + row#] = highest# + log(total#);
-  }`)}`,
+  }`,
+  )}`,
   });
 });
 
@@ -163,26 +226,58 @@ export const attentionQueryGradientKernel = kernelFamily((size: number, held: 1 
   const textures = access !== 'buffer';
   const quads = Math.ceil(size / 4);
   const io = accessors(size, ['qkv', 'output', 'upstream'], 'gradient', textures);
-  const { module, loop } = rows(quads, KEYS_AND_VALUES, access, ofRows(held, `
+  const { module, loop } = rows(
+    quads,
+    KEYS_AND_VALUES,
+    access,
+    ofRows(
+      held,
+      `
       let e# = exp(${dotOf(quads, 'q#_', 'k_')} - lse#) * (${dotOf(quads, 'u#_', 'v_')} - rowDot#) * p.scale;
-      ${range(quads).map((q) => `d#_${q} += e# * k_${q};`).join(' ')}`));
+      ${range(quads)
+        .map((q) => `d#_${q} += e# * k_${q};`)
+        .join(' ')}`,
+    ),
+  );
   return defineKernel({
     name: `attention_query_gradient_f32_head${size}_rows${held}${suffix(access)}`,
     workgroup: [attentionLanes(access)],
     subgroups: typeof access === 'number',
     params: { ...PARAMS, ...linearParams(textures, 'qkv', 'upstream') },
-    buffers: { qkv: io.operand, output: `read ${io.type}`, upstream: io.operand, logSumExp: 'read f32', rowDots: 'write f32', gradient: `write ${io.type}` },
+    buffers: {
+      qkv: io.operand,
+      output: `read ${io.type}`,
+      upstream: io.operand,
+      logSumExp: 'read f32',
+      rowDots: 'write f32',
+      gradient: `write ${io.type}`,
+    },
     module: `${io.text}\n${module}`,
     body: `${PLACE}
   ${ownRows(held, access)}
-  ${ofRows(held, `${range(quads).map((q) => `let q#_${q} = qkvAt(base + own# * width * 3u, ${q}u) * p.scale; let u#_${q} = upstreamAt(outBase + own# * width, ${q}u); var d#_${q} = vec4f();`).join('\n  ')}
-  let rowDot# = ${range(quads).map((q) => `dot(u#_${q}, outputAt(outBase + own# * width, ${q}u))`).join(' + ')};
-  let lse# = logSumExp[statistics + own#];`)}
+  ${ofRows(
+    held,
+    `${range(quads)
+      .map(
+        (q) =>
+          `let q#_${q} = qkvAt(base + own# * width * 3u, ${q}u) * p.scale; let u#_${q} = upstreamAt(outBase + own# * width, ${q}u); var d#_${q} = vec4f();`,
+      )
+      .join('\n  ')}
+  let rowDot# = ${range(quads)
+    .map((q) => `dot(u#_${q}, outputAt(outBase + own# * width, ${q}u))`)
+    .join(' + ')};
+  let lse# = logSumExp[statistics + own#];`,
+  )}
   ${loop}
-  ${ofRows(held, `if (row# < p.tokens) {
-    ${range(quads).map((q) => `put(base + row# * width * 3u, ${q}u, d#_${q});`).join('\n    ')}
+  ${ofRows(
+    held,
+    `if (row# < p.tokens) {
+    ${range(quads)
+      .map((q) => `put(base + row# * width * 3u, ${q}u, d#_${q});`)
+      .join('\n    ')}
     rowDots[statistics + row#] = rowDot#;
-  }`)}`,
+  }`,
+  )}`,
   });
 });
 
@@ -191,24 +286,57 @@ export const attentionKeyValueGradientKernel = kernelFamily((size: number, held:
   const textures = access !== 'buffer';
   const quads = Math.ceil(size / 4);
   const io = accessors(size, ['qkv', 'upstream'], 'gradient', textures);
-  const { module, loop } = rows(quads, { q: { buffer: 'qkv', at: 'base + n * width * 3u' }, u: { buffer: 'upstream', at: 'outBase + n * width' } }, access, ofRows(held, `
+  const { module, loop } = rows(
+    quads,
+    { q: { buffer: 'qkv', at: 'base + n * width * 3u' }, u: { buffer: 'upstream', at: 'outBase + n * width' } },
+    access,
+    ofRows(
+      held,
+      `
       let e# = exp(${dotOf(quads, 'k#_', 'q_')} - logSumExp[statistics + n]);
       let f# = e# * (${dotOf(quads, 'v#_', 'u_')} - rowDots[statistics + n]) * p.scale;
-      ${range(quads).map((q) => `dv#_${q} += e# * u_${q}; dk#_${q} += f# * q_${q};`).join(' ')}`));
+      ${range(quads)
+        .map((q) => `dv#_${q} += e# * u_${q}; dk#_${q} += f# * q_${q};`)
+        .join(' ')}`,
+    ),
+  );
   return defineKernel({
     name: `attention_key_value_gradient_f32_head${size}_rows${held}${suffix(access)}`,
     workgroup: [attentionLanes(access)],
     subgroups: typeof access === 'number',
     params: { ...PARAMS, ...linearParams(textures, 'qkv', 'upstream') },
-    buffers: { qkv: io.operand, upstream: io.operand, logSumExp: 'read f32', rowDots: 'read f32', gradient: `write ${io.type}` },
+    buffers: {
+      qkv: io.operand,
+      upstream: io.operand,
+      logSumExp: 'read f32',
+      rowDots: 'read f32',
+      gradient: `write ${io.type}`,
+    },
     module: `${io.text}\n${module}`,
     body: `${PLACE}
   ${ownRows(held, access)}
-  ${ofRows(held, `${range(quads).map((q) => `let k#_${q} = qkvAt(base + width + own# * width * 3u, ${q}u) * p.scale; let v#_${q} = qkvAt(base + width * 2u + own# * width * 3u, ${q}u);
-  var dk#_${q} = vec4f(); var dv#_${q} = vec4f();`).join('\n  ')}`)}
+  ${ofRows(
+    held,
+    `${range(quads)
+      .map(
+        (
+          q,
+        ) => `let k#_${q} = qkvAt(base + width + own# * width * 3u, ${q}u) * p.scale; let v#_${q} = qkvAt(base + width * 2u + own# * width * 3u, ${q}u);
+  var dk#_${q} = vec4f(); var dv#_${q} = vec4f();`,
+      )
+      .join('\n  ')}`,
+  )}
   ${loop}
-  ${ofRows(held, `if (row# < p.tokens) {
-    ${range(quads).map((q) => `put(base + width + row# * width * 3u, ${q}u, dk#_${q}); put(base + width * 2u + row# * width * 3u, ${q}u, dv#_${q});`).join('\n    ')}
-  }`)}`,
+  ${ofRows(
+    held,
+    `if (row# < p.tokens) {
+    ${range(quads)
+      .map(
+        (q) =>
+          `put(base + width + row# * width * 3u, ${q}u, dk#_${q}); put(base + width * 2u + row# * width * 3u, ${q}u, dv#_${q});`,
+      )
+      .join('\n    ')}
+  }`,
+  )}`,
   });
 });

@@ -10,8 +10,16 @@ const BINARY_FUNCTIONS = {
   sub: { value: 'x - y', byX: 'u', byY: '-u' },
   mul: { value: 'x * y', byX: 'u * y', byY: 'u * x' },
   div: { value: 'x / y', byX: 'u / y', byY: '-u * x / (y * y)' },
-  maximum: { value: 'max(x, y)', byX: 'select(select(T(), 0.5 * u, x == y), u, x > y)', byY: 'select(select(T(), 0.5 * u, x == y), u, y > x)' },
-  minimum: { value: 'min(x, y)', byX: 'select(select(T(), 0.5 * u, x == y), u, x < y)', byY: 'select(select(T(), 0.5 * u, x == y), u, y < x)' },
+  maximum: {
+    value: 'max(x, y)',
+    byX: 'select(select(T(), 0.5 * u, x == y), u, x > y)',
+    byY: 'select(select(T(), 0.5 * u, x == y), u, y > x)',
+  },
+  minimum: {
+    value: 'min(x, y)',
+    byX: 'select(select(T(), 0.5 * u, x == y), u, x < y)',
+    byY: 'select(select(T(), 0.5 * u, x == y), u, y < x)',
+  },
 } as const;
 
 export type BinaryFunction = keyof typeof BINARY_FUNCTIONS;
@@ -31,12 +39,24 @@ export const MAX_RANK = 5;
  * in its own elements.
  */
 const PARAMS = {
-  count: 'u32', n: 'u32', size1: 'u32', size2: 'u32', size3: 'u32',
-  x0: 'u32', x1: 'u32', x2: 'u32', x3: 'u32', y0: 'u32', y1: 'u32', y2: 'u32', y3: 'u32',
+  count: 'u32',
+  n: 'u32',
+  size1: 'u32',
+  size2: 'u32',
+  size3: 'u32',
+  x0: 'u32',
+  x1: 'u32',
+  x2: 'u32',
+  x3: 'u32',
+  y0: 'u32',
+  y1: 'u32',
+  y2: 'u32',
+  y3: 'u32',
 } as const satisfies Record<string, ScalarType>;
 export type BinaryParams = Readonly<Record<keyof typeof PARAMS, number>>;
 
-const elementOf = (form: OperandForm, width: 1 | 4): 'f32' | 'vec4f' => (width === 4 && (form === 'full' || form === 'vector') ? 'vec4f' : 'f32');
+const elementOf = (form: OperandForm, width: 1 | 4): 'f32' | 'vec4f' =>
+  width === 4 && (form === 'full' || form === 'vector') ? 'vec4f' : 'f32';
 
 interface Operands {
   readonly specs: { readonly a: BufferSpec; readonly b: BufferSpec };
@@ -66,34 +86,46 @@ function operands(width: 1 | 4, rank: number, x: OperandForm, y: OperandForm): O
 const formName = (width: 1 | 4, rank: number, x: OperandForm, y: OperandForm): string =>
   `f32_${width === 4 ? 'vec4' : 'scalar'}_${x}_${y}${rank > 1 ? `_rank${rank}` : ''}`;
 
-export const binaryKernel = kernelFamily((f: BinaryFunction, width: 1 | 4, rank: number, x: OperandForm, y: OperandForm, lanes: number) => {
-  const { specs, text } = operands(width, rank, x, y);
-  return defineKernel({
-    name: `${f}_${formName(width, rank, x, y)}`,
-    workgroup: [lanes],
-    params: PARAMS,
-    buffers: { ...specs, output: width === 4 ? 'write vec4f' : 'write f32' },
-    body: eachElement(lanes, 'p.count', `
+export const binaryKernel = kernelFamily(
+  (f: BinaryFunction, width: 1 | 4, rank: number, x: OperandForm, y: OperandForm, lanes: number) => {
+    const { specs, text } = operands(width, rank, x, y);
+    return defineKernel({
+      name: `${f}_${formName(width, rank, x, y)}`,
+      workgroup: [lanes],
+      params: PARAMS,
+      buffers: { ...specs, output: width === 4 ? 'write vec4f' : 'write f32' },
+      body: eachElement(
+        lanes,
+        'p.count',
+        `
 ${text}
-  output[i] = ${BINARY_FUNCTIONS[f].value};`),
-  });
-});
+  output[i] = ${BINARY_FUNCTIONS[f].value};`,
+      ),
+    });
+  },
+);
 
 type Operand = 'x' | 'y';
 
 /** Gradient by one operand, of the output's shape. */
-export const binaryGradientKernel = kernelFamily((f: BinaryFunction, by: Operand, width: 1 | 4, rank: number, x: OperandForm, y: OperandForm, lanes: number) => {
-  const { specs, text } = operands(width, rank, x, y);
-  const T = width === 4 ? 'vec4f' : 'f32';
-  return defineKernel({
-    name: `${f}_gradient_${by}_${formName(width, rank, x, y)}`,
-    workgroup: [lanes],
-    params: PARAMS,
-    buffers: { ...specs, upstream: `read ${T}`, gradient: `write ${T}` },
-    module: `alias T = ${T};`,
-    body: eachElement(lanes, 'p.count', `
+export const binaryGradientKernel = kernelFamily(
+  (f: BinaryFunction, by: Operand, width: 1 | 4, rank: number, x: OperandForm, y: OperandForm, lanes: number) => {
+    const { specs, text } = operands(width, rank, x, y);
+    const T = width === 4 ? 'vec4f' : 'f32';
+    return defineKernel({
+      name: `${f}_gradient_${by}_${formName(width, rank, x, y)}`,
+      workgroup: [lanes],
+      params: PARAMS,
+      buffers: { ...specs, upstream: `read ${T}`, gradient: `write ${T}` },
+      module: `alias T = ${T};`,
+      body: eachElement(
+        lanes,
+        'p.count',
+        `
 ${text}
   let u = upstream[i];
-  gradient[i] = ${BINARY_FUNCTIONS[f][by === 'x' ? 'byX' : 'byY']};`),
-  });
-});
+  gradient[i] = ${BINARY_FUNCTIONS[f][by === 'x' ? 'byX' : 'byY']};`,
+      ),
+    });
+  },
+);

@@ -81,13 +81,14 @@ export const MAX_LOG_SCALE = Math.log(100000 / 16);
 
 const DECODE = /* wgsl */ `const MAX_LOG_SCALE = ${MAX_LOG_SCALE.toFixed(9)};`;
 
-export const decodeBoxesKernel = kernelFamily(() => defineKernel({
-  name: 'decode_boxes_f32',
-  workgroup: [64],
-  params: { count: 'u32' },
-  buffers: { deltas: 'read vec4f', boxes: 'read vec4f', output: 'write vec4f' },
-  module: DECODE,
-  body: /* wgsl */ `
+export const decodeBoxesKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'decode_boxes_f32',
+    workgroup: [64],
+    params: { count: 'u32' },
+    buffers: { deltas: 'read vec4f', boxes: 'read vec4f', output: 'write vec4f' },
+    module: DECODE,
+    body: /* wgsl */ `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
   let box = boxes[i];
@@ -96,15 +97,23 @@ export const decodeBoxesKernel = kernelFamily(() => defineKernel({
   let centre = box.xy + 0.5 * size + 0.5 * delta.xy * size;
   let decoded = exp(min(delta.zw, vec2f(MAX_LOG_SCALE))) * size;
   output[i] = vec4f(centre - 0.5 * decoded, centre + 0.5 * decoded);`,
-}));
+  }),
+);
 
-export const decodeBoxesGradientKernel = kernelFamily(() => defineKernel({
-  name: 'decode_boxes_gradient_f32',
-  workgroup: [64],
-  params: { count: 'u32' },
-  buffers: { deltas: 'read vec4f', boxes: 'read vec4f', upstream: 'read vec4f', deltasGradient: 'write vec4f', boxesGradient: 'write vec4f' },
-  module: DECODE,
-  body: /* wgsl */ `
+export const decodeBoxesGradientKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'decode_boxes_gradient_f32',
+    workgroup: [64],
+    params: { count: 'u32' },
+    buffers: {
+      deltas: 'read vec4f',
+      boxes: 'read vec4f',
+      upstream: 'read vec4f',
+      deltasGradient: 'write vec4f',
+      boxesGradient: 'write vec4f',
+    },
+    module: DECODE,
+    body: /* wgsl */ `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
   let box = boxes[i];
@@ -118,56 +127,64 @@ export const decodeBoxesGradientKernel = kernelFamily(() => defineKernel({
   deltasGradient[i] = vec4f(0.5 * byCentre * size, select(bySize * scale * size, vec2f(), clamped));
   let byOldSize = 0.5 * delta.xy * byCentre + bySize * scale;
   boxesGradient[i] = vec4f(0.5 * byCentre - byOldSize, 0.5 * byCentre + byOldSize);`,
-}));
+  }),
+);
 
-export const initialBoxesKernel = kernelFamily(() => defineKernel({
-  name: 'initial_boxes_f32',
-  workgroup: [64],
-  params: { count: 'u32', proposals: 'u32' },
-  buffers: { boxes: 'read vec4f', sizes: 'read vec4f', output: 'write vec4f' },
-  body: /* wgsl */ `
+export const initialBoxesKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'initial_boxes_f32',
+    workgroup: [64],
+    params: { count: 'u32', proposals: 'u32' },
+    buffers: { boxes: 'read vec4f', sizes: 'read vec4f', output: 'write vec4f' },
+    body: /* wgsl */ `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
   let b = boxes[i];
   output[i] = vec4f(b.xy - 0.5 * b.zw, b.xy + 0.5 * b.zw) * sizes[i / p.proposals];`,
-}));
+  }),
+);
 
-export const initialBoxesGradientKernel = kernelFamily(() => defineKernel({
-  name: 'initial_boxes_gradient_f32',
-  workgroup: [64],
-  params: { count: 'u32', proposals: 'u32' },
-  buffers: { sizes: 'read vec4f', upstream: 'read vec4f', gradient: 'write vec4f' },
-  body: /* wgsl */ `
+export const initialBoxesGradientKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'initial_boxes_gradient_f32',
+    workgroup: [64],
+    params: { count: 'u32', proposals: 'u32' },
+    buffers: { sizes: 'read vec4f', upstream: 'read vec4f', gradient: 'write vec4f' },
+    body: /* wgsl */ `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
   let g = upstream[i] * sizes[i / p.proposals];
   gradient[i] = vec4f(g.xy + g.zw, 0.5 * (g.zw - g.xy));`,
-}));
+  }),
+);
 
 export type Overlap = 'iou' | 'giou';
 
 /** One lane a pair: a [batch, n, 4], b [batch, m, 4] -> [batch, n, m]. */
-export const pairwiseOverlapKernel = kernelFamily((overlap: Overlap) => defineKernel({
-  name: `pairwise_${overlap}_f32`,
-  workgroup: [64],
-  params: { count: 'u32', n: 'u32', m: 'u32' },
-  buffers: { a: 'read vec4f', b: 'read vec4f', output: 'write f32' },
-  module: OVERLAP,
-  body: /* wgsl */ `
+export const pairwiseOverlapKernel = kernelFamily((overlap: Overlap) =>
+  defineKernel({
+    name: `pairwise_${overlap}_f32`,
+    workgroup: [64],
+    params: { count: 'u32', n: 'u32', m: 'u32' },
+    buffers: { a: 'read vec4f', b: 'read vec4f', output: 'write f32' },
+    module: OVERLAP,
+    body: /* wgsl */ `
   let at = linearGroup * 64u + lane;
   if (at >= p.count) { return; }
   let row = at / p.m;
   output[at] = ${overlap}(a[row], b[row / p.n * p.m + at % p.m]);`,
-}));
+  }),
+);
 
 /** One lane a box of `own`, which sums over `other`; the overlap is symmetric, so both inputs' gradients come from this with the strides of upstream exchanged. */
-export const pairwiseOverlapGradientKernel = kernelFamily((overlap: Overlap) => defineKernel({
-  name: `pairwise_${overlap}_gradient_f32`,
-  workgroup: [64],
-  params: { count: 'u32', n: 'u32', m: 'u32', ownStride: 'u32', otherStride: 'u32' },
-  buffers: { own: 'read vec4f', other: 'read vec4f', upstream: 'read f32', gradient: 'write vec4f' },
-  module: OVERLAP,
-  body: /* wgsl */ `
+export const pairwiseOverlapGradientKernel = kernelFamily((overlap: Overlap) =>
+  defineKernel({
+    name: `pairwise_${overlap}_gradient_f32`,
+    workgroup: [64],
+    params: { count: 'u32', n: 'u32', m: 'u32', ownStride: 'u32', otherStride: 'u32' },
+    buffers: { own: 'read vec4f', other: 'read vec4f', upstream: 'read f32', gradient: 'write vec4f' },
+    module: OVERLAP,
+    body: /* wgsl */ `
   let at = linearGroup * 64u + lane;
   if (at >= p.count) { return; }
   let problem = at / p.n;
@@ -178,55 +195,75 @@ export const pairwiseOverlapGradientKernel = kernelFamily((overlap: Overlap) => 
     sum += upstream[base + j * p.otherStride] * ${overlap}Derivative(box, other[problem * p.m + j]);
   }
   gradient[at] = sum;`,
-}));
+  }),
+);
 
 /** `index`: targets are class numbers, one a row of `classes` logits; `dense`: a weight of the positive term for every logit. */
 export type FocalTargets = 'index' | 'dense';
 
-const focalBody = (targets: FocalTargets, positive: string, negative: string, output: string, factor: string): string => /* wgsl */ `
+const focalBody = (
+  targets: FocalTargets,
+  positive: string,
+  negative: string,
+  output: string,
+  factor: string,
+): string => /* wgsl */ `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
   let l = logistic(logits[i]);
   let weight = ${targets === 'dense' ? 'targets[i]' : 'select(0.0, 1.0, targets[i / p.classes] == i % p.classes)'};
   ${output}[i] = ${factor}(weight * ${positive}(l, p.alpha, p.gamma) + (1.0 - weight) * ${negative}(l, p.alpha, p.gamma));`;
 
-export const sigmoidFocalLossKernel = kernelFamily((targets: FocalTargets) => defineKernel({
-  name: `sigmoid_focal_loss_${targets}_f32`,
-  workgroup: [64],
-  params: { count: 'u32', classes: 'u32', alpha: 'f32', gamma: 'f32' },
-  buffers: { logits: 'read f32', targets: targets === 'dense' ? 'read f32' : 'read u32', output: 'write f32' },
-  module: FOCAL,
-  body: focalBody(targets, 'focalPositive', 'focalNegative', 'output', ''),
-}));
+export const sigmoidFocalLossKernel = kernelFamily((targets: FocalTargets) =>
+  defineKernel({
+    name: `sigmoid_focal_loss_${targets}_f32`,
+    workgroup: [64],
+    params: { count: 'u32', classes: 'u32', alpha: 'f32', gamma: 'f32' },
+    buffers: { logits: 'read f32', targets: targets === 'dense' ? 'read f32' : 'read u32', output: 'write f32' },
+    module: FOCAL,
+    body: focalBody(targets, 'focalPositive', 'focalNegative', 'output', ''),
+  }),
+);
 
-export const sigmoidFocalLossGradientKernel = kernelFamily((targets: FocalTargets) => defineKernel({
-  name: `sigmoid_focal_loss_${targets}_gradient_f32`,
-  workgroup: [64],
-  params: { count: 'u32', classes: 'u32', alpha: 'f32', gamma: 'f32' },
-  buffers: { logits: 'read f32', targets: targets === 'dense' ? 'read f32' : 'read u32', upstream: 'read f32', gradient: 'write f32' },
-  module: FOCAL,
-  body: focalBody(targets, 'focalPositiveDerivative', 'focalNegativeDerivative', 'gradient', 'upstream[i] * '),
-}));
+export const sigmoidFocalLossGradientKernel = kernelFamily((targets: FocalTargets) =>
+  defineKernel({
+    name: `sigmoid_focal_loss_${targets}_gradient_f32`,
+    workgroup: [64],
+    params: { count: 'u32', classes: 'u32', alpha: 'f32', gamma: 'f32' },
+    buffers: {
+      logits: 'read f32',
+      targets: targets === 'dense' ? 'read f32' : 'read u32',
+      upstream: 'read f32',
+      gradient: 'write f32',
+    },
+    module: FOCAL,
+    body: focalBody(targets, 'focalPositiveDerivative', 'focalNegativeDerivative', 'gradient', 'upstream[i] * '),
+  }),
+);
 
-export const l1LossKernel = kernelFamily(() => defineKernel({
-  name: 'l1_loss_f32_vec4',
-  workgroup: [64],
-  params: { count4: 'u32' },
-  buffers: { a: 'read vec4f', b: 'read vec4f', output: 'write vec4f' },
-  body: /* wgsl */ `
+export const l1LossKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'l1_loss_f32_vec4',
+    workgroup: [64],
+    params: { count4: 'u32' },
+    buffers: { a: 'read vec4f', b: 'read vec4f', output: 'write vec4f' },
+    body: /* wgsl */ `
   let i = linearGroup * 64u + lane;
   if (i >= p.count4) { return; }
   output[i] = abs(a[i] - b[i]);`,
-}));
+  }),
+);
 
 /** Writes the gradient of the first input, or (factor -1) of the second. */
-export const l1LossGradientKernel = kernelFamily(() => defineKernel({
-  name: 'l1_loss_gradient_f32_vec4',
-  workgroup: [64],
-  params: { count4: 'u32', factor: 'f32' },
-  buffers: { a: 'read vec4f', b: 'read vec4f', upstream: 'read vec4f', gradient: 'write vec4f' },
-  body: /* wgsl */ `
+export const l1LossGradientKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'l1_loss_gradient_f32_vec4',
+    workgroup: [64],
+    params: { count4: 'u32', factor: 'f32' },
+    buffers: { a: 'read vec4f', b: 'read vec4f', upstream: 'read vec4f', gradient: 'write vec4f' },
+    body: /* wgsl */ `
   let i = linearGroup * 64u + lane;
   if (i >= p.count4) { return; }
   gradient[i] = p.factor * upstream[i] * sign(a[i] - b[i]);`,
-}));
+  }),
+);

@@ -2,70 +2,81 @@
 import { defineKernel, kernelFamily } from './kernel.ts';
 
 /** Sums `parts` equal pieces of a buffer, always in the same order. */
-export const sumPartsKernel = kernelFamily(() => defineKernel({
-  name: 'sum_parts_f32_vec4',
-  workgroup: [64],
-  params: { count4: 'u32', parts: 'u32' },
-  buffers: { parts_: 'read vec4f', sum: 'write vec4f' },
-  body: `
+export const sumPartsKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'sum_parts_f32_vec4',
+    workgroup: [64],
+    params: { count4: 'u32', parts: 'u32' },
+    buffers: { parts_: 'read vec4f', sum: 'write vec4f' },
+    body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count4) { return; }
   var total = vec4f();
   for (var part = 0u; part < p.parts; part++) { total += parts_[part * p.count4 + i]; }
   sum[i] = total;`,
-}));
+  }),
+);
 
 /**
  * [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columns4To vec4], filled up with zeros: for channel counts that are no multiple
  * of 4. One lane a vec4. `plain`: one group and no rows to fill up, as with images; then one division finds the place (software adapters divide lane by lane).
  */
-export const padChannelsKernel = kernelFamily((plain: boolean) => defineKernel({
-  name: `conv2d_pad_channels_f32${plain ? '_plain' : ''}`,
-  workgroup: [64],
-  params: { count4: 'u32', groups: 'u32', rowsFrom: 'u32', columnsFrom: 'u32', rowsTo: 'u32', columns4To: 'u32' },
-  buffers: { input: 'read f32', output: 'write vec4f' },
-  body: `
+export const padChannelsKernel = kernelFamily((plain: boolean) =>
+  defineKernel({
+    name: `conv2d_pad_channels_f32${plain ? '_plain' : ''}`,
+    workgroup: [64],
+    params: { count4: 'u32', groups: 'u32', rowsFrom: 'u32', columnsFrom: 'u32', rowsTo: 'u32', columns4To: 'u32' },
+    buffers: { input: 'read f32', output: 'write vec4f' },
+    body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count4) { return; }
-  ${plain ? `
+  ${
+    plain
+      ? `
   var pixel = i;
   if (p.columns4To > 1u) { pixel = i / p.columns4To; }
   let column = (i - pixel * p.columns4To) * 4u;
   let first = pixel * p.columnsFrom + column;
-  let inside = vec4u(column) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columnsFrom);` : `
+  let inside = vec4u(column) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columnsFrom);`
+      : `
   let column = i % p.columns4To * 4u;
   let g = (i / p.columns4To) % p.groups;
   let row = (i / (p.columns4To * p.groups)) % p.rowsTo;
   let first = (((i / (p.columns4To * p.groups * p.rowsTo)) * p.rowsFrom + row) * p.groups + g) * p.columnsFrom + column;
-  let inside = vec4<bool>(row < p.rowsFrom) & (vec4u(column) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columnsFrom));`}
+  let inside = vec4<bool>(row < p.rowsFrom) & (vec4u(column) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columnsFrom));`
+  }
   output[i] = select(vec4f(), vec4f(input[first], input[first + 1u], input[first + 2u], input[first + 3u]), inside);`,
-}));
+  }),
+);
 
 /**
  * Weights [kh, kw * channels, N] as images taken by lines want them: [classes, kh, vectors * 4, N], those of a class moved to where its pixels begin within a vec4, zeros around.
  * One lane a vec4, `count` of them in a line; a grid of lines by kh by classes.
  */
-export const lineWeightsKernel = kernelFamily(() => defineKernel({
-  name: 'conv2d_line_weights_f32',
-  workgroup: [64],
-  params: { count: 'u32', kh: 'u32', taps: 'u32', N4: 'u32', channels: 'i32', stride: 'u32', padX: 'i32' },
-  buffers: { input: 'read vec4f', output: 'write vec4f' },
-  body: `
+export const lineWeightsKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'conv2d_line_weights_f32',
+    workgroup: [64],
+    params: { count: 'u32', kh: 'u32', taps: 'u32', N4: 'u32', channels: 'i32', stride: 'u32', padX: 'i32' },
+    buffers: { input: 'read vec4f', output: 'write vec4f' },
+    body: `
   let i = group.x * 64u + lane;
   if (i >= p.count) { return; }
   let row = i / p.N4;
   let place = u32((i32(group.z * p.stride) + p.padX) * p.channels) & 3u;
   let tap = row - place;
   output[(group.z * p.kh + group.y) * p.count + i] = select(vec4f(), input[(group.y * p.taps + tap) * p.N4 + i - row * p.N4], tap < p.taps);`,
-}));
+  }),
+);
 
 /** The other way round: [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columnsTo], cut off. One lane an element of the result. */
-export const cropChannelsKernel = kernelFamily(() => defineKernel({
-  name: 'conv2d_crop_channels_f32',
-  workgroup: [64],
-  params: { count: 'u32', groups: 'u32', rowsFrom: 'u32', columnsFrom: 'u32', rowsTo: 'u32', columnsTo: 'u32' },
-  buffers: { input: 'read f32', output: 'write f32' },
-  body: `
+export const cropChannelsKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'conv2d_crop_channels_f32',
+    workgroup: [64],
+    params: { count: 'u32', groups: 'u32', rowsFrom: 'u32', columnsFrom: 'u32', rowsTo: 'u32', columnsTo: 'u32' },
+    buffers: { input: 'read f32', output: 'write f32' },
+    body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
   let column = i % p.columnsTo;
@@ -73,20 +84,22 @@ export const cropChannelsKernel = kernelFamily(() => defineKernel({
   let row = (i / (p.columnsTo * p.groups)) % p.rowsTo;
   let outer = i / (p.columnsTo * p.groups * p.rowsTo);
   output[i] = input[((outer * p.rowsFrom + row) * p.groups + g) * p.columnsFrom + column];`,
-}));
+  }),
+);
 
 /**
  * Weights [kh, kw, K, groups, N] as the gradient by the input reads them: [taps, N, groups, K], taps sorted by phase (ky % step, kx % step) and
  * reversed within it. One lane transposes a block of 4 x 4.
  */
-export const transposeWeightsKernel = kernelFamily(() => defineKernel({
-  name: 'conv2d_transpose_weights_f32',
-  workgroup: [64],
-  params: { count: 'u32', kh: 'u32', kw: 'u32', step: 'u32', K4: 'u32', N4: 'u32', groups: 'u32' },
-  buffers: { input: 'read vec4f', output: 'write vec4f' },
-  module: `
+export const transposeWeightsKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'conv2d_transpose_weights_f32',
+    workgroup: [64],
+    params: { count: 'u32', kh: 'u32', kw: 'u32', step: 'u32', K4: 'u32', N4: 'u32', groups: 'u32' },
+    buffers: { input: 'read vec4f', output: 'write vec4f' },
+    module: `
 fn before(size: u32, phase: u32) -> u32 { return (size / p.step) * phase + min(size % p.step, phase); }`,
-  body: `
+    body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
   let k = i % p.K4;
@@ -103,4 +116,5 @@ fn before(size: u32, phase: u32) -> u32 { return (size / p.step) * phase + min(s
   let pitch = p.groups * p.N4;
   let block = transpose(mat4x4f(input[origin], input[origin + pitch], input[origin + 2u * pitch], input[origin + 3u * pitch]));
   for (var r = 0u; r < 4u; r++) { output[((to * p.N4 + n) * 4u + r) * p.groups * p.K4 + g * p.K4 + k] = block[r]; }`,
-}));
+  }),
+);

@@ -23,8 +23,23 @@ import { STAGING, type StagedPrecision } from './matmul-tiled.ts';
 import { eachRow, handOut, lines, meetRow, range, resultsArray, unknown } from './subgroups.ts';
 
 const CONV_PARAMS = {
-  batch: 'u32', sourceH: 'u32', sourceW: 'u32', targetH: 'u32', targetW: 'u32', K4: 'u32', N4: 'u32', groups: 'u32', kh: 'u32', kw: 'u32',
-  stride: 'u32', step: 'u32', padY: 'i32', padX: 'i32', tilesM: 'u32', tilesN: 'u32', tiles: 'u32',
+  batch: 'u32',
+  sourceH: 'u32',
+  sourceW: 'u32',
+  targetH: 'u32',
+  targetW: 'u32',
+  K4: 'u32',
+  N4: 'u32',
+  groups: 'u32',
+  kh: 'u32',
+  kw: 'u32',
+  stride: 'u32',
+  step: 'u32',
+  padY: 'i32',
+  padX: 'i32',
+  tilesM: 'u32',
+  tilesN: 'u32',
+  tiles: 'u32',
 } as const;
 /** By lines: see above. `channels`: of a pixel; `vectors`: of a line of the source that an output pixel reads; `pitch`: vec4s from an output pixel to the next of its class. */
 const LINE_PARAMS = { classes: 'u32', channels: 'i32', vectors: 'u32', pitch: 'i32' } as const;
@@ -148,39 +163,80 @@ export const isNarrow = (subgroup: number, columns: number): boolean => columns 
  * all columns, and the lanes hand out the weights. `split`: a sum for each row of taps, and the sum of those, for long sums: one chain of additions would round more.
  * `byLines`: the image is taken by lines.
  */
-export const convSubgroupKernel = kernelFamily((subgroup: number, rows: number, columns: number, textures: boolean, split: boolean, byLines: boolean, epilogue: Epilogue): Kernel => {
-  const narrow = isNarrow(subgroup, columns);
-  const total = split ? 'total' : 'c';
-  const tm = rows / subgroup;
-  /** Results of a lane: vec4s of columns, and for each of them pixels. */
-  const tn = narrow ? columns / 4 : columns / 4 / subgroup;
-  const results = narrow ? tm : rows;
-  /** Whether all lanes store the same pixel, one after the other. */
-  const inOrder = !narrow && subgroup !== 4;
-  const weightLoads = Math.ceil(columns / subgroup);
-  const column = (j: number): string => (narrow ? `c0 + ${j}u` : `c0 + lane + ${subgroup * j}u`);
-  const placeWeights = narrow
-    ? range(weightLoads).map((i) => `  let weight${i} = min(lane + ${subgroup * i}u, ${columns - 1}u); let tap${i} = weight${i} / ${tn}u; let from${i} = weightsBase + min(c0 + weight${i} % ${tn}u, p.N4 - 1u);`).join('\n')
-    : '';
-  const loadWeights = narrow
-    ? range(weightLoads).map((i) => `        let w${i} = loadWeights(k + tap${i}, from${i});`).join('\n')
-    : lines(4, (kk) => lines(tn, (j) => `        let b${kk}_${j} = loadWeights(k + ${kk}u, column${j});`));
-  /** Weights (kk, j) lie in lane (kk * tn + j) mod subgroup. */
-  const handedWeights = (kk: number, j: number): string => handOut(subgroup, `w${Math.floor((kk * tn + j) / subgroup)}`, (kk * tn + j) % subgroup);
-  // Weights of one vec4 of columns at a time stay in registers while the pixels go by.
-  const products = narrow
-    ? lines(tn, (j) => `${lines(4, (kk) => `        let b${kk}_${j} = ${handedWeights(kk, j)};`)}
-${lines(tm, (r) => `        ${range(4).map((kk) => `c${r}_${j} = fma(vec4f(a${r}[${kk}]), b${kk}_${j}, c${r}_${j});`).join(' ')}`)}`)
-    : lines(rows, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${meetRow(subgroup, `a${Math.floor(r / subgroup)}[${kk}]`, r % subgroup)}); ${
-      range(tn).map((j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`).join(' ')}`));
-  return defineKernel({
-    name: `conv2d_f32_sg${subgroup}_${rows}x${columns}${textures ? '_texture' : ''}${split ? '_split' : ''}${byLines ? '_lines' : ''}${epilogue}`,
-    workgroup: [subgroup],
-    subgroups: true,
-    params: byLines ? { ...CONV_PARAMS, ...LINE_PARAMS } : CONV_PARAMS,
-    buffers: { ...CONV_OPERANDS, ...(textures ? { source: 'texture' } : {}), ...(textures && !narrow ? { weights: 'texture' } : {}), ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
-    module: convLoads(textures, textures && !narrow),
-    body: `${byLines ? lineTile(rows, columns / 4) : convTile(rows, columns / 4)}
+export const convSubgroupKernel = kernelFamily(
+  (
+    subgroup: number,
+    rows: number,
+    columns: number,
+    textures: boolean,
+    split: boolean,
+    byLines: boolean,
+    epilogue: Epilogue,
+  ): Kernel => {
+    const narrow = isNarrow(subgroup, columns);
+    const total = split ? 'total' : 'c';
+    const tm = rows / subgroup;
+    /** Results of a lane: vec4s of columns, and for each of them pixels. */
+    const tn = narrow ? columns / 4 : columns / 4 / subgroup;
+    const results = narrow ? tm : rows;
+    /** Whether all lanes store the same pixel, one after the other. */
+    const inOrder = !narrow && subgroup !== 4;
+    const weightLoads = Math.ceil(columns / subgroup);
+    const column = (j: number): string => (narrow ? `c0 + ${j}u` : `c0 + lane + ${subgroup * j}u`);
+    const placeWeights = narrow
+      ? range(weightLoads)
+          .map(
+            (i) =>
+              `  let weight${i} = min(lane + ${subgroup * i}u, ${columns - 1}u); let tap${i} = weight${i} / ${tn}u; let from${i} = weightsBase + min(c0 + weight${i} % ${tn}u, p.N4 - 1u);`,
+          )
+          .join('\n')
+      : '';
+    const loadWeights = narrow
+      ? range(weightLoads)
+          .map((i) => `        let w${i} = loadWeights(k + tap${i}, from${i});`)
+          .join('\n')
+      : lines(4, (kk) => lines(tn, (j) => `        let b${kk}_${j} = loadWeights(k + ${kk}u, column${j});`));
+    /** Weights (kk, j) lie in lane (kk * tn + j) mod subgroup. */
+    const handedWeights = (kk: number, j: number): string =>
+      handOut(subgroup, `w${Math.floor((kk * tn + j) / subgroup)}`, (kk * tn + j) % subgroup);
+    // Weights of one vec4 of columns at a time stay in registers while the pixels go by.
+    const products = narrow
+      ? lines(
+          tn,
+          (j) => `${lines(4, (kk) => `        let b${kk}_${j} = ${handedWeights(kk, j)};`)}
+${lines(
+  tm,
+  (r) =>
+    `        ${range(4)
+      .map((kk) => `c${r}_${j} = fma(vec4f(a${r}[${kk}]), b${kk}_${j}, c${r}_${j});`)
+      .join(' ')}`,
+)}`,
+        )
+      : lines(rows, (r) =>
+          lines(
+            4,
+            (kk) =>
+              `        let s${r}_${kk} = vec4f(${meetRow(subgroup, `a${Math.floor(r / subgroup)}[${kk}]`, r % subgroup)}); ${range(
+                tn,
+              )
+                .map((j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`)
+                .join(' ')}`,
+          ),
+        );
+    return defineKernel({
+      name: `conv2d_f32_sg${subgroup}_${rows}x${columns}${textures ? '_texture' : ''}${split ? '_split' : ''}${byLines ? '_lines' : ''}${epilogue}`,
+      workgroup: [subgroup],
+      subgroups: true,
+      params: byLines ? { ...CONV_PARAMS, ...LINE_PARAMS } : CONV_PARAMS,
+      buffers: {
+        ...CONV_OPERANDS,
+        ...(textures ? { source: 'texture' } : {}),
+        ...(textures && !narrow ? { weights: 'texture' } : {}),
+        ...epilogueBuffers(epilogue, 'vec4f'),
+        target_: 'write vec4f',
+      },
+      module: convLoads(textures, textures && !narrow),
+      body: `${byLines ? lineTile(rows, columns / 4) : convTile(rows, columns / 4)}
 ${lines(tm, (i) => `  let m${i} = min(r0 + ${subgroup * i}u + lane, M - 1u);${sourceOrigin(i)}`)}
 ${lines(tn, (j) => `  let column${j} = weightsBase + min(${column(j)}, p.N4 - 1u);`)}
 ${placeWeights}
@@ -199,17 +255,39 @@ ${products}
 ${split ? lines(results, (r) => lines(tn, (j) => `    total${r}_${j} += c${r}_${j};`)) : ''}
   }
 ${lines(tn, (j) => `  ${columnOperands(epilogue, j, (buffer) => `${buffer}[column${j}]`)}`)}
-  ${resultsArray(subgroup, 'vec4f', range(results).flatMap((r) => range(tn).map((j) => `${total}${r}_${j}`)))}
+  ${resultsArray(
+    subgroup,
+    'vec4f',
+    range(results).flatMap((r) => range(tn).map((j) => `${total}${r}_${j}`)),
+  )}
   ${inOrder ? FIRST_TARGET_PIXEL : ''}
-  ${narrow ? `for (var r = 0u; r < ${unknown(results)}; r++) {
+  ${
+    narrow
+      ? `for (var r = 0u; r < ${unknown(results)}; r++) {
     let row = r * ${subgroup}u + lane;
-    if (r0 + row >= M) { break; }` : eachRow(subgroup, rows, 'M - r0', 1)}${inOrder ? '' : `
-    let m = r0 + row;${TARGET_PIXEL}`}
-${lines(tn, (j) => `    if (${column(j)} < p.N4) { let at = pixel * targetPitch + column${j}; target_[at] = ${
-    withEpilogue(epilogue, `results[r * ${tn}u + ${j}u]`, j, 'residual[at]', 'vec4f()')}; }`)}${inOrder ? NEXT_TARGET_PIXEL : ''}
+    if (r0 + row >= M) { break; }`
+      : eachRow(subgroup, rows, 'M - r0', 1)
+  }${
+    inOrder
+      ? ''
+      : `
+    let m = r0 + row;${TARGET_PIXEL}`
+  }
+${lines(
+  tn,
+  (j) =>
+    `    if (${column(j)} < p.N4) { let at = pixel * targetPitch + column${j}; target_[at] = ${withEpilogue(
+      epilogue,
+      `results[r * ${tn}u + ${j}u]`,
+      j,
+      'residual[at]',
+      'vec4f()',
+    )}; }`,
+)}${inOrder ? NEXT_TARGET_PIXEL : ''}
   }`,
-  });
-});
+    });
+  },
+);
 
 /** Vec4s along K that a workgroup-memory tile holds. */
 const DEPTH4 = 4;
@@ -241,12 +319,15 @@ ${lines(4, (r) => `  var sum${r} = vec4f();`)}
       let k = (firstTap * p.K4 + (t * outer + u) * inner) * 4u;
       for (var q0 = 0u; q0 < inner; q0 += ${DEPTH4}u) {
         let q = q0 + depth;
-${lines(share, (i) => `        {
+${lines(
+  share,
+  (i) => `        {
           let e = u32(x${i}) + u * sourcePitch + q;
           tileA[lane + ${i * lanes}u] = ${store(`select(vec4f(), loadSource(line${i}, e), e < limit${i} && q < inner)`)};
           let kk = q0 * 4u + lane / ${side}u + ${i * (lanes / side)}u;
           tileB[lane + ${i * lanes}u] = ${store('select(vec4f(), loadWeights(k + kk, loadColumn), kk < inner * 4u)')};
-        }`)}
+        }`,
+)}
         workgroupBarrier();
         for (var d = 0u; d < ${DEPTH4}u; d++) {
 ${lines(4, (r) => `          let a${r} = ${load(`tileA[(ownRow + ${r}u) * ${DEPTH4}u + d]`)};`)}

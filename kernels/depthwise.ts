@@ -8,46 +8,94 @@ import { linearBuffers, linearLoad, linearParams } from './linear.ts';
 import { range } from './subgroups.ts';
 
 const PARAMS = {
-  count: 'u32', sourceH: 'u32', sourceW: 'u32', outH: 'u32', outW: 'u32', C4: 'u32', kh: 'u32', kw: 'u32', stride: 'u32', padding: 'i32',
+  count: 'u32',
+  sourceH: 'u32',
+  sourceW: 'u32',
+  outH: 'u32',
+  outW: 'u32',
+  C4: 'u32',
+  kh: 'u32',
+  kw: 'u32',
+  stride: 'u32',
+  padding: 'i32',
 } as const;
 
 /** Element by element a vec4 of channels of `pixels` neighbouring output pixels of a line, which share what is loaded of the weights. */
-export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, epilogue: Epilogue, lanes: number) => defineKernel({
-  name: `depthwise_f32_vec4_x${pixels}${textures ? '_texture' : ''}${epilogue}`,
-  workgroup: [lanes],
-  /** `parts`: elements of a line and vec4 of channels. */
-  params: { ...PARAMS, parts: 'u32', ...linearParams(textures, 'source', 'weights') },
-  buffers: { ...linearBuffers(textures, 'source', 'weights'), ...epilogueBuffers(epilogue, 'vec4f'), output: 'write vec4f' },
-  body: eachPlace(lanes, 'p.count', [['c', 'p.C4'], ['part', 'p.parts'], ['oy', 'p.outH']], 'image', `
+export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, epilogue: Epilogue, lanes: number) =>
+  defineKernel({
+    name: `depthwise_f32_vec4_x${pixels}${textures ? '_texture' : ''}${epilogue}`,
+    workgroup: [lanes],
+    /** `parts`: elements of a line and vec4 of channels. */
+    params: { ...PARAMS, parts: 'u32', ...linearParams(textures, 'source', 'weights') },
+    buffers: {
+      ...linearBuffers(textures, 'source', 'weights'),
+      ...epilogueBuffers(epilogue, 'vec4f'),
+      output: 'write vec4f',
+    },
+    body: eachPlace(
+      lanes,
+      'p.count',
+      [
+        ['c', 'p.C4'],
+        ['part', 'p.parts'],
+        ['oy', 'p.outH'],
+      ],
+      'image',
+      `
   let ox = part * ${pixels}u;
   let x0 = i32(ox * p.stride) - p.padding;
   let y0 = i32(oy * p.stride) - p.padding;
-  ${range(pixels).map((q) => `var sum${q} = vec4f();`).join(' ')}
+  ${range(pixels)
+    .map((q) => `var sum${q} = vec4f();`)
+    .join(' ')}
   for (var ky = 0u; ky < p.kh; ky++) {
     let y = u32(y0 + i32(ky));
     if (y >= p.sourceH) { continue; }
     for (var kx = 0u; kx < p.kw; kx++) {
       let tap = (ky * p.kw + kx) * p.C4 + c;
       let weight = ${linearLoad(textures, 'weights', 'tap')};
-      ${range(pixels).map((q) => `let column${q} = u32(x0 + i32(kx + ${q}u * p.stride)); let at${q} = ((image * p.sourceH + y) * p.sourceW + column${q}) * p.C4 + c;
-      sum${q} = fma(select(vec4f(), ${linearLoad(textures, 'source', `at${q}`)}, column${q} < p.sourceW), weight, sum${q});`).join('\n      ')}
+      ${range(pixels)
+        .map(
+          (
+            q,
+          ) => `let column${q} = u32(x0 + i32(kx + ${q}u * p.stride)); let at${q} = ((image * p.sourceH + y) * p.sourceW + column${q}) * p.C4 + c;
+      sum${q} = fma(select(vec4f(), ${linearLoad(textures, 'source', `at${q}`)}, column${q} < p.sourceW), weight, sum${q});`,
+        )
+        .join('\n      ')}
     }
   }
   ${columnOperands(epilogue, '', (buffer) => `${buffer}[c]`)}
   let to = ((image * p.outH + oy) * p.outW + ox) * p.C4 + c;
-  ${range(pixels).map((q) => `${q > 0 ? `if (ox + ${q}u < p.outW) ` : ''}{ let e = to + ${q}u * p.C4; output[e] = ${withEpilogue(epilogue, `sum${q}`, '', 'residual[e]', 'vec4f()')}; }`).join('\n  ')}`),
-}));
+  ${range(pixels)
+    .map(
+      (q) =>
+        `${q > 0 ? `if (ox + ${q}u < p.outW) ` : ''}{ let e = to + ${q}u * p.C4; output[e] = ${withEpilogue(epilogue, `sum${q}`, '', 'residual[e]', 'vec4f()')}; }`,
+    )
+    .join('\n  ')}`,
+    ),
+  }),
+);
 
 /**
  * An input pixel and vec4 of channels gathers from the output pixels that read it, through the taps stride apart that meet one: output row oy reads row
  * y (counted in the padded image) by tap y - oy * stride.
  */
-export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lanes: number) => defineKernel({
-  name: `depthwise_input_gradient_f32_vec4${textures ? '_texture' : ''}`,
-  workgroup: [lanes],
-  params: { ...PARAMS, ...linearParams(textures, 'upstream', 'weights') },
-  buffers: { ...linearBuffers(textures, 'upstream', 'weights'), gradient: 'write vec4f' },
-  body: eachPlace(lanes, 'p.count', [['c', 'p.C4'], ['column', 'p.sourceW'], ['line', 'p.sourceH']], 'image', `
+export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lanes: number) =>
+  defineKernel({
+    name: `depthwise_input_gradient_f32_vec4${textures ? '_texture' : ''}`,
+    workgroup: [lanes],
+    params: { ...PARAMS, ...linearParams(textures, 'upstream', 'weights') },
+    buffers: { ...linearBuffers(textures, 'upstream', 'weights'), gradient: 'write vec4f' },
+    body: eachPlace(
+      lanes,
+      'p.count',
+      [
+        ['c', 'p.C4'],
+        ['column', 'p.sourceW'],
+        ['line', 'p.sourceH'],
+      ],
+      'image',
+      `
   let y = line + u32(p.padding);
   let x = column + u32(p.padding);
   let lastY = y / p.stride;
@@ -66,19 +114,33 @@ export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lan
     }
     ky += p.stride;
   }
-  gradient[i] = sum;`),
-}));
+  gradient[i] = sum;`,
+    ),
+  }),
+);
 
 /** One lane a tap, a vec4 of channels and a split of the lines (image, oy). */
-export const depthwiseWeightGradientKernel = kernelFamily((textures: boolean) => defineKernel({
-  name: `depthwise_weight_gradient_f32_vec4${textures ? '_texture' : ''}`,
-  workgroup: [64],
-  params: {
-    count: 'u32', lines: 'u32', linesPerSplit: 'u32', sourceH: 'u32', sourceW: 'u32', outH: 'u32', outW: 'u32', C4: 'u32', kh: 'u32', kw: 'u32',
-    stride: 'u32', padding: 'i32', ...linearParams(textures, 'source', 'upstream'),
-  },
-  buffers: { ...linearBuffers(textures, 'source', 'upstream'), partialSums: 'write vec4f' },
-  body: `
+export const depthwiseWeightGradientKernel = kernelFamily((textures: boolean) =>
+  defineKernel({
+    name: `depthwise_weight_gradient_f32_vec4${textures ? '_texture' : ''}`,
+    workgroup: [64],
+    params: {
+      count: 'u32',
+      lines: 'u32',
+      linesPerSplit: 'u32',
+      sourceH: 'u32',
+      sourceW: 'u32',
+      outH: 'u32',
+      outW: 'u32',
+      C4: 'u32',
+      kh: 'u32',
+      kw: 'u32',
+      stride: 'u32',
+      padding: 'i32',
+      ...linearParams(textures, 'source', 'upstream'),
+    },
+    buffers: { ...linearBuffers(textures, 'source', 'upstream'), partialSums: 'write vec4f' },
+    body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
   let c = i % p.C4;
@@ -100,4 +162,5 @@ export const depthwiseWeightGradientKernel = kernelFamily((textures: boolean) =>
     }
   }
   partialSums[i] = sum;`,
-}));
+  }),
+);

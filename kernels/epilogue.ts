@@ -19,17 +19,32 @@ export const reads = (epilogue: Epilogue, operand: EpilogueOperand): boolean => 
 /** The buffers that an epilogue reads, under its operands' names. */
 export function epilogueBuffers(epilogue: Epilogue, element: 'vec4f' | 'f32'): Readonly<Record<string, BufferSpec>> {
   const operands: readonly EpilogueOperand[] = ['scale', 'bias', 'residual'];
-  return Object.fromEntries(operands.filter((operand) => reads(epilogue, operand)).map((operand) => [operand, `read ${element}`]));
+  return Object.fromEntries(
+    operands.filter((operand) => reads(epilogue, operand)).map((operand) => [operand, `read ${element}`]),
+  );
 }
 
 /** WGSL that loads the column operands of vec4s or elements of columns into `scale<suffix>` and `bias<suffix>`. */
-export function columnOperands(epilogue: Epilogue, suffix: string | number, load: (buffer: ColumnOperand) => string): string {
+export function columnOperands(
+  epilogue: Epilogue,
+  suffix: string | number,
+  load: (buffer: ColumnOperand) => string,
+): string {
   const operands: readonly ColumnOperand[] = ['scale', 'bias'];
-  return operands.filter((operand) => reads(epilogue, operand)).map((operand) => `let ${operand}${suffix} = ${load(operand)};`).join(' ');
+  return operands
+    .filter((operand) => reads(epilogue, operand))
+    .map((operand) => `let ${operand}${suffix} = ${load(operand)};`)
+    .join(' ');
 }
 
 /** WGSL of the value to store, from an expression for the sum, the suffix of its column operands, an expression for the residual, and the zero of the type. */
-export function withEpilogue(epilogue: Epilogue, sum: string, suffix: string | number, residual: string, zero: string): string {
+export function withEpilogue(
+  epilogue: Epilogue,
+  sum: string,
+  suffix: string | number,
+  residual: string,
+  zero: string,
+): string {
   const scaled = `${sum}${reads(epilogue, 'scale') ? ` * scale${suffix}` : ''}`;
   const value = `${scaled}${reads(epilogue, 'bias') ? ` + bias${suffix}` : ''}${reads(epilogue, 'residual') ? ` + ${residual}` : ''}`;
   return epilogue.endsWith('_relu') ? `max(${value}, ${zero})` : value;

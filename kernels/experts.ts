@@ -8,12 +8,13 @@ const PARAMS = { count: 'u32', batch: 'u32', experts: 'u32', rows: 'u32', width:
 const element = (access: OperandAccess): 'vec4f' | 'f32' => (access === 'vec4' ? 'vec4f' : 'f32');
 
 /** One lane for each (b, n, x). */
-export const mixExpertsKernel = kernelFamily((access: OperandAccess) => defineKernel({
-  name: `mix_experts_f32_${access}`,
-  workgroup: [64],
-  params: PARAMS,
-  buffers: { weights: 'read f32', values: `read ${element(access)}`, output: `write ${element(access)}` },
-  body: `
+export const mixExpertsKernel = kernelFamily((access: OperandAccess) =>
+  defineKernel({
+    name: `mix_experts_f32_${access}`,
+    workgroup: [64],
+    params: PARAMS,
+    buffers: { weights: 'read f32', values: `read ${element(access)}`, output: `write ${element(access)}` },
+    body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
   let x = i % p.width;
@@ -22,15 +23,17 @@ export const mixExpertsKernel = kernelFamily((access: OperandAccess) => defineKe
   var sum = ${element(access)}();
   for (var e = 0u; e < p.experts; e++) { sum += weights[(b * p.experts + e) * p.rows + n] * values[(e * p.rows + n) * p.width + x]; }
   output[i] = sum;`,
-}));
+  }),
+);
 
 /** One lane for each (e, n, x): sum over b of weights[b, e, n] upstream[b, n, x]. */
-export const mixExpertsValuesGradientKernel = kernelFamily((access: OperandAccess) => defineKernel({
-  name: `mix_experts_values_gradient_f32_${access}`,
-  workgroup: [64],
-  params: PARAMS,
-  buffers: { weights: 'read f32', upstream: `read ${element(access)}`, gradient: `write ${element(access)}` },
-  body: `
+export const mixExpertsValuesGradientKernel = kernelFamily((access: OperandAccess) =>
+  defineKernel({
+    name: `mix_experts_values_gradient_f32_${access}`,
+    workgroup: [64],
+    params: PARAMS,
+    buffers: { weights: 'read f32', upstream: `read ${element(access)}`, gradient: `write ${element(access)}` },
+    body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
   let x = i % p.width;
@@ -39,15 +42,17 @@ export const mixExpertsValuesGradientKernel = kernelFamily((access: OperandAcces
   var sum = ${element(access)}();
   for (var b = 0u; b < p.batch; b++) { sum += weights[b * p.experts * p.rows + row] * upstream[(b * p.rows + n) * p.width + x]; }
   gradient[i] = sum;`,
-}));
+  }),
+);
 
 /** One lane for each (b, e, n): upstream[b, n, :] . values[e, n, :]. */
-export const mixExpertsWeightsGradientKernel = kernelFamily((access: OperandAccess) => defineKernel({
-  name: `mix_experts_weights_gradient_f32_${access}`,
-  workgroup: [64],
-  params: PARAMS,
-  buffers: { values: `read ${element(access)}`, upstream: `read ${element(access)}`, gradient: 'write f32' },
-  body: `
+export const mixExpertsWeightsGradientKernel = kernelFamily((access: OperandAccess) =>
+  defineKernel({
+    name: `mix_experts_weights_gradient_f32_${access}`,
+    workgroup: [64],
+    params: PARAMS,
+    buffers: { values: `read ${element(access)}`, upstream: `read ${element(access)}`, gradient: 'write f32' },
+    body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
   let n = i % p.rows;
@@ -56,4 +61,5 @@ export const mixExpertsWeightsGradientKernel = kernelFamily((access: OperandAcce
   var sum = ${element(access)}();
   for (var x = 0u; x < p.width; x++) { sum += upstream[(b * p.rows + n) * p.width + x] * values[(e * p.rows + n) * p.width + x]; }
   gradient[i] = ${access === 'vec4' ? 'sum.x + sum.y + (sum.z + sum.w)' : 'sum'};`,
-}));
+  }),
+);

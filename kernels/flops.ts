@@ -9,10 +9,15 @@ import type { Grid } from './kernel.ts';
 
 type Params = Readonly<Record<string, number>>;
 
-const conv2d = (p: Params): number => (2 * p.batch * p.targetH * p.targetW * p.groups * (4 * p.K4) * (4 * p.N4) * p.kh * p.kw) / (p.classes ?? p.step * p.step);
+const conv2d = (p: Params): number =>
+  (2 * p.batch * p.targetH * p.targetW * p.groups * (4 * p.K4) * (4 * p.N4) * p.kh * p.kw) /
+  (p.classes ?? p.step * p.step);
 
 /** Products of a [tokens, size] matrix with one of the other rows: one for the scores, one for what they weigh, and so on. */
-const attention = (products: number) => (p: Params, [, , images]: Grid): number => products * 2 * p.tokens * p.tokens * p.size * p.heads * images;
+const attention =
+  (products: number) =>
+  (p: Params, [, , images]: Grid): number =>
+    products * 2 * p.tokens * p.tokens * p.size * p.heads * images;
 
 /** By the beginning of the kernel's name. */
 const FAMILIES: readonly (readonly [prefix: RegExp, flops: (params: Params, grid: Grid) => number])[] = [
@@ -34,6 +39,9 @@ export function dispatchFlops(name: string, params: Params, grid: Grid): number 
   const family = FAMILIES.find(([prefix]) => prefix.test(name));
   if (!family) return null;
   const flops = family[1](params, grid);
-  if (!Number.isFinite(flops)) throw new Error(`kernels/flops.ts: the params of ${name} (${Object.keys(params).join(', ')}) do not fit the rule of its family`);
+  if (!Number.isFinite(flops))
+    throw new Error(
+      `kernels/flops.ts: the params of ${name} (${Object.keys(params).join(', ')}) do not fit the rule of its family`,
+    );
   return flops;
 }

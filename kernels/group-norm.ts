@@ -17,16 +17,18 @@ const SCOPE = `
   let at = image * 2u * p.columns + first;`;
 
 /** WGSL that writes one value for all members of the group. */
-const fill = (lanes: number, name: string, where: string, value: string): string => `for (var j = lane; j < p.members; j += ${lanes}u) { ${name}[${where} + j] = vec4f(${value}); }`;
+const fill = (lanes: number, name: string, where: string, value: string): string =>
+  `for (var j = lane; j < p.members; j += ${lanes}u) { ${name}[${where} + j] = vec4f(${value}); }`;
 
 /** Each channel's mean and 1 / deviation, those of its group: each lane takes up its values, then the subgroup merges the lanes. */
-export const groupStatisticsSubgroupKernel = kernelFamily((lanes: number) => defineKernel({
-  name: `group_norm_statistics_f32_sg${lanes}`,
-  workgroup: [lanes],
-  subgroups: true,
-  params: { ...PARAMS, epsilon: 'f32' },
-  buffers: { input: 'read vec4f', statistics: 'write vec4f' },
-  body: `${SCOPE}
+export const groupStatisticsSubgroupKernel = kernelFamily((lanes: number) =>
+  defineKernel({
+    name: `group_norm_statistics_f32_sg${lanes}`,
+    workgroup: [lanes],
+    subgroups: true,
+    params: { ...PARAMS, epsilon: 'f32' },
+    buffers: { input: 'read vec4f', statistics: 'write vec4f' },
+    body: `${SCOPE}
   var n = 0.0;
   var mean = vec4f();
   var square = vec4f();
@@ -42,16 +44,26 @@ export const groupStatisticsSubgroupKernel = kernelFamily((lanes: number) => def
   let scale = inverseSqrt(${withinSubgroup(lanes, 'squares', 'add')} * p.inverse + p.epsilon);
   ${fill(lanes, 'statistics', 'at', 'center')}
   ${fill(lanes, 'statistics', 'at + p.columns', 'scale')}`,
-}));
+  }),
+);
 
 /** The sums over pixels of u and of u x (x normalised), u being the upstream gradient where the ReLU let through, and the means over the group of gamma times each. */
-export const groupGradientSubgroupKernel = kernelFamily((lanes: number, relu: boolean) => defineKernel({
-  name: `group_norm_gradient_sums_f32_sg${lanes}${relu ? '_relu' : ''}`,
-  workgroup: [lanes],
-  subgroups: true,
-  params: PARAMS,
-  buffers: { input: 'read vec4f', output: 'read vec4f', upstream: 'read vec4f', statistics: 'read vec4f', gamma: 'read vec4f', sums: 'write vec4f', means: 'write vec4f' },
-  body: `${SCOPE}
+export const groupGradientSubgroupKernel = kernelFamily((lanes: number, relu: boolean) =>
+  defineKernel({
+    name: `group_norm_gradient_sums_f32_sg${lanes}${relu ? '_relu' : ''}`,
+    workgroup: [lanes],
+    subgroups: true,
+    params: PARAMS,
+    buffers: {
+      input: 'read vec4f',
+      output: 'read vec4f',
+      upstream: 'read vec4f',
+      statistics: 'read vec4f',
+      gamma: 'read vec4f',
+      sums: 'write vec4f',
+      means: 'write vec4f',
+    },
+    body: `${SCOPE}
   let mean = statistics[at];
   let scale = statistics[at + p.columns];
   var total = vec2f();
@@ -77,4 +89,5 @@ export const groupGradientSubgroupKernel = kernelFamily((lanes: number, relu: bo
   total *= p.inverse;
   ${fill(lanes, 'means', 'at', 'total.x')}
   ${fill(lanes, 'means', 'at + p.columns', 'total.y')}`,
-}));
+  }),
+);

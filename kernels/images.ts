@@ -14,17 +14,34 @@ const value = (i: number): string => `values${Math.floor(i / 4)}[${i % 4}]`;
 const WORDS = [0, 1, 2];
 
 /** @param whole rows of the result are whole lanes, whose values are stored as vec4s; otherwise value by value */
-export const normalizeImagesKernel = kernelFamily((whole: boolean, lanes: number) => defineKernel({
-  name: `normalize_images_f32_${whole ? 'vec4' : 'scalar'}`,
-  workgroup: [lanes],
-  params: {
-    count: 'u32', height: 'u32', width: 'u32', quadsARow: 'u32',
-    meanR: 'f32', meanG: 'f32', meanB: 'f32', stdR: 'f32', stdG: 'f32', stdB: 'f32',
-  },
-  buffers: { images: 'read u32', output: whole ? 'write vec4f' : 'write f32' },
-  module: `
+export const normalizeImagesKernel = kernelFamily((whole: boolean, lanes: number) =>
+  defineKernel({
+    name: `normalize_images_f32_${whole ? 'vec4' : 'scalar'}`,
+    workgroup: [lanes],
+    params: {
+      count: 'u32',
+      height: 'u32',
+      width: 'u32',
+      quadsARow: 'u32',
+      meanR: 'f32',
+      meanG: 'f32',
+      meanB: 'f32',
+      stdR: 'f32',
+      stdG: 'f32',
+      stdB: 'f32',
+    },
+    buffers: { images: 'read u32', output: whole ? 'write vec4f' : 'write f32' },
+    module: `
 fn normalised(value: f32, channel: u32) -> f32 { return (value - vec3f(p.meanR, p.meanG, p.meanB)[channel]) / vec3f(p.stdR, p.stdG, p.stdB)[channel]; }`,
-  body: eachPlace(lanes, 'p.count', [['quad', 'p.quadsARow'], ['y', 'p.height']], 'image', `
+    body: eachPlace(
+      lanes,
+      'p.count',
+      [
+        ['quad', 'p.quadsARow'],
+        ['y', 'p.height'],
+      ],
+      'image',
+      `
   let x = quad * ${PIXELS_AT_ONCE}u;
   let first = images[image * 4u];
   let width = images[image * 4u + 1u];
@@ -42,12 +59,22 @@ fn normalised(value: f32, channel: u32) -> f32 { return (value - vec3f(p.meanR, 
       let shift = 8u * (at % 4u);
       let last = first + (at + pixels * 3u - 1u) / 4u;
       let words = vec4u(images[word], images[min(word + 1u, last)], images[min(word + 2u, last)], images[min(word + 3u, last)]);
-      ${WORDS.map((w) => `let bytes${w} = select((words[${w}] >> shift) | (words[${w + 1}] << (32u - shift)), words[${w}], shift == 0u);
-      values${w} = vec4f(vec4u(bytes${w}, bytes${w} >> 8u, bytes${w} >> 16u, bytes${w} >> 24u) & vec4u(255u));`).join('\n      ')}
+      ${WORDS.map(
+        (
+          w,
+        ) => `let bytes${w} = select((words[${w}] >> shift) | (words[${w + 1}] << (32u - shift)), words[${w}], shift == 0u);
+      values${w} = vec4f(vec4u(bytes${w}, bytes${w} >> 8u, bytes${w} >> 16u, bytes${w} >> 24u) & vec4u(255u));`,
+      ).join('\n      ')}
     }
   }
   ${VALUES.map((v) => `${value(v)} = select(0.0, normalised(${value(v)}, ${v % 3}u), pixels > ${Math.floor(v / 3)}u);`).join('\n  ')}
-  ${whole ? WORDS.map((w) => `output[i * 3u + ${w}u] = values${w};`).join('\n  ') : `let to = ((image * p.height + y) * p.width + x) * 3u;
+  ${
+    whole
+      ? WORDS.map((w) => `output[i * 3u + ${w}u] = values${w};`).join('\n  ')
+      : `let to = ((image * p.height + y) * p.width + x) * 3u;
   let stored = min(${PIXELS_AT_ONCE}u, p.width - x) * 3u;
-  ${VALUES.map((v) => `if (${v}u < stored) { output[to + ${v}u] = ${value(v)}; }`).join('\n  ')}`}`),
-}));
+  ${VALUES.map((v) => `if (${v}u < stored) { output[to + ${v}u] = ${value(v)}; }`).join('\n  ')}`
+  }`,
+    ),
+  }),
+);

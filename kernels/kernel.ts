@@ -57,14 +57,23 @@ export function defineKernel<P extends string, B extends string>(spec: KernelSpe
     const [access, element] = text.split(' ') as [Access, ElementType | undefined];
     return { name, access, element };
   });
-  if (params.length > MAX_PARAMS) throw new RangeError(`${spec.name}: at most ${MAX_PARAMS} params, got ${params.length}`);
+  if (params.length > MAX_PARAMS)
+    throw new RangeError(`${spec.name}: at most ${MAX_PARAMS} params, got ${params.length}`);
   const [x, y = 1, z = 1] = spec.workgroup;
   const lines = [
     spec.subgroups ? 'enable subgroups;' : '',
     spec.f16 ? 'enable f16;' : '',
-    params.length ? `struct Params { ${params.map((q) => `${q.name}: ${q.type}`).join(', ')} }\n@group(0) @binding(0) var<uniform> p: Params;` : '',
-    ...buffers.map((b, i) => `@group(0) @binding(${i + 1}) ${b.access === 'texture' ? `var ${b.name}: texture_storage_2d<rgba32float, read>`
-      : `var<storage, ${b.access === 'read' ? 'read' : 'read_write'}> ${b.name}: array<${b.element}>`};`),
+    params.length
+      ? `struct Params { ${params.map((q) => `${q.name}: ${q.type}`).join(', ')} }\n@group(0) @binding(0) var<uniform> p: Params;`
+      : '',
+    ...buffers.map(
+      (b, i) =>
+        `@group(0) @binding(${i + 1}) ${
+          b.access === 'texture'
+            ? `var ${b.name}: texture_storage_2d<rgba32float, read>`
+            : `var<storage, ${b.access === 'read' ? 'read' : 'read_write'}> ${b.name}: array<${b.element}>`
+        };`,
+    ),
     spec.module ?? '',
     `@compute @workgroup_size(${x}, ${y}, ${z})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
@@ -85,7 +94,9 @@ ${spec.body}
 }
 
 /** Remembers the kernels that a factory made, by its arguments: writing a shader's text costs more than a dispatch. */
-export function kernelFamily<A extends readonly (string | number | boolean)[], K>(factory: (...options: A) => K): (...options: A) => K {
+export function kernelFamily<A extends readonly (string | number | boolean)[], K>(
+  factory: (...options: A) => K,
+): (...options: A) => K {
   const made = new Map<string, K>();
   return (...options) => {
     const key = options.join('|');
@@ -113,12 +124,23 @@ export const GPU_LANES = 64;
  * As `eachElement`, with the place of element i + `offset` in an array: its indices along `sizes`, innermost first (`[name, size]`), and the `outermost` one, which has no bound.
  * Processors divide whole numbers lane by lane, some 150 cycles for 16 of them: where a lane takes a range of elements, its place is counted on from one to the next.
  */
-export function eachPlace(lanes: number, count: string, sizes: readonly (readonly [name: string, size: string])[], outermost: string, statements: string, offset = '0u'): string {
-  const split = (whole: string, suffix: string): string => [
-    `let over0${suffix} = ${whole};`,
-    ...sizes.map(([name, size], d) => `let over${d + 1}${suffix} = over${d}${suffix} / ${size}; var ${name}${suffix} = over${d}${suffix} - over${d + 1}${suffix} * ${size};`),
-    `var ${outermost}${suffix} = over${sizes.length}${suffix};`,
-  ].join('\n  ');
+export function eachPlace(
+  lanes: number,
+  count: string,
+  sizes: readonly (readonly [name: string, size: string])[],
+  outermost: string,
+  statements: string,
+  offset = '0u',
+): string {
+  const split = (whole: string, suffix: string): string =>
+    [
+      `let over0${suffix} = ${whole};`,
+      ...sizes.map(
+        ([name, size], d) =>
+          `let over${d + 1}${suffix} = over${d}${suffix} / ${size}; var ${name}${suffix} = over${d}${suffix} - over${d + 1}${suffix} * ${size};`,
+      ),
+      `var ${outermost}${suffix} = over${sizes.length}${suffix};`,
+    ].join('\n  ');
   if (lanes === GPU_LANES) {
     return `
   let i = linearGroup * ${lanes}u + lane;
@@ -128,7 +150,10 @@ export function eachPlace(lanes: number, count: string, sizes: readonly (readonl
   }
   const carried = (d: number): string => (d > 0 ? ` + carry${d - 1}` : '');
   const counted = [
-    ...sizes.map(([name, size], d) => `${name} += ${name}Step${carried(d)}; let carry${d} = select(0u, 1u, ${name} >= ${size}); ${name} -= carry${d} * ${size};`),
+    ...sizes.map(
+      ([name, size], d) =>
+        `${name} += ${name}Step${carried(d)}; let carry${d} = select(0u, 1u, ${name} >= ${size}); ${name} -= carry${d} * ${size};`,
+    ),
     `${outermost} += ${outermost}Step${carried(sizes.length)};`,
   ].join('\n      ');
   return `

@@ -22,26 +22,56 @@ export type CopyForm = 'vector' | 'splat' | 'strided';
  */
 export const stridedCopyKernel = kernelFamily((form: CopyForm, width: 1 | 4, rank: number, lanes: number) => {
   const outerDims = Array.from({ length: rank - 1 }, (_, d) => d);
-  const sizes = rank === 1 ? [] : [['inner', 'p.n'], ...outerDims.slice(1).reverse().map((d) => [`i${d}`, `p.size${d}`] as const)] as const;
+  const sizes =
+    rank === 1
+      ? []
+      : ([
+          ['inner', 'p.n'],
+          ...outerDims
+            .slice(1)
+            .reverse()
+            .map((d) => [`i${d}`, `p.size${d}`] as const),
+        ] as const);
   const terms = ['p.offset', ...outerDims.map((d) => `i${d} * p.stride${d}`)].join(' + ');
   const value = {
     vector: 'input[at + inner]',
     splat: width === 4 ? 'vec4u(input[at])' : 'input[at]',
-    strided: width === 4
-      ? `vec4u(${[0, 1, 2, 3].map((j) => `input[at + (inner * 4u + ${j}u) * p.inner_stride]`).join(', ')})`
-      : 'input[at + inner * p.inner_stride]',
+    strided:
+      width === 4
+        ? `vec4u(${[0, 1, 2, 3].map((j) => `input[at + (inner * 4u + ${j}u) * p.inner_stride]`).join(', ')})`
+        : 'input[at + inner * p.inner_stride]',
   }[form];
   return defineKernel({
     name: `copy_${form}_${width === 4 ? 'vec4' : 'scalar'}_rank${rank}`,
     workgroup: [lanes],
     params: {
-      count: 'u32', n: 'u32', offset: 'u32', inner_stride: 'u32', size1: 'u32', size2: 'u32', size3: 'u32', size4: 'u32',
-      stride0: 'u32', stride1: 'u32', stride2: 'u32', stride3: 'u32', stride4: 'u32',
+      count: 'u32',
+      n: 'u32',
+      offset: 'u32',
+      inner_stride: 'u32',
+      size1: 'u32',
+      size2: 'u32',
+      size3: 'u32',
+      size4: 'u32',
+      stride0: 'u32',
+      stride1: 'u32',
+      stride2: 'u32',
+      stride3: 'u32',
+      stride4: 'u32',
     },
-    buffers: { input: form === 'vector' && width === 4 ? 'read vec4u' : 'read u32', output: width === 4 ? 'write vec4u' : 'write u32' },
-    body: eachPlace(lanes, 'p.count', sizes, rank === 1 ? 'inner' : 'i0', `
+    buffers: {
+      input: form === 'vector' && width === 4 ? 'read vec4u' : 'read u32',
+      output: width === 4 ? 'write vec4u' : 'write u32',
+    },
+    body: eachPlace(
+      lanes,
+      'p.count',
+      sizes,
+      rank === 1 ? 'inner' : 'i0',
+      `
   let at = ${terms};
-  output[i] = ${value};`),
+  output[i] = ${value};`,
+    ),
   });
 });
 
@@ -49,12 +79,21 @@ export const stridedCopyKernel = kernelFamily((form: CopyForm, width: 1 | 4, ran
  * [batch, rows, columns] to [batch, columns, rows], 4 x 4 elements at a time; `rows4` and `columns4` in whole vec4s,
  * count = batch * rows4 * columns4.
  */
-export const transposeKernel = kernelFamily((lanes: number) => defineKernel({
-  name: 'transpose_4x4',
-  workgroup: [lanes],
-  params: { count: 'u32', rows4: 'u32', columns4: 'u32' },
-  buffers: { input: 'read vec4u', output: 'write vec4u' },
-  body: eachPlace(lanes, 'p.count', [['row4', 'p.rows4'], ['column4', 'p.columns4']], 'matrix', `
+export const transposeKernel = kernelFamily((lanes: number) =>
+  defineKernel({
+    name: 'transpose_4x4',
+    workgroup: [lanes],
+    params: { count: 'u32', rows4: 'u32', columns4: 'u32' },
+    buffers: { input: 'read vec4u', output: 'write vec4u' },
+    body: eachPlace(
+      lanes,
+      'p.count',
+      [
+        ['row4', 'p.rows4'],
+        ['column4', 'p.columns4'],
+      ],
+      'matrix',
+      `
   let batch = matrix * p.rows4 * p.columns4 * 4u;
   let from4 = batch + row4 * 4u * p.columns4 + column4;
   let a = input[from4];
@@ -65,8 +104,10 @@ export const transposeKernel = kernelFamily((lanes: number) => defineKernel({
   output[to4] = vec4u(a.x, b.x, c.x, d.x);
   output[to4 + p.rows4] = vec4u(a.y, b.y, c.y, d.y);
   output[to4 + 2u * p.rows4] = vec4u(a.z, b.z, c.z, d.z);
-  output[to4 + 3u * p.rows4] = vec4u(a.w, b.w, c.w, d.w);`),
-}));
+  output[to4 + 3u * p.rows4] = vec4u(a.w, b.w, c.w, d.w);`,
+    ),
+  }),
+);
 
 /** [outer, length] into columns start .. start + length of zeros [outer, total]: the gradient of slice. All in elements of `width`. */
 export const padKernel = kernelFamily((width: 1 | 4) => {
@@ -104,11 +145,19 @@ export const concatKernel = kernelFamily((parts: number, width: 1 | 4, join: boo
   return defineKernel({
     name: `${join ? 'concat' : 'split'}${parts}_${width === 4 ? 'vec4' : 'scalar'}`,
     workgroup: [lanes],
-    params: Object.fromEntries(['count', 'total', 'start', ...indices.map((k) => `end${k}`)].map((name) => [name, 'u32' as const])),
+    params: Object.fromEntries(
+      ['count', 'total', 'start', ...indices.map((k) => `end${k}`)].map((name) => [name, 'u32' as const]),
+    ),
     buffers,
-    body: eachPlace(lanes, 'p.count', [['column', `p.end${parts - 1}`]], 'row', `
+    body: eachPlace(
+      lanes,
+      'p.count',
+      [['column', `p.end${parts - 1}`]],
+      'row',
+      `
   let at = row * p.total + p.start + column;
-  ${branches.join('\n  else ')}`),
+  ${branches.join('\n  else ')}`,
+    ),
   });
 });
 
@@ -133,12 +182,13 @@ export const gatherKernel = kernelFamily((width: 1 | 4) => {
  * Lists the positions that chose each source row, in ascending order: `head` [n] (zeros before) gets the first position + 1,
  * `next` [m] the following one + 1, 0 at the end. Four positions a lane, compared with four others a load; every entry has one writer.
  */
-export const gatherLinksKernel = kernelFamily(() => defineKernel({
-  name: 'gather_links',
-  workgroup: [64],
-  params: { n: 'u32', m: 'u32' },
-  buffers: { indices: 'read vec4u', head: 'write u32', next: 'write vec4u' },
-  body: `
+export const gatherLinksKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'gather_links',
+    workgroup: [64],
+    params: { n: 'u32', m: 'u32' },
+    buffers: { indices: 'read vec4u', head: 'write u32', next: 'write vec4u' },
+    body: `
   let i = linearGroup * 64u + lane;
   if (i * 4u >= p.m) { return; }
   let own = indices[i];
@@ -147,17 +197,22 @@ export const gatherLinksKernel = kernelFamily(() => defineKernel({
   var first = vec4<bool>(true);
   for (var j = 0u; j * 4u < p.m; j++) {
     let others = indices[j];
-    ${[0, 1, 2, 3].map((c) => `{
+    ${[0, 1, 2, 3]
+      .map(
+        (c) => `{
       let q = vec4u(j * 4u + ${c}u);
       let equal = (own == vec4u(others[${c}])) & (q < vec4u(p.m));
       following = min(following, select(vec4u(0xffffffffu), q, equal & (q > position)));
       first = first & !(equal & (q < position));
-    }`).join('\n    ')}
+    }`,
+      )
+      .join('\n    ')}
   }
   next[i] = following + 1u;
   let heads = first & (position < vec4u(p.m)) & (own < vec4u(p.n));
   ${[0, 1, 2, 3].map((c) => `if (heads[${c}]) { head[own[${c}]] = position[${c}] + 1u; }`).join('\n  ')}`,
-}));
+  }),
+);
 
 /** Gradient of gather: each source row sums the upstream rows of the positions that chose it, in ascending order. */
 export const gatherGradientKernel = kernelFamily((width: 1 | 4) => {

@@ -19,7 +19,9 @@ const REDUCE_WORKGROUP = /* wgsl */ `
       laneValue[lane] = ownValue;
       laneTag[lane] = ownTag;
       workgroupBarrier();
-      ${[1, 8].map((stride) => /* wgsl */ `if (lane % ${8 * stride}u == 0u) {
+      ${[1, 8]
+        .map(
+          (stride) => /* wgsl */ `if (lane % ${8 * stride}u == 0u) {
         for (var k = 1u; k < 8u; k++) {
           let value = laneValue[lane + k * ${stride}u];
           let tag = laneTag[lane + k * ${stride}u];
@@ -27,7 +29,9 @@ const REDUCE_WORKGROUP = /* wgsl */ `
         }
         laneValue[lane] = ownValue;
         laneTag[lane] = ownTag;
-      }`).join('\n      workgroupBarrier();\n      ')}
+      }`,
+        )
+        .join('\n      workgroupBarrier();\n      ')}
       if (lane == 0u) { bestValue = ownValue; bestTag = ownTag; }`;
 
 /**
@@ -43,7 +47,14 @@ export const linearSumAssignmentKernel = kernelFamily((subgroupSize: number) => 
     workgroup: [lanes],
     subgroups: subgroupSize > 0,
     params: { problems: 'u32', rows: 'u32', columns: 'u32', images: 'u32' },
-    buffers: { costs: 'read f32', counts: 'read u32', columnOfRow: 'write i32', rowOfColumn: 'write i32', values: 'write f32', links: 'write i32' },
+    buffers: {
+      costs: 'read f32',
+      counts: 'read u32',
+      columnOfRow: 'write i32',
+      rowOfColumn: 'write i32',
+      values: 'write f32',
+      links: 'write i32',
+    },
     module: /* wgsl */ `
 const NONE = 0xffffffffu;
 const CEILING = 1e30f;

@@ -30,21 +30,28 @@ export interface MatmulTile {
 export const K_ALIGNMENT = 16;
 
 export const MATMUL_PARAMS = {
-  m: 'u32', n: 'u32', k: 'u32',
+  m: 'u32',
+  n: 'u32',
+  k: 'u32',
   /** Tiles along M and N; workgroups in all: tiles x batch x slices of K. */
-  rowTiles: 'u32', columnTiles: 'u32', groups: 'u32',
+  rowTiles: 'u32',
+  columnTiles: 'u32',
+  groups: 'u32',
   batch: 'u32',
   /** K of one slice: a multiple of K_ALIGNMENT; slice s of batch entry b is output matrix s * batch + b. */
   sliceK: 'u32',
   /** Lines from one batch entry to the next, 0 for a shared operand. */
-  linesA: 'u32', linesB: 'u32',
+  linesA: 'u32',
+  linesB: 'u32',
   /** Elements of a line of A and of B. */
-  widthA: 'u32', widthB: 'u32',
+  widthA: 'u32',
+  widthB: 'u32',
 } as const;
 
 /** Where lines lie in operand textures: see SubgroupAccess. */
 const TEXTURE_PARAMS: Readonly<Record<SubgroupAccess, Readonly<Record<string, 'u32'>>>> = {
-  vec4: {}, scalar: {},
+  vec4: {},
+  scalar: {},
   texture: { shiftA: 'u32', pitchA: 'u32', shiftB: 'u32', pitchB: 'u32' },
   linear_texture: { shiftA: 'u32', shiftB: 'u32' },
 };
@@ -53,8 +60,8 @@ const TEXTURE_PARAMS: Readonly<Record<SubgroupAccess, Readonly<Record<string, 'u
 const RESIDUAL_PARAMS = { shiftResidual: 'u32', pitchResidual: 'u32' } as const;
 
 /** WGSL of a load of vec4 `x4` of a line of an operand in a texture, by its params `shift<suffix>` and `pitch<suffix>`. */
-const lineTextureLoad = (texture: string, suffix: string, line: string, x4: string): string => (
-  `textureLoad(${texture}, vec2u((${line} >> p.shift${suffix}) * p.pitch${suffix} + ${x4}, ${line} & ((1u << p.shift${suffix}) - 1u)))`);
+const lineTextureLoad = (texture: string, suffix: string, line: string, x4: string): string =>
+  `textureLoad(${texture}, vec2u((${line} >> p.shift${suffix}) * p.pitch${suffix} + ${x4}, ${line} & ((1u << p.shift${suffix}) - 1u)))`;
 
 /**
  * WGSL of `load<name>(line, x4) -> vec4f`: elements 4 x4 .. 4 x4 + 3 of a line. The one place that knows how an operand is stored.
@@ -73,7 +80,8 @@ export function operandLoader(name: 'A' | 'B', access: SubgroupAccess): string {
   return ${linearTextureLoad(buffer, `p.shift${name}`, 'e')};
 }`;
   }
-  if (access === 'vec4') return `fn load${name}(line: u32, x4: u32) -> vec4f { return ${buffer}[line * (p.width${name} / 4u) + x4]; }`;
+  if (access === 'vec4')
+    return `fn load${name}(line: u32, x4: u32) -> vec4f { return ${buffer}[line * (p.width${name} / 4u) + x4]; }`;
   return `fn load${name}(line: u32, x4: u32) -> vec4f {
   let i = line * p.width${name} + x4 * 4u;
   return select(vec4f(), vec4f(${buffer}[i], ${buffer}[i + 1u], ${buffer}[i + 2u], ${buffer}[i + 3u]), vec4u(x4 * 4u) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.width${name}));
@@ -118,7 +126,8 @@ export function fittedTile(lanes: number, m: number): MatmulTile | null {
   const highest = HIGHEST_TILE[lanes];
   if (highest === undefined || m === 0) return null;
   const { wide, ...others } = SUBGROUP_TILES[lanes];
-  const tiles = Math.ceil(m / highest), rows = Math.ceil(m / tiles / 4) * 4;
+  const tiles = Math.ceil(m / highest),
+    rows = Math.ceil(m / tiles / 4) * 4;
   if (Object.values(others).some((tile) => tile.rows === rows)) return null;
   return Math.ceil(m / wide.rows) * wide.rows >= WORTH_A_SHADER * rows * tiles ? { rows, columns: wide.columns } : null;
 }
@@ -128,81 +137,132 @@ export function fittedTile(lanes: number, m: number): MatmulTile | null {
  * op(A) over K, [M], of a product that is neither batched nor split. `wideRows`, with B transposed: N is a multiple of 4, so that a lane's columns are neighbours and stored as vec4s, as
  * those of the other forms with vec4 access. `residualTexture`: the residual is an operand texture too, where the output is written as vec4s.
  */
-export const subgroupMatmulKernel = kernelFamily((lanes: number, form: MatmulForm, tileRows: number, tileColumns: number, access: SubgroupAccess, epilogue: Epilogue, sums: boolean, wideRows: boolean, residualTexture: boolean): Kernel => {
-  const tile: MatmulTile = { rows: tileRows, columns: tileColumns };
-  const transposedA = form[0] === 't', transposedB = form[1] === 't';
-  const { rows } = tile;
-  // A lane's share: of A one vec4 along K for each of its rows, or vec4s along M; of B vec4s along N, or one vec4 along K for each of its columns.
-  const blocksA = Math.ceil(rows / (transposedA ? 4 * lanes : lanes));
-  const vectors = transposedB ? tile.columns / lanes : tile.columns / (4 * lanes);
-  const type = transposedB ? 'f32' : 'vec4f';
-  const vec4Output = transposedB ? wideRows : access !== 'scalar';
-  // What is stored at once, and how many of them a lane has of a row.
-  const stored = vec4Output ? 'vec4f' : type;
-  const pieces = wideRows ? vectors / 4 : vectors;
-  const zero = stored === 'f32' ? '0.0' : 'vec4f()';
-  // With vec4 access K is a multiple of 4 wherever K is the contiguous dimension of an operand.
-  const guardK = form === 'tn' || access === 'scalar';
-  const lineK = (name: 'A' | 'B', step: number, x: string): string => {
-    const load = `load${name}(line${name} + k + ${step}u, ${x})`;
-    return guardK && step > 0 ? `select(vec4f(), ${load}, k + ${step}u < p.k)` : load;
-  };
+export const subgroupMatmulKernel = kernelFamily(
+  (
+    lanes: number,
+    form: MatmulForm,
+    tileRows: number,
+    tileColumns: number,
+    access: SubgroupAccess,
+    epilogue: Epilogue,
+    sums: boolean,
+    wideRows: boolean,
+    residualTexture: boolean,
+  ): Kernel => {
+    const tile: MatmulTile = { rows: tileRows, columns: tileColumns };
+    const transposedA = form[0] === 't',
+      transposedB = form[1] === 't';
+    const { rows } = tile;
+    // A lane's share: of A one vec4 along K for each of its rows, or vec4s along M; of B vec4s along N, or one vec4 along K for each of its columns.
+    const blocksA = Math.ceil(rows / (transposedA ? 4 * lanes : lanes));
+    const vectors = transposedB ? tile.columns / lanes : tile.columns / (4 * lanes);
+    const type = transposedB ? 'f32' : 'vec4f';
+    const vec4Output = transposedB ? wideRows : access !== 'scalar';
+    // What is stored at once, and how many of them a lane has of a row.
+    const stored = vec4Output ? 'vec4f' : type;
+    const pieces = wideRows ? vectors / 4 : vectors;
+    const zero = stored === 'f32' ? '0.0' : 'vec4f()';
+    // With vec4 access K is a multiple of 4 wherever K is the contiguous dimension of an operand.
+    const guardK = form === 'tn' || access === 'scalar';
+    const lineK = (name: 'A' | 'B', step: number, x: string): string => {
+      const load = `load${name}(line${name} + k + ${step}u, ${x})`;
+      return guardK && step > 0 ? `select(vec4f(), ${load}, k + ${step}u < p.k)` : load;
+    };
 
-  const placeA = range(blocksA).map((i) => (transposedA
-    ? `let xA${i} = min(row0 / 4u + ${i * lanes}u + lane, (p.m + 3u) / 4u - 1u);`
-    : `let rowA${i} = lineA + min(row0 + ${i * lanes}u + lane, p.m - 1u);`));
-  const placeB = range(vectors).map((j) => (transposedB
-    ? `let columnB${j} = lineB + min(column0 + ${laneColumn(lanes, j, wideRows)}, p.n - 1u);`
-    : `let xB${j} = min(column0 / 4u + ${j * lanes}u + lane, (p.n + 3u) / 4u - 1u);`));
-  const loadsA = transposedA
-    ? range(4).flatMap((step) => range(blocksA).map((i) => `let a${step}_${i} = ${lineK('A', step, `xA${i}`)};`))
-    : range(blocksA).map((i) => `let a${i} = loadA(rowA${i}, k / 4u);`);
-  const loadsB = transposedB
-    ? range(vectors).map((j) => `let b${j} = loadB(columnB${j}, k / 4u);`)
-    : range(4).flatMap((step) => range(vectors).map((j) => `let b${step}_${j} = ${lineK('B', step, `xB${j}`)};`));
-  // Columns in parts of four values a lane where registers are many: a part's B then stays in them while the rows go by.
-  const part = lanes <= 4 ? vectors : transposedB ? 4 : 1;
-  const products = range(vectors / part).map((first) => range(rows).map((row) => range(4).map((step) => {
-    const s = `s${first}_${row}_${step}`;
-    const terms = range(part).map((q) => first * part + q).map((j) => (transposedB
-      ? `c${row}_${j} = fma(${s}, b${j}[${step}], c${row}_${j});`
-      : `c${row}_${j} = fma(vec4f(${s}), b${step}_${j}, c${row}_${j});`));
-    return `let ${s} = ${rowValue(lanes, transposedA, 'a', row, step)}; ${terms.join(' ')}`;
-  }).join('\n')).join('\n')).join('\n');
+    const placeA = range(blocksA).map((i) =>
+      transposedA
+        ? `let xA${i} = min(row0 / 4u + ${i * lanes}u + lane, (p.m + 3u) / 4u - 1u);`
+        : `let rowA${i} = lineA + min(row0 + ${i * lanes}u + lane, p.m - 1u);`,
+    );
+    const placeB = range(vectors).map((j) =>
+      transposedB
+        ? `let columnB${j} = lineB + min(column0 + ${laneColumn(lanes, j, wideRows)}, p.n - 1u);`
+        : `let xB${j} = min(column0 / 4u + ${j * lanes}u + lane, (p.n + 3u) / 4u - 1u);`,
+    );
+    const loadsA = transposedA
+      ? range(4).flatMap((step) => range(blocksA).map((i) => `let a${step}_${i} = ${lineK('A', step, `xA${i}`)};`))
+      : range(blocksA).map((i) => `let a${i} = loadA(rowA${i}, k / 4u);`);
+    const loadsB = transposedB
+      ? range(vectors).map((j) => `let b${j} = loadB(columnB${j}, k / 4u);`)
+      : range(4).flatMap((step) => range(vectors).map((j) => `let b${step}_${j} = ${lineK('B', step, `xB${j}`)};`));
+    // Columns in parts of four values a lane where registers are many: a part's B then stays in them while the rows go by.
+    const part = lanes <= 4 ? vectors : transposedB ? 4 : 1;
+    const products = range(vectors / part)
+      .map((first) =>
+        range(rows)
+          .map((row) =>
+            range(4)
+              .map((step) => {
+                const s = `s${first}_${row}_${step}`;
+                const terms = range(part)
+                  .map((q) => first * part + q)
+                  .map((j) =>
+                    transposedB
+                      ? `c${row}_${j} = fma(${s}, b${j}[${step}], c${row}_${j});`
+                      : `c${row}_${j} = fma(vec4f(${s}), b${step}_${j}, c${row}_${j});`,
+                  );
+                return `let ${s} = ${rowValue(lanes, transposedA, 'a', row, step)}; ${terms.join(' ')}`;
+              })
+              .join('\n'),
+          )
+          .join('\n'),
+      )
+      .join('\n');
 
-  const columnLoads = range(pieces).map((j) => columnOperands(epilogue, j, (buffer) => {
-    if (vec4Output) return `${buffer}[min(column0 / 4u + ${j * lanes}u + lane, p.n / 4u - 1u)]`;
-    if (transposedB) return `${buffer}[min(column0 + ${j * lanes}u + lane, p.n - 1u)]`;
-    return `vec4f(${range(4).map((q) => `${buffer}[min(xB${j} * 4u + ${q}u, p.n - 1u)]`).join(', ')})`;
-  }));
-  const stores = range(pieces).map((j) => {
-    const value = (residual: string): string => withEpilogue(epilogue, `results[r * ${pieces}u + ${j}u]`, j, residual, zero);
-    if (transposedB && !vec4Output) return `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { let at = line * p.n + column; output[at] = ${value('residual[at]')}; } }`;
-    const x = `let x = column0 / 4u + ${j * lanes}u + lane;`;
-    if (vec4Output) return `{ ${x} if (x < p.n / 4u) { let at = line * (p.n / 4u) + x; output[at] = ${value(residualTexture ? lineTextureLoad('residual', 'Residual', 'line', 'x') : 'residual[at]')}; } }`;
-    return `{ ${x} let at = line * p.n + x * 4u; let value = ${value('vec4f(residual[at], residual[at + 1u], residual[at + 2u], residual[at + 3u])')};
-      ${range(4).map((q) => `if (x * 4u + ${q}u < p.n) { output[at + ${q}u] = value[${q}]; }`).join('\n      ')} }`;
-  });
+    const columnLoads = range(pieces).map((j) =>
+      columnOperands(epilogue, j, (buffer) => {
+        if (vec4Output) return `${buffer}[min(column0 / 4u + ${j * lanes}u + lane, p.n / 4u - 1u)]`;
+        if (transposedB) return `${buffer}[min(column0 + ${j * lanes}u + lane, p.n - 1u)]`;
+        return `vec4f(${range(4)
+          .map((q) => `${buffer}[min(xB${j} * 4u + ${q}u, p.n - 1u)]`)
+          .join(', ')})`;
+      }),
+    );
+    const stores = range(pieces).map((j) => {
+      const value = (residual: string): string =>
+        withEpilogue(epilogue, `results[r * ${pieces}u + ${j}u]`, j, residual, zero);
+      if (transposedB && !vec4Output)
+        return `{ let column = column0 + ${j * lanes}u + lane; if (column < p.n) { let at = line * p.n + column; output[at] = ${value('residual[at]')}; } }`;
+      const x = `let x = column0 / 4u + ${j * lanes}u + lane;`;
+      if (vec4Output)
+        return `{ ${x} if (x < p.n / 4u) { let at = line * (p.n / 4u) + x; output[at] = ${value(residualTexture ? lineTextureLoad('residual', 'Residual', 'line', 'x') : 'residual[at]')}; } }`;
+      return `{ ${x} let at = line * p.n + x * 4u; let value = ${value('vec4f(residual[at], residual[at + 1u], residual[at + 2u], residual[at + 3u])')};
+      ${range(4)
+        .map((q) => `if (x * 4u + ${q}u < p.n) { output[at + ${q}u] = value[${q}]; }`)
+        .join('\n      ')} }`;
+    });
 
-  const operand: BufferSpec = access.endsWith('texture') ? 'texture' : access === 'vec4' ? 'read vec4f' : 'read f32';
-  const buffers: Record<string, BufferSpec> = {
-    a: operand, b: operand,
-    ...epilogueBuffers(epilogue, vec4Output ? 'vec4f' : 'f32'), ...(residualTexture ? { residual: 'texture' } : {}),
-    output: vec4Output ? 'write vec4f' : 'write f32',
-    ...(sums ? { sums_: 'write vec4f' } : {}),
-  };
-  const params: Readonly<Record<string, 'u32'>> = { ...MATMUL_PARAMS, ...TEXTURE_PARAMS[access], ...(residualTexture ? RESIDUAL_PARAMS : {}) };
-  const sumsOfA = sums ? range(blocksA) : [];
-  return defineKernel({
-    name: `matmul_${form}_f32_sg${lanes}_${rows}x${tile.columns}_${access}${wideRows ? '_wide' : ''}${epilogue}${residualTexture ? '_texture' : ''}${sums ? '_sums' : ''}`,
-    workgroup: [lanes],
-    params,
-    buffers,
-    subgroups: true,
-    module: `${operandLoader('A', access)}\n${operandLoader('B', access)}`,
-    body: `${tilePlacement(tile)}
+    const operand: BufferSpec = access.endsWith('texture') ? 'texture' : access === 'vec4' ? 'read vec4f' : 'read f32';
+    const buffers: Record<string, BufferSpec> = {
+      a: operand,
+      b: operand,
+      ...epilogueBuffers(epilogue, vec4Output ? 'vec4f' : 'f32'),
+      ...(residualTexture ? { residual: 'texture' } : {}),
+      output: vec4Output ? 'write vec4f' : 'write f32',
+      ...(sums ? { sums_: 'write vec4f' } : {}),
+    };
+    const params: Readonly<Record<string, 'u32'>> = {
+      ...MATMUL_PARAMS,
+      ...TEXTURE_PARAMS[access],
+      ...(residualTexture ? RESIDUAL_PARAMS : {}),
+    };
+    const sumsOfA = sums ? range(blocksA) : [];
+    return defineKernel({
+      name: `matmul_${form}_f32_sg${lanes}_${rows}x${tile.columns}_${access}${wideRows ? '_wide' : ''}${epilogue}${residualTexture ? '_texture' : ''}${sums ? '_sums' : ''}`,
+      workgroup: [lanes],
+      params,
+      buffers,
+      subgroups: true,
+      module: `${operandLoader('A', access)}\n${operandLoader('B', access)}`,
+      body: `${tilePlacement(tile)}
   ${[...placeA, ...placeB].join('\n  ')}
-  ${range(rows).map((row) => range(vectors).map((j) => `var c${row}_${j} = ${type}();`).join(' ')).join('\n  ')}
+  ${range(rows)
+    .map((row) =>
+      range(vectors)
+        .map((j) => `var c${row}_${j} = ${type}();`)
+        .join(' '),
+    )
+    .join('\n  ')}
   ${sumsOfA.map((i) => `var sum${i} = vec4f();`).join(' ')}
   for (var k = k0; k < k1; k += 4u) {
 ${[...loadsA, ...loadsB].join('\n')}
@@ -216,8 +276,9 @@ ${products}
     let line = z * p.m + row0 + row;
     ${stores.join('\n    ')}
   }`,
-  });
-});
+    });
+  },
+);
 
 /** Adds up the slices of a split sum, in their order, and applies the epilogue: `output[i] = sum of partial[s * count + i]`. */
 export const sumSlicesKernel = kernelFamily((access: OperandAccess, epilogue: Epilogue, lanes: number): Kernel => {
@@ -233,11 +294,15 @@ export const sumSlicesKernel = kernelFamily((access: OperandAccess, epilogue: Ep
     /** Count and width in elements of the buffers: vec4s or scalars. */
     params: { count: 'u32', width: 'u32', slices: 'u32' },
     buffers,
-    body: eachElement(lanes, 'p.count', `
+    body: eachElement(
+      lanes,
+      'p.count',
+      `
     var sum = ${element}();
     for (var s = 0u; s < p.slices; s++) { sum += partial[s * p.count + i]; }
     ${columnOperands(epilogue, '', (buffer) => `${buffer}[i % p.width]`)}
-    output[i] = ${withEpilogue(epilogue, 'sum', '', 'residual[i]', `${element}()`)};`),
+    output[i] = ${withEpilogue(epilogue, 'sum', '', 'residual[i]', `${element}()`)};`,
+    ),
   });
 });
 

@@ -41,32 +41,40 @@ function rowSlots(lanes: number, slots: number, full: boolean, zero: string): Ro
   };
 }
 
-const sumOf = (slots: number, f: (i: number) => string): string => Array.from({ length: slots }, (_, i) => f(i)).join(' + ');
+const sumOf = (slots: number, f: (i: number) => string): string =>
+  Array.from({ length: slots }, (_, i) => f(i)).join(' + ');
 
 /**
  * y = act((x - mean) / sqrt(variance + epsilon) * gamma + beta) over rows; each team takes `per_team` rows in turn.
  * `columns` in elements of `width`; `slots` registers a lane (0: loops); `full`: columns = slots * lanes; `texture`: the input is a linear operand texture.
  */
-export const layerNormKernel = kernelFamily((subgroupSize: number, width: Width, slots: number, full: boolean, relu: boolean, texture: boolean) => {
-  const team = teamOf(subgroupSize);
-  const V = TYPE[width];
-  const { each, masked, column, ok } = rowSlots(team.lanes, slots, full, `${V}()`);
-  const load = (e: string): string => linearLoad(texture, 'input', `(${e})`);
-  const act = (value: string): string => (relu ? `max(${value}, ${V}())` : value);
-  const last = full || slots === 0 ? '' : `let last = ${column(slots - 1)} < p.columns;`;
-  const registers = `
+export const layerNormKernel = kernelFamily(
+  (subgroupSize: number, width: Width, slots: number, full: boolean, relu: boolean, texture: boolean) => {
+    const team = teamOf(subgroupSize);
+    const V = TYPE[width];
+    const { each, masked, column, ok } = rowSlots(team.lanes, slots, full, `${V}()`);
+    const load = (e: string): string => linearLoad(texture, 'input', `(${e})`);
+    const act = (value: string): string => (relu ? `max(${value}, ${V}())` : value);
+    const last = full || slots === 0 ? '' : `let last = ${column(slots - 1)} < p.columns;`;
+    const registers = `
   ${last}
   ${each((i) => `let g${i} = gamma[${column(i)}]; let b${i} = beta[${column(i)}];`)}
   for (var k = 0u; k < p.per_team; k++) {
     let live = item * p.per_team + k < p.rows;
     let o = select(0u, (item * p.per_team + k) * p.columns, live);
     ${each((i) => `let x${i} = ${masked(i, load(`o + ${column(i)}`))};`)}
-    let mean = teamSum(${horizontal(width, sumOf(slots, (i) => `x${i}`))}, lane) * p.inverse;
+    let mean = teamSum(${horizontal(
+      width,
+      sumOf(slots, (i) => `x${i}`),
+    )}, lane) * p.inverse;
     ${each((i) => `let d${i} = ${masked(i, `x${i} - mean`)};`)}
-    let scale = inverseSqrt(teamSum(${horizontal(width, sumOf(slots, (i) => `d${i} * d${i}`))}, lane) * p.inverse + p.epsilon);
+    let scale = inverseSqrt(teamSum(${horizontal(
+      width,
+      sumOf(slots, (i) => `d${i} * d${i}`),
+    )}, lane) * p.inverse + p.epsilon);
     ${each((i) => `if (${ok(i)}) { output[o + ${column(i)}] = ${act(`d${i} * scale * g${i} + b${i}`)}; }`)}
   }`;
-  const loops = `
+    const loops = `
   for (var k = 0u; k < p.per_team; k++) {
     let live = item * p.per_team + k < p.rows;
     let o = select(0u, (item * p.per_team + k) * p.columns, live);
@@ -80,56 +88,92 @@ export const layerNormKernel = kernelFamily((subgroupSize: number, width: Width,
       for (var c = member; c < p.columns; c += ${team.lanes}u) { output[o + c] = ${act(`(${load('o + c')} - mean) * scale * gamma[c] + beta[c]`)}; }
     }
   }`;
-  return defineKernel<string, string>({
-    name: `layer_norm_f32_${team.label}_${ACCESS[width]}_${slots ? `x${slots}${full ? '' : '_masked'}` : 'loops'}${relu ? '_relu' : ''}${texture ? '_texture' : ''}`,
-    workgroup: [team.lanes * team.count],
-    subgroups: team.subgroups,
-    params: { rows: 'u32', columns: 'u32', per_team: 'u32', inverse: 'f32', epsilon: 'f32', ...linearParams(texture, 'input') },
-    buffers: { input: texture ? 'texture' : `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, output: `write ${V}` },
-    module: teamReduction(team, 'teamSum', 'f32', 'add'),
-    body: `${teamScope(team)}${slots ? registers : loops}`,
-  });
-});
+    return defineKernel<string, string>({
+      name: `layer_norm_f32_${team.label}_${ACCESS[width]}_${slots ? `x${slots}${full ? '' : '_masked'}` : 'loops'}${relu ? '_relu' : ''}${texture ? '_texture' : ''}`,
+      workgroup: [team.lanes * team.count],
+      subgroups: team.subgroups,
+      params: {
+        rows: 'u32',
+        columns: 'u32',
+        per_team: 'u32',
+        inverse: 'f32',
+        epsilon: 'f32',
+        ...linearParams(texture, 'input'),
+      },
+      buffers: {
+        input: texture ? 'texture' : `read ${V}`,
+        gamma: `read ${V}`,
+        beta: `read ${V}`,
+        output: `write ${V}`,
+      },
+      module: teamReduction(team, 'teamSum', 'f32', 'add'),
+      body: `${teamScope(team)}${slots ? registers : loops}`,
+    });
+  },
+);
 
 /**
  * Gradient of layer norm by x, and each team's part of those by gamma and beta: partial [teams, 2, columns] (gamma first), rows in registers.
  * Statistics and the ReLU's mask are computed again from the row at hand: cheaper than loading them.
  */
-export const layerNormGradientKernel = kernelFamily((subgroupSize: number, width: Width, slots: number, full: boolean, relu: boolean) => {
-  const team = teamOf(subgroupSize);
-  const V = TYPE[width];
-  const { each, masked, column, ok } = rowSlots(team.lanes, slots, full, `${V}()`);
-  const B = width === 4 ? 'vec4<bool>' : 'bool';
-  return defineKernel({
-    name: `layer_norm_gradient_f32_${team.label}_${ACCESS[width]}_x${slots}${full ? '' : '_masked'}${relu ? '_relu' : ''}`,
-    workgroup: [team.lanes * team.count],
-    subgroups: team.subgroups,
-    params: { rows: 'u32', columns: 'u32', per_team: 'u32', teams: 'u32', inverse: 'f32', epsilon: 'f32' },
-    buffers: { input: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, upstream: `read ${V}`, gradient: `write ${V}`, partial: `write ${V}` },
-    module: teamReduction(team, 'teamSum', 'f32', 'add') + '\n' + teamReduction(team, 'teamSums', 'vec2f', 'add'),
-    body: `${teamScope(team)}
+export const layerNormGradientKernel = kernelFamily(
+  (subgroupSize: number, width: Width, slots: number, full: boolean, relu: boolean) => {
+    const team = teamOf(subgroupSize);
+    const V = TYPE[width];
+    const { each, masked, column, ok } = rowSlots(team.lanes, slots, full, `${V}()`);
+    const B = width === 4 ? 'vec4<bool>' : 'bool';
+    return defineKernel({
+      name: `layer_norm_gradient_f32_${team.label}_${ACCESS[width]}_x${slots}${full ? '' : '_masked'}${relu ? '_relu' : ''}`,
+      workgroup: [team.lanes * team.count],
+      subgroups: team.subgroups,
+      params: { rows: 'u32', columns: 'u32', per_team: 'u32', teams: 'u32', inverse: 'f32', epsilon: 'f32' },
+      buffers: {
+        input: `read ${V}`,
+        gamma: `read ${V}`,
+        beta: `read ${V}`,
+        upstream: `read ${V}`,
+        gradient: `write ${V}`,
+        partial: `write ${V}`,
+      },
+      module: teamReduction(team, 'teamSum', 'f32', 'add') + '\n' + teamReduction(team, 'teamSums', 'vec2f', 'add'),
+      body: `${teamScope(team)}
   ${full ? '' : `let last = ${column(slots - 1)} < p.columns;`}
   ${each((i) => `let g${i} = gamma[${column(i)}]; ${relu ? `let b${i} = beta[${column(i)}];` : ''} var dg${i} = ${V}(); var db${i} = ${V}();`)}
   for (var k = 0u; k < p.per_team; k++) {
     let live = item * p.per_team + k < p.rows;
     let o = select(0u, (item * p.per_team + k) * p.columns, live);
     ${each((i) => `let x${i} = ${masked(i, `input[o + ${column(i)}]`)};`)}
-    let mean = teamSum(${horizontal(width, sumOf(slots, (i) => `x${i}`))}, lane) * p.inverse;
+    let mean = teamSum(${horizontal(
+      width,
+      sumOf(slots, (i) => `x${i}`),
+    )}, lane) * p.inverse;
     ${each((i) => `let d${i} = ${masked(i, `x${i} - mean`)};`)}
-    let scale = inverseSqrt(teamSum(${horizontal(width, sumOf(slots, (i) => `d${i} * d${i}`))}, lane) * p.inverse + p.epsilon);
-    ${each((i) => `let h${i} = d${i} * scale;
+    let scale = inverseSqrt(teamSum(${horizontal(
+      width,
+      sumOf(slots, (i) => `d${i} * d${i}`),
+    )}, lane) * p.inverse + p.epsilon);
+    ${each(
+      (i) => `let h${i} = d${i} * scale;
     let u${i} = select(${V}(), upstream[o + ${column(i)}], ${relu ? `(h${i} * g${i} + b${i} > ${V}()) & ` : ''}${B}(${ok(i)}));
-    dg${i} += u${i} * h${i}; db${i} += u${i}; let a${i} = ${masked(i, `u${i} * g${i}`)};`)}
-    let first = ${horizontal(width, sumOf(slots, (i) => `a${i}`))};
-    let second = ${horizontal(width, sumOf(slots, (i) => `a${i} * h${i}`))};
+    dg${i} += u${i} * h${i}; db${i} += u${i}; let a${i} = ${masked(i, `u${i} * g${i}`)};`,
+    )}
+    let first = ${horizontal(
+      width,
+      sumOf(slots, (i) => `a${i}`),
+    )};
+    let second = ${horizontal(
+      width,
+      sumOf(slots, (i) => `a${i} * h${i}`),
+    )};
     let means = teamSums(vec2f(first, second), lane) * p.inverse;
     ${each((i) => `if (${ok(i)}) { gradient[o + ${column(i)}] = scale * (a${i} - means.x - h${i} * means.y); }`)}
   }
   let live = item < p.teams;
   let o = item * 2u * p.columns;
   ${each((i) => `if (${ok(i)}) { partial[o + ${column(i)}] = dg${i}; partial[o + p.columns + ${column(i)}] = db${i}; }`)}`,
-  });
-});
+    });
+  },
+);
 
 /**
  * As `layerNormGradientKernel` for rows too wide for registers: the gradient by x, and each row's (mean, 1 / deviation) for the
@@ -146,7 +190,12 @@ export const layerNormWideGradientKernel = kernelFamily((subgroupSize: number, w
     subgroups: team.subgroups,
     params: { rows: 'u32', columns: 'u32', inverse: 'f32', epsilon: 'f32' },
     buffers: {
-      input: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, upstream: `read ${V}`, gradient: `write ${V}`, statistics: 'write vec2f',
+      input: `read ${V}`,
+      gamma: `read ${V}`,
+      beta: `read ${V}`,
+      upstream: `read ${V}`,
+      gradient: `write ${V}`,
+      statistics: 'write vec2f',
     },
     module: teamReduction(team, 'teamSum', 'f32', 'add') + '\n' + teamReduction(team, 'teamSums', 'vec2f', 'add'),
     body: `${teamScope(team)}
@@ -185,7 +234,12 @@ export const layerNormWideColumnsKernel = kernelFamily((width: Width, relu: bool
     workgroup: [64],
     params: { rows: 'u32', columns: 'u32', chunks: 'u32' },
     buffers: {
-      input: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, upstream: `read ${V}`, statistics: 'read vec2f', partial: `write ${V}`,
+      input: `read ${V}`,
+      gamma: `read ${V}`,
+      beta: `read ${V}`,
+      upstream: `read ${V}`,
+      statistics: 'read vec2f',
+      partial: `write ${V}`,
     },
     body: `
   let t = linearGroup * 64u + lane;
@@ -284,7 +338,15 @@ export const groupStatisticsKernel = kernelFamily((subgroupSize: number) => {
     name: `group_statistics_f32_${team.label}`,
     workgroup: [team.lanes * team.count],
     subgroups: team.subgroups,
-    params: { pixels: 'u32', channels: 'u32', groups: 'u32', chunks: 'u32', items: 'u32', inverse: 'f32', epsilon: 'f32' },
+    params: {
+      pixels: 'u32',
+      channels: 'u32',
+      groups: 'u32',
+      chunks: 'u32',
+      items: 'u32',
+      inverse: 'f32',
+      epsilon: 'f32',
+    },
     buffers: { means: 'read f32', squares: 'read f32', statistics: 'write f32' },
     module: teamReduction(team, 'teamSum', 'f32', 'add'),
     body: `${teamScope(team)}
@@ -315,24 +377,33 @@ export const groupStatisticsKernel = kernelFamily((subgroupSize: number) => {
  * y = act(x * gamma + beta + residual), x normalised by `statistics` first if `normalise`; `statistics` and `residual` are read only
  * where the form asks for them.
  */
-export const channelAffineKernel = kernelFamily((width: Width, normalise: boolean, residual: boolean, relu: boolean) => {
-  const V = TYPE[width];
-  const centred = normalise ? '(input[base + i] - mean)' : 'input[base + i]';
-  const value = `${centred} * factor + shift${residual ? ' + residual[base + i]' : ''}`;
-  return defineKernel({
-    name: `channel_affine_f32_${ACCESS[width]}${normalise ? '_normalise' : ''}${residual ? '_residual' : ''}${relu ? '_relu' : ''}`,
-    workgroup: [64],
-    params: CHANNEL_PARAMS,
-    buffers: { input: `read ${V}`, statistics: `read ${V}`, gamma: `read ${V}`, beta: `read ${V}`, residual: `read ${V}`, output: `write ${V}` },
-    body: `${CHANNEL_SCOPE}${normalise ? CHANNEL_STATISTICS : ''}
+export const channelAffineKernel = kernelFamily(
+  (width: Width, normalise: boolean, residual: boolean, relu: boolean) => {
+    const V = TYPE[width];
+    const centred = normalise ? '(input[base + i] - mean)' : 'input[base + i]';
+    const value = `${centred} * factor + shift${residual ? ' + residual[base + i]' : ''}`;
+    return defineKernel({
+      name: `channel_affine_f32_${ACCESS[width]}${normalise ? '_normalise' : ''}${residual ? '_residual' : ''}${relu ? '_relu' : ''}`,
+      workgroup: [64],
+      params: CHANNEL_PARAMS,
+      buffers: {
+        input: `read ${V}`,
+        statistics: `read ${V}`,
+        gamma: `read ${V}`,
+        beta: `read ${V}`,
+        residual: `read ${V}`,
+        output: `write ${V}`,
+      },
+      body: `${CHANNEL_SCOPE}${normalise ? CHANNEL_STATISTICS : ''}
   let factor = gamma[c]${normalise ? ' * scale' : ''};
   let shift = beta[c];
   for (var i = r; i < p.length; i += p.stride) { output[base + i] = ${relu ? `max(${value}, ${V}())` : value}; }`,
-  });
-});
+    });
+  },
+);
 
-const maskedUpstream = (width: Width, relu: boolean): string => (relu
-  ? `select(${TYPE[width]}(), upstream[base + i], output[base + i] > ${TYPE[width]}())` : 'upstream[base + i]');
+const maskedUpstream = (width: Width, relu: boolean): string =>
+  relu ? `select(${TYPE[width]}(), upstream[base + i], output[base + i] > ${TYPE[width]}())` : 'upstream[base + i]';
 
 /**
  * Each lane's sums of u and of u x (x normalised if `normalise`), u being the upstream gradient where the ReLU let through:
@@ -344,7 +415,13 @@ export const channelGradientSumsKernel = kernelFamily((width: Width, normalise: 
     name: `channel_gradient_sums_f32_${ACCESS[width]}${normalise ? '_normalise' : ''}${relu ? '_relu' : ''}`,
     workgroup: [64],
     params: CHANNEL_PARAMS,
-    buffers: { input: `read ${V}`, output: `read ${V}`, upstream: `read ${V}`, statistics: `read ${V}`, partial: `write ${V}` },
+    buffers: {
+      input: `read ${V}`,
+      output: `read ${V}`,
+      upstream: `read ${V}`,
+      statistics: `read ${V}`,
+      partial: `write ${V}`,
+    },
     body: `${CHANNEL_SCOPE}${normalise ? CHANNEL_STATISTICS : ''}
   var first = ${V}();
   var second = ${V}();
@@ -408,7 +485,12 @@ export const groupNormGradientKernel = kernelFamily((width: Width, relu: boolean
     workgroup: [64],
     params: CHANNEL_PARAMS,
     buffers: {
-      input: `read ${V}`, output: `read ${V}`, upstream: `read ${V}`, statistics: `read ${V}`, gamma: `read ${V}`, means: `read ${V}`,
+      input: `read ${V}`,
+      output: `read ${V}`,
+      upstream: `read ${V}`,
+      statistics: `read ${V}`,
+      gamma: `read ${V}`,
+      means: `read ${V}`,
       gradient: `write ${V}`,
     },
     body: `${CHANNEL_SCOPE}${CHANNEL_STATISTICS}${GROUP_GRADIENT}
@@ -427,8 +509,14 @@ export const groupNormResidualGradientKernel = kernelFamily((width: Width) => {
     workgroup: [64],
     params: CHANNEL_PARAMS,
     buffers: {
-      input: `read ${V}`, output: `read ${V}`, upstream: `read ${V}`, statistics: `read ${V}`, gamma: `read ${V}`, means: `read ${V}`,
-      gradient: `write ${V}`, residualGradient: `write ${V}`,
+      input: `read ${V}`,
+      output: `read ${V}`,
+      upstream: `read ${V}`,
+      statistics: `read ${V}`,
+      gamma: `read ${V}`,
+      means: `read ${V}`,
+      gradient: `write ${V}`,
+      residualGradient: `write ${V}`,
     },
     body: `${CHANNEL_SCOPE}${CHANNEL_STATISTICS}${GROUP_GRADIENT}
   for (var i = r; i < p.length; i += p.stride) {
@@ -460,7 +548,13 @@ export const scaleShiftResidualGradientKernel = kernelFamily((width: Width) => {
     name: `scale_shift_residual_gradient_f32_${ACCESS[width]}_relu`,
     workgroup: [64],
     params: CHANNEL_PARAMS,
-    buffers: { output: `read ${V}`, upstream: `read ${V}`, scale: `read ${V}`, gradient: `write ${V}`, residualGradient: `write ${V}` },
+    buffers: {
+      output: `read ${V}`,
+      upstream: `read ${V}`,
+      scale: `read ${V}`,
+      gradient: `write ${V}`,
+      residualGradient: `write ${V}`,
+    },
     body: `${CHANNEL_SCOPE}
   let factor = scale[c];
   for (var i = r; i < p.length; i += p.stride) {

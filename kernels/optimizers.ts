@@ -34,13 +34,14 @@ export const squareSumsKernel = kernelFamily((subgroupSize: number) => {
  * One workgroup: `norm[0]`, the norm of the gradients times `scale`, and `factor[0]`, what the gradients are to be multiplied by: `scale`, and where `clips` is 1
  * also min(1, maxNorm / (norm + 1e-6)), which is PyTorch's clip_grad_norm_. A NaN stays one.
  */
-export const clippingFactorKernel = kernelFamily(() => defineKernel({
-  name: 'clipping_factor_f32',
-  workgroup: [LANES],
-  params: { count: 'u32', clips: 'u32', scale: 'f32', maxNorm: 'f32' },
-  buffers: { partial: 'read f32', norm: 'write f32', factor: 'write f32' },
-  module: `var<workgroup> sums: array<f32, ${LANES}>;`,
-  body: `
+export const clippingFactorKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'clipping_factor_f32',
+    workgroup: [LANES],
+    params: { count: 'u32', clips: 'u32', scale: 'f32', maxNorm: 'f32' },
+    buffers: { partial: 'read f32', norm: 'write f32', factor: 'write f32' },
+    module: `var<workgroup> sums: array<f32, ${LANES}>;`,
+    body: `
   var sum = 0.0;
   for (var i = lane; i < p.count; i += ${LANES}u) { sum += partial[i]; }
   sums[lane] = sum;
@@ -53,18 +54,30 @@ export const clippingFactorKernel = kernelFamily(() => defineKernel({
     norm[0] = length;
     factor[0] = p.scale * select(ratio, 1.0, p.clips == 0u || ratio >= 1.0);
   }`,
-}));
+  }),
+);
 
 /** Decoupled weight decay, then Adam: torch.optim.AdamW. `rates[slot]` is (lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), 1 - lr * weightDecay): what changes from step to step. */
-export const adamwKernel = kernelFamily((lanes: number) => defineKernel({
-  name: 'adamw_f32_vec4',
-  workgroup: [lanes],
-  params: { first4: 'u32', count4: 'u32', slot: 'u32', mix1: 'f32', beta2: 'f32', mix2: 'f32', epsilon: 'f32' },
-  buffers: { gradient: 'read vec4f', factor: 'read f32', rates: 'read vec4f', value: 'write vec4f', first: 'write vec4f', second: 'write vec4f' },
-  body: `
+export const adamwKernel = kernelFamily((lanes: number) =>
+  defineKernel({
+    name: 'adamw_f32_vec4',
+    workgroup: [lanes],
+    params: { first4: 'u32', count4: 'u32', slot: 'u32', mix1: 'f32', beta2: 'f32', mix2: 'f32', epsilon: 'f32' },
+    buffers: {
+      gradient: 'read vec4f',
+      factor: 'read f32',
+      rates: 'read vec4f',
+      value: 'write vec4f',
+      first: 'write vec4f',
+      second: 'write vec4f',
+    },
+    body: `
   let scale = factor[0];
   let rate = rates[p.slot];
-${eachElement(lanes, 'p.count4', `
+${eachElement(
+  lanes,
+  'p.count4',
+  `
     let at = p.first4 + i;
     let g = gradient[at] * scale;
     let earlier = first[at];
@@ -72,15 +85,21 @@ ${eachElement(lanes, 'p.count4', `
     let v = p.beta2 * second[at] + p.mix2 * g * g;
     first[at] = m;
     second[at] = v;
-    value[at] = value[at] * rate.z - rate.x * m / (sqrt(v) * rate.y + p.epsilon);`)}`,
-}));
+    value[at] = value[at] * rate.z - rate.x * m / (sqrt(v) * rate.y + p.epsilon);`,
+)}`,
+  }),
+);
 
 export type MomentumKind = 'plain' | 'momentum' | 'nesterov';
 
 /** torch.optim.SGD: decay joins the gradient; the momentum buffer starts at zero, so that its first value is the gradient. `rates[slot].x` is the learning rate. */
 export const sgdKernel = kernelFamily((kind: MomentumKind, lanes: number): Kernel => {
   const buffers: Record<string, BufferSpec> = {
-    gradient: 'read vec4f', factor: 'read f32', rates: 'read vec4f', value: 'write vec4f', ...(kind === 'plain' ? {} : { velocity: 'write vec4f' as const }),
+    gradient: 'read vec4f',
+    factor: 'read f32',
+    rates: 'read vec4f',
+    value: 'write vec4f',
+    ...(kind === 'plain' ? {} : { velocity: 'write vec4f' as const }),
   };
   const update = {
     plain: 'value[at] = x - rate * g;',
@@ -99,10 +118,14 @@ export const sgdKernel = kernelFamily((kind: MomentumKind, lanes: number): Kerne
     body: `
   let scale = factor[0];
   let rate = rates[p.slot].x;
-${eachElement(lanes, 'p.count4', `
+${eachElement(
+  lanes,
+  'p.count4',
+  `
     let at = p.first4 + i;
     let x = value[at];
     let g = gradient[at] * scale + p.weightDecay * x;
-    ${update}`)}`,
+    ${update}`,
+)}`,
   });
 });

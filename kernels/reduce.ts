@@ -31,7 +31,8 @@ const COMBINE = { add: 'a + b', max: 'max(a, b)', min: 'min(a, b)' } as const;
  * Without subgroups every lane reads its team's values in turn: fewer barriers than a tree, and the same order for all lanes.
  */
 export function teamReduction(team: Team, name: string, type: 'f32' | 'vec2f' | 'u32', f: SubgroupFunction): string {
-  if (team.subgroups) return `fn ${name}(value: ${type}, lane: u32) -> ${type} { return ${withinSubgroup(team.lanes, 'value', f)}; }`;
+  if (team.subgroups)
+    return `fn ${name}(value: ${type}, lane: u32) -> ${type} { return ${withinSubgroup(team.lanes, 'value', f)}; }`;
   return `
 var<workgroup> ${name}Exchange: array<${type}, ${team.lanes * team.count}>;
 fn ${name}(value: ${type}, lane: u32) -> ${type} {
@@ -59,10 +60,34 @@ export function teamScope(team: Team): string {
 export type Reduction = 'sum' | 'max' | 'first' | 'least';
 
 const REDUCTIONS = {
-  sum: { element: 'f32', result: 'f32', identity: '0.0', combine: (a: string, b: string) => `${a} + ${b}`, team: 'add' },
-  max: { element: 'f32', result: 'f32', identity: 'p.factor', combine: (a: string, b: string) => `max(${a}, ${b})`, team: 'max' },
-  first: { element: 'f32', result: 'u32', identity: '0xffffffffu', combine: (a: string, b: string) => `min(${a}, ${b})`, team: 'min' },
-  least: { element: 'u32', result: 'u32', identity: '0xffffffffu', combine: (a: string, b: string) => `min(${a}, ${b})`, team: 'min' },
+  sum: {
+    element: 'f32',
+    result: 'f32',
+    identity: '0.0',
+    combine: (a: string, b: string) => `${a} + ${b}`,
+    team: 'add',
+  },
+  max: {
+    element: 'f32',
+    result: 'f32',
+    identity: 'p.factor',
+    combine: (a: string, b: string) => `max(${a}, ${b})`,
+    team: 'max',
+  },
+  first: {
+    element: 'f32',
+    result: 'u32',
+    identity: '0xffffffffu',
+    combine: (a: string, b: string) => `min(${a}, ${b})`,
+    team: 'min',
+  },
+  least: {
+    element: 'u32',
+    result: 'u32',
+    identity: '0xffffffffu',
+    combine: (a: string, b: string) => `min(${a}, ${b})`,
+    team: 'min',
+  },
 } as const;
 
 type Element = 'f32' | 'u32' | 'vec4f' | 'vec4u';
@@ -78,8 +103,10 @@ function columnLoop(reduction: Reduction, width: 1 | 4): ColumnLoop {
   const { element, result, identity, combine } = REDUCTIONS[reduction];
   const vector = { f32: 'vec4f', u32: 'vec4u' } as const;
   const type = width === 4 ? vector[result] : result;
-  const value = (at: string): string => (reduction === 'first'
-    ? `select(${type}(0xffffffffu), ${type}((${at}) / p.inner), input[base + ${at}] == wanted)` : `input[base + ${at}]`);
+  const value = (at: string): string =>
+    reduction === 'first'
+      ? `select(${type}(0xffffffffu), ${type}((${at}) / p.inner), input[base + ${at}] == wanted)`
+      : `input[base + ${at}]`;
   return {
     input: `read ${width === 4 ? vector[element] : element}`,
     output: `write ${type}`,
@@ -202,15 +229,17 @@ export const spreadKernel = kernelFamily((form: SpreadForm) => {
 });
 
 /** The gradient of a maximum: `upstream` [outer, inner] where a value's position along n is `first` [outer, inner], else 0. */
-export const spreadToFirstKernel = kernelFamily(() => defineKernel({
-  name: 'spread_to_first_f32',
-  workgroup: [64],
-  params: { n: 'u32', inner: 'u32', count: 'u32' },
-  buffers: { upstream: 'read f32', first: 'read u32', gradient: 'write f32' },
-  body: `
+export const spreadToFirstKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'spread_to_first_f32',
+    workgroup: [64],
+    params: { n: 'u32', inner: 'u32', count: 'u32' },
+    buffers: { upstream: 'read f32', first: 'read u32', gradient: 'write f32' },
+    body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
   let row = i / p.inner;
   let at = row / p.n * p.inner + i % p.inner;
   gradient[i] = select(0.0, upstream[at], first[at] == row % p.n);`,
-}));
+  }),
+);

@@ -8,45 +8,76 @@ const element = (vec4: boolean): 'vec4f' | 'f32' => (vec4 ? 'vec4f' : 'f32');
 const suffix = (vec4: boolean): string => (vec4 ? '_vec4' : '');
 
 /** Runs `statements` for every pixel (image, y, x) and channel `c`, element `i`. */
-const eachPixel = (lanes: number, height: string, width: string, statements: string): string => (
-  eachPlace(lanes, 'p.count', [['c', 'p.channels'], ['x', width], ['y', height]], 'image', statements));
+const eachPixel = (lanes: number, height: string, width: string, statements: string): string =>
+  eachPlace(
+    lanes,
+    'p.count',
+    [
+      ['c', 'p.channels'],
+      ['x', width],
+      ['y', height],
+    ],
+    'image',
+    statements,
+  );
 
 const NEAREST_PARAMS = { count: 'u32', height: 'u32', width: 'u32', factor: 'u32', channels: 'u32' } as const;
 
 /** Every input pixel, written `factor` x `factor` times. */
-export const upsampleNearestKernel = kernelFamily((vec4: boolean, lanes: number) => defineKernel({
-  name: `upsample_nearest_f32${suffix(vec4)}`,
-  workgroup: [lanes],
-  params: NEAREST_PARAMS,
-  buffers: { input: `read ${element(vec4)}`, output: `write ${element(vec4)}` },
-  body: eachPixel(lanes, 'p.height', 'p.width', `
+export const upsampleNearestKernel = kernelFamily((vec4: boolean, lanes: number) =>
+  defineKernel({
+    name: `upsample_nearest_f32${suffix(vec4)}`,
+    workgroup: [lanes],
+    params: NEAREST_PARAMS,
+    buffers: { input: `read ${element(vec4)}`, output: `write ${element(vec4)}` },
+    body: eachPixel(
+      lanes,
+      'p.height',
+      'p.width',
+      `
   let value = input[i];
   let pitch = p.width * p.factor * p.channels;
   for (var dy = 0u; dy < p.factor; dy++) {
     let at = (image * p.height * p.factor + y * p.factor + dy) * pitch + x * p.factor * p.channels + c;
     for (var dx = 0u; dx < p.factor; dx++) { output[at + dx * p.channels] = value; }
-  }`),
-}));
+  }`,
+    ),
+  }),
+);
 
 /** Sum over the block of pixels that repeat this one. */
-export const upsampleNearestGradientKernel = kernelFamily((vec4: boolean, lanes: number) => defineKernel({
-  name: `upsample_nearest_gradient_f32${suffix(vec4)}`,
-  workgroup: [lanes],
-  params: NEAREST_PARAMS,
-  buffers: { upstream: `read ${element(vec4)}`, gradient: `write ${element(vec4)}` },
-  body: eachPixel(lanes, 'p.height', 'p.width', `
+export const upsampleNearestGradientKernel = kernelFamily((vec4: boolean, lanes: number) =>
+  defineKernel({
+    name: `upsample_nearest_gradient_f32${suffix(vec4)}`,
+    workgroup: [lanes],
+    params: NEAREST_PARAMS,
+    buffers: { upstream: `read ${element(vec4)}`, gradient: `write ${element(vec4)}` },
+    body: eachPixel(
+      lanes,
+      'p.height',
+      'p.width',
+      `
   var sum = ${element(vec4)}();
   for (var dy = 0u; dy < p.factor; dy++) {
     for (var dx = 0u; dx < p.factor; dx++) {
       sum += upstream[((image * p.height * p.factor + y * p.factor + dy) * p.width * p.factor + x * p.factor + dx) * p.channels + c];
     }
   }
-  gradient[i] = sum;`),
-}));
+  gradient[i] = sum;`,
+    ),
+  }),
+);
 
 /** `scaleY` and `scaleX` are input size / output size. */
 const BILINEAR_PARAMS = {
-  count: 'u32', height: 'u32', width: 'u32', outH: 'u32', outW: 'u32', channels: 'u32', scaleY: 'f32', scaleX: 'f32',
+  count: 'u32',
+  height: 'u32',
+  width: 'u32',
+  outH: 'u32',
+  outW: 'u32',
+  channels: 'u32',
+  scaleY: 'f32',
+  scaleX: 'f32',
 } as const;
 
 /**
@@ -61,28 +92,36 @@ fn taps(at: u32, scale: f32, size: u32) -> Taps {
   return Taps(low, min(low + 1u, size - 1u), position - f32(low));
 }`;
 
-export const resizeBilinearKernel = kernelFamily((vec4: boolean, lanes: number) => defineKernel({
-  name: `resize_bilinear_f32${suffix(vec4)}`,
-  workgroup: [lanes],
-  params: BILINEAR_PARAMS,
-  buffers: { input: `read ${element(vec4)}`, output: `write ${element(vec4)}` },
-  module: `${TAPS}
+export const resizeBilinearKernel = kernelFamily((vec4: boolean, lanes: number) =>
+  defineKernel({
+    name: `resize_bilinear_f32${suffix(vec4)}`,
+    workgroup: [lanes],
+    params: BILINEAR_PARAMS,
+    buffers: { input: `read ${element(vec4)}`, output: `write ${element(vec4)}` },
+    module: `${TAPS}
 fn at(image: u32, y: u32, x: u32, c: u32) -> ${element(vec4)} { return input[((image * p.height + y) * p.width + x) * p.channels + c]; }`,
-  body: eachPixel(lanes, 'p.outH', 'p.outW', `
+    body: eachPixel(
+      lanes,
+      'p.outH',
+      'p.outW',
+      `
   let ty = taps(y, p.scaleY, p.height);
   let tx = taps(x, p.scaleX, p.width);
   let top = at(image, ty.low, tx.low, c) * (1.0 - tx.t) + at(image, ty.low, tx.high, c) * tx.t;
   let bottom = at(image, ty.high, tx.low, c) * (1.0 - tx.t) + at(image, ty.high, tx.high, c) * tx.t;
-  output[i] = top * (1.0 - ty.t) + bottom * ty.t;`),
-}));
+  output[i] = top * (1.0 - ty.t) + bottom * ty.t;`,
+    ),
+  }),
+);
 
 /** Gathers: an input pixel looks at the range of output pixels whose position lies within one pixel of it (and one more on either side, for rounding). */
-export const resizeBilinearGradientKernel = kernelFamily((vec4: boolean, lanes: number) => defineKernel({
-  name: `resize_bilinear_gradient_f32${suffix(vec4)}`,
-  workgroup: [lanes],
-  params: BILINEAR_PARAMS,
-  buffers: { upstream: `read ${element(vec4)}`, gradient: `write ${element(vec4)}` },
-  module: `${TAPS}
+export const resizeBilinearGradientKernel = kernelFamily((vec4: boolean, lanes: number) =>
+  defineKernel({
+    name: `resize_bilinear_gradient_f32${suffix(vec4)}`,
+    workgroup: [lanes],
+    params: BILINEAR_PARAMS,
+    buffers: { upstream: `read ${element(vec4)}`, gradient: `write ${element(vec4)}` },
+    module: `${TAPS}
 // What output pixel at reads of input pixel own.
 fn weightOf(at: u32, own: u32, scale: f32, size: u32) -> f32 {
   let t = taps(at, scale, size);
@@ -92,7 +131,11 @@ fn firstReader(own: u32, scale: f32) -> u32 { return select(u32(max((f32(own) - 
 fn lastReader(own: u32, scale: f32, size: u32, outSize: u32) -> u32 {
   return select(min(u32((f32(own) + 1.5) / scale + 1.5), outSize - 1u), outSize - 1u, own + 1u == size);
 }`,
-  body: eachPixel(lanes, 'p.height', 'p.width', `
+    body: eachPixel(
+      lanes,
+      'p.height',
+      'p.width',
+      `
   let lastY = lastReader(y, p.scaleY, p.height, p.outH);
   let firstX = firstReader(x, p.scaleX);
   let lastX = lastReader(x, p.scaleX, p.width, p.outW);
@@ -105,5 +148,7 @@ fn lastReader(own: u32, scale: f32, size: u32, outSize: u32) -> u32 {
       if (weight != 0.0) { sum += weight * upstream[((image * p.outH + oy) * p.outW + ox) * p.channels + c]; }
     }
   }
-  gradient[i] = sum;`),
-}));
+  gradient[i] = sum;`,
+    ),
+  }),
+);

@@ -41,7 +41,16 @@ fn sampleAt(start: f32, bin: f32, b: u32, s: u32) -> f32 {
 }`;
 
 const GEOMETRY_PARAMS = {
-  levels: 'u32', resolution: 'u32', samples: 'u32', area1: 'f32', area2: 'f32', area3: 'f32', scale0: 'f32', scale1: 'f32', scale2: 'f32', scale3: 'f32',
+  levels: 'u32',
+  resolution: 'u32',
+  samples: 'u32',
+  area1: 'f32',
+  area2: 'f32',
+  area3: 'f32',
+  scale0: 'f32',
+  scale1: 'f32',
+  scale2: 'f32',
+  scale3: 'f32',
 } as const;
 
 /** Heights and widths of the levels. */
@@ -58,18 +67,28 @@ fn levelSize(level: u32) -> vec2u { // width, height
 export const roiAlignKernel = kernelFamily((access: 'scalar' | 'vec4' | 'texture', held: 1 | 4) => {
   const type = access === 'scalar' ? 'f32' : 'vec4f';
   const level: BufferSpec = access === 'texture' ? 'texture' : `read ${type}`;
-  const load = (name: string, row: string, x: string, h: number): string => (access === 'texture'
-    ? `textureLoad(${name}, vec2u(${x} * p.channels + channel + ${h}u * share, ${row}))` : `${name}[(${row} * size.x + ${x}) * p.channels + channel + ${h}u * share]`);
-  const each = (statement: (h: number) => string): string => Array.from({ length: held }, (_, h) => statement(h)).join('\n      ');
+  const load = (name: string, row: string, x: string, h: number): string =>
+    access === 'texture'
+      ? `textureLoad(${name}, vec2u(${x} * p.channels + channel + ${h}u * share, ${row}))`
+      : `${name}[(${row} * size.x + ${x}) * p.channels + channel + ${h}u * share]`;
+  const each = (statement: (h: number) => string): string =>
+    Array.from({ length: held }, (_, h) => statement(h)).join('\n      ');
   return defineKernel({
     name: `roi_align_f32${access === 'scalar' ? '' : `_${access}`}${held === 1 ? '' : `_x${held}`}`,
     workgroup: [64],
     params: { ...GEOMETRY_PARAMS, ...SIZE_PARAMS, count: 'u32', channels: 'u32', perImage: 'u32' },
     buffers: {
-      boxes: 'read vec4f', features0: level, features1: level, features2: level, features3: level, output: `write ${type}`,
+      boxes: 'read vec4f',
+      features0: level,
+      features1: level,
+      features2: level,
+      features3: level,
+      output: `write ${type}`,
     },
     module: `${GEOMETRY}${SAMPLE}${LEVEL_SIZE}
-${Array.from({ length: MAX_LEVELS }, (_, i) => `
+${Array.from(
+  { length: MAX_LEVELS },
+  (_, i) => `
 fn pool${i}(g: Geometry, bin: vec2u, image: u32, size: vec2u, channel: u32, share: u32) -> array<${type}, ${held}> {
   let extent = vec2f(size);
   ${each((h) => `var sum${h} = ${type}();`)}
@@ -91,12 +110,17 @@ fn pool${i}(g: Geometry, bin: vec2u, image: u32, size: vec2u, channel: u32, shar
       let lowHigh = (1.0 - fy) * fx;
       let highLow = fy * (1.0 - fx);
       let highHigh = fy * fx;
-      ${each((h) => `sum${h} += lowLow * ${load(`features${i}`, 'rowLow', 'xLow', h)} + lowHigh * ${load(`features${i}`, 'rowLow', 'xHigh', h)}
-        + highLow * ${load(`features${i}`, 'rowHigh', 'xLow', h)} + highHigh * ${load(`features${i}`, 'rowHigh', 'xHigh', h)};`)}
+      ${each(
+        (
+          h,
+        ) => `sum${h} += lowLow * ${load(`features${i}`, 'rowLow', 'xLow', h)} + lowHigh * ${load(`features${i}`, 'rowLow', 'xHigh', h)}
+        + highLow * ${load(`features${i}`, 'rowHigh', 'xLow', h)} + highHigh * ${load(`features${i}`, 'rowHigh', 'xHigh', h)};`,
+      )}
     }
   }
   return array<${type}, ${held}>(${each((h) => `sum${h}${h + 1 < held ? ',' : ''}`)});
-}`).join('')}`,
+}`,
+).join('')}`,
     body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
@@ -127,12 +151,13 @@ fn pool${i}(g: Geometry, bin: vec2u, image: u32, size: vec2u, channel: u32, shar
  * For each image and level the list of its boxes, in order, with the pixels that their samples reach.
  * A lane a box finds its place by counting the earlier boxes of its image and level; then a lane an (image, level) counts the boxes there.
  */
-export const roiAlignListKernel = kernelFamily(() => defineKernel({
-  name: 'roi_align_lists',
-  workgroup: [64],
-  params: { ...GEOMETRY_PARAMS, ...SIZE_PARAMS, images: 'u32', perImage: 'u32' },
-  buffers: { boxes: 'read vec4f', entries: 'write vec4u', counts: 'write u32' },
-  module: `${GEOMETRY}${SAMPLE}${LEVEL_SIZE}
+export const roiAlignListKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'roi_align_lists',
+    workgroup: [64],
+    params: { ...GEOMETRY_PARAMS, ...SIZE_PARAMS, images: 'u32', perImage: 'u32' },
+    buffers: { boxes: 'read vec4f', entries: 'write vec4u', counts: 'write u32' },
+    module: `${GEOMETRY}${SAMPLE}${LEVEL_SIZE}
 const NO_LEVEL = 0xffffffffu;
 fn levelOf(box: vec4f) -> u32 {
   let g = geometryOf(box);
@@ -148,7 +173,7 @@ fn reach(start: f32, bin: f32, size: u32) -> u32 {
   let last = f32(size) - 1.0;
   return u32(clamp(floor(low), 0.0, last)) | (u32(clamp(floor(high) + 1.0, 0.0, last)) << 16u);
 }`,
-  body: `
+    body: `
   let i = linearGroup * 64u + lane;
   let total = p.images * p.perImage;
   if (i >= total + p.images * p.levels) { return; }
@@ -172,10 +197,20 @@ fn reach(start: f32, bin: f32, size: u32) -> u32 {
   let at = ((image * p.levels + level) * p.perImage + before) * 2u;
   entries[at] = vec4u(reach(g.start.y, g.bin.y, size.y), reach(g.start.x, g.bin.x, size.x), i, 0u);
   entries[at + 1u] = bitcast<vec4u>(vec4f(g.start, g.bin));`,
-}));
+  }),
+);
 
 const GRADIENT_PARAMS = {
-  count: 'u32', channels: 'u32', height: 'u32', width: 'u32', runs: 'u32', levels: 'u32', level: 'u32', perImage: 'u32', resolution: 'u32', samples: 'u32',
+  count: 'u32',
+  channels: 'u32',
+  height: 'u32',
+  width: 'u32',
+  runs: 'u32',
+  levels: 'u32',
+  level: 'u32',
+  perImage: 'u32',
+  resolution: 'u32',
+  samples: 'u32',
 } as const;
 
 const WEIGHTS = `${SAMPLE}
@@ -215,7 +250,11 @@ const RUN_PLACE = `
 
 const PIXELS = Array.from({ length: RUN }, (_, i) => i);
 const gradientBuffers = (type: 'f32' | 'vec4f', adds: boolean): Readonly<Record<string, BufferSpec>> => ({
-  entries: 'read vec4u', counts: 'read u32', upstream: `read ${type}`, ...(adds ? { earlier: `read ${type}` } : {}), gradient: `write ${type}`,
+  entries: 'read vec4u',
+  counts: 'read u32',
+  upstream: `read ${type}`,
+  ...(adds ? { earlier: `read ${type}` } : {}),
+  gradient: `write ${type}`,
 });
 
 /** With `adds` on top of the gradient that others gave before. */

@@ -35,13 +35,31 @@ fn side(x: f32, positive: bool, alpha: f32) -> Side {
 }`;
 
 /** logits [T, B * N, C], boxes [T, B * N] -> partials [T, groups]: unweighted sums of class, L1, GIoU losses (and a zero). */
-export const setLossPartialsKernel = kernelFamily(() => defineKernel({
-  name: 'set_loss_partials_f32',
-  workgroup: [64],
-  params: { stages: 'u32', groups: 'u32', rows: 'u32', proposals: 'u32', classes: 'u32', capacity: 'u32', alpha: 'f32', gamma: 'f32' },
-  buffers: { logits: 'read f32', boxes: 'read vec4f', matched: 'read i32', labels: 'read u32', targetBoxes: 'read vec4f', sizes: 'read vec4f', partials: 'write vec4f' },
-  module: `${OVERLAP}${FOCAL}${SUM_LANES}${SIDE}\nvar<workgroup> classOf: array<u32, ${PROPOSALS_PER_GROUP}>;`,
-  body: /* wgsl */ `
+export const setLossPartialsKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'set_loss_partials_f32',
+    workgroup: [64],
+    params: {
+      stages: 'u32',
+      groups: 'u32',
+      rows: 'u32',
+      proposals: 'u32',
+      classes: 'u32',
+      capacity: 'u32',
+      alpha: 'f32',
+      gamma: 'f32',
+    },
+    buffers: {
+      logits: 'read f32',
+      boxes: 'read vec4f',
+      matched: 'read i32',
+      labels: 'read u32',
+      targetBoxes: 'read vec4f',
+      sizes: 'read vec4f',
+      partials: 'write vec4f',
+    },
+    module: `${OVERLAP}${FOCAL}${SUM_LANES}${SIDE}\nvar<workgroup> classOf: array<u32, ${PROPOSALS_PER_GROUP}>;`,
+    body: /* wgsl */ `
   if (linearGroup >= p.stages * p.groups) { return; }
   let first = linearGroup % p.groups * ${PROPOSALS_PER_GROUP}u;
   let rows = min(${PROPOSALS_PER_GROUP}u, p.rows - first);
@@ -67,16 +85,18 @@ export const setLossPartialsKernel = kernelFamily(() => defineKernel({
   }
   let sum = sumLanes(lane, parts);
   if (lane == 0u) { partials[linearGroup] = vec4f(sum, 0.0); }`,
-}));
+  }),
+);
 
 /** partials [T, groups], positives [T] -> parts [T, 3], weighted and divided by the stage's positives. One workgroup a stage. */
-export const setLossTotalsKernel = kernelFamily(() => defineKernel({
-  name: 'set_loss_totals_f32',
-  workgroup: [64],
-  params: { stages: 'u32', groups: 'u32', classWeight: 'f32', l1Weight: 'f32', giouWeight: 'f32' },
-  buffers: { partials: 'read vec4f', positives: 'read f32', parts: 'write f32' },
-  module: SUM_LANES,
-  body: /* wgsl */ `
+export const setLossTotalsKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'set_loss_totals_f32',
+    workgroup: [64],
+    params: { stages: 'u32', groups: 'u32', classWeight: 'f32', l1Weight: 'f32', giouWeight: 'f32' },
+    buffers: { partials: 'read vec4f', positives: 'read f32', parts: 'write f32' },
+    module: SUM_LANES,
+    body: /* wgsl */ `
   if (linearGroup >= p.stages) { return; }
   var own = vec3f();
   for (var i = lane; i < p.groups; i += 64u) { own += partials[linearGroup * p.groups + i].xyz; }
@@ -86,16 +106,34 @@ export const setLossTotalsKernel = kernelFamily(() => defineKernel({
     parts[3u * linearGroup + 1u] = sum.y;
     parts[3u * linearGroup + 2u] = sum.z;
   }`,
-}));
+  }),
+);
 
 /** One lane a logit. */
-export const setLossLogitsGradientKernel = kernelFamily(() => defineKernel({
-  name: 'set_loss_logits_gradient_f32',
-  workgroup: [64],
-  params: { count: 'u32', rows: 'u32', proposals: 'u32', classes: 'u32', capacity: 'u32', alpha: 'f32', gamma: 'f32', classWeight: 'f32' },
-  buffers: { logits: 'read f32', matched: 'read i32', labels: 'read u32', positives: 'read f32', upstream: 'read f32', gradient: 'write f32' },
-  module: FOCAL + SIDE,
-  body: /* wgsl */ `
+export const setLossLogitsGradientKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'set_loss_logits_gradient_f32',
+    workgroup: [64],
+    params: {
+      count: 'u32',
+      rows: 'u32',
+      proposals: 'u32',
+      classes: 'u32',
+      capacity: 'u32',
+      alpha: 'f32',
+      gamma: 'f32',
+      classWeight: 'f32',
+    },
+    buffers: {
+      logits: 'read f32',
+      matched: 'read i32',
+      labels: 'read u32',
+      positives: 'read f32',
+      upstream: 'read f32',
+      gradient: 'write f32',
+    },
+    module: FOCAL + SIDE,
+    body: /* wgsl */ `
   let at = linearGroup * 64u + lane;
   if (at >= p.count) { return; }
   let row = at / p.classes;
@@ -105,16 +143,26 @@ export const setLossLogitsGradientKernel = kernelFamily(() => defineKernel({
   if (object >= 0) { positive = labels[row % p.rows / p.proposals * p.capacity + u32(object)] == at % p.classes; }
   let s = side(logits[at], positive, p.alpha);
   gradient[at] = upstream[3u * stage] * p.classWeight / positives[stage] * s.sign * focalPositiveDerivative(s.logistic, s.weight, p.gamma);`,
-}));
+  }),
+);
 
 /** One lane a box; zero where unmatched. */
-export const setLossBoxesGradientKernel = kernelFamily(() => defineKernel({
-  name: 'set_loss_boxes_gradient_f32',
-  workgroup: [64],
-  params: { count: 'u32', rows: 'u32', proposals: 'u32', capacity: 'u32', l1Weight: 'f32', giouWeight: 'f32' },
-  buffers: { boxes: 'read vec4f', matched: 'read i32', targetBoxes: 'read vec4f', sizes: 'read vec4f', positives: 'read f32', upstream: 'read f32', gradient: 'write vec4f' },
-  module: OVERLAP,
-  body: /* wgsl */ `
+export const setLossBoxesGradientKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'set_loss_boxes_gradient_f32',
+    workgroup: [64],
+    params: { count: 'u32', rows: 'u32', proposals: 'u32', capacity: 'u32', l1Weight: 'f32', giouWeight: 'f32' },
+    buffers: {
+      boxes: 'read vec4f',
+      matched: 'read i32',
+      targetBoxes: 'read vec4f',
+      sizes: 'read vec4f',
+      positives: 'read f32',
+      upstream: 'read f32',
+      gradient: 'write vec4f',
+    },
+    module: OVERLAP,
+    body: /* wgsl */ `
   let row = linearGroup * 64u + lane;
   if (row >= p.count) { return; }
   let object = matched[row];
@@ -127,4 +175,5 @@ export const setLossBoxesGradientKernel = kernelFamily(() => defineKernel({
     sum = (upstream[3u * stage + 1u] * p.l1Weight * sign(box - truth) / sizes[image] - upstream[3u * stage + 2u] * p.giouWeight * giouDerivative(box, truth)) / positives[stage];
   }
   gradient[row] = sum;`,
-}));
+  }),
+);

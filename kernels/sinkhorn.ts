@@ -68,14 +68,26 @@ function rowSweep(lanes: number, subgroup: boolean, share: string, write: string
  * @param lanes    of a workgroup: a power of two from 32 to 256, or the size of a subgroup
  * @param subgroup a workgroup is one subgroup
  */
-export const sinkhornKernel = kernelFamily((lanes: number, subgroup: boolean) => defineKernel({
-  name: `sinkhorn_f32_${subgroup ? 'sg' : 'wg'}${lanes}`,
-  workgroup: [lanes],
-  subgroups: subgroup,
-  params: { problems: 'u32', rows: 'u32', columns: 'u32', images: 'u32', iterations: 'u32' },
-  buffers: { costs: 'read f32', counts: 'read u32', supply: 'read f32', rowState: 'write f32', columnState: 'write f32', matched: 'write i32' },
-  module: LOG_SUM + (subgroup ? '' : `\nvar<workgroup> partialShift: array<f32, ${lanes}>;\nvar<workgroup> partialSum: array<f32, ${lanes}>;`),
-  body: /* wgsl */ `
+export const sinkhornKernel = kernelFamily((lanes: number, subgroup: boolean) =>
+  defineKernel({
+    name: `sinkhorn_f32_${subgroup ? 'sg' : 'wg'}${lanes}`,
+    workgroup: [lanes],
+    subgroups: subgroup,
+    params: { problems: 'u32', rows: 'u32', columns: 'u32', images: 'u32', iterations: 'u32' },
+    buffers: {
+      costs: 'read f32',
+      counts: 'read u32',
+      supply: 'read f32',
+      rowState: 'write f32',
+      columnState: 'write f32',
+      matched: 'write i32',
+    },
+    module:
+      LOG_SUM +
+      (subgroup
+        ? ''
+        : `\nvar<workgroup> partialShift: array<f32, ${lanes}>;\nvar<workgroup> partialSum: array<f32, ${lanes}>;`),
+    body: /* wgsl */ `
   let problem = linearGroup;
   if (problem >= p.problems) { return; }
   let count = counts[problem % p.images];
@@ -83,8 +95,12 @@ export const sinkhornKernel = kernelFamily((lanes: number, subgroup: boolean) =>
   let rowBase = problem * 2u * (p.rows + 1u);
   let largestBase = rowBase + p.rows + 1u;
   let columnBase = problem * p.columns;
-  ${subgroup ? `let width = ${lanes}u;` : `var width = 32u; // lanes of a row: fewer where there are more rows
-  while (width > 8u && ${lanes}u / width < count + 1u) { width /= 2u; }`}
+  ${
+    subgroup
+      ? `let width = ${lanes}u;`
+      : `var width = 32u; // lanes of a row: fewer where there are more rows
+  while (width > 8u && ${lanes}u / width < count + 1u) { width /= 2u; }`
+  }
   let seat = lane % width;
   for (var i = lane; i < 2u * (p.rows + 1u); i += ${lanes}u) { rowState[rowBase + i] = 0.0; }
   storageBarrier();
@@ -98,25 +114,35 @@ export const sinkhornKernel = kernelFamily((lanes: number, subgroup: boolean) =>
       columnState[columnBase + j] = 1e-8 - logSum(terms); // log(1 + 1e-8) = 1e-8
     }
     storageBarrier();
-    ${rowSweep(lanes, subgroup, /* wgsl */ `
+    ${rowSweep(
+      lanes,
+      subgroup,
+      /* wgsl */ `
       if (row < count) {
         for (var j = seat; j < p.columns; j += width) {
           terms = including(terms, columnState[columnBase + j] - costs[costBase + row * p.columns + j]);
         }
       } else {
         for (var j = seat; j < p.columns; j += width) { terms = including(terms, columnState[columnBase + j]); }
-      }`, /* wgsl */ `
+      }`,
+      /* wgsl */ `
         let units = supply[problem * (p.rows + 1u) + select(row, p.rows, row == count)];
-        rowState[rowBase + row] = log(units + 1e-8) - logSum(whole);`)}
+        rowState[rowBase + row] = log(units + 1e-8) - logSum(whole);`,
+    )}
     storageBarrier();
   }
 
-  ${rowSweep(lanes, subgroup, /* wgsl */ `
+  ${rowSweep(
+    lanes,
+    subgroup,
+    /* wgsl */ `
       for (var j = seat; j < p.columns; j += width) {
         var cost = 0.0;
         if (row < count) { cost = costs[costBase + row * p.columns + j]; }
         terms.shift = max(terms.shift, columnState[columnBase + j] - cost);
-      }`, 'rowState[largestBase + row] = whole.shift;')}
+      }`,
+    'rowState[largestBase + row] = whole.shift;',
+  )}
   storageBarrier();
   for (var j = lane; j < p.columns; j += ${lanes}u) {
     var best = -1;
@@ -127,15 +153,23 @@ export const sinkhornKernel = kernelFamily((lanes: number, subgroup: boolean) =>
     }
     matched[columnBase + j] = select(best, -1, columnState[columnBase + j] - rowState[largestBase + count] > bestScore);
   }`,
-}));
+  }),
+);
 
 /** The plan itself, for looking at: [P, M + 1, N], background last, padded rows zero. One lane an entry. */
-export const transportPlanKernel = kernelFamily(() => defineKernel({
-  name: 'transport_plan_f32',
-  workgroup: [64],
-  params: { count: 'u32', rows: 'u32', columns: 'u32', images: 'u32' },
-  buffers: { costs: 'read f32', counts: 'read u32', rowState: 'read f32', columnState: 'read f32', plan: 'write f32' },
-  body: /* wgsl */ `
+export const transportPlanKernel = kernelFamily(() =>
+  defineKernel({
+    name: 'transport_plan_f32',
+    workgroup: [64],
+    params: { count: 'u32', rows: 'u32', columns: 'u32', images: 'u32' },
+    buffers: {
+      costs: 'read f32',
+      counts: 'read u32',
+      rowState: 'read f32',
+      columnState: 'read f32',
+      plan: 'write f32',
+    },
+    body: /* wgsl */ `
   let at = linearGroup * 64u + lane;
   if (at >= p.count) { return; }
   let column = at % p.columns;
@@ -151,4 +185,5 @@ export const transportPlanKernel = kernelFamily(() => defineKernel({
     entry = exp(rowState[rowBase + count] + b);
   }
   plan[at] = entry;`,
-}));
+  }),
+);

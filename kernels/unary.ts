@@ -16,18 +16,26 @@ export const UNARY_FUNCTIONS = {
 
 export type UnaryFunction = keyof typeof UNARY_FUNCTIONS;
 
-export const unaryKernel = kernelFamily((f: UnaryFunction, lanes: number) => defineKernel({
-  name: `${f}_f32_vec4`,
-  workgroup: [lanes],
-  params: { count4: 'u32', a: 'f32', b: 'f32' },
-  buffers: { input: 'read vec4f', output: 'write vec4f' },
-  body: eachElement(lanes, 'p.count4', `let x = input[i]; output[i] = ${UNARY_FUNCTIONS[f].value};`),
-}));
+export const unaryKernel = kernelFamily((f: UnaryFunction, lanes: number) =>
+  defineKernel({
+    name: `${f}_f32_vec4`,
+    workgroup: [lanes],
+    params: { count4: 'u32', a: 'f32', b: 'f32' },
+    buffers: { input: 'read vec4f', output: 'write vec4f' },
+    body: eachElement(lanes, 'p.count4', `let x = input[i]; output[i] = ${UNARY_FUNCTIONS[f].value};`),
+  }),
+);
 
-export const unaryGradientKernel = kernelFamily((f: UnaryFunction, lanes: number) => defineKernel({
-  name: `${f}_gradient_f32_vec4`,
-  workgroup: [lanes],
-  params: { count4: 'u32', a: 'f32', b: 'f32' },
-  buffers: { input: 'read vec4f', output: 'read vec4f', upstream: 'read vec4f', gradient: 'write vec4f' },
-  body: eachElement(lanes, 'p.count4', `let x = input[i]; let y = output[i]; gradient[i] = upstream[i] * (${UNARY_FUNCTIONS[f].derivative});`),
-}));
+export const unaryGradientKernel = kernelFamily((f: UnaryFunction, lanes: number) =>
+  defineKernel({
+    name: `${f}_gradient_f32_vec4`,
+    workgroup: [lanes],
+    params: { count4: 'u32', a: 'f32', b: 'f32' },
+    buffers: { input: 'read vec4f', output: 'read vec4f', upstream: 'read vec4f', gradient: 'write vec4f' },
+    body: eachElement(
+      lanes,
+      'p.count4',
+      `let x = input[i]; let y = output[i]; gradient[i] = upstream[i] * (${UNARY_FUNCTIONS[f].derivative});`,
+    ),
+  }),
+);

@@ -26,11 +26,18 @@ export interface BatchShape {
 /** The shape of a batch: images padded to a common size, objects to the next of 8, 16, 32, ... rows. */
 export function batchShape(images: readonly ImageData[], targets?: readonly ImageTargets[]): BatchShape {
   const [height, width] = paddedSize(images, { divisor: DIVISOR });
-  return { images: images.length, height, width, rows: targets ? targetRows(targets) : 0, floats: images.some(({ data }) => data instanceof Float32Array) };
+  return {
+    images: images.length,
+    height,
+    width,
+    rows: targets ? targetRows(targets) : 0,
+    floats: images.some(({ data }) => data instanceof Float32Array),
+  };
 }
 
 /** One word for a shape. */
-export const shapeKey = ({ images, height, width, rows, floats }: BatchShape): string => `${images}x${height}x${width}x${rows}${floats ? 'f' : ''}`;
+export const shapeKey = ({ images, height, width, rows, floats }: BatchShape): string =>
+  `${images}x${height}x${width}x${rows}${floats ? 'f' : ''}`;
 
 export class Batch {
   /** u32: images as `packImages` lays them out. */
@@ -44,15 +51,25 @@ export class Batch {
   private highestLabel = -1;
 
   /** @param classes labels must be below it */
-  constructor(private readonly device: Device, readonly shape: BatchShape, private readonly classes: number) {
+  constructor(
+    private readonly device: Device,
+    readonly shape: BatchShape,
+    private readonly classes: number,
+  ) {
     const { images, height, width, rows, floats } = shape;
     this.staging = new Uint32Array(packedWords(images, height, width, floats));
     this.packed = device.empty([this.staging.length], 'u32');
     this.sizes = device.empty([images, 4]);
     this.inverseTemperature = device.empty([1]);
-    this.objects = rows === 0 ? null : {
-      labels: device.empty([images, rows], 'u32'), boxes: device.empty([images, rows, 4]), counts: device.empty([images], 'u32'), maxObjects: rows,
-    };
+    this.objects =
+      rows === 0
+        ? null
+        : {
+            labels: device.empty([images, rows], 'u32'),
+            boxes: device.empty([images, rows, 4]),
+            counts: device.empty([images], 'u32'),
+            maxObjects: rows,
+          };
   }
 
   /** The ground truths. Throws where the shape has none. */
@@ -64,7 +81,8 @@ export class Batch {
   /** Overwrites the images and the temperature. Throws where the images have another shape than the batch. */
   writeImages(images: readonly ImageData[], temperature: number): void {
     const { device, shape } = this;
-    const given = shapeKey({ ...batchShape(images), rows: shape.rows }), expected = shapeKey(shape);
+    const given = shapeKey({ ...batchShape(images), rows: shape.rows }),
+      expected = shapeKey(shape);
     if (given !== expected) throw new RangeError(`Batch: images must make a batch of shape ${expected}, got ${given}`);
     if (!(temperature > 0)) throw new RangeError(`Batch: temperature must be > 0, got ${temperature}`);
     device.write(this.packed, packImages(images, this.staging));
@@ -76,9 +94,11 @@ export class Batch {
   write(images: readonly ImageData[], targets: readonly ImageTargets[], temperature: number): void {
     const { device, objects, classes } = this;
     if (!objects) throw new Error('Batch: has no ground truths: its shape was made without targets');
-    if (targets.length !== images.length) throw new RangeError(`Batch: targets must be of ${images.length} images, got ${targets.length}`);
+    if (targets.length !== images.length)
+      throw new RangeError(`Batch: targets must be of ${images.length} images, got ${targets.length}`);
     const { labels, boxes, counts, highestLabel } = packTargets('Batch', targets, objects.maxObjects);
-    if (highestLabel >= classes) throw new RangeError(`Batch: labels must be below the model's ${classes} classes, got ${highestLabel}`);
+    if (highestLabel >= classes)
+      throw new RangeError(`Batch: labels must be below the model's ${classes} classes, got ${highestLabel}`);
     this.highestLabel = highestLabel;
     this.writeImages(images, temperature);
     device.write(objects.labels, labels);
@@ -88,6 +108,7 @@ export class Batch {
 
   dispose(): void {
     for (const tensor of [this.packed, this.sizes, this.inverseTemperature]) tensor.dispose();
-    if (this.objects) for (const tensor of [this.objects.labels, this.objects.boxes, this.objects.counts]) tensor.dispose();
+    if (this.objects)
+      for (const tensor of [this.objects.labels, this.objects.boxes, this.objects.counts]) tensor.dispose();
   }
 }

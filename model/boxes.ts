@@ -19,7 +19,10 @@ export interface Detections {
 }
 
 /** Clips corner boxes to 0 .. width, 0 .. height. */
-export function clipBoxes(boxes: ArrayLike<number>, [width, height]: readonly [number, number]): Float32Array<ArrayBuffer> {
+export function clipBoxes(
+  boxes: ArrayLike<number>,
+  [width, height]: readonly [number, number],
+): Float32Array<ArrayBuffer> {
   return Float32Array.from(boxes, (x, i) => Math.min(Math.max(x, 0), i % 2 === 0 ? width : height));
 }
 
@@ -37,7 +40,9 @@ export interface TopScores {
  */
 export function topScores(logits: ArrayLike<number>, classes: number, count: number): TopScores {
   const rank = Float64Array.from(logits, (x) => (Number.isNaN(x) ? -Infinity : x));
-  const order = Uint32Array.from(rank, (_, i) => i).sort((a, b) => (rank[a] === rank[b] ? a - b : rank[b] - rank[a])).subarray(0, count);
+  const order = Uint32Array.from(rank, (_, i) => i)
+    .sort((a, b) => (rank[a] === rank[b] ? a - b : rank[b] - rank[a]))
+    .subarray(0, count);
   return {
     scores: Float32Array.from(order, (i) => 1 / (1 + Math.exp(-logits[i]))),
     labels: Uint32Array.from(order, (i) => i % classes),
@@ -51,7 +56,12 @@ export function topScores(logits: ArrayLike<number>, classes: number, count: num
  *
  * @returns indices of the boxes that stay, best first
  */
-export function nms(boxes: ArrayLike<number>, scores: ArrayLike<number>, labels: ArrayLike<number>, threshold: number): number[] {
+export function nms(
+  boxes: ArrayLike<number>,
+  scores: ArrayLike<number>,
+  labels: ArrayLike<number>,
+  threshold: number,
+): number[] {
   const area = (i: number): number => (boxes[4 * i + 2] - boxes[4 * i]) * (boxes[4 * i + 3] - boxes[4 * i + 1]);
   const iou = (i: number, j: number): number => {
     const w = Math.max(0, Math.min(boxes[4 * i + 2], boxes[4 * j + 2]) - Math.max(boxes[4 * i], boxes[4 * j]));
@@ -79,16 +89,25 @@ export function nms(boxes: ArrayLike<number>, scores: ArrayLike<number>, labels:
  * @param size   width and height of the image
  */
 export function selectDetections(
-  logits: ArrayLike<number>, boxes: ArrayLike<number>, size: readonly [number, number], config: Pick<ModelConfig, 'numProposals' | 'numClasses' | 'matcher' | 'nmsThreshold'>,
+  logits: ArrayLike<number>,
+  boxes: ArrayLike<number>,
+  size: readonly [number, number],
+  config: Pick<ModelConfig, 'numProposals' | 'numClasses' | 'matcher' | 'nmsThreshold'>,
 ): Detections {
   const { scores, labels, proposals } = topScores(logits, config.numClasses, config.numProposals);
-  const own = Float32Array.from({ length: 4 * proposals.length }, (_, i) => boxes[4 * proposals[Math.floor(i / 4)] + (i % 4)]);
+  const own = Float32Array.from(
+    { length: 4 * proposals.length },
+    (_, i) => boxes[4 * proposals[Math.floor(i / 4)] + (i % 4)],
+  );
   if (config.matcher === 'hungarian') return { scores, labels, boxes: clipBoxes(own, size), proposals };
   const kept = nms(own, scores, labels, config.nmsThreshold);
   return {
     scores: Float32Array.from(kept, (i) => scores[i]),
     labels: Uint32Array.from(kept, (i) => labels[i]),
-    boxes: clipBoxes(kept.flatMap((i) => Array.from(own.subarray(4 * i, 4 * i + 4))), size),
+    boxes: clipBoxes(
+      kept.flatMap((i) => Array.from(own.subarray(4 * i, 4 * i + 4))),
+      size,
+    ),
     proposals: Uint32Array.from(kept, (i) => proposals[i]),
   };
 }

@@ -72,20 +72,63 @@ export class ConfigError extends Error {
 
 /** The paper's network, ResNet-50: 300 proposals, 6 stages, staircase DPG, OTA with dynamic k and unit increasing. */
 export const PAPER_R50: ModelConfig = {
-  depth: 50, stemChannels: 64, norm: 'frozen_bn', freezeAt: 2,
-  pixelMean: [123.675, 116.28, 103.53], pixelStd: [58.395, 57.12, 57.375],
-  numClasses: 80, numProposals: 300, numStages: 6, hiddenDim: 256, numAttentionHeads: 8, feedforwardDim: 2048, dynamicDim: 64,
-  numClassLayers: 1, numRegressionLayers: 3, poolerResolution: 7, poolerSamplingRatio: 2, priorProbability: 0.01, proposalInit: 'image',
-  dpg: 'staircase', numExperts: 4, expertMapSize: 30, expertHiddenDim: 1500,
-  matcher: 'ota', otaK: 0, otaTopQ: 8, unitIncreasing: true, unitStep: 0.5, maxPositiveFraction: 0.8, sinkhornEpsilon: 0.1, sinkhornIterations: 50,
-  classWeight: 2, l1Weight: 5, giouWeight: 2, focalAlpha: 0.25, focalGamma: 2, nmsThreshold: 0.7, gradientCheckpointing: false,
+  depth: 50,
+  stemChannels: 64,
+  norm: 'frozen_bn',
+  freezeAt: 2,
+  pixelMean: [123.675, 116.28, 103.53],
+  pixelStd: [58.395, 57.12, 57.375],
+  numClasses: 80,
+  numProposals: 300,
+  numStages: 6,
+  hiddenDim: 256,
+  numAttentionHeads: 8,
+  feedforwardDim: 2048,
+  dynamicDim: 64,
+  numClassLayers: 1,
+  numRegressionLayers: 3,
+  poolerResolution: 7,
+  poolerSamplingRatio: 2,
+  priorProbability: 0.01,
+  proposalInit: 'image',
+  dpg: 'staircase',
+  numExperts: 4,
+  expertMapSize: 30,
+  expertHiddenDim: 1500,
+  matcher: 'ota',
+  otaK: 0,
+  otaTopQ: 8,
+  unitIncreasing: true,
+  unitStep: 0.5,
+  maxPositiveFraction: 0.8,
+  sinkhornEpsilon: 0.1,
+  sinkhornIterations: 50,
+  classWeight: 2,
+  l1Weight: 5,
+  giouWeight: 2,
+  focalAlpha: 0.25,
+  focalGamma: 2,
+  nmsThreshold: 0.7,
+  gradientCheckpointing: false,
 };
 
 /** The whole method at small width, for training from scratch: GroupNorm, nothing frozen, boxes that start as a grid. */
 const SMALL: ModelConfig = {
   ...PAPER_R50,
-  depth: 18, stemChannels: 16, norm: 'gn', freezeAt: 0, numClasses: 4, numProposals: 25, numStages: 3,
-  hiddenDim: 64, numAttentionHeads: 4, feedforwardDim: 128, dynamicDim: 16, proposalInit: 'grid', expertMapSize: 8, expertHiddenDim: 64,
+  depth: 18,
+  stemChannels: 16,
+  norm: 'gn',
+  freezeAt: 0,
+  numClasses: 4,
+  numProposals: 25,
+  numStages: 3,
+  hiddenDim: 64,
+  numAttentionHeads: 4,
+  feedforwardDim: 128,
+  dynamicDim: 16,
+  proposalInit: 'grid',
+  expertMapSize: 8,
+  expertHiddenDim: 64,
 };
 
 export const MODEL_PRESETS = {
@@ -95,7 +138,16 @@ export const MODEL_PRESETS = {
   small: SMALL,
   /** For tests and quick looks: everything there, as narrow as it goes. */
   tiny: {
-    ...SMALL, stemChannels: 8, numProposals: 16, numStages: 2, hiddenDim: 16, feedforwardDim: 32, dynamicDim: 4, expertMapSize: 4, expertHiddenDim: 16, numExperts: 2,
+    ...SMALL,
+    stemChannels: 8,
+    numProposals: 16,
+    numStages: 2,
+    hiddenDim: 16,
+    feedforwardDim: 32,
+    dynamicDim: 4,
+    expertMapSize: 4,
+    expertHiddenDim: 16,
+    numExperts: 2,
   },
 } as const satisfies Record<string, ModelConfig>;
 
@@ -103,26 +155,70 @@ export type PresetName = keyof typeof MODEL_PRESETS;
 
 type Check = (value: unknown) => string | null;
 
-const integer = (min: number, max = Number.MAX_SAFE_INTEGER): Check => (value) =>
-  Number.isInteger(value) && (value as number) >= min && (value as number) <= max ? null : `an integer ${max === Number.MAX_SAFE_INTEGER ? `>= ${min}` : `in ${min} .. ${max}`}`;
-const number = (min: number, max = Infinity, open = false): Check => (value) =>
-  typeof value === 'number' && Number.isFinite(value) && (open ? value > min : value >= min) && value <= max ? null
-    : `a number ${open ? '>' : '>='} ${min}${max === Infinity ? '' : ` and <= ${max}`}`;
-const oneOf = (...allowed: readonly (string | number)[]): Check => (value) => (allowed.includes(value as string | number) ? null : `one of ${allowed.join(', ')}`);
+const integer =
+  (min: number, max = Number.MAX_SAFE_INTEGER): Check =>
+  (value) =>
+    Number.isInteger(value) && (value as number) >= min && (value as number) <= max
+      ? null
+      : `an integer ${max === Number.MAX_SAFE_INTEGER ? `>= ${min}` : `in ${min} .. ${max}`}`;
+const number =
+  (min: number, max = Infinity, open = false): Check =>
+  (value) =>
+    typeof value === 'number' && Number.isFinite(value) && (open ? value > min : value >= min) && value <= max
+      ? null
+      : `a number ${open ? '>' : '>='} ${min}${max === Infinity ? '' : ` and <= ${max}`}`;
+const oneOf =
+  (...allowed: readonly (string | number)[]): Check =>
+  (value) =>
+    allowed.includes(value as string | number) ? null : `one of ${allowed.join(', ')}`;
 const boolean: Check = (value) => (typeof value === 'boolean' ? null : 'true or false');
-const three = (each: Check): Check => (value) => (Array.isArray(value) && value.length === 3 && value.every((v) => each(v) === null) ? null : `three numbers, each ${each(undefined)}`);
+const three =
+  (each: Check): Check =>
+  (value) =>
+    Array.isArray(value) && value.length === 3 && value.every((v) => each(v) === null)
+      ? null
+      : `three numbers, each ${each(undefined)}`;
 
 // The upper bounds are far beyond anything sensible: they are there so that a slip of the hand is named, and does not take all memory first.
 const CHECKS: Record<keyof ModelConfig, Check> = {
-  depth: oneOf(18, 34, 50, 101), stemChannels: integer(4, 1024), norm: oneOf('frozen_bn', 'gn'), freezeAt: integer(0, 5),
-  pixelMean: three(number(0)), pixelStd: three(number(0, Infinity, true)),
-  numClasses: integer(1, 100000), numProposals: integer(1, 10000), numStages: integer(1, 64), hiddenDim: integer(4, 4096), numAttentionHeads: integer(1, 1024), feedforwardDim: integer(1, 65536),
-  dynamicDim: integer(4, 1024), numClassLayers: integer(0, 64), numRegressionLayers: integer(0, 64), poolerResolution: integer(1, 64), poolerSamplingRatio: integer(1, 16),
-  priorProbability: number(0, 0.5, true), proposalInit: oneOf('image', 'grid'), dpg: oneOf('none', 'plain', 'staircase'),
-  numExperts: integer(1, 1024), expertMapSize: integer(1, 256), expertHiddenDim: integer(1, 65536), matcher: oneOf('hungarian', 'ota'),
-  otaK: number(0), otaTopQ: integer(1, 64), unitIncreasing: boolean, unitStep: number(0), maxPositiveFraction: number(0, 1, true),
-  sinkhornEpsilon: number(0, Infinity, true), sinkhornIterations: integer(1, 10000), classWeight: number(0), l1Weight: number(0), giouWeight: number(0),
-  focalAlpha: number(0, 1), focalGamma: number(0), nmsThreshold: number(0, 1), gradientCheckpointing: boolean,
+  depth: oneOf(18, 34, 50, 101),
+  stemChannels: integer(4, 1024),
+  norm: oneOf('frozen_bn', 'gn'),
+  freezeAt: integer(0, 5),
+  pixelMean: three(number(0)),
+  pixelStd: three(number(0, Infinity, true)),
+  numClasses: integer(1, 100000),
+  numProposals: integer(1, 10000),
+  numStages: integer(1, 64),
+  hiddenDim: integer(4, 4096),
+  numAttentionHeads: integer(1, 1024),
+  feedforwardDim: integer(1, 65536),
+  dynamicDim: integer(4, 1024),
+  numClassLayers: integer(0, 64),
+  numRegressionLayers: integer(0, 64),
+  poolerResolution: integer(1, 64),
+  poolerSamplingRatio: integer(1, 16),
+  priorProbability: number(0, 0.5, true),
+  proposalInit: oneOf('image', 'grid'),
+  dpg: oneOf('none', 'plain', 'staircase'),
+  numExperts: integer(1, 1024),
+  expertMapSize: integer(1, 256),
+  expertHiddenDim: integer(1, 65536),
+  matcher: oneOf('hungarian', 'ota'),
+  otaK: number(0),
+  otaTopQ: integer(1, 64),
+  unitIncreasing: boolean,
+  unitStep: number(0),
+  maxPositiveFraction: number(0, 1, true),
+  sinkhornEpsilon: number(0, Infinity, true),
+  sinkhornIterations: integer(1, 10000),
+  classWeight: number(0),
+  l1Weight: number(0),
+  giouWeight: number(0),
+  focalAlpha: number(0, 1),
+  focalGamma: number(0),
+  nmsThreshold: number(0, 1),
+  gradientCheckpointing: boolean,
 };
 
 /**
@@ -132,17 +228,24 @@ const CHECKS: Record<keyof ModelConfig, Check> = {
  */
 export function validateModelConfig(config: Readonly<Record<string, unknown>>, source: string): ModelConfig {
   const fail = (field: string, expected: string): never => {
-    throw new ConfigError(`${source}: model.${field} must be ${expected}, got ${JSON.stringify(config[field]) ?? 'nothing'}`);
+    throw new ConfigError(
+      `${source}: model.${field} must be ${expected}, got ${JSON.stringify(config[field]) ?? 'nothing'}`,
+    );
   };
   for (const field of Object.keys(config)) {
-    if (!Object.hasOwn(CHECKS, field)) throw new ConfigError(`${source}: model.${field} is not a field of the model (there are: ${Object.keys(CHECKS).join(', ')})`);
+    if (!Object.hasOwn(CHECKS, field))
+      throw new ConfigError(
+        `${source}: model.${field} is not a field of the model (there are: ${Object.keys(CHECKS).join(', ')})`,
+      );
   }
   for (const [field, check] of Object.entries(CHECKS)) {
     const expected = check(config[field]);
     if (expected !== null) fail(field, expected);
   }
   const valid = { ...config } as Record<string, unknown> as Readonly<Record<keyof ModelConfig, number>>;
-  if (valid.hiddenDim % valid.numAttentionHeads !== 0) fail('hiddenDim', `a multiple of numAttentionHeads (${valid.numAttentionHeads})`);
-  for (const field of ['hiddenDim', 'dynamicDim', 'stemChannels'] as const) if (valid[field] % 4 !== 0) fail(field, 'a multiple of 4');
+  if (valid.hiddenDim % valid.numAttentionHeads !== 0)
+    fail('hiddenDim', `a multiple of numAttentionHeads (${valid.numAttentionHeads})`);
+  for (const field of ['hiddenDim', 'dynamicDim', 'stemChannels'] as const)
+    if (valid[field] % 4 !== 0) fail(field, 'a multiple of 4');
   return config as Readonly<Record<string, unknown>> & ModelConfig;
 }

@@ -27,11 +27,18 @@ export type CriterionConfig = MatchingConfig & Pick<ModelConfig, 'numStages'>;
 
 /** Assigns labels at every stage and computes the losses; all stages at once, nothing is read back. Weights of loss and matching are the same. */
 export function criterion(stages: readonly StagePrediction[], targets: Targets, config: CriterionConfig): Losses {
-  if (stages.length !== config.numStages) throw new RangeError(`criterion: stages must be ${config.numStages} (numStages), got ${stages.length}`);
+  if (stages.length !== config.numStages)
+    throw new RangeError(`criterion: stages must be ${config.numStages} (numStages), got ${stages.length}`);
   const { classWeight, l1Weight, giouWeight, focalAlpha: alpha, focalGamma: gamma } = config;
   return stages[0].logits.device.scope(() => {
-    const logits = stack(stages.map((stage) => stage.logits), 0);
-    const boxes = stack(stages.map((stage) => stage.boxes), 0);
+    const logits = stack(
+      stages.map((stage) => stage.logits),
+      0,
+    );
+    const boxes = stack(
+      stages.map((stage) => stage.boxes),
+      0,
+    );
     const assignment = assign(logits, boxes, targets, config);
     const parts = setLoss(logits, boxes, assignment, targets, { classWeight, l1Weight, giouWeight, alpha, gamma });
     return { total: sum(parts), parts, ...assignment };

@@ -41,7 +41,11 @@ export class DynamicSparseRCNN extends Module {
   private readonly head: DynamicHead;
 
   /** @param seed of the initial weights: the same seed gives the same weights on every adapter */
-  constructor(device: Device, readonly config: ModelConfig, seed = 0) {
+  constructor(
+    device: Device,
+    readonly config: ModelConfig,
+    seed = 0,
+  ) {
     super(device);
     const random = new Random(seed);
     this.backbone = this.child('backbone', new FPN(device, random, config));
@@ -75,7 +79,9 @@ export class DynamicSparseRCNN extends Module {
   forwardBatch(batch: Batch): Predictions {
     const { device, config } = this;
     const { height, width, images } = batch.shape;
-    const x = device.opScope(() => normalizePacked(batch.packed, images, { mean: config.pixelMean, std: config.pixelStd, height, width }));
+    const x = device.opScope(() =>
+      normalizePacked(batch.packed, images, { mean: config.pixelMean, std: config.pixelStd, height, width }),
+    );
     const pyramid = this.backbone.forward(x);
     const proposals = this.proposals.forward(pyramid, batch.inverseTemperature);
     const boxes = initialBoxes(proposals.boxes, batch.sizes);
@@ -90,16 +96,23 @@ export class DynamicSparseRCNN extends Module {
   /** Detections of each image, best first: the N best of the N x C scores of the last stage, after NMS where the matcher is many-to-one; boxes clipped to the image. */
   async detect(images: readonly ImageData[]): Promise<Detections[]> {
     const { device, config } = this;
-    const { logits, boxes } = device.noGrad(() => device.scope(() => {
-      const last = this.forward(images).stages[config.numStages - 1];
-      return { logits: device.keep(last.logits), boxes: device.keep(last.boxes) };
-    }));
+    const { logits, boxes } = device.noGrad(() =>
+      device.scope(() => {
+        const last = this.forward(images).stages[config.numStages - 1];
+        return { logits: device.keep(last.logits), boxes: device.keep(last.boxes) };
+      }),
+    );
     try {
       const [logitValues, boxValues] = [await logits.read(), await boxes.read()];
       const perImage = config.numProposals;
-      return images.map((image, b) => selectDetections(
-        logitValues.subarray(b * perImage * config.numClasses, (b + 1) * perImage * config.numClasses),
-        boxValues.subarray(b * perImage * 4, (b + 1) * perImage * 4), [image.width, image.height], config));
+      return images.map((image, b) =>
+        selectDetections(
+          logitValues.subarray(b * perImage * config.numClasses, (b + 1) * perImage * config.numClasses),
+          boxValues.subarray(b * perImage * 4, (b + 1) * perImage * 4),
+          [image.width, image.height],
+          config,
+        ),
+      );
     } finally {
       logits.dispose();
       boxes.dispose();
@@ -114,21 +127,29 @@ export class DynamicSparseRCNN extends Module {
       kept.push(device.keep(tensor));
       return tensor;
     };
-    const { initial, weights, stages } = device.noGrad(() => device.scope(() => {
-      const { proposals: { expertWeights }, ...run } = this.forward([image]);
-      return {
-        initial: keep(run.initialBoxes), weights: expertWeights && keep(expertWeights),
-        stages: run.stages.map(({ logits, boxes }) => ({ logits: keep(logits), boxes: keep(boxes) })),
-      };
-    }));
+    const { initial, weights, stages } = device.noGrad(() =>
+      device.scope(() => {
+        const {
+          proposals: { expertWeights },
+          ...run
+        } = this.forward([image]);
+        return {
+          initial: keep(run.initialBoxes),
+          weights: expertWeights && keep(expertWeights),
+          stages: run.stages.map(({ logits, boxes }) => ({ logits: keep(logits), boxes: keep(boxes) })),
+        };
+      }),
+    );
     try {
       const read = async (tensor: Tensor): Promise<Float32Array> => Float32Array.from(await tensor.read());
-      const values = await Promise.all(stages.map(async ({ logits, boxes }) => ({ logits: await read(logits), boxes: await read(boxes) })));
+      const values = await Promise.all(
+        stages.map(async ({ logits, boxes }) => ({ logits: await read(logits), boxes: await read(boxes) })),
+      );
       const last = values[config.numStages - 1];
       return {
         detections: selectDetections(last.logits, last.boxes, [image.width, image.height], config),
         initialBoxes: await read(initial),
-        expertWeights: weights && await read(weights),
+        expertWeights: weights && (await read(weights)),
         stages: values.map(({ logits, boxes }) => ({ scores: logits.map((x) => 1 / (1 + Math.exp(-x))), boxes })),
       };
     } finally {

@@ -5,7 +5,16 @@
  * Glossary: B images, N proposals, C classes, d width, k inner width, r pooler resolution. Boxes are xyxy, pixels of the padded batch.
  * Names follow the [SR] checkpoints: `head_series.<s>.self_attn.in_proj_weight`, `.inst_interact.dynamic_layer.weight`, ...
  */
-import { add, checkpoint, decodeBoxes, dynamicInteraction, reshape, type Device, type Random, type Tensor } from '../engine/index.ts';
+import {
+  add,
+  checkpoint,
+  decodeBoxes,
+  dynamicInteraction,
+  reshape,
+  type Device,
+  type Random,
+  type Tensor,
+} from '../engine/index.ts';
 import { constant, LayerNorm, Linear, Module, MultiheadAttention } from '../engine/nn/index.ts';
 import type { ModelConfig } from './config.ts';
 import { poolRois } from './roi-pooler.ts';
@@ -30,7 +39,14 @@ class DynamicConv extends Module {
 
   /** proposal [R, d], roi [R, r * r, d] -> [R, d]. */
   forward(proposal: Tensor, roi: Tensor): Tensor {
-    const x = dynamicInteraction(roi, this.dynamicLayer.forward(proposal), this.norm1.weight, this.norm1.bias, this.norm2.weight, this.norm2.bias);
+    const x = dynamicInteraction(
+      roi,
+      this.dynamicLayer.forward(proposal),
+      this.norm1.weight,
+      this.norm1.bias,
+      this.norm2.weight,
+      this.norm2.bias,
+    );
     return this.norm3.forward(this.outLayer.forward(reshape(x, [x.shape[0], -1])), { activation: 'relu' });
   }
 }
@@ -74,7 +90,11 @@ class Stage extends Module {
   private readonly classLogits: Linear;
   private readonly boxDeltas: Linear;
 
-  constructor(device: Device, random: Random, private readonly config: ModelConfig) {
+  constructor(
+    device: Device,
+    random: Random,
+    private readonly config: ModelConfig,
+  ) {
     super(device);
     const d = config.hiddenDim;
     const xavier = { init: 'xavier' } as const;
@@ -101,7 +121,9 @@ class Stage extends Module {
       const attended = this.norm1.forward(this.attention.forward(proposal, proposal));
       const filtered = this.interaction.forward(reshape(attended, [b * n, d]), roi);
       const interacted = this.norm2.forward(add(attended, reshape(filtered, [b, n, d])));
-      const x = this.norm3.forward(this.linear2.forward(this.linear1.forward(interacted, { activation: 'relu' }), { residual: interacted }));
+      const x = this.norm3.forward(
+        this.linear2.forward(this.linear1.forward(interacted, { activation: 'relu' }), { residual: interacted }),
+      );
       const logits = this.classLogits.forward(this.classTower.forward(x));
       const deltas = this.boxDeltas.forward(this.regressionTower.forward(x));
       return { logits, boxes: decodeBoxes(deltas, boxes), proposal: x };
@@ -112,16 +134,25 @@ class Stage extends Module {
 export class DynamicHead extends Module {
   private readonly stages: readonly Stage[];
 
-  constructor(device: Device, random: Random, private readonly config: ModelConfig) {
+  constructor(
+    device: Device,
+    random: Random,
+    private readonly config: ModelConfig,
+  ) {
     super(device);
-    this.stages = this.childList('head_series', Array.from({ length: config.numStages }, () => new Stage(device, random, config)));
+    this.stages = this.childList(
+      'head_series',
+      Array.from({ length: config.numStages }, () => new Stage(device, random, config)),
+    );
   }
 
   /** boxes [B, N, 4], features [B, N, d] -> each stage's output. Gradients do not flow between stages through boxes. */
   forward(pyramid: readonly Tensor[], boxes: Tensor, features: Tensor): StageOutput[] {
     let at = { boxes, proposal: features };
     return this.stages.map((stage) => {
-      const output = this.config.gradientCheckpointing ? checkpointed(stage, pyramid, at.boxes, at.proposal) : stage.forward(pyramid, at.boxes, at.proposal);
+      const output = this.config.gradientCheckpointing
+        ? checkpointed(stage, pyramid, at.boxes, at.proposal)
+        : stage.forward(pyramid, at.boxes, at.proposal);
       at = { boxes: output.boxes.detach(), proposal: output.proposal };
       return output;
     });

@@ -5,13 +5,20 @@
 import type { ModelConfig } from './config.ts';
 import { RESNET_BLOCKS } from './resnet.ts';
 
-export type ModelPart = 'backbone' | 'pyramid' | 'proposals' | 'attention' | 'dynamic interaction' | 'feed-forward and towers';
+export type ModelPart =
+  | 'backbone'
+  | 'pyramid'
+  | 'proposals'
+  | 'attention'
+  | 'dynamic interaction'
+  | 'feed-forward and towers';
 
 const half = (size: number): number => Math.ceil(size / 2);
 
 /** FLOPs of one image of the given size (pixels, multiples of 32) by part of the model. */
 export function countFlops(config: ModelConfig, height: number, width: number): Record<ModelPart, number> {
-  const conv = (h: number, w: number, from: number, to: number, kernel: number): number => 2 * h * w * from * to * kernel * kernel;
+  const conv = (h: number, w: number, from: number, to: number, kernel: number): number =>
+    2 * h * w * from * to * kernel * kernel;
   const { stemChannels, depth, hiddenDim: d, dynamicDim: k, numProposals: n, numStages, poolerResolution: r } = config;
   const expansion = depth >= 50 ? 4 : 1;
 
@@ -21,11 +28,13 @@ export function countFlops(config: ModelConfig, height: number, width: number): 
   const levels: { h: number; w: number; channels: number }[] = [];
   let inputs = stemChannels;
   RESNET_BLOCKS[depth].forEach((blocks, i) => {
-    const middle = stemChannels * 2 ** i, outputs = middle * expansion;
+    const middle = stemChannels * 2 ** i,
+      outputs = middle * expansion;
     for (let j = 0; j < blocks; j++) {
       const [ih, iw] = [h, w];
       if (j === 0 && i > 0) [h, w] = [half(h), half(w)];
-      if (expansion === 4) backbone += conv(ih, iw, inputs, middle, 1) + conv(h, w, middle, middle, 3) + conv(h, w, middle, outputs, 1);
+      if (expansion === 4)
+        backbone += conv(ih, iw, inputs, middle, 1) + conv(h, w, middle, middle, 3) + conv(h, w, middle, outputs, 1);
       else backbone += conv(h, w, inputs, outputs, 3) + conv(h, w, outputs, outputs, 3);
       if (j === 0 && (i > 0 || inputs !== outputs)) backbone += conv(h, w, inputs, outputs, 1);
       inputs = outputs;
@@ -33,11 +42,17 @@ export function countFlops(config: ModelConfig, height: number, width: number): 
     levels.push({ h, w, channels: outputs });
   });
 
-  const pyramid = levels.reduce((sum, level) => sum + conv(level.h, level.w, level.channels, d, 1) + conv(level.h, level.w, d, d, 3), 0);
+  const pyramid = levels.reduce(
+    (sum, level) => sum + conv(level.h, level.w, level.channels, d, 1) + conv(level.h, level.w, d, d, 3),
+    0,
+  );
 
   let proposals = 0;
   if (config.dpg !== 'none') {
-    if (config.dpg === 'staircase') levels.forEach((level, i) => { proposals += 2 * half(level.h) * half(level.w) * d * (i + 1) * 9; });
+    if (config.dpg === 'staircase')
+      levels.forEach((level, i) => {
+        proposals += 2 * half(level.h) * half(level.w) * d * (i + 1) * 9;
+      });
     const { expertMapSize: s, expertHiddenDim, numExperts } = config;
     proposals += 2 * (s * s * expertHiddenDim + expertHiddenDim * numExperts * n) + 2 * numExperts * n * (d + 4);
   }
@@ -45,8 +60,17 @@ export function countFlops(config: ModelConfig, height: number, width: number): 
   const linear = (from: number, to: number): number => 2 * n * from * to;
   const attention = linear(d, 3 * d) + linear(d, d) + 2 * 2 * n * n * d;
   const interaction = linear(d, 2 * d * k) + 2 * 2 * n * r * r * d * k + linear(d * r * r, d);
-  const rest = 2 * linear(d, config.feedforwardDim) + (config.numClassLayers + config.numRegressionLayers) * linear(d, d) + linear(d, config.numClasses) + linear(d, 4);
+  const rest =
+    2 * linear(d, config.feedforwardDim) +
+    (config.numClassLayers + config.numRegressionLayers) * linear(d, d) +
+    linear(d, config.numClasses) +
+    linear(d, 4);
   return {
-    backbone, pyramid, proposals, attention: numStages * attention, 'dynamic interaction': numStages * interaction, 'feed-forward and towers': numStages * rest,
+    backbone,
+    pyramid,
+    proposals,
+    attention: numStages * attention,
+    'dynamic interaction': numStages * interaction,
+    'feed-forward and towers': numStages * rest,
   };
 }

@@ -15,7 +15,8 @@ export class FPN extends Module {
   constructor(device: Device, random: Random, config: ModelConfig) {
     super(device);
     this.bottomUp = this.child('bottom_up', new ResNet(device, random, config));
-    const conv = (name: string, inputs: number, kernel: number): Conv2d => this.child(name, new Conv2d(device, random, inputs, config.hiddenDim, kernel, { bias: true, init: 'c2-xavier' }));
+    const conv = (name: string, inputs: number, kernel: number): Conv2d =>
+      this.child(name, new Conv2d(device, random, inputs, config.hiddenDim, kernel, { bias: true, init: 'c2-xavier' }));
     this.laterals = this.bottomUp.channels.map((channels, i) => conv(`fpn_lateral${i + 2}`, channels, 1));
     this.outputs = this.bottomUp.channels.map((_, i) => conv(`fpn_output${i + 2}`, config.hiddenDim, 3));
   }

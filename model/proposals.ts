@@ -3,7 +3,19 @@
  *
  * Glossary: B images, N proposals, E experts, d width. Boxes here are (cx, cy, w, h), normalized to the unpadded image.
  */
-import { concat, expand, mixExperts, mul, reshape, resizeBilinear, softmax, sum, type Device, type Random, type Tensor } from '../engine/index.ts';
+import {
+  concat,
+  expand,
+  mixExperts,
+  mul,
+  reshape,
+  resizeBilinear,
+  softmax,
+  sum,
+  type Device,
+  type Random,
+  type Tensor,
+} from '../engine/index.ts';
 import { Conv2d, Linear, Module } from '../engine/nn/index.ts';
 import type { ModelConfig } from './config.ts';
 
@@ -17,14 +29,27 @@ export class ExpertWeights extends Module {
   private readonly linear1: Linear;
   private readonly linear2: Linear;
 
-  constructor(device: Device, random: Random, private readonly config: ModelConfig) {
+  constructor(
+    device: Device,
+    random: Random,
+    private readonly config: ModelConfig,
+  ) {
     super(device);
     const d = config.hiddenDim;
-    this.depthwise = config.dpg === 'staircase'
-      ? this.childList('depthwise', [1, 2, 3, 4].map((i) => new Conv2d(device, random, d * i, d * i, 3, { stride: 2, groups: d * i, bias: true })))
-      : [];
+    this.depthwise =
+      config.dpg === 'staircase'
+        ? this.childList(
+            'depthwise',
+            [1, 2, 3, 4].map(
+              (i) => new Conv2d(device, random, d * i, d * i, 3, { stride: 2, groups: d * i, bias: true }),
+            ),
+          )
+        : [];
     this.linear1 = this.child('linear1', new Linear(device, random, config.expertMapSize ** 2, config.expertHiddenDim));
-    this.linear2 = this.child('linear2', new Linear(device, random, config.expertHiddenDim, config.numExperts * config.numProposals));
+    this.linear2 = this.child(
+      'linear2',
+      new Linear(device, random, config.expertHiddenDim, config.numExperts * config.numProposals),
+    );
   }
 
   /** features P2..P5 [B, h, w, d]; 1 / temperature [1] -> [B, E, N], summing to 1 over E. */
@@ -43,10 +68,19 @@ export class ExpertWeights extends Module {
 
 /** (cx, cy, w, h) of N boxes on a regular grid of the unit square, each half as large again as its cell. */
 export function gridBoxes(count: number): Float32Array<ArrayBuffer> {
-  const columns = Math.ceil(Math.sqrt(count)), rows = Math.ceil(count / columns);
+  const columns = Math.ceil(Math.sqrt(count)),
+    rows = Math.ceil(count / columns);
   const boxes = new Float32Array(count * 4);
   for (let i = 0; i < count; i++) {
-    boxes.set([((i % columns) + 0.5) / columns, (Math.floor(i / columns) + 0.5) / rows, Math.min(1, 1.5 / columns), Math.min(1, 1.5 / rows)], i * 4);
+    boxes.set(
+      [
+        ((i % columns) + 0.5) / columns,
+        (Math.floor(i / columns) + 0.5) / rows,
+        Math.min(1, 1.5 / columns),
+        Math.min(1, 1.5 / rows),
+      ],
+      i * 4,
+    );
   }
   return boxes;
 }
@@ -65,11 +99,18 @@ export class Proposals extends Module {
   private readonly features: Tensor;
   private readonly weights: ExpertWeights | null;
 
-  constructor(device: Device, random: Random, private readonly config: ModelConfig) {
+  constructor(
+    device: Device,
+    random: Random,
+    private readonly config: ModelConfig,
+  ) {
     super(device);
     const { numProposals: n, hiddenDim: d } = config;
     const experts = config.dpg === 'none' ? 1 : config.numExperts;
-    const one = config.proposalInit === 'grid' ? gridBoxes(n) : Float32Array.from({ length: n * 4 }, (_, i) => (i % 4 < 2 ? 0.5 : 1));
+    const one =
+      config.proposalInit === 'grid'
+        ? gridBoxes(n)
+        : Float32Array.from({ length: n * 4 }, (_, i) => (i % 4 < 2 ? 0.5 : 1));
     const boxes = new Float32Array(experts * n * 4);
     for (let e = 0; e < experts; e++) boxes.set(one, e * n * 4);
     this.boxes = this.parameter('boxes', [experts, n, 4], boxes);
@@ -80,8 +121,17 @@ export class Proposals extends Module {
   forward(pyramid: readonly Tensor[], inverseTemperature: Tensor): InitialProposals {
     const batch = pyramid[0].shape[0];
     const { numProposals: n, hiddenDim: d } = this.config;
-    if (!this.weights) return { boxes: expand(this.boxes, [batch, n, 4]), features: expand(this.features, [batch, n, d]), expertWeights: null };
+    if (!this.weights)
+      return {
+        boxes: expand(this.boxes, [batch, n, 4]),
+        features: expand(this.features, [batch, n, d]),
+        expertWeights: null,
+      };
     const expertWeights = this.weights.forward(pyramid, inverseTemperature);
-    return { boxes: mixExperts(expertWeights, this.boxes), features: mixExperts(expertWeights, this.features), expertWeights };
+    return {
+      boxes: mixExperts(expertWeights, this.boxes),
+      features: mixExperts(expertWeights, this.features),
+      expertWeights,
+    };
   }
 }

@@ -16,11 +16,24 @@ class NormedConv extends Module {
   private readonly conv: Conv2d;
   private readonly norm: FrozenBatchNorm | GroupNorm;
 
-  constructor(device: Device, random: Random, config: ModelConfig, inputs: number, outputs: number, kernel: number, stride = 1) {
+  constructor(
+    device: Device,
+    random: Random,
+    config: ModelConfig,
+    inputs: number,
+    outputs: number,
+    kernel: number,
+    stride = 1,
+  ) {
     super(device);
     this.conv = this.child('', new Conv2d(device, random, inputs, outputs, kernel, { stride, init: 'fan-out' }));
     // 32 groups, fewer (4 channels each) in narrow layers.
-    this.norm = this.child('norm', config.norm === 'frozen_bn' ? new FrozenBatchNorm(device, outputs) : new GroupNorm(device, Math.min(32, Math.floor(outputs / 4)), outputs));
+    this.norm = this.child(
+      'norm',
+      config.norm === 'frozen_bn'
+        ? new FrozenBatchNorm(device, outputs)
+        : new GroupNorm(device, Math.min(32, Math.floor(outputs / 4)), outputs),
+    );
   }
 
   forward(x: Tensor, options: NormOptions = {}): Tensor {
@@ -36,9 +49,18 @@ class Block extends Module {
   private readonly conv3: NormedConv | null;
   private readonly shortcut: NormedConv | null;
 
-  constructor(device: Device, random: Random, config: ModelConfig, inputs: number, middle: number, outputs: number, stride: number) {
+  constructor(
+    device: Device,
+    random: Random,
+    config: ModelConfig,
+    inputs: number,
+    middle: number,
+    outputs: number,
+    stride: number,
+  ) {
     super(device);
-    const conv = (name: string, from: number, to: number, kernel: number, step = 1): NormedConv => this.child(name, new NormedConv(device, random, config, from, to, kernel, step));
+    const conv = (name: string, from: number, to: number, kernel: number, step = 1): NormedConv =>
+      this.child(name, new NormedConv(device, random, config, from, to, kernel, step));
     this.shortcut = stride !== 1 || inputs !== outputs ? conv('shortcut', inputs, outputs, 1, stride) : null;
     if (config.depth >= 50) {
       this.conv1 = conv('conv1', inputs, middle, 1);
@@ -68,7 +90,11 @@ export class ResNet extends Module {
   private readonly stem: NormedConv;
   private readonly stages: readonly (readonly Block[])[];
 
-  constructor(device: Device, random: Random, private readonly config: ModelConfig) {
+  constructor(
+    device: Device,
+    random: Random,
+    private readonly config: ModelConfig,
+  ) {
     super(device);
     this.stem = this.child('stem.conv1', new NormedConv(device, random, config, 3, config.stemChannels, 7, 2));
     const expansion = config.depth >= 50 ? 4 : 1;
@@ -90,10 +116,13 @@ export class ResNet extends Module {
   /** x [B, H, W, 3], normalised -> C2..C5: [B, H / s, W / s, channels] at strides s of 4, 8, 16, 32. */
   forward(x: Tensor): Tensor[] {
     const { device } = this;
-    let y = device.scope(() => maxPool2d(this.stem.forward(x, { activation: 'relu' }), { kernel: 3, stride: 2, padding: 1 }));
+    let y = device.scope(() =>
+      maxPool2d(this.stem.forward(x, { activation: 'relu' }), { kernel: 3, stride: 2, padding: 1 }),
+    );
     return this.stages.map((blocks, i) => {
       const saving = this.config.gradientCheckpointing && i + 1 >= this.config.freezeAt;
-      for (const block of blocks) y = saving ? checkpoint([y], ([input]) => [block.forward(input)])[0] : block.forward(y);
+      for (const block of blocks)
+        y = saving ? checkpoint([y], ([input]) => [block.forward(input)])[0] : block.forward(y);
       return y;
     });
   }

@@ -7,5 +7,9 @@ export const PYRAMID_STRIDES = [4, 8, 16, 32] as const;
 
 /** pyramid [B, h, w, d] each, boxes [B, N, 4] xyxy pixels -> [B * N, r * r, d]; boxes get no gradient. */
 export function poolRois(pyramid: readonly Tensor[], boxes: Tensor, config: ModelConfig): Tensor {
-  return roiAlign(pyramid, boxes, { resolution: config.poolerResolution, samplingRatio: config.poolerSamplingRatio, strides: PYRAMID_STRIDES });
+  return roiAlign(pyramid, boxes, {
+    resolution: config.poolerResolution,
+    samplingRatio: config.poolerSamplingRatio,
+    strides: PYRAMID_STRIDES,
+  });
 }

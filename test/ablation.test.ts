@@ -1,5 +1,14 @@
 /** The ablation as a user sees it: rows that differ in what they say, runs that are kept, continued or begun anew, and a table with the right numbers. */
-import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
@@ -15,7 +24,9 @@ let printed = '';
 beforeAll(() => ensureShapesDataset(data, { trainImages: 8, valImages: 4, imageSize: 64 }));
 beforeEach(() => {
   printed = '';
-  vi.spyOn(console, 'log').mockImplementation((line: string) => { printed += `${line}\n`; });
+  vi.spyOn(console, 'log').mockImplementation((line: string) => {
+    printed += `${line}\n`;
+  });
 });
 afterAll(() => {
   vi.restoreAllMocks();
@@ -24,9 +35,11 @@ afterAll(() => {
 
 type Train = (argv: readonly string[]) => Promise<number>;
 
-const option = (argv: readonly string[], name: string): string | undefined => (argv.includes(name) ? argv[argv.indexOf(name) + 1] : undefined);
+const option = (argv: readonly string[], name: string): string | undefined =>
+  argv.includes(name) ? argv[argv.indexOf(name) + 1] : undefined;
 const json = (...path: string[]) => JSON.parse(readFileSync(join(...path), 'utf8'));
-const evaluation = (iteration: number, AP: number, AP50 = AP): string => `${JSON.stringify({ ...Object.fromEntries(METRIC_NAMES.map((name) => [name, 0])), iteration, AP, AP50 })}\n`;
+const evaluation = (iteration: number, AP: number, AP50 = AP): string =>
+  `${JSON.stringify({ ...Object.fromEntries(METRIC_NAMES.map((name) => [name, 0])), iteration, AP, AP50 })}\n`;
 
 /**
  * Leaves what a run leaves, in no time. `measure` gives AP at an iteration; `stopAt` interrupts the run of that folder with a checkpoint
@@ -34,7 +47,10 @@ const evaluation = (iteration: number, AP: number, AP50 = AP): string => `${JSON
  */
 class FakeTraining {
   readonly calls: string[] = [];
-  constructor(private readonly measure: (run: string, iteration: number) => number = () => 0.25, public stopAt: { run: string; iteration: number } | null = null) {}
+  constructor(
+    private readonly measure: (run: string, iteration: number) => number = () => 0.25,
+    public stopAt: { run: string; iteration: number } | null = null,
+  ) {}
 
   readonly train: Train = async (argv) => {
     const resume = option(argv, '--resume');
@@ -46,20 +62,42 @@ class FakeTraining {
       mkdirSync(out, { recursive: true });
       const dataset = openDataset(option(argv, '--data')!);
       const set = argv.flatMap((argument, i) => (argv[i - 1] === '--set' ? [argument] : []));
-      const { config } = fitToData(loadConfig({ config: option(argv, '--config')!, set }), splitRecords(dataset, 'train'), dataset.classNames);
-      writeFileSync(join(out, 'config.json'), JSON.stringify({ ...config, data: option(argv, '--data'), classNames: dataset.classNames, categoryIds: dataset.categoryIds }));
+      const { config } = fitToData(
+        loadConfig({ config: option(argv, '--config')!, set }),
+        splitRecords(dataset, 'train'),
+        dataset.classNames,
+      );
+      writeFileSync(
+        join(out, 'config.json'),
+        JSON.stringify({
+          ...config,
+          data: option(argv, '--data'),
+          classNames: dataset.classNames,
+          categoryIds: dataset.categoryIds,
+        }),
+      );
       writeFileSync(join(out, 'evaluations.jsonl'), '');
     }
-    const { iterations, evaluateEvery } = json(out, 'config.json').training as { iterations: number; evaluateEvery: number };
+    const { iterations, evaluateEvery } = json(out, 'config.json').training as {
+      iterations: number;
+      evaluateEvery: number;
+    };
     const from: number = resume === undefined ? 0 : json(out, 'last', 'state.json').iteration;
     const stopped = this.stopAt?.run === run ? this.stopAt.iteration : null;
     const end = stopped ?? iterations;
     for (let iteration = from + 1; iteration <= end; iteration++) {
-      if (iteration % evaluateEvery === 0 || iteration === iterations) appendFileSync(join(out, 'evaluations.jsonl'), evaluation(iteration, this.measure(run, iteration), 2 * this.measure(run, iteration)));
+      if (iteration % evaluateEvery === 0 || iteration === iterations)
+        appendFileSync(
+          join(out, 'evaluations.jsonl'),
+          evaluation(iteration, this.measure(run, iteration), 2 * this.measure(run, iteration)),
+        );
     }
     if (end > 0) {
       mkdirSync(join(out, 'last'), { recursive: true });
-      writeFileSync(join(out, 'last', 'state.json'), JSON.stringify({ iteration: end, optimizerSteps: end, best: null }));
+      writeFileSync(
+        join(out, 'last', 'state.json'),
+        JSON.stringify({ iteration: end, optimizerSteps: end, best: null }),
+      );
     }
     if (stopped === null) return 0;
     this.stopAt = null;
@@ -68,9 +106,15 @@ class FakeTraining {
 }
 
 const ablate = (out: string, fake: { train: Train }, ...more: string[]): Promise<number> =>
-  runAblation(['--data', data, '--config', 'tiny', '--iterations', '16', '--out', join(folder, out), ...more], fake.train);
+  runAblation(
+    ['--data', data, '--config', 'tiny', '--iterations', '16', '--out', join(folder, out), ...more],
+    fake.train,
+  );
 const refused = async (pattern: RegExp, attempt: Promise<number>): Promise<void> => {
-  const error = await attempt.then(() => null, (reason: unknown) => reason);
+  const error = await attempt.then(
+    () => null,
+    (reason: unknown) => reason,
+  );
   expect(error).toBeInstanceOf(InputError);
   expect((error as InputError).message).toMatch(pattern);
 };
@@ -94,35 +138,72 @@ describe('bad arguments', () => {
   });
 
   test('an error of one run names it', () =>
-    refused(/ablation: ota, seed 0: training diverged/, ablate('diverged', { train: () => Promise.reject(new InputError('training diverged')) }, '--rows', 'ota')));
+    refused(
+      /ablation: ota, seed 0: training diverged/,
+      ablate('diverged', { train: () => Promise.reject(new InputError('training diverged')) }, '--rows', 'ota'),
+    ));
 });
 
 describe('rows', () => {
   test('differ from the whole method in what they say and in nothing else, whatever the preset', async () => {
     const configs: Record<string, { model: Record<string, unknown>; training: Record<string, unknown> }> = {};
     for (const preset of ['tiny', 'sparse-rcnn-r50']) {
-      expect(await runAblation(['--data', data, '--config', preset, '--seeds', '1', '--iterations', '16', '--out', join(folder, preset)], new FakeTraining().train)).toBe(0);
-      for (const { name } of ABLATION_ROWS) configs[`${preset} ${name}`] = json(folder, preset, `${name}-seed0`, 'config.json');
+      expect(
+        await runAblation(
+          ['--data', data, '--config', preset, '--seeds', '1', '--iterations', '16', '--out', join(folder, preset)],
+          new FakeTraining().train,
+        ),
+      ).toBe(0);
+      for (const { name } of ABLATION_ROWS)
+        configs[`${preset} ${name}`] = json(folder, preset, `${name}-seed0`, 'config.json');
     }
     const differences: Record<string, Record<string, unknown>> = {
-      'sparse-rcnn': { dpg: 'none', matcher: 'hungarian' }, 'dpg-plain': { dpg: 'plain', matcher: 'hungarian' }, 'dpg-staircase': { matcher: 'hungarian' },
-      ota: { unitIncreasing: false }, 'unit-increasing': {},
-      k2: { dpg: 'none', otaK: 2, unitIncreasing: false }, k3: { dpg: 'none', otaK: 3, unitIncreasing: false }, 'dynamic-k': { dpg: 'none', unitIncreasing: false },
+      'sparse-rcnn': { dpg: 'none', matcher: 'hungarian' },
+      'dpg-plain': { dpg: 'plain', matcher: 'hungarian' },
+      'dpg-staircase': { matcher: 'hungarian' },
+      ota: { unitIncreasing: false },
+      'unit-increasing': {},
+      k2: { dpg: 'none', otaK: 2, unitIncreasing: false },
+      k3: { dpg: 'none', otaK: 3, unitIncreasing: false },
+      'dynamic-k': { dpg: 'none', unitIncreasing: false },
     };
     expect(ABLATION_ROWS.map(({ name }) => name)).toEqual(Object.keys(differences));
     for (const preset of ['tiny', 'sparse-rcnn-r50']) {
       const whole = configs[`${preset} unit-increasing`];
       expect(whole.model).toMatchObject({ ...WHOLE_METHOD });
       expect(WHOLE_METHOD).toEqual({ dpg: 'staircase', matcher: 'ota', otaK: 0, unitIncreasing: true });
-      for (const [name, differs] of Object.entries(differences)) expect(configs[`${preset} ${name}`], name).toEqual({ ...whole, model: { ...whole.model, ...differs } });
+      for (const [name, differs] of Object.entries(differences))
+        expect(configs[`${preset} ${name}`], name).toEqual({ ...whole, model: { ...whole.model, ...differs } });
     }
   });
 
   test('are evaluated eight times and draw no pictures, unless told otherwise', async () => {
     await ablate('defaults', new FakeTraining(), '--rows', 'k2', '--seeds', '2');
-    expect(json(folder, 'defaults', 'k2-seed1', 'config.json').training).toMatchObject({ seed: 1, iterations: 16, evaluateEvery: 2, drawImages: 0 });
-    await ablate('told', new FakeTraining(), '--rows', 'k2', '--seeds', '1', '--set', 'evaluateEvery=5', '--set', 'drawImages=3', '--set', 'learningRate=1e-3');
-    expect(json(folder, 'told', 'k2-seed0', 'config.json').training).toMatchObject({ evaluateEvery: 5, drawImages: 3, learningRate: 1e-3 });
+    expect(json(folder, 'defaults', 'k2-seed1', 'config.json').training).toMatchObject({
+      seed: 1,
+      iterations: 16,
+      evaluateEvery: 2,
+      drawImages: 0,
+    });
+    await ablate(
+      'told',
+      new FakeTraining(),
+      '--rows',
+      'k2',
+      '--seeds',
+      '1',
+      '--set',
+      'evaluateEvery=5',
+      '--set',
+      'drawImages=3',
+      '--set',
+      'learningRate=1e-3',
+    );
+    expect(json(folder, 'told', 'k2-seed0', 'config.json').training).toMatchObject({
+      evaluateEvery: 5,
+      drawImages: 3,
+      learningRate: 1e-3,
+    });
   });
 });
 
@@ -132,7 +213,9 @@ describe('an ablation that is run again', () => {
     const again = (): Promise<number> => ablate('again', fake, '--rows', 'k2,ota', '--seeds', '2');
     expect(await again()).toBe(130);
     expect(fake.calls).toEqual(['ota-seed0', 'k2-seed0', 'ota-seed1']);
-    expect(printed).toMatch(/stopped at run 3 of 4; the same command goes on from here: npm run ablation -- .*--rows k2,ota --seeds 2/);
+    expect(printed).toMatch(
+      /stopped at run 3 of 4; the same command goes on from here: npm run ablation -- .*--rows k2,ota --seeds 2/,
+    );
     expect(json(folder, 'again', 'ablation.json').unfinished).toEqual(['ota-seed1 (at iteration 9 of 16)']);
     fake.calls.length = 0;
     expect(await again()).toBe(0);
@@ -158,11 +241,25 @@ describe('an ablation that is run again', () => {
     const fake = new FakeTraining();
     expect(await ablate('changed', fake, '--rows', 'k2', '--seeds', '1')).toBe(0);
     fake.calls.length = 0;
-    await refused(/k2-seed0\/config\.json: training\.learningRate is 0\.002, but would now be 0\.001; .*another --out/, ablate('changed', fake, '--set', 'learningRate=1e-3'));
+    await refused(
+      /k2-seed0\/config\.json: training\.learningRate is 0\.002, but would now be 0\.001; .*another --out/,
+      ablate('changed', fake, '--set', 'learningRate=1e-3'),
+    );
     // Also where this row is not asked for: it would stand in the same table.
-    await refused(/k2-seed0\/config\.json: training\.iterations is 16, but would now be 32 \(and 1 more: training\.evaluateEvery\)/, ablate('changed', fake, '--rows', 'k3', '--iterations', '32'));
-    const other = await ensureShapesDataset(join(folder, 'others'), { trainImages: 8, valImages: 4, imageSize: 64, seed: 1 });
-    await refused(/k2-seed0\/config\.json: data is ".*shapes", but would now be ".*others"/, ablate('changed', fake, '--data', other));
+    await refused(
+      /k2-seed0\/config\.json: training\.iterations is 16, but would now be 32 \(and 1 more: training\.evaluateEvery\)/,
+      ablate('changed', fake, '--rows', 'k3', '--iterations', '32'),
+    );
+    const other = await ensureShapesDataset(join(folder, 'others'), {
+      trainImages: 8,
+      valImages: 4,
+      imageSize: 64,
+      seed: 1,
+    });
+    await refused(
+      /k2-seed0\/config\.json: data is ".*shapes", but would now be ".*others"/,
+      ablate('changed', fake, '--data', other),
+    );
     expect(fake.calls).toEqual([]);
   });
 
@@ -185,12 +282,25 @@ describe('an ablation that is run again', () => {
 describe('table and plot', () => {
   test('means and sample standard deviations of the last iteration, beside the paper', async () => {
     // AP rises until the iteration before the last, then falls: the table shows the last.
-    const final: Record<string, number> = { 'sparse-rcnn-seed0': 0.1, 'sparse-rcnn-seed1': 0.12, 'sparse-rcnn-seed2': 0.17, 'k2-seed0': 0.2, 'k2-seed1': 0.2, 'k2-seed2': 0.2 };
+    const final: Record<string, number> = {
+      'sparse-rcnn-seed0': 0.1,
+      'sparse-rcnn-seed1': 0.12,
+      'sparse-rcnn-seed2': 0.17,
+      'k2-seed0': 0.2,
+      'k2-seed1': 0.2,
+      'k2-seed2': 0.2,
+    };
     const fake = new FakeTraining((run, iteration) => (iteration === 16 ? final[run] : iteration / 40));
     expect(await ablate('table', fake, '--rows', 'sparse-rcnn,k2')).toBe(0);
     const { rows } = json(folder, 'table', 'ablation.json');
     const [sparse, k2] = rows;
-    expect([sparse.row, sparse.paperAP, sparse.seeds, k2.row, k2.paperAP]).toEqual(['sparse-rcnn', 45, [0, 1, 2], 'k2', 45.9]);
+    expect([sparse.row, sparse.paperAP, sparse.seeds, k2.row, k2.paperAP]).toEqual([
+      'sparse-rcnn',
+      45,
+      [0, 1, 2],
+      'k2',
+      45.9,
+    ]);
     expect(sparse.AP.mean).toBeCloseTo(13, 10);
     // (3^2 + 1^2 + 4^2) / 2 = 13
     expect(sparse.AP.deviation).toBeCloseTo(Math.sqrt(13), 10);
@@ -222,10 +332,23 @@ describe('table and plot', () => {
   });
 
   test('the command it names makes the same runs again', async () => {
-    await ablate('named', new FakeTraining(), '--rows', 'k2', '--seeds', '1', '--set', 'learningRate=1e-3', '--set', 'shortSides=[64,80]');
+    await ablate(
+      'named',
+      new FakeTraining(),
+      '--rows',
+      'k2',
+      '--seeds',
+      '1',
+      '--set',
+      'learningRate=1e-3',
+      '--set',
+      'shortSides=[64,80]',
+    );
     const command: string = json(folder, 'named', 'ablation.json').command;
     expect(command).toMatch(/^npm run ablation -- --config tiny --iterations 16 --seeds 1 --rows k2 /);
-    const argv = [...command.replace('npm run ablation -- ', '').matchAll(/'([^']*)'|(\S+)/g)].map(([, inQuotes, plain]) => inQuotes ?? plain);
+    const argv = [...command.replace('npm run ablation -- ', '').matchAll(/'([^']*)'|(\S+)/g)].map(
+      ([, inQuotes, plain]) => inQuotes ?? plain,
+    );
     const fake = new FakeTraining();
     expect(await runAblation([...argv, '--out', join(folder, 'named')], fake.train)).toBe(0);
     expect(fake.calls).toEqual([]);
@@ -236,15 +359,34 @@ describe('table and plot', () => {
     const file = join(folder, 'mixed', 'k2-seed1', 'config.json');
     const config = json(file);
     writeFileSync(file, JSON.stringify({ ...config, training: { ...config.training, weightDecay: 0.5 } }));
-    await refused(/k2-seed1\/config\.json: training\.weightDecay is 0\.5, but 0\.0001 in .*k2-seed0/, runAblation(['--report', '--out', join(folder, 'mixed')]));
+    await refused(
+      /k2-seed1\/config\.json: training\.weightDecay is 0\.5, but 0\.0001 in .*k2-seed0/,
+      runAblation(['--report', '--out', join(folder, 'mixed')]),
+    );
     writeFileSync(file, JSON.stringify({ ...config, model: { ...config.model, otaK: 3 } }));
-    await refused(/k2-seed1\/config\.json: model\.otaK must be 2 in the row k2, got 3/, runAblation(['--report', '--out', join(folder, 'mixed')]));
+    await refused(
+      /k2-seed1\/config\.json: model\.otaK must be 2 in the row k2, got 3/,
+      runAblation(['--report', '--out', join(folder, 'mixed')]),
+    );
   });
 });
 
 test('a real ablation of two rows leaves runs, table and plot', async () => {
   vi.spyOn(process.stdout, 'write').mockImplementation(() => true);
-  const argv = ['--data', data, '--config', 'tiny', '--iterations', '2', '--seeds', '1', '--rows', 'sparse-rcnn,unit-increasing', '--out', join(folder, 'real')];
+  const argv = [
+    '--data',
+    data,
+    '--config',
+    'tiny',
+    '--iterations',
+    '2',
+    '--seeds',
+    '1',
+    '--rows',
+    'sparse-rcnn,unit-increasing',
+    '--out',
+    join(folder, 'real'),
+  ];
   expect(await runAblation(argv)).toBe(0);
   const { rows } = json(folder, 'real', 'ablation.json');
   for (const { seeds, AP, curve } of rows) {

@@ -25,21 +25,41 @@ const layerOf = (file: string): number => LAYERS.indexOf(file.split('/')[0]);
 
 describe('imports', () => {
   test('point down the layers only', () => {
-    const upward = files.flatMap((file) => imports(file).filter((name) => name.startsWith('.')).flatMap((name) => {
-      const target = relative(ROOT, resolve(ROOT, dirname(file), name));
-      return layerOf(target) > layerOf(file) ? [`${file} imports ${target}`] : [];
-    }));
+    const upward = files.flatMap((file) =>
+      imports(file)
+        .filter((name) => name.startsWith('.'))
+        .flatMap((name) => {
+          const target = relative(ROOT, resolve(ROOT, dirname(file), name));
+          return layerOf(target) > layerOf(file) ? [`${file} imports ${target}`] : [];
+        }),
+    );
     expect(upward).toEqual([]);
   });
 
   test('of kernels, engine and model work in a browser', () => {
-    const bound = files.filter((file) => BROWSER_LAYERS.includes(file.split('/')[0]) && !NODE_EDGE.includes(file))
-      .flatMap((file) => imports(file).filter((name) => name.startsWith('node:') || name === 'webgpu' || NODE_EDGE.some((edge) => name.endsWith(edge.replace('engine', '')))).map((name) => `${file} imports ${name}`));
+    const bound = files
+      .filter((file) => BROWSER_LAYERS.includes(file.split('/')[0]) && !NODE_EDGE.includes(file))
+      .flatMap((file) =>
+        imports(file)
+          .filter(
+            (name) =>
+              name.startsWith('node:') ||
+              name === 'webgpu' ||
+              NODE_EDGE.some((edge) => name.endsWith(edge.replace('engine', ''))),
+          )
+          .map((name) => `${file} imports ${name}`),
+      );
     expect(bound).toEqual([]);
   });
 
   test('of kernels name nothing but kernels: they are text and numbers', () => {
-    const outside = files.filter((file) => file.startsWith('kernels/')).flatMap((file) => imports(file).filter((name) => !name.startsWith('./')).map((name) => `${file} imports ${name}`));
+    const outside = files
+      .filter((file) => file.startsWith('kernels/'))
+      .flatMap((file) =>
+        imports(file)
+          .filter((name) => !name.startsWith('./'))
+          .map((name) => `${file} imports ${name}`),
+      );
     expect(outside).toEqual([]);
   });
 });

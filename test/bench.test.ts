@@ -6,7 +6,15 @@ import { afterAll, describe, expect, test } from 'vitest';
 import { readOptions } from '../bench/bench.ts';
 import { prepare, random, sampleIndices, TOLERANCE, type OpCase } from '../bench/case.ts';
 import { benchCases } from '../bench/cases.ts';
-import { fitPowerLaw, largestError, medianRatio, quantile, sampleInterleaved, summarize, type Timing } from '../bench/measure.ts';
+import {
+  fitPowerLaw,
+  largestError,
+  medianRatio,
+  quantile,
+  sampleInterleaved,
+  summarize,
+  type Timing,
+} from '../bench/measure.ts';
 import { checkRow, type MicroRow } from '../bench/micro.ts';
 import { adapterOf, digits, placeSection, reportMarkdown, reportText, type Report } from '../bench/output.ts';
 import { targetOf, verdict, type PeerResult } from '../bench/peers/compare.ts';
@@ -18,28 +26,61 @@ import { matmul } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 
 const root = join(import.meta.dirname, '..');
-const timing = (median: number): Timing => ({ median, lower: median, upper: median, least: median, most: median, rounds: 1 });
+const timing = (median: number): Timing => ({
+  median,
+  lower: median,
+  upper: median,
+  least: median,
+  most: median,
+  rounds: 1,
+});
 
 describe('options', () => {
   test.each([
-    [['--rouns', '3'], '--rouns'], [['extra'], 'extra'], [['--rounds', 'many'], '--rounds'], [['--rounds', '0'], '--rounds'], [['--only', '('], '--only'],
-    [['--preset', 'huge', '--step'], 'huge'], [['--peers', '--step'], '--step'], [['--torch'], '--torch'], [['--scaling', '--only', 'x'], '--only'],
-    [['--step', '--python', 'x'], '--torch'], [['--roofline', 'roof.png'], '.svg'], [['--peers', '--roofline', 'roof.svg'], '--roofline'], [['--json', ''], '--json'],
+    [['--rouns', '3'], '--rouns'],
+    [['extra'], 'extra'],
+    [['--rounds', 'many'], '--rounds'],
+    [['--rounds', '0'], '--rounds'],
+    [['--only', '('], '--only'],
+    [['--preset', 'huge', '--step'], 'huge'],
+    [['--peers', '--step'], '--step'],
+    [['--torch'], '--torch'],
+    [['--scaling', '--only', 'x'], '--only'],
+    [['--step', '--python', 'x'], '--torch'],
+    [['--roofline', 'roof.png'], '.svg'],
+    [['--peers', '--roofline', 'roof.svg'], '--roofline'],
+    [['--json', ''], '--json'],
   ])('%j is refused, naming what is wrong', (argv, named) => {
     expect(() => readOptions(argv)).toThrow(named);
   });
 
   test('say which benchmark, and how', () => {
-    expect(readOptions([])).toMatchObject({ mode: 'kernels', only: null, rounds: 7, python: null, command: 'npm run bench' });
-    expect(readOptions(['--step', '--preset', 'tiny', '--torch'])).toMatchObject({ mode: 'step', preset: 'tiny', python: '/usr/bin/python3' });
-    expect(readOptions(['--peers', '--json', '/tmp/x.json', '--only', 'matmul nn', '--markdown=page.md'])).toMatchObject({ mode: 'peers', command: 'npm run bench -- --peers --only "matmul nn"' });
+    expect(readOptions([])).toMatchObject({
+      mode: 'kernels',
+      only: null,
+      rounds: 7,
+      python: null,
+      command: 'npm run bench',
+    });
+    expect(readOptions(['--step', '--preset', 'tiny', '--torch'])).toMatchObject({
+      mode: 'step',
+      preset: 'tiny',
+      python: '/usr/bin/python3',
+    });
+    expect(
+      readOptions(['--peers', '--json', '/tmp/x.json', '--only', 'matmul nn', '--markdown=page.md']),
+    ).toMatchObject({ mode: 'peers', command: 'npm run bench -- --peers --only "matmul nn"' });
     expect(readOptions(['--help'])).toBeNull();
   });
 
   test('a bad one ends the command with one line and code 2', () => {
     let failure: { status?: number; stderr?: string } = {};
     try {
-      execFileSync(process.execPath, ['--import', 'tsx', 'bench/bench.ts', '--fast'], { cwd: root, encoding: 'utf8', stdio: 'pipe' });
+      execFileSync(process.execPath, ['--import', 'tsx', 'bench/bench.ts', '--fast'], {
+        cwd: root,
+        encoding: 'utf8',
+        stdio: 'pipe',
+      });
     } catch (error) {
       failure = error as typeof failure;
     }
@@ -62,16 +103,31 @@ describe('statistics', () => {
   test('jobs take turns, after warming up, with as many repeats as fill a sample', async () => {
     const calls: string[] = [];
     let now = 0;
-    const job = (name: string, ms: number) => ({ name, run: async (times: number) => { calls.push(`${name}${times}`); now += ms * times; } });
+    const job = (name: string, ms: number) => ({
+      name,
+      run: async (times: number) => {
+        calls.push(`${name}${times}`);
+        now += ms * times;
+      },
+    });
     const samples = await sampleInterleaved([job('a', 1), job('b', 30)], { rounds: 2, sampleMs: 10, clock: () => now });
     expect(calls).toEqual(['a1', 'a1', 'a1', 'a10', 'a10', 'b1', 'b1', 'b1', 'a10', 'b1', 'a10', 'b1']);
-    expect(samples).toEqual([[1, 1], [30, 30]]);
+    expect(samples).toEqual([
+      [1, 1],
+      [30, 30],
+    ]);
   });
 
   test('neither the wait for a short job nor a hiccup passes for its length', async () => {
     const calls: number[] = [];
     let now = 0;
-    const job = { name: 'short', run: async (times: number) => { calls.push(times); now += 4 + times * 0.1 + (calls.length === 2 ? 30 : 0); } };
+    const job = {
+      name: 'short',
+      run: async (times: number) => {
+        calls.push(times);
+        now += 4 + times * 0.1 + (calls.length === 2 ? 30 : 0);
+      },
+    };
     const [[sample]] = await sampleInterleaved([job], { rounds: 1, sampleMs: 40, clock: () => now });
     expect(calls.slice(0, 5)).toEqual([1, 1, 1, 10, 10]);
     expect(calls.at(-1)! * sample).toBeGreaterThan(20);
@@ -80,7 +136,12 @@ describe('statistics', () => {
   test('a power law is found', () => {
     const { exponent, factor, r2 } = fitPowerLaw([1, 2, 5, 9].map((x) => [x, 3 * x ** 1.5] as const));
     expect([exponent, factor, r2].map((value) => value.toFixed(6))).toEqual(['1.500000', '3.000000', '1.000000']);
-    expect(() => fitPowerLaw([[1, 2], [1, 3]])).toThrow('two different');
+    expect(() =>
+      fitPowerLaw([
+        [1, 2],
+        [1, 3],
+      ]),
+    ).toThrow('two different');
   });
 
   test('errors are relative to the typical value, and infinite for what is no number', () => {
@@ -93,15 +154,30 @@ describe('checks before timing', async () => {
   const device = await openDevice();
   afterAll(() => device.destroy());
   const product = (spoiled: boolean): OpCase => ({
-    kind: 'op', op: 'matmul', shape: '8x12 . 12x16', flops: 1, inputs: () => ({ a: random([8, 12], 1), b: random([12, 16], 2) }),
+    kind: 'op',
+    op: 'matmul',
+    shape: '8x12 . 12x16',
+    flops: 1,
+    inputs: () => ({ a: random([8, 12], 1), b: random([12, 16], 2) }),
     run: ({ a, b }) => matmul(a, b),
     // A reference that leaves out the last term of every sum, as a kernel does that stops a step too early.
-    reference: ({ a, b }, upstream) => matmulReference(a, spoiled ? { shape: b.shape, data: b.data.map((v, i) => (i >= 11 * 16 ? 0 : v)) } : b, false, false, upstream),
+    reference: ({ a, b }, upstream) =>
+      matmulReference(
+        a,
+        spoiled ? { shape: b.shape, data: b.data.map((v, i) => (i >= 11 * 16 ? 0 : v)) } : b,
+        false,
+        false,
+        upstream,
+      ),
     gradients: [{ by: ['a'], flops: 1 }],
   });
 
-  test.each([[false, 'ok'], [true, 'WRONG']] as const)('a term that is missing: %j gives %s, forward and backward', async (spoiled, status) => {
-    for (const row of prepare(device, product(spoiled))) expect(await checkRow(row), row.part).toMatchObject({ status });
+  test.each([
+    [false, 'ok'],
+    [true, 'WRONG'],
+  ] as const)('a term that is missing: %j gives %s, forward and backward', async (spoiled, status) => {
+    for (const row of prepare(device, product(spoiled)))
+      expect(await checkRow(row), row.part).toMatchObject({ status });
   });
 
   test('an error that is no number is wrong', async () => {
@@ -116,14 +192,26 @@ describe('checks before timing', async () => {
     expect([0, 999_999].every((i) => indices.includes(i))).toBe(true);
   });
 
-  test.each(benchCases().filter(({ preset, benchCase: { op } }) => preset === 'small' && /layer norm|group norm|attention|depthwise|conv 1x1/.test(op)).map(({ benchCase }) => [benchCase.op, benchCase] as const))(
-    'the engine agrees with the reference of %s', async (_, benchCase) => {
-      for (const row of prepare(device, benchCase)) expect(await row.check(), row.part).toBeLessThan(TOLERANCE);
-    });
+  test.each(
+    benchCases()
+      .filter(
+        ({ preset, benchCase: { op } }) =>
+          preset === 'small' && /layer norm|group norm|attention|depthwise|conv 1x1/.test(op),
+      )
+      .map(({ benchCase }) => [benchCase.op, benchCase] as const),
+  )('the engine agrees with the reference of %s', async (_, benchCase) => {
+    for (const row of prepare(device, benchCase)) expect(await row.check(), row.part).toBeLessThan(TOLERANCE);
+  });
 });
 
 describe('peers', () => {
-  const peer = (name: string, ratio: number | null, target: number | null): PeerResult => ({ name, timing: null, ratio, target, note: null });
+  const peer = (name: string, ratio: number | null, target: number | null): PeerResult => ({
+    name,
+    timing: null,
+    ratio,
+    target,
+    note: null,
+  });
 
   test('slower than a peer is said before a missed bar', () => {
     expect(verdict([peer('tfjs', 9, 8), peer('jax-js', 6.5, 6), peer('onnxruntime', 0.5, null)])).toBe('met');
@@ -144,10 +232,25 @@ describe('peers', () => {
   });
 
   test('are known to bench alone, and to no package of the project', () => {
-    const names = Object.keys((JSON.parse(readFileSync(join(root, 'bench/peers/package.json'), 'utf8')) as { dependencies: Record<string, string> }).dependencies);
-    const own = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { dependencies: Record<string, string>; devDependencies: Record<string, string> };
-    expect(Object.keys({ ...own.dependencies, ...own.devDependencies }).filter((name) => names.includes(name))).toEqual([]);
-    const files = ['kernels', 'engine', 'model', 'training'].flatMap((folder) => readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).filter((file) => /\.(ts|mjs)$/.test(file)).map((file) => join(root, folder, file)));
+    const names = Object.keys(
+      (
+        JSON.parse(readFileSync(join(root, 'bench/peers/package.json'), 'utf8')) as {
+          dependencies: Record<string, string>;
+        }
+      ).dependencies,
+    );
+    const own = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+      dependencies: Record<string, string>;
+      devDependencies: Record<string, string>;
+    };
+    expect(Object.keys({ ...own.dependencies, ...own.devDependencies }).filter((name) => names.includes(name))).toEqual(
+      [],
+    );
+    const files = ['kernels', 'engine', 'model', 'training'].flatMap((folder) =>
+      readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+        .filter((file) => /\.(ts|mjs)$/.test(file))
+        .map((file) => join(root, folder, file)),
+    );
     expect(files.filter((file) => names.some((name) => readFileSync(file, 'utf8').includes(`'${name}'`)))).toEqual([]);
   });
 
@@ -157,8 +260,19 @@ describe('peers', () => {
   });
 });
 
-const report: Report = { name: 'kernels', title: 'Kernels', command: 'npm run bench', notes: ['A note.'], tables: [{ header: ['op', 'ms'], rows: [['a|b', '1.50']] }], data: {} };
-const adapter = adapterOf({ info: { vendor: 'mesa', architecture: '', description: 'llvmpipe: Mesa', features: [] }, subgroupSize: 8, tuner: { summary: 'none' } });
+const report: Report = {
+  name: 'kernels',
+  title: 'Kernels',
+  command: 'npm run bench',
+  notes: ['A note.'],
+  tables: [{ header: ['op', 'ms'], rows: [['a|b', '1.50']] }],
+  data: {},
+};
+const adapter = adapterOf({
+  info: { vendor: 'mesa', architecture: '', description: 'llvmpipe: Mesa', features: [] },
+  subgroupSize: 8,
+  tuner: { summary: 'none' },
+});
 
 describe('reports', () => {
   test('replace their own section of a page and leave the rest', () => {
@@ -181,7 +295,18 @@ describe('reports', () => {
 
 describe('pictures', () => {
   const rows = benchCases().flatMap(({ preset, benchCase: { op, shape } }, i): MicroRow[] => [
-    { preset, op, shape, part: 'forward', flops: 1e9, bytes: 1e6 * (i + 1), error: 0, status: 'ok', timing: timing(20 + i) }]);
+    {
+      preset,
+      op,
+      shape,
+      part: 'forward',
+      flops: 1e9,
+      bytes: 1e6 * (i + 1),
+      error: 0,
+      status: 'ok',
+      timing: timing(20 + i),
+    },
+  ]);
 
   test('the roofline shows every row with its number and name, at or below the roofs', () => {
     const svg = rooflineSvg(rows, { gigaflops: 100, computeForm: '', gigabytes: 10, copyForm: '' }, 'adapter <1>');
@@ -194,7 +319,11 @@ describe('pictures', () => {
 
   test('numbers do not cover one another, also of points that coincide', () => {
     const points = Array.from({ length: 30 }, (_, i) => [100 + (i % 3), 100 + (i % 2)] as const);
-    const labels = placeLabels(points, points.map((_, i) => String(i + 1)), [0, 0, 300, 300]);
+    const labels = placeLabels(
+      points,
+      points.map((_, i) => String(i + 1)),
+      [0, 0, 300, 300],
+    );
     for (const [i, [x, y]] of labels.entries()) {
       expect(x > 0 && x < 300 && y > 0 && y < 300).toBe(true);
       for (const [ox, oy] of labels.slice(i + 1)) expect(Math.abs(x - ox) >= 7 || Math.abs(y - oy) >= 9).toBe(true);
@@ -202,7 +331,10 @@ describe('pictures', () => {
   });
 
   test('scaling says its exponents', () => {
-    const axis = axisOf('batch', [1, 2, 4].map((value) => ({ value, timing: timing(value ** 2), peakBytes: 1e6 * value })));
+    const axis = axisOf(
+      'batch',
+      [1, 2, 4].map((value) => ({ value, timing: timing(value ** 2), peakBytes: 1e6 * value })),
+    );
     expect([axis.time.exponent, axis.memory.exponent].map((value) => value.toFixed(3))).toEqual(['2.000', '1.000']);
     const svg = scalingSvg([axis], 'lavapipe');
     expect(svg).not.toMatch(/NaN|Infinity|undefined/);

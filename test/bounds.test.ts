@@ -8,7 +8,11 @@ const { gpu } = await testDevice();
 const unchecked = dawnFlags().includes('enable-dawn-features=disable_robustness');
 
 /** The same device, with some of its methods given other arguments. */
-function altered(methods: { [K in keyof GPUDevice]?: GPUDevice[K] extends (descriptor: infer D) => unknown ? (descriptor: D) => D : never }): GPUDevice {
+function altered(
+  methods: {
+    [K in keyof GPUDevice]?: GPUDevice[K] extends (descriptor: infer D) => unknown ? (descriptor: D) => D : never;
+  },
+): GPUDevice {
   return new Proxy(gpu, {
     get(target, key) {
       const value: unknown = Reflect.get(target, key, target);
@@ -20,19 +24,29 @@ function altered(methods: { [K in keyof GPUDevice]?: GPUDevice[K] extends (descr
 }
 
 /** With 256 bytes more of a buffer bound, what lies behind can be reached, as on a driver that does not check. */
-const extended = (longer: number) => (descriptor: GPUBindGroupDescriptor): GPUBindGroupDescriptor => ({
-  ...descriptor,
-  entries: Array.from(descriptor.entries, ({ binding, resource }) => {
-    const { size, ...rest } = resource as Required<GPUBufferBinding>;
-    return { binding, resource: binding === longer ? { ...rest, size: size + 256 } : resource };
-  }),
-});
-const withCode = (from: string, to: string) => (descriptor: GPUShaderModuleDescriptor): GPUShaderModuleDescriptor => ({ ...descriptor, code: descriptor.code.replaceAll(from, to) });
+const extended =
+  (longer: number) =>
+  (descriptor: GPUBindGroupDescriptor): GPUBindGroupDescriptor => ({
+    ...descriptor,
+    entries: Array.from(descriptor.entries, ({ binding, resource }) => {
+      const { size, ...rest } = resource as Required<GPUBufferBinding>;
+      return { binding, resource: binding === longer ? { ...rest, size: size + 256 } : resource };
+    }),
+  });
+const withCode =
+  (from: string, to: string) =>
+  (descriptor: GPUShaderModuleDescriptor): GPUShaderModuleDescriptor => ({
+    ...descriptor,
+    code: descriptor.code.replaceAll(from, to),
+  });
 
 describe('beyond the end', () => {
   test('Dawn checks, unless set-up saw that lavapipe does', () => {
-    const choice = readDriverChoice(), named = process.env.DSRCNN_ROBUSTNESS;
-    expect(unchecked).toBe(named ? named === 'off' : choice?.driver === 'lavapipe' && choice.checksBounds && userVulkanVariable() === null);
+    const choice = readDriverChoice(),
+      named = process.env.DSRCNN_ROBUSTNESS;
+    expect(unchecked).toBe(
+      named ? named === 'off' : choice?.driver === 'lavapipe' && choice.checksBounds && userVulkanVariable() === null,
+    );
   });
 
   test('reads give 0 and writes are dropped, or they stay within what is bound where Dawn checks', async () => {
@@ -40,16 +54,32 @@ describe('beyond the end', () => {
   });
 
   test('what can be reached is noticed', async () => {
-    expect(await escapeOutOfBounds(altered({ createBindGroup: extended(2) }), 'inside')).toBe('reading element 16 of 16 f32 of a storage buffer gave 81');
-    expect(await escapeOutOfBounds(altered({ createBindGroup: extended(3) }), 'inside')).toBe('reading element 16 of 16 vec4f of a storage buffer gave 257');
-    if (unchecked) expect(await escapeOutOfBounds(altered({ createBindGroup: extended(4) }), 'nothing')).toBe('reading element 16 of 16 vec4f of a uniform buffer gave 129');
-    const blind = altered({ createBindGroup: extended(2), createShaderModule: withCode('= vec4f(floats[index])', '= vec4f()') });
-    expect(await escapeOutOfBounds(blind, 'inside')).toMatch(/^a write beyond the end of 16 f32 at word 64 .* changed word 80 to -2$/);
+    expect(await escapeOutOfBounds(altered({ createBindGroup: extended(2) }), 'inside')).toBe(
+      'reading element 16 of 16 f32 of a storage buffer gave 81',
+    );
+    expect(await escapeOutOfBounds(altered({ createBindGroup: extended(3) }), 'inside')).toBe(
+      'reading element 16 of 16 vec4f of a storage buffer gave 257',
+    );
+    if (unchecked)
+      expect(await escapeOutOfBounds(altered({ createBindGroup: extended(4) }), 'nothing')).toBe(
+        'reading element 16 of 16 vec4f of a uniform buffer gave 129',
+      );
+    const blind = altered({
+      createBindGroup: extended(2),
+      createShaderModule: withCode('= vec4f(floats[index])', '= vec4f()'),
+    });
+    expect(await escapeOutOfBounds(blind, 'inside')).toMatch(
+      /^a write beyond the end of 16 f32 at word 64 .* changed word 80 to -2$/,
+    );
   });
 
   test('a shader that does not run is no proof', async () => {
-    await expect(escapeOutOfBounds(altered({ createShaderModule: withCode('fn loads', 'fn') }), 'inside')).rejects.toThrow('WGSL');
-    const idle = altered({ createShaderModule: withCode('let count', 'if (arrayLength(&indices) > 0u) { return; } let count') });
+    await expect(
+      escapeOutOfBounds(altered({ createShaderModule: withCode('fn loads', 'fn') }), 'inside'),
+    ).rejects.toThrow('WGSL');
+    const idle = altered({
+      createShaderModule: withCode('let count', 'if (arrayLength(&indices) > 0u) { return; } let count'),
+    });
     expect(await escapeOutOfBounds(idle, 'inside')).toBe('reading element 16 of 16 f32 of a storage buffer gave -1');
   });
 });

@@ -9,7 +9,8 @@ import { relativeError } from './op-harness.ts';
 const settings = { seed: 20220521, numRuns: 200 };
 const box = (boxes: ArrayLike<number>, i: number): number[] => Array.from({ length: 4 }, (_, k) => boxes[4 * i + k]);
 
-test('clipBoxes keeps what is inside', () => expect([...clipBoxes([-3, 5, 120, 90, 10, 10, 20, 20], [100, 50])]).toEqual([0, 5, 100, 50, 10, 10, 20, 20]));
+test('clipBoxes keeps what is inside', () =>
+  expect([...clipBoxes([-3, 5, 120, 90, 10, 10, 20, 20], [100, 50])]).toEqual([0, 5, 100, 50, 10, 10, 20, 20]));
 
 describe('topScores', () => {
   test('best first, equal ones by lower index, with their proposals and classes', () => {
@@ -23,32 +24,57 @@ describe('topScores', () => {
 
 describe('nms', () => {
   test('a box survives exactly if no better survivor of its class overlaps it by more than the threshold', () => {
-    fc.assert(fc.property(fc.integer({ min: 0, max: 40 }), fc.nat(1000), fc.double({ min: 0, max: 1, noNaN: true }), (n, seed, threshold) => {
-      const boxes = boxesInput([n, 4], seed).data;
-      const scores = Array.from({ length: n }, (_, i) => ((i * 7 + seed) % 11) / 11), labels = Array.from({ length: n }, (_, i) => (i * 3 + seed) % 3);
-      const kept = nms(boxes, scores, labels, threshold);
-      const better = (a: number, b: number): boolean => scores[a] > scores[b] || (scores[a] === scores[b] && a < b);
-      for (let k = 1; k < kept.length; k++) expect(better(kept[k - 1], kept[k])).toBe(true);
-      for (let i = 0; i < n; i++) {
-        const beaten = kept.some((j) => better(j, i) && labels[j] === labels[i] && overlaps(box(boxes, j), box(boxes, i)).iou > threshold);
-        expect(kept.includes(i)).toBe(!beaten);
-      }
-    }), settings);
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 0, max: 40 }),
+        fc.nat(1000),
+        fc.double({ min: 0, max: 1, noNaN: true }),
+        (n, seed, threshold) => {
+          const boxes = boxesInput([n, 4], seed).data;
+          const scores = Array.from({ length: n }, (_, i) => ((i * 7 + seed) % 11) / 11),
+            labels = Array.from({ length: n }, (_, i) => (i * 3 + seed) % 3);
+          const kept = nms(boxes, scores, labels, threshold);
+          const better = (a: number, b: number): boolean => scores[a] > scores[b] || (scores[a] === scores[b] && a < b);
+          for (let k = 1; k < kept.length; k++) expect(better(kept[k - 1], kept[k])).toBe(true);
+          for (let i = 0; i < n; i++) {
+            const beaten = kept.some(
+              (j) => better(j, i) && labels[j] === labels[i] && overlaps(box(boxes, j), box(boxes, i)).iou > threshold,
+            );
+            expect(kept.includes(i)).toBe(!beaten);
+          }
+        },
+      ),
+      settings,
+    );
   });
-  test('overlap of exactly the threshold survives', () => expect(nms([0, 0, 2, 1, 0, 0, 1, 1], [0.9, 0.8], [0, 0], 0.5)).toEqual([0, 1]));
-  test('another class is no rival', () => expect(nms([0, 0, 1, 1, 0, 0, 1, 1], [0.5, 0.9], [0, 1], 0.1)).toEqual([1, 0]));
+  test('overlap of exactly the threshold survives', () =>
+    expect(nms([0, 0, 2, 1, 0, 0, 1, 1], [0.9, 0.8], [0, 0], 0.5)).toEqual([0, 1]));
+  test('another class is no rival', () =>
+    expect(nms([0, 0, 1, 1, 0, 0, 1, 1], [0.5, 0.9], [0, 1], 0.1)).toEqual([1, 0]));
 });
 
 // The other recorded runs detect at another softmax temperature than their recorded stages have; the golden test of the whole model has those.
 test('recorded: the same detections in the same order', () => {
   const golden = readGolden('r50-sparse-rcnn');
   const number = (key: string): number => Number(golden.config[key]);
-  const config = { numProposals: number('num_proposals'), numClasses: number('num_classes'), matcher: 'hungarian', nmsThreshold: number('nms_threshold') } as const;
+  const config = {
+    numProposals: number('num_proposals'),
+    numClasses: number('num_classes'),
+    matcher: 'hungarian',
+    nmsThreshold: number('nms_threshold'),
+  } as const;
   golden.meta.sizes.forEach((_, b) => {
     const [height, width] = golden.floats(`images.${b}`).shape.slice(1);
     const last = (part: string, size: number): Float32Array =>
-      golden.floats(`stage${number('num_stages') - 1}.${part}`).data.subarray(b * config.numProposals * size, (b + 1) * config.numProposals * size);
-    const { scores, labels, boxes } = selectDetections(last('logits', config.numClasses), last('boxes', 4), [width, height], config);
+      golden
+        .floats(`stage${number('num_stages') - 1}.${part}`)
+        .data.subarray(b * config.numProposals * size, (b + 1) * config.numProposals * size);
+    const { scores, labels, boxes } = selectDetections(
+      last('logits', config.numClasses),
+      last('boxes', 4),
+      [width, height],
+      config,
+    );
     expect([...labels]).toEqual(golden.integers(`detect.${b}.labels`).data);
     // Recorded values are rounded from float64.
     expect(relativeError(scores, golden.floats(`detect.${b}.scores`).data)).toBeLessThanOrEqual(1e-6);
@@ -58,9 +84,16 @@ test('recorded: the same detections in the same order', () => {
 
 test('the many-to-one matcher suppresses duplicates, the one-to-one matcher keeps them', () => {
   const config = { numProposals: 3, numClasses: 1, nmsThreshold: 0.7 };
-  const logits = [0, 2, 1], boxes = [0, 0, 10, 10, 0, 0, 10, 9, 5, 5, 30, 30];
-  expect([...selectDetections(logits, boxes, [20, 20], { ...config, matcher: 'hungarian' }).boxes]).toEqual([0, 0, 10, 9, 5, 5, 20, 20, 0, 0, 10, 10]);
-  expect([...selectDetections(logits, boxes, [20, 20], { ...config, matcher: 'ota' }).boxes]).toEqual([0, 0, 10, 9, 5, 5, 20, 20]);
-  expect([...selectDetections(logits, boxes, [20, 20], { ...config, matcher: 'hungarian' }).proposals]).toEqual([1, 2, 0]);
+  const logits = [0, 2, 1],
+    boxes = [0, 0, 10, 10, 0, 0, 10, 9, 5, 5, 30, 30];
+  expect([...selectDetections(logits, boxes, [20, 20], { ...config, matcher: 'hungarian' }).boxes]).toEqual([
+    0, 0, 10, 9, 5, 5, 20, 20, 0, 0, 10, 10,
+  ]);
+  expect([...selectDetections(logits, boxes, [20, 20], { ...config, matcher: 'ota' }).boxes]).toEqual([
+    0, 0, 10, 9, 5, 5, 20, 20,
+  ]);
+  expect([...selectDetections(logits, boxes, [20, 20], { ...config, matcher: 'hungarian' }).proposals]).toEqual([
+    1, 2, 0,
+  ]);
   expect([...selectDetections(logits, boxes, [20, 20], { ...config, matcher: 'ota' }).proposals]).toEqual([1, 2]);
 });

@@ -1,6 +1,23 @@
 /** Capture and replay: a replayed step is the step itself, bit for bit, at no cost of memory that grows, and what cannot be replayed says so. */
 import { describe, expect, test } from 'vitest';
-import { AdamW, add, affine, backward, CaptureCache, matmul, mean, Random, SGD, square, sub, sum, type Device, type ImageData, type NamedParameter, type Tensor } from '../engine/index.ts';
+import {
+  AdamW,
+  add,
+  affine,
+  backward,
+  CaptureCache,
+  matmul,
+  mean,
+  Random,
+  SGD,
+  square,
+  sub,
+  sum,
+  type Device,
+  type ImageData,
+  type NamedParameter,
+  type Tensor,
+} from '../engine/index.ts';
 import { batchShape, DynamicSparseRCNN, MODEL_PRESETS, type ImageTargets } from '../model/index.ts';
 import { presetConfig, type TrainingConfig } from '../training/recipe.ts';
 import { TrainingStep } from '../training/step.ts';
@@ -20,9 +37,15 @@ describe('a capture', () => {
       device.copy(affine(x, 2), y);
       return { double: affine(x, 2), shifted: [add(affine(x, 2), device.tensor([10, 20, 30]))] };
     });
-    const { double, shifted: [shifted] } = capture.outputs;
+    const {
+      double,
+      shifted: [shifted],
+    } = capture.outputs;
     expect(await values(double)).toEqual([2, 4, 6]);
-    for (const input of [[5, 6, 7], [-1, 0, 1]]) {
+    for (const input of [
+      [5, 6, 7],
+      [-1, 0, 1],
+    ]) {
       device.write(x, Float32Array.from(input));
       capture.replay();
       expect(await values(double)).toEqual(input.map((v) => 2 * v));
@@ -54,7 +77,8 @@ describe('a capture', () => {
 
   test('stays clear of the memory of everything else, before and after', async () => {
     const x = device.tensor(new Random(1).normalArray(5000));
-    const scratch = (): Tensor => device.scope(() => [1, 2, 3, 4].reduce((y, k) => add(square(y), affine(y, k)), x as Tensor));
+    const scratch = (): Tensor =>
+      device.scope(() => [1, 2, 3, 4].reduce((y, k) => add(square(y), affine(y, k)), x as Tensor));
     const plain = scratch();
     const expected = await values(plain);
     plain.dispose();
@@ -118,7 +142,8 @@ describe('a capture', () => {
 
   test('gives what its body keeps, and gradients it leaves, memory of their own', async () => {
     const before = live();
-    const x = device.parameter(Float32Array.of(1, 2), [2]), target = device.tensor([0, 0]);
+    const x = device.parameter(Float32Array.of(1, 2), [2]),
+      target = device.tensor([0, 0]);
     let cache: Tensor | null = null;
     const capture = device.capture(() => {
       cache ??= device.keep(affine(target, 1, 5));
@@ -158,20 +183,34 @@ describe('a capture', () => {
     const before = live();
     const x = device.tensor([1, 2]);
     const reads: Promise<unknown>[] = [];
-    expect(() => device.capture(() => {
-      reads.push(affine(x, 2).read().catch((error: Error) => error.message));
-    })).toThrow('capture: reading a tensor of shape [2] cannot be recorded');
-    expect(() => device.capture(() => {
-      reads.push(device.synchronize().catch((error: Error) => error.message));
-    })).toThrow('capture: waiting for the device cannot be recorded');
+    expect(() =>
+      device.capture(() => {
+        reads.push(
+          affine(x, 2)
+            .read()
+            .catch((error: Error) => error.message),
+        );
+      }),
+    ).toThrow('capture: reading a tensor of shape [2] cannot be recorded');
+    expect(() =>
+      device.capture(() => {
+        reads.push(device.synchronize().catch((error: Error) => error.message));
+      }),
+    ).toThrow('capture: waiting for the device cannot be recorded');
     for (const message of await Promise.all(reads)) expect(message).toMatch(/^capture: .* do it before or after$/);
-    expect(() => device.capture(() => device.capture(() => affine(x, 2)))).toThrow('capture: a capture is being recorded already');
+    expect(() => device.capture(() => device.capture(() => affine(x, 2)))).toThrow(
+      'capture: a capture is being recorded already',
+    );
     const good = device.capture(() => affine(x, 2));
-    expect(() => device.capture(() => good.replay())).toThrow('replay: a capture cannot be replayed while another is being recorded');
-    expect(() => device.capture(() => {
-      affine(x, 3);
-      throw new Error('on purpose');
-    })).toThrow('on purpose');
+    expect(() => device.capture(() => good.replay())).toThrow(
+      'replay: a capture cannot be replayed while another is being recorded',
+    );
+    expect(() =>
+      device.capture(() => {
+        affine(x, 3);
+        throw new Error('on purpose');
+      }),
+    ).toThrow('on purpose');
     good.replay();
     expect(await values(good.outputs)).toEqual([2, 4]);
     good.dispose();
@@ -183,17 +222,32 @@ describe('a capture', () => {
 describe('a capture cache', () => {
   test('runs a shape plainly, then captures, then replays, and drops the one not used for longest', async () => {
     const before = live();
-    let bodies = 0, inputs = 0;
-    const cache = new CaptureCache(device, ({ x }: { x: Tensor; dispose(): void }) => {
-      bodies++;
-      return affine(x, 2, 1);
-    }, { capacity: 2 });
+    let bodies = 0,
+      inputs = 0;
+    const cache = new CaptureCache(
+      device,
+      ({ x }: { x: Tensor; dispose(): void }) => {
+        bodies++;
+        return affine(x, 2, 1);
+      },
+      { capacity: 2 },
+    );
     const run = async (size: number, value: number): Promise<void> => {
-      const output = cache.run(String(size), () => {
-        inputs++;
-        const x = device.empty([size]);
-        return { x, dispose: () => { inputs--; x.dispose(); } };
-      }, ({ x }) => device.write(x, new Float32Array(size).fill(value)));
+      const output = cache.run(
+        String(size),
+        () => {
+          inputs++;
+          const x = device.empty([size]);
+          return {
+            x,
+            dispose: () => {
+              inputs--;
+              x.dispose();
+            },
+          };
+        },
+        ({ x }) => device.write(x, new Float32Array(size).fill(value)),
+      );
       expect(await values(output)).toEqual(new Array<number>(size).fill(2 * value + 1));
     };
     const bodiesOf = async (size: number): Promise<number> => {
@@ -210,16 +264,30 @@ describe('a capture cache', () => {
     cache.dispose();
     expect(inputs).toBe(0);
     expect(live()).toBe(before);
-    const never = new CaptureCache(device, () => { bodies++; }, { enabled: false });
+    const never = new CaptureCache(
+      device,
+      () => {
+        bodies++;
+      },
+      { enabled: false },
+    );
     const earlier = bodies;
-    for (let i = 0; i < 5; i++) never.run('same', () => ({ dispose: () => undefined }), () => undefined);
+    for (let i = 0; i < 5; i++)
+      never.run(
+        'same',
+        () => ({ dispose: () => undefined }),
+        () => undefined,
+      );
     expect(bodies - earlier).toBe(5);
   });
 });
 
 describe('an optimiser', () => {
   const make = (): { x: Tensor; parameters: NamedParameter[] } => {
-    const parameters = [[7, 5], [5], [3]].map((shape, i) => ({ name: `p${i}`, tensor: device.parameter(new Random(1, i).normalArray(shape.reduce((a, b) => a * b, 1)), shape) }));
+    const parameters = [[7, 5], [5], [3]].map((shape, i) => ({
+      name: `p${i}`,
+      tensor: device.parameter(new Random(1, i).normalArray(shape.reduce((a, b) => a * b, 1)), shape),
+    }));
     return { x: device.tensor(new Random(2).normalArray(28), [4, 7]), parameters };
   };
   const free = (parameters: readonly NamedParameter[], x: Tensor): void => {
@@ -230,65 +298,78 @@ describe('an optimiser', () => {
     x.dispose();
   };
   /** The third parameter gets no gradient. */
-  const loss = ([weight, bias]: readonly NamedParameter[], x: Tensor): Tensor => mean(square(add(matmul(x, weight.tensor), bias.tensor)));
-  const kinds = [['AdamW', (p: NamedParameter[]) => new AdamW(p, { weightDecay: 0.1 })], ['SGD', (p: NamedParameter[]) => new SGD(p, { momentum: 0.9, weightDecay: 0.1 })]] as const;
+  const loss = ([weight, bias]: readonly NamedParameter[], x: Tensor): Tensor =>
+    mean(square(add(matmul(x, weight.tensor), bias.tensor)));
+  const kinds = [
+    ['AdamW', (p: NamedParameter[]) => new AdamW(p, { weightDecay: 0.1 })],
+    ['SGD', (p: NamedParameter[]) => new SGD(p, { momentum: 0.9, weightDecay: 0.1 })],
+  ] as const;
 
-  test.each(kinds)('%s replayed with another learning rate each time, and with gradients put aside, gives the bits of stepping anew', async (_, create) => {
-    const results: number[][][] = [];
-    for (const replay of [false, true]) {
-      const { x, parameters } = make();
-      const optimizer = create(parameters);
-      let learningRate = 0;
-      const whole = (): void => {
-        backward(loss(parameters, x));
-        optimizer.step({ learningRate: () => learningRate, maxGradientNorm: 0.5 });
-        optimizer.zeroGrad();
-      };
-      const pass = (): void => {
-        backward(loss(parameters, x));
-        optimizer.accumulate();
-      };
-      const update = (): void => {
-        optimizer.step({ learningRate: () => learningRate, maxGradientNorm: 0.5, gradientScale: 0.5 });
-        optimizer.zeroGrad();
-      };
-      const captures = new Map<() => void, { replay(): void; dispose(): void }>();
-      const run = (body: () => void, name = body): void => {
-        if (!replay) device.graphScope(body);
-        else if (captures.has(name)) captures.get(name)!.replay();
-        else captures.set(name, device.capture(body));
-      };
-      const later = (): void => undefined;
-      for (let step = 0; step < 8; step++) {
-        learningRate = 0.1 / (1 + step);
-        device.write(x, new Random(3, step).normalArray(28));
-        if (step % 2 === 0) run(whole);
-        else {
-          run(pass);
-          device.write(x, new Random(4, step).normalArray(28));
-          run(pass, later);
-          run(update);
+  test.each(kinds)(
+    '%s replayed with another learning rate each time, and with gradients put aside, gives the bits of stepping anew',
+    async (_, create) => {
+      const results: number[][][] = [];
+      for (const replay of [false, true]) {
+        const { x, parameters } = make();
+        const optimizer = create(parameters);
+        let learningRate = 0;
+        const whole = (): void => {
+          backward(loss(parameters, x));
+          optimizer.step({ learningRate: () => learningRate, maxGradientNorm: 0.5 });
+          optimizer.zeroGrad();
+        };
+        const pass = (): void => {
+          backward(loss(parameters, x));
+          optimizer.accumulate();
+        };
+        const update = (): void => {
+          optimizer.step({ learningRate: () => learningRate, maxGradientNorm: 0.5, gradientScale: 0.5 });
+          optimizer.zeroGrad();
+        };
+        const captures = new Map<() => void, { replay(): void; dispose(): void }>();
+        const run = (body: () => void, name = body): void => {
+          if (!replay) device.graphScope(body);
+          else if (captures.has(name)) captures.get(name)!.replay();
+          else captures.set(name, device.capture(body));
+        };
+        const later = (): void => undefined;
+        for (let step = 0; step < 8; step++) {
+          learningRate = 0.1 / (1 + step);
+          device.write(x, new Random(3, step).normalArray(28));
+          if (step % 2 === 0) run(whole);
+          else {
+            run(pass);
+            device.write(x, new Random(4, step).normalArray(28));
+            run(pass, later);
+            run(update);
+          }
         }
+        const { step, tensors } = await optimizer.state();
+        expect(step).toBe(8);
+        results.push([
+          ...(await Promise.all(parameters.map(({ tensor }) => values(tensor)))),
+          ...[...tensors.values()].map(({ data }) => Array.from(data)),
+        ]);
+        for (const capture of captures.values()) capture.dispose();
+        optimizer.dispose();
+        free(parameters, x);
       }
-      const { step, tensors } = await optimizer.state();
-      expect(step).toBe(8);
-      results.push([...await Promise.all(parameters.map(({ tensor }) => values(tensor))), ...[...tensors.values()].map(({ data }) => Array.from(data))]);
-      for (const capture of captures.values()) capture.dispose();
-      optimizer.dispose();
-      free(parameters, x);
-    }
-    expect(results[1]).toEqual(results[0]);
-  });
+      expect(results[1]).toEqual(results[0]);
+    },
+  );
 
   test('says so where a replay does not fit what was done in between', () => {
     const { x, parameters } = make();
     const optimizer = new AdamW(parameters);
-    const pass = (body: () => Tensor) => device.capture(() => {
-      backward(body());
-      optimizer.accumulate();
-    });
+    const pass = (body: () => Tensor) =>
+      device.capture(() => {
+        backward(body());
+        optimizer.accumulate();
+      });
     const first = pass(() => loss(parameters, x));
-    expect(() => first.replay()).toThrow("AdamW: a captured accumulate was replayed where p0 had a gradient put aside, unlike at the capture");
+    expect(() => first.replay()).toThrow(
+      'AdamW: a captured accumulate was replayed where p0 had a gradient put aside, unlike at the capture',
+    );
     const step = device.capture(() => {
       optimizer.step({ learningRate: 1e-3 });
       optimizer.zeroGrad();
@@ -300,7 +381,9 @@ describe('an optimiser', () => {
       optimizer.zeroGrad();
     });
     first.replay();
-    expect(() => step.replay()).toThrow('AdamW: p0 has had 2 updates and p1 1, which were as many when the step was captured: capture it anew');
+    expect(() => step.replay()).toThrow(
+      'AdamW: p0 has had 2 updates and p1 1, which were as many when the step was captured: capture it anew',
+    );
     for (const capture of [first, step]) capture.dispose();
     optimizer.dispose();
     free(parameters, x);
@@ -315,12 +398,22 @@ interface Sample {
 /** A batch of two images; `large` ones have other sizes and more objects: other shapes on the device. */
 function sample(seed: number, large: boolean): Sample {
   const random = new Random(9, seed);
-  const sizes = [[large ? 90 : 60, 50], [40, large ? 33 : 64]];
+  const sizes = [
+    [large ? 90 : 60, 50],
+    [40, large ? 33 : 64],
+  ];
   return {
-    images: sizes.map(([width, height]) => ({ data: Uint8Array.from({ length: width * height * 3 }, () => random.integer(256)), width, height })),
+    images: sizes.map(([width, height]) => ({
+      data: Uint8Array.from({ length: width * height * 3 }, () => random.integer(256)),
+      width,
+      height,
+    })),
     targets: [0, large ? 11 : 3].map((most) => {
       const objects = most === 0 ? random.integer(3) : most;
-      return { labels: Uint32Array.from({ length: objects }, () => random.integer(4)), boxes: Float32Array.from({ length: 4 * objects }, (_, i) => (i % 4 < 2 ? 2 : 20) + random.integer(12)) };
+      return {
+        labels: Uint32Array.from({ length: objects }, () => random.integer(4)),
+        boxes: Float32Array.from({ length: 4 * objects }, (_, i) => (i % 4 < 2 ? 2 : 20) + random.integer(12)),
+      };
     }),
   };
 }
@@ -328,7 +421,11 @@ function sample(seed: number, large: boolean): Sample {
 type Changes = Partial<TrainingConfig> & { readonly gradientCheckpointing?: boolean };
 
 /** Trains from the same weights on the same batches; returns everything that a training leaves, as bytes. */
-async function trainBits(on: Device, { gradientCheckpointing = false, ...changes }: Changes, passes: readonly boolean[]): Promise<{ bits: string[]; captures: number; live: number[] }> {
+async function trainBits(
+  on: Device,
+  { gradientCheckpointing = false, ...changes }: Changes,
+  passes: readonly boolean[],
+): Promise<{ bits: string[]; captures: number; live: number[] }> {
   const training: TrainingConfig = { ...presetConfig('tiny').training, ...changes };
   const model = new DynamicSparseRCNN(on, { ...MODEL_PRESETS.tiny, numClasses: 4, gradientCheckpointing }, 5);
   const step = new TrainingStep(on, model, training);
@@ -338,15 +435,20 @@ async function trainBits(on: Device, { gradientCheckpointing = false, ...changes
   let at = 0;
   while (at < passes.length) {
     const first = at;
-    const { passes: statistics, norm } = await step.run(async () => sample(at, passes[at++]), { learningRate: 1e-3 / (1 + first), temperature: 1 + 9 / (1 + first) });
+    const { passes: statistics, norm } = await step.run(async () => sample(at, passes[at++]), {
+      learningRate: 1e-3 / (1 + first),
+      temperature: 1 + 9 / (1 + first),
+    });
     for (const tensor of [norm, ...statistics.flatMap(({ parts, positives }) => [parts, positives])]) {
       bits.push(await hex(tensor));
       tensor.dispose();
     }
     live.push(on.memory().liveBytes);
   }
-  for (const { data } of (await model.save()).values()) bits.push(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('hex'));
-  for (const { data } of (await step.optimizer.state()).tensors.values()) bits.push(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('hex'));
+  for (const { data } of (await model.save()).values())
+    bits.push(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('hex'));
+  for (const { data } of (await step.optimizer.state()).tensors.values())
+    bits.push(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('hex'));
   const captures = step.captures.length;
   step.dispose();
   model.dispose();
@@ -357,17 +459,27 @@ async function trainBits(on: Device, { gradientCheckpointing = false, ...changes
 const SHAPES = [false, true, false, true, false, true, true, false, true, false, true, false];
 
 describe.each(devices)('training, $label', ({ device: on }) => {
-  const cases: [string, Changes, number][] = [['AdamW', {}, 2], ['SGD over two passes a step, with gradient checkpointing', { gradientCheckpointing: true, accumulation: 2, optimizer: 'sgd', clipNorm: 0 }, 5]];
-  test.each(cases)('by %s, replayed, gives the bits of training step by step, with rates and temperatures that change', async (_, changes, captures) => {
-    const before = on.memory().liveBytes;
-    const plain = await trainBits(on, { ...changes, replay: false }, SHAPES);
-    const replayed = await trainBits(on, { ...changes, replay: true }, SHAPES);
-    expect(plain.captures).toBe(0);
-    expect(replayed.captures).toBe(captures);
-    expect(replayed.bits.length).toBeGreaterThan(100);
-    expect(replayed.bits.map((text, i) => text === plain.bits[i])).toEqual(plain.bits.map(() => true));
-    expect(on.memory().liveBytes).toBe(before);
-  });
+  const cases: [string, Changes, number][] = [
+    ['AdamW', {}, 2],
+    [
+      'SGD over two passes a step, with gradient checkpointing',
+      { gradientCheckpointing: true, accumulation: 2, optimizer: 'sgd', clipNorm: 0 },
+      5,
+    ],
+  ];
+  test.each(cases)(
+    'by %s, replayed, gives the bits of training step by step, with rates and temperatures that change',
+    async (_, changes, captures) => {
+      const before = on.memory().liveBytes;
+      const plain = await trainBits(on, { ...changes, replay: false }, SHAPES);
+      const replayed = await trainBits(on, { ...changes, replay: true }, SHAPES);
+      expect(plain.captures).toBe(0);
+      expect(replayed.captures).toBe(captures);
+      expect(replayed.bits.length).toBeGreaterThan(100);
+      expect(replayed.bits.map((text, i) => text === plain.bits[i])).toEqual(plain.bits.map(() => true));
+      expect(on.memory().liveBytes).toBe(before);
+    },
+  );
 });
 
 test('training does not grow while it replays', async () => {
@@ -390,7 +502,13 @@ test('results do not depend on how far objects are padded', async () => {
       backward(losses.total);
       return losses.parts.detach();
     });
-    runs.push(await Promise.all([parts, ...model.trainable().map(({ tensor }) => tensor.grad!)].map(async (tensor) => Buffer.from(await device.readBytes(tensor)).toString('hex'))));
+    runs.push(
+      await Promise.all(
+        [parts, ...model.trainable().map(({ tensor }) => tensor.grad!)].map(async (tensor) =>
+          Buffer.from(await device.readBytes(tensor)).toString('hex'),
+        ),
+      ),
+    );
     for (const { tensor } of model.trainable()) tensor.zeroGrad();
     parts.dispose();
     batch.dispose();
@@ -404,9 +522,15 @@ test('a batch refuses what does not fit its shape, by name', () => {
   const { images, targets } = sample(1, false);
   const batch = model.batch(batchShape(images, targets));
   const box = Float32Array.of(1, 2, 3, 4);
-  expect(() => batch.write(sample(1, true).images, targets, 1)).toThrow('Batch: images must make a batch of shape 2x64x64x8, got 2x64x96x8');
-  expect(() => batch.write(images, [targets[0], { labels: [4], boxes: box }], 1)).toThrow("Batch: labels must be below the model's 4 classes, got 4");
-  expect(() => batch.write(images, [targets[0], { labels: new Uint32Array(9), boxes: new Float32Array(36) }], 1)).toThrow('Batch: image 1 must have at most 8 objects, got 9');
+  expect(() => batch.write(sample(1, true).images, targets, 1)).toThrow(
+    'Batch: images must make a batch of shape 2x64x64x8, got 2x64x96x8',
+  );
+  expect(() => batch.write(images, [targets[0], { labels: [4], boxes: box }], 1)).toThrow(
+    "Batch: labels must be below the model's 4 classes, got 4",
+  );
+  expect(() =>
+    batch.write(images, [targets[0], { labels: new Uint32Array(9), boxes: new Float32Array(36) }], 1),
+  ).toThrow('Batch: image 1 must have at most 8 objects, got 9');
   expect(() => batch.write(images, targets.slice(1), 1)).toThrow('Batch: targets must be of 2 images, got 1');
   expect(() => batch.write(images, targets, 0)).toThrow('Batch: temperature must be > 0, got 0');
   batch.dispose();

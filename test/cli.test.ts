@@ -21,7 +21,8 @@ import { runTune } from '../training/tune.ts';
 import { withoutHalf } from './devices.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'cli-test-'));
-const data = join(folder, 'shapes'), run = join(folder, 'run');
+const data = join(folder, 'shapes'),
+  run = join(folder, 'run');
 const TINY = ['--data', data, '--config', 'tiny', '--iterations', '2', '--set', 'drawImages=1'];
 
 interface Ended {
@@ -32,20 +33,37 @@ interface Ended {
 
 /** Runs the program itself; `closeOutput` closes its output after the first line, as `head -1` does. */
 function cli(args: readonly string[], closeOutput = false): Promise<Ended> {
-  const child = spawn(process.execPath, ['--import', 'tsx', join(import.meta.dirname, '../training/cli.ts'), ...args], { cwd: join(import.meta.dirname, '..') });
-  let stdout = '', stderr = '';
+  const child = spawn(process.execPath, ['--import', 'tsx', join(import.meta.dirname, '../training/cli.ts'), ...args], {
+    cwd: join(import.meta.dirname, '..'),
+  });
+  let stdout = '',
+    stderr = '';
   child.stdout.on('data', (chunk: Buffer) => {
     stdout += chunk.toString();
     if (closeOutput && stdout.includes('\n')) child.stdout.destroy();
   });
-  child.stderr.on('data', (chunk: Buffer) => { stderr += chunk.toString(); });
-  return new Promise((resolve) => { child.on('close', (code) => resolve({ code, stdout, stderr })); });
+  child.stderr.on('data', (chunk: Buffer) => {
+    stderr += chunk.toString();
+  });
+  return new Promise((resolve) => {
+    child.on('close', (code) => resolve({ code, stdout, stderr }));
+  });
 }
 
-const refusal = (promise: Promise<unknown>): Promise<unknown> => promise.then(() => 'accepted', (error: unknown) => (error instanceof InputError ? error.message : error));
+const refusal = (promise: Promise<unknown>): Promise<unknown> =>
+  promise.then(
+    () => 'accepted',
+    (error: unknown) => (error instanceof InputError ? error.message : error),
+  );
 
 /** A copy of the data set whose training annotations are changed. */
-function changed(name: string, change: (annotations: { images: { file_name: string }[]; annotations: { bbox: number[]; iscrowd: number; category_id: number }[] }) => void): string {
+function changed(
+  name: string,
+  change: (annotations: {
+    images: { file_name: string }[];
+    annotations: { bbox: number[]; iscrowd: number; category_id: number }[];
+  }) => void,
+): string {
   const root = join(folder, name);
   cpSync(data, root, { recursive: true });
   const file = join(root, 'annotations', 'instances_train.json');
@@ -68,18 +86,45 @@ afterAll(() => {
 
 describe('the program', () => {
   test('explains itself and each command', async () => {
-    const ended = await Promise.all([['--help'], ...['train', 'evaluate', 'predict', 'export', 'coco-eval', 'ablation', 'tune', 'doctor'].map((command) => [command, '--help'])].map((args) => cli(args)));
-    for (const { code, stdout, stderr } of ended) expect({ code, stderr, helpful: stdout.includes('--help') }).toEqual({ code: 0, stderr: '', helpful: true });
+    const ended = await Promise.all(
+      [
+        ['--help'],
+        ...['train', 'evaluate', 'predict', 'export', 'coco-eval', 'ablation', 'tune', 'doctor'].map((command) => [
+          command,
+          '--help',
+        ]),
+      ].map((args) => cli(args)),
+    );
+    for (const { code, stdout, stderr } of ended)
+      expect({ code, stderr, helpful: stdout.includes('--help') }).toEqual({ code: 0, stderr: '', helpful: true });
   });
 
   test('ends with 2 and one line where the input is at fault', async () => {
     const [unknown, option, file, folderBelowFile] = await Promise.all([
-      cli(['frobnicate']), cli(['train', '--dta', 'x']), cli(['coco-eval', '--annotations', '/nowhere.json', '--detections', '/nowhere.json']),
-      cli(['predict', '--weights', join(run, 'best.safetensors'), '--out', join(data, 'shapes.json', 'below'), join(data, 'val', '1.png')]),
+      cli(['frobnicate']),
+      cli(['train', '--dta', 'x']),
+      cli(['coco-eval', '--annotations', '/nowhere.json', '--detections', '/nowhere.json']),
+      cli([
+        'predict',
+        '--weights',
+        join(run, 'best.safetensors'),
+        '--out',
+        join(data, 'shapes.json', 'below'),
+        join(data, 'val', '1.png'),
+      ]),
     ]);
-    expect(unknown).toMatchObject({ code: 2, stderr: expect.stringMatching(/^error: frobnicate: no such command; there are train, .*\n$/) });
-    expect(option).toMatchObject({ code: 2, stderr: expect.stringMatching(/^error: train: Unknown option '--dta'.*\n$/) });
-    expect(file).toMatchObject({ code: 2, stderr: expect.stringMatching(/^error: \/nowhere.json: cannot be read: .*\n$/) });
+    expect(unknown).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/^error: frobnicate: no such command; there are train, .*\n$/),
+    });
+    expect(option).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/^error: train: Unknown option '--dta'.*\n$/),
+    });
+    expect(file).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/^error: \/nowhere.json: cannot be read: .*\n$/),
+    });
     expect(folderBelowFile).toMatchObject({ code: 2, stderr: expect.stringMatching(/error: .*shapes\.json.below/) });
     expect(folderBelowFile.stderr).not.toMatch(/\n {4}at /);
   });
@@ -114,15 +159,33 @@ describe('options and configuration', () => {
   };
 
   test.each([
-    ['shortSides=64', 'training.augmentation: shortSides: expected a list of integers (pixels), e.g. [480, 512], got 64'],
-    ['augmentation.fixedSize=[64]', 'training.augmentation: fixedSize: expected null or [height, width] (pixels), got [64]'],
-    ['evaluationResize.fixedSize=5', 'training.evaluationResize: fixedSize: expected null or [height, width] (pixels), got 5'],
-    ['evaluationResize.shortSide=100000', 'training.evaluationResize: shortSide: expected at most 16384 (pixels), got 100000'],
-    ['crop=true', 'training.augmentation: crop: expected null or an object of probability, shortSides, minSize, maxSize, got true'],
+    [
+      'shortSides=64',
+      'training.augmentation: shortSides: expected a list of integers (pixels), e.g. [480, 512], got 64',
+    ],
+    [
+      'augmentation.fixedSize=[64]',
+      'training.augmentation: fixedSize: expected null or [height, width] (pixels), got [64]',
+    ],
+    [
+      'evaluationResize.fixedSize=5',
+      'training.evaluationResize: fixedSize: expected null or [height, width] (pixels), got 5',
+    ],
+    [
+      'evaluationResize.shortSide=100000',
+      'training.evaluationResize: shortSide: expected at most 16384 (pixels), got 100000',
+    ],
+    [
+      'crop=true',
+      'training.augmentation: crop: expected null or an object of probability, shortSides, minSize, maxSize, got true',
+    ],
     ['crop.probability=1', 'got none of the name shortSides'],
     ['flip=true', 'flip: expected a probability in 0 .. 1, got true'],
     ['flip=NaN', 'flip: expected a probability in 0 .. 1, got "NaN"'],
-    ['maxSize=64', '--set maxSize: is ambiguous, write one of training.augmentation.maxSize, training.evaluationResize.maxSize'],
+    [
+      'maxSize=64',
+      '--set maxSize: is ambiguous, write one of training.augmentation.maxSize, training.evaluationResize.maxSize',
+    ],
     ['momentum=1', 'training.momentum must be a number >= 0 and < 1, got 1'],
     ['milestones=[0.9,0.5]', 'training.milestones must be a rising list of numbers in 0 .. 1, got [0.9,0.5]'],
     ['batchSize=0', 'training.batchSize must be an integer in 1 .. 4096, got 0'],
@@ -134,14 +197,21 @@ describe('options and configuration', () => {
   });
 
   test('a short key means the augmentation itself, not its crop', () => {
-    expect(loadConfig({ config: 'paper-r50', set: ['shortSides=[640]'] }).config.training.augmentation).toMatchObject({ shortSides: [640], crop: { shortSides: [400, 500, 600] } });
+    expect(loadConfig({ config: 'paper-r50', set: ['shortSides=[640]'] }).config.training.augmentation).toMatchObject({
+      shortSides: [640],
+      crop: { shortSides: [400, 500, 600] },
+    });
   });
 
   test('a configuration file that is none is refused with the place', async () => {
     const file = join(folder, 'broken.json');
     for (const [text, message] of [
-      ['{"model": {"depth": 18,}}', 'malformed JSON at line 1, column'], ['[]', 'expected a JSON object'], ['{"modle": {}}', 'modle is not a key'],
-      ['{"model": []}', 'model must be an object'], ['{"preset": "big"}', 'preset must be one of'], ['{"data": 5}', "data: must be a folder's path, got 5"],
+      ['{"model": {"depth": 18,}}', 'malformed JSON at line 1, column'],
+      ['[]', 'expected a JSON object'],
+      ['{"modle": {}}', 'modle is not a key'],
+      ['{"model": []}', 'model must be an object'],
+      ['{"preset": "big"}', 'preset must be one of'],
+      ['{"data": 5}', "data: must be a folder's path, got 5"],
     ]) {
       writeFileSync(file, text);
       expect(await refusal(runTrain(['--config', file]))).toContain(message);
@@ -149,23 +219,43 @@ describe('options and configuration', () => {
   });
 
   test("a run's config.json trains on that run's data", async () => {
-    const error = await refusal(runTrain(['--config', join(run, 'config.json'), '--set', 'numClasses=7', '--out', join(folder, 'repeated')]));
+    const error = await refusal(
+      runTrain(['--config', join(run, 'config.json'), '--set', 'numClasses=7', '--out', join(folder, 'repeated')]),
+    );
     expect(error).toContain('model.numClasses is 7, but the data set has 4 classes');
-    expect(loadConfig({ config: join(run, 'config.json'), set: [] })).toMatchObject({ data, classNames: ['circle', 'square', 'triangle', 'star'] });
+    expect(loadConfig({ config: join(run, 'config.json'), set: [] })).toMatchObject({
+      data,
+      classNames: ['circle', 'square', 'triangle', 'star'],
+    });
   });
 
   test('empty values are refused: as paths they would be the current folder', async () => {
     expect(await refusal(runTrain(['--out', '']))).toBe('train: --out: expected a value, got an empty text');
-    expect(await refusal(runEvaluate(['--weights', '']))).toBe('evaluate: --weights: expected a value, got an empty text');
-    expect(await refusal(runCocoEval(['--detections', '']))).toBe('coco-eval: --detections: expected a value, got an empty text');
-    expect(await refusal(runTrain([...TINY, '--out', join(data, 'shapes.json', 'below')]))).toContain('train: --out: expected a folder that can be written, got');
+    expect(await refusal(runEvaluate(['--weights', '']))).toBe(
+      'evaluate: --weights: expected a value, got an empty text',
+    );
+    expect(await refusal(runCocoEval(['--detections', '']))).toBe(
+      'coco-eval: --detections: expected a value, got an empty text',
+    );
+    expect(await refusal(runTrain([...TINY, '--out', join(data, 'shapes.json', 'below')]))).toContain(
+      'train: --out: expected a folder that can be written, got',
+    );
   });
 });
 
 describe('data', () => {
   test('without any object to learn from is refused, crowds alone as well', async () => {
-    for (const root of [changed('none', (json) => { json.annotations = []; }), changed('crowds', (json) => { for (const one of json.annotations) one.iscrowd = 1; })]) {
-      expect(await refusal(runTrain(['--data', root, '--config', 'tiny', '--out', join(folder, 'never')]))).toContain('the split "train": expected at least one object in its 12 images, got none');
+    for (const root of [
+      changed('none', (json) => {
+        json.annotations = [];
+      }),
+      changed('crowds', (json) => {
+        for (const one of json.annotations) one.iscrowd = 1;
+      }),
+    ]) {
+      expect(await refusal(runTrain(['--data', root, '--config', 'tiny', '--out', join(folder, 'never')]))).toContain(
+        'the split "train": expected at least one object in its 12 images, got none',
+      );
     }
   });
 
@@ -186,7 +276,21 @@ describe('data', () => {
   test('with an image that cannot be decoded names it, and trains once that is mended', async () => {
     const root = changed('truncated', () => undefined);
     truncateSync(join(root, 'train', '03.png'), 900);
-    const train = () => runTrain(['--data', root, '--config', 'tiny', '--batch', '12', '--iterations', '1', '--set', 'drawImages=0', '--out', join(folder, 'mended')]);
+    const train = () =>
+      runTrain([
+        '--data',
+        root,
+        '--config',
+        'tiny',
+        '--batch',
+        '12',
+        '--iterations',
+        '1',
+        '--set',
+        'drawImages=0',
+        '--out',
+        join(folder, 'mended'),
+      ]);
     expect(await refusal(train())).toContain(`${join(root, 'train', '03.png')}: cannot be decoded`);
     // Once mended, the same command works: the folder of a run that did not begin is no obstacle, that of one that did is.
     cpSync(join(data, 'train', '03.png'), join(root, 'train', '03.png'));
@@ -203,50 +307,87 @@ describe('weights and checkpoints', () => {
     const file = join(folder, 'weights.safetensors');
     const spoiled = Buffer.from(bytes);
     spoiled.fill(0xff, spoiled.length - 64);
-    for (const [content, message] of [[spoiled, 'expected finite numbers, got NaN in element'], [bytes.subarray(0, bytes.length - 100), 'weights.safetensors: '], [Buffer.from('hello'), 'weights.safetensors: '], [Buffer.alloc(0), 'weights.safetensors: ']] as const) {
+    for (const [content, message] of [
+      [spoiled, 'expected finite numbers, got NaN in element'],
+      [bytes.subarray(0, bytes.length - 100), 'weights.safetensors: '],
+      [Buffer.from('hello'), 'weights.safetensors: '],
+      [Buffer.alloc(0), 'weights.safetensors: '],
+    ] as const) {
       writeFileSync(file, content);
-      expect(await refusal(runPredict(['--weights', file, '--out', join(folder, 'unpredicted'), image]))).toContain(message);
+      expect(await refusal(runPredict(['--weights', file, '--out', join(folder, 'unpredicted'), image]))).toContain(
+        message,
+      );
     }
     expect(existsSync(join(folder, 'unpredicted', 'predictions.json'))).toBe(false);
   });
 
   test('predict says what is there instead of an image, and keeps what it detected before one that is broken', async () => {
-    const weights = join(run, 'best.safetensors'), out = join(folder, 'half-predicted'), broken = join(folder, 'broken.png');
+    const weights = join(run, 'best.safetensors'),
+      out = join(folder, 'half-predicted'),
+      broken = join(folder, 'broken.png');
     writeFileSync(broken, 'no image');
-    for (const [path, what] of [[data, 'a folder'], ['/dev/null', 'a device or pipe'], [join(folder, 'nowhere.png'), 'nothing there']]) {
-      expect(await refusal(runPredict(['--weights', weights, '--out', out, path]))).toBe(`predict: ${path}: expected an image file, got ${what}`);
+    for (const [path, what] of [
+      [data, 'a folder'],
+      ['/dev/null', 'a device or pipe'],
+      [join(folder, 'nowhere.png'), 'nothing there'],
+    ]) {
+      expect(await refusal(runPredict(['--weights', weights, '--out', out, path]))).toBe(
+        `predict: ${path}: expected an image file, got ${what}`,
+      );
     }
-    expect(await refusal(runPredict(['--weights', weights, '--out', join(broken, 'below'), image]))).toContain('predict: --out: expected a folder that can be written, got');
+    expect(await refusal(runPredict(['--weights', weights, '--out', join(broken, 'below'), image]))).toContain(
+      'predict: --out: expected a folder that can be written, got',
+    );
     expect(existsSync(out)).toBe(false);
-    expect(await refusal(runPredict(['--weights', weights, '--out', out, image, broken, image]))).toContain(`${broken}: cannot be decoded`);
+    expect(await refusal(runPredict(['--weights', weights, '--out', out, image, broken, image]))).toContain(
+      `${broken}: cannot be decoded`,
+    );
     const written: { file: string; drawn: string }[] = JSON.parse(readFileSync(join(out, 'predictions.json'), 'utf8'));
-    expect(written.map(({ file, drawn }) => ({ file, drawn: existsSync(drawn) }))).toEqual([{ file: image, drawn: true }]);
+    expect(written.map(({ file, drawn }) => ({ file, drawn: existsSync(drawn) }))).toEqual([
+      { file: image, drawn: true },
+    ]);
   });
 
   test('with --half, predict and evaluate say what it comes to, and find the same objects; an adapter without shader-f16 is refused', async () => {
-    const weights = join(run, 'best.safetensors'), out = join(folder, 'half');
+    const weights = join(run, 'best.safetensors'),
+      out = join(folder, 'half');
     const probe = await openDevice();
     const supported = probe.info.features.includes('shader-f16');
     probe.destroy();
-    const evaluate = (name: string, ...options: string[]) => runEvaluate(['--weights', weights, '--data', data, '--out', join(out, name), ...options]);
-    const detections = (name: string): { score: number; bbox: number[] }[] => JSON.parse(readFileSync(join(out, name, 'detections.json'), 'utf8'));
+    const evaluate = (name: string, ...options: string[]) =>
+      runEvaluate(['--weights', weights, '--data', data, '--out', join(out, name), ...options]);
+    const detections = (name: string): { score: number; bbox: number[] }[] =>
+      JSON.parse(readFileSync(join(out, name, 'detections.json'), 'utf8'));
     if (supported) {
       const log = vi.mocked(console.log);
       log.mockClear();
-      expect(await runPredict(['--weights', weights, '--half', '--score', '0', '--out', join(out, 'predict'), image])).toBe(0);
+      expect(
+        await runPredict(['--weights', weights, '--half', '--score', '0', '--out', join(out, 'predict'), image]),
+      ).toBe(0);
       expect(await evaluate('f16', '--half')).toBe(0);
-      expect(log.mock.calls.map(([line]) => String(line)).filter((line) => line.startsWith('half      '))).toEqual([expect.stringContaining('f16'), expect.stringContaining('f16')]);
+      expect(log.mock.calls.map(([line]) => String(line)).filter((line) => line.startsWith('half      '))).toEqual([
+        expect.stringContaining('f16'),
+        expect.stringContaining('f16'),
+      ]);
       expect(await evaluate('f32')).toBe(0);
-      const scores = (name: string) => detections(name).map(({ score }) => score).sort((a, b) => a - b);
+      const scores = (name: string) =>
+        detections(name)
+          .map(({ score }) => score)
+          .sort((a, b) => a - b);
       const [f16, f32] = [scores('f16'), scores('f32')];
       expect(f16.length).toBe(f32.length);
       f16.forEach((score, i) => expect(score).toBeCloseTo(f32[i], 2));
-      expect(['f16', 'f32'].map((name) => JSON.parse(readFileSync(join(out, name, 'evaluation.json'), 'utf8')).half)).toEqual([true, false]);
+      expect(
+        ['f16', 'f32'].map((name) => JSON.parse(readFileSync(join(out, name, 'evaluation.json'), 'utf8')).half),
+      ).toEqual([true, false]);
     }
     withoutHalf();
     try {
-      const message = (command: string) => new RegExp(`^${command}: --half: expected an adapter with the feature shader-f16, got .+ with .*core-features`);
-      expect(await refusal(runPredict(['--weights', weights, '--half', '--out', out, image]))).toMatch(message('predict'));
+      const message = (command: string) =>
+        new RegExp(`^${command}: --half: expected an adapter with the feature shader-f16, got .+ with .*core-features`);
+      expect(await refusal(runPredict(['--weights', weights, '--half', '--out', out, image]))).toMatch(
+        message('predict'),
+      );
       expect(await refusal(evaluate('refused', '--half'))).toMatch(message('evaluate'));
       vi.stubEnv('DSRCNN_TUNING', join(folder, 'tuning.json'));
       expect(await refusal(runTune(['--half']))).toMatch(message('tune'));
@@ -264,19 +405,37 @@ describe('weights and checkpoints', () => {
       change(broken);
       return refusal(runTrain(['--resume', broken]));
     };
-    const edit = (name: string, from: string, to: string) => (path: string) => writeFileSync(join(path, name), readFileSync(join(path, name), 'utf8').replace(from, to));
-    expect(await resumed((path) => rmSync(join(path, 'last'), { recursive: true }))).toContain('no checkpoint to resume from');
-    expect(await resumed((path) => writeFileSync(join(path, 'config.json'), 'null'))).toContain('config.json: the whole file: expected an object, got null');
-    expect(await resumed((path) => writeFileSync(join(path, 'last', 'state.json'), '{"iteration":1,"optimizerSteps":1,"best":{}}'))).toContain('state.json: best.AP: expected a number, got nothing');
-    expect(await resumed((path) => truncateSync(join(path, 'last', 'optimizer.safetensors'), 20000))).toContain('optimizer.safetensors: ');
-    expect(await resumed(edit('config.json', '"adamw"', '"sgd"'))).toMatch(/optimizer\.safetensors: SGD: .* is missing in the state; was .*config\.json edited\?/);
-    expect(await resumed(edit('config.json', data, `${data}-moved`))).toContain('is not there any more; say where it is by --data DIR');
+    const edit = (name: string, from: string, to: string) => (path: string) =>
+      writeFileSync(join(path, name), readFileSync(join(path, name), 'utf8').replace(from, to));
+    expect(await resumed((path) => rmSync(join(path, 'last'), { recursive: true }))).toContain(
+      'no checkpoint to resume from',
+    );
+    expect(await resumed((path) => writeFileSync(join(path, 'config.json'), 'null'))).toContain(
+      'config.json: the whole file: expected an object, got null',
+    );
+    expect(
+      await resumed((path) =>
+        writeFileSync(join(path, 'last', 'state.json'), '{"iteration":1,"optimizerSteps":1,"best":{}}'),
+      ),
+    ).toContain('state.json: best.AP: expected a number, got nothing');
+    expect(await resumed((path) => truncateSync(join(path, 'last', 'optimizer.safetensors'), 20000))).toContain(
+      'optimizer.safetensors: ',
+    );
+    expect(await resumed(edit('config.json', '"adamw"', '"sgd"'))).toMatch(
+      /optimizer\.safetensors: SGD: .* is missing in the state; was .*config\.json edited\?/,
+    );
+    expect(await resumed(edit('config.json', data, `${data}-moved`))).toContain(
+      'is not there any more; say where it is by --data DIR',
+    );
   });
 
   test('a continued run writes the same description into its weights', async () => {
     const again = join(folder, 'again');
     cpSync(run, again, { recursive: true });
-    writeFileSync(join(again, 'config.json'), readFileSync(join(again, 'config.json'), 'utf8').replace('"iterations": 2', '"iterations": 3'));
+    writeFileSync(
+      join(again, 'config.json'),
+      readFileSync(join(again, 'config.json'), 'utf8').replace('"iterations": 2', '"iterations": 3'),
+    );
     expect(await runTrain(['--resume', again])).toBe(0);
     const keys = (path: string) => Object.keys(JSON.parse(readWeightsFile(path).metadata.config));
     expect(keys(join(again, 'last', 'model.safetensors'))).toEqual(keys(join(run, 'last', 'model.safetensors')));

@@ -6,17 +6,33 @@ import { PassThrough } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { runCocoEval } from '../training/coco-eval.ts';
 import {
-  parseDetections, parseGroundTruth, readDetections, readGroundTruth, writeDetections, writeGroundTruth, type CocoDetection, type CocoGroundTruth,
+  parseDetections,
+  parseGroundTruth,
+  readDetections,
+  readGroundTruth,
+  writeDetections,
+  writeGroundTruth,
+  type CocoDetection,
+  type CocoGroundTruth,
 } from '../training/coco-files.ts';
 import { InputError } from '../training/errors.ts';
 
 let folder: string;
-beforeAll(() => { folder = mkdtempSync(join(tmpdir(), 'coco-files-')); });
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'coco-files-'));
+});
 afterAll(() => rmSync(folder, { recursive: true }));
 
 const image = { id: 7, file_name: 'a.jpg', width: 64, height: 48 };
 const category = { id: 3, name: 'cat' };
-const annotation = { id: 1, image_id: 7, category_id: 3, bbox: [1.5, 2, 10, 20] as [number, number, number, number], area: 200, iscrowd: 0 as const };
+const annotation = {
+  id: 1,
+  image_id: 7,
+  category_id: 3,
+  bbox: [1.5, 2, 10, 20] as [number, number, number, number],
+  area: 200,
+  iscrowd: 0 as const,
+};
 const groundTruth: CocoGroundTruth = { images: [image], annotations: [annotation], categories: [category] };
 const detection: CocoDetection = { image_id: 7, category_id: 3, bbox: [1, 2, 10, 20], score: 0.1 + 0.2 };
 
@@ -56,7 +72,13 @@ describe('round trip', () => {
   });
 
   test('fields detection does not need are read over', () => {
-    const rich = { info: {}, licenses: [], images: [{ ...image, license: 1 }], categories: [{ ...category, supercategory: 'animal' }], annotations: [{ ...annotation, segmentation: [[1, 2]] }] };
+    const rich = {
+      info: {},
+      licenses: [],
+      images: [{ ...image, license: 1 }],
+      categories: [{ ...category, supercategory: 'animal' }],
+      annotations: [{ ...annotation, segmentation: [[1, 2]] }],
+    };
     expect(parseGroundTruth(rich, 'gt.json')).toEqual(groundTruth);
     expect(parseDetections([{ ...detection, id: 4, area: 3 }], 'dt.json', groundTruth)).toEqual([detection]);
   });
@@ -70,26 +92,73 @@ describe('round trip', () => {
 });
 
 describe('refused ground truths', () => {
-  const without = (entry: object, field: string) => Object.fromEntries(Object.entries(entry).filter(([name]) => name !== field));
+  const without = (entry: object, field: string) =>
+    Object.fromEntries(Object.entries(entry).filter(([name]) => name !== field));
   const cases: [string, unknown, string[]][] = [
     ['not an object', [], ['gt.json: expected an object', 'got []']],
     ['no images', without(groundTruth, 'images'), ['gt.json: images: expected an array', 'got nothing']],
     ['annotations not an array', { ...groundTruth, annotations: {} }, ['annotations: expected an array', 'got {}']],
-    ...Object.keys(annotation).map((field): [string, unknown, string[]] =>
-      [`annotation without ${field}`, { ...groundTruth, annotations: [annotation, without({ ...annotation, id: 2 }, field)] }, [`gt.json: annotations[1].${field}: expected`, 'got nothing']]),
-    ...Object.keys(image).map((field): [string, unknown, string[]] =>
-      [`image without ${field}`, { ...groundTruth, images: [without(image, field)] }, [`images[0].${field}: expected`, 'got nothing']]),
-    ['category without name', { ...groundTruth, categories: [{ id: 3 }] }, ['categories[0].name: expected a name', 'got nothing']],
+    ...Object.keys(annotation).map((field): [string, unknown, string[]] => [
+      `annotation without ${field}`,
+      { ...groundTruth, annotations: [annotation, without({ ...annotation, id: 2 }, field)] },
+      [`gt.json: annotations[1].${field}: expected`, 'got nothing'],
+    ]),
+    ...Object.keys(image).map((field): [string, unknown, string[]] => [
+      `image without ${field}`,
+      { ...groundTruth, images: [without(image, field)] },
+      [`images[0].${field}: expected`, 'got nothing'],
+    ]),
+    [
+      'category without name',
+      { ...groundTruth, categories: [{ id: 3 }] },
+      ['categories[0].name: expected a name', 'got nothing'],
+    ],
     ['image twice', { ...groundTruth, images: [image, image] }, ['images[1].id', 'got 7', 'images[0]']],
-    ['annotation id twice', { ...groundTruth, annotations: [annotation, annotation] }, ['annotations[1].id', 'got 1', 'annotations[0]']],
-    ['unknown image', { ...groundTruth, annotations: [{ ...annotation, image_id: 8 }] }, ['annotations[0].image_id: expected the id of an image in "images", got 8']],
-    ['unknown category', { ...groundTruth, annotations: [{ ...annotation, category_id: 8 }] }, ['annotations[0].category_id', 'got 8']],
-    ['negative width', { ...groundTruth, annotations: [{ ...annotation, bbox: [0, 0, -1, 2] }] }, ['annotations[0].bbox[2]: expected a width of at least 0, got -1']],
-    ['negative area', { ...groundTruth, annotations: [{ ...annotation, area: -2 }] }, ['annotations[0].area', 'got -2']],
-    ['text for a number', { ...groundTruth, annotations: [{ ...annotation, bbox: [0, '1', 1, 2] }] }, ['annotations[0].bbox[1]: expected a finite number, got "1"']],
-    ['crowd 2', { ...groundTruth, annotations: [{ ...annotation, iscrowd: 2 }] }, ['annotations[0].iscrowd: expected 0 or 1, got 2']],
-    ['image of no width', { ...groundTruth, images: [{ ...image, width: 0 }] }, ['images[0].width: expected a positive integer', 'got 0']],
-    ['id with a fraction', { ...groundTruth, images: [{ ...image, id: 7.5 }] }, ['images[0].id: expected an integer, got 7.5']],
+    [
+      'annotation id twice',
+      { ...groundTruth, annotations: [annotation, annotation] },
+      ['annotations[1].id', 'got 1', 'annotations[0]'],
+    ],
+    [
+      'unknown image',
+      { ...groundTruth, annotations: [{ ...annotation, image_id: 8 }] },
+      ['annotations[0].image_id: expected the id of an image in "images", got 8'],
+    ],
+    [
+      'unknown category',
+      { ...groundTruth, annotations: [{ ...annotation, category_id: 8 }] },
+      ['annotations[0].category_id', 'got 8'],
+    ],
+    [
+      'negative width',
+      { ...groundTruth, annotations: [{ ...annotation, bbox: [0, 0, -1, 2] }] },
+      ['annotations[0].bbox[2]: expected a width of at least 0, got -1'],
+    ],
+    [
+      'negative area',
+      { ...groundTruth, annotations: [{ ...annotation, area: -2 }] },
+      ['annotations[0].area', 'got -2'],
+    ],
+    [
+      'text for a number',
+      { ...groundTruth, annotations: [{ ...annotation, bbox: [0, '1', 1, 2] }] },
+      ['annotations[0].bbox[1]: expected a finite number, got "1"'],
+    ],
+    [
+      'crowd 2',
+      { ...groundTruth, annotations: [{ ...annotation, iscrowd: 2 }] },
+      ['annotations[0].iscrowd: expected 0 or 1, got 2'],
+    ],
+    [
+      'image of no width',
+      { ...groundTruth, images: [{ ...image, width: 0 }] },
+      ['images[0].width: expected a positive integer', 'got 0'],
+    ],
+    [
+      'id with a fraction',
+      { ...groundTruth, images: [{ ...image, id: 7.5 }] },
+      ['images[0].id: expected an integer, got 7.5'],
+    ],
     ['null entry', { ...groundTruth, images: [null] }, ['images[0]: expected an object, got null']],
   ];
   test.each(cases)('%s', (_, json, parts) => expectInputError(() => parseGroundTruth(json, 'gt.json'), ...parts));
@@ -98,20 +167,44 @@ describe('refused ground truths', () => {
 describe('refused detections', () => {
   const cases: [string, unknown, string[]][] = [
     ['not an array', { annotations: [] }, ['dt.json: expected an array of detections, got {"annotations":[]}']],
-    ['unknown image', [detection, { ...detection, image_id: 8 }], ['dt.json: detections[1].image_id: expected the id of an image of the ground truth, got 8']],
-    ['unknown category', [{ ...detection, category_id: 8 }], ['detections[0].category_id: expected the id of a category of the ground truth, got 8']],
+    [
+      'unknown image',
+      [detection, { ...detection, image_id: 8 }],
+      ['dt.json: detections[1].image_id: expected the id of an image of the ground truth, got 8'],
+    ],
+    [
+      'unknown category',
+      [{ ...detection, category_id: 8 }],
+      ['detections[0].category_id: expected the id of a category of the ground truth, got 8'],
+    ],
     ['no score', [{ ...detection, score: undefined }], ['detections[0].score: expected a finite number, got nothing']],
     ['NaN score', [{ ...detection, score: NaN }], ['detections[0].score: expected a finite number, got NaN']],
-    ['three numbers', [{ ...detection, bbox: [1, 2, 3] }], ['detections[0].bbox: expected [x, y, width, height], got [1,2,3]']],
-    ['infinite x', [{ ...detection, bbox: [Infinity, 2, 3, 4] }], ['detections[0].bbox[0]: expected a finite number, got Infinity']],
-    ['negative height', [{ ...detection, bbox: [1, 2, 3, -4] }], ['detections[0].bbox[3]: expected a height of at least 0, got -4']],
+    [
+      'three numbers',
+      [{ ...detection, bbox: [1, 2, 3] }],
+      ['detections[0].bbox: expected [x, y, width, height], got [1,2,3]'],
+    ],
+    [
+      'infinite x',
+      [{ ...detection, bbox: [Infinity, 2, 3, 4] }],
+      ['detections[0].bbox[0]: expected a finite number, got Infinity'],
+    ],
+    [
+      'negative height',
+      [{ ...detection, bbox: [1, 2, 3, -4] }],
+      ['detections[0].bbox[3]: expected a height of at least 0, got -4'],
+    ],
   ];
-  test.each(cases)('%s', (_, json, parts) => expectInputError(() => parseDetections(json, 'dt.json', groundTruth), ...parts));
+  test.each(cases)('%s', (_, json, parts) =>
+    expectInputError(() => parseDetections(json, 'dt.json', groundTruth), ...parts),
+  );
 });
 
 describe('files that are no JSON', () => {
   test.each([
-    ['broken', '[{"score": 1,]', 'position 13'], ['NaN as Python writes it', '[{"score": NaN}]', 'NaN'], ['empty', '', 'an empty file'],
+    ['broken', '[{"score": 1,]', 'position 13'],
+    ['NaN as Python writes it', '[{"score": NaN}]', 'NaN'],
+    ['empty', '', 'an empty file'],
   ])('%s', (_, content, got) => {
     const path = file('bad.json', content);
     expectInputError(() => readDetections(path, groundTruth), path, 'expected JSON', got);
@@ -137,11 +230,21 @@ describe('coco-eval', () => {
   }
 
   test('prints the twelve numbers by name and those of each category', async () => {
-    const { code, stdout, stderr } = await run('--annotations', join(golden, '1.gt.json'), '--detections', join(golden, '1.dt.json'));
-    const expected = JSON.parse(readFileSync(join(golden, '1.expected.json'), 'utf8')) as { stats: number[]; ap_by_category: Record<string, number> };
+    const { code, stdout, stderr } = await run(
+      '--annotations',
+      join(golden, '1.gt.json'),
+      '--detections',
+      join(golden, '1.dt.json'),
+    );
+    const expected = JSON.parse(readFileSync(join(golden, '1.expected.json'), 'utf8')) as {
+      stats: number[];
+      ap_by_category: Record<string, number>;
+    };
     expect(code).toBe(0);
     expect(stderr).toBe('');
-    const printed = JSON.parse(stdout) as Record<string, number> & { byCategory: { id: number; name: string; AP: number }[] };
+    const printed = JSON.parse(stdout) as Record<string, number> & {
+      byCategory: { id: number; name: string; AP: number }[];
+    };
     const names = ['AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl'];
     expect(Object.keys(printed).slice(0, 12)).toEqual(names);
     names.forEach((name, n) => expect(printed[name]).toBeCloseTo(expected.stats[n], 12));
@@ -154,14 +257,25 @@ describe('coco-eval', () => {
     for (const option of ['--annotations', '--detections', '--help']) expect(stdout).toContain(option);
   });
 
-  test.each([[[]], [['--annotations', 'x.json', '--detections', 'y.json']], [['--unknown']], [['--annotations']], [['stray']]])('bad arguments %j', async (argv) => {
+  test.each([
+    [[]],
+    [['--annotations', 'x.json', '--detections', 'y.json']],
+    [['--unknown']],
+    [['--annotations']],
+    [['stray']],
+  ])('bad arguments %j', async (argv) => {
     await expect(run(...argv)).rejects.toBeInstanceOf(InputError);
   });
 
   test('an annotation with id 0 is warned about beside the numbers, not among them', async () => {
     writeGroundTruth(join(folder, 'zero.json'), { ...groundTruth, annotations: [{ ...annotation, id: 0 }] });
     writeDetections(join(folder, 'found.json'), [detection]);
-    const { stdout, stderr } = await run('--annotations', join(folder, 'zero.json'), '--detections', join(folder, 'found.json'));
+    const { stdout, stderr } = await run(
+      '--annotations',
+      join(folder, 'zero.json'),
+      '--detections',
+      join(folder, 'found.json'),
+    );
     expect(stderr).toContain('id 0');
     expect((JSON.parse(stdout) as { AP: number }).AP).toBe(0);
   });

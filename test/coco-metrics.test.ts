@@ -7,14 +7,21 @@ import { evaluateDetections, METRIC_NAMES } from '../training/coco-metrics.ts';
 
 const golden = new URL('golden/coco-metrics/', import.meta.url);
 const load = (name: string): unknown => JSON.parse(readFileSync(new URL(name, golden), 'utf8'));
-const cases = readdirSync(golden).filter((name) => name.endsWith('.gt.json')).map((name) => name.replace('.gt.json', '')).sort();
+const cases = readdirSync(golden)
+  .filter((name) => name.endsWith('.gt.json'))
+  .map((name) => name.replace('.gt.json', ''))
+  .sort();
 
 // Same formulas in the same doubles; only the order in which means are summed differs (numpy sums pairwise).
 const ROUNDING = 1e-12;
 
 function expectClose(got: readonly number[], expected: readonly number[]) {
   expect(got.length).toBe(expected.length);
-  got.forEach((value, index) => expect(Math.abs(value - expected[index]), `[${index}] got ${value}, expected ${expected[index]}`).toBeLessThan(ROUNDING));
+  got.forEach((value, index) =>
+    expect(Math.abs(value - expected[index]), `[${index}] got ${value}, expected ${expected[index]}`).toBeLessThan(
+      ROUNDING,
+    ),
+  );
 }
 
 describe('equal to pycocotools', () => {
@@ -26,7 +33,10 @@ describe('equal to pycocotools', () => {
     expectClose(stats, expected.stats);
     expect(METRIC_NAMES.map((metric) => metrics[metric])).toEqual(stats);
     expect(byCategory.map(({ id }) => String(id))).toEqual(Object.keys(expected.ap_by_category));
-    expectClose(byCategory.map(({ AP }) => AP), Object.values(expected.ap_by_category));
+    expectClose(
+      byCategory.map(({ AP }) => AP),
+      Object.values(expected.ap_by_category),
+    );
   });
 
   test('all twelve golden files are here', () => expect(cases.length).toBe(12));
@@ -42,94 +52,151 @@ const scene = fc
     const bbox = fc.tuple(corner, corner, side, side);
     const truth = fc.record({ ...place, bbox, crowd: fc.integer({ min: 0, max: 9 }).map((n) => n === 0) });
     const guess = fc.record({ ...place, bbox, score: fc.integer({ min: 1, max: 12 }).map((n) => n / 12) });
-    return fc.record({ truths: fc.array(truth, { maxLength: 30 }), guesses: fc.array(guess, { maxLength: 60 }) }).map(({ truths, guesses }) => {
-      const groundTruth: CocoGroundTruth = {
-        images: Array.from({ length: images }, (_, n) => ({ id: n + 1, file_name: `${n + 1}.jpg`, width: 320, height: 320 })),
-        categories: Array.from({ length: categories }, (_, n) => ({ id: n + 1, name: `class ${n + 1}` })),
-        annotations: truths.map(({ image, category, bbox, crowd }, n) => (
-          { id: n + 1, image_id: image, category_id: category, bbox, area: bbox[2] * bbox[3], iscrowd: crowd ? 1 : 0 })),
-      };
-      const detections: CocoDetection[] = guesses.map(({ image, category, bbox, score }) => ({ image_id: image, category_id: category, bbox, score }));
-      return { groundTruth, detections };
-    });
+    return fc
+      .record({ truths: fc.array(truth, { maxLength: 30 }), guesses: fc.array(guess, { maxLength: 60 }) })
+      .map(({ truths, guesses }) => {
+        const groundTruth: CocoGroundTruth = {
+          images: Array.from({ length: images }, (_, n) => ({
+            id: n + 1,
+            file_name: `${n + 1}.jpg`,
+            width: 320,
+            height: 320,
+          })),
+          categories: Array.from({ length: categories }, (_, n) => ({ id: n + 1, name: `class ${n + 1}` })),
+          annotations: truths.map(({ image, category, bbox, crowd }, n) => ({
+            id: n + 1,
+            image_id: image,
+            category_id: category,
+            bbox,
+            area: bbox[2] * bbox[3],
+            iscrowd: crowd ? 1 : 0,
+          })),
+        };
+        const detections: CocoDetection[] = guesses.map(({ image, category, bbox, score }) => ({
+          image_id: image,
+          category_id: category,
+          bbox,
+          score,
+        }));
+        return { groundTruth, detections };
+      });
   });
 
 const runs = { seed: 20220618, numRuns: 200 };
 
 describe('properties', () => {
   test('detections equal to the ground truth score 1 wherever something is to be found', () => {
-    fc.assert(fc.property(scene, ({ groundTruth }) => {
-      // Identical boxes of one category in an image: any assignment is perfect too.
-      const perfect = groundTruth.annotations.filter(({ iscrowd }) => !iscrowd)
-        .map(({ image_id, category_id, bbox }): CocoDetection => ({ image_id, category_id, bbox, score: 0.5 }));
-      const { metrics } = evaluateDetections(groundTruth, perfect);
-      for (const name of ['AP', 'AP50', 'AP75', 'AR100', 'ARs', 'ARm', 'ARl'] as const) {
-        expect(metrics[name] === -1 || Math.abs(metrics[name] - 1) < ROUNDING, `${name} is ${metrics[name]}`).toBe(true);
-      }
-      expect(metrics.AP === -1).toBe(perfect.length === 0);
-    }), runs);
+    fc.assert(
+      fc.property(scene, ({ groundTruth }) => {
+        // Identical boxes of one category in an image: any assignment is perfect too.
+        const perfect = groundTruth.annotations
+          .filter(({ iscrowd }) => !iscrowd)
+          .map(({ image_id, category_id, bbox }): CocoDetection => ({ image_id, category_id, bbox, score: 0.5 }));
+        const { metrics } = evaluateDetections(groundTruth, perfect);
+        for (const name of ['AP', 'AP50', 'AP75', 'AR100', 'ARs', 'ARm', 'ARl'] as const) {
+          expect(metrics[name] === -1 || Math.abs(metrics[name] - 1) < ROUNDING, `${name} is ${metrics[name]}`).toBe(
+            true,
+          );
+        }
+        expect(metrics.AP === -1).toBe(perfect.length === 0);
+      }),
+      runs,
+    );
   });
 
   test('numbers are fractions or -1, and recall grows with the cap on detections', () => {
-    fc.assert(fc.property(scene, ({ groundTruth, detections }) => {
-      const { stats, metrics } = evaluateDetections(groundTruth, detections);
-      for (const value of stats) expect(value === -1 || (value >= 0 && value <= 1)).toBe(true);
-      expect(metrics.AR1).toBeLessThanOrEqual(metrics.AR10);
-      expect(metrics.AR10).toBeLessThanOrEqual(metrics.AR100);
-    }), runs);
+    fc.assert(
+      fc.property(scene, ({ groundTruth, detections }) => {
+        const { stats, metrics } = evaluateDetections(groundTruth, detections);
+        for (const value of stats) expect(value === -1 || (value >= 0 && value <= 1)).toBe(true);
+        expect(metrics.AR1).toBeLessThanOrEqual(metrics.AR10);
+        expect(metrics.AR10).toBeLessThanOrEqual(metrics.AR100);
+      }),
+      runs,
+    );
   });
 
   test('the order of images, annotations and categories in the files does not matter', () => {
-    fc.assert(fc.property(scene, fc.array(fc.nat(), { minLength: 40, maxLength: 40 }), ({ groundTruth, detections }, keys) => {
-      const shuffled = <Item>(items: readonly Item[]) =>
-        items.map((item, n) => ({ item, key: keys[n % keys.length] })).sort((a, b) => a.key - b.key).map(({ item }) => item);
-      // Within one image order may break ties of score and overlap, so only whole images move.
-      const imageOrder = shuffled(groundTruth.images).map(({ id }) => id);
-      const byImage = <Item extends { image_id: number }>(items: readonly Item[]) =>
-        imageOrder.flatMap((id) => items.filter(({ image_id }) => image_id === id));
-      const moved: CocoGroundTruth = {
-        images: shuffled(groundTruth.images), categories: shuffled(groundTruth.categories), annotations: byImage(groundTruth.annotations),
-      };
-      expect(evaluateDetections(moved, byImage(detections)).stats).toEqual(evaluateDetections(groundTruth, detections).stats);
-    }), runs);
+    fc.assert(
+      fc.property(scene, fc.array(fc.nat(), { minLength: 40, maxLength: 40 }), ({ groundTruth, detections }, keys) => {
+        const shuffled = <Item>(items: readonly Item[]) =>
+          items
+            .map((item, n) => ({ item, key: keys[n % keys.length] }))
+            .sort((a, b) => a.key - b.key)
+            .map(({ item }) => item);
+        // Within one image order may break ties of score and overlap, so only whole images move.
+        const imageOrder = shuffled(groundTruth.images).map(({ id }) => id);
+        const byImage = <Item extends { image_id: number }>(items: readonly Item[]) =>
+          imageOrder.flatMap((id) => items.filter(({ image_id }) => image_id === id));
+        const moved: CocoGroundTruth = {
+          images: shuffled(groundTruth.images),
+          categories: shuffled(groundTruth.categories),
+          annotations: byImage(groundTruth.annotations),
+        };
+        expect(evaluateDetections(moved, byImage(detections)).stats).toEqual(
+          evaluateDetections(groundTruth, detections).stats,
+        );
+      }),
+      runs,
+    );
   });
 
   test('a false positive scored below everything else never raises precision and leaves recall', () => {
-    fc.assert(fc.property(scene, ({ groundTruth, detections }) => {
-      const before = evaluateDetections(groundTruth, detections);
-      const outside: CocoDetection = { image_id: 1, category_id: 1, bbox: [9000, 9000, 10, 10], score: 0 };
-      const after = evaluateDetections(groundTruth, [...detections, outside]);
-      METRIC_NAMES.forEach((name, n) => {
-        if (name.startsWith('AR')) expect(after.stats[n]).toBe(before.stats[n]);
-        else expect(after.stats[n]).toBeLessThanOrEqual(before.stats[n]);
-      });
-    }), runs);
+    fc.assert(
+      fc.property(scene, ({ groundTruth, detections }) => {
+        const before = evaluateDetections(groundTruth, detections);
+        const outside: CocoDetection = { image_id: 1, category_id: 1, bbox: [9000, 9000, 10, 10], score: 0 };
+        const after = evaluateDetections(groundTruth, [...detections, outside]);
+        METRIC_NAMES.forEach((name, n) => {
+          if (name.startsWith('AR')) expect(after.stats[n]).toBe(before.stats[n]);
+          else expect(after.stats[n]).toBeLessThanOrEqual(before.stats[n]);
+        });
+      }),
+      runs,
+    );
   });
 
   test('only the order of scores counts, not their size', () => {
-    fc.assert(fc.property(scene, ({ groundTruth, detections }) => {
-      const squeezed = detections.map((detection) => ({ ...detection, score: detection.score ** 3 / 100 }));
-      expect(evaluateDetections(groundTruth, squeezed).stats).toEqual(evaluateDetections(groundTruth, detections).stats);
-    }), runs);
+    fc.assert(
+      fc.property(scene, ({ groundTruth, detections }) => {
+        const squeezed = detections.map((detection) => ({ ...detection, score: detection.score ** 3 / 100 }));
+        expect(evaluateDetections(groundTruth, squeezed).stats).toEqual(
+          evaluateDetections(groundTruth, detections).stats,
+        );
+      }),
+      runs,
+    );
   });
 
   test('measuring some images equals a file that holds only these', () => {
-    fc.assert(fc.property(scene, ({ groundTruth, detections }) => {
-      const even = (id: number) => id % 2 === 0;
-      const imageIds = groundTruth.images.map(({ id }) => id).filter(even);
-      const only: CocoGroundTruth = {
-        ...groundTruth, images: groundTruth.images.filter(({ id }) => even(id)), annotations: groundTruth.annotations.filter(({ image_id }) => even(image_id)),
-      };
-      expect(evaluateDetections(groundTruth, detections, { imageIds }))
-        .toEqual(evaluateDetections(only, detections.filter(({ image_id }) => even(image_id))));
-    }), runs);
+    fc.assert(
+      fc.property(scene, ({ groundTruth, detections }) => {
+        const even = (id: number) => id % 2 === 0;
+        const imageIds = groundTruth.images.map(({ id }) => id).filter(even);
+        const only: CocoGroundTruth = {
+          ...groundTruth,
+          images: groundTruth.images.filter(({ id }) => even(id)),
+          annotations: groundTruth.annotations.filter(({ image_id }) => even(image_id)),
+        };
+        expect(evaluateDetections(groundTruth, detections, { imageIds })).toEqual(
+          evaluateDetections(
+            only,
+            detections.filter(({ image_id }) => even(image_id)),
+          ),
+        );
+      }),
+      runs,
+    );
   });
 });
 
 describe('edges', () => {
   const one: CocoGroundTruth = {
     images: [{ id: 1, file_name: 'a.jpg', width: 100, height: 100 }],
-    categories: [{ id: 1, name: 'cat' }, { id: 2, name: 'dog' }],
+    categories: [
+      { id: 1, name: 'cat' },
+      { id: 2, name: 'dog' },
+    ],
     annotations: [{ id: 1, image_id: 1, category_id: 1, bbox: [10, 10, 40, 40], area: 1600, iscrowd: 0 }],
   };
   const hit: CocoDetection = { image_id: 1, category_id: 1, bbox: [10, 10, 40, 40], score: 0.9 };
@@ -151,9 +218,20 @@ describe('edges', () => {
   });
 
   test('detections within a crowd are forgiven, a crowd alone is nothing to find', () => {
-    const crowd = { id: 2, image_id: 1, category_id: 1, bbox: [60, 60, 40, 40] as [number, number, number, number], area: 1600, iscrowd: 1 as const };
-    const inside = [0, 1, 2].map((n): CocoDetection => ({ image_id: 1, category_id: 1, bbox: [60 + 10 * n, 70, 10, 10], score: 0.95 }));
-    expect(evaluateDetections({ ...one, annotations: [...one.annotations, crowd] }, [...inside, hit]).metrics.AP).toBeCloseTo(1, 12);
+    const crowd = {
+      id: 2,
+      image_id: 1,
+      category_id: 1,
+      bbox: [60, 60, 40, 40] as [number, number, number, number],
+      area: 1600,
+      iscrowd: 1 as const,
+    };
+    const inside = [0, 1, 2].map(
+      (n): CocoDetection => ({ image_id: 1, category_id: 1, bbox: [60 + 10 * n, 70, 10, 10], score: 0.95 }),
+    );
+    expect(
+      evaluateDetections({ ...one, annotations: [...one.annotations, crowd] }, [...inside, hit]).metrics.AP,
+    ).toBeCloseTo(1, 12);
     expect(evaluateDetections(one, [...inside, hit]).metrics.AP).toBeCloseTo(0.25, 12);
     expect(evaluateDetections({ ...one, annotations: [crowd] }, inside).metrics.AP).toBe(-1);
   });
@@ -173,7 +251,9 @@ describe('edges', () => {
   });
 
   test('what cannot be measured is refused by name', () => {
-    expect(() => evaluateDetections(one, [hit, { ...hit, score: NaN }])).toThrow('detections[1].score: expected a finite number, got NaN');
+    expect(() => evaluateDetections(one, [hit, { ...hit, score: NaN }])).toThrow(
+      'detections[1].score: expected a finite number, got NaN',
+    );
     expect(() => evaluateDetections(one, [{ ...hit, image_id: 7 }])).toThrow('detections[0].image_id');
     expect(() => evaluateDetections(one, [{ ...hit, category_id: 3 }])).toThrow('detections[0].category_id');
     expect(() => evaluateDetections(one, [{ ...hit, bbox: [0, Infinity, 1, 1] }])).toThrow('detections[0].bbox');

@@ -28,9 +28,19 @@ export async function defaultLimitsDevice(): Promise<TestDevice> {
 
 /** The adapter with variants of matrix products and convolutions forced that its own choice leaves to larger shapes than tests have. */
 export async function forcedDevices(): Promise<readonly TestDevice[]> {
-  const forced: ForcedVariants[] = [{ operands: 'texture', convolution: 'winograd2' }, { operands: 'buffer', convolution: 'winograd4' }];
-  const devices = await Promise.all(forced.map(async (force) => ({ label: Object.values(force).join(', '), device: await openDevice({ tuning: 'off', force }) })));
-  afterAll(() => { for (const { device } of devices) device.destroy(); });
+  const forced: ForcedVariants[] = [
+    { operands: 'texture', convolution: 'winograd2' },
+    { operands: 'buffer', convolution: 'winograd4' },
+  ];
+  const devices = await Promise.all(
+    forced.map(async (force) => ({
+      label: Object.values(force).join(', '),
+      device: await openDevice({ tuning: 'off', force }),
+    })),
+  );
+  afterAll(() => {
+    for (const { device } of devices) device.destroy();
+  });
   return devices;
 }
 
@@ -46,6 +56,9 @@ export function withoutHalf(): void {
   const { fromAdapter } = Device;
   vi.spyOn(Device, 'fromAdapter').mockImplementation((adapter, options) => {
     const features = new Set([...adapter.features].filter((feature) => feature !== 'shader-f16'));
-    return fromAdapter(new Proxy(adapter, { get: (target, key) => (key === 'features' ? features : Reflect.get(target, key)) }), options);
+    return fromAdapter(
+      new Proxy(adapter, { get: (target, key) => (key === 'features' ? features : Reflect.get(target, key)) }),
+      options,
+    );
   });
 }

@@ -5,7 +5,9 @@ import { InputError } from '../training/errors.ts';
 
 test('finds this machine well and says on what it runs', async () => {
   const lines: string[] = [];
-  const log = vi.spyOn(console, 'log').mockImplementation((line: string) => { lines.push(line); });
+  const log = vi.spyOn(console, 'log').mockImplementation((line: string) => {
+    lines.push(line);
+  });
   const code = await runDoctor([]).finally(() => log.mockRestore());
   const report = lines.join('\n');
   expect(report).toMatch(/^driver {5}\S+/m);

@@ -5,16 +5,31 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { colorOf, contactSheet, drawBoxes, rasterizeSvg, textColorOn, writePng, type Canvas, type DrawnBox } from '../training/draw.ts';
+import {
+  colorOf,
+  contactSheet,
+  drawBoxes,
+  rasterizeSvg,
+  textColorOn,
+  writePng,
+  type Canvas,
+  type DrawnBox,
+} from '../training/draw.ts';
 import { InputError } from '../training/errors.ts';
 import type { PixelImage } from '../training/images.ts';
 
 let folder: string;
-beforeAll(() => { folder = mkdtempSync(join(tmpdir(), 'draw-')); });
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'draw-'));
+});
 afterAll(() => rmSync(folder, { recursive: true }));
 
 const GREY = 128;
-const grey = (width: number, height: number): PixelImage => ({ data: new Uint8Array(width * height * 3).fill(GREY), width, height });
+const grey = (width: number, height: number): PixelImage => ({
+  data: new Uint8Array(width * height * 3).fill(GREY),
+  width,
+  height,
+});
 
 /** [red, green, blue] at a pixel. */
 function at(canvas: Canvas, x: number, y: number): number[] {
@@ -27,13 +42,21 @@ const rgb = (color: string) => [1, 3, 5].map((start) => Number.parseInt(color.sl
 function marked(canvas: Canvas, x: number, y: number, width: number, height: number): number {
   const { data } = canvas.getContext('2d').getImageData(x, y, width, height);
   let count = 0;
-  for (let i = 0; i < data.length; i += 4) count += Number(data[i] !== GREY || data[i + 1] !== GREY || data[i + 2] !== GREY);
+  for (let i = 0; i < data.length; i += 4)
+    count += Number(data[i] !== GREY || data[i + 1] !== GREY || data[i + 2] !== GREY);
   return count;
 }
 
 describe('boxes', () => {
   test('small images are enlarged to a legible size, large ones stay as they are', async () => {
-    for (const [side, expected] of [[96, 480], [64, 512], [20, 160], [320, 640], [640, 640], [1000, 1000]]) {
+    for (const [side, expected] of [
+      [96, 480],
+      [64, 512],
+      [20, 160],
+      [320, 640],
+      [640, 640],
+      [1000, 1000],
+    ]) {
       expect((await drawBoxes(grey(side, side), [])).width, `${side}`).toBe(expected);
     }
     const { width, height } = await drawBoxes(grey(96, 50), [], { scale: 1.5 });
@@ -43,10 +66,22 @@ describe('boxes', () => {
   test('lines have the colour of the class and lie where the box is, also after enlargement', async () => {
     const box: DrawnBox = { box: [100, 200, 300, 400], label: 3, name: 'cat', score: 0.5 };
     const whole = await drawBoxes(grey(640, 480), [box]);
-    for (const [x, y] of [[100, 300], [300, 300], [200, 200], [200, 400]]) expect(at(whole, x, y)).toEqual(rgb(colorOf(3)));
+    for (const [x, y] of [
+      [100, 300],
+      [300, 300],
+      [200, 200],
+      [200, 400],
+    ])
+      expect(at(whole, x, y)).toEqual(rgb(colorOf(3)));
     expect(at(whole, 200, 300)).toEqual([GREY, GREY, GREY]);
     const small = await drawBoxes(grey(96, 96), [{ ...box, box: [10, 40, 50, 80] }]);
-    for (const [x, y] of [[50, 300], [250, 300], [150, 200], [150, 400]]) expect(at(small, x, y)).toEqual(rgb(colorOf(3)));
+    for (const [x, y] of [
+      [50, 300],
+      [250, 300],
+      [150, 200],
+      [150, 400],
+    ])
+      expect(at(small, x, y)).toEqual(rgb(colorOf(3)));
   });
 
   test('nothing is drawn away from boxes and their tags', async () => {
@@ -63,12 +98,19 @@ describe('boxes', () => {
       const { data } = canvas.getContext('2d').getImageData(0, 0, 640, 480);
       const [red, green, blue] = rgb(textColorOn(colorOf(2)));
       let count = 0;
-      for (let i = 0; i < data.length; i += 4) count += Number(data[i] === red && data[i + 1] === green && data[i + 2] === blue);
+      for (let i = 0; i < data.length; i += 4)
+        count += Number(data[i] === red && data[i + 1] === green && data[i + 2] === blue);
       return count;
     };
     const middle = await tagPixels([200, 200, 300, 300]);
     expect(middle).toBeGreaterThan(300);
-    for (const box of [[0, 0, 60, 60], [580, 0, 640, 60], [0, 420, 60, 480], [580, 420, 640, 480], [-50, -50, 700, 500]] as const) {
+    for (const box of [
+      [0, 0, 60, 60],
+      [580, 0, 640, 60],
+      [0, 420, 60, 480],
+      [580, 420, 640, 480],
+      [-50, -50, 700, 500],
+    ] as const) {
       expect(await tagPixels(box)).toBe(middle);
     }
   });
@@ -77,7 +119,10 @@ describe('boxes', () => {
     const one: DrawnBox = { box: [200, 200, 300, 300], label: 0, name: 'cat', score: 0.9 };
     const two: DrawnBox = { ...one, label: 1, name: 'dog', score: 0.8 };
     const tagged = await drawBoxes(grey(640, 480), [one, two]);
-    const bare = await drawBoxes(grey(640, 480), [{ ...one, name: '', score: undefined }, { ...two, name: '', score: undefined }]);
+    const bare = await drawBoxes(grey(640, 480), [
+      { ...one, name: '', score: undefined },
+      { ...two, name: '', score: undefined },
+    ]);
     const alone = await drawBoxes(grey(640, 480), [one]);
     const above = [190, 170, 120, 26] as const;
     expect(marked(bare, ...above)).toBeLessThan(10);
@@ -96,20 +141,39 @@ describe('boxes', () => {
 
   test('any boxes, names and image sizes', async () => {
     const coordinate = fc.integer({ min: -40, max: 140 });
-    const box = fc.tuple(coordinate, coordinate, coordinate, coordinate).map(([a, b, c, d]): DrawnBox['box'] => [Math.min(a, c), Math.min(b, d), Math.max(a, c), Math.max(b, d)]);
-    const drawn = fc.record({ box, label: fc.nat(200), name: fc.string({ maxLength: 60 }), score: fc.option(fc.double({ min: 0, max: 1, noNaN: true }), { nil: undefined }) });
-    await fc.assert(fc.asyncProperty(fc.integer({ min: 1, max: 100 }), fc.integer({ min: 1, max: 100 }), fc.array(drawn, { maxLength: 12 }), async (width, height, boxes) => {
-      const canvas = await drawBoxes(grey(width, height), boxes);
-      expect(canvas.width / canvas.height).toBeCloseTo(width / height, 10);
-    }), { seed: 5, numRuns: 25 });
+    const box = fc
+      .tuple(coordinate, coordinate, coordinate, coordinate)
+      .map(([a, b, c, d]): DrawnBox['box'] => [Math.min(a, c), Math.min(b, d), Math.max(a, c), Math.max(b, d)]);
+    const drawn = fc.record({
+      box,
+      label: fc.nat(200),
+      name: fc.string({ maxLength: 60 }),
+      score: fc.option(fc.double({ min: 0, max: 1, noNaN: true }), { nil: undefined }),
+    });
+    await fc.assert(
+      fc.asyncProperty(
+        fc.integer({ min: 1, max: 100 }),
+        fc.integer({ min: 1, max: 100 }),
+        fc.array(drawn, { maxLength: 12 }),
+        async (width, height, boxes) => {
+          const canvas = await drawBoxes(grey(width, height), boxes);
+          expect(canvas.width / canvas.height).toBeCloseTo(width / height, 10);
+        },
+      ),
+      { seed: 5, numRuns: 25 },
+    );
   });
 
   test('what cannot be drawn is refused by name', async () => {
     const box = (...box: [number, number, number, number]): DrawnBox => ({ box, label: 0, name: '' });
-    await expect(drawBoxes(grey(8, 8), [box(0, 0, 1, 1), box(3, 0, 2, 1)])).rejects.toThrow('boxes[1].box must be [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2, got [3, 0, 2, 1]');
+    await expect(drawBoxes(grey(8, 8), [box(0, 0, 1, 1), box(3, 0, 2, 1)])).rejects.toThrow(
+      'boxes[1].box must be [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2, got [3, 0, 2, 1]',
+    );
     await expect(drawBoxes(grey(8, 8), [], { groundTruth: [box(0, 0, NaN, 1)] })).rejects.toThrow('groundTruth[0].box');
     await expect(drawBoxes(grey(8, 8), [{ ...box(0, 0, 1, 1), label: -1 }])).rejects.toThrow('boxes[0].label');
-    await expect(drawBoxes({ ...grey(8, 8), width: 9 }, [])).rejects.toThrow('image.data must hold height * width * 3 = 216 bytes, got 192');
+    await expect(drawBoxes({ ...grey(8, 8), width: 9 }, [])).rejects.toThrow(
+      'image.data must hold height * width * 3 = 216 bytes, got 192',
+    );
     await expect(drawBoxes(grey(8, 8), [], { scale: 0 })).rejects.toThrow('scale');
   });
 });
@@ -118,7 +182,9 @@ describe('files', () => {
   test('an image file is drawn upright and written as PNG', async () => {
     const path = join(folder, 'image.png');
     const out = join(folder, 'drawn.png');
-    await sharp({ create: { width: 30, height: 20, channels: 3, background: { r: 10, g: 200, b: 90 } } }).png().toFile(path);
+    await sharp({ create: { width: 30, height: 20, channels: 3, background: { r: 10, g: 200, b: 90 } } })
+      .png()
+      .toFile(path);
     writePng(out, await drawBoxes(path, [], { scale: 2 }));
     const { data, info } = await sharp(out).removeAlpha().raw().toBuffer({ resolveWithObject: true });
     expect([info.width, info.height]).toEqual([60, 40]);
@@ -133,7 +199,10 @@ describe('files', () => {
 
   test('grey images have three channels too', async () => {
     const path = join(folder, 'grey.png');
-    await sharp(Buffer.alloc(600, 77), { raw: { width: 30, height: 20, channels: 1 } }).toColourspace('b-w').png().toFile(path);
+    await sharp(Buffer.alloc(600, 77), { raw: { width: 30, height: 20, channels: 1 } })
+      .toColourspace('b-w')
+      .png()
+      .toFile(path);
     expect(at(await drawBoxes(path, [], { scale: 1 }), 10, 10)).toEqual([77, 77, 77]);
   });
 
@@ -148,13 +217,17 @@ describe('files', () => {
 
 describe('colours', () => {
   const luminance = (color: string) => {
-    const [red, green, blue] = rgb(color).map((value) => (value / 255 <= 0.04045 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4));
+    const [red, green, blue] = rgb(color).map((value) =>
+      value / 255 <= 0.04045 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4,
+    );
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
   };
 
   test('text stands out from every class colour by 4.5 to 1, as WCAG asks of small text', () => {
     for (let label = 0; label < 1300; label++) {
-      const [darker, lighter] = [luminance(colorOf(label)), luminance(textColorOn(colorOf(label)))].sort((a, b) => a - b);
+      const [darker, lighter] = [luminance(colorOf(label)), luminance(textColorOn(colorOf(label)))].sort(
+        (a, b) => a - b,
+      );
       expect((lighter + 0.05) / (darker + 0.05), `class ${label} ${colorOf(label)}`).toBeGreaterThan(4.5);
     }
   });
@@ -185,10 +258,18 @@ describe('contact sheet', () => {
 });
 
 test('letters are drawn as themselves, not as the same empty box', async () => {
-  const drawn = async (name: string) => Buffer.from((await drawBoxes(grey(200, 100), [{ box: [50, 50, 150, 90], label: 0, name }], { scale: 1 })).toBuffer('image/png'));
+  const drawn = async (name: string) =>
+    Buffer.from(
+      (await drawBoxes(grey(200, 100), [{ box: [50, 50, 150, 90], label: 0, name }], { scale: 1 })).toBuffer(
+        'image/png',
+      ),
+    );
   const pictures = await Promise.all(['b', 'd', 'p', 'q'].map(drawn));
   expect(new Set(pictures.map((picture) => picture.toString('base64'))).size).toBe(4);
-  const text = (letters: string) => `<svg xmlns="http://www.w3.org/2000/svg" width="60" height="30"><text x="30" y="20" text-anchor="middle" font-size="16">${letters}</text></svg>`;
-  const plots = await Promise.all(['b', 'd', ''].map(async (letters) => (await rasterizeSvg(text(letters))).toBuffer('image/png').toString('base64')));
+  const text = (letters: string) =>
+    `<svg xmlns="http://www.w3.org/2000/svg" width="60" height="30"><text x="30" y="20" text-anchor="middle" font-size="16">${letters}</text></svg>`;
+  const plots = await Promise.all(
+    ['b', 'd', ''].map(async (letters) => (await rasterizeSvg(text(letters))).toBuffer('image/png').toString('base64')),
+  );
   expect(new Set(plots).size).toBe(3);
 });

@@ -1,6 +1,24 @@
 /** What users of the engine as a library rely on: memory by scopes, gradients over shared subexpressions, clear errors, the same random numbers everywhere. */
 import { describe, expect, test } from 'vitest';
-import { add, affine, backward, checkpoint, conv2d, defineOp, exp, linear, philox, Random, relu, reshape, roiAlign, square, sum, tanh, type Tensor } from '../engine/index.ts';
+import {
+  add,
+  affine,
+  backward,
+  checkpoint,
+  conv2d,
+  defineOp,
+  exp,
+  linear,
+  philox,
+  Random,
+  relu,
+  reshape,
+  roiAlign,
+  square,
+  sum,
+  tanh,
+  type Tensor,
+} from '../engine/index.ts';
 import { defineKernel } from '../kernels/kernel.ts';
 import { openDevice } from '../engine/node.ts';
 import { testDevice } from './devices.ts';
@@ -39,16 +57,20 @@ describe('scopes', () => {
 
   test('free also when the body throws', () => {
     const before = live();
-    expect(() => device.scope(() => {
-      device.zeros([1000]);
-      throw new Error('on purpose');
-    })).toThrow('on purpose');
+    expect(() =>
+      device.scope(() => {
+        device.zeros([1000]);
+        throw new Error('on purpose');
+      }),
+    ).toThrow('on purpose');
     expect(live()).toBe(before);
   });
 
   test('free everything at the outermost end: a later use says so', () => {
     let leaked: Tensor | null = null;
-    device.scope(() => { leaked = device.zeros([2, 3]); });
+    device.scope(() => {
+      leaked = device.zeros([2, 3]);
+    });
     expect(() => relu(leaked!)).toThrow(/shape \[2, 3\] was used after it had been disposed/);
   });
 });
@@ -63,7 +85,13 @@ describe('backward', () => {
         name: 'testSum',
         shape: ([a]: readonly [Tensor, Tensor]) => ({ shape: a.shape }),
         forward: ({ device: d, inputs: [a, b], output }) => {
-          const kernel = defineKernel({ name: 'test_sum', workgroup: [1], params: {}, buffers: { a: 'read f32', b: 'read f32', c: 'write f32' }, body: 'c[0] = a[0] + b[0];' });
+          const kernel = defineKernel({
+            name: 'test_sum',
+            workgroup: [1],
+            params: {},
+            buffers: { a: 'read f32', b: 'read f32', c: 'write f32' },
+            body: 'c[0] = a[0] + b[0];',
+          });
           d.run(kernel, {}, { a, b, c: output }, [1, 1, 1]);
         },
         backward: ({ gradient }) => [gradient, gradient],
@@ -86,8 +114,10 @@ describe('backward', () => {
   });
 
   /** Uses of one map [2, 6, 6, 8]; those of products and convolutions and RoIAlign add to what the others gave in their own kernels. */
-  const boxes = (): Tensor => device.tensor(Float32Array.of(0, 0, 20, 16, 4, 4, 24, 24, 2, 0, 9, 24, 0, 8, 24, 20), [2, 2, 4]);
-  const weights = (shape: readonly number[], seed: number): Tensor => device.tensor(new Random(seed).normalArray(shape.reduce((a, b) => a * b)), shape);
+  const boxes = (): Tensor =>
+    device.tensor(Float32Array.of(0, 0, 20, 16, 4, 4, 24, 24, 2, 0, 9, 24, 0, 8, 24, 20), [2, 2, 4]);
+  const weights = (shape: readonly number[], seed: number): Tensor =>
+    device.tensor(new Random(seed).normalArray(shape.reduce((a, b) => a * b)), shape);
   const uses: Readonly<Record<string, (map: Tensor) => Tensor>> = {
     linear: (map) => linear(map, weights([12, 8], 1), null),
     'linear of odd width': (map) => linear(map, weights([5, 8], 2), null, { activation: 'relu' }),
@@ -99,7 +129,11 @@ describe('backward', () => {
     square,
   };
 
-  test.each([[...Object.keys(uses)], [...Object.keys(uses)].reverse(), ['roiAlign', 'linear', 'roiAlign', 'square', 'convolution 1x1', 'roiAlign']])('adds up what many ops give: %s, ...', async (...names) => {
+  test.each([
+    [...Object.keys(uses)],
+    [...Object.keys(uses)].reverse(),
+    ['roiAlign', 'linear', 'roiAlign', 'square', 'convolution 1x1', 'roiAlign'],
+  ])('adds up what many ops give: %s, ...', async (...names) => {
     const before = live();
     const run = async (used: readonly string[]): Promise<Float32Array> => {
       const x = device.parameter(new Random(9).normalArray(2 * 6 * 6 * 8), [2, 6, 6, 8]);
@@ -122,7 +156,8 @@ describe('backward', () => {
 
   test('through a checkpoint gives the same bits with less memory, also with several outputs and one left out', async () => {
     const run = async (use: typeof checkpoint): Promise<{ gradients: number[][]; peak: number }> => {
-      const x = device.parameter(new Random(1).normalArray(5000), [5000]), w = device.parameter(new Random(2).normalArray(5000), [5000]);
+      const x = device.parameter(new Random(1).normalArray(5000), [5000]),
+        w = device.parameter(new Random(2).normalArray(5000), [5000]);
       device.resetPeak();
       device.scope(() => {
         let at: Tensor = x;
@@ -139,11 +174,15 @@ describe('backward', () => {
       });
       const peak = device.memory().peakBytes;
       const gradients = [Array.from(await x.grad!.read()), Array.from(await w.grad!.read())];
-      for (const parameter of [x, w]) { parameter.zeroGrad(); parameter.dispose(); }
+      for (const parameter of [x, w]) {
+        parameter.zeroGrad();
+        parameter.dispose();
+      }
       return { gradients, peak };
     };
     const before = live();
-    const plain = await run((inputs, body) => body(inputs)), saving = await run(checkpoint);
+    const plain = await run((inputs, body) => body(inputs)),
+      saving = await run(checkpoint);
     expect(saving.gradients[0]).toEqual(plain.gradients[0]);
     // The order in which a shared parameter's gradients are added up differs.
     saving.gradients[1].forEach((value, i) => expect(value).toBeCloseTo(plain.gradients[1][i], 4));
@@ -165,7 +204,9 @@ describe('backward', () => {
   test('wants a scalar, or a gradient of the right shape', () => {
     const x = device.parameter(Float32Array.of(1, 2), [2]);
     device.scope(() => {
-      expect(() => backward(square(x))).toThrow('backward: the tensor must be a scalar unless a gradient is given, got [2]');
+      expect(() => backward(square(x))).toThrow(
+        'backward: the tensor must be a scalar unless a gradient is given, got [2]',
+      );
       expect(() => backward(square(x), device.zeros([3]))).toThrow('backward: gradient must be [2], got [3]');
     });
     x.dispose();
@@ -175,7 +216,9 @@ describe('backward', () => {
 describe('errors', () => {
   test('of shapes name op, argument, what was expected and what came', () => {
     device.scope(() => {
-      expect(() => reshape(device.zeros([2, 3]), [4])).toThrow('reshape: shape must be of 6 elements (from [2, 3]), got [4]');
+      expect(() => reshape(device.zeros([2, 3]), [4])).toThrow(
+        'reshape: shape must be of 6 elements (from [2, 3]), got [4]',
+      );
       expect(() => device.tensor([1, 2, 3], [2, 2])).toThrow('tensor: shape must be of 3 elements, got [2, 2]');
       expect(() => device.zeros([-1])).toThrow('empty: shape must be non-negative integers, got [-1]');
     });
@@ -183,9 +226,17 @@ describe('errors', () => {
 
   test('of a shader show its name, the message and the line', async () => {
     const broken = await openDevice();
-    const kernel = defineKernel({ name: 'broken_kernel', workgroup: [1], params: {}, buffers: { out: 'write f32' }, body: 'out[0] = nonsense;' });
+    const kernel = defineKernel({
+      name: 'broken_kernel',
+      workgroup: [1],
+      params: {},
+      buffers: { out: 'write f32' },
+      body: 'out[0] = nonsense;',
+    });
     broken.run(kernel, {}, { out: broken.zeros([1]) }, [1, 1, 1]);
-    await expect(broken.synchronize()).rejects.toThrow(/kernel broken_kernel does not compile[\s\S]*nonsense[\s\S]*> +\d+ \| out\[0\] = nonsense;/);
+    await expect(broken.synchronize()).rejects.toThrow(
+      /kernel broken_kernel does not compile[\s\S]*nonsense[\s\S]*> +\d+ \| out\[0\] = nonsense;/,
+    );
     broken.destroy();
   });
 });
@@ -193,11 +244,17 @@ describe('errors', () => {
 test('memory reports live and peak bytes, and reuses buffers', () => {
   device.resetPeak();
   const before = device.memory();
-  device.scope(() => { device.zeros([1000]); device.zeros([1000]); });
+  device.scope(() => {
+    device.zeros([1000]);
+    device.zeros([1000]);
+  });
   const once = device.memory();
   expect(once.liveBytes).toBe(before.liveBytes);
   expect(once.peakBytes - before.liveBytes).toBeGreaterThanOrEqual(8000);
-  device.scope(() => { device.zeros([1000]); device.zeros([1000]); });
+  device.scope(() => {
+    device.zeros([1000]);
+    device.zeros([1000]);
+  });
   expect(device.memory().pooledBytes).toBe(once.pooledBytes);
 });
 
@@ -212,9 +269,14 @@ test('many dispatches between reads all arrive, in order', async () => {
 });
 
 describe('params', () => {
-  const put = (type: 'f32' | 'u32') => defineKernel({
-    name: `put_${type}`, workgroup: [1], params: { at: 'u32', value: type }, buffers: { out: 'write u32' }, body: `out[p.at] = ${type === 'f32' ? 'bitcast<u32>(p.value)' : 'p.value'};`,
-  });
+  const put = (type: 'f32' | 'u32') =>
+    defineKernel({
+      name: `put_${type}`,
+      workgroup: [1],
+      params: { at: 'u32', value: type },
+      buffers: { out: 'write u32' },
+      body: `out[p.at] = ${type === 'f32' ? 'bitcast<u32>(p.value)' : 'p.value'};`,
+    });
 
   test('of more different dispatches than are remembered all arrive, and again', async () => {
     const out = device.keep(device.empty([20_000], 'u32'));
@@ -227,8 +289,15 @@ describe('params', () => {
 
   test('tell dispatches apart that differ in nothing else: by sign of zero, and by type', async () => {
     const out = device.keep(device.empty([4], 'u32'));
-    ([['f32', 0], ['f32', -0], ['f32', 1], ['u32', 1]] as const).forEach(([type, value], at) => device.run(put(type), { at, value }, { out }, [1, 1, 1]));
-    expect([...await out.read()]).toEqual([0, 0x80000000, 0x3f800000, 1]);
+    (
+      [
+        ['f32', 0],
+        ['f32', -0],
+        ['f32', 1],
+        ['u32', 1],
+      ] as const
+    ).forEach(([type, value], at) => device.run(put(type), { at, value }, { out }, [1, 1, 1]));
+    expect([...(await out.read())]).toEqual([0, 0x80000000, 0x3f800000, 1]);
     out.dispose();
   });
 });
@@ -237,8 +306,12 @@ describe('random numbers', () => {
   test('are Philox4x32-10: the published test vectors', () => {
     // Random123's kat_vectors for philox4x32 with 10 rounds.
     expect(philox([0, 0, 0, 0], [0, 0])).toEqual([0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
-    expect(philox([0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff], [0xffffffff, 0xffffffff])).toEqual([0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);
-    expect(philox([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0])).toEqual([0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]);
+    expect(philox([0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff], [0xffffffff, 0xffffffff])).toEqual([
+      0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd,
+    ]);
+    expect(philox([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0])).toEqual([
+      0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1,
+    ]);
   });
 
   test('of two streams differ, of one repeat', () => {
@@ -251,7 +324,7 @@ describe('random numbers', () => {
     const mean = values.reduce((a, b) => a + b, 0) / values.length;
     const deviation = Math.sqrt(values.reduce((a, b) => a + (b - mean) ** 2, 0) / values.length);
     // Four standard errors.
-    expect(Math.abs(mean - 1)).toBeLessThan(4 * 2 / Math.sqrt(20000));
-    expect(Math.abs(deviation - 2)).toBeLessThan(4 * 2 / Math.sqrt(40000));
+    expect(Math.abs(mean - 1)).toBeLessThan((4 * 2) / Math.sqrt(20000));
+    expect(Math.abs(deviation - 2)).toBeLessThan((4 * 2) / Math.sqrt(40000));
   });
 });

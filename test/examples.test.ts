@@ -22,8 +22,12 @@ test('the example learns sin(x)', () => {
 });
 
 test('configurations in the commands of README and docs are valid', () => {
-  const commands = ['README.md', 'docs/reproduce.md'].flatMap((name) => readFileSync(join(root, name), 'utf8').match(/npm run train --[^\n`]*/g) ?? []);
-  const sets = commands.map((command) => Array.from(command.matchAll(/--set ('?)(.+?)\1(?= |$)/g), (match) => match[2].replaceAll("'", '')));
+  const commands = ['README.md', 'docs/reproduce.md'].flatMap(
+    (name) => readFileSync(join(root, name), 'utf8').match(/npm run train --[^\n`]*/g) ?? [],
+  );
+  const sets = commands.map((command) =>
+    Array.from(command.matchAll(/--set ('?)(.+?)\1(?= |$)/g), (match) => match[2].replaceAll("'", '')),
+  );
   expect(sets.flat().length).toBeGreaterThan(5);
   for (const set of sets) expect(() => loadConfig({ config: 'small', set })).not.toThrow();
 });

@@ -9,11 +9,12 @@ describe('counted FLOPs', () => {
 
   test('of ResNet-18 and -101 are the published 1.82 and 7.80 G multiply-adds', () => {
     expect(countFlops({ ...PAPER_R50, depth: 18 }, 224, 224).backbone / 2e9).toBeCloseTo(1.814, 2);
-    expect(countFlops({ ...PAPER_R50, depth: 101 }, 224, 224).backbone / 2e9).toBeCloseTo(7.80, 1);
+    expect(countFlops({ ...PAPER_R50, depth: 101 }, 224, 224).backbone / 2e9).toBeCloseTo(7.8, 1);
   });
 
   test('of the head do not depend on the image, those of the backbone grow with its area', () => {
-    const small = countFlops(PAPER_R50, 320, 320), large = countFlops(PAPER_R50, 640, 640);
+    const small = countFlops(PAPER_R50, 320, 320),
+      large = countFlops(PAPER_R50, 640, 640);
     expect(large['dynamic interaction']).toBe(small['dynamic interaction']);
     expect(large.backbone / small.backbone).toBeCloseTo(4, 5);
   });

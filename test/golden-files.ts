@@ -3,7 +3,13 @@ import { readFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
 import { readSafetensors, type SafetensorsFile } from '../engine/index.ts';
 
-export const GOLDEN_NAMES = ['r18-staircase-ota', 'r18-three-images', 'r34-gn-fixed-k', 'r50-plain-hungarian', 'r50-sparse-rcnn'] as const;
+export const GOLDEN_NAMES = [
+  'r18-staircase-ota',
+  'r18-three-images',
+  'r34-gn-fixed-k',
+  'r50-plain-hungarian',
+  'r50-sparse-rcnn',
+] as const;
 export type GoldenName = (typeof GOLDEN_NAMES)[number];
 
 export interface Golden extends SafetensorsFile {
@@ -19,7 +25,11 @@ export interface Golden extends SafetensorsFile {
 export function readGolden(name: GoldenName): Golden {
   const packed = gunzipSync(readFileSync(new URL(`golden/${name}.safetensors.gz`, import.meta.url)));
   const file = readSafetensors(new Uint8Array(packed).buffer, `${name}.safetensors.gz`);
-  const entry = (tensor: string) => file.tensors.get(tensor) ?? (() => { throw new Error(`${name}: no tensor ${tensor}`); })();
+  const entry = (tensor: string) =>
+    file.tensors.get(tensor) ??
+    (() => {
+      throw new Error(`${name}: no tensor ${tensor}`);
+    })();
   return {
     ...file,
     config: JSON.parse(file.metadata.config),

@@ -15,7 +15,11 @@ const TOLERANCE = 5e-4;
 
 /** The reference's snake_case configuration as ours. */
 function modelConfig(golden: Golden): ModelConfig {
-  const renamed: Record<string, string> = { num_cls_layers: 'numClassLayers', num_reg_layers: 'numRegressionLayers', prior_prob: 'priorProbability' };
+  const renamed: Record<string, string> = {
+    num_cls_layers: 'numClassLayers',
+    num_reg_layers: 'numRegressionLayers',
+    prior_prob: 'priorProbability',
+  };
   const config: Record<string, unknown> = { ...PAPER_R50, proposalInit: 'image' };
   for (const [key, value] of Object.entries(golden.config)) {
     if (key === 'fpn_channels') continue;
@@ -26,28 +30,41 @@ function modelConfig(golden: Golden): ModelConfig {
 
 function images(golden: Golden): { data: Float32Array; width: number; height: number }[] {
   return golden.meta.sizes.map((_, i) => {
-    const { shape: [, height, width], data } = golden.floats(`images.${i}`);
+    const {
+      shape: [, height, width],
+      data,
+    } = golden.floats(`images.${i}`);
     const pixels = new Float32Array(data.length);
-    for (let c = 0; c < 3; c++) for (let at = 0; at < height * width; at++) pixels[at * 3 + c] = data[c * height * width + at];
+    for (let c = 0; c < 3; c++)
+      for (let at = 0; at < height * width; at++) pixels[at * 3 + c] = data[c * height * width + at];
     return { data: pixels, width, height };
   });
 }
 
 function targets(golden: Golden): { labels: Uint32Array<ArrayBuffer>; boxes: Float32Array<ArrayBuffer> }[] {
-  return golden.meta.sizes.map((_, i) => ({ labels: Uint32Array.from(golden.integers(`targets.${i}.labels`).data), boxes: golden.floats(`targets.${i}.boxes`).data }));
+  return golden.meta.sizes.map((_, i) => ({
+    labels: Uint32Array.from(golden.integers(`targets.${i}.labels`).data),
+    boxes: golden.floats(`targets.${i}.boxes`).data,
+  }));
 }
 
 /** Loads the recorded initial weights. */
 function loadInitial(model: DynamicSparseRCNN, golden: Golden): void {
   const prefix = 'weights.';
-  const values = new Map([...golden.tensors.keys()].filter((name) => name.startsWith(prefix)).map((name) => [name.slice(prefix.length), golden.floats(name)]));
+  const values = new Map(
+    [...golden.tensors.keys()]
+      .filter((name) => name.startsWith(prefix))
+      .map((name) => [name.slice(prefix.length), golden.floats(name)]),
+  );
   expect(model.load(values)).toEqual({ missing: [], unexpected: [] });
 }
 
 /** NHWC values as NCHW. */
 function channelsFirst(data: ArrayLike<number>, [b, h, w, c]: readonly number[]): Float32Array {
   const out = new Float32Array(data.length);
-  for (let n = 0; n < b; n++) for (let at = 0; at < h * w; at++) for (let k = 0; k < c; k++) out[(n * c + k) * h * w + at] = data[(n * h * w + at) * c + k];
+  for (let n = 0; n < b; n++)
+    for (let at = 0; at < h * w; at++)
+      for (let k = 0; k < c; k++) out[(n * c + k) * h * w + at] = data[(n * h * w + at) * c + k];
   return out;
 }
 
@@ -89,9 +106,13 @@ interface Run {
 
 /** Registers the tests of golden files with variants. */
 export function testGolden(variants: readonly Variant[]): void {
-  const runs = GOLDEN_NAMES.flatMap((name) => variants
-    .filter((variant) => variant === 'as chosen' || name === WITH_ALL_VARIANTS || process.env.GOLDEN_VARIANTS === 'all')
-    .map((variant): Run => ({ name, variant, options: VARIANTS[variant] })));
+  const runs = GOLDEN_NAMES.flatMap((name) =>
+    variants
+      .filter(
+        (variant) => variant === 'as chosen' || name === WITH_ALL_VARIANTS || process.env.GOLDEN_VARIANTS === 'all',
+      )
+      .map((variant): Run => ({ name, variant, options: VARIANTS[variant] })),
+  );
   describe.each(runs)('$name, $variant', testRun);
 }
 
@@ -113,21 +134,40 @@ function testRun({ name, options }: Run): void {
   const agree = (label: string, actual: ArrayLike<number>, expected: ArrayLike<number>): void => {
     expect(relativeError(actual, expected), `relative L2 error of ${label}`).toBeLessThanOrEqual(TOLERANCE);
   };
-  const upload = (): Targets => uploadTargets(device, targets(golden), batch.map(({ width, height }) => [width, height] as const));
+  const upload = (): Targets =>
+    uploadTargets(
+      device,
+      targets(golden),
+      batch.map(({ width, height }) => [width, height] as const),
+    );
   const keepAll = (predictions: Predictions): void => {
-    for (const tensor of [...predictions.pyramid, predictions.proposals.boxes, predictions.proposals.features, predictions.initialBoxes]) device.keep(tensor);
+    for (const tensor of [
+      ...predictions.pyramid,
+      predictions.proposals.boxes,
+      predictions.proposals.features,
+      predictions.initialBoxes,
+    ])
+      device.keep(tensor);
     if (predictions.proposals.expertWeights) device.keep(predictions.proposals.expertWeights);
     for (const { logits, boxes } of predictions.stages) [logits, boxes].forEach((tensor) => device.keep(tensor));
   };
 
   test('features, experts, proposals, logits and boxes of every stage', async () => {
-    const predictions = device.noGrad(() => device.scope(() => {
-      const run = model.forward(batch, temperature);
-      keepAll(run);
-      return run;
-    }));
-    for (const [i, feature] of predictions.pyramid.entries()) agree(`features.p${i + 2}`, channelsFirst(await feature.read(), feature.shape), golden.floats(`features.p${i + 2}`).data);
-    if (predictions.proposals.expertWeights) agree('experts', await predictions.proposals.expertWeights.read(), golden.floats('experts').data);
+    const predictions = device.noGrad(() =>
+      device.scope(() => {
+        const run = model.forward(batch, temperature);
+        keepAll(run);
+        return run;
+      }),
+    );
+    for (const [i, feature] of predictions.pyramid.entries())
+      agree(
+        `features.p${i + 2}`,
+        channelsFirst(await feature.read(), feature.shape),
+        golden.floats(`features.p${i + 2}`).data,
+      );
+    if (predictions.proposals.expertWeights)
+      agree('experts', await predictions.proposals.expertWeights.read(), golden.floats('experts').data);
     agree('proposals.boxes', await predictions.initialBoxes.read(), golden.floats('proposals.boxes').data);
     agree('proposals.features', await predictions.proposals.features.read(), golden.floats('proposals.features').data);
     for (const [s, { logits, boxes }] of predictions.stages.entries()) {
@@ -146,20 +186,37 @@ function testRun({ name, options }: Run): void {
         return losses;
       });
       if (step === 0) {
-        const matched = await kept.matched.read(), parts = await kept.parts.read();
+        const matched = await kept.matched.read(),
+          parts = await kept.parts.read();
         for (let s = 0; s < config.numStages; s++) {
-          ['ce', 'l1', 'giou'].forEach((part, k) => agree(`loss.${part}_${s}`, [parts[s * 3 + k]], golden.floats(`loss.${part}_${s}`).data));
+          ['ce', 'l1', 'giou'].forEach((part, k) =>
+            agree(`loss.${part}_${s}`, [parts[s * 3 + k]], golden.floats(`loss.${part}_${s}`).data),
+          );
           for (let b = 0; b < batch.length; b++) {
-            const { shape: [, count], data } = golden.integers(`stage${s}.match.${b}`);
+            const {
+              shape: [, count],
+              data,
+            } = golden.integers(`stage${s}.match.${b}`);
             const expected = new Array<number>(config.numProposals).fill(-1);
             for (let i = 0; i < count; i++) expected[data[i]] = data[count + i];
             const at = (s * batch.length + b) * config.numProposals;
-            expect(Array.from(matched.subarray(at, at + config.numProposals)), `matches of stage ${s}, image ${b}`).toEqual(expected);
+            expect(
+              Array.from(matched.subarray(at, at + config.numProposals)),
+              `matches of stage ${s}, image ${b}`,
+            ).toEqual(expected);
           }
         }
         agree('loss.total', await kept.total.read(), golden.floats('loss.total').data);
-        const expectedGradients = [...golden.tensors.keys()].filter((tensor) => tensor.startsWith('grads.')).map((tensor) => tensor.slice(6));
-        expect(model.trainable().map((parameter) => parameter.name).sort(), 'parameters with a gradient').toEqual(expectedGradients.sort());
+        const expectedGradients = [...golden.tensors.keys()]
+          .filter((tensor) => tensor.startsWith('grads.'))
+          .map((tensor) => tensor.slice(6));
+        expect(
+          model
+            .trainable()
+            .map((parameter) => parameter.name)
+            .sort(),
+          'parameters with a gradient',
+        ).toEqual(expectedGradients.sort());
         for (const parameter of model.trainable()) {
           const { grad } = parameter.tensor;
           if (!grad) throw new Error(`${parameter.name} has no gradient`);
@@ -193,10 +250,13 @@ function testRun({ name, options }: Run): void {
       other.dispose();
       return { gradients, peak };
     };
-    const plain = await run(false), saving = await run(true);
+    const plain = await run(false),
+      saving = await run(true);
     // The same sums in another order; F(4x4) rounds more coarsely.
     const rounding = options.force?.convolution === 'winograd4' ? 2e-5 : 1e-5;
-    saving.gradients.forEach((gradient, i) => expect(relativeError(gradient, plain.gradients[i])).toBeLessThanOrEqual(rounding));
+    saving.gradients.forEach((gradient, i) =>
+      expect(relativeError(gradient, plain.gradients[i])).toBeLessThanOrEqual(rounding),
+    );
     // Scratch memory and textures of operands are part of the peak, are not spared, and weigh much in networks as small as these.
     expect(saving.peak).toBeLessThan(0.9 * plain.peak);
   });
@@ -205,12 +265,23 @@ function testRun({ name, options }: Run): void {
     loadInitial(model, golden);
     const found = await model.detect(batch);
     for (const [b, { scores, labels, boxes }] of found.entries()) {
-      const expected = { scores: golden.floats(`detect.${b}.scores`).data, labels: golden.integers(`detect.${b}.labels`).data, boxes: golden.floats(`detect.${b}.boxes`).data };
+      const expected = {
+        scores: golden.floats(`detect.${b}.scores`).data,
+        labels: golden.integers(`detect.${b}.labels`).data,
+        boxes: golden.floats(`detect.${b}.boxes`).data,
+      };
       expect(Array.from(scores), `scores of image ${b}`).toEqual(Array.from(scores).sort((x, y) => y - x));
       agree(`detect.${b}.scores`, scores, expected.scores);
       const order = orderOfTies(expected.scores, Array.from(expected.labels), Array.from(labels));
-      expect(order.map((i) => labels[i]), `labels of image ${b}`).toEqual(Array.from(expected.labels));
-      agree(`detect.${b}.boxes`, order.flatMap((i) => Array.from(boxes.subarray(4 * i, 4 * i + 4))), expected.boxes);
+      expect(
+        order.map((i) => labels[i]),
+        `labels of image ${b}`,
+      ).toEqual(Array.from(expected.labels));
+      agree(
+        `detect.${b}.boxes`,
+        order.flatMap((i) => Array.from(boxes.subarray(4 * i, 4 * i + 4))),
+        expected.boxes,
+      );
     }
   });
 }

@@ -3,7 +3,19 @@
  * that asking for it is an error.
  */
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
-import { AdamW, backward, conv2d, Device, linear, matmul, Random, UnsupportedOptionError, type DeviceOptions, type Tensor, type TunedChoices } from '../engine/index.ts';
+import {
+  AdamW,
+  backward,
+  conv2d,
+  type Device,
+  linear,
+  matmul,
+  Random,
+  UnsupportedOptionError,
+  type DeviceOptions,
+  type Tensor,
+  type TunedChoices,
+} from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { SUBGROUP_TILES } from '../kernels/matmul.ts';
 import { WORKGROUP_TILES } from '../kernels/matmul-tiled.ts';
@@ -22,14 +34,19 @@ async function open(options: DeviceOptions): Promise<Device> {
   opened.push(device);
   return device;
 }
-afterAll(() => { for (const device of opened) device.destroy(); });
-afterEach(() => { vi.restoreAllMocks(); });
+afterAll(() => {
+  for (const device of opened) device.destroy();
+});
+afterEach(() => {
+  vi.restoreAllMocks();
+});
 
 /** The nearest f16 numbers. */
-const toHalf = (values: Float64Array): Float64Array => values.map((x) => {
-  const unit = 2 ** (Math.max(-14, Math.floor(Math.log2(Math.abs(x)))) - 10);
-  return x === 0 ? 0 : Math.round(x / unit) * unit;
-});
+const toHalf = (values: Float64Array): Float64Array =>
+  values.map((x) => {
+    const unit = 2 ** (Math.max(-14, Math.floor(Math.log2(Math.abs(x)))) - 10);
+    return x === 0 ? 0 : Math.round(x / unit) * unit;
+  });
 
 /** Names of the kernels that work runs. */
 function kernelsOf<T>(device: Device, work: () => T): { result: T; kernels: string[] } {
@@ -46,28 +63,48 @@ const HALF_KERNEL = /^(matmul_.._f16_wg64_|conv2d_f16_tile)/;
 const HALF_TOLERANCE = 2 ** -10;
 
 /** An op's result in inference, against the reference of the same inputs. */
-async function inferred(device: Device, { inputs, run, reference }: OpCase, operands: readonly OpInput[] = inputs): Promise<{ error: number; kernels: string[] }> {
-  const { result, kernels } = kernelsOf(device, () => device.noGrad(() => device.scope(() => run(operands.map(({ data, shape }) => device.tensor(Float32Array.from(data), shape))))));
+async function inferred(
+  device: Device,
+  { inputs, run, reference }: OpCase,
+  operands: readonly OpInput[] = inputs,
+): Promise<{ error: number; kernels: string[] }> {
+  const { result, kernels } = kernelsOf(device, () =>
+    device.noGrad(() =>
+      device.scope(() => run(operands.map(({ data, shape }) => device.tensor(Float32Array.from(data), shape)))),
+    ),
+  );
   const error = relativeError(await result.read(), reference(operands).data);
   result.dispose();
   return { error, kernels };
 }
 
-test.runIf(!supported)('is an error that names the option and the features where the adapter has no shader-f16', async () => {
-  await expect(openDevice({ tuning: 'off', halfPrecision: true })).rejects.toThrow(/^halfPrecision: expected an adapter with the feature shader-f16, got .+ with .*core-features/);
-});
+test.runIf(!supported)(
+  'is an error that names the option and the features where the adapter has no shader-f16',
+  async () => {
+    await expect(openDevice({ tuning: 'off', halfPrecision: true })).rejects.toThrow(
+      /^halfPrecision: expected an adapter with the feature shader-f16, got .+ with .*core-features/,
+    );
+  },
+);
 
 test('kernels in f16 are not forced by a device that was not opened for them', async () => {
-  await expect(openDevice({ tuning: 'off', force: { precision: 'f16' } })).rejects.toThrow(new UnsupportedOptionError('force.precision: f16 needs halfPrecision: true, got false'));
+  await expect(openDevice({ tuning: 'off', force: { precision: 'f16' } })).rejects.toThrow(
+    new UnsupportedOptionError('force.precision: f16 needs halfPrecision: true, got false'),
+  );
 });
 
 /** What f16 may be used on as the cost model says, and a device without. */
-const [half, plain] = supported ? [await open({ subgroups: false }), await open({ subgroups: false, halfPrecision: false })] : [probe, probe];
+const [half, plain] = supported
+  ? [await open({ subgroups: false }), await open({ subgroups: false, halfPrecision: false })]
+  : [probe, probe];
 
 describe.runIf(supported)('operands in f16', async () => {
   if (!supported) return;
   const devices = [
-    { label: 'expected without subgroups, default limits', device: await open({ subgroups: false, limits: 'default', force: { convolution: 'direct' } }) },
+    {
+      label: 'expected without subgroups, default limits',
+      device: await open({ subgroups: false, limits: 'default', force: { convolution: 'direct' } }),
+    },
     { label: 'forced', device: await open({ force: { precision: 'f16', convolution: 'direct' } }) },
   ];
   const winograd = await open({ force: { precision: 'f16', convolution: 'winograd2' } });
@@ -76,21 +113,38 @@ describe.runIf(supported)('operands in f16', async () => {
   describe.each(devices)('$label', ({ device: on }) => {
     const names = ['matmul', 'linear', 'conv2d'] as const;
     // Operands that are f16 numbers: then nothing is rounded, unless an epilogue's operand or a sum were.
-    test.each(names.flatMap((name) => opCases[name].map((op) => ({ name, op }))))('$name $op.name: f16 numbers give the same as in f32', async ({ op }) => {
-      const { error, kernels } = await inferred(on, op, op.inputs.map((input, i) => (i < 2 ? { ...input, data: toHalf(input.data) } : input)));
-      expect(error).toBeLessThanOrEqual(op.tolerance ?? 1e-5);
-      const products = kernels.filter((kernel) => /^(matmul_[nt]{2}_|conv2d_f\d+_(sg|tile))/.test(kernel));
-      expect(products.filter((kernel) => !HALF_KERNEL.test(kernel))).toEqual([]);
-      if (op.inputs.every(({ data }) => data.length > 0) && !kernels.some((kernel) => kernel.startsWith('depthwise'))) expect(products).not.toEqual([]);
-    });
+    test.each(names.flatMap((name) => opCases[name].map((op) => ({ name, op }))))(
+      '$name $op.name: f16 numbers give the same as in f32',
+      async ({ op }) => {
+        const { error, kernels } = await inferred(
+          on,
+          op,
+          op.inputs.map((input, i) => (i < 2 ? { ...input, data: toHalf(input.data) } : input)),
+        );
+        expect(error).toBeLessThanOrEqual(op.tolerance ?? 1e-5);
+        const products = kernels.filter((kernel) => /^(matmul_[nt]{2}_|conv2d_f\d+_(sg|tile))/.test(kernel));
+        expect(products.filter((kernel) => !HALF_KERNEL.test(kernel))).toEqual([]);
+        if (op.inputs.every(({ data }) => data.length > 0) && !kernels.some((kernel) => kernel.startsWith('depthwise')))
+          expect(products).not.toEqual([]);
+      },
+    );
 
     test('are rounded to nearest or next to it, and sums are not', async () => {
-      const product = (m: number, n: number, k: number, transposeB: boolean): OpCase => ({ ...opCases.matmul[0], inputs: [randomInput([m, k], 1), randomInput(transposeB ? [n, k] : [k, n], 2)],
+      const product = (m: number, n: number, k: number, transposeB: boolean): OpCase => ({
+        ...opCases.matmul[0],
+        inputs: [randomInput([m, k], 1), randomInput(transposeB ? [n, k] : [k, n], 2)],
         run: ([a, b]) => matmul(a, b, { transposeB }),
-        reference: ([a, b]) => ({ shape: [m, n], data: Float64Array.from({ length: m * n }, (_, i) => {
-          const [row, column] = [Math.floor(i / n), i % n];
-          return Array.from({ length: k }, (__, at) => a.data[row * k + at] * b.data[transposeB ? column * k + at : at * n + column]).reduce((sum, x) => sum + x, 0);
-        }) }) });
+        reference: ([a, b]) => ({
+          shape: [m, n],
+          data: Float64Array.from({ length: m * n }, (_, i) => {
+            const [row, column] = [Math.floor(i / n), i % n];
+            return Array.from(
+              { length: k },
+              (__, at) => a.data[row * k + at] * b.data[transposeB ? column * k + at : at * n + column],
+            ).reduce((sum, x) => sum + x, 0);
+          }),
+        }),
+      });
       for (const op of [product(70, 68, 24, false), product(33, 66, 1030, true)]) {
         const { error } = await inferred(on, op);
         expect(error).toBeGreaterThan(1e-4);
@@ -107,10 +161,18 @@ describe.runIf(supported)('operands in f16', async () => {
       const values = [1e5, -3e38, 65504, -65520, Infinity, 6.1e-5, 1, 0];
       const expected = [65504, -65504, 65504, -65504, 65504, 6.1e-5, 1, 0];
       const identity = Float32Array.from({ length: 64 }, (_, i) => (i % 9 === 0 ? 1 : 0));
-      const [a, b, y] = on.noGrad(() => on.scope(() => {
-        const [x, eye] = [on.tensor(values, [1, 8]), on.tensor(identity, [8, 8])];
-        return [matmul(x, eye), matmul(eye, x, { transposeB: true }), conv2d(on.tensor([...values, ...values], [1, 1, 2, 8]), on.tensor(identity, [1, 1, 8, 8]), null, { stride: 2 })];
-      }));
+      const [a, b, y] = on.noGrad(() =>
+        on.scope(() => {
+          const [x, eye] = [on.tensor(values, [1, 8]), on.tensor(identity, [8, 8])];
+          return [
+            matmul(x, eye),
+            matmul(eye, x, { transposeB: true }),
+            conv2d(on.tensor([...values, ...values], [1, 1, 2, 8]), on.tensor(identity, [1, 1, 8, 8]), null, {
+              stride: 2,
+            }),
+          ];
+        }),
+      );
       // f16's precision falls off below 6.1e-5, so that such a value is off by up to 2^-25 or so.
       for (const result of [a, b, y]) {
         (await result.read()).forEach((value, i) => expect(Math.abs(value - expected[i])).toBeLessThanOrEqual(1e-7));
@@ -132,12 +194,14 @@ describe.runIf(supported)('operands in f16', async () => {
 
   test('are left alone where gradients are recorded, and in the gradients', async () => {
     const spy = vi.spyOn(half, 'run');
-    for (const op of [opCases.matmul[3], opCases.linear[6], opCases.conv2d[0], opCases.conv2d[1]]) await checkOp(half, op, true);
+    for (const op of [opCases.matmul[3], opCases.linear[6], opCases.conv2d[0], opCases.conv2d[1]])
+      await checkOp(half, op, true);
     expect(spy.mock.calls.map(([{ name }]) => name).filter((name) => name.includes('f16'))).toEqual([]);
   });
 
   test('are what a capture was recorded with', async () => {
-    const x = device.keep(device.tensor(new Random(1).normalArray(40 * 24), [40, 24])), weight = device.keep(device.tensor(new Random(2).normalArray(12 * 24), [12, 24]));
+    const x = device.keep(device.tensor(new Random(1).normalArray(40 * 24), [40, 24])),
+      weight = device.keep(device.tensor(new Random(2).normalArray(12 * 24), [12, 24]));
     const body = (): Tensor => device.noGrad(() => linear(x, weight, null));
     const capture = device.capture(body);
     device.write(x, new Random(3).normalArray(40 * 24));
@@ -153,39 +217,64 @@ describe.runIf(supported)('operands in f16', async () => {
 describe.runIf(supported)('a model', () => {
   const size = 64;
   const random = new Random(5);
-  const images = [0, 1].map(() => ({ data: Uint8Array.from({ length: size * size * 3 }, () => random.integer(256)), width: size, height: size }));
-  const targets = images.map(() => ({ boxes: Float32Array.from([4, 6, 30, 40, 20, 10, 60, 50]), labels: Uint32Array.from([1, 3]) }));
+  const images = [0, 1].map(() => ({
+    data: Uint8Array.from({ length: size * size * 3 }, () => random.integer(256)),
+    width: size,
+    height: size,
+  }));
+  const targets = images.map(() => ({
+    boxes: Float32Array.from([4, 6, 30, 40, 20, 10, 60, 50]),
+    labels: Uint32Array.from([1, 3]),
+  }));
 
-  test.each([{ gradientCheckpointing: false }, { gradientCheckpointing: true }])('trains to the same bits as in f32, gradient checkpointing $gradientCheckpointing', async ({ gradientCheckpointing }) => {
-    const trained = async (device: Device): Promise<Float32Array[]> => {
-      const model = new DynamicSparseRCNN(device, { ...MODEL_PRESETS.tiny, gradientCheckpointing }, 1);
-      const optimizer = new AdamW(model.trainable(), {});
-      const { kernels } = kernelsOf(device, () => {
-        for (let step = 0; step < 2; step++) {
-          device.scope(() => backward(model.loss(images, targets, 1).total));
-          device.scope(() => optimizer.step({ learningRate: 1e-3 }));
-          optimizer.zeroGrad();
-        }
-      });
-      expect(kernels.filter((name) => name.includes('f16'))).toEqual([]);
-      const values = await Promise.all(model.trainable().map(async ({ tensor }) => Float32Array.from(await tensor.read())));
-      model.dispose();
-      return values;
-    };
-    expect(await trained(half)).toEqual(await trained(plain));
-  });
+  test.each([{ gradientCheckpointing: false }, { gradientCheckpointing: true }])(
+    'trains to the same bits as in f32, gradient checkpointing $gradientCheckpointing',
+    async ({ gradientCheckpointing }) => {
+      const trained = async (device: Device): Promise<Float32Array[]> => {
+        const model = new DynamicSparseRCNN(device, { ...MODEL_PRESETS.tiny, gradientCheckpointing }, 1);
+        const optimizer = new AdamW(model.trainable(), {});
+        const { kernels } = kernelsOf(device, () => {
+          for (let step = 0; step < 2; step++) {
+            device.scope(() => backward(model.loss(images, targets, 1).total));
+            device.scope(() => optimizer.step({ learningRate: 1e-3 }));
+            optimizer.zeroGrad();
+          }
+        });
+        expect(kernels.filter((name) => name.includes('f16'))).toEqual([]);
+        const values = await Promise.all(
+          model.trainable().map(async ({ tensor }) => Float32Array.from(await tensor.read())),
+        );
+        model.dispose();
+        return values;
+      };
+      expect(await trained(half)).toEqual(await trained(plain));
+    },
+  );
 
   test('infers as close to f32 as rounding its weights to f16 lets it', async () => {
-    const run = async (device: Device, roundWeights: boolean): Promise<{ outputs: ArrayLike<number>[]; kernels: string[] }> => {
+    const run = async (
+      device: Device,
+      roundWeights: boolean,
+    ): Promise<{ outputs: ArrayLike<number>[]; kernels: string[] }> => {
       const model = new DynamicSparseRCNN(device, MODEL_PRESETS.tiny, 1);
-      if (roundWeights) for (const { tensor } of model.trainable()) device.write(tensor, Float32Array.from(toHalf(Float64Array.from(await tensor.read()))));
-      const { result: { pyramid, stages }, kernels } = kernelsOf(device, () => device.noGrad(() => device.scope(() => model.forward(images))));
-      const outputs = await Promise.all([pyramid[0], stages.at(-1)!.logits, stages.at(-1)!.boxes].map((output) => output.read()));
+      if (roundWeights)
+        for (const { tensor } of model.trainable())
+          device.write(tensor, Float32Array.from(toHalf(Float64Array.from(await tensor.read()))));
+      const {
+        result: { pyramid, stages },
+        kernels,
+      } = kernelsOf(device, () => device.noGrad(() => device.scope(() => model.forward(images))));
+      const outputs = await Promise.all(
+        [pyramid[0], stages.at(-1)!.logits, stages.at(-1)!.boxes].map((output) => output.read()),
+      );
       model.dispose();
       return { outputs, kernels };
     };
     const [rounded, exact, reference] = [await run(half, false), await run(plain, false), await run(plain, true)];
-    expect(rounded.kernels.some((name) => /^matmul_.._f16/.test(name)) && rounded.kernels.some((name) => name.startsWith('conv2d_f16'))).toBe(true);
+    expect(
+      rounded.kernels.some((name) => /^matmul_.._f16/.test(name)) &&
+        rounded.kernels.some((name) => name.startsWith('conv2d_f16')),
+    ).toBe(true);
     expect(exact.kernels.filter((name) => name.includes('f16'))).toEqual([]);
     // Weights are half of the operands: rounding the other half as well makes 1.4 times of it if errors are independent. Three times leaves room for their chance.
     const [features, logits, boxes] = exact.outputs.map((output, i) => {
@@ -201,16 +290,27 @@ describe.runIf(supported)('a model', () => {
 
 describe.runIf(supported)('the tuner', async () => {
   if (!supported) return;
-  const devices = [{ label: 'subgroups where there are', on: await open({}) }, { label: 'no subgroups', on: await open({ subgroups: false }) }];
+  const devices = [
+    { label: 'subgroups where there are', on: await open({}) },
+    { label: 'no subgroups', on: await open({ subgroups: false }) },
+  ];
   const QUICK = { rounds: 1, sampleMs: 0.1 };
-  const tensor = (on: Device, seed: number, ...shape: number[]): Tensor => on.tensor(new Random(seed).normalArray(shape.reduce((x, y) => x * y, 1)), shape);
-  const PRODUCT = 'matmul nn 40x72x516 half', CONVOLUTION = 'conv2d 3x3 stride 2 pad 1 1x14x14x32 to 7x7x48 half';
-  const work = (on: Device): void => on.noGrad(() => on.scope(() => {
-    matmul(tensor(on, 1, 40, 516), tensor(on, 2, 516, 72));
-    conv2d(tensor(on, 3, 1, 14, 14, 32), tensor(on, 4, 3, 3, 32, 48), null, { stride: 2, padding: 1 });
-    conv2d(tensor(on, 3, 1, 14, 14, 32), tensor(on, 4, 3, 3, 32, 48), null, { padding: 1 });
-  }));
-  const replaced = (choices: TunedChoices, shapeClass: string, variant: string): TunedChoices => ({ ...choices, choices: { [shapeClass]: { ...choices.choices[shapeClass], variant } } });
+  const tensor = (on: Device, seed: number, ...shape: number[]): Tensor =>
+    on.tensor(new Random(seed).normalArray(shape.reduce((x, y) => x * y, 1)), shape);
+  const PRODUCT = 'matmul nn 40x72x516 half',
+    CONVOLUTION = 'conv2d 3x3 stride 2 pad 1 1x14x14x32 to 7x7x48 half';
+  const work = (on: Device): void =>
+    on.noGrad(() =>
+      on.scope(() => {
+        matmul(tensor(on, 1, 40, 516), tensor(on, 2, 516, 72));
+        conv2d(tensor(on, 3, 1, 14, 14, 32), tensor(on, 4, 3, 3, 32, 48), null, { stride: 2, padding: 1 });
+        conv2d(tensor(on, 3, 1, 14, 14, 32), tensor(on, 4, 3, 3, 32, 48), null, { padding: 1 });
+      }),
+    );
+  const replaced = (choices: TunedChoices, shapeClass: string, variant: string): TunedChoices => ({
+    ...choices,
+    choices: { [shapeClass]: { ...choices.choices[shapeClass], variant } },
+  });
 
   describe.each(devices)('with $label', ({ on }) => {
     afterEach(() => on.tuner.reset());
@@ -223,18 +323,26 @@ describe.runIf(supported)('the tuner', async () => {
       const exported = on.tuner.export();
       const { rows, columns } = SUBGROUP_TILES[on.subgroupSize]?.large ?? WORKGROUP_TILES.small;
       for (const [shapeClass, variant, kernel] of [
-        [PRODUCT, 'f16 32x32', /^matmul_nn_f16_wg64_32x32/], [PRODUCT, 'f16 64x64, 2 slices', /^matmul_nn_f16_wg64_64x64/], [PRODUCT, `buffer ${rows}x${columns}`, /^matmul_nn_f32_/],
-        [CONVOLUTION, 'direct f16 64x64', /^conv2d_f16_tile64/], [CONVOLUTION, 'direct buffer 32x32', /^conv2d_f32_/],
+        [PRODUCT, 'f16 32x32', /^matmul_nn_f16_wg64_32x32/],
+        [PRODUCT, 'f16 64x64, 2 slices', /^matmul_nn_f16_wg64_64x64/],
+        [PRODUCT, `buffer ${rows}x${columns}`, /^matmul_nn_f32_/],
+        [CONVOLUTION, 'direct f16 64x64', /^conv2d_f16_tile64/],
+        [CONVOLUTION, 'direct buffer 32x32', /^conv2d_f32_/],
       ] as const) {
         on.tuner.reset();
         expect(on.tuner.import(replaced(exported, shapeClass, variant))).toBe(1);
-        expect(kernelsOf(on, () => work(on)).kernels.some((name) => kernel.test(name)), variant).toBe(true);
+        expect(
+          kernelsOf(on, () => work(on)).kernels.some((name) => kernel.test(name)),
+          variant,
+        ).toBe(true);
         expect(on.tuner.stale).toEqual([]);
       }
       // In training the class is another.
       on.tuner.import(replaced(exported, PRODUCT, 'f16 32x32'));
       const before = on.tuner.pending;
-      on.scope(() => { matmul(tensor(on, 1, 40, 516), tensor(on, 2, 516, 72)); });
+      on.scope(() => {
+        matmul(tensor(on, 1, 40, 516), tensor(on, 2, 516, 72));
+      });
       expect(on.tuner.pending.filter((name) => !before.includes(name))).toEqual([PRODUCT.replace(' half', '')]);
     });
 
@@ -248,7 +356,10 @@ describe.runIf(supported)('the tuner', async () => {
       const results = await on.tuner.tune(QUICK);
       const { choice, excluded } = results.find(({ shapeClass }) => shapeClass === PRODUCT)!;
       expect(excluded.map(({ variant }) => variant)).toEqual(expect.arrayContaining(['f16 64x64', 'f16 32x32']));
-      for (const { variant, reason } of excluded) expect(`${variant}: ${reason}`).toMatch(/^f16 .*its result is wrong: it differs from the plain variant's by .*e-\d of its size, at most 9\.9e-4 is rounding$/);
+      for (const { variant, reason } of excluded)
+        expect(`${variant}: ${reason}`).toMatch(
+          /^f16 .*its result is wrong: it differs from the plain variant's by .*e-\d of its size, at most 9\.9e-4 is rounding$/,
+        );
       expect(choice!.variant).not.toMatch(/f16/);
     });
   });

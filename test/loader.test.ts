@@ -16,18 +16,28 @@ const folder = mkdtempSync(join(tmpdir(), 'loader-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 let records: readonly ImageRecord[] = [];
 beforeAll(async () => {
-  records = openDataset(await ensureShapesDataset(join(folder, 'shapes'), { trainImages: 10, valImages: 1 })).splits['train'];
+  records = openDataset(await ensureShapesDataset(join(folder, 'shapes'), { trainImages: 10, valImages: 1 })).splits[
+    'train'
+  ];
 });
 
 const augmentation: Augmentation = {
-  flip: 0.5, shortSides: [64, 96, 128], maxSize: 200, crop: { probability: 0.5, shortSides: [80, 100], minSize: 48, maxSize: 90 }, fixedSize: null,
+  flip: 0.5,
+  shortSides: [64, 96, 128],
+  maxSize: 200,
+  crop: { probability: 0.5, shortSides: [80, 100], minSize: 48, maxSize: 90 },
+  fixedSize: null,
 };
 const unchanged: Augmentation = { flip: 0, shortSides: [96], maxSize: 96, crop: null, fixedSize: null };
 const evaluation = { shortSide: 96, maxSize: 96, fixedSize: null };
 
 /** A batch with a digest in place of the pixels: quick to compare. */
 function digest({ images, targets, iteration }: Batch) {
-  return { iteration, targets, images: images.map(({ data, ...rest }) => ({ ...rest, data: createHash('sha256').update(data).digest('hex') })) };
+  return {
+    iteration,
+    targets,
+    images: images.map(({ data, ...rest }) => ({ ...rest, data: createHash('sha256').update(data).digest('hex') })),
+  };
 }
 
 /** The first `count` batches from `start` on. */
@@ -51,7 +61,10 @@ describe('training', () => {
   });
 
   test('resized images that are kept are those that are not', async () => {
-    for (const same of [{ ...augmentation, crop: null, fixedSize: [50, 70] as const }, { ...augmentation, crop: null, shortSides: [64] }]) {
+    for (const same of [
+      { ...augmentation, crop: null, fixedSize: [50, 70] as const },
+      { ...augmentation, crop: null, shortSides: [64] },
+    ]) {
       const digests = async (cacheBytes: number) => (await take(8, { augmentation: same, cacheBytes })).map(digest);
       expect(await digests(1e8)).toEqual(await digests(0));
     }
@@ -72,7 +85,9 @@ describe('training', () => {
 
   test('every image once an epoch, in another order each time, batches running on across epochs', async () => {
     // 15 batches of 4 are 6 epochs of 10.
-    const ids = (await take(15, { augmentation: unchanged })).flatMap((batch) => batch.images.map(({ record }) => record.id));
+    const ids = (await take(15, { augmentation: unchanged })).flatMap((batch) =>
+      batch.images.map(({ record }) => record.id),
+    );
     const epochs = Array.from({ length: 6 }, (_, epoch) => ids.slice(epoch * 10, epoch * 10 + 10));
     for (const epoch of epochs) expect([...epoch].sort((a, b) => a - b)).toEqual(records.map(({ id }) => id));
     expect(new Set(epochs.map(String)).size).toBe(6);
@@ -86,7 +101,9 @@ describe('training', () => {
   });
 
   test('without augmentation images and boxes are those of the data set, and crowds are no targets', async () => {
-    const withCrowd = records.map((record, i) => (i > 0 ? record : { ...record, objects: record.objects.map((object) => ({ ...object, crowd: true })) }));
+    const withCrowd = records.map((record, i) =>
+      i > 0 ? record : { ...record, objects: record.objects.map((object) => ({ ...object, crowd: true })) },
+    );
     for (const { images, targets } of await take(3, { records: withCrowd, augmentation: unchanged })) {
       images.forEach(({ record, width, height, scale, data }, i) => {
         expect([width, height, data.length, ...scale]).toEqual([96, 96, 96 * 96 * 3, 1, 1]);
@@ -99,7 +116,13 @@ describe('training', () => {
   });
 
   test('handing an image over leaves the cached one intact', async () => {
-    const loader = createTrainingLoader({ records: records.slice(0, 1), batchSize: 1, seed: 1, augmentation: unchanged, workers: 1 });
+    const loader = createTrainingLoader({
+      records: records.slice(0, 1),
+      batchSize: 1,
+      seed: 1,
+      augmentation: unchanged,
+      workers: 1,
+    });
     const first = (await loader.next()).images[0].data.slice();
     for (let i = 0; i < 4; i++) {
       const { data } = (await loader.next()).images[0];
@@ -111,21 +134,31 @@ describe('training', () => {
 });
 
 describe('evaluation', () => {
-  test.each([0, 2])('all images once, in order, the last batch smaller; again on the second pass, %i workers', async (workers) => {
-    const loader = createEvaluationLoader({ records, batchSize: 4, resize: { shortSide: 48, maxSize: 96, fixedSize: null }, workers });
-    expect(loader.length).toBe(3);
-    for (let pass = 0; pass < 2; pass++) {
-      const batches: Batch[] = [];
-      for await (const batch of loader) batches.push(batch);
-      expect(batches.map(({ images }) => images.length)).toEqual([4, 4, 2]);
-      expect(batches.flatMap(({ images }) => images.map(({ record }) => record))).toEqual(records);
-      for (const { images, targets } of batches) {
-        expect(images[0]).toMatchObject({ width: 48, height: 48, scale: [0.5, 0.5] });
-        expect(targets[0].boxes).toEqual(Float32Array.from(images[0].record.objects.flatMap(({ box }) => box.map((edge) => edge / 2))));
+  test.each([0, 2])(
+    'all images once, in order, the last batch smaller; again on the second pass, %i workers',
+    async (workers) => {
+      const loader = createEvaluationLoader({
+        records,
+        batchSize: 4,
+        resize: { shortSide: 48, maxSize: 96, fixedSize: null },
+        workers,
+      });
+      expect(loader.length).toBe(3);
+      for (let pass = 0; pass < 2; pass++) {
+        const batches: Batch[] = [];
+        for await (const batch of loader) batches.push(batch);
+        expect(batches.map(({ images }) => images.length)).toEqual([4, 4, 2]);
+        expect(batches.flatMap(({ images }) => images.map(({ record }) => record))).toEqual(records);
+        for (const { images, targets } of batches) {
+          expect(images[0]).toMatchObject({ width: 48, height: 48, scale: [0.5, 0.5] });
+          expect(targets[0].boxes).toEqual(
+            Float32Array.from(images[0].record.objects.flatMap(({ box }) => box.map((edge) => edge / 2))),
+          );
+        }
       }
-    }
-    await loader.close();
-  });
+      await loader.close();
+    },
+  );
 
   test('can be left early', async () => {
     const loader = createEvaluationLoader({ records, batchSize: 1, resize: evaluation, workers: 1 });
@@ -139,7 +172,8 @@ describe('evaluation', () => {
 
 describe('errors', () => {
   /** The data set with one image's file replaced. */
-  const withFile = (file: string, change: Partial<ImageRecord> = {}) => records.map((record, i) => (i === 3 ? { ...record, file, ...change } : record));
+  const withFile = (file: string, change: Partial<ImageRecord> = {}) =>
+    records.map((record, i) => (i === 3 ? { ...record, file, ...change } : record));
   const drain = async (bad: readonly ImageRecord[], workers: number) => {
     const loader = createEvaluationLoader({ records: bad, batchSize: 2, resize: evaluation, workers });
     try {
@@ -149,24 +183,38 @@ describe('errors', () => {
     }
   };
 
-  test.each([0, 1])('an image that is no image, cut off, missing, or of another size is named, %i workers', async (workers) => {
-    const text = join(folder, 'text.png'), cut = join(folder, 'cut.png'), gone = join(folder, 'gone.png');
-    writeFileSync(text, 'not an image');
-    copyFileSync(records[3].file, cut);
-    truncateSync(cut, 5000);
-    for (const file of [text, cut, gone]) {
-      const failure = drain(withFile(file), workers);
-      await expect(failure).rejects.toThrow(`${file}: cannot be decoded: `);
-      await expect(failure).rejects.toBeInstanceOf(InputError);
-    }
-    const { file } = records[3];
-    await expect(drain(withFile(file, { width: 95 }), workers)).rejects.toThrow(`${file}: width x height: expected 95 x 96, as the annotations state, got 96 x 96`);
-  });
+  test.each([0, 1])(
+    'an image that is no image, cut off, missing, or of another size is named, %i workers',
+    async (workers) => {
+      const text = join(folder, 'text.png'),
+        cut = join(folder, 'cut.png'),
+        gone = join(folder, 'gone.png');
+      writeFileSync(text, 'not an image');
+      copyFileSync(records[3].file, cut);
+      truncateSync(cut, 5000);
+      for (const file of [text, cut, gone]) {
+        const failure = drain(withFile(file), workers);
+        await expect(failure).rejects.toThrow(`${file}: cannot be decoded: `);
+        await expect(failure).rejects.toBeInstanceOf(InputError);
+      }
+      const { file } = records[3];
+      await expect(drain(withFile(file, { width: 95 }), workers)).rejects.toThrow(
+        `${file}: width x height: expected 95 x 96, as the annotations state, got 96 x 96`,
+      );
+    },
+  );
 
   test('next fails for the iteration with the bad image, not for those before, and again when asked again', async () => {
     const file = join(folder, 'none.png');
     const bad = records.map((record) => ({ ...record, file: record.id === 4 ? file : record.file }));
-    const loader = createTrainingLoader({ records: bad, batchSize: 1, seed: 5, augmentation: unchanged, workers: 1, prefetch: 9 });
+    const loader = createTrainingLoader({
+      records: bad,
+      batchSize: 1,
+      seed: 5,
+      augmentation: unchanged,
+      workers: 1,
+      prefetch: 9,
+    });
     const good = (await take(10, { batchSize: 1, augmentation: unchanged })).map(({ images }) => images[0].record.id);
     for (const id of good.slice(0, good.indexOf(4))) expect((await loader.next()).images[0].record.id).toBe(id);
     await expect(loader.next()).rejects.toThrow(file);
@@ -179,23 +227,36 @@ describe('errors', () => {
 
   test('options that make no sense', () => {
     const options: TrainingLoaderOptions = { records, batchSize: 4, seed: 5, augmentation };
-    expect(() => createTrainingLoader({ ...options, batchSize: 0 })).toThrow('loader: batchSize: expected an integer of at least 1, got 0');
-    expect(() => createTrainingLoader({ ...options, workers: -1 })).toThrow('loader: workers: expected an integer of at least 0, got -1');
-    expect(() => createTrainingLoader({ ...options, records: [] })).toThrow('loader: records: expected at least one image, got none');
-    expect(() => createTrainingLoader({ ...options, augmentation: { ...augmentation, flip: 2 } })).toThrow('augmentation: flip');
+    expect(() => createTrainingLoader({ ...options, batchSize: 0 })).toThrow(
+      'loader: batchSize: expected an integer of at least 1, got 0',
+    );
+    expect(() => createTrainingLoader({ ...options, workers: -1 })).toThrow(
+      'loader: workers: expected an integer of at least 0, got -1',
+    );
+    expect(() => createTrainingLoader({ ...options, records: [] })).toThrow(
+      'loader: records: expected at least one image, got none',
+    );
+    expect(() => createTrainingLoader({ ...options, augmentation: { ...augmentation, flip: 2 } })).toThrow(
+      'augmentation: flip',
+    );
   });
 });
 
 test('workers run under plain `node --import tsx`, and a program that forgets to close the loader ends', () => {
   const program = join(folder, 'program.mts');
   const from = (path: string) => JSON.stringify(new URL(`../training/${path}`, import.meta.url).href);
-  writeFileSync(program, `
+  writeFileSync(
+    program,
+    `
     import { openDataset } from ${from('datasets/index.ts')};
     import { createTrainingLoader } from ${from('loader.ts')};
     const records = openDataset(${JSON.stringify(join(folder, 'shapes'))}).splits.train;
     const loader = createTrainingLoader({ records, batchSize: 4, seed: 5, augmentation: ${JSON.stringify(unchanged)}, workers: 2 });
     console.log((await loader.next()).images.length);
-  `);
+  `,
+  );
   const root = new URL('..', import.meta.url).pathname;
-  expect(execFileSync(process.execPath, ['--import', 'tsx', program], { cwd: root, encoding: 'utf8', timeout: 60_000 })).toBe('4\n');
+  expect(
+    execFileSync(process.execPath, ['--import', 'tsx', program], { cwd: root, encoding: 'utf8', timeout: 60_000 }),
+  ).toBe('4\n');
 });

@@ -23,13 +23,16 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-const recorded = (name: string): RecordedCurve => JSON.parse(readFileSync(new URL(`golden/loss-curve/${name}.json`, import.meta.url), 'utf8')) as RecordedCurve;
+const recorded = (name: string): RecordedCurve =>
+  JSON.parse(readFileSync(new URL(`golden/loss-curve/${name}.json`, import.meta.url), 'utf8')) as RecordedCurve;
 
 /** Means of ten steps at a time. */
-const byTen = (values: readonly number[]): number[] => Array.from({ length: values.length / 10 }, (_, i) => mean(values.slice(10 * i, 10 * i + 10)));
+const byTen = (values: readonly number[]): number[] =>
+  Array.from({ length: values.length / 10 }, (_, i) => mean(values.slice(10 * i, 10 * i + 10)));
 
 describe.each(['low-rate', 'preset'])('%s', (name) => {
-  const single = recorded(`${name}.float32`), double = recorded(`${name}.float64`);
+  const single = recorded(`${name}.float32`),
+    double = recorded(`${name}.float64`);
   let steps: StepMetrics[] = [];
 
   test('starts from the weights, batches and schedule that PyTorch was given', async () => {

@@ -5,9 +5,16 @@ export type System = Parameters<typeof chooseDriver>[1];
 type Probe = ReturnType<System['probe']>;
 export const LAVAPIPE = '/usr/share/vulkan/icd.d/lvp_icd.json';
 export const SWIFTSHADER = { loader: '/cache/libvulkan.so.1', manifest: '/cache/vk_swiftshader_icd.json' };
-export const found = (description: string, fallback: boolean): Probe =>
-  ({ adapter: { vendor: '', architecture: '', device: '', description, fallback }, loader: import.meta.filename, problem: null });
-export const refused: Probe = { adapter: null, loader: '/usr/lib/libvulkan.so.1', problem: 'Dawn finds no adapter it accepts' };
+export const found = (description: string, fallback: boolean): Probe => ({
+  adapter: { vendor: '', architecture: '', device: '', description, fallback },
+  loader: import.meta.filename,
+  problem: null,
+});
+export const refused: Probe = {
+  adapter: null,
+  loader: '/usr/lib/libvulkan.so.1',
+  problem: 'Dawn finds no adapter it accepts',
+};
 export const noLoader: Probe = { ...refused, loader: null };
 
 /** Linux with a Vulkan loader, no driver, no rights to install one; SwiftShader works. Lavapipe, where a test adds it, keeps Dawn's checks of bounds and the width that it takes by itself. */
@@ -28,7 +35,8 @@ export function machine(changes: Partial<System> = {}): System {
 /** With a lavapipe that Dawn accepts, installed or yet to be. */
 export const withLavapipe = (installed = true): Partial<System> => ({
   manifests: () => (installed ? [LAVAPIPE] : []),
-  probe: (manifests) => (manifests.includes(SWIFTSHADER.manifest) ? found('SwiftShader', true) : found('llvmpipe', true)),
+  probe: (manifests) =>
+    manifests.includes(SWIFTSHADER.manifest) ? found('SwiftShader', true) : found('llvmpipe', true),
 });
 
 /** For set-up's progress, which the test does not look at. */

@@ -24,15 +24,27 @@ const logSumExp = (values: readonly number[]): number => {
 };
 
 /** Transport costs [M + 1][N] with the focal loss of all classes, as the paper writes them, background last. */
-export function transportCosts({ classes, logits, boxes, labels, objects, size }: Problem, config: MatchingConfig): number[][] {
-  const n = boxes.length / 4, scale = [size[0], size[1], size[0], size[1]];
+export function transportCosts(
+  { classes, logits, boxes, labels, objects, size }: Problem,
+  config: MatchingConfig,
+): number[][] {
+  const n = boxes.length / 4,
+    scale = [size[0], size[1], size[0], size[1]];
   const classCost = (j: number, label: number): number =>
-    config.classWeight * sum(Array.from({ length: classes }, (_, c) => focal(logits[j * classes + c], Number(c === label), config.focalAlpha, config.focalGamma)));
-  const costs = Array.from(labels, (label, i) => Array.from({ length: n }, (_, j) => {
-    const box = row(boxes, j), truth = row(objects, i);
-    const l1 = sum(box.map((x, k) => Math.abs(x - truth[k]) / scale[k]));
-    return classCost(j, label) + config.l1Weight * l1 + config.giouWeight * (1 - overlaps(box, truth).giou);
-  }));
+    config.classWeight *
+    sum(
+      Array.from({ length: classes }, (_, c) =>
+        focal(logits[j * classes + c], Number(c === label), config.focalAlpha, config.focalGamma),
+      ),
+    );
+  const costs = Array.from(labels, (label, i) =>
+    Array.from({ length: n }, (_, j) => {
+      const box = row(boxes, j),
+        truth = row(objects, i);
+      const l1 = sum(box.map((x, k) => Math.abs(x - truth[k]) / scale[k]));
+      return classCost(j, label) + config.l1Weight * l1 + config.giouWeight * (1 - overlaps(box, truth).giou);
+    }),
+  );
   return [...costs, Array.from({ length: n }, (_, j) => classCost(j, -1))];
 }
 
@@ -41,7 +53,9 @@ export function supplies({ boxes, objects }: Problem, stage: number, stages: num
   const n = boxes.length / 4;
   let units = Array.from({ length: objects.length / 4 }, (_, i) => {
     if (config.otaK > 0) return config.otaK;
-    const ious = Array.from({ length: n }, (_, j) => overlaps(row(boxes, j), row(objects, i)).iou).sort((a, b) => b - a);
+    const ious = Array.from({ length: n }, (_, j) => overlaps(row(boxes, j), row(objects, i)).iou).sort(
+      (a, b) => b - a,
+    );
     return Math.max(1, Math.floor(sum(ious.slice(0, config.otaTopQ))));
   });
   if (config.unitIncreasing) units = units.map((k) => Math.max(1, k - config.unitStep * (stages - stage)));
@@ -49,12 +63,23 @@ export function supplies({ boxes, objects }: Problem, stage: number, stages: num
 }
 
 /** The transport plan [M + 1][N], from u = v = 1, v first. */
-export function sinkhorn(costs: readonly (readonly number[])[], supply: readonly number[], config: MatchingConfig): number[][] {
-  const epsilon = config.sinkhornEpsilon, columns = costs[0].map((_, j) => j);
-  let u = supply.map(() => 1), v = columns.map(() => 1);
+export function sinkhorn(
+  costs: readonly (readonly number[])[],
+  supply: readonly number[],
+  config: MatchingConfig,
+): number[][] {
+  const epsilon = config.sinkhornEpsilon,
+    columns = costs[0].map((_, j) => j);
+  let u = supply.map(() => 1),
+    v = columns.map(() => 1);
   for (let iteration = 0; iteration < config.sinkhornIterations; iteration++) {
-    v = columns.map((j) => epsilon * (Math.log(1 + 1e-8) - logSumExp(u.map((x, i) => (x + v[j] - costs[i][j]) / epsilon))) + v[j]);
-    u = u.map((x, i) => epsilon * (Math.log(supply[i] + 1e-8) - logSumExp(columns.map((j) => (x + v[j] - costs[i][j]) / epsilon))) + x);
+    v = columns.map(
+      (j) => epsilon * (Math.log(1 + 1e-8) - logSumExp(u.map((x, i) => (x + v[j] - costs[i][j]) / epsilon))) + v[j],
+    );
+    u = u.map(
+      (x, i) =>
+        epsilon * (Math.log(supply[i] + 1e-8) - logSumExp(columns.map((j) => (x + v[j] - costs[i][j]) / epsilon))) + x,
+    );
   }
   return costs.map((cost, i) => cost.map((c, j) => Math.exp((u[i] + v[j] - c) / epsilon)));
 }

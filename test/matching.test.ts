@@ -40,13 +40,39 @@ function chunk<T>(values: readonly T[], size: number): T[][] {
 }
 
 /** Uploads problems of equal N and C, assigns, reads back. */
-async function assignProblems(device: Device, problems: Problems, config: MatchingConfig, capacity?: number): Promise<Assigned> {
-  const [{ boxes, classes }] = problems[0], n = boxes.length / 4, stages = problems.length, images = problems[0].length;
-  const flat = (pick: (p: Problem) => ArrayLike<number>): Float32Array<ArrayBuffer> => Float32Array.from(problems.flat().flatMap((p) => Array.from(pick(p))));
+async function assignProblems(
+  device: Device,
+  problems: Problems,
+  config: MatchingConfig,
+  capacity?: number,
+): Promise<Assigned> {
+  const [{ boxes, classes }] = problems[0],
+    n = boxes.length / 4,
+    stages = problems.length,
+    images = problems[0].length;
+  const flat = (pick: (p: Problem) => ArrayLike<number>): Float32Array<ArrayBuffer> =>
+    Float32Array.from(problems.flat().flatMap((p) => Array.from(pick(p))));
   const { rows, assignment } = device.scope(() => {
-    const targets = uploadTargets(device, problems[0].map(({ labels, objects }) => ({ labels, boxes: objects })), problems[0].map(({ size }) => size), capacity);
-    const logits = device.tensor(flat((p) => p.logits), [stages, images, n, classes]);
-    const found = assign(logits, device.tensor(flat((p) => p.boxes), [stages, images, n, 4]), targets, config, true);
+    const targets = uploadTargets(
+      device,
+      problems[0].map(({ labels, objects }) => ({ labels, boxes: objects })),
+      problems[0].map(({ size }) => size),
+      capacity,
+    );
+    const logits = device.tensor(
+      flat((p) => p.logits),
+      [stages, images, n, classes],
+    );
+    const found = assign(
+      logits,
+      device.tensor(
+        flat((p) => p.boxes),
+        [stages, images, n, 4],
+      ),
+      targets,
+      config,
+      true,
+    );
     for (const tensor of Object.values(found) as Assignment[keyof Assignment][]) if (tensor) device.keep(tensor);
     return { rows: targets.maxObjects, assignment: found };
   });
@@ -93,15 +119,31 @@ describe.each(devices)('$label', ({ device }) => {
       ['as many objects as rows, one class', 24, [8, 16], { ...OTA, unitIncreasing: false }, 1],
       ['more objects than proposals', 5, [9, 12], OTA, 2],
       ['one proposal', 1, [1, 3], OTA, 1],
-      ['fixed fractional k, other weights', 33, [3, 5], { ...OTA, otaK: 2.5, classWeight: 1, l1Weight: 3, giouWeight: 4, focalGamma: 1.5, focalAlpha: 0.4 }, 2],
-      ['top-q of 3, epsilon 0.2, 10 iterations', 40, [2, 6], { ...OTA, otaTopQ: 3, sinkhornEpsilon: 0.2, sinkhornIterations: 10 }, 2],
+      [
+        'fixed fractional k, other weights',
+        33,
+        [3, 5],
+        { ...OTA, otaK: 2.5, classWeight: 1, l1Weight: 3, giouWeight: 4, focalGamma: 1.5, focalAlpha: 0.4 },
+        2,
+      ],
+      [
+        'top-q of 3, epsilon 0.2, 10 iterations',
+        40,
+        [2, 6],
+        { ...OTA, otaTopQ: 3, sinkhornEpsilon: 0.2, sinkhornIterations: 10 },
+        2,
+      ],
       ['300 proposals, 100 objects', 300, [100], OTA, 1],
     ];
     test.each(variants)('float64: %s', async (_, n, objects, config, stages) => {
-      const problems = Array.from({ length: stages }, (_, t) => objects.map((m, b) => {
-        const first = randomProblem(n, m, 6, 10 * n + b);
-        return t === 0 ? first : { ...randomProblem(n, m, 6, 100 * n + 10 * t + b), labels: first.labels, objects: first.objects };
-      }));
+      const problems = Array.from({ length: stages }, (_, t) =>
+        objects.map((m, b) => {
+          const first = randomProblem(n, m, 6, 10 * n + b);
+          return t === 0
+            ? first
+            : { ...randomProblem(n, m, 6, 100 * n + 10 * t + b), labels: first.labels, objects: first.objects };
+        }),
+      );
       const { matched, supply, plan, positives, counts } = await assignProblems(device, problems, config);
       problems.forEach((images, t) => {
         images.forEach((problem, b) => {
@@ -114,11 +156,16 @@ describe.each(devices)('$label', ({ device }) => {
           const given = [...units, n - units.reduce((x, y) => x + y, 0)];
           expect(relativeError(inUse(supply[t][b], m), given), 'supply').toBeLessThanOrEqual(1e-6);
           const expected = sinkhorn(transportCosts(problem, config), given, config);
-          expect(relativeError(inUse(plan[t][b], m).flat(), expected.flat()), 'plan').toBeLessThanOrEqual(PLAN_TOLERANCE);
+          expect(relativeError(inUse(plan[t][b], m).flat(), expected.flat()), 'plan').toBeLessThanOrEqual(
+            PLAN_TOLERANCE,
+          );
           expect(matched[t][b]).toEqual(decodePlan(expected));
           inUse(plan[t][b], m).forEach((entries, i) => {
             const ships = entries.reduce((x, y) => x + y, 0);
-            expect(Math.abs(ships - given[i]) / Math.max(1, given[i]), 'the last update leaves every row with its supply').toBeLessThanOrEqual(PLAN_TOLERANCE);
+            expect(
+              Math.abs(ships - given[i]) / Math.max(1, given[i]),
+              'the last update leaves every row with its supply',
+            ).toBeLessThanOrEqual(PLAN_TOLERANCE);
           });
         });
         const found = matched[t].flat().filter((i) => i >= 0).length;
@@ -128,8 +175,13 @@ describe.each(devices)('$label', ({ device }) => {
     });
 
     test('columns receive one unit when the iterations have converged', async () => {
-      const { plan } = await assignProblems(device, [[randomProblem(30, 4, 6, 5)]], { ...OTA, sinkhornEpsilon: 1, sinkhornIterations: 200 });
-      for (let j = 0; j < 30; j++) expect(Math.abs(plan[0][0].reduce((total, entries) => total + entries[j], 0) - 1)).toBeLessThanOrEqual(1e-4);
+      const { plan } = await assignProblems(device, [[randomProblem(30, 4, 6, 5)]], {
+        ...OTA,
+        sinkhornEpsilon: 1,
+        sinkhornIterations: 200,
+      });
+      for (let j = 0; j < 30; j++)
+        expect(Math.abs(plan[0][0].reduce((total, entries) => total + entries[j], 0) - 1)).toBeLessThanOrEqual(1e-4);
     });
 
     test('at least a fifth of the proposals stay background however many objects there are', async () => {
@@ -159,32 +211,67 @@ describe.each(devices)('$label', ({ device }) => {
       'all equal': () => 2.5,
       'of very different sizes': (random) => Math.fround(Math.exp(4 * random.normal())),
     };
-    const dimensions = [[1, 1], [1, 9], [9, 1], [7, 7], [5, 23], [23, 5], [40, 40], [12, 300], [300, 12]] as const;
+    const dimensions = [
+      [1, 1],
+      [1, 9],
+      [9, 1],
+      [7, 7],
+      [5, 23],
+      [23, 5],
+      [40, 40],
+      [12, 300],
+      [300, 12],
+    ] as const;
 
     test.each(Object.entries(kinds))('the least total cost, as another solver finds it: costs %s', async (_, draw) => {
       for (const [n, m] of dimensions) {
         const random = new Random(n * 1000 + m);
-        const costs = Array.from({ length: n * m > 1600 ? 4 : 16 }, () => Array.from({ length: n * m }, () => draw(random)));
+        const costs = Array.from({ length: n * m > 1600 ? 4 : 16 }, () =>
+          Array.from({ length: n * m }, () => draw(random)),
+        );
         const totals = await solve(costs, n, m);
         costs.forEach((cost, p) => {
           const { rowAssignments } = referenceAssignment(chunk(cost, m), { maximaze: false });
-          const least = Array.from(rowAssignments).reduce((total, j, i) => (j >= 0 ? total + cost[i * m + j] : total), 0);
+          const least = Array.from(rowAssignments).reduce(
+            (total, j, i) => (j >= 0 ? total + cost[i * m + j] : total),
+            0,
+          );
           const scale = cost.reduce((sum, c) => sum + Math.abs(c), 0) / Math.max(n, m);
-          expect(Math.abs(totals[p] - least) / Math.max(scale, 1e-9), `${n} x ${m}, problem ${p}: ${totals[p]} against ${least}`).toBeLessThanOrEqual(1e-5);
+          expect(
+            Math.abs(totals[p] - least) / Math.max(scale, 1e-9),
+            `${n} x ${m}, problem ${p}: ${totals[p]} against ${least}`,
+          ).toBeLessThanOrEqual(1e-5);
         });
       }
     });
 
     test('brute force over all permutations', async () => {
-      const least = (cost: readonly number[], n: number, m: number, i = 0, used = 0, skips = Math.max(0, n - m)): number => {
+      const least = (
+        cost: readonly number[],
+        n: number,
+        m: number,
+        i = 0,
+        used = 0,
+        skips = Math.max(0, n - m),
+      ): number => {
         if (i === n) return 0;
         let best = skips > 0 ? least(cost, n, m, i + 1, used, skips - 1) : Infinity;
-        for (let j = 0; j < m; j++) if (!(used & (1 << j))) best = Math.min(best, cost[i * m + j] + least(cost, n, m, i + 1, used | (1 << j), skips));
+        for (let j = 0; j < m; j++)
+          if (!(used & (1 << j)))
+            best = Math.min(best, cost[i * m + j] + least(cost, n, m, i + 1, used | (1 << j), skips));
         return best;
       };
-      for (const [n, m] of [[2, 2], [3, 5], [5, 3], [5, 5], [2, 6]]) {
+      for (const [n, m] of [
+        [2, 2],
+        [3, 5],
+        [5, 3],
+        [5, 5],
+        [2, 6],
+      ]) {
         const random = new Random(n, m);
-        const costs = Array.from({ length: 50 }, (_, p) => Array.from({ length: n * m }, () => (p % 2 ? random.integer(4) : Math.fround(random.normal()))));
+        const costs = Array.from({ length: 50 }, (_, p) =>
+          Array.from({ length: n * m }, () => (p % 2 ? random.integer(4) : Math.fround(random.normal()))),
+        );
         (await solve(costs, n, m)).forEach((total, p) => expect(total).toBeCloseTo(least(costs[p], n, m), 5));
       }
     });
@@ -201,12 +288,16 @@ describe.each(devices)('$label', ({ device }) => {
         nothing: linearSumAssignment(device.tensor(new Float32Array(3 * 20 * 30).fill(NaN), [3, 20, 30])),
       }));
       expect(Array.from(await columns.read())).toEqual([1, 0]);
-      for (const found of chunk(Array.from(await nothing.read()), 20)) expect(new Set(found).size, 'distinct columns').toBe(20);
+      for (const found of chunk(Array.from(await nothing.read()), 20))
+        expect(new Set(found).size, 'distinct columns').toBe(20);
       [columns, nothing].forEach((tensor) => tensor.dispose());
     });
 
     test('no columns, no rows', async () => {
-      const [a, b] = device.scope(() => [linearSumAssignment(device.empty([2, 3, 0])), linearSumAssignment(device.empty([2, 0, 3]))]);
+      const [a, b] = device.scope(() => [
+        linearSumAssignment(device.empty([2, 3, 0])),
+        linearSumAssignment(device.empty([2, 0, 3])),
+      ]);
       expect(Array.from(await a.read())).toEqual(new Array(6).fill(-1));
       expect(b.shape).toEqual([2, 0]);
       [a, b].forEach((tensor) => tensor.dispose());
@@ -228,13 +319,33 @@ describe.each(devices)('$label', ({ device }) => {
     test('what pads the targets has no influence, be it NaN', async () => {
       const { rows, matched } = await assignProblems(device, [images], config);
       const hostile = device.scope(() => {
-        const targets = uploadTargets(device, images.map(({ labels, objects }) => ({ labels, boxes: objects })), images.map(({ size }) => size), rows);
-        const boxes = new Float32Array(images.length * rows * 4).fill(NaN), labels = new Uint32Array(images.length * rows).fill(0xffffffff);
-        images.forEach((image, b) => { boxes.set(image.objects, b * rows * 4); labels.set(image.labels, b * rows); });
+        const targets = uploadTargets(
+          device,
+          images.map(({ labels, objects }) => ({ labels, boxes: objects })),
+          images.map(({ size }) => size),
+          rows,
+        );
+        const boxes = new Float32Array(images.length * rows * 4).fill(NaN),
+          labels = new Uint32Array(images.length * rows).fill(0xffffffff);
+        images.forEach((image, b) => {
+          boxes.set(image.objects, b * rows * 4);
+          labels.set(image.labels, b * rows);
+        });
         device.write(targets.boxes, boxes);
         device.write(targets.labels, labels);
         const flat = (pick: (p: Problem) => ArrayLike<number>): number[] => images.flatMap((p) => Array.from(pick(p)));
-        return assign(device.tensor(flat((p) => p.logits), [1, 4, 21, 5]), device.tensor(flat((p) => p.boxes), [1, 4, 21, 4]), targets, config).matched;
+        return assign(
+          device.tensor(
+            flat((p) => p.logits),
+            [1, 4, 21, 5],
+          ),
+          device.tensor(
+            flat((p) => p.boxes),
+            [1, 4, 21, 4],
+          ),
+          targets,
+          config,
+        ).matched;
       });
       expect(chunk(Array.from(await hostile.read()), 21)).toEqual(matched[0]);
       hostile.dispose();
@@ -243,7 +354,8 @@ describe.each(devices)('$label', ({ device }) => {
     test('NaN and infinite predictions neither hang nor leave the range', async () => {
       const [image] = images;
       for (const bad of [NaN, Infinity, -Infinity]) {
-        const boxes = Array.from(image.boxes, (x, i) => (i % 5 === 0 ? bad : x)), logits = Array.from(image.logits, (x, i) => (i % 7 === 0 ? bad : x));
+        const boxes = Array.from(image.boxes, (x, i) => (i % 5 === 0 ? bad : x)),
+          logits = Array.from(image.logits, (x, i) => (i % 7 === 0 ? bad : x));
         const { matched } = await assignProblems(device, [[{ ...image, boxes, logits }]], config);
         for (const i of matched[0][0]) expect(i >= -1 && i < 3, `matched to ${i}`).toBe(true);
       }
@@ -261,7 +373,11 @@ describe.each(devices)('$label', ({ device }) => {
       const logits = device.parameter(Float32Array.from(images.flatMap((p) => Array.from(p.logits))), [4, 21, 5]);
       const boxes = device.parameter(Float32Array.from(images.flatMap((p) => Array.from(p.boxes))), [4, 21, 4]);
       const loss = (): Tensor => {
-        const targets = uploadTargets(device, images.map(({ labels, objects }) => ({ labels, boxes: objects })), images.map(({ size }) => size));
+        const targets = uploadTargets(
+          device,
+          images.map(({ labels, objects }) => ({ labels, boxes: objects })),
+          images.map(({ size }) => size),
+        );
         return criterion([{ logits, boxes }], targets, { ...config, numStages: 1 }).total;
       };
       const totals: number[] = [];
@@ -273,10 +389,16 @@ describe.each(devices)('$label', ({ device }) => {
         });
         totals.push(await total.item());
         total.dispose();
-        for (const [parameter, rate] of [[logits, 1], [boxes, 1]] as const) {
+        for (const [parameter, rate] of [
+          [logits, 1],
+          [boxes, 1],
+        ] as const) {
           const [values, gradient] = [await parameter.read(), await parameter.grad!.read()];
           parameter.zeroGrad();
-          device.write(parameter, Float32Array.from(values, (x, i) => x - rate * gradient[i]));
+          device.write(
+            parameter,
+            Float32Array.from(values, (x, i) => x - rate * gradient[i]),
+          );
         }
       }
       [logits, boxes].forEach((parameter) => parameter.dispose());
@@ -286,61 +408,124 @@ describe.each(devices)('$label', ({ device }) => {
   });
 
   test('objects that cannot be: errors name image and field', () => {
-    const upload = (labels: number[], boxes: number[], capacity?: number): (() => unknown) => () => device.scope(() => uploadTargets(device, [{ labels: [], boxes: [] }, { labels, boxes }], [[9, 9], [9, 9]], capacity));
+    const upload =
+      (labels: number[], boxes: number[], capacity?: number): (() => unknown) =>
+      () =>
+        device.scope(() =>
+          uploadTargets(
+            device,
+            [
+              { labels: [], boxes: [] },
+              { labels, boxes },
+            ],
+            [
+              [9, 9],
+              [9, 9],
+            ],
+            capacity,
+          ),
+        );
     expect(upload([1], [0, 0, 1])).toThrow('uploadTargets: boxes of image 1 must be 4 numbers for 1 labels, got 3');
-    expect(upload([-1], [0, 0, 1, 1])).toThrow('uploadTargets: labels of image 1 must be integers of at least 0, got -1 at 0');
+    expect(upload([-1], [0, 0, 1, 1])).toThrow(
+      'uploadTargets: labels of image 1 must be integers of at least 0, got -1 at 0',
+    );
     expect(upload([1], [0, 0, NaN, 1])).toThrow('uploadTargets: boxes of image 1 must be finite, got NaN in box 0');
-    expect(upload([1, 2], [0, 0, 1, 1, 0, 0, 1, 1], 1)).toThrow('uploadTargets: capacity must be an integer of at least 2, got 1');
+    expect(upload([1, 2], [0, 0, 1, 1, 0, 0, 1, 1], 1)).toThrow(
+      'uploadTargets: capacity must be an integer of at least 2, got 1',
+    );
     const beyond = { ...randomProblem(4, 1, 3, 1), labels: [3] };
-    return expect(assignProblems(device, [[beyond]], { ...PAPER_R50, matcher: 'ota' })).rejects.toThrow("assign: labels must be below the model's 3 classes, got 3");
+    return expect(assignProblems(device, [[beyond]], { ...PAPER_R50, matcher: 'ota' })).rejects.toThrow(
+      "assign: labels must be below the model's 3 classes, got 3",
+    );
   });
 
   describe.each(GOLDEN_NAMES)('recorded: %s', (name) => {
     const golden: Golden = readGolden(name);
     const number = (key: string): number => Number(golden.config[key]);
     const config: MatchingConfig = {
-      matcher: golden.config.matcher === 'ota' ? 'ota' : 'hungarian', otaK: number('ota_k'), otaTopQ: number('ota_top_q'), unitIncreasing: golden.config.unit_increasing === true,
-      unitStep: number('unit_step'), maxPositiveFraction: number('max_positive_fraction'), sinkhornEpsilon: number('sinkhorn_epsilon'), sinkhornIterations: number('sinkhorn_iterations'),
-      classWeight: number('class_weight'), l1Weight: number('l1_weight'), giouWeight: number('giou_weight'), focalAlpha: number('focal_alpha'), focalGamma: number('focal_gamma'),
+      matcher: golden.config.matcher === 'ota' ? 'ota' : 'hungarian',
+      otaK: number('ota_k'),
+      otaTopQ: number('ota_top_q'),
+      unitIncreasing: golden.config.unit_increasing === true,
+      unitStep: number('unit_step'),
+      maxPositiveFraction: number('max_positive_fraction'),
+      sinkhornEpsilon: number('sinkhorn_epsilon'),
+      sinkhornIterations: number('sinkhorn_iterations'),
+      classWeight: number('class_weight'),
+      l1Weight: number('l1_weight'),
+      giouWeight: number('giou_weight'),
+      focalAlpha: number('focal_alpha'),
+      focalGamma: number('focal_gamma'),
     };
-    const n = number('num_proposals'), classes = number('num_classes');
-    const problems = Array.from({ length: number('num_stages') }, (_, t) => golden.meta.sizes.map((_, b): Problem => {
-      const [height, width] = golden.floats(`images.${b}`).shape.slice(1);
-      const part = (tensor: string, size: number): Float32Array => golden.floats(`stage${t}.${tensor}`).data.subarray(b * n * size, (b + 1) * n * size);
-      return {
-        classes, logits: part('logits', classes), boxes: part('boxes', 4), labels: golden.integers(`targets.${b}.labels`).data, objects: golden.floats(`targets.${b}.boxes`).data,
-        size: [width, height],
-      };
-    }));
+    const n = number('num_proposals'),
+      classes = number('num_classes');
+    const problems = Array.from({ length: number('num_stages') }, (_, t) =>
+      golden.meta.sizes.map((_, b): Problem => {
+        const [height, width] = golden.floats(`images.${b}`).shape.slice(1);
+        const part = (tensor: string, size: number): Float32Array =>
+          golden.floats(`stage${t}.${tensor}`).data.subarray(b * n * size, (b + 1) * n * size);
+        return {
+          classes,
+          logits: part('logits', classes),
+          boxes: part('boxes', 4),
+          labels: golden.integers(`targets.${b}.labels`).data,
+          objects: golden.floats(`targets.${b}.boxes`).data,
+          size: [width, height],
+        };
+      }),
+    );
 
     test('the same losses', async () => {
       const parts = device.scope(() => {
-        const targets = uploadTargets(device, problems[0].map(({ labels, objects }) => ({ labels, boxes: objects })), problems[0].map(({ size }) => size));
+        const targets = uploadTargets(
+          device,
+          problems[0].map(({ labels, objects }) => ({ labels, boxes: objects })),
+          problems[0].map(({ size }) => size),
+        );
         const stages = problems.map((images) => ({
-          logits: device.tensor(images.flatMap((p) => Array.from(p.logits)), [images.length, n, classes]),
-          boxes: device.tensor(images.flatMap((p) => Array.from(p.boxes)), [images.length, n, 4]),
+          logits: device.tensor(
+            images.flatMap((p) => Array.from(p.logits)),
+            [images.length, n, classes],
+          ),
+          boxes: device.tensor(
+            images.flatMap((p) => Array.from(p.boxes)),
+            [images.length, n, 4],
+          ),
         }));
         const losses = criterion(stages, targets, { ...config, numStages: stages.length });
         return [losses.parts, losses.total];
       });
       const [byStage, total] = [await parts[0].read(), await parts[1].item()];
       parts.forEach((tensor) => tensor.dispose());
-      const expected = problems.flatMap((_, t) => ['ce', 'l1', 'giou'].map((part) => golden.floats(`loss.${part}_${t}`).data[0]));
+      const expected = problems.flatMap((_, t) =>
+        ['ce', 'l1', 'giou'].map((part) => golden.floats(`loss.${part}_${t}`).data[0]),
+      );
       expect(relativeError(byStage, expected)).toBeLessThanOrEqual(LOSS_TOLERANCE);
       expect(relativeError([total], golden.floats('loss.total').data)).toBeLessThanOrEqual(LOSS_TOLERANCE);
     });
 
     test('the same matches, supplies and plans', async () => {
       const { matched, supply, plan } = await assignProblems(device, problems, config);
-      problems.forEach((images, t) => images.forEach(({ labels: { length: m } }, b) => {
-        const { shape: [, pairs], data } = golden.integers(`stage${t}.match.${b}`);
-        const expected = new Array<number>(n).fill(-1);
-        for (let i = 0; i < pairs; i++) expected[data[i]] = data[pairs + i];
-        expect(matched[t][b], `stage ${t}, image ${b}`).toEqual(expected);
-        if (config.matcher === 'hungarian' || m === 0) return;
-        expect(relativeError(supply[t][b].slice(0, m), golden.floats(`stage${t}.supply.${b}`).data), 'supply').toBeLessThanOrEqual(1e-6);
-        expect(relativeError(inUse(plan[t][b], m).flat(), golden.floats(`stage${t}.plan.${b}`).data), 'plan').toBeLessThanOrEqual(PLAN_TOLERANCE);
-      }));
+      problems.forEach((images, t) =>
+        images.forEach(({ labels: { length: m } }, b) => {
+          const {
+            shape: [, pairs],
+            data,
+          } = golden.integers(`stage${t}.match.${b}`);
+          const expected = new Array<number>(n).fill(-1);
+          for (let i = 0; i < pairs; i++) expected[data[i]] = data[pairs + i];
+          expect(matched[t][b], `stage ${t}, image ${b}`).toEqual(expected);
+          if (config.matcher === 'hungarian' || m === 0) return;
+          expect(
+            relativeError(supply[t][b].slice(0, m), golden.floats(`stage${t}.supply.${b}`).data),
+            'supply',
+          ).toBeLessThanOrEqual(1e-6);
+          expect(
+            relativeError(inUse(plan[t][b], m).flat(), golden.floats(`stage${t}.plan.${b}`).data),
+            'plan',
+          ).toBeLessThanOrEqual(PLAN_TOLERANCE);
+        }),
+      );
     });
   });
 });

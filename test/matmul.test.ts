@@ -12,32 +12,49 @@ test('operands that do not fit are refused by name', () => {
   device.scope(() => {
     const a = device.zeros([2, 3, 4]);
     expect(() => matmul(a, device.zeros([5, 6]))).toThrow('matmul: b must be [..., 4, N] for a [2, 3, 4], got [5, 6]');
-    expect(() => matmul(a, device.zeros([6, 5]), { transposeB: true })).toThrow('matmul: b must be [..., N, 4] for a [2, 3, 4], got [6, 5]');
-    expect(() => matmul(a, device.zeros([3, 4, 6]))).toThrow('matmul: b must be of batch [2] as a, or 2-D, got [3, 4, 6]');
+    expect(() => matmul(a, device.zeros([6, 5]), { transposeB: true })).toThrow(
+      'matmul: b must be [..., N, 4] for a [2, 3, 4], got [6, 5]',
+    );
+    expect(() => matmul(a, device.zeros([3, 4, 6]))).toThrow(
+      'matmul: b must be of batch [2] as a, or 2-D, got [3, 4, 6]',
+    );
     expect(() => matmul(a, device.zeros([4]))).toThrow('matmul: b must be of rank 2 or more, got [4]');
-    expect(() => linear(a, device.zeros([5, 3]), null)).toThrow('linear: weight must be [N, 4] for x [2, 3, 4], got [5, 3]');
-    expect(() => linear(a, device.zeros([5, 4]), device.zeros([4]))).toThrow('linear: bias must be [5] for weight [5, 4], got [4]');
+    expect(() => linear(a, device.zeros([5, 3]), null)).toThrow(
+      'linear: weight must be [N, 4] for x [2, 3, 4], got [5, 3]',
+    );
+    expect(() => linear(a, device.zeros([5, 4]), device.zeros([4]))).toThrow(
+      'linear: bias must be [5] for weight [5, 4], got [4]',
+    );
   });
 });
 
 test.each(devices)('more tiles than a grid has workgroups in one dimension ($label)', async ({ device }) => {
   const rows = 65536 * 32 + 5; // one column tile: a workgroup for every 32 rows, or fewer
   const x = new Random(1).uniformArray(rows);
-  const y = device.scope(() => linear(device.tensor(x, [rows, 1]), device.tensor([2, -3], [2, 1]), device.tensor([1, 0])));
+  const y = device.scope(() =>
+    linear(device.tensor(x, [rows, 1]), device.tensor([2, -3], [2, 1]), device.tensor([1, 0])),
+  );
   const values = await y.read();
   y.dispose();
   const rowsToCheck = [0, 31, 65535 * 16, 65535 * 32, 65536 * 32, rows - 1];
-  expect(relativeError(rowsToCheck.flatMap((row) => [values[2 * row], values[2 * row + 1]]), rowsToCheck.flatMap((row) => [2 * x[row] + 1, -3 * x[row]]))).toBeLessThan(1e-6);
+  expect(
+    relativeError(
+      rowsToCheck.flatMap((row) => [values[2 * row], values[2 * row + 1]]),
+      rowsToCheck.flatMap((row) => [2 * x[row] + 1, -3 * x[row]]),
+    ),
+  ).toBeLessThan(1e-6);
 });
 
 test('works at the limits that every WebGPU device has', async () => {
   for (const subgroups of [true, false]) {
     const device = await openDevice({ limits: 'default', subgroups });
     const random = new Random(2);
-    const a = random.normalArray(70 * 40), b = random.normalArray(40 * 72);
+    const a = random.normalArray(70 * 40),
+      b = random.normalArray(40 * 72);
     const c = device.scope(() => matmul(device.tensor(a, [70, 40]), device.tensor(b, [40, 72])));
     const expected = Float64Array.from({ length: 70 * 72 }, (_, i) => {
-      const row = Math.floor(i / 72), column = i % 72;
+      const row = Math.floor(i / 72),
+        column = i % 72;
       return Array.from({ length: 40 }, (__, k) => a[row * 40 + k] * b[k * 72 + column]).reduce((sum, x) => sum + x, 0);
     });
     expect(relativeError(await c.read(), expected)).toBeLessThan(1e-6);
@@ -48,8 +65,14 @@ test('works at the limits that every WebGPU device has', async () => {
 
 test('a long sum into a large output is not split beyond what a buffer holds at the default limits', async () => {
   const device = await openDevice({ limits: 'default' });
-  const side = 4128, k = 1088; // two partial outputs of 68 MB each, side by side, would be more than 128 MiB
-  const y = device.scope(() => matmul(device.tensor(new Float32Array(side * k).fill(0.5), [side, k]), device.tensor(new Float32Array(k * side).fill(2), [k, side])));
+  const side = 4128,
+    k = 1088; // two partial outputs of 68 MB each, side by side, would be more than 128 MiB
+  const y = device.scope(() =>
+    matmul(
+      device.tensor(new Float32Array(side * k).fill(0.5), [side, k]),
+      device.tensor(new Float32Array(k * side).fill(2), [k, side]),
+    ),
+  );
   const values = await y.read();
   expect([values[0], values[side + 1], values[values.length - 1]]).toEqual([k, k, k]);
   device.destroy();

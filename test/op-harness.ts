@@ -40,12 +40,18 @@ export function ndarray(shape: readonly number[], data: ArrayLike<number>): NdAr
 }
 
 /** Normal values, rounded to f32 so that both sides start from the same numbers. */
-export function randomInput(shape: readonly number[], seed: number, options: { scale?: number; shift?: number; awayFromZero?: number; differentiate?: boolean } = {}): OpInput {
+export function randomInput(
+  shape: readonly number[],
+  seed: number,
+  options: { scale?: number; shift?: number; awayFromZero?: number; differentiate?: boolean } = {},
+): OpInput {
   const { scale = 1, shift = 0, awayFromZero = 0, differentiate } = options;
   const random = new Random(seed);
   const data = Float64Array.from({ length: sizeOf(shape) }, () => {
     const value = random.normal() * scale + shift;
-    return Math.fround(Math.abs(value) < awayFromZero ? Math.sign(value || 1) * (awayFromZero + Math.abs(value)) : value);
+    return Math.fround(
+      Math.abs(value) < awayFromZero ? Math.sign(value || 1) * (awayFromZero + Math.abs(value)) : value,
+    );
   });
   return { shape, data, ...(differentiate === undefined ? {} : { differentiate }) };
 }
@@ -57,14 +63,19 @@ export function integerInput(shape: readonly number[], bound: number, seed: numb
 }
 
 /** Cases from a fast-check arbitrary, always the same ones. */
-export function sampleCases<T>(count: number, arbitrary: fc.Arbitrary<T>, toCase: (value: T, index: number) => OpCase): OpCase[] {
+export function sampleCases<T>(
+  count: number,
+  arbitrary: fc.Arbitrary<T>,
+  toCase: (value: T, index: number) => OpCase,
+): OpCase[] {
   return fc.sample(arbitrary, { seed: 20220521, numRuns: count }).map(toCase);
 }
 
 /** sqrt(sum (a-b)^2 / sum b^2); NaN and infinities that differ count as infinitely wrong. */
 export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
   if (actual.length !== expected.length) return Infinity;
-  let difference = 0, norm = 0;
+  let difference = 0,
+    norm = 0;
   for (let i = 0; i < expected.length; i++) {
     if (Object.is(actual[i], expected[i]) || actual[i] === expected[i]) {
       if (Number.isFinite(expected[i])) norm += expected[i] ** 2;
@@ -83,7 +94,12 @@ function upload(device: Device, input: OpInput): Tensor {
   return device.tensor(Float32Array.from(input.data), input.shape);
 }
 
-async function evaluate(device: Device, op: OpCase, cotangent: Float32Array<ArrayBuffer> | null, inference = false): Promise<{ shape: readonly number[]; output: Float64Array; gradients: (Float64Array | null)[] }> {
+async function evaluate(
+  device: Device,
+  op: OpCase,
+  cotangent: Float32Array<ArrayBuffer> | null,
+  inference = false,
+): Promise<{ shape: readonly number[]; output: Float64Array; gradients: (Float64Array | null)[] }> {
   const kept = device.scope(() => {
     const inputs = op.inputs.map((input) => {
       const tensor = device.keep(upload(device, input));
@@ -108,7 +124,9 @@ async function evaluate(device: Device, op: OpCase, cotangent: Float32Array<Arra
 
 /** Coordinates to differentiate along: all of a small input, a sample of a large one. */
 function coordinates(size: number, random: Random): number[] {
-  return size <= 24 ? Array.from({ length: size }, (_, i) => i) : Array.from({ length: 24 }, () => random.integer(size));
+  return size <= 24
+    ? Array.from({ length: size }, (_, i) => i)
+    : Array.from({ length: 24 }, () => random.integer(size));
 }
 
 const weightedSum = (values: ArrayLike<number>, weights: ArrayLike<number>): number => {
@@ -133,7 +151,10 @@ export async function checkOp(device: Device, op: OpCase, differentiable: boolea
   if (device.force.convolution) {
     // Without gradients other variants may be taken.
     const inferred = await evaluate(device, op, null, true);
-    expect(relativeError(inferred.output, expected.data), 'relative L2 error of the output in inference').toBeLessThanOrEqual(tolerance);
+    expect(
+      relativeError(inferred.output, expected.data),
+      'relative L2 error of the output in inference',
+    ).toBeLessThanOrEqual(tolerance);
   }
   expect(device.memory().liveBytes, 'live GPU bytes afterwards').toBe(before);
   if (!cotangent) return;
@@ -152,16 +173,30 @@ export async function checkOp(device: Device, op: OpCase, differentiable: boolea
     };
     const step = op.step ?? 1e-5;
     const picked = coordinates(input.data.length, random);
-    const numeric = picked.map((i) => along((data, amount) => { data[i] += amount; }, step * Math.max(1, Math.abs(input.data[i]))));
+    const numeric = picked.map((i) =>
+      along(
+        (data, amount) => {
+          data[i] += amount;
+        },
+        step * Math.max(1, Math.abs(input.data[i])),
+      ),
+    );
     const got = picked.map((i) => gradient[i]);
     // Scaled by the typical size of the whole gradient: a coordinate that happens to be near zero is no reason to be exact there.
     const rms = Math.sqrt(weightedSum(gradient, gradient) / gradient.length);
     const floor = Math.max(Math.sqrt(weightedSum(numeric, numeric) / numeric.length), rms, 1e-12);
     const worst = Math.max(...numeric.map((value, i) => Math.abs(value - got[i])));
-    expect(worst / floor, `gradient of input ${which} by single coordinates`).toBeLessThanOrEqual(10 * tolerance + 1e-5);
+    expect(worst / floor, `gradient of input ${which} by single coordinates`).toBeLessThanOrEqual(
+      10 * tolerance + 1e-5,
+    );
     const direction = new Random(11, which).normalArray(input.data.length);
-    const directional = along((data, amount) => { for (let i = 0; i < data.length; i++) data[i] += amount * direction[i]; }, step / Math.sqrt(input.data.length));
+    const directional = along((data, amount) => {
+      for (let i = 0; i < data.length; i++) data[i] += amount * direction[i];
+    }, step / Math.sqrt(input.data.length));
     const scale = Math.max(rms * Math.sqrt(gradient.length), Math.abs(directional), 1e-12);
-    expect(Math.abs(directional - weightedSum(gradient, direction)) / scale, `gradient of input ${which} along a random direction`).toBeLessThanOrEqual(10 * tolerance + 1e-5);
+    expect(
+      Math.abs(directional - weightedSum(gradient, direction)) / scale,
+      `gradient of input ${which} along a random direction`,
+    ).toBeLessThanOrEqual(10 * tolerance + 1e-5);
   });
 }

@@ -1,13 +1,30 @@
 /** Optimisers against float64 re-implementations of torch.optim and clip_grad_norm_, their state, and the learning-rate schedule. */
 import { describe, expect, test } from 'vitest';
-import { AdamW, backward, FlatParameters, learningRateAt, linear, Random, SGD, type NamedParameter, type OptimizerState, type Tensor } from '../engine/index.ts';
+import {
+  AdamW,
+  backward,
+  FlatParameters,
+  learningRateAt,
+  linear,
+  Random,
+  SGD,
+  type NamedParameter,
+  type OptimizerState,
+  type Tensor,
+} from '../engine/index.ts';
 import { testDevice } from './devices.ts';
 import { relativeError, sizeOf } from './op-harness.ts';
 
 const device = await testDevice();
 
 /** Odd sizes, a scalar, a whole block, more than one block of the norm's partial sums. */
-const SHAPES: Readonly<Record<string, readonly number[]>> = { weight: [3, 5], bias: [7], scale: [], block: [64], large: [131, 67] };
+const SHAPES: Readonly<Record<string, readonly number[]>> = {
+  weight: [3, 5],
+  bias: [7],
+  scale: [],
+  block: [64],
+  large: [131, 67],
+};
 const NAMES = Object.keys(SHAPES);
 /** f32 rounding over a few steps; a wrong constant is off by far more. */
 const TOLERANCE = 2e-6;
@@ -15,21 +32,27 @@ const TOLERANCE = 2e-6;
 type Values = Record<string, Float64Array>;
 
 const randomValues = (seed: number, scale = 1): Values =>
-  Object.fromEntries(NAMES.map((name, i) => [name, Float64Array.from(new Random(seed, i).normalArray(sizeOf(SHAPES[name]), 0, scale))]));
+  Object.fromEntries(
+    NAMES.map((name, i) => [name, Float64Array.from(new Random(seed, i).normalArray(sizeOf(SHAPES[name]), 0, scale))]),
+  );
 
-const parametersOf = (values: Values): NamedParameter[] => NAMES.map((name) => ({ name, tensor: device.parameter(Float32Array.from(values[name]), SHAPES[name]) }));
+const parametersOf = (values: Values): NamedParameter[] =>
+  NAMES.map((name) => ({ name, tensor: device.parameter(Float32Array.from(values[name]), SHAPES[name]) }));
 
 /** Gradients as a training gives them: through `backward`, which adds them up. */
 function accumulate(parameters: readonly NamedParameter[], gradients: Values): void {
   device.scope(() => {
-    for (const { name, tensor } of parameters) if (gradients[name]) backward(tensor, device.tensor(Float32Array.from(gradients[name]), tensor.shape));
+    for (const { name, tensor } of parameters)
+      if (gradients[name]) backward(tensor, device.tensor(Float32Array.from(gradients[name]), tensor.shape));
   });
 }
 
 const read = async (tensor: Tensor): Promise<Float32Array> => (await tensor.read()) as Float32Array;
 
 async function readAll(parameters: readonly NamedParameter[]): Promise<Record<string, Float32Array>> {
-  return Object.fromEntries(await Promise.all(parameters.map(async ({ name, tensor }) => [name, await read(tensor)] as const)));
+  return Object.fromEntries(
+    await Promise.all(parameters.map(async ({ name, tensor }) => [name, await read(tensor)] as const)),
+  );
 }
 
 function free(parameters: readonly NamedParameter[]): void {
@@ -49,12 +72,20 @@ interface Clipping {
 }
 
 /** torch.nn.utils.clip_grad_norm_ after scaling; parameters without a gradient are not in `gradients`. */
-function clip(gradients: Values, { maxGradientNorm = Infinity, gradientScale = 1 }: Clipping): { norm: number; clipped: Values } {
+function clip(
+  gradients: Values,
+  { maxGradientNorm = Infinity, gradientScale = 1 }: Clipping,
+): { norm: number; clipped: Values } {
   let sum = 0;
   for (const values of Object.values(gradients)) for (const g of values) sum += (gradientScale * g) ** 2;
   const norm = Math.sqrt(sum);
   const factor = gradientScale * Math.min(1, maxGradientNorm / (norm + 1e-6));
-  return { norm, clipped: Object.fromEntries(Object.entries(gradients).map(([name, values]) => [name, values.map((g) => g * factor)])) };
+  return {
+    norm,
+    clipped: Object.fromEntries(
+      Object.entries(gradients).map(([name, values]) => [name, values.map((g) => g * factor)]),
+    ),
+  };
 }
 
 type ReferenceStep = (values: Values, gradients: Values, learningRate: number) => void;
@@ -88,16 +119,24 @@ function sgdReference(momentum: number, nesterov: boolean, weightDecay: number):
       const buffer = previous ? previous.map((b, i) => momentum * b + decayed[i]) : decayed.slice();
       buffers.set(name, buffer);
       const update = nesterov ? decayed.map((d, i) => d + momentum * buffer[i]) : momentum > 0 ? buffer : decayed;
-      values[name].forEach((_, i) => { values[name][i] -= learningRate * update[i]; });
+      values[name].forEach((_, i) => {
+        values[name][i] -= learningRate * update[i];
+      });
     }
   };
 }
 
-const add = (a: Values, b: Values): Values => Object.fromEntries(Object.entries(a).map(([name, values]) => [name, values.map((x, i) => x + b[name][i])]));
-const without = (values: Values, name: string): Values => Object.fromEntries(Object.entries(values).filter(([other]) => other !== name));
+const add = (a: Values, b: Values): Values =>
+  Object.fromEntries(Object.entries(a).map(([name, values]) => [name, values.map((x, i) => x + b[name][i])]));
+const without = (values: Values, name: string): Values =>
+  Object.fromEntries(Object.entries(values).filter(([other]) => other !== name));
 
 /** Five steps of two accumulated backwards each, the learning rate changing, `scale` without a gradient in the second and `large` in the third. */
-async function follow(make: (parameters: readonly NamedParameter[]) => AdamW | SGD, reference: ReferenceStep, clipping: Clipping): Promise<void> {
+async function follow(
+  make: (parameters: readonly NamedParameter[]) => AdamW | SGD,
+  reference: ReferenceStep,
+  clipping: Clipping,
+): Promise<void> {
   const before = device.memory().liveBytes;
   const values = randomValues(1);
   const parameters = parametersOf(values);
@@ -120,14 +159,25 @@ async function follow(make: (parameters: readonly NamedParameter[]) => AdamW | S
   expect(device.memory().liveBytes, 'live GPU bytes afterwards').toBe(before);
 }
 
-const clippings: [string, Clipping][] = [['no clipping', {}], ['clipping that is active', { maxGradientNorm: 1, gradientScale: 0.5 }], ['clipping that is not', { maxGradientNorm: 1e4 }]];
+const clippings: [string, Clipping][] = [
+  ['no clipping', {}],
+  ['clipping that is active', { maxGradientNorm: 1, gradientScale: 0.5 }],
+  ['clipping that is not', { maxGradientNorm: 1e4 }],
+];
 
 describe.each(clippings)('follows float64 with %s', (_, clipping) => {
-  test('AdamW', () => follow((p) => new AdamW(p, { betas: [0.8, 0.99], epsilon: 1e-3, weightDecay: 0.1 }), adamwReference(0.8, 0.99, 1e-3, 0.1), clipping));
+  test('AdamW', () =>
+    follow(
+      (p) => new AdamW(p, { betas: [0.8, 0.99], epsilon: 1e-3, weightDecay: 0.1 }),
+      adamwReference(0.8, 0.99, 1e-3, 0.1),
+      clipping,
+    ));
   test('AdamW with its defaults', () => follow((p) => new AdamW(p), adamwReference(0.9, 0.999, 1e-8, 0.01), clipping));
   test('SGD', () => follow((p) => new SGD(p, { weightDecay: 0.1 }), sgdReference(0, false, 0.1), clipping));
-  test('SGD with momentum', () => follow((p) => new SGD(p, { momentum: 0.9, weightDecay: 0.1 }), sgdReference(0.9, false, 0.1), clipping));
-  test('SGD with Nesterov momentum', () => follow((p) => new SGD(p, { momentum: 0.9, nesterov: true }), sgdReference(0.9, true, 0), clipping));
+  test('SGD with momentum', () =>
+    follow((p) => new SGD(p, { momentum: 0.9, weightDecay: 0.1 }), sgdReference(0.9, false, 0.1), clipping));
+  test('SGD with Nesterov momentum', () =>
+    follow((p) => new SGD(p, { momentum: 0.9, nesterov: true }), sgdReference(0.9, true, 0), clipping));
 });
 
 test('one step is three dispatches, however many parameters there are', () => {
@@ -146,10 +196,15 @@ test('a zero gradient leaves decay alone at work, and no gradient at all changes
   const parameters = parametersOf(values);
   const optimizer = new AdamW(parameters, { weightDecay: 0.5 });
   expect(await optimizer.step({ learningRate: 0.1, maxGradientNorm: 1 }).item()).toBe(0);
-  expect(await readAll(parameters)).toEqual(Object.fromEntries(NAMES.map((name) => [name, Float32Array.from(values[name])])));
+  expect(await readAll(parameters)).toEqual(
+    Object.fromEntries(NAMES.map((name) => [name, Float32Array.from(values[name])])),
+  );
   accumulate(parameters, Object.fromEntries(NAMES.map((name) => [name, new Float64Array(values[name].length)])));
   expect(await optimizer.step({ learningRate: 0.1, maxGradientNorm: 1 }).item()).toBe(0);
-  expectClose(await readAll(parameters), Object.fromEntries(NAMES.map((name) => [name, values[name].map((x) => x * 0.95)])));
+  expectClose(
+    await readAll(parameters),
+    Object.fromEntries(NAMES.map((name) => [name, values[name].map((x) => x * 0.95)])),
+  );
   optimizer.dispose();
   free(parameters);
 });
@@ -181,7 +236,10 @@ describe.each([
     const saved = await readAll(parameters);
     expect(state.step).toBe(3);
 
-    const others = NAMES.map((name) => ({ name, tensor: device.parameter(Float32Array.from(saved[name]), SHAPES[name]) }));
+    const others = NAMES.map((name) => ({
+      name,
+      tensor: device.parameter(Float32Array.from(saved[name]), SHAPES[name]),
+    }));
     const resumed = make(others);
     resumed.loadState(state);
     expect(await resumed.state()).toEqual(state);
@@ -200,14 +258,22 @@ test('a state that does not fit is refused, and what is wrong is named', async (
   const parameters = parametersOf(randomValues(5));
   const optimizer = new AdamW(parameters);
   const state = await optimizer.state();
-  const changed = (change: (tensors: Map<string, OptimizerState['tensors'] extends ReadonlyMap<string, infer V> ? V : never>) => void): OptimizerState => {
+  const changed = (
+    change: (tensors: Map<string, OptimizerState['tensors'] extends ReadonlyMap<string, infer V> ? V : never>) => void,
+  ): OptimizerState => {
     const tensors = new Map(state.tensors);
     change(tensors);
     return { step: state.step, tensors };
   };
-  expect(() => optimizer.loadState(changed((t) => t.delete('firstMoment.bias')))).toThrow('AdamW: firstMoment.bias is missing in the state');
-  expect(() => optimizer.loadState(changed((t) => t.set('firstMoment.bias', { shape: [8], data: new Float32Array(8) })))).toThrow('AdamW: firstMoment.bias must be [7], got [8]');
-  expect(() => optimizer.loadState(changed((t) => t.set('momentum.bias', { shape: [7], data: new Float32Array(7) })))).toThrow('AdamW: momentum.bias in the state belongs to no parameter');
+  expect(() => optimizer.loadState(changed((t) => t.delete('firstMoment.bias')))).toThrow(
+    'AdamW: firstMoment.bias is missing in the state',
+  );
+  expect(() =>
+    optimizer.loadState(changed((t) => t.set('firstMoment.bias', { shape: [8], data: new Float32Array(8) }))),
+  ).toThrow('AdamW: firstMoment.bias must be [7], got [8]');
+  expect(() =>
+    optimizer.loadState(changed((t) => t.set('momentum.bias', { shape: [7], data: new Float32Array(7) }))),
+  ).toThrow('AdamW: momentum.bias in the state belongs to no parameter');
   optimizer.dispose();
   free(parameters);
 });
@@ -215,13 +281,19 @@ test('a state that does not fit is refused, and what is wrong is named', async (
 test('options out of range and parameters given twice are refused', () => {
   const [first] = parametersOf(randomValues(6));
   expect(() => new AdamW([])).toThrow('AdamW: parameters must not be empty');
-  expect(() => new AdamW([first, { ...first }])).toThrow('AdamW: parameters must have names of their own, got weight twice');
-  expect(() => new AdamW([first, { ...first, name: 'other' }])).toThrow('AdamW: parameter other is already there under another name');
+  expect(() => new AdamW([first, { ...first }])).toThrow(
+    'AdamW: parameters must have names of their own, got weight twice',
+  );
+  expect(() => new AdamW([first, { ...first, name: 'other' }])).toThrow(
+    'AdamW: parameter other is already there under another name',
+  );
   expect(() => new AdamW([first], { betas: [0.9, 1] })).toThrow('AdamW: betas[1] must be a number >= 0 and < 1, got 1');
   expect(() => new SGD([first], { nesterov: true })).toThrow('SGD: nesterov needs a momentum > 0, got 0');
   const optimizer = new SGD([first]);
   expect(() => optimizer.step({ learningRate: NaN })).toThrow('SGD: learningRate must be a number >= 0, got NaN');
-  expect(() => optimizer.step({ learningRate: 1, maxGradientNorm: 0 })).toThrow('SGD: maxGradientNorm must be > 0, got 0');
+  expect(() => optimizer.step({ learningRate: 1, maxGradientNorm: 0 })).toThrow(
+    'SGD: maxGradientNorm must be > 0, got 0',
+  );
   optimizer.dispose();
   first.tensor.dispose();
 });
@@ -233,12 +305,19 @@ test('flat buffers keep to the size allowed, and the parameters keep their value
   const flat = new FlatParameters('test', parameters, 128 * 4);
   expect(flat.values.map(({ size }) => size)).toEqual([128, 128, 8832]);
   const runs = flat.runs(flat.entries, ({ index }) => (index === 2 ? 1 : 0));
-  expect(runs.map(({ chunk, offset, count, entries }) => [chunk, offset, count, entries.map(({ name }) => name).join()])).toEqual([
-    [0, 0, 128, 'weight,bias'], [1, 0, 64, 'scale'], [1, 64, 64, 'block'], [2, 0, 8832, 'large'],
+  expect(
+    runs.map(({ chunk, offset, count, entries }) => [chunk, offset, count, entries.map(({ name }) => name).join()]),
+  ).toEqual([
+    [0, 0, 128, 'weight,bias'],
+    [1, 0, 64, 'scale'],
+    [1, 64, 64, 'block'],
+    [2, 0, 8832, 'large'],
   ]);
   expectClose(await readAll(parameters), values);
   const output = device.scope(() => linear(device.tensor([1, 2, 3, 4, 5], [1, 5]), parameters[0].tensor, null));
-  const expected = [0, 1, 2].map((row) => [1, 2, 3, 4, 5].reduce((sum, x, i) => sum + x * values.weight[row * 5 + i], 0));
+  const expected = [0, 1, 2].map((row) =>
+    [1, 2, 3, 4, 5].reduce((sum, x, i) => sum + x * values.weight[row * 5 + i], 0),
+  );
   expect(relativeError(await read(output), expected)).toBeLessThanOrEqual(TOLERANCE);
   output.dispose();
   flat.dispose();
@@ -246,8 +325,24 @@ test('flat buffers keep to the size allowed, and the parameters keep their value
 });
 
 test('the learning rate warms up linearly and falls at the milestones', () => {
-  const schedule = { baseLearningRate: 2.5e-5, warmupIterations: 1000, warmupFactor: 0.01, milestones: [2000, 3000], decayFactor: 0.1 };
-  const expected: [number, number][] = [[0, 2.5e-7], [500, 2.5e-5 * 0.505], [1000, 2.5e-5], [1999, 2.5e-5], [2000, 2.5e-6], [2999, 2.5e-6], [3000, 2.5e-7], [9999, 2.5e-7]];
-  for (const [iteration, rate] of expected) expect(Math.abs(learningRateAt(iteration, schedule) / rate - 1), `iteration ${iteration}`).toBeLessThan(1e-12);
+  const schedule = {
+    baseLearningRate: 2.5e-5,
+    warmupIterations: 1000,
+    warmupFactor: 0.01,
+    milestones: [2000, 3000],
+    decayFactor: 0.1,
+  };
+  const expected: [number, number][] = [
+    [0, 2.5e-7],
+    [500, 2.5e-5 * 0.505],
+    [1000, 2.5e-5],
+    [1999, 2.5e-5],
+    [2000, 2.5e-6],
+    [2999, 2.5e-6],
+    [3000, 2.5e-7],
+    [9999, 2.5e-7],
+  ];
+  for (const [iteration, rate] of expected)
+    expect(Math.abs(learningRateAt(iteration, schedule) / rate - 1), `iteration ${iteration}`).toBeLessThan(1e-12);
   expect(learningRateAt(0, { ...schedule, warmupIterations: 0 })).toBe(2.5e-5);
 });

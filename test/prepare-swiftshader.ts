@@ -2,5 +2,8 @@
 import { execFileSync } from 'node:child_process';
 
 export default function prepare(): void {
-  execFileSync(process.execPath, ['training/setup.mjs'], { env: { ...process.env, DSRCNN_DRIVER: 'swiftshader' }, stdio: ['ignore', 'inherit', 'inherit'] });
+  execFileSync(process.execPath, ['training/setup.mjs'], {
+    env: { ...process.env, DSRCNN_DRIVER: 'swiftshader' },
+    stdio: ['ignore', 'inherit', 'inherit'],
+  });
 }

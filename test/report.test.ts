@@ -7,62 +7,114 @@ import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { evaluateDetections } from '../training/coco-metrics.ts';
 import {
-  formatDuration, formatTable, linePlot, metricsTable, Progress, progressLine, runningMean, writePlot, type PlotOptions, type ProgressRow, type Series,
+  formatDuration,
+  formatTable,
+  linePlot,
+  metricsTable,
+  Progress,
+  progressLine,
+  runningMean,
+  writePlot,
+  type PlotOptions,
+  type ProgressRow,
+  type Series,
 } from '../training/report.ts';
 import { pace } from '../training/step-recorder.ts';
 
 describe('tables', () => {
   test('numbers stand to the right, text to the left', () => {
-    expect(formatTable(['class', 'AP', 'objects'], [['cat', '41.5', 7], ['platelet', '-', 1200]])).toBe([
-      'class       AP  objects',
-      '--------  ----  -------',
-      'cat       41.5        7',
-      'platelet     -     1200',
-    ].join('\n'));
+    expect(
+      formatTable(
+        ['class', 'AP', 'objects'],
+        [
+          ['cat', '41.5', 7],
+          ['platelet', '-', 1200],
+        ],
+      ),
+    ).toBe(
+      ['class       AP  objects', '--------  ----  -------', 'cat       41.5        7', 'platelet     -     1200'].join(
+        '\n',
+      ),
+    );
     expect(formatTable(['a', 'b'], [])).toBe('a  b\n-  -');
     expect(() => formatTable(['a', 'b'], [['x', 1], ['y']])).toThrow('rows[1] must have 2 cells, got 1');
   });
 
   test('metrics in percent, every class by name', () => {
-    const evaluation = evaluateDetections({
-      images: [{ id: 1, file_name: 'a.jpg', width: 100, height: 100 }],
-      categories: [{ id: 1, name: 'cat' }, { id: 2, name: 'dog' }],
-      annotations: [{ id: 1, image_id: 1, category_id: 1, bbox: [10, 10, 40, 40], area: 1600, iscrowd: 0 }],
-    }, [{ image_id: 1, category_id: 1, bbox: [10, 10, 40, 40], score: 0.9 }]);
-    const [header, , all, cat, dog] = metricsTable(evaluation).split('\n').map((row) => row.split(/\s+/));
+    const evaluation = evaluateDetections(
+      {
+        images: [{ id: 1, file_name: 'a.jpg', width: 100, height: 100 }],
+        categories: [
+          { id: 1, name: 'cat' },
+          { id: 2, name: 'dog' },
+        ],
+        annotations: [{ id: 1, image_id: 1, category_id: 1, bbox: [10, 10, 40, 40], area: 1600, iscrowd: 0 }],
+      },
+      [{ image_id: 1, category_id: 1, bbox: [10, 10, 40, 40], score: 0.9 }],
+    );
+    const [header, , all, cat, dog] = metricsTable(evaluation)
+      .split('\n')
+      .map((row) => row.split(/\s+/));
     expect(header.slice(0, 4)).toEqual(['class', 'objects', 'AP', 'AP50']);
     expect(all.slice(0, 7)).toEqual(['all', '1', '100.0', '100.0', '100.0', '-', '100.0']);
     expect(cat.slice(0, 3)).toEqual(['cat', '1', '100.0']);
     expect(dog.slice(0, 3)).toEqual(['dog', '0', '-']);
   });
 
-  test.each([[0, '0:00'], [75.4, '1:15'], [3599.6, '1:00:00'], [3725, '1:02:05'], [90000, '1d 01:00:00'], [NaN, '?'], [Infinity, '?']])('%d s is %s', (seconds, text) => {
+  test.each([
+    [0, '0:00'],
+    [75.4, '1:15'],
+    [3599.6, '1:00:00'],
+    [3725, '1:02:05'],
+    [90000, '1d 01:00:00'],
+    [NaN, '?'],
+    [Infinity, '?'],
+  ])('%d s is %s', (seconds, text) => {
     expect(formatDuration(seconds)).toBe(text);
   });
 });
 
 const row: ProgressRow = {
-  iteration: 120, iterations: 4000, loss: 12.3456, parts: { class: 1.5, l1: 2.25, giou: 3.125 },
-  learningRate: 2.5e-5, millisecondsPerStep: 143.4, secondsLeft: 556, megabytes: 812.3,
+  iteration: 120,
+  iterations: 4000,
+  loss: 12.3456,
+  parts: { class: 1.5, l1: 2.25, giou: 3.125 },
+  learningRate: 2.5e-5,
+  millisecondsPerStep: 143.4,
+  secondsLeft: 556,
+  megabytes: 812.3,
 };
 
 /** Takes what is written, and shows what a terminal would. */
 class Screen {
   text = '';
-  constructor(readonly isTTY: boolean, readonly columns = 80) {}
-  write(text: string) { this.text += text; }
+  constructor(
+    readonly isTTY: boolean,
+    readonly columns = 80,
+  ) {}
+  write(text: string) {
+    this.text += text;
+  }
   /** Finished lines, and the unfinished one last; \r\x1b[K empties the line. */
-  lines() { return this.text.split('\n').map((line) => line.slice(line.lastIndexOf('\r\x1b[K') < 0 ? 0 : line.lastIndexOf('\r\x1b[K') + 4)); }
+  lines() {
+    return this.text
+      .split('\n')
+      .map((line) => line.slice(line.lastIndexOf('\r\x1b[K') < 0 ? 0 : line.lastIndexOf('\r\x1b[K') + 4));
+  }
 }
 
 describe('progress', () => {
   test('a whole line says everything', () => {
-    expect(progressLine(row)).toBe(' 120/4000  loss 12.346 (class 1.500, l1 2.250, giou 3.125)  lr 2.50e-5  143 ms/step  9:16 left  812 MB');
+    expect(progressLine(row)).toBe(
+      ' 120/4000  loss 12.346 (class 1.500, l1 2.250, giou 3.125)  lr 2.50e-5  143 ms/step  9:16 left  812 MB',
+    );
   });
 
   test('it fits any width, and iteration and loss are the last to go', () => {
     for (let width = 0; width <= 110; width++) expect(progressLine(row, width).length).toBeLessThanOrEqual(width);
-    expect(progressLine(row, 80)).toBe(' 120/4000  loss 12.346 (class 1.500)  lr 2.50e-5  143 ms/step  9:16 left  812 MB'.slice(0, 80));
+    expect(progressLine(row, 80)).toBe(
+      ' 120/4000  loss 12.346 (class 1.500)  lr 2.50e-5  143 ms/step  9:16 left  812 MB'.slice(0, 80),
+    );
     expect(progressLine(row, 24)).toBe(' 120/4000  loss 12.346');
   });
 
@@ -121,7 +173,10 @@ describe('progress', () => {
     }
     progress.note('done');
     progress.end();
-    const shown = screen.text.trimEnd().split('\n').map((text) => text.trim().split('/')[0]);
+    const shown = screen.text
+      .trimEnd()
+      .split('\n')
+      .map((text) => text.trim().split('/')[0]);
     expect(shown).toEqual(['1', '2', '3', '13', '23', '33', '43', '53', '63', '73', '83', '93', '100', 'done']);
     expect(screen.text).not.toMatch(/[\r\x1b]/);
     expect(screen.text).toContain('giou 3.125');
@@ -136,11 +191,15 @@ describe('progress', () => {
   });
 });
 
-const plot = (series: readonly Series[], more: Partial<PlotOptions> = {}) => linePlot({ title: 'Loss', xLabel: 'iteration', yLabel: 'loss', series, ...more });
+const plot = (series: readonly Series[], more: Partial<PlotOptions> = {}) =>
+  linePlot({ title: 'Loss', xLabel: 'iteration', yLabel: 'loss', series, ...more });
 /** Texts of the SVG's tick labels and titles. */
 const texts = (svg: string) => [...svg.matchAll(/<text[^>]*>([^<]*)</g)].map((match) => match[1]);
 /** Corner points of the lines that are data (drawn with round joins). */
-const curves = (svg: string) => [...svg.matchAll(/<path d="M([^"]*)" fill="none"/g)].map(([, path]) => path.split('L').map((point) => point.split(' ').map(Number)));
+const curves = (svg: string) =>
+  [...svg.matchAll(/<path d="M([^"]*)" fill="none"/g)].map(([, path]) =>
+    path.split('L').map((point) => point.split(' ').map(Number)),
+  );
 
 test('the time of a typical step, also where losses arrive in pairs and where one step took long', () => {
   const pairs = Array.from({ length: 60 }, (_, i) => (i % 2 === 0 ? 10 : 550));
@@ -151,31 +210,72 @@ test('the time of a typical step, also where losses arrive in pairs and where on
 
 describe('plots', () => {
   let folder: string;
-  beforeAll(() => { folder = mkdtempSync(join(tmpdir(), 'report-')); });
+  beforeAll(() => {
+    folder = mkdtempSync(join(tmpdir(), 'report-'));
+  });
   afterAll(() => rmSync(folder, { recursive: true }));
 
   test('title, axis names, ticks and a legend of more than one line', () => {
-    const one: Series = { name: 'total', points: [[0, 0], [100, 5]] };
+    const one: Series = {
+      name: 'total',
+      points: [
+        [0, 0],
+        [100, 5],
+      ],
+    };
     expect(texts(plot([one]))).toEqual(expect.arrayContaining(['Loss', 'iteration', 'loss', '0', '20', '100', '5']));
     expect(texts(plot([one]))).not.toContain('total');
-    expect(texts(plot([one, { name: 'a<b & c', points: [[0, 1], [9, 2]] }]))).toEqual(expect.arrayContaining(['total', 'a&lt;b &amp; c']));
+    expect(
+      texts(
+        plot([
+          one,
+          {
+            name: 'a<b & c',
+            points: [
+              [0, 1],
+              [9, 2],
+            ],
+          },
+        ]),
+      ),
+    ).toEqual(expect.arrayContaining(['total', 'a&lt;b &amp; c']));
     expect(texts(plot([one, { ...one, name: 'raw', faint: true }]))).not.toContain('raw');
   });
 
   test('lines stay within the axes, whatever the numbers, and every tick is a number of its own', () => {
     const value = fc.oneof(fc.double({ min: -1e6, max: 1e6 }), fc.constantFrom(0, 1, NaN, Infinity, -1, 1e-7, 270_000));
-    const points = fc.array(fc.tuple(fc.integer({ min: 0, max: 300_000 }), value), { maxLength: 40 }).map((all) => all.sort((a, b) => a[0] - b[0]));
-    fc.assert(fc.property(points, fc.boolean(), (drawn, logY) => {
-      const svg = plot([{ name: 'a', points: drawn }], { logY, width: 600, height: 400 });
-      for (const [x, y] of curves(svg).flat()) {
-        expect(x >= 36 && x <= 600 - 12).toBe(true);
-        expect(y >= 40 && y <= 400 - 48).toBe(true);
-      }
-      expect(svg).not.toMatch(/NaN|Infinity/);
-      expect(svg.includes('no data')).toBe(!drawn.some(([, y]) => Number.isFinite(y) && (!logY || y > 1e-30)));
-    }), { seed: 3, numRuns: 1000 });
-    for (const [least, most] of [[0.5, 0.55], [0, 1], [1e5, 2.7e5], [0, 270_000], [-3, 4], [2, 2]]) {
-      const svg = plot([{ name: 'a', points: [[0, least], [1, most]] }]);
+    const points = fc
+      .array(fc.tuple(fc.integer({ min: 0, max: 300_000 }), value), { maxLength: 40 })
+      .map((all) => all.sort((a, b) => a[0] - b[0]));
+    fc.assert(
+      fc.property(points, fc.boolean(), (drawn, logY) => {
+        const svg = plot([{ name: 'a', points: drawn }], { logY, width: 600, height: 400 });
+        for (const [x, y] of curves(svg).flat()) {
+          expect(x >= 36 && x <= 600 - 12).toBe(true);
+          expect(y >= 40 && y <= 400 - 48).toBe(true);
+        }
+        expect(svg).not.toMatch(/NaN|Infinity/);
+        expect(svg.includes('no data')).toBe(!drawn.some(([, y]) => Number.isFinite(y) && (!logY || y > 1e-30)));
+      }),
+      { seed: 3, numRuns: 1000 },
+    );
+    for (const [least, most] of [
+      [0.5, 0.55],
+      [0, 1],
+      [1e5, 2.7e5],
+      [0, 270_000],
+      [-3, 4],
+      [2, 2],
+    ]) {
+      const svg = plot([
+        {
+          name: 'a',
+          points: [
+            [0, least],
+            [1, most],
+          ],
+        },
+      ]);
       const ticks = [...svg.matchAll(/text-anchor="end"[^>]*>([^<]*)</g)].map((match) => match[1]);
       expect(ticks.length).toBeGreaterThan(3);
       expect(new Set(ticks).size, ticks.join()).toBe(ticks.length);
@@ -183,7 +283,11 @@ describe('plots', () => {
   });
 
   test('higher values are drawn higher, by their logarithm if so wished', () => {
-    const points: Series['points'] = [[0, 1], [1, 10], [2, 100]];
+    const points: Series['points'] = [
+      [0, 1],
+      [1, 10],
+      [2, 100],
+    ];
     const [linear] = curves(plot([{ name: 'a', points }]));
     const [logarithmic] = curves(plot([{ name: 'a', points }], { logY: true }));
     expect(linear[0][1] - linear[1][1]).toBeCloseTo((linear[1][1] - linear[2][1]) / 10, 0);
@@ -191,23 +295,78 @@ describe('plots', () => {
   });
 
   test('a value that is not finite leaves a gap, a lone point is a dot', () => {
-    expect(curves(plot([{ name: 'a', points: [[0, 1], [1, 2], [2, NaN], [3, 1], [4, 2]] }]))).toHaveLength(2);
+    expect(
+      curves(
+        plot([
+          {
+            name: 'a',
+            points: [
+              [0, 1],
+              [1, 2],
+              [2, NaN],
+              [3, 1],
+              [4, 2],
+            ],
+          },
+        ]),
+      ),
+    ).toHaveLength(2);
     expect(plot([{ name: 'a', points: [[5, 1]] }])).toContain('<circle');
   });
 
   test('a long run makes a small file that keeps its peaks', () => {
-    const points = Array.from({ length: 270_000 }, (_, x): [number, number] => [x, x === 123_456 ? 50 : 1 + (x % 7) / 7]);
+    const points = Array.from({ length: 270_000 }, (_, x): [number, number] => [
+      x,
+      x === 123_456 ? 50 : 1 + (x % 7) / 7,
+    ]);
     const svg = plot([{ name: 'a', points }]);
     expect(svg.length).toBeLessThan(150_000);
-    expect(Math.min(...curves(svg).flat().map(([, y]) => y))).toBe(40);
+    expect(
+      Math.min(
+        ...curves(svg)
+          .flat()
+          .map(([, y]) => y),
+      ),
+    ).toBe(40);
   });
 
   test('running means', () => {
-    expect(runningMean([[0, 2], [1, 4], [2, NaN], [3, 6], [4, 8]], 2)).toEqual([[0, 2], [1, 3], [3, 5], [4, 7]]);
+    expect(
+      runningMean(
+        [
+          [0, 2],
+          [1, 4],
+          [2, NaN],
+          [3, 6],
+          [4, 8],
+        ],
+        2,
+      ),
+    ).toEqual([
+      [0, 2],
+      [1, 3],
+      [3, 5],
+      [4, 7],
+    ]);
   });
 
   test('written as SVG, or as PNG of twice the size with its text; no other ending', async () => {
-    const options: PlotOptions = { title: 'Loss', xLabel: 'iteration', yLabel: 'loss', series: [{ name: 'a', points: [[0, 1], [1, 2]] }], width: 300, height: 200 };
+    const options: PlotOptions = {
+      title: 'Loss',
+      xLabel: 'iteration',
+      yLabel: 'loss',
+      series: [
+        {
+          name: 'a',
+          points: [
+            [0, 1],
+            [1, 2],
+          ],
+        },
+      ],
+      width: 300,
+      height: 200,
+    };
     await writePlot(join(folder, 'a.svg'), options);
     expect(readFileSync(join(folder, 'a.svg'), 'utf8')).toBe(linePlot(options));
     const grey = async (name: string, plotted: PlotOptions) => {

@@ -1,12 +1,35 @@
 /** Set-up: what is kept between runs, that what it writes is what the engine reads and obeys, and where drivers come from. Nothing here needs the network. */
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
 import { readDriverChoice, userVulkanVariable, type DriverChoice } from '../engine/node.ts';
-import { chooseDriver, dependencyHash, lavapipeHint, manifestFingerprint, mesaSource, packagesInstalled, parseArguments, parseOsRelease, readTar, setUp, stillHolds, unpackSwiftShader } from '../training/setup.mjs';
+import {
+  chooseDriver,
+  dependencyHash,
+  lavapipeHint,
+  manifestFingerprint,
+  mesaSource,
+  packagesInstalled,
+  parseArguments,
+  parseOsRelease,
+  readTar,
+  setUp,
+  stillHolds,
+  unpackSwiftShader,
+} from '../training/setup.mjs';
 import { found, LAVAPIPE, machine, quiet, type System, withLavapipe } from './machines.ts';
 
 const ROOT = resolve(import.meta.dirname, '..');
@@ -23,29 +46,59 @@ function emptyProject(): string {
 const driverFile = (root: string): string => join(root, 'node_modules/.cache/dynamic-sparse-rcnn/driver.json');
 
 /** What the engine makes of a choice of lavapipe, in a process with nothing but `environment`. */
-function applied(environment: Record<string, string>, changes: Partial<DriverChoice> = {}): { environment: Record<string, string>; flags: string[] } {
-  const choice: DriverChoice = { driver: 'lavapipe', manifests: [LAVAPIPE], loader: null, vectorBits: 512, checksBounds: true, why: '', hint: null, request: 'auto', forced: false, ...changes };
+function applied(
+  environment: Record<string, string>,
+  changes: Partial<DriverChoice> = {},
+): { environment: Record<string, string>; flags: string[] } {
+  const choice: DriverChoice = {
+    driver: 'lavapipe',
+    manifests: [LAVAPIPE],
+    loader: null,
+    vectorBits: 512,
+    checksBounds: true,
+    why: '',
+    hint: null,
+    request: 'auto',
+    forced: false,
+    ...changes,
+  };
   const code = `import { applyDriverChoice, dawnFlags } from './engine/node.ts'; applyDriverChoice(${JSON.stringify(choice)}); console.log(JSON.stringify({ environment: process.env, flags: dawnFlags() }));`;
-  const child = spawnSync(process.execPath, ['--import', 'tsx', '--input-type=module', '--eval', code], { cwd: ROOT, env: { PATH: process.env.PATH, ...environment }, encoding: 'utf8' });
+  const child = spawnSync(process.execPath, ['--import', 'tsx', '--input-type=module', '--eval', code], {
+    cwd: ROOT,
+    env: { PATH: process.env.PATH, ...environment },
+    encoding: 'utf8',
+  });
   expect(child.stderr).toBe('');
   return JSON.parse(child.stdout) as ReturnType<typeof applied>;
 }
 
 test('the engine makes the folder of compiled shaders, does without one where it cannot, and leaves a driver that the user names alone', () => {
   const shaders = join(scratch, 'shaders');
-  expect(applied({ MESA_SHADER_CACHE_DIR: shaders }).environment).toMatchObject({ VK_DRIVER_FILES: LAVAPIPE, LP_NATIVE_VECTOR_WIDTH: '512', MESA_SHADER_CACHE_DIR: join(shaders, 'lavapipe-512') });
+  expect(applied({ MESA_SHADER_CACHE_DIR: shaders }).environment).toMatchObject({
+    VK_DRIVER_FILES: LAVAPIPE,
+    LP_NATIVE_VECTOR_WIDTH: '512',
+    MESA_SHADER_CACHE_DIR: join(shaders, 'lavapipe-512'),
+  });
   expect(statSync(join(shaders, 'lavapipe-512')).isDirectory()).toBe(true);
-  const inherited = { VK_DRIVER_FILES: LAVAPIPE, MESA_SHADER_CACHE_DIR: join(shaders, 'lavapipe-512'), LP_NATIVE_VECTOR_WIDTH: '256' };
+  const inherited = {
+    VK_DRIVER_FILES: LAVAPIPE,
+    MESA_SHADER_CACHE_DIR: join(shaders, 'lavapipe-512'),
+    LP_NATIVE_VECTOR_WIDTH: '256',
+  };
   expect(applied(inherited).environment.MESA_SHADER_CACHE_DIR).toBe(join(shaders, 'lavapipe-256'));
   writeFileSync(join(scratch, 'a-file'), '');
-  expect(applied({ MESA_SHADER_CACHE_DIR: join(scratch, 'a-file') }).environment).toMatchObject({ LP_NATIVE_VECTOR_WIDTH: '512', MESA_SHADER_CACHE_DISABLE: 'true' });
+  expect(applied({ MESA_SHADER_CACHE_DIR: join(scratch, 'a-file') }).environment).toMatchObject({
+    LP_NATIVE_VECTOR_WIDTH: '512',
+    MESA_SHADER_CACHE_DISABLE: 'true',
+  });
   const named = applied({ VK_DRIVER_FILES: '/other.json', LP_NATIVE_VECTOR_WIDTH: '256' }).environment;
   expect(named).toMatchObject({ VK_DRIVER_FILES: '/other.json', LP_NATIVE_VECTOR_WIDTH: '256' });
   expect(named).not.toHaveProperty('MESA_SHADER_CACHE_DIR');
 });
 
 test("the engine leaves Dawn's checks out for the very driver that set-up saw checking, in child processes too", () => {
-  const shaders = join(scratch, 'shaders'), flag = 'enable-dawn-features=disable_robustness';
+  const shaders = join(scratch, 'shaders'),
+    flag = 'enable-dawn-features=disable_robustness';
   const outer = applied({ MESA_SHADER_CACHE_DIR: shaders });
   expect(outer.flags).toContain(flag);
   expect(applied(outer.environment).flags).toContain(flag);
@@ -58,7 +111,14 @@ test("the engine leaves Dawn's checks out for the very driver that set-up saw ch
 });
 
 describe('between runs', () => {
-  const untouchable: System = machine({ probe: () => { throw new Error('probed again'); }, installLavapipe: () => { throw new Error('installed again'); } });
+  const untouchable: System = machine({
+    probe: () => {
+      throw new Error('probed again');
+    },
+    installLavapipe: () => {
+      throw new Error('installed again');
+    },
+  });
   function run(root: string, system: System, argv: string[] = [], environment: NodeJS.ProcessEnv = {}): string[] {
     const said: string[] = [];
     setUp({ root, argv, environment, say: (line) => said.push(line), system: () => system });
@@ -70,7 +130,11 @@ describe('between runs', () => {
     writeFileSync(manifest, '{}');
     const swiftShader = { loader: join(root, 'libvulkan.so.1'), manifest: join(root, 'vk_swiftshader_icd.json') };
     for (const file of Object.values(swiftShader)) writeFileSync(file, '');
-    return machine({ manifests: () => [manifest], probe: (manifests) => found(manifests.includes(swiftShader.manifest) ? 'SwiftShader' : 'llvmpipe', true), swiftShader: () => swiftShader });
+    return machine({
+      manifests: () => [manifest],
+      probe: (manifests) => found(manifests.includes(swiftShader.manifest) ? 'SwiftShader' : 'llvmpipe', true),
+      swiftShader: () => swiftShader,
+    });
   }
 
   test('the second run does nothing and says nothing', () => {
@@ -94,18 +158,31 @@ describe('between runs', () => {
   test('DSRCNN_DRIVER holds for one run: the engine obeys it, and the stored choice stays', () => {
     const root = emptyProject();
     run(root, present(root));
-    expect(() => readDriverChoice({ DSRCNN_DRIVER: 'swiftshader' }, driverFile(root))).toThrow('DSRCNN_DRIVER=swiftshader npm run setup');
+    expect(() => readDriverChoice({ DSRCNN_DRIVER: 'swiftshader' }, driverFile(root))).toThrow(
+      'DSRCNN_DRIVER=swiftshader npm run setup',
+    );
     const forced = { DSRCNN_DRIVER: 'swiftshader' };
     expect(run(root, present(root), [], forced).join('\n')).toContain('swiftshader (SwiftShader), for this run');
     expect(run(root, untouchable, [], forced)).toEqual([]);
-    expect(readDriverChoice(forced, driverFile(root))).toMatchObject({ driver: 'swiftshader', request: 'swiftshader', forced: true, manifests: [join(root, 'vk_swiftshader_icd.json')] });
+    expect(readDriverChoice(forced, driverFile(root))).toMatchObject({
+      driver: 'swiftshader',
+      request: 'swiftshader',
+      forced: true,
+      manifests: [join(root, 'vk_swiftshader_icd.json')],
+    });
     expect(run(root, untouchable)).toEqual([]);
-    expect(readDriverChoice({}, driverFile(root))).toMatchObject({ driver: 'lavapipe', request: 'auto', forced: false });
+    expect(readDriverChoice({}, driverFile(root))).toMatchObject({
+      driver: 'lavapipe',
+      request: 'auto',
+      forced: false,
+    });
   });
 
   test("lavapipe's width is stored, said, and read by the engine", () => {
     const root = emptyProject();
-    expect(run(root, { ...present(root), vectorBits: () => ({ bits: 512, why: 'measured' }) }).join()).toContain('lavapipe (llvmpipe), with vectors of 512 bits;');
+    expect(run(root, { ...present(root), vectorBits: () => ({ bits: 512, why: 'measured' }) }).join()).toContain(
+      'lavapipe (llvmpipe), with vectors of 512 bits;',
+    );
     expect(run(root, untouchable)).toEqual([]);
     expect(readDriverChoice({}, driverFile(root))).toMatchObject({ driver: 'lavapipe', vectorBits: 512 });
     run(root, present(root), ['--driver', 'auto']);
@@ -121,15 +198,25 @@ describe('between runs', () => {
     expect(readDriverChoice({}, driverFile(root))).toMatchObject({ driver: 'lavapipe', checksBounds: false });
   });
 
-  test.each([1, 2])('choices in the form of an older set-up are made anew without complaint, and what was asked for stays: form %i', (format) => {
-    const root = emptyProject();
-    run(root, present(root), ['--driver', 'swiftshader']);
-    writeFileSync(driverFile(root), JSON.stringify({ ...JSON.parse(readFileSync(driverFile(root), 'utf8')), format }));
-    const said = run(root, present(root));
-    expect(said.join('\n')).toContain('WebGPU runs on swiftshader');
-    expect(said.join('\n')).not.toContain('anew');
-    expect(readDriverChoice({}, driverFile(root))).toMatchObject({ driver: 'swiftshader', request: 'swiftshader', forced: false });
-  });
+  test.each([1, 2])(
+    'choices in the form of an older set-up are made anew without complaint, and what was asked for stays: form %i',
+    (format) => {
+      const root = emptyProject();
+      run(root, present(root), ['--driver', 'swiftshader']);
+      writeFileSync(
+        driverFile(root),
+        JSON.stringify({ ...JSON.parse(readFileSync(driverFile(root), 'utf8')), format }),
+      );
+      const said = run(root, present(root));
+      expect(said.join('\n')).toContain('WebGPU runs on swiftshader');
+      expect(said.join('\n')).not.toContain('anew');
+      expect(readDriverChoice({}, driverFile(root))).toMatchObject({
+        driver: 'swiftshader',
+        request: 'swiftshader',
+        forced: false,
+      });
+    },
+  );
 
   test('--driver is kept, until --driver auto', () => {
     const root = emptyProject();
@@ -141,11 +228,16 @@ describe('between runs', () => {
   });
 
   test('an unreadable choice is made anew, with a word; the engine names file and remedy', () => {
-    for (const [content, complaint] of [['{ "format": 3, "cho', 'not readable as JSON'], ['{ "format": 99 }', 'format must be 3, got 99'], ['{ "format": 3, "requested": "vulcan", "choices": {} }', '"vulcan"']]) {
+    for (const [content, complaint] of [
+      ['{ "format": 3, "cho', 'not readable as JSON'],
+      ['{ "format": 99 }', 'format must be 3, got 99'],
+      ['{ "format": 3, "requested": "vulcan", "choices": {} }', '"vulcan"'],
+    ]) {
       const root = emptyProject();
       run(root, present(root));
       writeFileSync(driverFile(root), content);
-      if (!content.includes('vulcan')) expect(() => readDriverChoice({}, driverFile(root))).toThrow(/driver\.json: .*npm run setup/);
+      if (!content.includes('vulcan'))
+        expect(() => readDriverChoice({}, driverFile(root))).toThrow(/driver\.json: .*npm run setup/);
       const said = run(root, present(root));
       expect(said[0]).toContain('choosing the driver anew');
       expect(said[0]).toContain(complaint);
@@ -155,13 +247,40 @@ describe('between runs', () => {
 
   test('the engine names the field of a choice it does not understand', () => {
     const file = join(scratch, 'driver-of-another-kind.json');
-    const choice = { driver: 'lavapipe', manifests: [], loader: null, vectorBits: 512, checksBounds: true, why: '', hint: null };
-    for (const [field, value] of [['driver', 'vulcan'], ['manifests', 'lvp.json'], ['loader', 3], ['vectorBits', '512'], ['vectorBits', 0], ['vectorBits', 25.6], ['vectorBits', undefined], ['checksBounds', 1], ['checksBounds', 'true'], ['checksBounds', null], ['checksBounds', undefined], ['why', null], ['hint', 1]] as const) {
-      writeFileSync(file, JSON.stringify({ format: 3, requested: 'auto', choices: { auto: { ...choice, [field]: value } } }));
+    const choice = {
+      driver: 'lavapipe',
+      manifests: [],
+      loader: null,
+      vectorBits: 512,
+      checksBounds: true,
+      why: '',
+      hint: null,
+    };
+    for (const [field, value] of [
+      ['driver', 'vulcan'],
+      ['manifests', 'lvp.json'],
+      ['loader', 3],
+      ['vectorBits', '512'],
+      ['vectorBits', 0],
+      ['vectorBits', 25.6],
+      ['vectorBits', undefined],
+      ['checksBounds', 1],
+      ['checksBounds', 'true'],
+      ['checksBounds', null],
+      ['checksBounds', undefined],
+      ['why', null],
+      ['hint', 1],
+    ] as const) {
+      writeFileSync(
+        file,
+        JSON.stringify({ format: 3, requested: 'auto', choices: { auto: { ...choice, [field]: value } } }),
+      );
       expect(() => readDriverChoice({}, file)).toThrow(`choices.auto.${field} must be`);
     }
     expect(readDriverChoice({}, join(scratch, 'missing.json'))).toBeNull();
-    expect(() => readDriverChoice({ DSRCNN_DRIVER: 'vulcan' }, file)).toThrow('must be one of auto, gpu, lavapipe, swiftshader, got "vulcan"');
+    expect(() => readDriverChoice({ DSRCNN_DRIVER: 'vulcan' }, file)).toThrow(
+      'must be one of auto, gpu, lavapipe, swiftshader, got "vulcan"',
+    );
   });
 
   test('a choice lapses when its files go, when a Vulkan driver comes or changes, or lavapipe comes to another processor', () => {
@@ -172,8 +291,18 @@ describe('between runs', () => {
     const empty = fingerprint();
     const manifest = join(folder, 'lvp_icd.json');
     writeFileSync(manifest, '{}');
-    const choice = { ...chooseDriver('auto', machine(withLavapipe()), quiet), manifests: [manifest], systemLoader: manifest, installed: fingerprint(), processor: 'AMD EPYC, with AVX-512' };
-    const holds = (changes: Partial<typeof choice>, request: 'auto' | 'lavapipe' | 'swiftshader', processor = choice.processor): boolean => stillHolds({ ...choice, ...changes }, request, fingerprint(), processor);
+    const choice = {
+      ...chooseDriver('auto', machine(withLavapipe()), quiet),
+      manifests: [manifest],
+      systemLoader: manifest,
+      installed: fingerprint(),
+      processor: 'AMD EPYC, with AVX-512',
+    };
+    const holds = (
+      changes: Partial<typeof choice>,
+      request: 'auto' | 'lavapipe' | 'swiftshader',
+      processor = choice.processor,
+    ): boolean => stillHolds({ ...choice, ...changes }, request, fingerprint(), processor);
     expect(fingerprint()).not.toBe(empty);
     expect(holds({}, 'auto')).toBe(true);
     expect(holds({}, 'lavapipe', 'AMD EPYC, without AVX-512')).toBe(false);
@@ -210,21 +339,41 @@ describe('between runs', () => {
   });
 
   test('wrong arguments: one message, exit code 2, no stack', () => {
-    for (const [argv, complaint] of [[['--fast'], 'unknown option --fast'], [['--driver', 'vulcan'], '--driver: must be one of auto, gpu, lavapipe, swiftshader, got "vulcan"'], [['--driver'], 'got ""'], [['--driver', 'gpu', '--no-driver'], 'exclude']] as const) {
+    for (const [argv, complaint] of [
+      [['--fast'], 'unknown option --fast'],
+      [['--driver', 'vulcan'], '--driver: must be one of auto, gpu, lavapipe, swiftshader, got "vulcan"'],
+      [['--driver'], 'got ""'],
+      [['--driver', 'gpu', '--no-driver'], 'exclude'],
+    ] as const) {
       expect(() => parseArguments(argv, {})).toThrow(complaint);
     }
-    const child = spawnSync(process.execPath, [join(ROOT, 'training/setup.mjs')], { env: { DSRCNN_DRIVER: 'vulcan' }, encoding: 'utf8' });
-    expect(child).toMatchObject({ status: 2, stdout: '', stderr: 'set-up: DSRCNN_DRIVER: must be one of auto, gpu, lavapipe, swiftshader, got "vulcan"\n' });
+    const child = spawnSync(process.execPath, [join(ROOT, 'training/setup.mjs')], {
+      env: { DSRCNN_DRIVER: 'vulcan' },
+      encoding: 'utf8',
+    });
+    expect(child).toMatchObject({
+      status: 2,
+      stdout: '',
+      stderr: 'set-up: DSRCNN_DRIVER: must be one of auto, gpu, lavapipe, swiftshader, got "vulcan"\n',
+    });
   });
 });
 
 describe('where lavapipe comes from', () => {
-  const policy = (candidate: string): string => `mesa-vulkan-drivers:\n  Installed: (none)\n  Candidate: ${candidate}\n  Version table:\n`;
-  const bookworm = parseOsRelease('PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\nID=debian\n');
+  const policy = (candidate: string): string =>
+    `mesa-vulkan-drivers:\n  Installed: (none)\n  Candidate: ${candidate}\n  Version table:\n`;
+  const bookworm = parseOsRelease(
+    'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\nID=debian\n',
+  );
   const ubuntu = parseOsRelease("NAME='Ubuntu'\n# a comment\nID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=jammy\n");
 
   test('/etc/os-release is read with and without quotes', () => {
-    expect(bookworm).toEqual({ PRETTY_NAME: 'Debian GNU/Linux 12 (bookworm)', VERSION_ID: '12', VERSION_CODENAME: 'bookworm', ID: 'debian' });
+    expect(bookworm).toEqual({
+      PRETTY_NAME: 'Debian GNU/Linux 12 (bookworm)',
+      VERSION_ID: '12',
+      VERSION_CODENAME: 'bookworm',
+      ID: 'debian',
+    });
     expect(ubuntu.NAME).toBe('Ubuntu');
   });
 
@@ -258,19 +407,38 @@ describe('the tar reader', () => {
     header.write(type, 156);
     header.write('ustar\x0000', 257);
     header.write(prefix, 345);
-    header.write(`${header.reduce((sum, byte) => sum + byte, 0).toString(8).padStart(6, '0')}\0 `, 148);
+    header.write(
+      `${header
+        .reduce((sum, byte) => sum + byte, 0)
+        .toString(8)
+        .padStart(6, '0')}\0 `,
+      148,
+    );
     return Buffer.concat([header, data, Buffer.alloc((512 - (data.length % 512)) % 512)]);
   }
   const END = Buffer.alloc(1024);
 
   test('gives back names, modes and bytes, whatever the sizes', () => {
     const size = fc.oneof(fc.constantFrom(0, 1, 511, 512, 513, 1024), fc.integer({ min: 0, max: 2000 }));
-    fc.assert(fc.property(fc.array(size, { maxLength: 5 }), (sizes) => {
-      const files = sizes.map((length, i) => ({ name: `folder/file-${i}.so`, mode: 0o755, data: Buffer.alloc(length, i + 1) }));
-      const archive = Buffer.concat([entry('folder/', Buffer.alloc(0), '5'), ...files.map(({ name, data }) => entry(name, data)), END]);
-      expect(readTar(archive)).toEqual(files);
-    }), { seed: 1, numRuns: 50 });
-    expect(readTar(Buffer.concat([entry('name', Buffer.from('x'), '0', 'long/prefix'), END]))[0].name).toBe('long/prefix/name');
+    fc.assert(
+      fc.property(fc.array(size, { maxLength: 5 }), (sizes) => {
+        const files = sizes.map((length, i) => ({
+          name: `folder/file-${i}.so`,
+          mode: 0o755,
+          data: Buffer.alloc(length, i + 1),
+        }));
+        const archive = Buffer.concat([
+          entry('folder/', Buffer.alloc(0), '5'),
+          ...files.map(({ name, data }) => entry(name, data)),
+          END,
+        ]);
+        expect(readTar(archive)).toEqual(files);
+      }),
+      { seed: 1, numRuns: 50 },
+    );
+    expect(readTar(Buffer.concat([entry('name', Buffer.from('x'), '0', 'long/prefix'), END]))[0].name).toBe(
+      'long/prefix/name',
+    );
   });
 
   test('damage and unknown entries are errors', () => {
@@ -291,7 +459,17 @@ test('SwiftShader runs under its own Vulkan loader, loaded by the engine before 
     return;
   }
   if (!unpacked) throw new Error('SwiftShader was not unpacked');
-  const choice = { driver: 'swiftshader', manifests: [unpacked.manifest], loader: unpacked.loader, vectorBits: null, checksBounds: false, why: '', hint: null, request: 'swiftshader', forced: true };
+  const choice = {
+    driver: 'swiftshader',
+    manifests: [unpacked.manifest],
+    loader: unpacked.loader,
+    vectorBits: null,
+    checksBounds: false,
+    why: '',
+    hint: null,
+    request: 'swiftshader',
+    forced: true,
+  };
   const code = `
     import { readFileSync } from 'node:fs';
     import { create } from 'webgpu';
@@ -303,7 +481,14 @@ test('SwiftShader runs under its own Vulkan loader, loaded by the engine before 
     console.log(JSON.stringify({ architecture: adapter?.info.architecture, loaders: [...loaders] }));`;
   const environment = { ...process.env };
   for (const name of ['VK_DRIVER_FILES', 'VK_ICD_FILENAMES', 'DSRCNN_DRIVER']) delete environment[name];
-  const child = spawnSync(process.execPath, ['--import', 'tsx', '--input-type=module', '--eval', code], { cwd: ROOT, env: environment, encoding: 'utf8' });
+  const child = spawnSync(process.execPath, ['--import', 'tsx', '--input-type=module', '--eval', code], {
+    cwd: ROOT,
+    env: environment,
+    encoding: 'utf8',
+  });
   expect(child.stderr).toBe('');
-  expect(JSON.parse(child.stdout)).toEqual({ architecture: 'swiftshader', loaders: [join(dirname(unpacked.manifest), 'libvulkan.so.1')] });
+  expect(JSON.parse(child.stdout)).toEqual({
+    architecture: 'swiftshader',
+    loaders: [join(dirname(unpacked.manifest), 'libvulkan.so.1')],
+  });
 });

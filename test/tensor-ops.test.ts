@@ -1,7 +1,23 @@
 /** What the op table cannot say by central differences: ties, infinities, large grids, guaranteed limits, errors. */
 import { describe, expect, test } from 'vitest';
 import {
-  add, backward, concat, expand, gather, groupNorm, layerNorm, max, mul, permute, scaleShift, slice, softmax, stack, sum, type Device, type Tensor,
+  add,
+  backward,
+  concat,
+  expand,
+  gather,
+  groupNorm,
+  layerNorm,
+  max,
+  mul,
+  permute,
+  scaleShift,
+  slice,
+  softmax,
+  stack,
+  sum,
+  type Device,
+  type Tensor,
 } from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { testDevices } from './devices.ts';
@@ -18,7 +34,7 @@ describe.each(devices)('$label', ({ device }) => {
       const values = axis === 1 ? [1, 3, 3, 2, 5, 5, 5, 5] : [1, 5, 3, 5, 3, 5, 2, 5];
       const x = parameter(device, values, axis === 1 ? [2, 4] : [4, 2]);
       device.scope(() => backward(sum(max(x, { axis }))));
-      expect([...await x.grad!.read()]).toEqual(axis === 1 ? [0, 1, 0, 0, 1, 0, 0, 0] : [0, 1, 1, 0, 0, 0, 0, 0]);
+      expect([...(await x.grad!.read())]).toEqual(axis === 1 ? [0, 1, 0, 0, 1, 0, 0, 0] : [0, 1, 1, 0, 0, 0, 0, 0]);
       x.zeroGrad();
       x.dispose();
     }
@@ -26,7 +42,7 @@ describe.each(devices)('$label', ({ device }) => {
 
   test('max of a row of -infinity is -infinity', async () => {
     const y = device.scope(() => max(device.tensor([-Infinity, -Infinity, 2, -Infinity], [2, 2]), { axis: 1 }));
-    expect([...await y.read()]).toEqual([-Infinity, 2]);
+    expect([...(await y.read())]).toEqual([-Infinity, 2]);
     y.dispose();
   });
 
@@ -52,7 +68,7 @@ describe.each(devices)('$label', ({ device }) => {
       return permute(concat([slice(x, 0, 1, 2), gather(x, device.tensor(Uint32Array.of(0)))], 0), [1, 0]);
     });
     expect(y.dtype).toBe('u32');
-    expect([...await y.read()]).toEqual([5, bits[0], 6, bits[1], 7, bits[2], 8, bits[3]]);
+    expect([...(await y.read())]).toEqual([5, bits[0], 6, bits[1], 7, bits[2], 8, bits[3]]);
     y.dispose();
   });
 });
@@ -77,7 +93,7 @@ test('the ops with the most buffers work at the limits that WebGPU guarantees', 
     const y = groupNorm(x, gamma, beta, 2, { activation: 'relu', residual });
     backward(sum(concat([y, y, y, y, y, y, y, y], -1)));
   });
-  expect([...await residual.grad!.read()]).toEqual(Array.from({ length: 8 }, () => 8));
+  expect([...(await residual.grad!.read())]).toEqual(Array.from({ length: 8 }, () => 8));
   device.destroy();
 });
 
@@ -90,7 +106,10 @@ test('errors name the op, the argument, what was expected and what came', () => 
     const cases: [() => unknown, string][] = [
       [() => layerNorm(x, three, eight), 'layerNorm: gamma must be [8], the last dimension of x, got [3]'],
       [() => groupNorm(x, eight, eight, 3), 'groupNorm: groups must be a divisor of the 8 channels, got 3'],
-      [() => groupNorm(x, eight, eight, 2, { residual: eight }), "groupNorm: residual must be of x's shape [2, 3, 8], got [8]"],
+      [
+        () => groupNorm(x, eight, eight, 2, { residual: eight }),
+        "groupNorm: residual must be of x's shape [2, 3, 8], got [8]",
+      ],
       [() => scaleShift(x, eight, three), 'scaleShift: shift must be [8], the last dimension of x, got [3]'],
       [() => add(x, three), 'add: the second operand must be broadcastable to [2, 3, 8], got [3]'],
       [() => mul(x, indices), 'mul: the second operand must be of dtype f32, got u32'],
@@ -98,9 +117,15 @@ test('errors name the op, the argument, what was expected and what came', () => 
       [() => sum(x, { axes: [3] }), 'sum: axis must be an integer in -3 .. 2, got 3'],
       [() => max(device.zeros([0, 3]), { axis: 0 }), 'max: x must be of at least one value along axis 0, got [0, 3]'],
       [() => permute(x, [0, 0, 1]), 'permute: axes must be each of the 3 axes once, got [0, 0, 1]'],
-      [() => slice(x, 1, 2, 4), 'slice: start and end must be 0 <= start <= end <= 3 (axis 1 of [2, 3, 8]), got 2 and 4'],
+      [
+        () => slice(x, 1, 2, 4),
+        'slice: start and end must be 0 <= start <= end <= 3 (axis 1 of [2, 3, 8]), got 2 and 4',
+      ],
       [() => expand(x, [2, 3, 9]), 'expand: shape must be one that [2, 3, 8] broadcasts to, got [2, 3, 9]'],
-      [() => concat([x, device.zeros([2, 4, 9])], 1), 'concat: tensors must be equal to [2, 3, 8] except along axis 1, got [2, 4, 9]'],
+      [
+        () => concat([x, device.zeros([2, 4, 9])], 1),
+        'concat: tensors must be equal to [2, 3, 8] except along axis 1, got [2, 4, 9]',
+      ],
       [() => concat([], 0), 'concat: tensors must be at least one, got none'],
       [() => stack([eight, three]), 'stack: tensors must be all of shape [8], got [3]'],
       [() => gather(x, eight), 'gather: indices must be of dtype u32, got f32'],

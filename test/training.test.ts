@@ -26,22 +26,53 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-const train = (out: string, ...more: string[]): Promise<number> => runTrain(['--data', data, '--config', 'tiny', '--iterations', '10', '--set', 'accumulation=2', '--set', 'drawImages=2', '--out', join(folder, out), ...more]);
+const train = (out: string, ...more: string[]): Promise<number> =>
+  runTrain([
+    '--data',
+    data,
+    '--config',
+    'tiny',
+    '--iterations',
+    '10',
+    '--set',
+    'accumulation=2',
+    '--set',
+    'drawImages=2',
+    '--out',
+    join(folder, out),
+    ...more,
+  ]);
 /** The lines without what depends on the clock. */
-const losses = (out: string): unknown[] => readMetrics(join(folder, out, 'metrics.jsonl')).map(({ step_ms, ...rest }) => rest);
+const losses = (out: string): unknown[] =>
+  readMetrics(join(folder, out, 'metrics.jsonl')).map(({ step_ms, ...rest }) => rest);
 const weights = (out: string): Buffer => readFileSync(join(folder, out, 'last', 'model.safetensors'));
 
 describe('a run', () => {
   test('leaves what the README promises', async () => {
     expect(await train('whole')).toBe(0);
     const out = join(folder, 'whole');
-    expect(readMetrics(join(out, 'metrics.jsonl')).map(({ iteration }) => iteration)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    expect(readMetrics(join(out, 'metrics.jsonl')).map(({ iteration }) => iteration)).toEqual([
+      1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
+    ]);
     expect(readdirSync(join(out, 'predictions')).filter((name) => name.endsWith('.png'))).toHaveLength(2);
-    expect(JSON.parse(readFileSync(join(out, 'evaluation.json'), 'utf8'))).toMatchObject({ iteration: 10, split: 'val', images: 6 });
+    expect(JSON.parse(readFileSync(join(out, 'evaluation.json'), 'utf8'))).toMatchObject({
+      iteration: 10,
+      split: 'val',
+      images: 6,
+    });
     expect(Array.isArray(JSON.parse(readFileSync(join(out, 'detections.json'), 'utf8')))).toBe(true);
-    const { config, classNames, iteration } = readDescription(readWeightsFile(join(out, 'best.safetensors')), 'best.safetensors');
-    expect({ depth: config.model.depth, iteration, classes: classNames.length }).toEqual({ depth: 18, iteration: 10, classes: 4 });
-    expect(readdirSync(out).filter((name) => name.includes('.tmp') || name.includes('.next') || name.includes('.previous'))).toEqual([]);
+    const { config, classNames, iteration } = readDescription(
+      readWeightsFile(join(out, 'best.safetensors')),
+      'best.safetensors',
+    );
+    expect({ depth: config.model.depth, iteration, classes: classNames.length }).toEqual({
+      depth: 18,
+      iteration: 10,
+      classes: 4,
+    });
+    expect(
+      readdirSync(out).filter((name) => name.includes('.tmp') || name.includes('.next') || name.includes('.previous')),
+    ).toEqual([]);
   });
 
   test('with the same seed writes the same losses and weights bit for bit', async () => {
@@ -82,7 +113,10 @@ describe('a run', () => {
     const [prediction] = JSON.parse(readFileSync(join(folder, 'predicted', 'predictions.json'), 'utf8'));
     expect(prediction.file).toBe(image);
     expect(existsSync(prediction.drawn)).toBe(true);
-    for (const { box: [x0, y0, x1, y1], score } of prediction.detections) {
+    for (const {
+      box: [x0, y0, x1, y1],
+      score,
+    } of prediction.detections) {
       expect(x0 >= 0 && y0 >= 0 && x1 <= 64 && y1 <= 64 && x0 <= x1 && y0 <= y1 && score >= 0 && score <= 1).toBe(true);
     }
   });
@@ -90,7 +124,10 @@ describe('a run', () => {
 
 describe('bad input', () => {
   const refused = async (pattern: RegExp, ...argv: string[]): Promise<void> => {
-    const error = await runTrain(argv).then(() => null, (reason: unknown) => reason);
+    const error = await runTrain(argv).then(
+      () => null,
+      (reason: unknown) => reason,
+    );
     expect(error).toBeInstanceOf(InputError);
     expect((error as InputError).message).toMatch(pattern);
   };
@@ -106,11 +143,29 @@ describe('bad input', () => {
     await refused(/already holds a run/, '--data', data, '--out', join(folder, 'whole'));
     await refused(/--seed does not go with --resume/, '--resume', join(folder, 'whole'), '--seed', '3');
     await refused(/nothing.*cannot be read as a run's configuration/, '--resume', join(folder, 'nothing'));
-    await refused(/model\.numClasses is 7, but the data set has 4 classes/, '--data', data, '--out', join(folder, 'seven'), '--set', 'numClasses=7');
+    await refused(
+      /model\.numClasses is 7, but the data set has 4 classes/,
+      '--data',
+      data,
+      '--out',
+      join(folder, 'seven'),
+      '--set',
+      'numClasses=7',
+    );
   });
 
   test('weights of another shape are refused by the tensor', async () => {
-    await refused(/best\.safetensors: .*less than half .*another shape.*--partial/, '--data', data, '--config', 'small', '--out', join(folder, 'mismatch'), '--weights', join(folder, 'whole', 'best.safetensors'));
+    await refused(
+      /best\.safetensors: .*less than half .*another shape.*--partial/,
+      '--data',
+      data,
+      '--config',
+      'small',
+      '--out',
+      join(folder, 'mismatch'),
+      '--weights',
+      join(folder, 'whole', 'best.safetensors'),
+    );
   });
 });
 
@@ -121,7 +176,10 @@ test('500 steps end with the same live GPU bytes as 5', async () => {
   const random = new Random(1);
   const image = { data: Uint8Array.from({ length: 32 * 32 * 3 }, () => random.integer(256)), width: 32, height: 32 };
   // The number of objects varies from step to step, as in real data.
-  const target = (objects: number) => ({ boxes: Float32Array.from({ length: objects * 4 }, (_, i) => [4, 6, 20, 24][i % 4] + Math.floor(i / 4)), labels: new Uint32Array(objects) });
+  const target = (objects: number) => ({
+    boxes: Float32Array.from({ length: objects * 4 }, (_, i) => [4, 6, 20, 24][i % 4] + Math.floor(i / 4)),
+    labels: new Uint32Array(objects),
+  });
   const liveAt = new Map<number, number>();
   for (let step = 1; step <= 500; step++) {
     device.scope(() => {

@@ -12,7 +12,13 @@ import { InputError } from '../training/errors.ts';
 import { decodeImage, ImageCache, transformImage } from '../training/images.ts';
 import type { PixelImage } from '../training/images.ts';
 import {
-  PAPER_AUGMENTATION, planAugmentation, planEvaluation, resizedSize, scaleOf, transformBox, validateAugmentation,
+  PAPER_AUGMENTATION,
+  planAugmentation,
+  planEvaluation,
+  resizedSize,
+  scaleOf,
+  transformBox,
+  validateAugmentation,
 } from '../training/transforms.ts';
 import type { Augmentation, ImageTransform, Size } from '../training/transforms.ts';
 
@@ -45,61 +51,109 @@ describe('sizes', () => {
   });
 
   test('of the paper: short side from its list or the long side at the limit; crops of 384 to 600 of an image resized to 400, 500 or 600', () => {
-    fc.assert(fc.property(sizes, seeds, (size, seed) => {
-      const transform = planAugmentation(size, PAPER_AUGMENTATION, new Random(seed));
-      const [short, long] = [Math.min(transform.width, transform.height), Math.max(transform.width, transform.height)];
-      expect(long <= 1333).toBe(true);
-      expect(PAPER_AUGMENTATION.shortSides.includes(short) || long === 1333).toBe(true);
-      const { uncropped, crop } = transform;
-      if (uncropped === null || crop === null) return;
-      expect([400, 500, 600]).toContain(Math.min(uncropped.width, uncropped.height));
-      for (const [side, whole] of [[crop.width, uncropped.width], [crop.height, uncropped.height]]) {
-        expect(side >= Math.min(384, whole) && side <= Math.min(600, whole)).toBe(true);
-      }
-      expect(crop.x >= 0 && crop.y >= 0 && crop.x + crop.width <= uncropped.width && crop.y + crop.height <= uncropped.height).toBe(true);
-    }), runs);
+    fc.assert(
+      fc.property(sizes, seeds, (size, seed) => {
+        const transform = planAugmentation(size, PAPER_AUGMENTATION, new Random(seed));
+        const [short, long] = [
+          Math.min(transform.width, transform.height),
+          Math.max(transform.width, transform.height),
+        ];
+        expect(long <= 1333).toBe(true);
+        expect(PAPER_AUGMENTATION.shortSides.includes(short) || long === 1333).toBe(true);
+        const { uncropped, crop } = transform;
+        if (uncropped === null || crop === null) return;
+        expect([400, 500, 600]).toContain(Math.min(uncropped.width, uncropped.height));
+        for (const [side, whole] of [
+          [crop.width, uncropped.width],
+          [crop.height, uncropped.height],
+        ]) {
+          expect(side >= Math.min(384, whole) && side <= Math.min(600, whole)).toBe(true);
+        }
+        expect(
+          crop.x >= 0 &&
+            crop.y >= 0 &&
+            crop.x + crop.width <= uncropped.width &&
+            crop.y + crop.height <= uncropped.height,
+        ).toBe(true);
+      }),
+      runs,
+    );
   });
 
   test('a fixed size is taken exactly, also after a crop, and in evaluation', () => {
-    const augmentation: Augmentation = { ...PAPER_AUGMENTATION, fixedSize: [192, 256], crop: { probability: 1, shortSides: [], minSize: 8, maxSize: 16 } };
-    expect(planAugmentation({ width: 640, height: 480 }, augmentation, new Random(3))).toMatchObject({ width: 256, height: 192, uncropped: { width: 640, height: 480 } });
-    const evaluation = planEvaluation({ width: 640, height: 480 }, { shortSide: 800, maxSize: 1333, fixedSize: [192, 256] });
+    const augmentation: Augmentation = {
+      ...PAPER_AUGMENTATION,
+      fixedSize: [192, 256],
+      crop: { probability: 1, shortSides: [], minSize: 8, maxSize: 16 },
+    };
+    expect(planAugmentation({ width: 640, height: 480 }, augmentation, new Random(3))).toMatchObject({
+      width: 256,
+      height: 192,
+      uncropped: { width: 640, height: 480 },
+    });
+    const evaluation = planEvaluation(
+      { width: 640, height: 480 },
+      { shortSide: 800, maxSize: 1333, fixedSize: [192, 256] },
+    );
     expect(evaluation).toEqual({ uncropped: null, crop: null, width: 256, height: 192, flip: false });
     expect(scaleOf(evaluation, { width: 640, height: 480 })).toEqual([0.4, 0.4]);
   });
 
   test('flips and crops come as often as asked', () => {
-    const plans = Array.from({ length: 2000 }, (_, i) => planAugmentation({ width: 640, height: 480 }, PAPER_AUGMENTATION, new Random(7, i)));
+    const plans = Array.from({ length: 2000 }, (_, i) =>
+      planAugmentation({ width: 640, height: 480 }, PAPER_AUGMENTATION, new Random(7, i)),
+    );
     // Four standard deviations of 2000 fair coins are 89.
     expect(Math.abs(plans.filter(({ flip }) => flip).length - 1000)).toBeLessThan(90);
     expect(Math.abs(plans.filter(({ crop }) => crop !== null).length - 1000)).toBeLessThan(90);
-    expect(new Set(plans.map(({ width, height }) => Math.min(width, height))).size).toBeGreaterThanOrEqual(PAPER_AUGMENTATION.shortSides.length);
+    expect(new Set(plans.map(({ width, height }) => Math.min(width, height))).size).toBeGreaterThanOrEqual(
+      PAPER_AUGMENTATION.shortSides.length,
+    );
   });
 });
 
 describe('boxes', () => {
   test('stay inside the image, with a positive extent', () => {
-    fc.assert(fc.property(sizes, seeds, quarters, (size, seed, numbers) => {
-      const transform = planAugmentation(size, PAPER_AUGMENTATION, new Random(seed));
-      const box = transformBox(boxIn(size, numbers), transform, size);
-      if (box === null) return;
-      expect(box[0] >= 0 && box[1] >= 0 && box[2] <= transform.width && box[3] <= transform.height && box[2] > box[0] && box[3] > box[1]).toBe(true);
-    }), runs);
+    fc.assert(
+      fc.property(sizes, seeds, quarters, (size, seed, numbers) => {
+        const transform = planAugmentation(size, PAPER_AUGMENTATION, new Random(seed));
+        const box = transformBox(boxIn(size, numbers), transform, size);
+        if (box === null) return;
+        expect(
+          box[0] >= 0 &&
+            box[1] >= 0 &&
+            box[2] <= transform.width &&
+            box[3] <= transform.height &&
+            box[2] > box[0] &&
+            box[3] > box[1],
+        ).toBe(true);
+      }),
+      runs,
+    );
   });
 
   test('flipped twice are where they were', () => {
-    fc.assert(fc.property(sizes, quarters, (size, numbers) => {
-      const flip: ImageTransform = { uncropped: null, crop: null, ...size, flip: true };
-      const box = boxIn(size, numbers);
-      const once = transformBox(box, flip, size);
-      const twice = once && transformBox(once, flip, size);
-      // width - (width - x) is exact up to one rounding at the magnitude of the width.
-      twice?.forEach((edge, i) => expect(Math.abs(edge - box[i])).toBeLessThanOrEqual(1e-12 * size.width + 1e-12));
-    }), runs);
+    fc.assert(
+      fc.property(sizes, quarters, (size, numbers) => {
+        const flip: ImageTransform = { uncropped: null, crop: null, ...size, flip: true };
+        const box = boxIn(size, numbers);
+        const once = transformBox(box, flip, size);
+        const twice = once && transformBox(once, flip, size);
+        // width - (width - x) is exact up to one rounding at the magnitude of the width.
+        twice?.forEach((edge, i) => expect(Math.abs(edge - box[i])).toBeLessThanOrEqual(1e-12 * size.width + 1e-12));
+      }),
+      runs,
+    );
   });
 
   test('of which nothing lies in the crop are dropped, others clipped', () => {
-    const transform: ImageTransform = { uncropped: { width: 100, height: 100 }, crop: { x: 50, y: 20, width: 50, height: 60 }, width: 100, height: 120, flip: false };
+    const transform: ImageTransform = {
+      uncropped: { width: 100, height: 100 },
+      crop: { x: 50, y: 20, width: 50, height: 60 },
+      width: 100,
+      height: 120,
+      flip: false,
+    };
     const size = { width: 200, height: 200 };
     expect(transformBox([0, 0, 100, 200], transform, size)).toBeNull();
     expect(transformBox([0, 0, 110, 200], transform, size)).toEqual([0, 0, 10, 120]);
@@ -121,7 +175,12 @@ function brightBounds({ data, width, height }: PixelImage): Box {
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
       if (data[(y * width + x) * 3 + 1] < 128) continue;
-      [bounds[0], bounds[1], bounds[2], bounds[3]] = [Math.min(bounds[0], x), Math.min(bounds[1], y), Math.max(bounds[2], x + 1), Math.max(bounds[3], y + 1)];
+      [bounds[0], bounds[1], bounds[2], bounds[3]] = [
+        Math.min(bounds[0], x),
+        Math.min(bounds[1], y),
+        Math.max(bounds[2], x + 1),
+        Math.max(bounds[3], y + 1),
+      ];
     }
   }
   return bounds;
@@ -130,7 +189,11 @@ function brightBounds({ data, width, height }: PixelImage): Box {
 describe('pixels', () => {
   test('go where their boxes go, through crops, resizes and flips', async () => {
     const augmentation: Augmentation = {
-      flip: 0.5, shortSides: [60, 90, 120], maxSize: 160, crop: { probability: 0.5, shortSides: [80, 100], minSize: 60, maxSize: 90 }, fixedSize: null,
+      flip: 0.5,
+      shortSides: [60, 90, 120],
+      maxSize: 160,
+      crop: { probability: 0.5, shortSides: [80, 100], minSize: 60, maxSize: 90 },
+      fixedSize: null,
     };
     const size = { width: 120, height: 90 };
     for (let i = 0; i < 40; i++) {
@@ -139,11 +202,17 @@ describe('pixels', () => {
       const box: Box = [x, y, x + 30 + random.integer(30), y + 20 + random.integer(30)];
       const transform = planAugmentation(size, augmentation, random);
       const image = await transformImage(drawn(size, box), transform);
-      expect([image.width, image.height, image.data.length]).toEqual([transform.width, transform.height, transform.width * transform.height * 3]);
+      expect([image.width, image.height, image.data.length]).toEqual([
+        transform.width,
+        transform.height,
+        transform.width * transform.height * 3,
+      ]);
       const expected = transformBox(box, transform, size);
       // A threshold at half finds an edge to the nearest pixel, after each of up to two resizes: the first one's error is scaled by the second, up to 2.
       if (expected !== null && expected[2] - expected[0] > 4 && expected[3] - expected[1] > 4) {
-        brightBounds(image).forEach((edge, k) => expect(Math.abs(edge - expected[k]), `image ${i}, edge ${k}`).toBeLessThanOrEqual(2));
+        brightBounds(image).forEach((edge, k) =>
+          expect(Math.abs(edge - expected[k]), `image ${i}, edge ${k}`).toBeLessThanOrEqual(2),
+        );
       }
     }
   });
@@ -170,7 +239,12 @@ describe('pixels', () => {
     expect((await write('rgb.png', rgb.clone().png())).data).toEqual(pixels);
     expect((await write('alpha.png', rgb.clone().ensureAlpha(0.5).png())).data).toEqual(pixels);
     expect((await write('deep.png', rgb.clone().toColourspace('rgb16').png())).data).toEqual(pixels);
-    const grey = await write('grey.png', sharp(pixels.subarray(0, 16), { raw: { width: 4, height: 4, channels: 1 } }).toColourspace('b-w').png());
+    const grey = await write(
+      'grey.png',
+      sharp(pixels.subarray(0, 16), { raw: { width: 4, height: 4, channels: 1 } })
+        .toColourspace('b-w')
+        .png(),
+    );
     expect([...grey.data]).toEqual([...pixels.subarray(0, 16)].flatMap((value) => [value, value, value]));
     const cmyk = await write('cmyk.jpg', rgb.clone().toColourspace('cmyk').jpeg());
     expect([cmyk.width, cmyk.height, cmyk.data.length]).toEqual([4, 4, 48]);
@@ -178,12 +252,17 @@ describe('pixels', () => {
 
   test("an EXIF orientation is applied, unless the stated size is the stored image's", async () => {
     const file = join(folder, 'turned.jpg');
-    await sharp({ create: { width: 20, height: 10, channels: 3, background: 'red' } }).withMetadata({ orientation: 6 }).jpeg().toFile(file);
+    await sharp({ create: { width: 20, height: 10, channels: 3, background: 'red' } })
+      .withMetadata({ orientation: 6 })
+      .jpeg()
+      .toFile(file);
     const sizeOf = ({ width, height }: Size) => ({ width, height });
     expect(sizeOf(await decodeImage(file))).toEqual({ width: 10, height: 20 });
     expect(sizeOf(await decodeImage(file, { width: 10, height: 20 }))).toEqual({ width: 10, height: 20 });
     expect(sizeOf(await decodeImage(file, { width: 20, height: 10 }))).toEqual({ width: 20, height: 10 });
-    await expect(decodeImage(file, { width: 21, height: 10 })).rejects.toThrow(`${file}: width x height: expected 21 x 10, as the annotations state, got 10 x 20`);
+    await expect(decodeImage(file, { width: 21, height: 10 })).rejects.toThrow(
+      `${file}: width x height: expected 21 x 10, as the annotations state, got 10 x 20`,
+    );
   });
 
   test('the cache forgets what was used least recently, and takes nothing larger than itself', () => {
@@ -205,9 +284,14 @@ describe('settings that make no sense', () => {
     ['shortSides[1]: expected an integer of at least 1 (pixels), got 0.5', { shortSides: [480, 0.5] }],
     ['maxSize: expected an integer of at least 1 (pixels), got 0', { maxSize: 0 }],
     ['fixedSize[0]: expected an integer of at least 1 (pixels), got -1', { fixedSize: [-1, 10] }],
-    ['crop.maxSize: expected at least crop.minSize (384), got 300', { crop: { probability: 0.5, shortSides: [400], minSize: 384, maxSize: 300 } }],
+    [
+      'crop.maxSize: expected at least crop.minSize (384), got 300',
+      { crop: { probability: 0.5, shortSides: [400], minSize: 384, maxSize: 300 } },
+    ],
   ];
   test.each(bad)('%s', (message, change) => {
-    expect(() => validateAugmentation({ ...PAPER_AUGMENTATION, ...change })).toThrow(new InputError(`augmentation: ${message}`));
+    expect(() => validateAugmentation({ ...PAPER_AUGMENTATION, ...change })).toThrow(
+      new InputError(`augmentation: ${message}`),
+    );
   });
 });

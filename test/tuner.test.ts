@@ -3,7 +3,17 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
-import { conv2d, matmul, Random, type Candidate, type Device, type Tensor, type TunedChoices, type TunedClass, type TuningProblem } from '../engine/index.ts';
+import {
+  conv2d,
+  matmul,
+  Random,
+  type Candidate,
+  type Device,
+  type Tensor,
+  type TunedChoices,
+  type TunedClass,
+  type TuningProblem,
+} from '../engine/index.ts';
 import { openDevice } from '../engine/node.ts';
 import { loadTuning, resetTuning, saveTuning, tuningFile } from '../engine/tuning-file.ts';
 import { defineKernel, type Kernel } from '../kernels/kernel.ts';
@@ -26,22 +36,33 @@ afterEach(() => {
 /** As fast as it goes: these tests do not look at times. */
 const QUICK = { rounds: 1, sampleMs: 0.1 };
 
-const random = (on: Device, seed: number, ...shape: number[]): Tensor => on.tensor(new Random(seed).normalArray(shape.reduce((a, b) => a * b, 1)), shape);
+const random = (on: Device, seed: number, ...shape: number[]): Tensor =>
+  on.tensor(new Random(seed).normalArray(shape.reduce((a, b) => a * b, 1)), shape);
 
 /** Values, and the kernels that computed them. */
 async function ran(on: Device, work: () => Tensor): Promise<{ values: Float32Array; kernels: string[] }> {
   let output: Tensor | null = null;
-  const { rows } = await on.profile(() => { output = on.noGrad(() => on.scope(work)); });
+  const { rows } = await on.profile(() => {
+    output = on.noGrad(() => on.scope(work));
+  });
   const values = (await output!.read()) as Float32Array;
   output!.dispose();
   return { values, kernels: rows.map(({ kernel }) => kernel) };
 }
 
 /** Runs work, so that the tuner has seen its classes. */
-const see = (on: Device, work: () => Tensor): void => on.noGrad(() => on.scope(() => { work(); }));
+const see = (on: Device, work: () => Tensor): void =>
+  on.noGrad(() =>
+    on.scope(() => {
+      work();
+    }),
+  );
 
 /** Choices with the variant of a class replaced. */
-const withVariant = (choices: TunedChoices, shapeClass: string, variant: string): TunedChoices => ({ ...choices, choices: { [shapeClass]: { ...choices.choices[shapeClass], variant } } });
+const withVariant = (choices: TunedChoices, shapeClass: string, variant: string): TunedChoices => ({
+  ...choices,
+  choices: { [shapeClass]: { ...choices.choices[shapeClass], variant } },
+});
 
 describe.each(devices)('a choice ($label)', ({ device: on }) => {
   const product = (): Tensor => matmul(random(on, 1, 40, 516), random(on, 2, 516, 72));
@@ -53,7 +74,10 @@ describe.each(devices)('a choice ($label)', ({ device: on }) => {
     expect(excluded).toEqual([]);
     expect(choice).toMatchObject({ expected: expect.any(String), ms: expect.any(Number) });
     const exported = on.tuner.export();
-    const tiles = Object.values(SUBGROUP_TILES[on.subgroupSize] ?? WORKGROUP_TILES) as { rows: number; columns: number }[];
+    const tiles = Object.values(SUBGROUP_TILES[on.subgroupSize] ?? WORKGROUP_TILES) as {
+      rows: number;
+      columns: number;
+    }[];
     for (const { rows, columns } of tiles) {
       for (const slices of [1, 2]) {
         const variant = `buffer ${rows}x${columns}${slices > 1 ? `, ${slices} slices` : ''}`;
@@ -88,10 +112,17 @@ describe.each(devices)('a choice ($label)', ({ device: on }) => {
     // Products inside of Winograd's transforms have classes of their own.
     expect(results.some((result) => /^matmul nn 49x48x32 batch 16$/.test(result.shapeClass))).toBe(true);
     const exported = on.tuner.export();
-    for (const [variant, kernel] of [['winograd 2x2', /^winograd2_input/], ['winograd 4x4', /^winograd4_input/], ['direct buffer 32x32', /^conv2d_f32/]] as const) {
+    for (const [variant, kernel] of [
+      ['winograd 2x2', /^winograd2_input/],
+      ['winograd 4x4', /^winograd4_input/],
+      ['direct buffer 32x32', /^conv2d_f32/],
+    ] as const) {
       on.tuner.import(withVariant(exported, shapeClass, variant));
       const after = await ran(on, run);
-      expect(after.kernels.some((name) => kernel.test(name)), variant).toBe(true);
+      expect(
+        after.kernels.some((name) => kernel.test(name)),
+        variant,
+      ).toBe(true);
       expect(relativeError(after.values, before.values)).toBeLessThan(1e-5);
     }
     weight.dispose();
@@ -105,44 +136,65 @@ test('F(4x4) is no variant of a forward pass that gradients follow', () => {
     device.scope(run);
     return device.tuner.pending.filter((name) => !before.includes(name) && name.startsWith('conv2d '));
   };
-  const run = (): void => { conv2d(random(device, 3, 1, 10, 10, 8), weight, null, { padding: 1 }); };
+  const run = (): void => {
+    conv2d(random(device, 3, 1, 10, 10, 8), weight, null, { padding: 1 });
+  };
   expect(seen(run)).toEqual(['conv2d 3x3 pad 1 1x10x10x8 to 10x10x8']);
   expect(seen(() => device.noGrad(run))).toEqual(['conv2d 3x3 pad 1 1x10x10x8 to 10x10x8 winograd4']);
   weight.dispose();
 });
 
 describe('a wrong variant', () => {
-  const kernel = (name: string, body: string): Kernel => defineKernel({ name, workgroup: [64], params: { count: 'u32' }, buffers: { input: 'read f32', output: 'write f32' }, body: `
+  const kernel = (name: string, body: string): Kernel =>
+    defineKernel({
+      name,
+      workgroup: [64],
+      params: { count: 'u32' },
+      buffers: { input: 'read f32', output: 'write f32' },
+      body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
-  ${body}` });
+  ${body}`,
+    });
   const RIGHT = kernel('test_right', 'output[i] = 2.0 * input[i];');
   const ALSO = kernel('test_also_right', 'output[i] = input[i] + input[i];');
   const WRONG = kernel('test_wrong', 'output[i] = select(2.0, 2.001, i % 7u == 0u) * input[i];');
   const PARTIAL = kernel('test_partial', 'if (i != 200u) { output[i] = 2.0 * input[i]; }');
   const BROKEN = kernel('test_broken', 'output[i] = 2.0 * inptu[i];');
-  const candidate = (of: Kernel): Candidate<Kernel> => ({ name: of.name, variant: of, kernels: () => [of], tolerance: 1e-6 });
+  const candidate = (of: Kernel): Candidate<Kernel> => ({
+    name: of.name,
+    variant: of,
+    kernels: () => [of],
+    tolerance: 1e-6,
+  });
   const problem = (expected: Kernel, others: readonly Kernel[]): TuningProblem<Kernel> => ({
-    expected: candidate(expected), candidates: others.map(candidate), plain: RIGHT, tensors: { input: [300], output: [300] }, output: 'output',
+    expected: candidate(expected),
+    candidates: others.map(candidate),
+    plain: RIGHT,
+    tensors: { input: [300], output: [300] },
+    output: 'output',
     run: (variant, { input, output }) => {
       if (variant === ALSO && others.includes(BROKEN) && expected === BROKEN) throw new Error('thrown on purpose');
       device.run(variant, { count: 300 }, { input, output }, [5, 1, 1]);
     },
   });
-  const tuned = async (key: string): Promise<TunedClass> => (await device.tuner.tune(QUICK)).find(({ shapeClass }) => shapeClass === `test ${key}`)!;
+  const tuned = async (key: string): Promise<TunedClass> =>
+    (await device.tuner.tune(QUICK)).find(({ shapeClass }) => shapeClass === `test ${key}`)!;
 
   test('is excluded by name, with the reason, and the device works on', async () => {
     device.tuner.choose('test', 'wrong ones', () => problem(RIGHT, [WRONG, PARTIAL, BROKEN, ALSO]));
     const { choice, excluded } = await tuned('wrong ones');
     expect(excluded.map(({ variant }) => variant)).toEqual(['test_wrong', 'test_partial', 'test_broken']);
-    expect(excluded[0].reason).toMatch(/^its result is wrong: it differs from the plain variant's by \d\.\de-4 of its size/);
+    expect(excluded[0].reason).toMatch(
+      /^its result is wrong: it differs from the plain variant's by \d\.\de-4 of its size/,
+    );
     expect(excluded[1].reason).toMatch(/by NaN/);
     expect(excluded[2].reason).toMatch(/kernel test_broken does not compile/);
     expect(['test_right', 'test_also_right']).toContain(choice!.variant);
     await device.synchronize();
   });
 
-  test('is not kept where it is the cost model\'s choice, and one that throws is a wrong one', async () => {
+  test("is not kept where it is the cost model's choice, and one that throws is a wrong one", async () => {
     expect(device.tuner.choose('test', 'expected', () => problem(BROKEN, [BROKEN, WRONG, RIGHT, ALSO]))).toBe(BROKEN);
     const { choice, excluded } = await tuned('expected');
     expect(excluded.map(({ variant }) => variant)).toEqual(['test_broken', 'test_wrong', 'test_also_right']);
@@ -152,30 +204,55 @@ describe('a wrong variant', () => {
   });
 
   test('of several results is found in each, and operands may be of a kind of their own', async () => {
-    const pair = (name: string, second: string): Kernel => defineKernel({
-      name, workgroup: [64], params: { count: 'u32' }, buffers: { input: 'read f32', scale: 'read f32', output: 'write f32', other: 'write f32' },
-      body: `let i = linearGroup * 64u + lane; if (i >= p.count) { return; } output[i] = input[i] * scale[i]; other[i] = ${second};`,
-    });
+    const pair = (name: string, second: string): Kernel =>
+      defineKernel({
+        name,
+        workgroup: [64],
+        params: { count: 'u32' },
+        buffers: { input: 'read f32', scale: 'read f32', output: 'write f32', other: 'write f32' },
+        body: `let i = linearGroup * 64u + lane; if (i >= p.count) { return; } output[i] = input[i] * scale[i]; other[i] = ${second};`,
+      });
     // Right only where all scales are 3.
-    const [plain, same, wrong, partial] = [pair('test_pair', 'input[i] * scale[i]'), pair('test_pair_threes', '3.0 * input[i]'), pair('test_pair_wrong', '3.01 * input[i]'), pair('test_pair_partial', 'f32(3 * i)')];
+    const [plain, same, wrong, partial] = [
+      pair('test_pair', 'input[i] * scale[i]'),
+      pair('test_pair_threes', '3.0 * input[i]'),
+      pair('test_pair_wrong', '3.01 * input[i]'),
+      pair('test_pair_partial', 'f32(3 * i)'),
+    ];
     const made: number[] = [];
     device.tuner.choose('test', 'several results', () => ({
-      expected: candidate(plain), candidates: [same, wrong, partial].map(candidate), plain, tensors: { input: [300], scale: [300], output: [300], other: [300] }, output: ['output', 'other'],
-      values: { scale: (_, count) => { made.push(count); return new Float32Array(count).fill(3); } },
-      run: (variant: Kernel, { input, scale, output, other }) => device.run(variant, { count: 300 }, { input, scale, output, other }, [5, 1, 1]),
+      expected: candidate(plain),
+      candidates: [same, wrong, partial].map(candidate),
+      plain,
+      tensors: { input: [300], scale: [300], output: [300], other: [300] },
+      output: ['output', 'other'],
+      values: {
+        scale: (_, count) => {
+          made.push(count);
+          return new Float32Array(count).fill(3);
+        },
+      },
+      run: (variant: Kernel, { input, scale, output, other }) =>
+        device.run(variant, { count: 300 }, { input, scale, output, other }, [5, 1, 1]),
     }));
     const { excluded } = await tuned('several results');
     expect(excluded.map(({ variant }) => variant)).toEqual(['test_pair_wrong', 'test_pair_partial']);
-    expect(excluded[0].reason).toMatch(/^its other is wrong: it differs from the plain variant's by 3\.3e-3 of its size/);
+    expect(excluded[0].reason).toMatch(
+      /^its other is wrong: it differs from the plain variant's by 3\.3e-3 of its size/,
+    );
     expect(made).toEqual([300]);
   });
 
-  test('leaves the cost model\'s choice where there is no other, or what it is held against fails', async () => {
+  test("leaves the cost model's choice where there is no other, or what it is held against fails", async () => {
     device.tuner.choose('test', 'none right', () => problem(WRONG, [PARTIAL]));
     device.tuner.choose('test', 'no reference', () => ({ ...problem(RIGHT, [ALSO]), plain: BROKEN }));
-    device.tuner.choose('test', 'too large', () => ({ ...problem(RIGHT, [ALSO]), tensors: { input: [2 ** 28], output: [300] } }));
+    device.tuner.choose('test', 'too large', () => ({
+      ...problem(RIGHT, [ALSO]),
+      tensors: { input: [2 ** 28], output: [300] },
+    }));
     const results = await device.tuner.tune(QUICK);
-    const skipped = (key: string): string | null => results.find(({ shapeClass }) => shapeClass === `test ${key}`)!.skipped;
+    const skipped = (key: string): string | null =>
+      results.find(({ shapeClass }) => shapeClass === `test ${key}`)!.skipped;
     expect(skipped('none right')).toBe('no variant is right');
     expect(skipped('no reference')).toMatch(/^the plain variant fails: .*test_broken/);
     expect(skipped('too large')).toBe('operands and results take 1025 MiB, more than 512');
@@ -184,7 +261,9 @@ describe('a wrong variant', () => {
 });
 
 test('tuning is refused while it runs, in a capture, and with forced variants; an aborted one stops', async () => {
-  device.scope(() => { matmul(random(device, 1, 9, 24), random(device, 2, 24, 12)); });
+  device.scope(() => {
+    matmul(random(device, 1, 9, 24), random(device, 2, 24, 12));
+  });
   const running = device.tuner.tune(QUICK);
   await expect(device.tuner.tune(QUICK)).rejects.toThrow('tune: the device is being tuned already');
   await running;
@@ -201,7 +280,9 @@ describe('stored choices', () => {
     await device.tuner.tune(QUICK);
     const exported = device.tuner.export();
     const { expected } = exported.choices[shapeClass];
-    const [a, b] = Object.values(SUBGROUP_TILES[device.subgroupSize] ?? WORKGROUP_TILES).map((tile: { rows: number; columns: number }) => `buffer ${tile.rows}x${tile.columns}`);
+    const [a, b] = Object.values(SUBGROUP_TILES[device.subgroupSize] ?? WORKGROUP_TILES).map(
+      (tile: { rows: number; columns: number }) => `buffer ${tile.rows}x${tile.columns}`,
+    );
     const other = expected === a ? b : a;
     return { exported: withVariant(exported, shapeClass, other), other };
   }
@@ -212,17 +293,29 @@ describe('stored choices', () => {
     device.tuner.reset();
     device.tuner.import(exported);
     const file = join(folder, 'deep', 'tuning.json');
-    const foreign = { adapter: 'some other', driver: 'its driver', subgroupSize: 'not understood here', choices: { x: 1 } };
+    const foreign = {
+      adapter: 'some other',
+      driver: 'its driver',
+      subgroupSize: 'not understood here',
+      choices: { x: 1 },
+    };
     saveTuning(device.tuner, file);
     const stored = JSON.parse(readFileSync(file, 'utf8'));
     writeFileSync(file, JSON.stringify({ ...stored, adapters: [foreign, ...stored.adapters] }));
     saveTuning(device.tuner, file);
     expect(readdirSync(join(folder, 'deep'))).toEqual(['tuning.json']);
 
-    const [tuned, untuned, elsewhere] = [await openDevice({ tuning: file }), await openDevice({ tuning: 'off' }), await openDevice({ tuning: join(folder, 'not-there.json') })];
+    const [tuned, untuned, elsewhere] = [
+      await openDevice({ tuning: file }),
+      await openDevice({ tuning: 'off' }),
+      await openDevice({ tuning: join(folder, 'not-there.json') }),
+    ];
     expect(tuned.tuner.export()).toEqual(exported);
     expect(tuned.tuner.fingerprint).toMatch(/^[0-9a-f]{12}$/);
-    expect([untuned, elsewhere].map(({ tuner }) => [tuner.fingerprint, tuner.summary])).toEqual([['none', 'none'], ['none', 'none']]);
+    expect([untuned, elsewhere].map(({ tuner }) => [tuner.fingerprint, tuner.summary])).toEqual([
+      ['none', 'none'],
+      ['none', 'none'],
+    ]);
     expect((await ran(tuned, product(tuned))).kernels[0]).toContain(tile(other));
     expect((await ran(untuned, product(untuned))).kernels[0]).not.toContain(`${tile(other)}_vec4`);
 
@@ -264,7 +357,8 @@ describe('stored choices', () => {
   test('of another adapter, driver or subgroup size do not count', async () => {
     const { exported } = await choices();
     device.tuner.reset();
-    for (const change of [{ adapter: 'another' }, { driver: 'another 1.2.3' }, { subgroupSize: 128 }]) expect(device.tuner.import({ ...exported, ...change })).toBe(0);
+    for (const change of [{ adapter: 'another' }, { driver: 'another 1.2.3' }, { subgroupSize: 128 }])
+      expect(device.tuner.import({ ...exported, ...change })).toBe(0);
     expect(device.tuner.fingerprint).toBe('none');
   });
 
@@ -279,14 +373,24 @@ describe('stored choices', () => {
     forced.destroy();
   });
 
-  test('that cannot be understood are refused with the field\'s name', async () => {
+  test("that cannot be understood are refused with the field's name", async () => {
     const { exported } = await choices();
     const one = exported.choices[shapeClass];
     const at = `choices[${JSON.stringify(shapeClass)}]`;
     const cases: readonly (readonly [unknown, string])[] = [
-      ['text', 'mine.json: tuned choices must be an object, got "text"'], [{ ...exported, version: 7 }, 'mine.json: version must be 1, got 7'], [{ ...exported, adapter: undefined }, 'mine.json: adapter must be text, got nothing'],
-      [{ ...exported, subgroupSize: -1 }, 'mine.json: subgroupSize must be an integer >= 0, got -1'], [{ ...exported, choices: [] }, 'mine.json: choices must be an object, got []'],
-      [{ ...exported, choices: { [shapeClass]: { ...one, variant: 3 } } }, `mine.json: ${at}.variant must be text, got 3`], [{ ...exported, choices: { [shapeClass]: { ...one, ms: 'fast' } } }, `mine.json: ${at}.ms must be a number of milliseconds, got "fast"`],
+      ['text', 'mine.json: tuned choices must be an object, got "text"'],
+      [{ ...exported, version: 7 }, 'mine.json: version must be 1, got 7'],
+      [{ ...exported, adapter: undefined }, 'mine.json: adapter must be text, got nothing'],
+      [{ ...exported, subgroupSize: -1 }, 'mine.json: subgroupSize must be an integer >= 0, got -1'],
+      [{ ...exported, choices: [] }, 'mine.json: choices must be an object, got []'],
+      [
+        { ...exported, choices: { [shapeClass]: { ...one, variant: 3 } } },
+        `mine.json: ${at}.variant must be text, got 3`,
+      ],
+      [
+        { ...exported, choices: { [shapeClass]: { ...one, ms: 'fast' } } },
+        `mine.json: ${at}.ms must be a number of milliseconds, got "fast"`,
+      ],
     ];
     for (const [json, text] of cases) expect(() => device.tuner.import(json, 'mine.json')).toThrow(text);
   });
@@ -294,12 +398,18 @@ describe('stored choices', () => {
   test('in a broken file are left alone with a warning, and npm run tune names file and field', async () => {
     const { exported } = await choices();
     const warnings: string[] = [];
-    vi.spyOn(process, 'emitWarning').mockImplementation((warning) => { warnings.push(String(warning)); });
+    vi.spyOn(process, 'emitWarning').mockImplementation((warning) => {
+      warnings.push(String(warning));
+    });
     vi.spyOn(console, 'log').mockImplementation(() => undefined);
     const file = join(folder, 'broken.json');
     const broken = { version: 1, adapters: [{ ...exported, choices: { some: { variant: 'x' } } }] };
-    for (const [text, named] of [['{"version": 1', /broken\.json: not readable as JSON/], ['{"version": 2, "adapters": []}', /broken\.json: version must be 1, got 2/], ['{"version": 1, "adapters": [5]}', /broken\.json: adapters\[0\] must be an object, got 5/],
-      [JSON.stringify(broken), /broken\.json: adapters\[0\]: choices\["some"\]\.kernels must be text, got nothing/]] as const) {
+    for (const [text, named] of [
+      ['{"version": 1', /broken\.json: not readable as JSON/],
+      ['{"version": 2, "adapters": []}', /broken\.json: version must be 1, got 2/],
+      ['{"version": 1, "adapters": [5]}', /broken\.json: adapters\[0\] must be an object, got 5/],
+      [JSON.stringify(broken), /broken\.json: adapters\[0\]: choices\["some"\]\.kernels must be text, got nothing/],
+    ] as const) {
       writeFileSync(file, text);
       const opened = await openDevice({ tuning: file });
       expect(opened.tuner.fingerprint).toBe('none');
@@ -320,7 +430,9 @@ describe('npm run tune', () => {
     const file = join(folder, 'command.json');
     vi.stubEnv('DSRCNN_TUNING', file);
     const lines: string[] = [];
-    vi.spyOn(console, 'log').mockImplementation((line) => { lines.push(String(line)); });
+    vi.spyOn(console, 'log').mockImplementation((line) => {
+      lines.push(String(line));
+    });
     vi.spyOn(process.stderr, 'write').mockImplementation(() => true);
     vi.spyOn(process.stdout, 'write').mockImplementation((text) => {
       if (/left {2}/.test(String(text))) process.emit('SIGINT', 'SIGINT');
@@ -343,19 +455,27 @@ describe('npm run tune', () => {
     expect(lines.at(-1)).toBe(`removed   ${count} ${count === 1 ? 'choice' : 'choices'} of this adapter from ${file}`);
     if (!device.info.features.includes('shader-f16')) return;
     lines.length = 0;
-    expect(await runTune(['--preset', 'tiny', '--size', '64x64', '--batch', '1', '--set', 'numStages=1', '--half'])).toBe(130);
+    expect(
+      await runTune(['--preset', 'tiny', '--size', '64x64', '--batch', '1', '--set', 'numStages=1', '--half']),
+    ).toBe(130);
     expect(lines[0]).toMatch(/^device .*, inference with --half$/);
     // Inference in f16 has classes of its own, where in f32 it shares some with training.
     expect(classes()).toBeGreaterThan(count32);
   });
 
   test('refuses what it does not know', async () => {
-    const refused = (argv: string[]): Promise<string> => runTune(argv).then(() => 'nothing', (error: Error) => `${error.name}: ${error.message}`);
+    const refused = (argv: string[]): Promise<string> =>
+      runTune(argv).then(
+        () => 'nothing',
+        (error: Error) => `${error.name}: ${error.message}`,
+      );
     expect(await refused(['--frobnicate'])).toMatch(/^InputError: tune: Unknown option '--frobnicate'/);
     expect(await refused(['--list', '--preset', 'tiny'])).toBe('InputError: tune: --list does not go with --preset');
     expect(await refused(['--list'])).toMatch(/^InputError: tune: DSRCNN_TUNING=off says/);
     vi.stubEnv('DSRCNN_TUNING', join(folder, 'refused.json'));
-    expect(await refused(['--size', '96'])).toBe('InputError: tune: --size: expected HEIGHTxWIDTH in pixels, e.g. 480x640, got "96"');
+    expect(await refused(['--size', '96'])).toBe(
+      'InputError: tune: --size: expected HEIGHTxWIDTH in pixels, e.g. 480x640, got "96"',
+    );
     expect(await refused(['--batch', '0'])).toBe('InputError: tune: --batch: expected an integer >= 1, got "0"');
     expect(await refused(['--preset', 'huge'])).toMatch(/^InputError: --config huge: neither a preset/);
   });

@@ -22,14 +22,39 @@ const everywhere = {
   hookTimeout: 180_000,
   sequence: { groupOrder: 0 },
 };
-const ON_BOTH_ADAPTERS = ['test/bounds.test.ts', 'test/ops.test.ts', 'test/ops-default-limits.test.ts', 'test/golden.test.ts', 'test/golden-default-limits.test.ts', 'test/matching.test.ts', 'test/optim.test.ts', 'test/half-precision.test.ts'];
-const WITH_USUAL_VECTORS = ['test/ops-default-limits.test.ts', 'test/golden-default-limits.test.ts', 'test/tuned-variants.test.ts', 'test/half-precision.test.ts', 'test/capture.test.ts'];
+const ON_BOTH_ADAPTERS = [
+  'test/bounds.test.ts',
+  'test/ops.test.ts',
+  'test/ops-default-limits.test.ts',
+  'test/golden.test.ts',
+  'test/golden-default-limits.test.ts',
+  'test/matching.test.ts',
+  'test/optim.test.ts',
+  'test/half-precision.test.ts',
+];
+const WITH_USUAL_VECTORS = [
+  'test/ops-default-limits.test.ts',
+  'test/golden-default-limits.test.ts',
+  'test/tuned-variants.test.ts',
+  'test/half-precision.test.ts',
+  'test/capture.test.ts',
+];
 const choice = readDriverChoice();
 const wide = choice?.driver === 'lavapipe' && choice.vectorBits !== null && !process.env.LP_NATIVE_VECTOR_WIDTH;
 const twice = process.platform === 'linux' && process.arch === 'x64' && choice?.driver !== 'swiftshader';
 
 /** The longest first, SwiftShader's before the other adapter's: one that begins last would be waited for alone. A fresh clone knows no durations that the runner could sort by. */
-const LONGEST = ['test/ops.test.ts', 'test/golden.test.ts', 'test/training.test.ts', 'test/tuned-variants.test.ts', 'test/ops-default-limits.test.ts', 'test/half-precision.test.ts', 'test/cli.test.ts', 'test/loss-curve.test.ts', 'test/capture.test.ts'];
+const LONGEST = [
+  'test/ops.test.ts',
+  'test/golden.test.ts',
+  'test/training.test.ts',
+  'test/tuned-variants.test.ts',
+  'test/ops-default-limits.test.ts',
+  'test/half-precision.test.ts',
+  'test/cli.test.ts',
+  'test/loss-curve.test.ts',
+  'test/capture.test.ts',
+];
 
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
@@ -47,9 +72,40 @@ export default defineConfig({
     maxWorkers: 2,
     sequence: { sequencer: LongestFirst },
     projects: [
-      { test: { ...everywhere, name: 'adapter', include: ['test/**/*.test.ts'], exclude: wide ? WITH_USUAL_VECTORS : [], env: UNTUNED } },
-      ...(wide ? [{ test: { ...everywhere, name: 'adapter, 256 bits', include: WITH_USUAL_VECTORS, env: { ...UNTUNED, LP_NATIVE_VECTOR_WIDTH: '256' } } }] : []),
-      ...(twice ? [{ test: { ...everywhere, name: 'swiftshader', include: ON_BOTH_ADAPTERS, env: { ...UNTUNED, DSRCNN_DRIVER: 'swiftshader' }, globalSetup: ['test/prepare-swiftshader.ts'] } }] : []),
+      {
+        test: {
+          ...everywhere,
+          name: 'adapter',
+          include: ['test/**/*.test.ts'],
+          exclude: wide ? WITH_USUAL_VECTORS : [],
+          env: UNTUNED,
+        },
+      },
+      ...(wide
+        ? [
+            {
+              test: {
+                ...everywhere,
+                name: 'adapter, 256 bits',
+                include: WITH_USUAL_VECTORS,
+                env: { ...UNTUNED, LP_NATIVE_VECTOR_WIDTH: '256' },
+              },
+            },
+          ]
+        : []),
+      ...(twice
+        ? [
+            {
+              test: {
+                ...everywhere,
+                name: 'swiftshader',
+                include: ON_BOTH_ADAPTERS,
+                env: { ...UNTUNED, DSRCNN_DRIVER: 'swiftshader' },
+                globalSetup: ['test/prepare-swiftshader.ts'],
+              },
+            },
+          ]
+        : []),
     ],
   },
 });

@@ -33,7 +33,8 @@ function readsOrRefuses(bytes: Uint8Array<ArrayBuffer>): void {
   }
 }
 
-const concat = (...parts: readonly (readonly number[] | Uint8Array)[]): Uint8Array<ArrayBuffer> => Uint8Array.from(parts.flatMap((part) => [...part]));
+const concat = (...parts: readonly (readonly number[] | Uint8Array)[]): Uint8Array<ArrayBuffer> =>
+  Uint8Array.from(parts.flatMap((part) => [...part]));
 const ascii = (text: string): number[] => [...new TextEncoder().encode(text)];
 const u32 = (n: number): number[] => [n & 255, (n >>> 8) & 255, (n >>> 16) & 255, n >>> 24];
 const u64 = (n: bigint): number[] => Array.from({ length: 8 }, (_, i) => Number((n >> BigInt(8 * i)) & 255n));
@@ -42,24 +43,67 @@ const pickle = (...body: readonly (readonly number[])[]): Uint8Array<ArrayBuffer
 
 /** A zip of stored entries. */
 function zip(entries: Readonly<Record<string, Uint8Array<ArrayBuffer>>>): Uint8Array<ArrayBuffer> {
-  const parts: Uint8Array[] = [], directory: number[] = [];
+  const parts: Uint8Array[] = [],
+    directory: number[] = [];
   let at = 0;
   for (const [name, data] of Object.entries(entries)) {
-    const common = [20, 0, 0, 0, 0, 0, 0, 0, 0, 0, ...u32(crc32(data)), ...u32(data.length), ...u32(data.length), name.length, 0, 0, 0];
+    const common = [
+      20,
+      0,
+      0,
+      0,
+      0,
+      0,
+      0,
+      0,
+      0,
+      0,
+      ...u32(crc32(data)),
+      ...u32(data.length),
+      ...u32(data.length),
+      name.length,
+      0,
+      0,
+      0,
+    ];
     const header = Uint8Array.from([...u32(0x04034b50), ...common, ...ascii(name)]);
     directory.push(...u32(0x02014b50), 20, 0, ...common, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ...u32(at), ...ascii(name));
     parts.push(header, data);
     at += header.length + data.length;
   }
   const count = Object.keys(entries).length;
-  parts.push(Uint8Array.from([...directory, ...u32(0x06054b50), 0, 0, 0, 0, count, 0, count, 0, ...u32(directory.length), ...u32(at), 0, 0]));
+  parts.push(
+    Uint8Array.from([
+      ...directory,
+      ...u32(0x06054b50),
+      0,
+      0,
+      0,
+      0,
+      count,
+      0,
+      count,
+      0,
+      ...u32(directory.length),
+      ...u32(at),
+      0,
+      0,
+    ]),
+  );
   return new Uint8Array(Buffer.concat(parts));
 }
 
 /** A checkpoint's entries, changed by `change`, as a whole zip with right checksums. */
-function rezip(name: string, change: (entries: Record<string, Uint8Array<ArrayBuffer>>) => void): Uint8Array<ArrayBuffer> {
-  const stored = readZip(read(name), (message) => { throw new Error(message); });
-  const entries = Object.fromEntries(stored.names.map((entry) => [`a/${entry.slice(entry.indexOf('/') + 1)}`, stored.read(entry)]));
+function rezip(
+  name: string,
+  change: (entries: Record<string, Uint8Array<ArrayBuffer>>) => void,
+): Uint8Array<ArrayBuffer> {
+  const stored = readZip(read(name), (message) => {
+    throw new Error(message);
+  });
+  const entries = Object.fromEntries(
+    stored.names.map((entry) => [`a/${entry.slice(entry.indexOf('/') + 1)}`, stored.read(entry)]),
+  );
   change(entries);
   return zip(entries);
 }
@@ -73,10 +117,20 @@ function after(bytes: Uint8Array, needle: string): number {
 
 describe('hostile pickles', () => {
   const NAMES: Readonly<Record<string, string>> = {
-    'hostile.reduce.pkl': 'posix.system', 'hostile.stack_global.pkl': 'posix.system', 'hostile.nested.pkl': 'posix.system', 'hostile.inst.pkl': 'posix.system (INST)', 'hostile.obj.pkl': 'posix.system',
-    'hostile.eval.pkl': '__builtin__.eval', 'hostile.build.pkl': 'os.system', 'hostile.extension.pkl': 'extension code 7', 'hostile.getattr.pkl': 'builtins.getattr',
-    'hostile.load_from_bytes.pkl': 'torch.storage._load_from_bytes', 'hostile.call_class.pkl': 'a call of numpy.ndarray', 'hostile.newobj.pkl': 'subprocess.Popen',
-    'hostile.zip.pth': 'posix.system', 'hostile.legacy.pth': 'posix.system',
+    'hostile.reduce.pkl': 'posix.system',
+    'hostile.stack_global.pkl': 'posix.system',
+    'hostile.nested.pkl': 'posix.system',
+    'hostile.inst.pkl': 'posix.system (INST)',
+    'hostile.obj.pkl': 'posix.system',
+    'hostile.eval.pkl': '__builtin__.eval',
+    'hostile.build.pkl': 'os.system',
+    'hostile.extension.pkl': 'extension code 7',
+    'hostile.getattr.pkl': 'builtins.getattr',
+    'hostile.load_from_bytes.pkl': 'torch.storage._load_from_bytes',
+    'hostile.call_class.pkl': 'a call of numpy.ndarray',
+    'hostile.newobj.pkl': 'subprocess.Popen',
+    'hostile.zip.pth': 'posix.system',
+    'hostile.legacy.pth': 'posix.system',
   };
 
   test('every one of the folder is refused by name, and did nothing', () => {
@@ -95,7 +149,9 @@ describe('hostile pickles', () => {
   });
 
   test('a module saved whole is refused with advice', () => {
-    expect(errorOf(pickle(ascii('ctorch.nn.modules.linear\nLinear\n')))).toMatch(/torch\.nn\.modules\.linear\.Linear is refused.*save its state_dict/);
+    expect(errorOf(pickle(ascii('ctorch.nn.modules.linear\nLinear\n')))).toMatch(
+      /torch\.nn\.modules\.linear\.Linear is refused.*save its state_dict/,
+    );
   });
 
   test('opcodes that no checkpoint needs are refused by name', () => {
@@ -109,8 +165,10 @@ describe('hostile pickles', () => {
 
 describe('lengths that lie', () => {
   test('announced bytes beyond the end are refused before anything is allocated', () => {
-    for (const opcode of [0x58, 0x54, 0x42, 0x8b]) expect(errorOf(pickle([opcode, ...u32(0xfffffff0)])), opcode.toString(16)).toMatch(/bytes/);
-    for (const opcode of [0x8d, 0x8e, 0x96, 0x95]) expect(errorOf(pickle([opcode, ...u64(2n ** 62n)])), opcode.toString(16)).toMatch(/bytes/);
+    for (const opcode of [0x58, 0x54, 0x42, 0x8b])
+      expect(errorOf(pickle([opcode, ...u32(0xfffffff0)])), opcode.toString(16)).toMatch(/bytes/);
+    for (const opcode of [0x8d, 0x8e, 0x96, 0x95])
+      expect(errorOf(pickle([opcode, ...u64(2n ** 62n)])), opcode.toString(16)).toMatch(/bytes/);
     expect(errorOf(concat([0x80, 4, 0x8a, 0xff], new Uint8Array(300)))).toContain('an integer of 255 bytes');
   });
 
@@ -121,15 +179,34 @@ describe('lengths that lie', () => {
 
   test('safetensors headers that are deep or wide give short messages', () => {
     const deep = `${'['.repeat(3e5)}${']'.repeat(3e5)}`;
-    for (const entry of [deep, `{"dtype": ${deep}}`, `{"dtype": "F32", "shape": ${deep}}`, `{"dtype": "F32", "shape": [${'1, '.repeat(1e5)}1]}`, `{"dtype": "F32", "shape": [1], "data_offsets": ${deep}}`, '['.repeat(1e6)]) {
+    for (const entry of [
+      deep,
+      `{"dtype": ${deep}}`,
+      `{"dtype": "F32", "shape": ${deep}}`,
+      `{"dtype": "F32", "shape": [${'1, '.repeat(1e5)}1]}`,
+      `{"dtype": "F32", "shape": [1], "data_offsets": ${deep}}`,
+      '['.repeat(1e6),
+    ]) {
       const header = ascii(`{"w": ${entry}}`);
-      expect(errorOf(new Uint8Array(Buffer.concat([Uint8Array.from(u64(BigInt(header.length))), Uint8Array.from(header), new Uint8Array(4)]))).length).toBeLessThan(200);
+      expect(
+        errorOf(
+          new Uint8Array(
+            Buffer.concat([Uint8Array.from(u64(BigInt(header.length))), Uint8Array.from(header), new Uint8Array(4)]),
+          ),
+        ).length,
+      ).toBeLessThan(200);
     }
   });
 
   test('safetensors whose tensors share bytes cannot multiply them', () => {
     const body = 1 << 16;
-    const header = ascii(JSON.stringify(Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [`w${i}`, { dtype: 'U8', shape: [body], data_offsets: [0, body] }]))));
+    const header = ascii(
+      JSON.stringify(
+        Object.fromEntries(
+          Array.from({ length: 1000 }, (_, i) => [`w${i}`, { dtype: 'U8', shape: [body], data_offsets: [0, body] }]),
+        ),
+      ),
+    );
     expect(errorOf(concat(u64(BigInt(header.length)), header, new Uint8Array(body)))).toContain('overlap');
   });
 
@@ -154,7 +231,9 @@ describe('lengths that lie', () => {
   });
 
   test('a shape that reaches beyond its storage', () => {
-    const bytes = rezip('f32.zip.pth', (entries) => { entries['a/data/0'] = entries['a/data/0'].slice(0, 100); });
+    const bytes = rezip('f32.zip.pth', (entries) => {
+      entries['a/data/0'] = entries['a/data/0'].slice(0, 100);
+    });
     expect(errorOf(bytes)).toContain('whole: its storage has 100 bytes, 60 elements of torch.FloatStorage take 240');
   });
 });
@@ -162,10 +241,24 @@ describe('lengths that lie', () => {
 describe('pickles that build much from little', () => {
   /** None, then the opcodes over and over. */
   const big = (opcodes: readonly number[], count: number): Uint8Array<ArrayBuffer> =>
-    new Uint8Array(Buffer.concat([Uint8Array.of(0x80, 2, 0x4e), Buffer.alloc(opcodes.length * count, Uint8Array.from(opcodes)), Uint8Array.of(0x2e)]));
+    new Uint8Array(
+      Buffer.concat([
+        Uint8Array.of(0x80, 2, 0x4e),
+        Buffer.alloc(opcodes.length * count, Uint8Array.from(opcodes)),
+        Uint8Array.of(0x2e),
+      ]),
+    );
 
   test('a list of lists of lists, each ten times in the next, takes no more than its opcodes', () => {
-    const levels = Array.from({ length: 200 }, (_, i) => [0x5d, 0x71, i + 1, 0x28, ...Array.from({ length: 10 }, () => [0x68, i]).flat(), 0x65, 0x30]);
+    const levels = Array.from({ length: 200 }, (_, i) => [
+      0x5d,
+      0x71,
+      i + 1,
+      0x28,
+      ...Array.from({ length: 10 }, () => [0x68, i]).flat(),
+      0x65,
+      0x30,
+    ]);
     const message = errorOf(pickle([0x5d, 0x71, 0, 0x30], ...levels, [0x68, 200]));
     expect(message).toContain('holds a list of 10, expected a state_dict');
   });
@@ -177,26 +270,72 @@ describe('pickles that build much from little', () => {
   test('a million nested tuples, empty dicts and lists, marks, bytes, copies: refused within seconds and 500 MB', () => {
     const before = process.memoryUsage().rss;
     const begin = performance.now();
-    for (const [opcodes, count] of [[[0x85], 1e6], [[0x7d], 1e6], [[0x7d, 0x4e, 0x4e, 0x73], 1e6], [[0x5d], 1e6], [[0x28], 1e6], [[0x43, 0], 1e6], [[0x32], 2e6]] as const) errorOf(big(opcodes, count));
+    for (const [opcodes, count] of [
+      [[0x85], 1e6],
+      [[0x7d], 1e6],
+      [[0x7d, 0x4e, 0x4e, 0x73], 1e6],
+      [[0x5d], 1e6],
+      [[0x28], 1e6],
+      [[0x43, 0], 1e6],
+      [[0x32], 2e6],
+    ] as const)
+      errorOf(big(opcodes, count));
     expect(performance.now() - begin).toBeLessThan(20_000);
     expect(process.memoryUsage().rss - before).toBeLessThan(500 * 2 ** 20);
   });
 
   test('a text encoded again and again out of the memo', () => {
-    const encode = [...ascii('c_codecs\nencode\n'), 0x71, 0, 0x30, ...text('x'.repeat(60_000)), 0x71, 1, 0x30, ...text('latin1'), 0x71, 2, 0x30];
-    expect(errorOf(pickle(encode, ...Array.from({ length: 5000 }, () => [0x68, 0, 0x68, 1, 0x68, 2, 0x86, 0x52])))).toContain('builds more data than the file holds');
+    const encode = [
+      ...ascii('c_codecs\nencode\n'),
+      0x71,
+      0,
+      0x30,
+      ...text('x'.repeat(60_000)),
+      0x71,
+      1,
+      0x30,
+      ...text('latin1'),
+      0x71,
+      2,
+      0x30,
+    ];
+    expect(
+      errorOf(pickle(encode, ...Array.from({ length: 5000 }, () => [0x68, 0, 0x68, 1, 0x68, 2, 0x86, 0x52]))),
+    ).toContain('builds more data than the file holds');
   });
 
   test('an OrderedDict copied again and again out of one list', () => {
-    const list = [...ascii('ccollections\nOrderedDict\n'), 0x71, 0, 0x30, 0x5d, 0x71, 1, 0x28, ...Array.from({ length: 5000 }, (_, i) => [0x4a, ...u32(i), 0x4e, 0x86]).flat(), 0x65, 0x30];
-    expect(errorOf(pickle(list, ...Array.from({ length: 5000 }, () => [0x68, 0, 0x68, 1, 0x85, 0x52])))).toContain('builds more data than the file holds');
+    const list = [
+      ...ascii('ccollections\nOrderedDict\n'),
+      0x71,
+      0,
+      0x30,
+      0x5d,
+      0x71,
+      1,
+      0x28,
+      ...Array.from({ length: 5000 }, (_, i) => [0x4a, ...u32(i), 0x4e, 0x86]).flat(),
+      0x65,
+      0x30,
+    ];
+    expect(errorOf(pickle(list, ...Array.from({ length: 5000 }, () => [0x68, 0, 0x68, 1, 0x85, 0x52])))).toContain(
+      'builds more data than the file holds',
+    );
   });
 });
 
 describe('another byte order', () => {
   test('PyTorch >= 2.1 says so in the zip', () => {
-    expect(errorOf(rezip('f32.zip.pth', (entries) => { entries['a/byteorder'] = Uint8Array.from(ascii('big')); }))).toContain('byteorder is "big"');
-    const little = rezip('f32.zip.pth', (entries) => { entries['a/byteorder'] = Uint8Array.from(ascii('little')); });
+    expect(
+      errorOf(
+        rezip('f32.zip.pth', (entries) => {
+          entries['a/byteorder'] = Uint8Array.from(ascii('big'));
+        }),
+      ),
+    ).toContain('byteorder is "big"');
+    const little = rezip('f32.zip.pth', (entries) => {
+      entries['a/byteorder'] = Uint8Array.from(ascii('little'));
+    });
     expect(readCheckpoint(little.buffer, 'little.pth').tensors.size).toBe(9);
   });
 
@@ -251,21 +390,31 @@ test('a file cut short anywhere is refused', () => {
 test('a flipped bit in a zip is found, wherever it counts', () => {
   const bytes = read('f32.zip.pth');
   const intact = readCheckpoint(bytes.slice().buffer, 'a.pth').tensors;
-  fc.assert(fc.property(fc.nat(bytes.length - 1), fc.nat(7), (at, bit) => {
-    const flipped = bytes.slice();
-    flipped[at] ^= 1 << bit;
-    try {
-      // Padding, dates and the like may change; values may not.
-      expect(readCheckpoint(flipped.buffer, 'a.pth').tensors).toEqual(intact);
-    } catch (error) {
-      if (!(error instanceof WeightsError)) throw error;
-    }
-  }), { seed: 3, numRuns: 2000 });
+  fc.assert(
+    fc.property(fc.nat(bytes.length - 1), fc.nat(7), (at, bit) => {
+      const flipped = bytes.slice();
+      flipped[at] ^= 1 << bit;
+      try {
+        // Padding, dates and the like may change; values may not.
+        expect(readCheckpoint(flipped.buffer, 'a.pth').tensors).toEqual(intact);
+      } catch (error) {
+        if (!(error instanceof WeightsError)) throw error;
+      }
+    }),
+    { seed: 3, numRuns: 2000 },
+  );
 });
 
 describe('fuzzing', () => {
-  const mutation = fc.record({ at: fc.double({ min: 0, max: 1, noNaN: true }), kind: fc.constantFrom('set', 'insert', 'remove', 'copy', 'cut'), bytes: fc.uint8Array({ minLength: 1, maxLength: 9 }) });
-  const mutate = (bytes: Uint8Array<ArrayBuffer>, changes: readonly { at: number; kind: string; bytes: Uint8Array }[]): Uint8Array<ArrayBuffer> => {
+  const mutation = fc.record({
+    at: fc.double({ min: 0, max: 1, noNaN: true }),
+    kind: fc.constantFrom('set', 'insert', 'remove', 'copy', 'cut'),
+    bytes: fc.uint8Array({ minLength: 1, maxLength: 9 }),
+  });
+  const mutate = (
+    bytes: Uint8Array<ArrayBuffer>,
+    changes: readonly { at: number; kind: string; bytes: Uint8Array }[],
+  ): Uint8Array<ArrayBuffer> => {
     let out = bytes.slice();
     for (const { at, kind, bytes: patch } of changes) {
       const i = Math.floor(at * out.length);
@@ -282,36 +431,98 @@ describe('fuzzing', () => {
   for (const name of SMALL) {
     test(`${name}, its bytes changed, is read or refused`, () => {
       const bytes = read(name);
-      fc.assert(fc.property(changes, (list) => readsOrRefuses(mutate(bytes, list))), { seed: 5, numRuns: 400 });
+      fc.assert(
+        fc.property(changes, (list) => readsOrRefuses(mutate(bytes, list))),
+        { seed: 5, numRuns: 400 },
+      );
     });
   }
 
-  test('a zip\'s pickle, changed under a right checksum, is read or refused', () => {
+  test("a zip's pickle, changed under a right checksum, is read or refused", () => {
     for (const name of ['f32.zip.pth', 'training.pth', 'types.zip.pth']) {
-      fc.assert(fc.property(changes, (list) => {
-        readsOrRefuses(rezip(name, (entries) => { entries['a/data.pkl'] = mutate(entries['a/data.pkl'], list); }));
-      }), { seed: 6, numRuns: 600 });
+      fc.assert(
+        fc.property(changes, (list) => {
+          readsOrRefuses(
+            rezip(name, (entries) => {
+              entries['a/data.pkl'] = mutate(entries['a/data.pkl'], list);
+            }),
+          );
+        }),
+        { seed: 6, numRuns: 600 },
+      );
     }
   });
 
   test('random opcodes are read or refused', () => {
     const opcode = fc.constantFrom(
-      0x28, 0x29, 0x2e, 0x30, 0x31, 0x32, 0x4e, 0x4b, 0x51, 0x52, 0x58, 0x5d, 0x61, 0x62, 0x63, 0x64,
-      0x65, 0x68, 0x6c, 0x71, 0x73, 0x74, 0x75, 0x7d, 0x81, 0x85, 0x86, 0x87, 0x88, 0x92, 0x93, 0x94,
+      0x28,
+      0x29,
+      0x2e,
+      0x30,
+      0x31,
+      0x32,
+      0x4e,
+      0x4b,
+      0x51,
+      0x52,
+      0x58,
+      0x5d,
+      0x61,
+      0x62,
+      0x63,
+      0x64,
+      0x65,
+      0x68,
+      0x6c,
+      0x71,
+      0x73,
+      0x74,
+      0x75,
+      0x7d,
+      0x81,
+      0x85,
+      0x86,
+      0x87,
+      0x88,
+      0x92,
+      0x93,
+      0x94,
     );
     const globals = [
-      'collections\nOrderedDict\n', 'torch._utils\n_rebuild_tensor_v2\n', 'numpy\ndtype\n', 'numpy\nndarray\n', 'numpy.core.multiarray\n_reconstruct\n',
-      '_codecs\nencode\n', 'torch\nFloatStorage\n', 'builtins\ndict\n', 'argparse\nNamespace\n',
+      'collections\nOrderedDict\n',
+      'torch._utils\n_rebuild_tensor_v2\n',
+      'numpy\ndtype\n',
+      'numpy\nndarray\n',
+      'numpy.core.multiarray\n_reconstruct\n',
+      '_codecs\nencode\n',
+      'torch\nFloatStorage\n',
+      'builtins\ndict\n',
+      'argparse\nNamespace\n',
     ];
-    const piece = fc.oneof({ weight: 6, arbitrary: opcode.map((code) => [code]) },
+    const piece = fc.oneof(
+      { weight: 6, arbitrary: opcode.map((code) => [code]) },
       { weight: 2, arbitrary: fc.constantFrom(...globals).map((name) => [0x63, ...ascii(name)]) },
-      fc.constantFrom('model', 'f4', 'latin1', '<', 'storage', '0').map(text), fc.nat(255).map((n) => [0x4b, n]));
-    fc.assert(fc.property(fc.array(piece, { maxLength: 60 }), (pieces) => readsOrRefuses(pickle(...pieces))), { seed: 7, numRuns: 3000 });
+      fc.constantFrom('model', 'f4', 'latin1', '<', 'storage', '0').map(text),
+      fc.nat(255).map((n) => [0x4b, n]),
+    );
+    fc.assert(
+      fc.property(fc.array(piece, { maxLength: 60 }), (pieces) => readsOrRefuses(pickle(...pieces))),
+      { seed: 7, numRuns: 3000 },
+    );
   });
 
   test('safetensors headers, changed, are read or refused', () => {
-    const header = ascii(JSON.stringify({ __metadata__: { a: 'b' }, w: { dtype: 'F32', shape: [2, 2], data_offsets: [0, 16] }, h: { dtype: 'BF16', shape: [3], data_offsets: [16, 22] } }));
+    const header = ascii(
+      JSON.stringify({
+        __metadata__: { a: 'b' },
+        w: { dtype: 'F32', shape: [2, 2], data_offsets: [0, 16] },
+        h: { dtype: 'BF16', shape: [3], data_offsets: [16, 22] },
+      }),
+    );
     const bytes = concat(u64(BigInt(header.length)), header, new Uint8Array(22));
-    fc.assert(fc.property(changes, (list) => readsOrRefuses(mutate(bytes, list))), { seed: 8, numRuns: 1000 });
+    fc.assert(
+      fc.property(changes, (list) => readsOrRefuses(mutate(bytes, list))),
+      { seed: 8, numRuns: 1000 },
+    );
   });
 });

@@ -5,7 +5,9 @@ import { describe, expect, test } from 'vitest';
 import { readCheckpoint, writeSafetensors, type CheckpointFile } from '../engine/index.ts';
 
 const FOLDER = new URL('golden/weights/', import.meta.url);
-const values: Record<string, Record<string, { shape: number[]; data: string }>> = JSON.parse(readFileSync(new URL('values.json', FOLDER), 'utf8'));
+const values: Record<string, Record<string, { shape: number[]; data: string }>> = JSON.parse(
+  readFileSync(new URL('values.json', FOLDER), 'utf8'),
+);
 
 const bytesOf = (name: string): ArrayBuffer => new Uint8Array(readFileSync(new URL(name, FOLDER))).buffer;
 
@@ -40,20 +42,33 @@ describe('torch.save', () => {
     expect(file.metadata).toEqual({ section: 'state_dict', note: 'a text' });
   });
 
-  test('a training loop\'s checkpoint: the weights, and a list of what else there is', () => {
+  test("a training loop's checkpoint: the weights, and a list of what else there is", () => {
     const file = readCheckpoint(bytesOf('training.pth'), 'training.pth');
     expectTensors(file, 'training.pth');
     expect([...file.tensors.keys()]).toEqual(Object.keys(values['training.pth']));
     expect(file.metadata).toMatchObject({ section: 'model', iteration: '7' });
-    expect(file.skipped.map(({ name }) => name)).toEqual(['ema', 'optimizer', 'scheduler', 'iteration', 'args', 'sizes', 'best', 'device']);
+    expect(file.skipped.map(({ name }) => name)).toEqual([
+      'ema',
+      'optimizer',
+      'scheduler',
+      'iteration',
+      'args',
+      'sizes',
+      'best',
+      'device',
+    ]);
   });
 
   test('another section is read when it is asked for, and must exist', () => {
     const file = readCheckpoint(bytesOf('training.pth'), 'training.pth', { section: 'ema.module' });
     expectTensors(file, 'training.pth');
     expect(file.metadata.section).toBe('ema.module');
-    expect(() => readCheckpoint(bytesOf('training.pth'), 'training.pth', { section: 'teacher' })).toThrow(/training\.pth: section "teacher": there is no dict "teacher"; there are model \(a dict of 7\)/);
-    expect(() => readCheckpoint(bytesOf('training.pth'), 'training.pth', { section: 'scheduler' })).toThrow(/holds no tensors/);
+    expect(() => readCheckpoint(bytesOf('training.pth'), 'training.pth', { section: 'teacher' })).toThrow(
+      /training\.pth: section "teacher": there is no dict "teacher"; there are model \(a dict of 7\)/,
+    );
+    expect(() => readCheckpoint(bytesOf('training.pth'), 'training.pth', { section: 'scheduler' })).toThrow(
+      /holds no tensors/,
+    );
   });
 });
 
@@ -67,14 +82,17 @@ describe('pickles of numpy arrays', () => {
     });
   }
 
-  test('Python 2\'s byte strings', () => {
+  test("Python 2's byte strings", () => {
     expectTensors(readCheckpoint(bytesOf('python2.pkl'), 'R-50.pkl'), 'python2.pkl');
   });
 });
 
 describe('safetensors', () => {
   test('what this engine writes comes back', () => {
-    const tensors = new Map([['a', { shape: [2, 3], data: Float32Array.of(1, -0, 3, NaN, 5, 6) }], ['n', { shape: [2], data: BigInt64Array.of(3n, -4n) }]]);
+    const tensors = new Map([
+      ['a', { shape: [2, 3], data: Float32Array.of(1, -0, 3, NaN, 5, 6) }],
+      ['n', { shape: [2], data: BigInt64Array.of(3n, -4n) }],
+    ]);
     const file = readCheckpoint(writeSafetensors(tensors, { config: '{}', __proto__x: 'y' }).buffer, 'a.safetensors');
     expect(file.format).toBe('safetensors');
     expect(file.tensors.get('a')).toEqual(tensors.get('a'));
@@ -83,12 +101,18 @@ describe('safetensors', () => {
   });
 
   test('half precision, as the format lays it out', () => {
-    const header = JSON.stringify({ h: { dtype: 'F16', shape: [3], data_offsets: [0, 6] }, b: { dtype: 'BF16', shape: [2], data_offsets: [6, 10] }, t: { dtype: 'BOOL', shape: [2], data_offsets: [10, 12] } });
+    const header = JSON.stringify({
+      h: { dtype: 'F16', shape: [3], data_offsets: [0, 6] },
+      b: { dtype: 'BF16', shape: [2], data_offsets: [6, 10] },
+      t: { dtype: 'BOOL', shape: [2], data_offsets: [10, 12] },
+    });
     const bytes = new Uint8Array(8 + header.length + 12);
     const view = new DataView(bytes.buffer);
     view.setBigUint64(0, BigInt(header.length), true);
     bytes.set(new TextEncoder().encode(header), 8);
-    [0x3c00, 0xc000, 0x0001, 0x3f80, 0xc040].forEach((half, i) => view.setUint16(8 + header.length + 2 * i, half, true));
+    [0x3c00, 0xc000, 0x0001, 0x3f80, 0xc040].forEach((half, i) =>
+      view.setUint16(8 + header.length + 2 * i, half, true),
+    );
     bytes.set([1, 0], 8 + header.length + 10);
     const { tensors } = readCheckpoint(bytes.buffer, 'half.safetensors');
     expect(tensors.get('h')!.data).toEqual(Float32Array.of(1, -2, 2 ** -24));
@@ -97,12 +121,18 @@ describe('safetensors', () => {
   });
 });
 
-test('names from files stay map keys: nothing reaches an object\'s prototype', () => {
-  fc.assert(fc.property(fc.constantFrom('__proto__', 'constructor', 'toString', 'hasOwnProperty'), (name) => {
-    const bytes = writeSafetensors(new Map([['w', { shape: [1], data: Float32Array.of(1) }]]), Object.fromEntries([[name, 'x']])).buffer;
-    const file = readCheckpoint(bytes, 'a.safetensors');
-    expect(Object.keys(file.metadata)).toEqual([name]);
-    expect(Object.getPrototypeOf(file.metadata)).toBe(Object.prototype);
-  }), { seed: 1, numRuns: 4 });
+test("names from files stay map keys: nothing reaches an object's prototype", () => {
+  fc.assert(
+    fc.property(fc.constantFrom('__proto__', 'constructor', 'toString', 'hasOwnProperty'), (name) => {
+      const bytes = writeSafetensors(
+        new Map([['w', { shape: [1], data: Float32Array.of(1) }]]),
+        Object.fromEntries([[name, 'x']]),
+      ).buffer;
+      const file = readCheckpoint(bytes, 'a.safetensors');
+      expect(Object.keys(file.metadata)).toEqual([name]);
+      expect(Object.getPrototypeOf(file.metadata)).toBe(Object.prototype);
+    }),
+    { seed: 1, numRuns: 4 },
+  );
   expect(Object.prototype).not.toHaveProperty('x');
 });

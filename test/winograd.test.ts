@@ -7,18 +7,24 @@ import { relativeError } from './op-harness.ts';
 
 /** 15,129 tiles of 4 x 4 outputs, of which 14,563 with 16 channels fill the 32 MiB of a range. */
 const SIDE = 490;
-const SHAPES: readonly (readonly number[])[] = [[1, SIDE, SIDE, 16], [3, 3, 16, 4], [1, SIDE, SIDE, 4]];
+const SHAPES: readonly (readonly number[])[] = [
+  [1, SIDE, SIDE, 16],
+  [3, 3, 16, 4],
+  [1, SIDE, SIDE, 4],
+];
 
 /** In inference, and the gradients by image and weights. */
 async function convolve(device: Device): Promise<Float32Array[]> {
-  const [x, weight, upstream] = SHAPES.map((shape, i) => device.parameter(new Random(7, i).normalArray(shape.reduce((a, b) => a * b, 1)), [...shape]));
+  const [x, weight, upstream] = SHAPES.map((shape, i) =>
+    device.parameter(new Random(7, i).normalArray(shape.reduce((a, b) => a * b, 1)), [...shape]),
+  );
   const results = device.scope(() => {
     const output = device.noGrad(() => conv2d(x, weight, null, { padding: 1 }));
     backward(conv2d(x, weight, null, { padding: 1 }), upstream);
     return [device.keep(output), x.grad!, weight.grad!];
   });
   const values: Float32Array[] = [];
-  for (const result of results) values.push(await result.read() as Float32Array);
+  for (const result of results) values.push((await result.read()) as Float32Array);
   for (const tensor of [results[0], x, weight, upstream]) tensor.dispose();
   return values;
 }
@@ -28,7 +34,11 @@ test('several ranges of tiles give what the direct sum gives', async () => {
   afterAll(() => plain.destroy());
   const direct = await convolve(plain);
   for (const { label, device } of await forcedDevices()) {
-    (await convolve(device)).forEach((values, i) => (
-      expect(relativeError(values, direct[i]), `${label}: ${['output', 'gradient by the image', 'gradient by the weights'][i]}`).toBeLessThan(2e-5)));
+    (await convolve(device)).forEach((values, i) =>
+      expect(
+        relativeError(values, direct[i]),
+        `${label}: ${['output', 'gradient by the image', 'gradient by the weights'][i]}`,
+      ).toBeLessThan(2e-5),
+    );
   }
 });

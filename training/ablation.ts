@@ -11,7 +11,15 @@ import { writeFileAtomic } from './checkpoint.ts';
 import { ensureShapesDataset, openDataset, splitRecords } from './datasets/index.ts';
 import { asInteger, asObject, readJson, shown } from './datasets/json.ts';
 import { InputError } from './errors.ts';
-import { fitToData, loadConfig, presetConfig, PRESET_NAMES, validateRunConfig, type ConfigSource, type RunConfig } from './recipe.ts';
+import {
+  fitToData,
+  loadConfig,
+  presetConfig,
+  PRESET_NAMES,
+  validateRunConfig,
+  type ConfigSource,
+  type RunConfig,
+} from './recipe.ts';
 import { formatDuration, formatTable, writePlot, type Series } from './report.ts';
 import { readEvaluations, type EvaluationLine } from './step-recorder.ts';
 import { runTrain } from './train.ts';
@@ -29,7 +37,12 @@ export interface AblationRow {
   readonly paperAP: number;
 }
 
-export const WHOLE_METHOD: Pick<ModelConfig, (typeof VARIED)[number]> = { dpg: 'staircase', matcher: 'ota', otaK: 0, unitIncreasing: true };
+export const WHOLE_METHOD: Pick<ModelConfig, (typeof VARIED)[number]> = {
+  dpg: 'staircase',
+  matcher: 'ota',
+  otaK: 0,
+  unitIncreasing: true,
+};
 
 /** The rows with their numbers in [DSR, arXiv 2205.02101]: first the method built up part by part, then the matchers alone, without dynamic proposal generation. */
 export const ABLATION_ROWS: readonly AblationRow[] = [
@@ -40,7 +53,12 @@ export const ABLATION_ROWS: readonly AblationRow[] = [
   { name: 'unit-increasing', shows: '+ unit increasing: the whole method', differs: {}, paperAP: 47.2 },
   { name: 'k2', shows: 'no DPG; OTA, k = 2', differs: { dpg: 'none', otaK: 2, unitIncreasing: false }, paperAP: 45.9 },
   { name: 'k3', shows: 'no DPG; OTA, k = 3', differs: { dpg: 'none', otaK: 3, unitIncreasing: false }, paperAP: 45.9 },
-  { name: 'dynamic-k', shows: 'no DPG; OTA, dynamic k', differs: { dpg: 'none', unitIncreasing: false }, paperAP: 46.1 },
+  {
+    name: 'dynamic-k',
+    shows: 'no DPG; OTA, dynamic k',
+    differs: { dpg: 'none', unitIncreasing: false },
+    paperAP: 46.1,
+  },
 ];
 
 const EMBEDDED_DATA = join('.cache', 'shapes');
@@ -71,10 +89,20 @@ ${ABLATION_ROWS.map(({ name, shows, paperAP }) => `  ${name.padEnd(16)} ${shows.
 `;
 
 /** Runs the subcommand; resolves to the exit code: 130 where a signal stopped it. `train` does what runTrain does. */
-export async function runAblation(argv: readonly string[], train: (argv: readonly string[]) => Promise<number> = runTrain): Promise<number> {
+export async function runAblation(
+  argv: readonly string[],
+  train: (argv: readonly string[]) => Promise<number> = runTrain,
+): Promise<number> {
   const { values } = parseArguments('ablation', argv, {
-    seeds: { type: 'string' }, iterations: { type: 'string' }, rows: { type: 'string' }, config: { type: 'string' }, set: { type: 'string', multiple: true },
-    data: { type: 'string' }, out: { type: 'string', default: DEFAULT_OUT }, report: { type: 'boolean' }, help: { type: 'boolean' },
+    seeds: { type: 'string' },
+    iterations: { type: 'string' },
+    rows: { type: 'string' },
+    config: { type: 'string' },
+    set: { type: 'string', multiple: true },
+    data: { type: 'string' },
+    out: { type: 'string', default: DEFAULT_OUT },
+    report: { type: 'boolean' },
+    help: { type: 'boolean' },
   });
   if (values.help) {
     process.stdout.write(HELP);
@@ -84,7 +112,10 @@ export async function runAblation(argv: readonly string[], train: (argv: readonl
   const out = resolve(values.out);
   if (values.report) {
     for (const name of ['seeds', 'iterations', 'config', 'set', 'data'] as const) {
-      if (values[name] !== undefined) throw new InputError(`ablation: --${name} does not go with --report, which shows the runs in ${values.out} as they are`);
+      if (values[name] !== undefined)
+        throw new InputError(
+          `ablation: --${name} does not go with --report, which shows the runs in ${values.out} as they are`,
+        );
     }
     await writeReport(out, rows);
     return 0;
@@ -93,17 +124,30 @@ export async function runAblation(argv: readonly string[], train: (argv: readonl
   // What is to be trained, and whether what is already there fits to it.
   const seeds = integerOption('ablation', 'seeds', values.seeds ?? '3', 1);
   const shared = sharedSettings({ config: values.config ?? 'small', set: values.set ?? [] }, values.iterations);
-  const data = resolve(values.data ?? await ensureShapesDataset(EMBEDDED_DATA, { log: (line) => console.log(line) }));
+  const data = resolve(values.data ?? (await ensureShapesDataset(EMBEDDED_DATA, { log: (line) => console.log(line) })));
   const dataset = openDataset(data, { splits: ['train', 'val'] });
   const records = splitRecords(dataset, 'train');
   const { classNames, categoryIds } = dataset;
   for (const { row, seed, folder, description, finished, checkpoint } of findRuns(out, ABLATION_ROWS)) {
     if (!finished && checkpoint === null) continue;
-    const wanted = { ...fitToData(loadConfig(runSettings(shared, row, seed)), records, classNames).config, data, classNames, categoryIds };
+    const wanted = {
+      ...fitToData(loadConfig(runSettings(shared, row, seed)), records, classNames).config,
+      data,
+      classNames,
+      categoryIds,
+    };
     const [first, ...more] = differences(wanted, description);
     if (!first) continue;
-    const others = more.length > 0 ? ` (and ${more.length} more: ${more.slice(0, 5).map(({ key }) => key).join(', ')})` : '';
-    throw new InputError(`ablation: ${join(folder, 'config.json')}: ${first.key} is ${shown(first.right)}, but would now be ${shown(first.left)}${others}; use the options that this ablation began with, or another --out`);
+    const others =
+      more.length > 0
+        ? ` (and ${more.length} more: ${more
+            .slice(0, 5)
+            .map(({ key }) => key)
+            .join(', ')})`
+        : '';
+    throw new InputError(
+      `ablation: ${join(folder, 'config.json')}: ${first.key} is ${shown(first.right)}, but would now be ${shown(first.left)}${others}; use the options that this ablation began with, or another --out`,
+    );
   }
   mkdirSync(out, { recursive: true });
 
@@ -125,7 +169,9 @@ export async function runAblation(argv: readonly string[], train: (argv: readonl
         const run = readRun(runFolder(out, later.row, later.seed), later.row, later.seed);
         return sum + (run?.finished ? 0 : iterations - (run?.checkpoint ?? 0));
       }, 0);
-      console.log(`\n${title}${clock.iterations > 0 ? `; ${formatDuration((toDo * clock.seconds) / clock.iterations)} left for all` : ''}`);
+      console.log(
+        `\n${title}${clock.iterations > 0 ? `; ${formatDuration((toDo * clock.seconds) / clock.iterations)} left for all` : ''}`,
+      );
       const from = before?.checkpoint ?? null;
       // Without a checkpoint there is nothing to go on from; train refuses a folder that holds a configuration.
       if (before && from === null) rmSync(join(folder, 'config.json'));
@@ -133,17 +179,28 @@ export async function runAblation(argv: readonly string[], train: (argv: readonl
       const started = performance.now();
       let code: number;
       try {
-        code = await train(from === null ? ['--data', data, '--config', config, ...set.flatMap((item) => ['--set', item]), '--out', folder] : ['--resume', folder]);
+        code = await train(
+          from === null
+            ? ['--data', data, '--config', config, ...set.flatMap((item) => ['--set', item]), '--out', folder]
+            : ['--resume', folder],
+        );
       } catch (error) {
-        throw error instanceof InputError ? new InputError(`ablation: ${row.name}, seed ${seed}: ${error.message}`) : error;
+        throw error instanceof InputError
+          ? new InputError(`ablation: ${row.name}, seed ${seed}: ${error.message}`)
+          : error;
       }
       // A signal during a run's last iteration does not interrupt that run.
       if (code !== 0 || (stop.stopped && index < plan.length - 1)) {
         if (findRuns(out, rows).some(({ finished }) => finished)) await writeReport(out, rows);
-        console.log(`stopped at run ${index + 1} of ${plan.length}; the same command goes on from here: npm run ablation${argv.length > 0 ? ` -- ${quoted(argv)}` : ''}`);
+        console.log(
+          `stopped at run ${index + 1} of ${plan.length}; the same command goes on from here: npm run ablation${argv.length > 0 ? ` -- ${quoted(argv)}` : ''}`,
+        );
         return code === 0 ? 130 : code;
       }
-      if (!readRun(folder, row, seed)?.finished) throw new InputError(`ablation: ${folder}: training ended, but evaluations.jsonl has no line of iteration ${iterations}; remove this folder to train it again`);
+      if (!readRun(folder, row, seed)?.finished)
+        throw new InputError(
+          `ablation: ${folder}: training ended, but evaluations.jsonl has no line of iteration ${iterations}; remove this folder to train it again`,
+        );
       clock.iterations += iterations - (from ?? 0);
       clock.seconds += (performance.now() - started) / 1000;
     }
@@ -158,7 +215,10 @@ function selectRows(text: string | undefined): readonly AblationRow[] {
   if (text === undefined) return ABLATION_ROWS;
   const names = text.split(',').map((name) => name.trim());
   for (const name of names) {
-    if (!ABLATION_ROWS.some((row) => row.name === name)) throw new InputError(`ablation: --rows: ${JSON.stringify(name)} is not a row; there are ${ABLATION_ROWS.map((row) => row.name).join(', ')}`);
+    if (!ABLATION_ROWS.some((row) => row.name === name))
+      throw new InputError(
+        `ablation: --rows: ${JSON.stringify(name)} is not a row; there are ${ABLATION_ROWS.map((row) => row.name).join(', ')}`,
+      );
   }
   return ABLATION_ROWS.filter(({ name }) => names.includes(name));
 }
@@ -166,10 +226,18 @@ function selectRows(text: string | undefined): readonly AblationRow[] {
 /** The settings of all rows, with the ablation's own defaults where nobody said otherwise. Throws InputError where one is set that the rows vary. */
 function sharedSettings({ config, set }: ConfigSource, iterations: string | undefined): ConfigSource {
   const { given } = loadConfig({ config, set });
-  for (const key of VARIED) if (given.has(`model.${key}`)) throw new InputError(`ablation: model.${key} is what the rows vary; leave it out of --config and --set, and choose among the rows with --rows`);
-  if (given.has('training.seed')) throw new InputError('ablation: training.seed is what the runs of a row vary; leave it out of --config and --set, and use --seeds');
+  for (const key of VARIED)
+    if (given.has(`model.${key}`))
+      throw new InputError(
+        `ablation: model.${key} is what the rows vary; leave it out of --config and --set, and choose among the rows with --rows`,
+      );
+  if (given.has('training.seed'))
+    throw new InputError(
+      'ablation: training.seed is what the runs of a row vary; leave it out of --config and --set, and use --seeds',
+    );
   const shared = [...set];
-  if (iterations !== undefined) shared.push(`training.iterations=${integerOption('ablation', 'iterations', iterations, 1)}`);
+  if (iterations !== undefined)
+    shared.push(`training.iterations=${integerOption('ablation', 'iterations', iterations, 1)}`);
   else if (!given.has('training.iterations')) shared.push(`training.iterations=${DEFAULT_ITERATIONS}`);
   const length = loadConfig({ config, set: shared }).config.training.iterations;
   if (!given.has('training.evaluateEvery')) shared.push(`training.evaluateEvery=${Math.ceil(length / CURVE_POINTS)}`);
@@ -211,18 +279,38 @@ function readRun(folder: string, row: AblationRow, seed: number): Run | null {
   const config = validateRunConfig({ ...description }, file);
   const evaluations = readEvaluations(join(folder, 'evaluations.jsonl'));
   // Between two renames of saving it is the checkpoint before that remains.
-  const state = ['last', 'last.previous'].map((name) => join(folder, name, 'state.json')).find((path) => existsSync(path));
-  const checkpoint = state === undefined ? null : asInteger(asObject(readJson(state), state, 'the state').iteration, 0, state, 'iteration');
-  return { row, seed, folder, description, config, evaluations, checkpoint, finished: evaluations.at(-1)?.iteration === config.training.iterations };
+  const state = ['last', 'last.previous']
+    .map((name) => join(folder, name, 'state.json'))
+    .find((path) => existsSync(path));
+  const checkpoint =
+    state === undefined
+      ? null
+      : asInteger(asObject(readJson(state), state, 'the state').iteration, 0, state, 'iteration');
+  return {
+    row,
+    seed,
+    folder,
+    description,
+    config,
+    evaluations,
+    checkpoint,
+    finished: evaluations.at(-1)?.iteration === config.training.iterations,
+  };
 }
 
 /** All runs of these rows that have begun, by row and seed. */
 function findRuns(out: string, rows: readonly AblationRow[]): Run[] {
   const names = existsSync(out) ? readdirSync(out) : [];
-  return rows.flatMap((row) => names
-    .flatMap((name) => (name.startsWith(`${row.name}-seed`) && /^(0|[1-9]\d*)$/.test(name.slice(row.name.length + 5)) ? [Number(name.slice(row.name.length + 5))] : []))
-    .sort((a, b) => a - b)
-    .flatMap((seed) => readRun(runFolder(out, row, seed), row, seed) ?? []));
+  return rows.flatMap((row) =>
+    names
+      .flatMap((name) =>
+        name.startsWith(`${row.name}-seed`) && /^(0|[1-9]\d*)$/.test(name.slice(row.name.length + 5))
+          ? [Number(name.slice(row.name.length + 5))]
+          : [],
+      )
+      .sort((a, b) => a - b)
+      .flatMap((seed) => readRun(runFolder(out, row, seed), row, seed) ?? []),
+  );
 }
 
 interface Difference {
@@ -233,7 +321,8 @@ interface Difference {
 
 /** Where two JSON values differ, by dotted key. */
 function differences(left: unknown, right: unknown, key = ''): Difference[] {
-  const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
+  const isObject = (value: unknown): value is Record<string, unknown> =>
+    typeof value === 'object' && value !== null && !Array.isArray(value);
   if (isObject(left) && isObject(right)) {
     const keys = new Set([...Object.keys(left), ...Object.keys(right)]);
     return [...keys].flatMap((inner) => differences(left[inner], right[inner], key === '' ? inner : `${key}.${inner}`));
@@ -247,10 +336,20 @@ function requireAlike(runs: readonly Run[]): void {
   for (const { row, seed, folder, config, description } of runs) {
     const settings = { ...WHOLE_METHOD, ...row.differs };
     const file = join(folder, 'config.json');
-    for (const key of VARIED) if (config.model[key] !== settings[key]) throw new InputError(`ablation: ${file}: model.${key} must be ${settings[key]} in the row ${row.name}, got ${config.model[key]}`);
-    if (config.training.seed !== seed) throw new InputError(`ablation: ${file}: training.seed must be ${seed} as the folder says, got ${config.training.seed}`);
+    for (const key of VARIED)
+      if (config.model[key] !== settings[key])
+        throw new InputError(
+          `ablation: ${file}: model.${key} must be ${settings[key]} in the row ${row.name}, got ${config.model[key]}`,
+        );
+    if (config.training.seed !== seed)
+      throw new InputError(
+        `ablation: ${file}: training.seed must be ${seed} as the folder says, got ${config.training.seed}`,
+      );
     const other = differences(runs[0].description, description).find(({ key }) => !own.includes(key));
-    if (other) throw new InputError(`ablation: ${file}: ${other.key} is ${shown(other.right)}, but ${shown(other.left)} in ${runs[0].folder}: these runs cannot stand in one table`);
+    if (other)
+      throw new InputError(
+        `ablation: ${file}: ${other.key} is ${shown(other.right)}, but ${shown(other.left)} in ${runs[0].folder}: these runs cannot stand in one table`,
+      );
   }
 }
 
@@ -282,7 +381,10 @@ interface RowResult {
 /** Mean and sample standard deviation. */
 function statistics(values: readonly number[]): Statistics {
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-  const deviation = values.length > 1 ? Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (values.length - 1)) : NaN;
+  const deviation =
+    values.length > 1
+      ? Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (values.length - 1))
+      : NaN;
   return { mean, deviation, values };
 }
 
@@ -290,24 +392,36 @@ const percent = (value: number): number => (value === -1 ? NaN : 100 * value);
 
 function rowResult(row: AblationRow, runs: readonly Run[]): RowResult {
   const last = runs.map(({ evaluations }) => evaluations[evaluations.length - 1]);
-  const curves = runs.map(({ evaluations }) => evaluations.map(({ iteration, AP }) => [iteration, percent(AP)] as const));
+  const curves = runs.map(({ evaluations }) =>
+    evaluations.map(({ iteration, AP }) => [iteration, percent(AP)] as const),
+  );
   const iterations = [...new Set(curves.flat().map(([iteration]) => iteration))].sort((a, b) => a - b);
-  const at = (iteration: number): number[] => curves.flatMap((curve) => curve.filter(([x]) => x === iteration).map(([, y]) => y));
+  const at = (iteration: number): number[] =>
+    curves.flatMap((curve) => curve.filter(([x]) => x === iteration).map(([, y]) => y));
   return {
-    row: row.name, shows: row.shows, settings: { ...WHOLE_METHOD, ...row.differs }, seeds: runs.map(({ seed }) => seed),
-    AP: statistics(last.map(({ AP }) => percent(AP))), AP50: statistics(last.map(({ AP50 }) => percent(AP50))), paperAP: row.paperAP,
-    curve: iterations.map((iteration) => [iteration, statistics(at(iteration)).mean] as const), curves,
+    row: row.name,
+    shows: row.shows,
+    settings: { ...WHOLE_METHOD, ...row.differs },
+    seeds: runs.map(({ seed }) => seed),
+    AP: statistics(last.map(({ AP }) => percent(AP))),
+    AP50: statistics(last.map(({ AP50 }) => percent(AP50))),
+    paperAP: row.paperAP,
+    curve: iterations.map((iteration) => [iteration, statistics(at(iteration)).mean] as const),
+    curves,
   };
 }
 
 const spread = ({ mean, deviation }: Statistics): string =>
-  (Number.isNaN(mean) ? '-' : `${mean.toFixed(1)}${Number.isNaN(deviation) ? '' : ` ± ${deviation.toFixed(1)}`}`);
+  Number.isNaN(mean) ? '-' : `${mean.toFixed(1)}${Number.isNaN(deviation) ? '' : ` ± ${deviation.toFixed(1)}`}`;
 
 /** Prints the table of the finished runs and writes ablation.md, .json, .svg and .png. Throws InputError where there are none, or where they were not trained alike. */
 async function writeReport(out: string, rows: readonly AblationRow[]): Promise<void> {
   const found = findRuns(out, rows);
   const runs = found.filter(({ finished }) => finished);
-  if (runs.length === 0) throw new InputError(`ablation: ${out}: holds no finished run of the rows ${rows.map(({ name }) => name).join(', ')}`);
+  if (runs.length === 0)
+    throw new InputError(
+      `ablation: ${out}: holds no finished run of the rows ${rows.map(({ name }) => name).join(', ')}`,
+    );
   requireAlike(runs);
   const results = rows.flatMap((row) => {
     const own = runs.filter((run) => run.row === row);
@@ -317,33 +431,72 @@ async function writeReport(out: string, rows: readonly AblationRow[]): Promise<v
   const { preset, training } = config;
   const data = shownPath(String(description.data));
   const command = reproducingCommand(runs, results);
-  const unfinished = found.filter(({ finished }) => !finished).map(({ folder, checkpoint }) => `${relative(out, folder)} (${checkpoint === null ? 'no checkpoint' : `at iteration ${checkpoint} of ${training.iterations}`})`);
+  const unfinished = found
+    .filter(({ finished }) => !finished)
+    .map(
+      ({ folder, checkpoint }) =>
+        `${relative(out, folder)} (${checkpoint === null ? 'no checkpoint' : `at iteration ${checkpoint} of ${training.iterations}`})`,
+    );
 
   const header = ['row', 'what it is', 'AP', 'AP50', 'seeds', "paper's AP"];
-  const cells = results.map(({ row, shows, AP, AP50, seeds, paperAP }) => [row, shows, spread(AP), spread(AP50), String(seeds.length), paperAP.toFixed(1)]);
+  const cells = results.map(({ row, shows, AP, AP50, seeds, paperAP }) => [
+    row,
+    shows,
+    spread(AP),
+    spread(AP50),
+    String(seeds.length),
+    paperAP.toFixed(1),
+  ]);
   const measured = `AP and AP50 in percent at iteration ${training.iterations}, mean ± sample standard deviation over the seeds (a single seed has none).`;
   const markdown = [
-    '# Ablation', '',
+    '# Ablation',
+    '',
     `Preset \`${preset}\`, ${training.iterations} iterations at batch ${training.batchSize * training.accumulation}, ${data === EMBEDDED_DATA ? 'the embedded data set' : data}. ${measured}`,
-    "The paper's AP is that of ResNet-50 on COCO val2017 after 36 epochs: the order of the rows may be compared with it, the numbers may not.", '',
-    `| ${header.join(' | ')} |`, '|---|---|---:|---:|---:|---:|', ...cells.map((row) => `| ${row.join(' | ')} |`), '',
+    "The paper's AP is that of ResNet-50 on COCO val2017 after 36 epochs: the order of the rows may be compared with it, the numbers may not.",
+    '',
+    `| ${header.join(' | ')} |`,
+    '|---|---|---:|---:|---:|---:|',
+    ...cells.map((row) => `| ${row.join(' | ')} |`),
+    '',
     ...(unfinished.length > 0 ? [`Unfinished, and left out: ${unfinished.join(', ')}.`, ''] : []),
-    'Made by', '', '```', command, '```', '', '![AP against iterations: the mean over the seeds, each seed behind it](ablation.svg)', '',
+    'Made by',
+    '',
+    '```',
+    command,
+    '```',
+    '',
+    '![AP against iterations: the mean over the seeds, each seed behind it](ablation.svg)',
+    '',
   ].join('\n');
   const json = {
-    preset, iterations: training.iterations, data, command, unit: 'percent', deviation: 'sample standard deviation over the seeds', rows: results, unfinished,
+    preset,
+    iterations: training.iterations,
+    data,
+    command,
+    unit: 'percent',
+    deviation: 'sample standard deviation over the seeds',
+    rows: results,
+    unfinished,
   };
   writeFileAtomic(join(out, 'ablation.md'), markdown);
   writeFileAtomic(join(out, 'ablation.json'), `${JSON.stringify(json, null, 2)}\n`);
   const series = results.flatMap(({ row, curve, curves }): Series[] => [
-    ...(curves.length > 1 ? curves.map((points, i) => ({ name: `${row} ${i}`, points, faint: true })) : []), { name: row, points: curve },
+    ...(curves.length > 1 ? curves.map((points, i) => ({ name: `${row} ${i}`, points, faint: true })) : []),
+    { name: row, points: curve },
   ]);
-  const plot = { title: `AP against iterations (${preset}; mean over the seeds, each seed pale)`, xLabel: 'iteration', yLabel: 'AP, percent', series };
+  const plot = {
+    title: `AP against iterations (${preset}; mean over the seeds, each seed pale)`,
+    xLabel: 'iteration',
+    yLabel: 'AP, percent',
+    series,
+  };
   for (const ending of ['svg', 'png']) await writePlot(join(out, `ablation.${ending}`), plot);
 
   console.log(`\n${formatTable(header, cells)}\n\n${measured}`);
   if (unfinished.length > 0) console.log(`unfinished, and left out: ${unfinished.join(', ')}`);
-  console.log(`written   ${['md', 'json', 'svg', 'png'].map((ending) => shownPath(join(out, `ablation.${ending}`))).join(', ')}`);
+  console.log(
+    `written   ${['md', 'json', 'svg', 'png'].map((ending) => shownPath(join(out, `ablation.${ending}`))).join(', ')}`,
+  );
 }
 
 /** A path as short as it can be said: relative where it lies below the current folder. */
@@ -357,22 +510,40 @@ function reproducingCommand(runs: readonly Run[], results: readonly RowResult[])
   const { config, description } = runs[0];
   const preset = PRESET_NAMES.find((name) => name === config.preset) ?? 'small';
   const { iterations, evaluateEvery, drawImages } = config.training;
-  const implied = new Set([...VARIED.map((key) => `model.${key}`), 'training.seed', 'training.iterations',
-    ...(evaluateEvery === Math.ceil(iterations / CURVE_POINTS) ? ['training.evaluateEvery'] : []), ...(drawImages === 0 ? ['training.drawImages'] : [])]);
+  const implied = new Set([
+    ...VARIED.map((key) => `model.${key}`),
+    'training.seed',
+    'training.iterations',
+    ...(evaluateEvery === Math.ceil(iterations / CURVE_POINTS) ? ['training.evaluateEvery'] : []),
+    ...(drawImages === 0 ? ['training.drawImages'] : []),
+  ]);
   const base = presetConfig(preset);
-  const changed = differences({ model: base.model, training: base.training }, { model: config.model, training: config.training }).filter(({ key }) => !implied.has(key));
+  const changed = differences(
+    { model: base.model, training: base.training },
+    { model: config.model, training: config.training },
+  ).filter(({ key }) => !implied.has(key));
   const data = shownPath(String(description.data));
   return `npm run ablation -- ${quoted([
-    '--config', preset, '--iterations', String(iterations), '--seeds', String(Math.max(...runs.map(({ seed }) => seed)) + 1),
+    '--config',
+    preset,
+    '--iterations',
+    String(iterations),
+    '--seeds',
+    String(Math.max(...runs.map(({ seed }) => seed)) + 1),
     ...(results.length < ABLATION_ROWS.length ? ['--rows', results.map(({ row }) => row).join(',')] : []),
     ...(data === EMBEDDED_DATA ? [] : ['--data', data]),
-    ...changed.flatMap(({ key, right }) => ['--set', `${key}=${typeof right === 'string' ? right : JSON.stringify(right)}`]),
+    ...changed.flatMap(({ key, right }) => [
+      '--set',
+      `${key}=${typeof right === 'string' ? right : JSON.stringify(right)}`,
+    ]),
   ])}`;
 }
 
 /** Arguments as a shell takes them. */
 function quoted(argv: readonly string[]): string {
-  return argv.map((argument) => (/^[\w./,=:+-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", "'\\''")}'`)).join(' ');
+  return argv
+    .map((argument) => (/^[\w./,=:+-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", "'\\''")}'`))
+    .join(' ');
 }
 
 /**

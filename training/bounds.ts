@@ -13,13 +13,38 @@ export interface BoundsReport {
 /** Elements of each buffer that is bound, and texels of the texture in either direction. */
 const ELEMENTS = 16;
 /** Right behind the end, further within the same buffer, far behind it, before it where an offset in bytes is taken as signed, and where that offset passes 2^31 and 2^32. */
-const INDICES = [16, 17, 31, 32, 47, 100, 1000, 2 ** 16, 2 ** 20 + 1, 2 ** 24, 2 ** 27, 2 ** 28 - 1, 2 ** 28, 2 ** 28 + 5, 2 ** 29, 2 ** 30 - 1, 2 ** 30, 2 ** 30 + 5, 2 ** 31 - 1, 2 ** 31, 4e9,
-  2 ** 32 - 17, 2 ** 32 - 2, 2 ** 32 - 1];
+const INDICES = [
+  16,
+  17,
+  31,
+  32,
+  47,
+  100,
+  1000,
+  2 ** 16,
+  2 ** 20 + 1,
+  2 ** 24,
+  2 ** 27,
+  2 ** 28 - 1,
+  2 ** 28,
+  2 ** 28 + 5,
+  2 ** 29,
+  2 ** 30 - 1,
+  2 ** 30,
+  2 ** 30 + 5,
+  2 ** 31 - 1,
+  2 ** 31,
+  4e9,
+  2 ** 32 - 17,
+  2 ** 32 - 2,
+  2 ** 32 - 1,
+];
 const COUNT = INDICES.length;
 /** Words of a part of a buffer, 256 bytes: bindings begin at multiples of that. Other data lies before and behind each part that is bound. */
 const PART = 64;
 /** What the shader writes, and what stands where it shall put what it reads. */
-const WRITTEN = -2, UNTOUCHED = -1;
+const WRITTEN = -2,
+  UNTOUCHED = -1;
 
 /** What an access may reach. */
 interface Bound {
@@ -32,11 +57,36 @@ interface Bound {
   readonly stride: number;
 }
 
-const FLOATS: Bound = { name: 'f32 of a storage buffer', load: 'vec4f(floats[index])', first: PART, words: ELEMENTS, stride: 1 };
-const VECTORS: Bound = { name: 'vec4f of a storage buffer', load: 'vectors[index]', first: 3 * PART, words: ELEMENTS * 4, stride: 4 };
-const UNIFORMS: Bound = { name: 'vec4f of a uniform buffer', load: 'uniforms[index]', first: PART, words: ELEMENTS * 4, stride: 4 };
-const TEXELS = ['i32(index), 1', '1, i32(index)', 'i32(index), i32(index)'].map((at): Bound =>
-  ({ name: `texels each way of a storage texture, at (${at.replaceAll('i32(index)', 'index')}),`, load: `textureLoad(texels, vec2i(${at}))`, first: 0, words: ELEMENTS * ELEMENTS * 4, stride: 0 }));
+const FLOATS: Bound = {
+  name: 'f32 of a storage buffer',
+  load: 'vec4f(floats[index])',
+  first: PART,
+  words: ELEMENTS,
+  stride: 1,
+};
+const VECTORS: Bound = {
+  name: 'vec4f of a storage buffer',
+  load: 'vectors[index]',
+  first: 3 * PART,
+  words: ELEMENTS * 4,
+  stride: 4,
+};
+const UNIFORMS: Bound = {
+  name: 'vec4f of a uniform buffer',
+  load: 'uniforms[index]',
+  first: PART,
+  words: ELEMENTS * 4,
+  stride: 4,
+};
+const TEXELS = ['i32(index), 1', '1, i32(index)', 'i32(index), i32(index)'].map(
+  (at): Bound => ({
+    name: `texels each way of a storage texture, at (${at.replaceAll('i32(index)', 'index')}),`,
+    load: `textureLoad(texels, vec2i(${at}))`,
+    first: 0,
+    words: ELEMENTS * ELEMENTS * 4,
+    stride: 0,
+  }),
+);
 const BOUND: readonly Bound[] = [FLOATS, VECTORS, UNIFORMS, ...TEXELS];
 
 const contains = ({ first, words }: Bound, word: number): boolean => word >= first && word < first + words;
@@ -93,23 +143,52 @@ export async function escapeOutOfBounds(gpu: GPUDevice, permitted: 'nothing' | '
     gpu.queue.writeBuffer(buffer, 0, data);
     return buffer;
   };
-  const range = (buffer: GPUBuffer, { first, words }: Bound): GPUBufferBinding => ({ buffer, offset: first * 4, size: words * 4 });
+  const range = (buffer: GPUBuffer, { first, words }: Bound): GPUBufferBinding => ({
+    buffer,
+    offset: first * 4,
+    size: words * 4,
+  });
   try {
     gpu.pushErrorScope('validation');
     // Every word has another number, none of them 0: what is read tells where it was.
-    const numbers = (count: number): Float32Array<ArrayBuffer> => Float32Array.from({ length: count }, (_, word) => word + 1);
+    const numbers = (count: number): Float32Array<ArrayBuffer> =>
+      Float32Array.from({ length: count }, (_, word) => word + 1);
     const before = numbers(5 * PART);
-    const storage = upload(before, STORAGE), uniform = upload(numbers(3 * PART), UNIFORM), found = upload(new Float32Array(BOUND.length * 2 * COUNT * 4).fill(UNTOUCHED), STORAGE);
-    const texture = keep(gpu.createTexture({ size: [ELEMENTS, ELEMENTS], format: 'rgba32float', usage: GPUTextureUsage.STORAGE_BINDING | GPUTextureUsage.COPY_DST }));
+    const storage = upload(before, STORAGE),
+      uniform = upload(numbers(3 * PART), UNIFORM),
+      found = upload(new Float32Array(BOUND.length * 2 * COUNT * 4).fill(UNTOUCHED), STORAGE);
+    const texture = keep(
+      gpu.createTexture({
+        size: [ELEMENTS, ELEMENTS],
+        format: 'rgba32float',
+        usage: GPUTextureUsage.STORAGE_BINDING | GPUTextureUsage.COPY_DST,
+      }),
+    );
     gpu.queue.writeTexture({ texture }, numbers(TEXELS[0].words), { bytesPerRow: ELEMENTS * 16 }, [ELEMENTS, ELEMENTS]);
     const staging = keep(gpu.createBuffer({ size: found.size + storage.size, usage: MAP_READ | COPY_DST }));
 
-    const pipeline = gpu.createComputePipeline({ layout: 'auto', compute: { module: gpu.createShaderModule({ code: CODE }) } });
-    const resources = [{ buffer: upload(Uint32Array.from(INDICES), STORAGE) }, { buffer: found }, range(storage, FLOATS), range(storage, VECTORS), range(uniform, UNIFORMS), texture.createView()];
+    const pipeline = gpu.createComputePipeline({
+      layout: 'auto',
+      compute: { module: gpu.createShaderModule({ code: CODE }) },
+    });
+    const resources = [
+      { buffer: upload(Uint32Array.from(INDICES), STORAGE) },
+      { buffer: found },
+      range(storage, FLOATS),
+      range(storage, VECTORS),
+      range(uniform, UNIFORMS),
+      texture.createView(),
+    ];
     const commands = gpu.createCommandEncoder();
     const pass = commands.beginComputePass();
     pass.setPipeline(pipeline);
-    pass.setBindGroup(0, gpu.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries: resources.map((resource, binding) => ({ binding, resource })) }));
+    pass.setBindGroup(
+      0,
+      gpu.createBindGroup({
+        layout: pipeline.getBindGroupLayout(0),
+        entries: resources.map((resource, binding) => ({ binding, resource })),
+      }),
+    );
     pass.dispatchWorkgroups(1);
     pass.end();
     commands.copyBufferToBuffer(found, 0, staging, 0, found.size);
@@ -120,18 +199,31 @@ export async function escapeOutOfBounds(gpu: GPUDevice, permitted: 'nothing' | '
 
     await staging.mapAsync(GPUMapMode.READ);
     const values = new Float32Array(staging.getMappedRange().slice(0));
-    const read = values.subarray(0, found.size / 4), after = values.subarray(found.size / 4);
+    const read = values.subarray(0, found.size / 4),
+      after = values.subarray(found.size / 4);
     for (const [at, value] of read.entries()) {
       if (value === 0) continue;
-      const bound = BOUND[Math.floor(at / (2 * COUNT * 4))], index = INDICES[Math.floor(at / 4) % COUNT];
+      const bound = BOUND[Math.floor(at / (2 * COUNT * 4))],
+        index = INDICES[Math.floor(at / 4) % COUNT];
       const element = wrapped(bound, index);
-      if (permitted === 'inside' ? contains(bound, value - 1) : element !== null && value - 1 === element + at % bound.stride) continue;
+      if (
+        permitted === 'inside'
+          ? contains(bound, value - 1)
+          : element !== null && value - 1 === element + (at % bound.stride)
+      )
+        continue;
       return `reading element ${index} of ${ELEMENTS} ${bound.name} gave ${value}`;
     }
-    const writable = (bound: Bound, word: number): boolean => contains(bound, word)
-      && (permitted === 'inside' || INDICES.some((index) => wrapped(bound, index) === word - word % bound.stride));
-    const changed = after.findIndex((value, word) => value !== before[word] && !(value === WRITTEN && (writable(FLOATS, word) || writable(VECTORS, word))));
-    return changed < 0 ? null : `a write beyond the end of ${ELEMENTS} f32 at word ${FLOATS.first} of a buffer, or of ${ELEMENTS} vec4f at word ${VECTORS.first}, changed word ${changed} to ${after[changed]}`;
+    const writable = (bound: Bound, word: number): boolean =>
+      contains(bound, word) &&
+      (permitted === 'inside' || INDICES.some((index) => wrapped(bound, index) === word - (word % bound.stride)));
+    const changed = after.findIndex(
+      (value, word) =>
+        value !== before[word] && !(value === WRITTEN && (writable(FLOATS, word) || writable(VECTORS, word))),
+    );
+    return changed < 0
+      ? null
+      : `a write beyond the end of ${ELEMENTS} f32 at word ${FLOATS.first} of a buffer, or of ${ELEMENTS} vec4f at word ${VECTORS.first}, changed word ${changed} to ${after[changed]}`;
   } finally {
     for (const resource of made) resource.destroy();
   }

@@ -2,7 +2,17 @@
  * Weights files and checkpoints. A checkpoint is a folder: `model.safetensors`, `optimizer.safetensors` and `state.json`.
  * Everything is written beside its place and then renamed, so that an interruption at any moment leaves a whole checkpoint behind.
  */
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { readSafetensors, ShapeError, WeightsError, writeSafetensors, type SafetensorsFile } from '../engine/index.ts';
 import type { Module, StoredTensor } from '../engine/nn/index.ts';
@@ -32,7 +42,7 @@ export function writeFileAtomic(path: string, data: string | Uint8Array): void {
   const file = openSync(temporary, 'w');
   try {
     const bytes = typeof data === 'string' ? Buffer.from(data) : data;
-    for (let at = 0; at < bytes.length;) at += writeSync(file, bytes, at);
+    for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at);
     fsyncSync(file);
   } finally {
     closeSync(file);
@@ -41,11 +51,21 @@ export function writeFileAtomic(path: string, data: string | Uint8Array): void {
 }
 
 function describe({ config, classNames, categoryIds, iteration }: WeightsDescription): Record<string, string> {
-  return { format: 'pt', config: JSON.stringify(config), class_names: JSON.stringify(classNames), category_ids: JSON.stringify(categoryIds), iteration: String(iteration) };
+  return {
+    format: 'pt',
+    config: JSON.stringify(config),
+    class_names: JSON.stringify(classNames),
+    category_ids: JSON.stringify(categoryIds),
+    iteration: String(iteration),
+  };
 }
 
 /** Writes a model's weights as safetensors under their Detectron2 names. */
-export function saveWeights(path: string, values: ReadonlyMap<string, StoredTensor>, description: WeightsDescription): void {
+export function saveWeights(
+  path: string,
+  values: ReadonlyMap<string, StoredTensor>,
+  description: WeightsDescription,
+): void {
   writeFileAtomic(path, writeSafetensors(values, describe(description)));
 }
 
@@ -78,18 +98,29 @@ export function floatTensors(file: SafetensorsFile, path: string): Map<string, S
 export function readDescription(file: Pick<SafetensorsFile, 'metadata'>, path: string): WeightsDescription {
   const field = (name: string): unknown => {
     const text = file.metadata[name];
-    if (text === undefined) throw new InputError(`${path}: has no "${name}" in its metadata: not a weights file of this project`);
+    if (text === undefined)
+      throw new InputError(`${path}: has no "${name}" in its metadata: not a weights file of this project`);
     try {
       return JSON.parse(text);
     } catch {
       throw new InputError(`${path}: metadata "${name}" is not JSON: ${text.slice(0, 60)}`);
     }
   };
-  const classNames = field('class_names'), categoryIds = field('category_ids');
-  if (!Array.isArray(classNames) || !classNames.every((name) => typeof name === 'string')) throw new InputError(`${path}: metadata "class_names" must be a list of names`);
-  if (!Array.isArray(categoryIds) || categoryIds.length !== classNames.length || !categoryIds.every(Number.isSafeInteger)) throw new InputError(`${path}: metadata "category_ids" must be ${classNames.length} integers`);
+  const classNames = field('class_names'),
+    categoryIds = field('category_ids');
+  if (!Array.isArray(classNames) || !classNames.every((name) => typeof name === 'string'))
+    throw new InputError(`${path}: metadata "class_names" must be a list of names`);
+  if (
+    !Array.isArray(categoryIds) ||
+    categoryIds.length !== classNames.length ||
+    !categoryIds.every(Number.isSafeInteger)
+  )
+    throw new InputError(`${path}: metadata "category_ids" must be ${classNames.length} integers`);
   const config = validateRunConfig(field('config') as Record<string, unknown>, `${path}: metadata "config"`);
-  if (config.model.numClasses !== classNames.length) throw new InputError(`${path}: metadata names ${classNames.length} classes, the configuration ${config.model.numClasses}`);
+  if (config.model.numClasses !== classNames.length)
+    throw new InputError(
+      `${path}: metadata names ${classNames.length} classes, the configuration ${config.model.numClasses}`,
+    );
   return { config, classNames, categoryIds, iteration: Number(file.metadata.iteration ?? 0) };
 }
 
@@ -97,9 +128,12 @@ export function readDescription(file: Pick<SafetensorsFile, 'metadata'>, path: s
 export function loadWeights(model: Module, file: SafetensorsFile, path: string): void {
   try {
     const { missing, unexpected } = model.load(floatTensors(file, path));
-    const list = (names: readonly string[]): string => `${names.slice(0, 5).join(', ')}${names.length > 5 ? ` and ${names.length - 5} more` : ''}`;
-    if (missing.length > 0) throw new InputError(`${path}: lacks ${missing.length} tensors of the model: ${list(missing)}`);
-    if (unexpected.length > 0) throw new InputError(`${path}: has ${unexpected.length} tensors that the model does not: ${list(unexpected)}`);
+    const list = (names: readonly string[]): string =>
+      `${names.slice(0, 5).join(', ')}${names.length > 5 ? ` and ${names.length - 5} more` : ''}`;
+    if (missing.length > 0)
+      throw new InputError(`${path}: lacks ${missing.length} tensors of the model: ${list(missing)}`);
+    if (unexpected.length > 0)
+      throw new InputError(`${path}: has ${unexpected.length} tensors that the model does not: ${list(unexpected)}`);
   } catch (error) {
     throw error instanceof ShapeError ? new InputError(`${path}: ${error.message}`) : error;
   }
@@ -108,8 +142,15 @@ export function loadWeights(model: Module, file: SafetensorsFile, path: string):
 const PARTS = { model: 'model.safetensors', optimizer: 'optimizer.safetensors', state: 'state.json' } as const;
 
 /** Writes the checkpoint `folder`, replacing the one before. */
-export function saveCheckpoint(folder: string, model: ReadonlyMap<string, StoredTensor>, optimizer: ReadonlyMap<string, StoredTensor>, state: TrainingState, description: WeightsDescription): void {
-  const next = `${folder}.next`, previous = `${folder}.previous`;
+export function saveCheckpoint(
+  folder: string,
+  model: ReadonlyMap<string, StoredTensor>,
+  optimizer: ReadonlyMap<string, StoredTensor>,
+  state: TrainingState,
+  description: WeightsDescription,
+): void {
+  const next = `${folder}.next`,
+    previous = `${folder}.previous`;
   rmSync(next, { recursive: true, force: true });
   mkdirSync(next, { recursive: true });
   saveWeights(join(next, PARTS.model), model, description);
@@ -133,7 +174,8 @@ export interface Checkpoint {
 /** Reads the checkpoint `folder` (or the one before it, if an interruption came between two renames). Throws InputError naming what is missing or broken. */
 export function readCheckpoint(folder: string): Checkpoint {
   const present = [folder, `${folder}.previous`].find((candidate) => existsSync(join(candidate, PARTS.state)));
-  if (!present) throw new InputError(`${dirname(folder)}: no checkpoint to resume from: expected ${join(folder, PARTS.state)}`);
+  if (!present)
+    throw new InputError(`${dirname(folder)}: no checkpoint to resume from: expected ${join(folder, PARTS.state)}`);
   const path = join(present, PARTS.state);
   const json = asObject(readJson(path), path, 'the whole file');
   const [iteration, optimizerSteps] = ['iteration', 'optimizerSteps'].map((key) => asInteger(json[key], 0, path, key));
@@ -147,11 +189,13 @@ export function readCheckpoint(folder: string): Checkpoint {
     });
     best = { iteration: asInteger(fields.iteration, 0, path, 'best.iteration'), AP, AP50 };
   }
-  const optimizerPath = join(present, PARTS.optimizer), modelPath = join(present, PARTS.model);
+  const optimizerPath = join(present, PARTS.optimizer),
+    modelPath = join(present, PARTS.model);
   return {
     model: readWeightsFile(modelPath),
     optimizer: floatTensors(readWeightsFile(optimizerPath), optimizerPath),
     state: { iteration, optimizerSteps, best },
-    path: modelPath, optimizerPath,
+    path: modelPath,
+    optimizerPath,
   };
 }

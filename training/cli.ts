@@ -33,7 +33,8 @@ async function main([command = '--help', ...argv]: string[]): Promise<number> {
     process.stdout.write(HELP);
     return 0;
   }
-  if (!Object.hasOwn(COMMANDS, command)) throw new InputError(`${command}: no such command; there are ${Object.keys(COMMANDS).join(', ')}`);
+  if (!Object.hasOwn(COMMANDS, command))
+    throw new InputError(`${command}: no such command; there are ${Object.keys(COMMANDS).join(', ')}`);
   return COMMANDS[command](argv);
 }
 
@@ -41,8 +42,10 @@ async function main([command = '--help', ...argv]: string[]): Promise<number> {
 const CIRCUMSTANCES: readonly (readonly [pattern: RegExp, advice: string | null])[] = [
   [/no WebGPU adapter|DSRCNN_(DRIVER|ROBUSTNESS)|LP_NATIVE_VECTOR_WIDTH|npm run setup/, null],
   [/GPU device was lost/, 'the driver gave up or was reset; a training continues from its last checkpoint by --resume'],
-  [/out of memory|OUT_OF_(DEVICE|HOST)_MEMORY|allocation failed|Invalid (typed )?array length|does not fit a buffer of this device|Failed to allocate/i,
-    'not enough memory: a smaller batch, smaller images, fewer proposals or a smaller model need less'],
+  [
+    /out of memory|OUT_OF_(DEVICE|HOST)_MEMORY|allocation failed|Invalid (typed )?array length|does not fit a buffer of this device|Failed to allocate/i,
+    'not enough memory: a smaller batch, smaller images, fewer proposals or a smaller model need less',
+  ],
 ];
 
 /** The exit code of an error, and what to print of it; null where it is a fault of the program, whose stack is wanted. */
@@ -52,7 +55,9 @@ function explain(error: unknown): { readonly code: number; readonly text: string
   // Of the file system, naming the path: a folder that cannot be written, a full disk.
   if ('syscall' in error && 'code' in error) return { code: 2, text: error.message };
   const circumstance = CIRCUMSTANCES.find(([pattern]) => pattern.test(error.message));
-  return circumstance ? { code: 1, text: circumstance[1] === null ? error.message : `${error.message}\n${circumstance[1]}` } : null;
+  return circumstance
+    ? { code: 1, text: circumstance[1] === null ? error.message : `${error.message}\n${circumstance[1]}` }
+    : null;
 }
 
 // Whoever read the output has gone (`| head`): a training, which would go on unseen, saves and stops; everything else finishes what it writes.

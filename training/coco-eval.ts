@@ -25,20 +25,32 @@ export async function runCocoEval(
   stdout: NodeJS.WritableStream = process.stdout,
   stderr: NodeJS.WritableStream = process.stderr,
 ): Promise<number> {
-  const { values: options } = parseArguments('coco-eval', argv, { annotations: { type: 'string' }, detections: { type: 'string' }, help: { type: 'boolean' } });
+  const { values: options } = parseArguments('coco-eval', argv, {
+    annotations: { type: 'string' },
+    detections: { type: 'string' },
+    help: { type: 'boolean' },
+  });
   if (options.help) {
     stdout.write(HELP);
     return 0;
   }
   const groundTruth = readGroundTruth(required(options.annotations, '--annotations'));
   const detections = readDetections(required(options.detections, '--detections'), groundTruth);
-  const { metrics, images, groundTruths, detections: measured, byCategory, warnings } = evaluateDetections(groundTruth, detections);
+  const {
+    metrics,
+    images,
+    groundTruths,
+    detections: measured,
+    byCategory,
+    warnings,
+  } = evaluateDetections(groundTruth, detections);
   for (const warning of warnings) stderr.write(`${options.annotations}: ${warning}\n`);
   stdout.write(`${JSON.stringify({ ...metrics, images, groundTruths, detections: measured, byCategory }, null, 2)}\n`);
   return 0;
 }
 
 function required(value: string | undefined, name: string): string {
-  if (value === undefined) throw new InputError(`coco-eval: ${name}: expected a file, got nothing (see coco-eval --help)`);
+  if (value === undefined)
+    throw new InputError(`coco-eval: ${name}: expected a file, got nothing (see coco-eval --help)`);
   return value;
 }

@@ -60,7 +60,10 @@ export function readDetections(path: string, groundTruth: CocoGroundTruth): Coco
 export function writeGroundTruth(path: string, groundTruth: CocoGroundTruth): void {
   const part = (name: string, entries: readonly object[]) => `${JSON.stringify(name)}: ${lines(entries)}`;
   const { images, annotations, categories } = groundTruth;
-  writeWhole(path, `{${part('images', images)},\n${part('annotations', annotations)},\n${part('categories', categories)}}\n`);
+  writeWhole(
+    path,
+    `{${part('images', images)},\n${part('annotations', annotations)},\n${part('categories', categories)}}\n`,
+  );
 }
 
 /** Writes a results file that readDetections and pycocotools read, scores in full precision. The file appears whole or not at all. Throws on NaN. */
@@ -68,7 +71,9 @@ export function writeDetections(path: string, detections: readonly CocoDetection
   detections.forEach(({ bbox, score }, index) => {
     // JSON has no NaN: it would be written as null.
     if (!Number.isFinite(score) || !bbox.every(Number.isFinite)) {
-      throw new Error(`${path}: detections[${index}]: expected a finite score and box, got ${score} and [${bbox.join(', ')}]`);
+      throw new Error(
+        `${path}: detections[${index}]: expected a finite score and box, got ${score} and [${bbox.join(', ')}]`,
+      );
     }
   });
   writeWhole(path, `${lines(detections)}\n`);
@@ -81,7 +86,12 @@ export function parseGroundTruth(json: unknown, source: string): CocoGroundTruth
     const at = `${source}: images[${index}]`;
     const image = object(entry, at, 'an object');
     const id = integer(image, 'id', at);
-    return { id, file_name: text(image, 'file_name', at), width: size(image, 'width', at), height: size(image, 'height', at) };
+    return {
+      id,
+      file_name: text(image, 'file_name', at),
+      width: size(image, 'width', at),
+      height: size(image, 'height', at),
+    };
   });
   const imageIds = uniqueIds(images, 'images', source);
   const categories = array(root, 'categories', source).map((entry, index): CocoCategory => {
@@ -133,7 +143,9 @@ function readJson(path: string): unknown {
     // A byte order mark is no JSON, but editors on Windows write one.
     return JSON.parse(content.charCodeAt(0) === 0xfeff ? content.slice(1) : content);
   } catch (error) {
-    throw new InputError(`${path}: expected JSON, got ${content.length === 0 ? 'an empty file' : `something else (${(error as Error).message})`}`);
+    throw new InputError(
+      `${path}: expected JSON, got ${content.length === 0 ? 'an empty file' : `something else (${(error as Error).message})`}`,
+    );
   }
 }
 
@@ -162,7 +174,8 @@ function wrong(at: string, field: string, expected: string, got: unknown): Input
 }
 
 function object(value: unknown, at: string, expected: string): Fields {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new InputError(`${at}: expected ${expected}, got ${shown(value)}`);
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new InputError(`${at}: expected ${expected}, got ${shown(value)}`);
   return value as Fields;
 }
 
@@ -215,7 +228,10 @@ function uniqueIds(entries: readonly { id: number }[], field: string, source: st
   const first = new Map<number, number>();
   entries.forEach(({ id }, index) => {
     const earlier = first.get(id);
-    if (earlier !== undefined) throw new InputError(`${source}: ${field}[${index}].id: expected an id of its own, got ${id}, which ${field}[${earlier}] has`);
+    if (earlier !== undefined)
+      throw new InputError(
+        `${source}: ${field}[${index}].id: expected an id of its own, got ${id}, which ${field}[${earlier}] has`,
+      );
     first.set(id, index);
   });
   return new Set(first.keys());

@@ -11,7 +11,20 @@ import type { CocoBox, CocoDetection, CocoGroundTruth } from './coco-files.ts';
 import { InputError } from './errors.ts';
 
 /** In pycocotools' order. APs, APm, APl and ARs, ARm, ARl: objects below 32², up to 96², and above, in square pixels. AR1: at most one detection an image. */
-export const METRIC_NAMES = ['AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl'] as const;
+export const METRIC_NAMES = [
+  'AP',
+  'AP50',
+  'AP75',
+  'APs',
+  'APm',
+  'APl',
+  'AR1',
+  'AR10',
+  'AR100',
+  'ARs',
+  'ARm',
+  'ARl',
+] as const;
 export type MetricName = (typeof METRIC_NAMES)[number];
 /** Fractions between 0 and 1; -1 where there is no ground truth to measure by. */
 export type CocoMetrics = Record<MetricName, number>;
@@ -40,7 +53,12 @@ export interface EvaluationOptions {
 // numpy.linspace(0.5, 0.95, 10) and numpy.linspace(0, 1, 101), to the last bit: index * step + start, the end exactly.
 const IOU_THRESHOLDS = linspace(0.5, 0.95, 10);
 const RECALLS = linspace(0, 1, 101);
-const SIZE_RANGES: readonly (readonly [number, number])[] = [[0, 1e10], [0, 32 ** 2], [32 ** 2, 96 ** 2], [96 ** 2, 1e10]];
+const SIZE_RANGES: readonly (readonly [number, number])[] = [
+  [0, 1e10],
+  [0, 32 ** 2],
+  [32 ** 2, 96 ** 2],
+  [96 ** 2, 1e10],
+];
 const DETECTION_CAPS = [1, 10, 100] as const;
 const T = IOU_THRESHOLDS.length;
 const R = RECALLS.length;
@@ -89,13 +107,22 @@ export function evaluateDetections(
     });
     const curves = accumulate(outcome);
     const { id, name } = category;
-    return { id, name, groundTruths: truthEnd - truthBegin, detections: foundEnd - foundBegin, ...named(summarize([curves])), curves };
+    return {
+      id,
+      name,
+      groundTruths: truthEnd - truthBegin,
+      detections: foundEnd - foundBegin,
+      ...named(summarize([curves])),
+      curves,
+    };
   });
 
   const stats = summarize(byCategory.map(({ curves }) => curves));
   const warnings: string[] = [];
   if (countsAsFound.includes(0)) {
-    warnings.push('Annotation id 0: like pycocotools, an object with this id never counts as found. Number annotations from 1.');
+    warnings.push(
+      'Annotation id 0: like pycocotools, an object with this id never counts as found. Number annotations from 1.',
+    );
   }
   return {
     stats,
@@ -120,7 +147,8 @@ function named(stats: readonly number[]): CocoMetrics {
 function indexImages(groundTruth: CocoGroundTruth, chosen: readonly number[] | undefined): Map<number, number> {
   const all = new Set(groundTruth.images.map((image) => image.id));
   for (const id of chosen ?? []) {
-    if (!all.has(id)) throw new InputError(`evaluateDetections: imageIds: expected ids of the ground truth's images, got ${id}`);
+    if (!all.has(id))
+      throw new InputError(`evaluateDetections: imageIds: expected ids of the ground truth's images, got ${id}`);
   }
   const ids = [...new Set(chosen ?? all)].sort((a, b) => a - b);
   return new Map(ids.map((id, index) => [id, index]));
@@ -155,8 +183,10 @@ function group<Entry extends { image_id: number; category_id: number; bbox: Coco
   const bad = (index: number, field: string, expected: string, got: unknown) =>
     new InputError(`evaluateDetections: ${what}[${index}].${field}: expected ${expected}, got ${String(got)}`);
   all.forEach((entry, index) => {
-    if (!known.allImageIds.has(entry.image_id)) throw bad(index, 'image_id', "the id of one of the ground truth's images", entry.image_id);
-    if (!known.categoryIndex.has(entry.category_id)) throw bad(index, 'category_id', "the id of one of the ground truth's categories", entry.category_id);
+    if (!known.allImageIds.has(entry.image_id))
+      throw bad(index, 'image_id', "the id of one of the ground truth's images", entry.image_id);
+    if (!known.categoryIndex.has(entry.category_id))
+      throw bad(index, 'category_id', "the id of one of the ground truth's categories", entry.category_id);
     if (!entry.bbox.every(Number.isFinite)) throw bad(index, 'bbox', 'finite numbers', entry.bbox);
     if (scoreOf && !Number.isFinite(scoreOf(entry))) throw bad(index, 'score', 'a finite number', scoreOf(entry));
   });
@@ -258,12 +288,15 @@ function matchImage(
   const G = gEnd - gBegin;
   const iou = new Float64Array((dEnd - dBegin) * G);
   for (let d = dBegin; d < dEnd; d++) {
-    for (let g = gBegin; g < gEnd; g++) iou[(d - dBegin) * G + g - gBegin] = boxIou(foundBox, 4 * d, truthBox, 4 * g, isCrowd[g] === 1);
+    for (let g = gBegin; g < gEnd; g++)
+      iou[(d - dBegin) * G + g - gBegin] = boxIou(foundBox, 4 * d, truthBox, 4 * g, isCrowd[g] === 1);
   }
   const taken = new Uint8Array(G);
   for (let a = 0; a < A; a++) {
     // Ground truths to be found come first, ignored ones last, else in file order.
-    const ignored = Uint8Array.from({ length: G }, (_, j) => Number(isCrowd[gBegin + j] === 1 || !within(truthArea[gBegin + j], a)));
+    const ignored = Uint8Array.from({ length: G }, (_, j) =>
+      Number(isCrowd[gBegin + j] === 1 || !within(truthArea[gBegin + j], a)),
+    );
     const order = [...ignored.keys()].sort((i, j) => ignored[i] - ignored[j] || i - j);
     for (let t = 0; t < T; t++) {
       taken.fill(0);
@@ -295,7 +328,8 @@ function matchImage(
 function boxIou(found: Float64Array, d: number, truth: Float64Array, g: number, crowd: boolean): number {
   const width = Math.min(found[d + 2] + found[d], truth[g + 2] + truth[g]) - Math.max(found[d], truth[g]);
   if (width <= 0) return 0;
-  const height = Math.min(found[d + 3] + found[d + 1], truth[g + 3] + truth[g + 1]) - Math.max(found[d + 1], truth[g + 1]);
+  const height =
+    Math.min(found[d + 3] + found[d + 1], truth[g + 3] + truth[g + 1]) - Math.max(found[d + 1], truth[g + 1]);
   if (height <= 0) return 0;
   const intersection = width * height;
   const foundArea = found[d + 2] * found[d + 3];
@@ -353,12 +387,22 @@ function summarize(categories: readonly Curves[]): number[] {
   const averagePrecision = (a: number, from = 0, to = T) =>
     meanOfMeasured(categories.map(({ precision }) => precision.subarray((a * T + from) * R, (a * T + to) * R)));
   const averageRecall = (a: number, m: number) =>
-    meanOfMeasured(categories.map(({ recall }) => recall.subarray(a * T * M, (a + 1) * T * M).filter((_, index) => index % M === m)));
+    meanOfMeasured(
+      categories.map(({ recall }) => recall.subarray(a * T * M, (a + 1) * T * M).filter((_, index) => index % M === m)),
+    );
   return [
-    averagePrecision(0), averagePrecision(0, AP50, AP50 + 1), averagePrecision(0, AP75, AP75 + 1),
-    averagePrecision(1), averagePrecision(2), averagePrecision(3),
-    averageRecall(0, 0), averageRecall(0, 1), averageRecall(0, 2),
-    averageRecall(1, 2), averageRecall(2, 2), averageRecall(3, 2),
+    averagePrecision(0),
+    averagePrecision(0, AP50, AP50 + 1),
+    averagePrecision(0, AP75, AP75 + 1),
+    averagePrecision(1),
+    averagePrecision(2),
+    averagePrecision(3),
+    averageRecall(0, 0),
+    averageRecall(0, 1),
+    averageRecall(0, 2),
+    averageRecall(1, 2),
+    averageRecall(2, 2),
+    averageRecall(3, 2),
   ];
 }
 

@@ -21,10 +21,20 @@ environment:
 
 /** The limits that decide how large the kernels' work may be. */
 const LIMITS = [
-  'maxBufferSize', 'maxStorageBufferBindingSize', 'maxStorageBuffersPerShaderStage', 'maxComputeWorkgroupStorageSize', 'maxComputeInvocationsPerWorkgroup',
-  'maxComputeWorkgroupSizeX', 'maxComputeWorkgroupsPerDimension', 'maxTextureDimension2D',
+  'maxBufferSize',
+  'maxStorageBufferBindingSize',
+  'maxStorageBuffersPerShaderStage',
+  'maxComputeWorkgroupStorageSize',
+  'maxComputeInvocationsPerWorkgroup',
+  'maxComputeWorkgroupSizeX',
+  'maxComputeWorkgroupsPerDimension',
+  'maxTextureDimension2D',
 ] as const;
-const BYTE_LIMITS: readonly string[] = ['maxBufferSize', 'maxStorageBufferBindingSize', 'maxComputeWorkgroupStorageSize'];
+const BYTE_LIMITS: readonly string[] = [
+  'maxBufferSize',
+  'maxStorageBufferBindingSize',
+  'maxComputeWorkgroupStorageSize',
+];
 
 /** 8,388,608 bytes as "8 MiB". */
 function formatBytes(bytes: number): string {
@@ -39,7 +49,10 @@ export function mesaVersion(description: string): string | null {
 }
 
 function packageVersion(name: string): string {
-  const file = name === '.' ? new URL('../package.json', import.meta.url) : createRequire(import.meta.url).resolve(`${name}/package.json`);
+  const file =
+    name === '.'
+      ? new URL('../package.json', import.meta.url)
+      : createRequire(import.meta.url).resolve(`${name}/package.json`);
   const { version } = JSON.parse(readFileSync(file, 'utf8')) as { version: string };
   return version;
 }
@@ -54,7 +67,9 @@ export function vectorBits(device: string): number | null {
 function boundsChecks(): string {
   const named = process.env.DSRCNN_ROBUSTNESS;
   if (named) return `${named === 'on' ? 'checked by Dawn' : 'not checked by Dawn'}, by DSRCNN_ROBUSTNESS=${named}`;
-  return dawnFlags().some((flag) => flag.includes('disable_robustness')) ? 'checked by the driver itself, so Dawn leaves its own checks out' : 'checked by Dawn';
+  return dawnFlags().some((flag) => flag.includes('disable_robustness'))
+    ? 'checked by the driver itself, so Dawn leaves its own checks out'
+    : 'checked by Dawn';
 }
 
 /**
@@ -70,21 +85,31 @@ export async function runDoctor(argv: readonly string[]): Promise<number> {
   if (argv.length > 0) throw new InputError(`doctor: takes no arguments, got ${argv.join(' ')}`);
   const print = (label: string, text: string): void => console.log(`${label.padEnd(11)}${text}`);
 
-  print('versions', `dynamic-sparse-rcnn-webgpu ${packageVersion('.')}, webgpu (Dawn) ${packageVersion('webgpu')}, Node ${process.versions.node}`);
-  print('machine', `${os.type()} ${os.release()} ${process.arch}, ${os.availableParallelism()} processors (${os.cpus()[0]?.model.trim() ?? 'unknown'})`);
+  print(
+    'versions',
+    `dynamic-sparse-rcnn-webgpu ${packageVersion('.')}, webgpu (Dawn) ${packageVersion('webgpu')}, Node ${process.versions.node}`,
+  );
+  print(
+    'machine',
+    `${os.type()} ${os.release()} ${process.arch}, ${os.availableParallelism()} processors (${os.cpus()[0]?.model.trim() ?? 'unknown'})`,
+  );
 
   let device: Device;
   let reasonForWidth = "lavapipe's own choice";
   try {
     const choice = readDriverChoice();
-    if (process.env.LP_NATIVE_VECTOR_WIDTH) reasonForWidth = `by LP_NATIVE_VECTOR_WIDTH=${process.env.LP_NATIVE_VECTOR_WIDTH}`;
+    if (process.env.LP_NATIVE_VECTOR_WIDTH)
+      reasonForWidth = `by LP_NATIVE_VECTOR_WIDTH=${process.env.LP_NATIVE_VECTOR_WIDTH}`;
     else if (choice?.vectorBits && !userVulkanVariable()) reasonForWidth = 'the faster ones, as set-up measured';
     const variable = userVulkanVariable();
     if (variable) {
       print('driver', `the one that ${variable}=${process.env[variable]} names`);
       print('why', `${variable} is set, and DSRCNN_DRIVER is not: set-up's choice does not count`);
     } else if (choice) {
-      print('driver', `${choice.driver}${choice.forced ? `, by DSRCNN_DRIVER=${choice.request} for this run` : choice.request === 'auto' ? '' : `, by npm run setup -- --driver ${choice.request}`}`);
+      print(
+        'driver',
+        `${choice.driver}${choice.forced ? `, by DSRCNN_DRIVER=${choice.request} for this run` : choice.request === 'auto' ? '' : `, by npm run setup -- --driver ${choice.request}`}`,
+      );
       print('why', choice.why);
       if (choice.manifests.length) print('', `Vulkan driver ${choice.manifests.join(', ')}`);
       if (choice.hint) print('faster', choice.hint);
@@ -100,27 +125,53 @@ export async function runDoctor(argv: readonly string[]): Promise<number> {
   try {
     const { info } = device;
     const mesa = mesaVersion(info.description);
-    print('adapter', `${info.description || 'without a description'} (vendor ${info.vendor || 'unknown'}, architecture ${info.architecture || 'unknown'})`);
+    print(
+      'adapter',
+      `${info.description || 'without a description'} (vendor ${info.vendor || 'unknown'}, architecture ${info.architecture || 'unknown'})`,
+    );
     if (mesa) print('', `Mesa ${mesa}`);
     const bits = vectorBits(device.gpu.adapterInfo.device);
     if (bits !== null) {
       print('vectors', `of ${bits} bits, ${reasonForWidth}`);
       const { MESA_SHADER_CACHE_DISABLE: disabled, MESA_SHADER_CACHE_DIR: folder } = process.env;
-      print('', disabled ? `MESA_SHADER_CACHE_DISABLE=${disabled}` : folder ? `compiled shaders in ${folder}` : "compiled shaders in Mesa's own folder, shared with other programs");
+      print(
+        '',
+        disabled
+          ? `MESA_SHADER_CACHE_DISABLE=${disabled}`
+          : folder
+            ? `compiled shaders in ${folder}`
+            : "compiled shaders in Mesa's own folder, shared with other programs",
+      );
     }
     print('bounds', boundsChecks());
-    print('subgroups', device.subgroupSize > 0 ? `of ${device.subgroupSize} lanes` : 'not used: the adapter has none, or of several sizes');
-    print('half', info.features.includes('shader-f16') ? '--half of predict, evaluate and tune is possible' : '--half is not possible: the adapter lacks shader-f16');
+    print(
+      'subgroups',
+      device.subgroupSize > 0
+        ? `of ${device.subgroupSize} lanes`
+        : 'not used: the adapter has none, or of several sizes',
+    );
+    print(
+      'half',
+      info.features.includes('shader-f16')
+        ? '--half of predict, evaluate and tune is possible'
+        : '--half is not possible: the adapter lacks shader-f16',
+    );
     print('features', info.features.join(', '));
     for (const [i, name] of LIMITS.entries()) {
       const limit = device.limits[name];
-      print(i === 0 ? 'limits' : '', `${name} ${BYTE_LIMITS.includes(name) ? formatBytes(limit) : limit.toLocaleString('en')}`);
+      print(
+        i === 0 ? 'limits' : '',
+        `${name} ${BYTE_LIMITS.includes(name) ? formatBytes(limit) : limit.toLocaleString('en')}`,
+      );
     }
     let failed = false;
     for (const [i, test] of (await selfTest(device)).entries()) {
       const passed = passes(test);
       failed ||= !passed;
-      print(i === 0 ? 'self-test' : '', `${test.name}: ${passed ? 'ok' : 'FAILED'}, largest error ${test.error.toExponential(1)} (at most ${test.tolerance}), ${test.rate.toFixed(1)} ${test.unit}`);
+      print(
+        i === 0 ? 'self-test' : '',
+        `${test.name}: ${passed ? 'ok' : 'FAILED'}, largest error ${test.error.toExponential(1)} (at most ${test.tolerance}), ${test.rate.toFixed(1)} ${test.unit}`,
+      );
     }
     return failed ? 1 : 0;
   } catch (error) {

@@ -23,7 +23,11 @@ export interface DrawRunOptions {
 }
 
 /** Writes `predictions/*.png`, `predictions.png`, `loss.png` and, from two evaluations on, `ap.png` into the run's folder; returns the paths, the folder of pictures last. */
-export async function drawRun(model: DynamicSparseRCNN, records: readonly ImageRecord[], { out, resize, classNames, metricsFile, evaluationsFile }: DrawRunOptions): Promise<string[]> {
+export async function drawRun(
+  model: DynamicSparseRCNN,
+  records: readonly ImageRecord[],
+  { out, resize, classNames, metricsFile, evaluationsFile }: DrawRunOptions,
+): Promise<string[]> {
   const folder = join(out, 'predictions');
   mkdirSync(folder, { recursive: true });
   const drawn: string[] = [];
@@ -43,15 +47,39 @@ export async function drawRun(model: DynamicSparseRCNN, records: readonly ImageR
   }
   const metrics = readMetrics(metricsFile);
   const window = Math.max(1, Math.round(metrics.length / 40));
-  const series = ([['total', ({ loss }) => loss], ['class', ({ class_loss }) => sum(class_loss)], ['L1', ({ l1_loss }) => sum(l1_loss)], ['GIoU', ({ giou_loss }) => sum(giou_loss)]] as
-    readonly (readonly [string, (line: (typeof metrics)[number]) => number])[]).map(([name, value]) => (
-    { name, points: runningMean(metrics.map((line) => [line.iteration, value(line)] as const), window) }));
-  await writePlot(join(out, 'loss.png'), { title: `Loss (mean of ${window} iterations)`, xLabel: 'iteration', yLabel: 'loss', series });
+  const series = (
+    [
+      ['total', ({ loss }) => loss],
+      ['class', ({ class_loss }) => sum(class_loss)],
+      ['L1', ({ l1_loss }) => sum(l1_loss)],
+      ['GIoU', ({ giou_loss }) => sum(giou_loss)],
+    ] as readonly (readonly [string, (line: (typeof metrics)[number]) => number])[]
+  ).map(([name, value]) => ({
+    name,
+    points: runningMean(
+      metrics.map((line) => [line.iteration, value(line)] as const),
+      window,
+    ),
+  }));
+  await writePlot(join(out, 'loss.png'), {
+    title: `Loss (mean of ${window} iterations)`,
+    xLabel: 'iteration',
+    yLabel: 'loss',
+    series,
+  });
   drawn.push(join(out, 'loss.png'));
   const evaluations = readEvaluations(evaluationsFile);
   if (evaluations.length > 1) {
-    const curves = (['AP', 'AP50'] as const).map((name) => ({ name, points: evaluations.map((line) => [line.iteration, line[name]] as const) }));
-    await writePlot(join(out, 'ap.png'), { title: 'COCO metrics on the validation images', xLabel: 'iteration', yLabel: 'AP', series: curves });
+    const curves = (['AP', 'AP50'] as const).map((name) => ({
+      name,
+      points: evaluations.map((line) => [line.iteration, line[name]] as const),
+    }));
+    await writePlot(join(out, 'ap.png'), {
+      title: 'COCO metrics on the validation images',
+      xLabel: 'iteration',
+      yLabel: 'AP',
+      series: curves,
+    });
     drawn.push(join(out, 'ap.png'));
   }
   drawn.push(folder);

@@ -6,7 +6,15 @@
  */
 import { createCanvas } from '@napi-rs/canvas';
 import type { Trace } from '../model/index.ts';
-import { captionFont, colorOf, drawBoxes, textColorOn, type Canvas, type DrawnBox, type SKRSContext2D } from './draw.ts';
+import {
+  captionFont,
+  colorOf,
+  drawBoxes,
+  textColorOn,
+  type Canvas,
+  type DrawnBox,
+  type SKRSContext2D,
+} from './draw.ts';
 import { decodeImage, type PixelImage } from './images.ts';
 
 type Corners = [x1: number, y1: number, x2: number, y2: number];
@@ -44,10 +52,21 @@ export interface StageHistory {
  * The numbers of a trace, in pixels of the original image.
  * @param scale pixels of the image that the model saw for each of the original, [horizontally, vertically]
  */
-export function stageHistory(trace: Trace, scale: readonly [number, number], classNames: readonly string[], leastScore: number): StageHistory {
+export function stageHistory(
+  trace: Trace,
+  scale: readonly [number, number],
+  classNames: readonly string[],
+  leastScore: number,
+): StageHistory {
   const [sx, sy] = scale;
-  const cornersOf = (boxes: Float32Array, i: number): Corners => [boxes[4 * i] / sx, boxes[4 * i + 1] / sy, boxes[4 * i + 2] / sx, boxes[4 * i + 3] / sy];
-  const classes = classNames.length, proposals = trace.initialBoxes.length / 4;
+  const cornersOf = (boxes: Float32Array, i: number): Corners => [
+    boxes[4 * i] / sx,
+    boxes[4 * i + 1] / sy,
+    boxes[4 * i + 2] / sx,
+    boxes[4 * i + 3] / sy,
+  ];
+  const classes = classNames.length,
+    proposals = trace.initialBoxes.length / 4;
   const { scores, labels, proposals: origins } = trace.detections;
   const detections: DetectionHistory[] = [];
   scores.forEach((score, i) => {
@@ -55,16 +74,28 @@ export function stageHistory(trace: Trace, scale: readonly [number, number], cla
     const proposal = origins[i];
     const steps = trace.stages.map((stage, t): StageStep => {
       const own = stage.scores.subarray(proposal * classes, (proposal + 1) * classes);
-      const label = t + 1 === trace.stages.length ? labels[i] : own.reduce((best, value, c) => (value > own[best] ? c : best), 0);
+      const label =
+        t + 1 === trace.stages.length ? labels[i] : own.reduce((best, value, c) => (value > own[best] ? c : best), 0);
       return { box: cornersOf(stage.boxes, proposal), name: classNames[label], label, score: own[label] };
     });
-    detections.push({ proposal, name: classNames[labels[i]], label: labels[i], score, initialBox: cornersOf(trace.initialBoxes, proposal), steps });
+    detections.push({
+      proposal,
+      name: classNames[labels[i]],
+      label: labels[i],
+      score,
+      initialBox: cornersOf(trace.initialBoxes, proposal),
+      steps,
+    });
   });
   const weights = trace.expertWeights;
   return {
     detections,
     initialBoxes: Array.from({ length: proposals }, (_, i) => cornersOf(trace.initialBoxes, i)),
-    expertWeights: weights && Array.from({ length: weights.length / proposals }, (_, e) => Array.from(weights.subarray(e * proposals, (e + 1) * proposals))),
+    expertWeights:
+      weights &&
+      Array.from({ length: weights.length / proposals }, (_, e) =>
+        Array.from(weights.subarray(e * proposals, (e + 1) * proposals)),
+      ),
   };
 }
 
@@ -97,8 +128,14 @@ export async function drawStages(image: string | PixelImage, history: StageHisto
   const scale = PANEL_SIDE / Math.max(raw.width, raw.height);
   const shown = followed(history);
   const stages = history.detections[0]?.steps.length ?? 0;
-  const panels = [{ title: `Initial boxes (${history.initialBoxes.length} proposals)`, picture: await initialPanel(raw, scale, history, shown) }];
-  for (let stage = 0; stage < stages; stage++) panels.push({ title: `Stage ${stage + 1}`, picture: await stagePanel(raw, scale, shown, stage) });
+  const panels = [
+    {
+      title: `Initial boxes (${history.initialBoxes.length} proposals)`,
+      picture: await initialPanel(raw, scale, history, shown),
+    },
+  ];
+  for (let stage = 0; stage < stages; stage++)
+    panels.push({ title: `Stage ${stage + 1}`, picture: await stagePanel(raw, scale, shown, stage) });
 
   const columns = panels.length <= MOST_COLUMNS ? panels.length : Math.ceil(panels.length / 2);
   const { width: panelWidth, height: panelHeight } = panels[0].picture;
@@ -109,11 +146,13 @@ export async function drawStages(image: string | PixelImage, history: StageHisto
   const rowHeight = panelHeight + 30;
   const grid: Block = {
     height: Math.ceil(panels.length / columns) * (rowHeight + GAP) - GAP,
-    draw: (context, top) => panels.forEach(({ title: name, picture }, i) => {
-      const x = MARGIN + (i % columns) * (panelWidth + GAP), y = top + Math.floor(i / columns) * (rowHeight + GAP);
-      write(context, name, x, y + 18, { size: 17, bold: true });
-      context.drawImage(picture, x, y + 30);
-    }),
+    draw: (context, top) =>
+      panels.forEach(({ title: name, picture }, i) => {
+        const x = MARGIN + (i % columns) * (panelWidth + GAP),
+          y = top + Math.floor(i / columns) * (rowHeight + GAP);
+        write(context, name, x, y + 18, { size: 17, bold: true });
+        context.drawImage(picture, x, y + 30);
+      }),
   };
   const blocks = [
     paragraph(measure, title, inner, { size: 22, bold: true }),
@@ -135,9 +174,15 @@ export async function drawStages(image: string | PixelImage, history: StageHisto
 }
 
 /** The lower part of the page. */
-function weightBlocks(measure: SKRSContext2D, weights: StageHistory['expertWeights'], shown: readonly DetectionHistory[], inner: number): Block[] {
+function weightBlocks(
+  measure: SKRSContext2D,
+  weights: StageHistory['expertWeights'],
+  shown: readonly DetectionHistory[],
+  inner: number,
+): Block[] {
   if (weights === null) {
-    const reason = 'No expert weights: this model has no dynamic proposal generation; every image starts from the same learned boxes and features.';
+    const reason =
+      'No expert weights: this model has no dynamic proposal generation; every image starts from the same learned boxes and features.';
     return [paragraph(measure, reason, inner, { size: 16 })];
   }
   const heading = { size: 17, bold: true };
@@ -145,9 +190,10 @@ function weightBlocks(measure: SKRSContext2D, weights: StageHistory['expertWeigh
   if (shown.length > 0 && cellWidth(weights, inner) < LEGIBLE_CELL) {
     blocks.push(paragraph(measure, 'Expert weights of the numbered boxes', inner, heading), closeUp(weights, shown));
   }
-  const caption = 'Each initial box is the sum of its experts\' boxes by the weights of its column, which add up to 1; so is each initial feature. '
-    + `${shown.length === 0 ? 'Right' : 'Numbered columns belong to the numbered boxes; right'}: each expert's mean. `
-    + `Equal shares (▼) would be ${(1 / weights.length).toFixed(2)}.`;
+  const caption =
+    "Each initial box is the sum of its experts' boxes by the weights of its column, which add up to 1; so is each initial feature. " +
+    `${shown.length === 0 ? 'Right' : 'Numbered columns belong to the numbered boxes; right'}: each expert's mean. ` +
+    `Equal shares (▼) would be ${(1 / weights.length).toFixed(2)}.`;
   return [...blocks, paragraph(measure, caption, inner, { size: 15, color: PALE_INK })];
 }
 
@@ -161,13 +207,21 @@ function summary({ detections }: StageHistory, shown: readonly DetectionHistory[
   if (detections.length === 0) return 'No detection reaches the score asked for, so there is no box to follow.';
   const all = shown.length === 1 ? 'The one detection' : `The ${shown.length} detections`;
   const which = shown.length < detections.length ? `The best ${shown.length} of ${detections.length} detections` : all;
-  return `${which}, numbered by final score. Each stage's box stands before the pale, dashed one that it was given; a line leads from centre to centre. `
-    + 'Names and scores: the proposal\'s best class at that stage; at the last stage, the class detected.';
+  return (
+    `${which}, numbered by final score. Each stage's box stands before the pale, dashed one that it was given; a line leads from centre to centre. ` +
+    "Names and scores: the proposal's best class at that stage; at the last stage, the class detected."
+  );
 }
 
 /** All initial boxes thin, those of the detections thick; boxes that coincide (at first all are the whole image in [SR]) share a tag. */
-function initialPanel(image: PixelImage, scale: number, { initialBoxes }: StageHistory, shown: readonly DetectionHistory[]): Promise<Canvas> {
-  const place = ({ initialBox }: DetectionHistory): string => initialBox.map((value) => Math.round(value * scale / 4)).join();
+function initialPanel(
+  image: PixelImage,
+  scale: number,
+  { initialBoxes }: StageHistory,
+  shown: readonly DetectionHistory[],
+): Promise<Canvas> {
+  const place = ({ initialBox }: DetectionHistory): string =>
+    initialBox.map((value) => Math.round((value * scale) / 4)).join();
   const boxes = shown.map((one, i): DrawnBox => {
     const together = shown.flatMap((other, j) => (place(other) === place(one) ? [j + 1] : []));
     return { box: upright(one.initialBox), label: one.label, name: together[0] === i + 1 ? together.join(' ') : '' };
@@ -187,7 +241,12 @@ function initialPanel(image: PixelImage, scale: number, { initialBoxes }: StageH
   });
 }
 
-async function stagePanel(image: PixelImage, scale: number, shown: readonly DetectionHistory[], stage: number): Promise<Canvas> {
+async function stagePanel(
+  image: PixelImage,
+  scale: number,
+  shown: readonly DetectionHistory[],
+  stage: number,
+): Promise<Canvas> {
   const boxes = shown.map(({ steps }, i): DrawnBox => {
     const { box, label, name, score } = steps[stage];
     return { box: upright(box), label, name: `${i + 1} ${name}`, score };
@@ -213,7 +272,7 @@ function upright([x1, y1, x2, y2]: Corners): Corners {
 }
 
 function centre([x1, y1, x2, y2]: Corners, scale: number): [number, number] {
-  return [scale * (x1 + x2) / 2, scale * (y1 + y2) / 2];
+  return [(scale * (x1 + x2)) / 2, (scale * (y1 + y2)) / 2];
 }
 
 /** Lets lines stand out from the image. */
@@ -223,9 +282,16 @@ function dim(context: SKRSContext2D): void {
 }
 
 /** A rectangle, pulled inside the picture where it leaves it. */
-function outline(context: SKRSContext2D, box: Corners, scale: number, { color, width, dash = [] }: { color: string; width: number; dash?: number[] }): void {
+function outline(
+  context: SKRSContext2D,
+  box: Corners,
+  scale: number,
+  { color, width, dash = [] }: { color: string; width: number; dash?: number[] },
+): void {
   const { width: right, height: bottom } = context.canvas;
-  const [x1, y1, x2, y2] = upright(box).map((value, i) => Math.min(Math.max(value * scale, 2), (i % 2 === 0 ? right : bottom) - 2));
+  const [x1, y1, x2, y2] = upright(box).map((value, i) =>
+    Math.min(Math.max(value * scale, 2), (i % 2 === 0 ? right : bottom) - 2),
+  );
   context.strokeStyle = color;
   context.lineWidth = width;
   context.setLineDash(dash);
@@ -234,10 +300,19 @@ function outline(context: SKRSContext2D, box: Corners, scale: number, { color, w
 }
 
 /** From a dot to an arrow head; where the way is short the dot alone. */
-function arrow(context: SKRSContext2D, [x1, y1]: readonly [number, number], [x2, y2]: readonly [number, number], color: string): void {
-  const length = Math.hypot(x2 - x1, y2 - y1), head = Math.min(10, length * 0.6);
+function arrow(
+  context: SKRSContext2D,
+  [x1, y1]: readonly [number, number],
+  [x2, y2]: readonly [number, number],
+  color: string,
+): void {
+  const length = Math.hypot(x2 - x1, y2 - y1),
+    head = Math.min(10, length * 0.6);
   const [ux, uy] = length > 0 ? [(x2 - x1) / length, (y2 - y1) / length] : [0, 0];
-  for (const [stroke, extra] of [['rgba(10, 12, 16, 0.7)', 2], [color, 0]] as const) {
+  for (const [stroke, extra] of [
+    ['rgba(10, 12, 16, 0.7)', 2],
+    [color, 0],
+  ] as const) {
     context.strokeStyle = stroke;
     context.fillStyle = stroke;
     context.lineWidth = 2 + extra;
@@ -250,8 +325,12 @@ function arrow(context: SKRSContext2D, [x1, y1]: readonly [number, number], [x2,
     context.lineTo(x2 - ux * head * 0.7, y2 - uy * head * 0.7);
     context.stroke();
     context.beginPath();
-    context.moveTo(x2 + ux * extra / 2, y2 + uy * extra / 2);
-    for (const side of [-1, 1]) context.lineTo(x2 - ux * head - side * uy * (head / 2 + extra / 2), y2 - uy * head + side * ux * (head / 2 + extra / 2));
+    context.moveTo(x2 + (ux * extra) / 2, y2 + (uy * extra) / 2);
+    for (const side of [-1, 1])
+      context.lineTo(
+        x2 - ux * head - side * uy * (head / 2 + extra / 2),
+        y2 - uy * head + side * ux * (head / 2 + extra / 2),
+      );
     context.closePath();
     context.fill();
   }
@@ -264,7 +343,13 @@ interface TextStyle {
   readonly align?: 'left' | 'center' | 'right';
 }
 
-function write(context: SKRSContext2D, text: string, x: number, baseline: number, { size, bold = false, color = INK, align = 'left' }: TextStyle): void {
+function write(
+  context: SKRSContext2D,
+  text: string,
+  x: number,
+  baseline: number,
+  { size, bold = false, color = INK, align = 'left' }: TextStyle,
+): void {
   context.font = captionFont(size, bold);
   context.fillStyle = color;
   context.textAlign = align;
@@ -284,23 +369,39 @@ function paragraph(measure: SKRSContext2D, text: string, width: number, style: T
   const lineHeight = Math.round(style.size * 1.4);
   return {
     height: lines.length * lineHeight,
-    draw: (context, top) => lines.forEach((line, i) => {
-      context.font = captionFont(style.size, style.bold);
-      const fitted = Math.min(1, width / context.measureText(line).width);
-      write(context, line, MARGIN, top + i * lineHeight + style.size, { ...style, size: style.size * fitted });
-    }),
+    draw: (context, top) =>
+      lines.forEach((line, i) => {
+        context.font = captionFont(style.size, style.bold);
+        const fitted = Math.min(1, width / context.measureText(line).width);
+        write(context, line, MARGIN, top + i * lineHeight + style.size, { ...style, size: style.size * fitted });
+      }),
   };
 }
 
 // Heat map
 
 /** From pale to dark by even steps of lightness (a reading of ColorBrewer's YlGnBu), so that it also reads in grey. */
-const SHADES = [[255, 255, 229], [199, 233, 180], [127, 205, 187], [65, 182, 196], [29, 145, 192], [34, 94, 168], [12, 44, 132]] as const;
+const SHADES = [
+  [255, 255, 229],
+  [199, 233, 180],
+  [127, 205, 187],
+  [65, 182, 196],
+  [29, 145, 192],
+  [34, 94, 168],
+  [12, 44, 132],
+] as const;
 
 /** The colour of a share 0 .. 1 of the scale, as #rrggbb. */
 function shade(share: number): string {
-  const at = Math.min(Math.max(share, 0), 1) * (SHADES.length - 1), low = Math.min(Math.floor(at), SHADES.length - 2);
-  return `#${SHADES[low].map((value, c) => Math.round(value + (at - low) * (SHADES[low + 1][c] - value)).toString(16).padStart(2, '0')).join('')}`;
+  const at = Math.min(Math.max(share, 0), 1) * (SHADES.length - 1),
+    low = Math.min(Math.floor(at), SHADES.length - 2);
+  return `#${SHADES[low]
+    .map((value, c) =>
+      Math.round(value + (at - low) * (SHADES[low + 1][c] - value))
+        .toString(16)
+        .padStart(2, '0'),
+    )
+    .join('')}`;
 }
 
 /** Left of the rows and right of them, and a row's height; pixels. */
@@ -328,8 +429,13 @@ function cellWidth(weights: readonly (readonly number[])[], inner: number): numb
 
 /** E rows of N cells, the columns of the proposals that are followed marked, a scale below. */
 function heatMap(weights: readonly (readonly number[])[], shown: readonly DetectionHistory[], inner: number): Block {
-  const proposals = weights[0].length, left = MARGIN + LABELS, cell = cellWidth(weights, inner), right = left + proposals * cell;
-  const rows = weights.length * ROW, axis = 42, top = scaleLimit(weights);
+  const proposals = weights[0].length,
+    left = MARGIN + LABELS,
+    cell = cellWidth(weights, inner),
+    right = left + proposals * cell;
+  const rows = weights.length * ROW,
+    axis = 42,
+    top = scaleLimit(weights);
   return {
     height: FLAGS + rows + axis + 32,
     draw(context, y) {
@@ -338,11 +444,20 @@ function heatMap(weights: readonly (readonly number[])[], shown: readonly Detect
       write(context, 'mean', right + MEANS - 4, first - 9, { size: 13, color: PALE_INK, align: 'right' });
       weights.forEach((line, e) => {
         const mean = line.reduce((a, b) => a + b, 0) / proposals;
-        write(context, mean.toFixed(2), right + MEANS - 4, first + e * ROW + ROW / 2 + 5, { size: 14, bold: true, align: 'right' });
+        write(context, mean.toFixed(2), right + MEANS - 4, first + e * ROW + ROW / 2 + 5, {
+          size: 14,
+          bold: true,
+          align: 'right',
+        });
       });
       markColumns(context, shown, proposals, rows, { left, first, cell, top });
       const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((step) => step * cell >= LEGIBLE_CELL) ?? 1000;
-      for (let n = 0; n < proposals; n += every) write(context, String(n), left + (n + 0.5) * cell, first + rows + 18, { size: 12.5, color: PALE_INK, align: 'center' });
+      for (let n = 0; n < proposals; n += every)
+        write(context, String(n), left + (n + 0.5) * cell, first + rows + 18, {
+          size: 12.5,
+          color: PALE_INK,
+          align: 'center',
+        });
       write(context, 'proposal', left - 10, first + rows + 18, { size: 13, color: PALE_INK, align: 'right' });
       drawScale(context, left, first + rows + axis, Math.min(420, proposals * cell), top, 1 / weights.length);
     },
@@ -351,15 +466,26 @@ function heatMap(weights: readonly (readonly number[])[], shown: readonly Detect
 
 /** The columns of the proposals that are followed alone, wide enough for their numbers. */
 function closeUp(weights: readonly (readonly number[])[], shown: readonly DetectionHistory[]): Block {
-  const left = MARGIN + LABELS, cell = 44, rows = weights.length * ROW, top = scaleLimit(weights);
+  const left = MARGIN + LABELS,
+    cell = 44,
+    rows = weights.length * ROW,
+    top = scaleLimit(weights);
   return {
     height: FLAGS + rows + 22,
     draw(context, y) {
       const first = y + FLAGS - 6;
-      drawCells(context, weights.map((line) => shown.map(({ proposal }) => line[proposal])), { left, first, cell, top });
+      drawCells(
+        context,
+        weights.map((line) => shown.map(({ proposal }) => line[proposal])),
+        { left, first, cell, top },
+      );
       shown.forEach(({ proposal, label }, i) => {
         drawFlag(context, String(i + 1), colorOf(label), left + (i + 0.5) * cell, first - FLAG_SIDE - 6);
-        write(context, String(proposal), left + (i + 0.5) * cell, first + rows + 18, { size: 12.5, color: PALE_INK, align: 'center' });
+        write(context, String(proposal), left + (i + 0.5) * cell, first + rows + 18, {
+          size: 12.5,
+          color: PALE_INK,
+          align: 'center',
+        });
       });
       write(context, 'proposal', left - 10, first + rows + 18, { size: 13, color: PALE_INK, align: 'right' });
     },
@@ -367,7 +493,11 @@ function closeUp(weights: readonly (readonly number[])[], shown: readonly Detect
 }
 
 /** Rows of shaded cells with their experts' names, and numbers where there is room. */
-function drawCells(context: SKRSContext2D, weights: readonly (readonly number[])[], { left, first, cell, top }: Grid): void {
+function drawCells(
+  context: SKRSContext2D,
+  weights: readonly (readonly number[])[],
+  { left, first, cell, top }: Grid,
+): void {
   weights.forEach((line, e) => {
     const baseline = first + e * ROW + ROW / 2 + 5;
     write(context, `expert ${e + 1}`, left - 10, baseline, { size: 14, align: 'right' });
@@ -377,7 +507,12 @@ function drawCells(context: SKRSContext2D, weights: readonly (readonly number[])
       // Whole pixels: neighbouring cells meet without seams.
       const [x1, x2] = [Math.round(left + n * cell), Math.round(left + (n + 1) * cell)];
       context.fillRect(x1, first + e * ROW, x2 - x1, ROW);
-      if (cell >= LEGIBLE_CELL) write(context, weight.toFixed(2).replace(/^0/, ''), (x1 + x2) / 2, baseline, { size: 12.5, color: textColorOn(color), align: 'center' });
+      if (cell >= LEGIBLE_CELL)
+        write(context, weight.toFixed(2).replace(/^0/, ''), (x1 + x2) / 2, baseline, {
+          size: 12.5,
+          color: textColorOn(color),
+          align: 'center',
+        });
     });
   });
   context.strokeStyle = '#9aa4af';
@@ -386,7 +521,16 @@ function drawCells(context: SKRSContext2D, weights: readonly (readonly number[])
 }
 
 /** Ends of the scale and the number of round steps to each. */
-const SCALE_STEPS = new Map([[0.1, 5], [0.2, 4], [0.3, 3], [0.4, 4], [0.5, 5], [0.6, 3], [0.8, 4], [1, 5]]);
+const SCALE_STEPS = new Map([
+  [0.1, 5],
+  [0.2, 4],
+  [0.3, 3],
+  [0.4, 4],
+  [0.5, 5],
+  [0.6, 3],
+  [0.8, 4],
+  [1, 5],
+]);
 
 /** The least end of the scale that is not below the largest weight. */
 function scaleLimit(weights: readonly (readonly number[])[]): number {
@@ -400,16 +544,36 @@ const FLAG_SIDE = 20;
  * A numbered flag above each column, flags of neighbours making room for each other, and a frame around the column; where that would hide
  * a narrow column, a mark at both its ends.
  */
-function markColumns(context: SKRSContext2D, shown: readonly DetectionHistory[], proposals: number, rows: number, { left, first, cell }: Grid): void {
-  const flags = shown.map(({ proposal, label }, i) => ({ proposal, color: colorOf(label), text: String(i + 1), x: left + (proposal + 0.5) * cell }))
+function markColumns(
+  context: SKRSContext2D,
+  shown: readonly DetectionHistory[],
+  proposals: number,
+  rows: number,
+  { left, first, cell }: Grid,
+): void {
+  const flags = shown
+    .map(({ proposal, label }, i) => ({
+      proposal,
+      color: colorOf(label),
+      text: String(i + 1),
+      x: left + (proposal + 0.5) * cell,
+    }))
     .sort((a, b) => a.proposal - b.proposal);
   const last = left + proposals * cell - FLAG_SIDE / 2;
-  flags.forEach((one, i) => { one.x = Math.max(one.x, i > 0 ? flags[i - 1].x + FLAG_SIDE + 2 : left + FLAG_SIDE / 2); });
-  for (let i = flags.length - 1; i >= 0; i--) flags[i].x = Math.min(flags[i].x, i + 1 < flags.length ? flags[i + 1].x - FLAG_SIDE - 2 : last);
+  flags.forEach((one, i) => {
+    one.x = Math.max(one.x, i > 0 ? flags[i - 1].x + FLAG_SIDE + 2 : left + FLAG_SIDE / 2);
+  });
+  for (let i = flags.length - 1; i >= 0; i--)
+    flags[i].x = Math.min(flags[i].x, i + 1 < flags.length ? flags[i + 1].x - FLAG_SIDE - 2 : last);
   for (const { proposal, color, text, x } of flags) {
-    const x1 = Math.round(left + proposal * cell), x2 = Math.round(left + (proposal + 1) * cell), y = first - 30;
+    const x1 = Math.round(left + proposal * cell),
+      x2 = Math.round(left + (proposal + 1) * cell),
+      y = first - 30;
     if (cell >= 12) {
-      for (const [stroke, width] of [[INK, 5], [color, 3]] as const) {
+      for (const [stroke, width] of [
+        [INK, 5],
+        [color, 3],
+      ] as const) {
         context.strokeStyle = stroke;
         context.lineWidth = width;
         context.strokeRect(x1, first, x2 - x1, rows);
@@ -448,11 +612,15 @@ function drawScale(context: SKRSContext2D, left: number, y: number, width: numbe
   context.strokeRect(left - 0.5, y - 0.5, width + 1, height + 1);
   const steps = SCALE_STEPS.get(top) ?? 5;
   for (let i = 0; i <= steps; i++) {
-    write(context, String(Number((top * i / steps).toFixed(3))), left + width * i / steps, y + height + 16, { size: 12.5, color: PALE_INK, align: 'center' });
+    write(context, String(Number(((top * i) / steps).toFixed(3))), left + (width * i) / steps, y + height + 16, {
+      size: 12.5,
+      color: PALE_INK,
+      align: 'center',
+    });
   }
   write(context, 'weight', left - 10, y + 12, { size: 13, color: PALE_INK, align: 'right' });
   if (equal > top) return;
-  const x = left + width * equal / top;
+  const x = left + (width * equal) / top;
   context.fillStyle = INK;
   context.beginPath();
   context.moveTo(x, y);

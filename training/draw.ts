@@ -42,7 +42,18 @@ const LIGHT = '#ffffff';
 
 /** Told apart on photographs and from each other, also with the common colour blindnesses for the first eight. */
 const PALETTE = [
-  '#ff4d4d', '#2f9bff', '#ffc21a', '#1fc98b', '#c46bff', '#ff8a1f', '#23d3ee', '#f25fb0', '#9bd32a', '#6f7dff', '#c98a5a', '#00a39b',
+  '#ff4d4d',
+  '#2f9bff',
+  '#ffc21a',
+  '#1fc98b',
+  '#c46bff',
+  '#ff8a1f',
+  '#23d3ee',
+  '#f25fb0',
+  '#9bd32a',
+  '#6f7dff',
+  '#c98a5a',
+  '#00a39b',
 ];
 
 /** The colour of a class as #rrggbb: a fixed palette, then hues by the golden angle, in which neighbours never look alike. */
@@ -53,7 +64,9 @@ export function colorOf(label: number): string {
   const channel = (offset: number) => {
     const k = (offset + hue / 30) % 12;
     const value = lightness - 0.8 * Math.min(lightness, 1 - lightness) * Math.max(-1, Math.min(k - 3, 9 - k, 1));
-    return Math.round(255 * value).toString(16).padStart(2, '0');
+    return Math.round(255 * value)
+      .toString(16)
+      .padStart(2, '0');
   };
   return `#${channel(0)}${channel(8)}${channel(4)}`;
 }
@@ -69,16 +82,24 @@ export function textColorOn(background: string): string {
  * Draws boxes with tags (name and score) on an image: a file, decoded as for training and prediction (upright by its EXIF orientation), or its pixels.
  * Boxes of higher score are drawn on top, and their tags get the better places. Throws InputError if the file cannot be decoded.
  */
-export async function drawBoxes(image: string | PixelImage, boxes: readonly DrawnBox[], options: DrawOptions = {}): Promise<Canvas> {
+export async function drawBoxes(
+  image: string | PixelImage,
+  boxes: readonly DrawnBox[],
+  options: DrawOptions = {},
+): Promise<Canvas> {
   const groundTruth = options.groundTruth ?? [];
   check(boxes, 'boxes');
   check(groundTruth, 'groundTruth');
   const raw = typeof image === 'string' ? await decodeImage(image) : image;
   if (raw.data.length !== raw.width * raw.height * 3) {
-    throw new Error(`drawBoxes: image.data must hold height * width * 3 = ${raw.height * raw.width * 3} bytes, got ${raw.data.length}`);
+    throw new Error(
+      `drawBoxes: image.data must hold height * width * 3 = ${raw.height * raw.width * 3} bytes, got ${raw.data.length}`,
+    );
   }
-  const scale = options.scale ?? Math.min(MOST_ENLARGEMENT, Math.max(1, Math.ceil(LEGIBLE_SIDE / Math.max(raw.width, raw.height))));
-  if (!(scale > 0 && Number.isFinite(scale))) throw new Error(`drawBoxes: scale must be a positive number, got ${scale}`);
+  const scale =
+    options.scale ?? Math.min(MOST_ENLARGEMENT, Math.max(1, Math.ceil(LEGIBLE_SIDE / Math.max(raw.width, raw.height))));
+  if (!(scale > 0 && Number.isFinite(scale)))
+    throw new Error(`drawBoxes: scale must be a positive number, got ${scale}`);
 
   const canvas = createCanvas(Math.max(1, Math.round(raw.width * scale)), Math.max(1, Math.round(raw.height * scale)));
   const context = canvas.getContext('2d');
@@ -94,15 +115,26 @@ export async function drawBoxes(image: string | PixelImage, boxes: readonly Draw
   for (const box of byScore) frame(context, box, scale, lineWidth, false);
   for (const box of groundTruth) frame(context, box, scale, Math.max(1.25, lineWidth / 3), true);
   // Places are chosen from the highest score down, tags drawn from the lowest up.
-  const tags = placeTags(context, byScore.toReversed(), scale, lineWidth, Math.min(28, Math.max(13, Math.round(longSide / 44))));
+  const tags = placeTags(
+    context,
+    byScore.toReversed(),
+    scale,
+    lineWidth,
+    Math.min(28, Math.max(13, Math.round(longSide / 44))),
+  );
   for (const tag of tags.toReversed()) drawTag(context, tag);
   return canvas;
 }
 
 /** Tiles pictures into one, row by row, each centred in its cell of the largest width and height. `columns` at least 1. */
-export function contactSheet(images: readonly Canvas[], columns: number, options: { gap?: number; background?: string } = {}): Canvas {
+export function contactSheet(
+  images: readonly Canvas[],
+  columns: number,
+  options: { gap?: number; background?: string } = {},
+): Canvas {
   if (images.length === 0) throw new Error('contactSheet: images must not be empty');
-  if (!Number.isInteger(columns) || columns < 1) throw new Error(`contactSheet: columns must be a positive integer, got ${columns}`);
+  if (!Number.isInteger(columns) || columns < 1)
+    throw new Error(`contactSheet: columns must be a positive integer, got ${columns}`);
   const gap = options.gap ?? 8;
   const used = Math.min(columns, images.length);
   const rows = Math.ceil(images.length / used);
@@ -149,7 +181,10 @@ let fontsRegistered = false;
 function registerFonts(): void {
   if (fontsRegistered) return;
   const { resolve } = createRequire(import.meta.url);
-  for (const [file, name] of [['DejaVuSans-Bold.ttf', TAG_FONT], ['DejaVuSans.ttf', PLOT_FONT]]) {
+  for (const [file, name] of [
+    ['DejaVuSans-Bold.ttf', TAG_FONT],
+    ['DejaVuSans.ttf', PLOT_FONT],
+  ]) {
     const path = resolve(`dejavu-fonts-ttf/ttf/${file}`);
     if (!GlobalFonts.register(readFileSync(path), name)) throw new Error(`${path}: not usable as a font`);
   }
@@ -159,9 +194,12 @@ function registerFonts(): void {
 function check(boxes: readonly DrawnBox[], name: string): void {
   boxes.forEach(({ box, label }, index) => {
     if (!box.every(Number.isFinite) || box[2] < box[0] || box[3] < box[1]) {
-      throw new Error(`drawBoxes: ${name}[${index}].box must be [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2, got [${box.join(', ')}]`);
+      throw new Error(
+        `drawBoxes: ${name}[${index}].box must be [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2, got [${box.join(', ')}]`,
+      );
     }
-    if (!Number.isInteger(label) || label < 0) throw new Error(`drawBoxes: ${name}[${index}].label must be a class index from 0, got ${label}`);
+    if (!Number.isInteger(label) || label < 0)
+      throw new Error(`drawBoxes: ${name}[${index}].label must be a class index from 0, got ${label}`);
   });
 }
 
@@ -188,9 +226,20 @@ function relativeLuminance(color: string): number {
 }
 
 /** [x1, y1, x2, y2] of a box in canvas pixels, pulled inside by `inset` so that its lines stay visible at the border. */
-function onCanvas({ box }: DrawnBox, scale: number, canvas: { width: number; height: number }, inset: number): [number, number, number, number] {
-  const clamp = (value: number, most: number) => Math.min(Math.max(value * scale, inset), Math.max(inset, most - inset));
-  return [clamp(box[0], canvas.width), clamp(box[1], canvas.height), clamp(box[2], canvas.width), clamp(box[3], canvas.height)];
+function onCanvas(
+  { box }: DrawnBox,
+  scale: number,
+  canvas: { width: number; height: number },
+  inset: number,
+): [number, number, number, number] {
+  const clamp = (value: number, most: number) =>
+    Math.min(Math.max(value * scale, inset), Math.max(inset, most - inset));
+  return [
+    clamp(box[0], canvas.width),
+    clamp(box[1], canvas.height),
+    clamp(box[2], canvas.width),
+    clamp(box[3], canvas.height),
+  ];
 }
 
 /** A rectangle in its class's colour on a darker edge, which sets it off from backgrounds of the same colour. */
@@ -220,18 +269,29 @@ interface Tag {
 }
 
 /** Finds each tag a place inside the picture: at a corner of its box, where it covers as little as possible of the tags before it. */
-function placeTags(context: SKRSContext2D, boxes: readonly DrawnBox[], scale: number, lineWidth: number, fontSize: number): Tag[] {
+function placeTags(
+  context: SKRSContext2D,
+  boxes: readonly DrawnBox[],
+  scale: number,
+  lineWidth: number,
+  fontSize: number,
+): Tag[] {
   registerFonts();
   const { width: canvasWidth, height: canvasHeight } = context.canvas;
   const tags: Tag[] = [];
   for (const box of boxes) {
-    const caption = [box.name, box.score === undefined ? '' : box.score.toFixed(2)].filter((part) => part !== '').join(' ');
+    const caption = [box.name, box.score === undefined ? '' : box.score.toFixed(2)]
+      .filter((part) => part !== '')
+      .join(' ');
     if (caption === '') continue;
     // In a very small picture the letters shrink before the text is cut.
     context.font = `${fontSize}px "${TAG_FONT}"`;
     const padding = Math.round(fontSize * 0.35);
     const room = canvasWidth - 2 * padding;
-    const fitted = Math.max(Math.min(fontSize, 9), Math.min(fontSize, Math.floor((fontSize * room) / context.measureText(caption).width)));
+    const fitted = Math.max(
+      Math.min(fontSize, 9),
+      Math.min(fontSize, Math.floor((fontSize * room) / context.measureText(caption).width)),
+    );
     context.font = `${fitted}px "${TAG_FONT}"`;
     const text = shortened(context, caption, room);
     const width = Math.min(canvasWidth, Math.ceil(context.measureText(text).width) + 2 * padding);
@@ -241,7 +301,16 @@ function placeTags(context: SKRSContext2D, boxes: readonly DrawnBox[], scale: nu
     const edge = lineWidth / 2;
     const [left, right] = [x1 - edge, x2 + edge - width];
     const [above, top, bottom, below] = [y1 - edge - height, y1 - edge, y2 + edge - height, y2 + edge];
-    const corners = [[left, above], [left, top], [left, below], [right, above], [right, below], [left, bottom], [right, top], [right, bottom]];
+    const corners = [
+      [left, above],
+      [left, top],
+      [left, below],
+      [right, above],
+      [right, below],
+      [left, bottom],
+      [right, top],
+      [right, bottom],
+    ];
     let best: { x: number; y: number; cost: number } | null = null;
     for (const [cornerX, cornerY] of corners.map((corner) => corner.map(Math.round))) {
       const x = Math.min(Math.max(cornerX, 0), canvasWidth - width);

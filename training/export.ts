@@ -1,14 +1,23 @@
 /** The `export` command: weights of this project as files that PyTorch and Detectron2 load. */
 import { mkdirSync } from 'node:fs';
 import { dirname, extname, resolve } from 'node:path';
-import { writeDetectron2Pickle, WeightsError, writeSafetensors, writeTorchZip, type CheckpointTensor } from '../engine/index.ts';
+import {
+  writeDetectron2Pickle,
+  WeightsError,
+  writeSafetensors,
+  writeTorchZip,
+  type CheckpointTensor,
+} from '../engine/index.ts';
 import { exportNames } from '../model/index.ts';
 import { parseArguments } from './arguments.ts';
 import { writeFileAtomic } from './checkpoint.ts';
 import { InputError } from './errors.ts';
 import { OWN_METADATA, readAnyWeights, skippedIn } from './weights.ts';
 
-type Writer = (tensors: ReadonlyMap<string, CheckpointTensor>, metadata: Readonly<Record<string, string>>) => Uint8Array;
+type Writer = (
+  tensors: ReadonlyMap<string, CheckpointTensor>,
+  metadata: Readonly<Record<string, string>>,
+) => Uint8Array;
 
 const WRITERS: Readonly<Record<string, Writer>> = {
   '.safetensors': (tensors, metadata) => writeSafetensors(tensors, { format: 'pt', ...metadata }),
@@ -32,21 +41,30 @@ Configuration and class names go along, so that evaluate and predict read each o
 
 /** Runs the subcommand; resolves to the exit code. */
 export async function runExport(argv: readonly string[]): Promise<number> {
-  const { values } = parseArguments('export', argv, { weights: { type: 'string' }, out: { type: 'string' }, help: { type: 'boolean' } });
+  const { values } = parseArguments('export', argv, {
+    weights: { type: 'string' },
+    out: { type: 'string' },
+    help: { type: 'boolean' },
+  });
   if (values.help) {
     process.stdout.write(HELP);
     return 0;
   }
   const { weights, out } = values;
   if (weights === undefined) throw new InputError('export: --weights: expected a file, got nothing');
-  if (out === undefined) throw new InputError(`export: --out: expected a file that ends in one of ${ENDINGS}, got nothing`);
+  if (out === undefined)
+    throw new InputError(`export: --out: expected a file that ends in one of ${ENDINGS}, got nothing`);
   const ending = extname(out).toLowerCase();
-  if (!Object.hasOwn(WRITERS, ending)) throw new InputError(`export: --out ${out}: expected a name that ends in one of ${ENDINGS}`);
-  if (resolve(out) === resolve(weights)) throw new InputError(`export: --out ${out}: is the file to read; expected another name`);
+  if (!Object.hasOwn(WRITERS, ending))
+    throw new InputError(`export: --out ${out}: expected a name that ends in one of ${ENDINGS}`);
+  if (resolve(out) === resolve(weights))
+    throw new InputError(`export: --out ${out}: is the file to read; expected another name`);
   const file = readAnyWeights(weights);
   try {
     const { tensors, notes } = exportNames(file.tensors, weights);
-    const metadata = Object.fromEntries(OWN_METADATA.flatMap((key) => (Object.hasOwn(file.metadata, key) ? [[key, file.metadata[key]]] : [])));
+    const metadata = Object.fromEntries(
+      OWN_METADATA.flatMap((key) => (Object.hasOwn(file.metadata, key) ? [[key, file.metadata[key]]] : [])),
+    );
     const bytes = WRITERS[ending](tensors, metadata);
     mkdirSync(dirname(resolve(out)), { recursive: true });
     writeFileAtomic(out, bytes);

@@ -66,7 +66,10 @@ export class ImagePool {
     this.busy = new Array<number>(workers).fill(0);
     this.threads = this.busy.map(() => {
       // A worker of its own in plain JavaScript loads the TypeScript one: Node 20 does not pass a parent's loader on to its workers.
-      const thread = new Worker(new URL('./image-worker.mjs', import.meta.url), { execArgv: [], workerData: Math.floor(cacheBytes / workers) });
+      const thread = new Worker(new URL('./image-worker.mjs', import.meta.url), {
+        execArgv: [],
+        workerData: Math.floor(cacheBytes / workers),
+      });
       thread.on('message', (response: PoolResponse) => this.settle(response));
       thread.on('error', (error) => this.fail(new Error(`image worker: ${error.message}`)));
       thread.on('exit', () => this.fail(new Error('image worker: ended')));

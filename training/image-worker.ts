@@ -15,7 +15,11 @@ port.on('message', async ({ id, ...task }: PoolRequest) => {
     const { buffer } = image.data;
     port.postMessage(response, buffer instanceof ArrayBuffer ? [buffer] : []);
   } catch (error) {
-    const response: PoolResponse = { id, error: error instanceof Error ? error.message : String(error), input: error instanceof InputError };
+    const response: PoolResponse = {
+      id,
+      error: error instanceof Error ? error.message : String(error),
+      input: error instanceof InputError,
+    };
     port.postMessage(response);
   }
 });

@@ -27,13 +27,18 @@ export async function decodeImage(file: string, stated: Size | null = null): Pro
   try {
     const image = sharp(file, { failOn: 'error', ignoreIcc: true });
     const { width: storedWidth, height: storedHeight, autoOrient: oriented } = await image.metadata();
-    const matches = (width: number, height: number) => stated === null || (stated.width === width && stated.height === height);
+    const matches = (width: number, height: number) =>
+      stated === null || (stated.width === width && stated.height === height);
     const upright = matches(oriented.width, oriented.height);
     if (!upright && !matches(storedWidth, storedHeight)) {
       const expected = `${stated?.width} x ${stated?.height}, as the annotations state`;
       throw new InputError(`${file}: width x height: expected ${expected}, got ${oriented.width} x ${oriented.height}`);
     }
-    const { data, info } = await (upright ? image.autoOrient() : image).removeAlpha().toColourspace('srgb').raw({ depth: 'uchar' }).toUint8Array();
+    const { data, info } = await (upright ? image.autoOrient() : image)
+      .removeAlpha()
+      .toColourspace('srgb')
+      .raw({ depth: 'uchar' })
+      .toUint8Array();
     if (info.channels !== 3) throw new InputError(`${file}: expected an image of 3 channels, got ${info.channels}`);
     return { data: ownBytes(data), width: info.width, height: info.height };
   } catch (error) {
@@ -49,7 +54,9 @@ export async function decodeImage(file: string, stated: Size | null = null): Pro
 export async function resizeImage(image: PixelImage, { width, height }: Size): Promise<PixelImage> {
   if (image.width === width && image.height === height) return image;
   const { data, info } = await sharp(image.data, { raw: { width: image.width, height: image.height, channels: 3 } })
-    .resize(width, height, { fit: 'fill', kernel: 'linear' }).raw().toUint8Array();
+    .resize(width, height, { fit: 'fill', kernel: 'linear' })
+    .raw()
+    .toUint8Array();
   return { data: ownBytes(data), width: info.width, height: info.height };
 }
 

@@ -10,7 +10,14 @@ import { Random } from '../engine/random.ts';
 import type { ImageRecord } from './datasets/dataset.ts';
 import { InputError } from './errors.ts';
 import { ImagePool } from './image-pool.ts';
-import { planAugmentation, planEvaluation, scaleOf, transformBox, validateAugmentation, validateEvaluationResize } from './transforms.ts';
+import {
+  planAugmentation,
+  planEvaluation,
+  scaleOf,
+  transformBox,
+  validateAugmentation,
+  validateEvaluationResize,
+} from './transforms.ts';
 import type { Augmentation, EvaluationResize, ImageTransform } from './transforms.ts';
 
 export interface BatchImage {
@@ -89,13 +96,25 @@ export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLo
   const seed = new Random(options.seed, RESERVED_STREAM, RESERVED_STREAM).uint32();
   const { pool, prefetch } = open(options);
   const order = createEpochOrder(records.length, seed);
-  const sameSize = augmentation.crop === null && (augmentation.fixedSize !== null || augmentation.shortSides.length === 1);
-  const prepare = (iteration: number) => readBatch(pool, iteration, sameSize, Array.from({ length: batchSize }, (_, slot) => {
-    const position = iteration * batchSize + slot;
-    const epoch = Math.floor(position / records.length), place = position % records.length;
-    const index = order(epoch)[place];
-    return { index, record: records[index], transform: planAugmentation(records[index], augmentation, new Random(seed, epoch, place)) };
-  }));
+  const sameSize =
+    augmentation.crop === null && (augmentation.fixedSize !== null || augmentation.shortSides.length === 1);
+  const prepare = (iteration: number) =>
+    readBatch(
+      pool,
+      iteration,
+      sameSize,
+      Array.from({ length: batchSize }, (_, slot) => {
+        const position = iteration * batchSize + slot;
+        const epoch = Math.floor(position / records.length),
+          place = position % records.length;
+        const index = order(epoch)[place];
+        return {
+          index,
+          record: records[index],
+          transform: planAugmentation(records[index], augmentation, new Random(seed, epoch, place)),
+        };
+      }),
+    );
 
   let iteration = 0;
   let ahead: Promise<Batch>[] = [];
@@ -114,7 +133,8 @@ export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLo
       }
     },
     seek(to) {
-      if (!Number.isSafeInteger(to) || to < 0) throw new RangeError(`TrainingLoader.seek: iteration must be an integer of at least 0, got ${to}`);
+      if (!Number.isSafeInteger(to) || to < 0)
+        throw new RangeError(`TrainingLoader.seek: iteration must be an integer of at least 0, got ${to}`);
       iteration = to;
       ahead = [];
     },
@@ -128,15 +148,26 @@ export function createEvaluationLoader(options: EvaluationLoaderOptions): Evalua
   validateEvaluationResize(resize);
   const { pool, prefetch } = open(options);
   const length = Math.ceil(records.length / batchSize);
-  const prepare = (number: number) => readBatch(pool, number, true, records.slice(number * batchSize, (number + 1) * batchSize).map((record, slot) => (
-    { index: number * batchSize + slot, record, transform: planEvaluation(record, resize) }
-  )));
+  const prepare = (number: number) =>
+    readBatch(
+      pool,
+      number,
+      true,
+      records
+        .slice(number * batchSize, (number + 1) * batchSize)
+        .map((record, slot) => ({
+          index: number * batchSize + slot,
+          record,
+          transform: planEvaluation(record, resize),
+        })),
+    );
   return {
     length,
-    async* [Symbol.asyncIterator]() {
+    async *[Symbol.asyncIterator]() {
       const ahead: Promise<Batch>[] = [];
       for (let number = 0; number < length; number++) {
-        while (ahead.length <= prefetch && number + ahead.length < length) ahead.push(handled(prepare(number + ahead.length)));
+        while (ahead.length <= prefetch && number + ahead.length < length)
+          ahead.push(handled(prepare(number + ahead.length)));
         const batch = ahead.shift();
         if (batch !== undefined) yield await batch;
       }
@@ -147,7 +178,12 @@ export function createEvaluationLoader(options: EvaluationLoaderOptions): Evalua
 
 function open(options: LoaderOptions): { pool: ImagePool; prefetch: number } {
   const { records, batchSize, workers = 1, prefetch = 2, cacheBytes = DEFAULT_CACHE_BYTES } = options;
-  const limits = [['batchSize', batchSize, 1], ['workers', workers, 0], ['prefetch', prefetch, 0], ['cacheBytes', cacheBytes, 0]] as const;
+  const limits = [
+    ['batchSize', batchSize, 1],
+    ['workers', workers, 0],
+    ['prefetch', prefetch, 0],
+    ['cacheBytes', cacheBytes, 0],
+  ] as const;
   for (const [name, value, least] of limits) {
     if (Number.isSafeInteger(value) && value >= least) continue;
     throw new InputError(`loader: ${name}: expected an integer of at least ${least}, got ${value}`);
@@ -177,17 +213,25 @@ interface Sample {
   transform: ImageTransform;
 }
 
-async function readBatch(pool: ImagePool, iteration: number, sameSize: boolean, samples: readonly Sample[]): Promise<Batch> {
-  const images = await Promise.all(samples.map(async ({ index, record, transform }): Promise<BatchImage> => {
-    const stated = { width: record.width, height: record.height };
-    const { data, width, height } = await pool.read({ file: record.file, stated, transform, sameSize }, index);
-    return { data, width, height, record, scale: scaleOf(transform, record) };
-  }));
+async function readBatch(
+  pool: ImagePool,
+  iteration: number,
+  sameSize: boolean,
+  samples: readonly Sample[],
+): Promise<Batch> {
+  const images = await Promise.all(
+    samples.map(async ({ index, record, transform }): Promise<BatchImage> => {
+      const stated = { width: record.width, height: record.height };
+      const { data, width, height } = await pool.read({ file: record.file, stated, transform, sameSize }, index);
+      return { data, width, height, record, scale: scaleOf(transform, record) };
+    }),
+  );
   return { images, targets: samples.map(targetsOf), iteration };
 }
 
 function targetsOf({ record, transform }: Sample): BatchTargets {
-  const boxes: number[] = [], labels: number[] = [];
+  const boxes: number[] = [],
+    labels: number[] = [];
   for (const object of record.objects) {
     const box = object.crowd ? null : transformBox(object.box, transform, record);
     if (box === null) continue;

@@ -21,7 +21,12 @@ export interface NamedDetection {
 }
 
 /** Detections of at least a score, in pixels of the original image. */
-export function nameDetections(detections: Detections, scale: readonly [number, number], classNames: readonly string[], leastScore: number): NamedDetection[] {
+export function nameDetections(
+  detections: Detections,
+  scale: readonly [number, number],
+  classNames: readonly string[],
+  leastScore: number,
+): NamedDetection[] {
   const [sx, sy] = scale;
   const named: NamedDetection[] = [];
   detections.scores.forEach((score, i) => {
@@ -34,13 +39,22 @@ export function nameDetections(detections: Detections, scale: readonly [number, 
 }
 
 /** An image as the model wants it; `scale` of its pixels for each of the original, [horizontally, vertically]. */
-async function prepareImage(image: PixelImage, resize: EvaluationResize): Promise<{ input: PixelImage; scale: [number, number] }> {
+async function prepareImage(
+  image: PixelImage,
+  resize: EvaluationResize,
+): Promise<{ input: PixelImage; scale: [number, number] }> {
   const transform = planEvaluation(image, resize);
   return { input: await transformImage(image, transform), scale: scaleOf(transform, image) };
 }
 
 /** Detects on one image, and gives its detections in its own pixels. */
-export async function predictImage(model: DynamicSparseRCNN, image: PixelImage, resize: EvaluationResize, classNames: readonly string[], leastScore: number): Promise<NamedDetection[]> {
+export async function predictImage(
+  model: DynamicSparseRCNN,
+  image: PixelImage,
+  resize: EvaluationResize,
+  classNames: readonly string[],
+  leastScore: number,
+): Promise<NamedDetection[]> {
   const { input, scale } = await prepareImage(image, resize);
   const [detections] = await model.detect([input]);
   return nameDetections(detections, scale, classNames, leastScore);
@@ -76,10 +90,21 @@ An image that cannot be decoded ends the command; what was detected on the image
 
 /** Runs the subcommand; resolves to the exit code. */
 export async function runPredict(argv: readonly string[]): Promise<number> {
-  const { values, positionals: files } = parseArguments('predict', argv, {
-    weights: { type: 'string' }, config: { type: 'string' }, classes: { type: 'string' }, score: { type: 'string', default: '0.3' }, stages: { type: 'boolean' }, half: { type: 'boolean' },
-    out: { type: 'string', default: 'predictions' }, help: { type: 'boolean' },
-  }, true);
+  const { values, positionals: files } = parseArguments(
+    'predict',
+    argv,
+    {
+      weights: { type: 'string' },
+      config: { type: 'string' },
+      classes: { type: 'string' },
+      score: { type: 'string', default: '0.3' },
+      stages: { type: 'boolean' },
+      half: { type: 'boolean' },
+      out: { type: 'string', default: 'predictions' },
+      help: { type: 'boolean' },
+    },
+    true,
+  );
   if (values.help) {
     process.stdout.write(HELP);
     return 0;
@@ -106,16 +131,42 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
       const image = await decodeImage(name);
       const { input, scale } = await prepareImage(image, config.training.evaluationResize);
       const trace = values.stages ? await model.trace(input) : null;
-      const detections = nameDetections(trace?.detections ?? (await model.detect([input]))[0], scale, classNames, leastScore);
+      const detections = nameDetections(
+        trace?.detections ?? (await model.detect([input]))[0],
+        scale,
+        classNames,
+        leastScore,
+      );
       const drawn = join(out, `${names[i]}.png`);
-      writePng(drawn, await drawBoxes(image, detections.map((d): DrawnBox => d)));
+      writePng(
+        drawn,
+        await drawBoxes(
+          image,
+          detections.map((d): DrawnBox => d),
+        ),
+      );
       let stages: Prediction['stages'];
       if (trace) {
-        stages = { drawn: join(out, `${names[i]}${STAGES_SUFFIX}.png`), ...stageHistory(trace, scale, classNames, leastScore) };
-        writePng(stages.drawn, await drawStages(image, stages, `${basename(name)}: from initial boxes to detections of score ${leastScore} or more`));
+        stages = {
+          drawn: join(out, `${names[i]}${STAGES_SUFFIX}.png`),
+          ...stageHistory(trace, scale, classNames, leastScore),
+        };
+        writePng(
+          stages.drawn,
+          await drawStages(
+            image,
+            stages,
+            `${basename(name)}: from initial boxes to detections of score ${leastScore} or more`,
+          ),
+        );
       }
       results.push({ file: name, drawn, detections, stages });
-      console.log(formatTable([name, 'score', 'x0', 'y0', 'x1', 'y1'], detections.map(({ name: label, score, box }) => [label, score.toFixed(3), ...box.map((v) => v.toFixed(1))])));
+      console.log(
+        formatTable(
+          [name, 'score', 'x0', 'y0', 'x1', 'y1'],
+          detections.map(({ name: label, score, box }) => [label, score.toFixed(3), ...box.map((v) => v.toFixed(1))]),
+        ),
+      );
     }
     return 0;
   } finally {
@@ -124,7 +175,9 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
     if (results.length > 0) {
       writeFileAtomic(join(out, 'predictions.json'), `${JSON.stringify(results, null, 2)}\n`);
       const pictures = results.length * (values.stages ? 2 : 1);
-      console.log(`wrote ${join(out, 'predictions.json')} and ${pictures} drawn image${pictures === 1 ? '' : 's'} to ${out}`);
+      console.log(
+        `wrote ${join(out, 'predictions.json')} and ${pictures} drawn image${pictures === 1 ? '' : 's'} to ${out}`,
+      );
     }
   }
 }

@@ -10,7 +10,12 @@ import { formatTable } from './report.ts';
  * Phases and their steps. The first compile kernels and fill the pool of buffers; then every dispatch is timed; then, since that slows a step down, only what
  * the device is given at once; and the last steps are timed as a whole, as they are without any profiling.
  */
-const PHASES = [['warm-up', 3], ['dispatches', 3], ['submits', 5], ['plain', 5]] as const;
+const PHASES = [
+  ['warm-up', 3],
+  ['dispatches', 3],
+  ['submits', 5],
+  ['plain', 5],
+] as const;
 type Phase = (typeof PHASES)[number][0];
 const stepsOf = (phase: Phase): number => PHASES.find(([name]) => name === phase)![1];
 
@@ -22,18 +27,23 @@ export const PROFILED_STEPS = PHASES.reduce((sum, [, steps]) => sum + steps, 0);
  * Throws InputError where the run has none.
  */
 export function profileStart(iteration: number, { iterations, evaluateEvery, saveEvery }: TrainingConfig): number {
-  const interrupts = (step: number): boolean => step % saveEvery === 0 || (evaluateEvery > 0 && step % evaluateEvery === 0);
+  const interrupts = (step: number): boolean =>
+    step % saveEvery === 0 || (evaluateEvery > 0 && step % evaluateEvery === 0);
   for (let start = iteration; start + PROFILED_STEPS <= iterations; start++) {
     // The last step may be followed by either: its time is taken before.
     if (!Array.from({ length: PROFILED_STEPS - 1 }, (_, i) => start + i + 1).some(interrupts)) return start;
   }
-  throw new InputError(`train: --profile needs ${PROFILED_STEPS} iterations in a row without evaluation or saving; this run has ${iterations - iteration} to go, with evaluateEvery ${evaluateEvery} and saveEvery ${saveEvery}`);
+  throw new InputError(
+    `train: --profile needs ${PROFILED_STEPS} iterations in a row without evaluation or saving; this run has ${iterations - iteration} to go, with evaluateEvery ${evaluateEvery} and saveEvery ${saveEvery}`,
+  );
 }
 
 /** A path given for the trace, checked before there is anything to write. Throws InputError where a folder is there, or none for it to lie in. */
 export function fileToWrite(path: string): string {
-  if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) throw new InputError(`train: --profile: expected a file to write, got the folder ${path}`);
-  if (!statSync(dirname(path), { throwIfNoEntry: false })?.isDirectory()) throw new InputError(`train: --profile: expected a file in a folder that exists, got ${path}`);
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory())
+    throw new InputError(`train: --profile: expected a file to write, got the folder ${path}`);
+  if (!statSync(dirname(path), { throwIfNoEntry: false })?.isDirectory())
+    throw new InputError(`train: --profile: expected a file in a folder that exists, got ${path}`);
   return path;
 }
 
@@ -44,16 +54,45 @@ export function profileTable(profile: Profile, steps: number): string {
   const kernels = profile.kernels();
   const shown = kernels.filter(({ share }) => share >= 0.01);
   const others = kernels.slice(shown.length);
-  const row = ({ kernel, calls, totalMs, share, flopsPerSecond, bytesPerSecond, roofline, limit }: KernelSummary): (string | number)[] => [
-    kernel, +(calls / steps).toFixed(1), (totalMs / steps).toFixed(2), percent(share),
-    flopsPerSecond === null ? '-' : (flopsPerSecond / 1e9).toFixed(1), (bytesPerSecond / 1e9).toFixed(2), (100 * roofline).toFixed(0), limit,
+  const row = ({
+    kernel,
+    calls,
+    totalMs,
+    share,
+    flopsPerSecond,
+    bytesPerSecond,
+    roofline,
+    limit,
+  }: KernelSummary): (string | number)[] => [
+    kernel,
+    +(calls / steps).toFixed(1),
+    (totalMs / steps).toFixed(2),
+    percent(share),
+    flopsPerSecond === null ? '-' : (flopsPerSecond / 1e9).toFixed(1),
+    (bytesPerSecond / 1e9).toFixed(2),
+    (100 * roofline).toFixed(0),
+    limit,
   ];
-  const sum = (list: readonly KernelSummary[], of: (kernel: KernelSummary) => number): number => list.reduce((total, kernel) => total + of(kernel), 0);
+  const sum = (list: readonly KernelSummary[], of: (kernel: KernelSummary) => number): number =>
+    list.reduce((total, kernel) => total + of(kernel), 0);
   const together = (name: string, list: readonly KernelSummary[]): (string | number)[] => [
-    name, +(sum(list, ({ calls }) => calls) / steps).toFixed(1), (sum(list, ({ totalMs }) => totalMs) / steps).toFixed(2), percent(sum(list, ({ share }) => share)), '-', '-', '-', '-'];
-  return formatTable(['kernel', 'calls', 'ms', '%', 'GFLOP/s', 'GB/s', '% of peak', 'bound by'], [
-    ...shown.map(row), ...(others.length > 0 ? [together(`${others.length} others`, others)] : []), together('all, a step', kernels),
-  ]);
+    name,
+    +(sum(list, ({ calls }) => calls) / steps).toFixed(1),
+    (sum(list, ({ totalMs }) => totalMs) / steps).toFixed(2),
+    percent(sum(list, ({ share }) => share)),
+    '-',
+    '-',
+    '-',
+    '-',
+  ];
+  return formatTable(
+    ['kernel', 'calls', 'ms', '%', 'GFLOP/s', 'GB/s', '% of peak', 'bound by'],
+    [
+      ...shown.map(row),
+      ...(others.length > 0 ? [together(`${others.length} others`, others)] : []),
+      together('all, a step', kernels),
+    ],
+  );
 }
 
 /** Whether the device waits for JavaScript, and how that was measured; `plainMs` of one step. */
@@ -85,7 +124,11 @@ export class StepProfiler {
    * @param start the iteration to begin at, by `profileStart`
    * @param file  where the trace goes
    */
-  constructor(private readonly device: Device, private readonly start: number, private readonly file: string) {}
+  constructor(
+    private readonly device: Device,
+    private readonly start: number,
+    private readonly file: string,
+  ) {}
 
   /** @param iteration steps done so far */
   async before(iteration: number): Promise<void> {
@@ -103,12 +146,19 @@ export class StepProfiler {
   async after(iteration: number): Promise<string | null> {
     const phase = PHASES.find((_, i) => iteration === this.begins(i + 1))?.[0];
     if (phase === undefined) return null;
-    const finished = await this.running?.finish() ?? null;
+    const finished = (await this.running?.finish()) ?? null;
     this.running = null;
     if (phase === 'dispatches' && finished) {
       this.profile = finished;
       const { adapter, timing, roofline } = finished;
-      writeFileSync(this.file, JSON.stringify({ displayTimeUnit: 'ms', otherData: { adapter, timing, ...roofline }, traceEvents: finished.traceEvents() }));
+      writeFileSync(
+        this.file,
+        JSON.stringify({
+          displayTimeUnit: 'ms',
+          otherData: { adapter, timing, ...roofline },
+          traceEvents: finished.traceEvents(),
+        }),
+      );
     }
     if (phase === 'submits') this.submits = finished;
     if (phase !== 'plain' || !this.profile || !this.submits) return null;
@@ -122,7 +172,11 @@ export class StepProfiler {
   }
 
   private report(profile: Profile, submits: Profile, plainMs: number): string {
-    const { calibration: { reason, roofline, emptyDispatchMs }, timing, resolutionNs } = profile;
+    const {
+      calibration: { reason, roofline, emptyDispatchMs },
+      timing,
+      resolutionNs,
+    } = profile;
     const empty = `${(1000 * emptyDispatchMs).toFixed(0)} us`;
     return [
       `profile of ${stepsOf('dispatches')} steps, the device timed by ${timing}${reason ? ` (${reason})` : ''}`,

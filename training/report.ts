@@ -11,13 +11,19 @@ import { METRIC_NAMES, type CocoEvaluation } from './coco-metrics.ts';
 /** A table as plain text: columns two spaces apart, numbers to the right, text to the left. Every row needs as many cells as the header. */
 export function formatTable(header: readonly string[], rows: readonly (readonly (string | number)[])[]): string {
   rows.forEach((row, index) => {
-    if (row.length !== header.length) throw new Error(`formatTable: rows[${index}] must have ${header.length} cells, got ${row.length}`);
+    if (row.length !== header.length)
+      throw new Error(`formatTable: rows[${index}] must have ${header.length} cells, got ${row.length}`);
   });
   const numeric = (cell: string | number) => typeof cell === 'number' || /^(-|[-+]?[\d.]+%?)$/.test(cell);
   const toRight = header.map((_, column) => rows.length > 0 && rows.every((row) => numeric(row[column])));
   const widths = header.map((name, column) => Math.max(name.length, ...rows.map((row) => String(row[column]).length)));
   const line = (cells: readonly (string | number)[]) =>
-    cells.map((cell, column) => (toRight[column] ? String(cell).padStart(widths[column]) : String(cell).padEnd(widths[column]))).join('  ').trimEnd();
+    cells
+      .map((cell, column) =>
+        toRight[column] ? String(cell).padStart(widths[column]) : String(cell).padEnd(widths[column]),
+      )
+      .join('  ')
+      .trimEnd();
   return [line(header), widths.map((width) => '-'.repeat(width)).join('  '), ...rows.map(line)].join('\n');
 }
 
@@ -34,7 +40,12 @@ export function formatDuration(seconds: number): string {
   if (!Number.isFinite(seconds)) return '?';
   const whole = Math.max(0, Math.round(seconds));
   const two = (value: number) => String(value).padStart(2, '0');
-  const [days, hours, minutes, rest] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60, whole % 60];
+  const [days, hours, minutes, rest] = [
+    Math.floor(whole / 86400),
+    Math.floor(whole / 3600) % 24,
+    Math.floor(whole / 60) % 60,
+    whole % 60,
+  ];
   if (days > 0) return `${days}d ${two(hours)}:${two(minutes)}:${two(rest)}`;
   return hours > 0 ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 }
@@ -90,7 +101,12 @@ export class Progress {
   private standing = '';
   private latest: ProgressRow | null = null;
 
-  constructor({ stream = process.stdout, clock = () => performance.now(), firstRows = 3, interval = 10_000 }: ProgressOptions = {}) {
+  constructor({
+    stream = process.stdout,
+    clock = () => performance.now(),
+    firstRows = 3,
+    interval = 10_000,
+  }: ProgressOptions = {}) {
     this.stream = stream;
     this.clock = clock;
     this.firstRows = firstRows;
@@ -101,7 +117,9 @@ export class Progress {
   update(row: ProgressRow): void {
     this.latest = row;
     const elapsed = this.clock() - this.printedAt;
-    const due = this.stream.isTTY ? elapsed >= REDRAW_INTERVAL : this.printed < this.firstRows || elapsed >= this.interval;
+    const due = this.stream.isTTY
+      ? elapsed >= REDRAW_INTERVAL
+      : this.printed < this.firstRows || elapsed >= this.interval;
     if (due || row.iteration >= row.iterations) this.show(row);
   }
 
@@ -144,9 +162,21 @@ export function progressLine(row: ProgressRow, width = Infinity): string {
   const memory = `${Math.round(row.megabytes)} MB`;
   const attempts: string[][] = [];
   for (let shown = parts.length; shown >= 0; shown--) {
-    attempts.push([iteration, shown > 0 ? `${loss} (${parts.slice(0, shown).join(', ')})` : loss, rate, speed, left, memory]);
+    attempts.push([
+      iteration,
+      shown > 0 ? `${loss} (${parts.slice(0, shown).join(', ')})` : loss,
+      rate,
+      speed,
+      left,
+      memory,
+    ]);
   }
-  attempts.push([iteration, loss, speed, left, memory], [iteration, loss, speed, left], [iteration, loss, left], [iteration, loss]);
+  attempts.push(
+    [iteration, loss, speed, left, memory],
+    [iteration, loss, speed, left],
+    [iteration, loss, left],
+    [iteration, loss],
+  );
   const lines = attempts.map((attempt) => attempt.join('  '));
   return lines.find((line) => line.length <= width) ?? lines[lines.length - 1].slice(0, Math.max(0, width));
 }
@@ -212,8 +242,18 @@ export async function writePlot(path: string, options: PlotOptions): Promise<voi
 }
 
 /** A line plot with axes, ticks, grid and legend, as the text of an SVG file on a white ground. */
-export function linePlot({ title, xLabel, yLabel, series, logX = false, logY = false, width = 720, height = 420 }: PlotOptions): string {
-  const plottable = ([x, y]: readonly [number, number]) => Number.isFinite(x) && Number.isFinite(y) && (!logX || x > NEARLY_ZERO) && (!logY || y > NEARLY_ZERO);
+export function linePlot({
+  title,
+  xLabel,
+  yLabel,
+  series,
+  logX = false,
+  logY = false,
+  width = 720,
+  height = 420,
+}: PlotOptions): string {
+  const plottable = ([x, y]: readonly [number, number]) =>
+    Number.isFinite(x) && Number.isFinite(y) && (!logX || x > NEARLY_ZERO) && (!logY || y > NEARLY_ZERO);
   const all = series.flatMap(({ points }) => points.filter(plottable));
   const xExtent = extent(all.map(([x]) => x));
   const xTicks = logX ? logTicks(xExtent) : linearTicks(xExtent, Math.max(3, Math.round(width / 110)));
@@ -225,9 +265,12 @@ export function linePlot({ title, xLabel, yLabel, series, logX = false, logY = f
   const legendWidth = showLegend ? 40 + 7.2 * Math.max(...named.map(({ name }) => name.length)) : 8;
   const left = 36 + 7.2 * Math.max(...yTicks.ticks.map(({ text }) => text.length));
   const [right, top, bottom] = [width - 12 - legendWidth, 40, height - 48];
-  const scaleX = logX ? Math.log10 : (x: number) => x, scaleY = logY ? Math.log10 : (y: number) => y;
-  const toX = (x: number) => left + ((scaleX(x) - scaleX(xTicks.from)) / (scaleX(xTicks.to) - scaleX(xTicks.from))) * (right - left);
-  const toY = (y: number) => bottom - ((scaleY(y) - scaleY(yTicks.from)) / (scaleY(yTicks.to) - scaleY(yTicks.from))) * (bottom - top);
+  const scaleX = logX ? Math.log10 : (x: number) => x,
+    scaleY = logY ? Math.log10 : (y: number) => y;
+  const toX = (x: number) =>
+    left + ((scaleX(x) - scaleX(xTicks.from)) / (scaleX(xTicks.to) - scaleX(xTicks.from))) * (right - left);
+  const toY = (y: number) =>
+    bottom - ((scaleY(y) - scaleY(yTicks.from)) / (scaleY(yTicks.to) - scaleY(yTicks.from))) * (bottom - top);
 
   const out = [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}"`,
@@ -236,21 +279,31 @@ export function linePlot({ title, xLabel, yLabel, series, logX = false, logY = f
     textAt(title, (left + right) / 2, 24, 'middle', 15, '#111111'),
   ];
   for (const { value, text } of xTicks.ticks) {
-    out.push(line(toX(value), top, toX(value), bottom, '#e6e6e6'), textAt(text, toX(value), bottom + 17, 'middle', 11.5, '#444444'));
+    out.push(
+      line(toX(value), top, toX(value), bottom, '#e6e6e6'),
+      textAt(text, toX(value), bottom + 17, 'middle', 11.5, '#444444'),
+    );
   }
   for (const { value, text } of yTicks.ticks) {
-    out.push(line(left, toY(value), right, toY(value), '#e6e6e6'), textAt(text, left - 7, toY(value) + 4, 'end', 11.5, '#444444'));
+    out.push(
+      line(left, toY(value), right, toY(value), '#e6e6e6'),
+      textAt(text, left - 7, toY(value) + 4, 'end', 11.5, '#444444'),
+    );
   }
   out.push(line(left, bottom, right, bottom, '#777777'), line(left, top, left, bottom, '#777777'));
   out.push(textAt(xLabel, (left + right) / 2, height - 11, 'middle', 12.5, '#222222'));
   const middle = (top + bottom) / 2;
-  out.push(`<g transform="translate(18 ${fixed(middle)}) rotate(-90)">${textAt(yLabel, 0, 0, 'middle', 12.5, '#222222')}</g>`);
+  out.push(
+    `<g transform="translate(18 ${fixed(middle)}) rotate(-90)">${textAt(yLabel, 0, 0, 'middle', 12.5, '#222222')}</g>`,
+  );
   if (all.length === 0) out.push(textAt('no data', (left + right) / 2, middle, 'middle', 14, '#888888'));
 
   let color = 0;
   for (const { points, faint } of series) {
     const stroke = LINE_COLORS[color % LINE_COLORS.length];
-    const style = faint ? 'stroke-width="1" stroke-opacity="0.3"' : `stroke-width="2"${color >= LINE_COLORS.length ? ' stroke-dasharray="7 4"' : ''}`;
+    const style = faint
+      ? 'stroke-width="1" stroke-opacity="0.3"'
+      : `stroke-width="2"${color >= LINE_COLORS.length ? ' stroke-dasharray="7 4"' : ''}`;
     for (const stretch of stretches(points, plottable)) {
       const drawn = thinned(stretch.map(([x, y]): [number, number] => [toX(x), toY(y)]));
       // Few points are measurements to be seen one by one; a single one would not be seen at all without its dot.
@@ -259,7 +312,8 @@ export function linePlot({ title, xLabel, yLabel, series, logX = false, logY = f
         out.push(...drawn.map(([x, y]) => `<circle cx="${fixed(x)}" cy="${fixed(y)}" fill="${stroke}" ${dot}/>`));
       }
       const path = drawn.map(([x, y]) => `${fixed(x)} ${fixed(y)}`).join('L');
-      if (drawn.length > 1) out.push(`<path d="M${path}" fill="none" stroke="${stroke}" stroke-linejoin="round" ${style}/>`);
+      if (drawn.length > 1)
+        out.push(`<path d="M${path}" fill="none" stroke="${stroke}" stroke-linejoin="round" ${style}/>`);
     }
     if (!faint) color++;
   }
@@ -267,7 +321,9 @@ export function linePlot({ title, xLabel, yLabel, series, logX = false, logY = f
     named.forEach(({ name }, index) => {
       const y = top + 12 + 19 * index;
       const dashes = index >= LINE_COLORS.length ? ' stroke-dasharray="7 4"' : '';
-      out.push(`<path d="M${fixed(right + 14)} ${y}h20" stroke="${LINE_COLORS[index % LINE_COLORS.length]}" stroke-width="2.5"${dashes}/>`);
+      out.push(
+        `<path d="M${fixed(right + 14)} ${y}h20" stroke="${LINE_COLORS[index % LINE_COLORS.length]}" stroke-width="2.5"${dashes}/>`,
+      );
       out.push(textAt(name, right + 40, y + 4, 'start', 11.5, '#222222'));
     });
   }
@@ -302,7 +358,11 @@ function linearTicks([least, most]: [number, number], count: number): Axis {
   const [first, last] = [Math.floor(least / step + 1e-9), Math.ceil(most / step - 1e-9)];
   const values = Array.from({ length: last - first + 1 }, (_, index) => (first + index) * step);
   const largest = Math.max(Math.abs(values[0]), Math.abs(values[values.length - 1]));
-  return { from: values[0], to: values[values.length - 1], ticks: values.map((value) => ({ value, text: tickText(value, step, largest) })) };
+  return {
+    from: values[0],
+    to: values[values.length - 1],
+    ticks: values.map((value) => ({ value, text: tickText(value, step, largest) })),
+  };
 }
 
 /** Ticks at powers of ten, with 2 and 5 between them where there are few; the axis ends at ticks. */
@@ -313,23 +373,35 @@ export function logTicks([least, most]: [number, number]): Axis {
   const decades = Math.max(1, last - first);
   const every = Math.max(1, Math.ceil(decades / 8));
   let values: number[] = [];
-  for (let power = first; power <= first + Math.ceil(decades / every) * every; power += every) values.push(...factors.map((factor) => factor * 10 ** power));
+  for (let power = first; power <= first + Math.ceil(decades / every) * every; power += every)
+    values.push(...factors.map((factor) => factor * 10 ** power));
   const from = values.findLastIndex((value) => value <= least * (1 + 1e-9));
   const to = values.findIndex((value) => value >= most * (1 - 1e-9));
   values = values.slice(Math.max(0, from), Math.max(to + 1, from + 2));
-  return { from: values[0], to: values[values.length - 1], ticks: values.map((value) => ({ value, text: String(Number(value.toPrecision(6))) })) };
+  return {
+    from: values[0],
+    to: values[values.length - 1],
+    ticks: values.map((value) => ({ value, text: String(Number(value.toPrecision(6))) })),
+  };
 }
 
 function tickText(value: number, step: number, largest: number): string {
   if (value === 0) return '0';
-  for (const [unit, letter] of [[1e9, 'G'], [1e6, 'M'], [1e3, 'k']] as const) {
+  for (const [unit, letter] of [
+    [1e9, 'G'],
+    [1e6, 'M'],
+    [1e3, 'k'],
+  ] as const) {
     if (largest >= 10 * unit && step >= unit / 100) return `${Number((value / unit).toFixed(2))}${letter}`;
   }
   const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   return decimals > 6 ? value.toExponential(2) : value.toFixed(decimals);
 }
 
-function stretches(points: Series['points'], plottable: (point: readonly [number, number]) => boolean): (readonly [number, number])[][] {
+function stretches(
+  points: Series['points'],
+  plottable: (point: readonly [number, number]) => boolean,
+): (readonly [number, number])[][] {
   const found: (readonly [number, number])[][] = [[]];
   for (const point of points) {
     if (plottable(point)) found[found.length - 1].push(point);
@@ -356,7 +428,14 @@ function thinned(points: [number, number][]): [number, number][] {
 }
 
 /** An SVG text, escaped; `y` is its baseline. */
-export function textAt(text: string, x: number, y: number, anchor: 'start' | 'middle' | 'end', size: number, fill: string): string {
+export function textAt(
+  text: string,
+  x: number,
+  y: number,
+  anchor: 'start' | 'middle' | 'end',
+  size: number,
+  fill: string,
+): string {
   const escaped = text.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');
   return `<text x="${fixed(x)}" y="${fixed(y)}" text-anchor="${anchor}" font-size="${size}" fill="${fill}">${escaped}</text>`;
 }

@@ -38,10 +38,22 @@ export async function testSigmoid(device: Device): Promise<SelfTest> {
   output.dispose();
   let error = 0;
   for (let i = 0; i < count; i++) error = Math.max(error, Math.abs(result[i] - 1 / (1 + Math.exp(-values[i]))));
-  const seconds = await secondsEach(device, () => { sigmoid(input); }, 300);
+  const seconds = await secondsEach(
+    device,
+    () => {
+      sigmoid(input);
+    },
+    300,
+  );
   input.dispose();
   // WGSL allows exp(x) an error of 3 + 2 |x| ulp: some 40 ulp at |x| = 20.
-  return { name: `sigmoid of ${count.toLocaleString('en')} numbers`, error, tolerance: 1e-5, rate: count * 8 / seconds / 1e9, unit: 'GB/s' };
+  return {
+    name: `sigmoid of ${count.toLocaleString('en')} numbers`,
+    error,
+    tolerance: 1e-5,
+    rate: (count * 8) / seconds / 1e9,
+    unit: 'GB/s',
+  };
 }
 
 /** A product of square matrices, compared in every 61st entry, so that all rows and columns occur. */
@@ -55,16 +67,29 @@ export async function testMatmul(device: Device): Promise<SelfTest> {
   product.dispose();
   let error = 0;
   for (let entry = 0; entry < size * size; entry += 61) {
-    const row = Math.floor(entry / size), column = entry % size;
+    const row = Math.floor(entry / size),
+      column = entry % size;
     let sum = 0;
     for (let k = 0; k < size; k++) sum += left[row * size + k] * right[k * size + column];
     error = Math.max(error, Math.abs(result[entry] - sum));
   }
-  const seconds = await secondsEach(device, () => { matmul(a, b); }, 300);
+  const seconds = await secondsEach(
+    device,
+    () => {
+      matmul(a, b);
+    },
+    300,
+  );
   a.dispose();
   b.dispose();
   // 512 products of size up to 1 summed in any order: at most 512 roundings of sums that stay below about 32.
-  return { name: `matmul ${size} x ${size} x ${size}`, error, tolerance: 1e-3, rate: 2 * size ** 3 / seconds / 1e9, unit: 'GFLOP/s' };
+  return {
+    name: `matmul ${size} x ${size} x ${size}`,
+    error,
+    tolerance: 1e-3,
+    rate: (2 * size ** 3) / seconds / 1e9,
+    unit: 'GFLOP/s',
+  };
 }
 
 /** The self-tests in order; they take about a second together. */

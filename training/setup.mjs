@@ -12,7 +12,18 @@
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -75,7 +86,12 @@ const OLDEST_NODE = [20, 19];
 const CHILD_TIMEOUT_MS = 60_000;
 const AVX512 = ['avx512f', 'avx512bw', 'avx512dq', 'avx512vl']; // what LLVM wants for vectors of 512 bits of every type
 const WORTHWHILE = 1.1; // times as fast as the default: less is within what two runs differ by
-const MANIFEST_DIRECTORIES = ['/etc/vulkan/icd.d', '/usr/local/etc/vulkan/icd.d', '/usr/local/share/vulkan/icd.d', '/usr/share/vulkan/icd.d'];
+const MANIFEST_DIRECTORIES = [
+  '/etc/vulkan/icd.d',
+  '/usr/local/etc/vulkan/icd.d',
+  '/usr/local/share/vulkan/icd.d',
+  '/usr/share/vulkan/icd.d',
+];
 // Where container platforms mount NVIDIA's driver; the Vulkan loader does not look there by itself.
 const MOUNTED_DIRECTORIES = ['/usr/local/nvidia/share/vulkan/icd.d', '/usr/local/nvidia/vulkan/icd.d'];
 const BACKPORTS_LIST = '/etc/apt/sources.list.d/dynamic-sparse-rcnn-backports.list';
@@ -85,12 +101,14 @@ const SWIFTSHADER_FILES = ['libvk_swiftshader.so', 'libvulkan.so.1', 'vk_swiftsh
 /** An expected failure: its message is for the user, without a stack. */
 export class SetupError extends Error {}
 
-const messageOf = (/** @type {unknown} */ error) => (error instanceof Error ? error.message : String(error)).replace(/\s+/g, ' ');
+const messageOf = (/** @type {unknown} */ error) =>
+  (error instanceof Error ? error.message : String(error)).replace(/\s+/g, ' ');
 
 /** @param {unknown} name @param {string} source @returns {Request} */
 function asRequest(name, source) {
   const request = REQUESTS.find((known) => known === name);
-  if (request === undefined) throw new SetupError(`${source}: must be one of ${REQUESTS.join(', ')}, got ${JSON.stringify(name ?? '')}`);
+  if (request === undefined)
+    throw new SetupError(`${source}: must be one of ${REQUESTS.join(', ')}, got ${JSON.stringify(name ?? '')}`);
   return request;
 }
 
@@ -100,10 +118,18 @@ function asRequest(name, source) {
  * @returns {{ help: boolean, probe: boolean, driver: boolean, request: Request | null, keep: boolean }} `request` null: what is stored; `keep`: store it for later runs
  */
 export function parseArguments(argv, environment) {
-  const parsed = { help: false, probe: false, driver: true, request: /** @type {Request | null} */ (null), keep: false };
+  const parsed = {
+    help: false,
+    probe: false,
+    driver: true,
+    request: /** @type {Request | null} */ (null),
+    keep: false,
+  };
   if (environment.DSRCNN_DRIVER) parsed.request = asRequest(environment.DSRCNN_DRIVER, 'DSRCNN_DRIVER');
   for (let i = 0; i < argv.length; i++) {
-    const [name, inline] = argv[i].startsWith('--driver=') ? ['--driver', argv[i].slice('--driver='.length)] : [argv[i], undefined];
+    const [name, inline] = argv[i].startsWith('--driver=')
+      ? ['--driver', argv[i].slice('--driver='.length)]
+      : [argv[i], undefined];
     if (name === '--help' || name === '-h') parsed.help = true;
     else if (name === '--probe') parsed.probe = true;
     else if (name === '--no-driver') parsed.driver = false;
@@ -148,9 +174,11 @@ export function readTar(archive) {
   const files = [];
   for (let offset = 0; ; ) {
     const header = archive.subarray(offset, offset + 512);
-    if (header.length < 512) throw new SetupError(`tar archive: ends at byte ${archive.length}, within or before the header at ${offset}`);
+    if (header.length < 512)
+      throw new SetupError(`tar archive: ends at byte ${archive.length}, within or before the header at ${offset}`);
     if (header.every((byte) => byte === 0)) return files;
-    const text = (/** @type {number} */ from, /** @type {number} */ to) => header.toString('utf8', from, to).replace(/\0.*$/s, '');
+    const text = (/** @type {number} */ from, /** @type {number} */ to) =>
+      header.toString('utf8', from, to).replace(/\0.*$/s, '');
     const number = (/** @type {number} */ from, /** @type {number} */ to) => parseInt(text(from, to).trim() || '0', 8);
     // The checksum field itself counts as eight blanks.
     const sum = header.reduce((total, byte, i) => total + (i >= 148 && i < 156 ? 32 : byte), 0);
@@ -160,9 +188,11 @@ export function readTar(archive) {
     const size = number(124, 136);
     const type = text(156, 157) || '0';
     const data = archive.subarray(offset + 512, offset + 512 + size);
-    if (data.length < size) throw new SetupError(`tar archive: ${name} must have ${size} bytes, the archive ends after ${data.length}`);
+    if (data.length < size)
+      throw new SetupError(`tar archive: ${name} must have ${size} bytes, the archive ends after ${data.length}`);
     if (type === '0') files.push({ name, mode: number(100, 108) & 0o777, data });
-    else if (type !== '5') throw new SetupError(`tar archive: ${name} is of type ${JSON.stringify(type)}; only files and folders are known`);
+    else if (type !== '5')
+      throw new SetupError(`tar archive: ${name} is of type ${JSON.stringify(type)}; only files and folders are known`);
     offset += 512 + Math.ceil(size / 512) * 512;
   }
 }
@@ -170,7 +200,14 @@ export function readTar(archive) {
 /** Changes when what has to be installed changes: the package's dependencies, the platform. @param {string} packageJson the file's text */
 export function dependencyHash(packageJson) {
   const { dependencies, devDependencies, optionalDependencies, overrides } = JSON.parse(packageJson);
-  const relevant = JSON.stringify([dependencies, devDependencies, optionalDependencies, overrides, process.platform, process.arch]);
+  const relevant = JSON.stringify([
+    dependencies,
+    devDependencies,
+    optionalDependencies,
+    overrides,
+    process.platform,
+    process.arch,
+  ]);
   return createHash('sha256').update(relevant).digest('hex').slice(0, 16);
 }
 
@@ -185,14 +222,25 @@ export function packagesInstalled(root, packageJson) {
 
 /** The Vulkan driver manifests of some folders, with the time of their last change. @param {readonly string[]} directories */
 function listManifests(directories) {
-  return directories.filter((directory) => existsSync(directory)).flatMap((directory) => readdirSync(directory)
-    .filter((name) => name.endsWith('.json')).sort()
-    .map((name) => ({ file: path.join(directory, name), changed: statSync(path.join(directory, name), { throwIfNoEntry: false })?.mtimeMs ?? 0 })));
+  return directories
+    .filter((directory) => existsSync(directory))
+    .flatMap((directory) =>
+      readdirSync(directory)
+        .filter((name) => name.endsWith('.json'))
+        .sort()
+        .map((name) => ({
+          file: path.join(directory, name),
+          changed: statSync(path.join(directory, name), { throwIfNoEntry: false })?.mtimeMs ?? 0,
+        })),
+    );
 }
 
 /** Changes when a Vulkan driver is installed, upgraded or removed, so that a GPU that arrives later is found. @returns {string} */
 export function manifestFingerprint(directories = [...MANIFEST_DIRECTORIES, ...MOUNTED_DIRECTORIES]) {
-  return createHash('sha256').update(JSON.stringify(listManifests(directories))).digest('hex').slice(0, 16);
+  return createHash('sha256')
+    .update(JSON.stringify(listManifests(directories)))
+    .digest('hex')
+    .slice(0, 16);
 }
 
 /** @param {string} cpuinfo /proc/cpuinfo */
@@ -215,13 +263,24 @@ const readCpuinfo = () => (existsSync('/proc/cpuinfo') ? readFileSync('/proc/cpu
  */
 export function chooseVectorBits(measurements) {
   for (const { bits, value, problem } of measurements) {
-    const failure = value === null ? problem : value.passed ? null : `a product is wrong by ${value.error ?? 'NaN'} (at most ${value.tolerance})`;
-    if (failure !== null) return { bits: null, why: `vectors as wide as lavapipe takes them, since with ${bits} bits ${failure}` };
+    const failure =
+      value === null
+        ? problem
+        : value.passed
+          ? null
+          : `a product is wrong by ${value.error ?? 'NaN'} (at most ${value.tolerance})`;
+    if (failure !== null)
+      return { bits: null, why: `vectors as wide as lavapipe takes them, since with ${bits} bits ${failure}` };
   }
-  const best = (/** @type {number} */ bits) => Math.max(...measurements.filter((measurement) => measurement.bits === bits).map(({ value }) => value?.gflops ?? NaN));
+  const best = (/** @type {number} */ bits) =>
+    Math.max(
+      ...measurements.filter((measurement) => measurement.bits === bits).map(({ value }) => value?.gflops ?? NaN),
+    );
   const [narrow, wide] = [best(256), best(512)];
   const measured = `vectors of 512 bits: ${wide.toFixed(0)} GFLOP/s, of 256: ${narrow.toFixed(0)}`;
-  return wide >= WORTHWHILE * narrow ? { bits: 512, why: measured } : { bits: null, why: `${measured}; that is less than 10 % faster, so lavapipe keeps its own width` };
+  return wide >= WORTHWHILE * narrow
+    ? { bits: 512, why: measured }
+    : { bits: null, why: `${measured}; that is less than 10 % faster, so lavapipe keeps its own width` };
 }
 
 /** Whether lavapipe checks bounds itself, by what was seen: only if nothing failed or escaped. @param {readonly BoundsReading[]} readings one of each width of vectors, or up to the first that failed @returns {BoundsChoice} */
@@ -242,9 +301,12 @@ export function readState(file) {
   } catch (error) {
     throw new SetupError(`${file}: not readable as JSON (${messageOf(error)})`);
   }
-  if (state?.format === 1 || state?.format === 2) return { ...state, format: FORMAT, requested: asRequest(state.requested, `${file}: requested`), choices: {} };
-  if (state?.format !== FORMAT) throw new SetupError(`${file}: format must be ${FORMAT}, got ${JSON.stringify(state?.format)}`);
-  if (typeof state.choices !== 'object' || state.choices === null) throw new SetupError(`${file}: choices must be an object, got ${JSON.stringify(state.choices)}`);
+  if (state?.format === 1 || state?.format === 2)
+    return { ...state, format: FORMAT, requested: asRequest(state.requested, `${file}: requested`), choices: {} };
+  if (state?.format !== FORMAT)
+    throw new SetupError(`${file}: format must be ${FORMAT}, got ${JSON.stringify(state?.format)}`);
+  if (typeof state.choices !== 'object' || state.choices === null)
+    throw new SetupError(`${file}: choices must be an object, got ${JSON.stringify(state.choices)}`);
   asRequest(state.requested, `${file}: requested`);
   return state;
 }
@@ -258,7 +320,12 @@ function writeJson(file, value) {
 }
 
 /** Whether a stored choice still holds, by a few file checks. @param {Choice | undefined} choice @param {Request} request */
-export function stillHolds(choice, request, fingerprint = manifestFingerprint(), processor = processorName(readCpuinfo())) {
+export function stillHolds(
+  choice,
+  request,
+  fingerprint = manifestFingerprint(),
+  processor = processorName(readCpuinfo()),
+) {
   if (choice === undefined) return false;
   if (choice.driver === 'lavapipe' && choice.processor !== processor) return false;
   // A lavapipe that was upgraded may check less, or be faster with other vectors.
@@ -277,13 +344,32 @@ export function chooseDriver(request, system, say) {
   let noLavapipe = '';
   const wanted = (/** @type {Request} */ name) => request === 'auto' || request === name;
   const asked = request === 'auto' ? '' : `${request} was asked for; `;
-  const choice = (/** @type {Choice['driver']} */ driver, /** @type {string[]} */ manifests, /** @type {string | null} */ systemLoader, /** @type {string | null} */ loader, /** @type {Adapter} */ adapter, { hint = '', bounds = /** @type {BoundsChoice | null} */ (null), vectors = /** @type {VectorChoice | null} */ (null) } = {}) => ({
-    driver, manifests, loader, systemLoader: loader ? null : systemLoader, vectorBits: vectors?.bits ?? null, checksBounds: bounds?.checks ?? false, adapter,
-    why: `${asked}${[...attempts, `Dawn accepts ${adapter.description || adapter.device}`, ...[bounds, vectors].flatMap((part) => part?.why ?? [])].join('; ')}`, hint: hint || null,
+  const choice = (
+    /** @type {Choice['driver']} */ driver,
+    /** @type {string[]} */ manifests,
+    /** @type {string | null} */ systemLoader,
+    /** @type {string | null} */ loader,
+    /** @type {Adapter} */ adapter,
+    {
+      hint = '',
+      bounds = /** @type {BoundsChoice | null} */ (null),
+      vectors = /** @type {VectorChoice | null} */ (null),
+    } = {},
+  ) => ({
+    driver,
+    manifests,
+    loader,
+    systemLoader: loader ? null : systemLoader,
+    vectorBits: vectors?.bits ?? null,
+    checksBounds: bounds?.checks ?? false,
+    adapter,
+    why: `${asked}${[...attempts, `Dawn accepts ${adapter.description || adapter.device}`, ...[bounds, vectors].flatMap((part) => part?.why ?? [])].join('; ')}`,
+    hint: hint || null,
   });
 
   if (!system.linux) {
-    if (request === 'lavapipe' || request === 'swiftshader') throw new SetupError(`driver ${request} is for Linux; elsewhere WebGPU has the system's own Metal or Direct3D`);
+    if (request === 'lavapipe' || request === 'swiftshader')
+      throw new SetupError(`driver ${request} is for Linux; elsewhere WebGPU has the system's own Metal or Direct3D`);
     const { adapter, problem } = system.probe([], null);
     if (adapter && !adapter.fallback) return choice('gpu', [], null, null, adapter);
     attempts.push(adapter ? `no GPU, only ${adapter.description || adapter.device}` : `no adapter: ${problem}`);
@@ -304,7 +390,9 @@ export function chooseDriver(request, system, say) {
     for (const manifests of system.manifests().length === 0 ? [] : mounted.length ? [[], mounted] : [[]]) {
       const { adapter, problem, loader, borrowed } = probe(manifests);
       if (adapter && !adapter.fallback) return choice('gpu', manifests, loader, borrowed, adapter);
-      attempts.push(`no GPU${manifests.length ? ` by ${manifests.join(', ')}` : ''}: ${adapter ? `only ${adapter.description || adapter.device}` : problem}`);
+      attempts.push(
+        `no GPU${manifests.length ? ` by ${manifests.join(', ')}` : ''}: ${adapter ? `only ${adapter.description || adapter.device}` : problem}`,
+      );
     }
   }
 
@@ -315,7 +403,10 @@ export function chooseDriver(request, system, say) {
       const { adapter, problem, loader, borrowed } = probe(manifests);
       if (adapter) {
         const bounds = system.bounds(manifests, borrowed); // first: widths are compared as later programs run
-        return choice('lavapipe', manifests, loader, borrowed, adapter, { bounds, vectors: system.vectorBits(manifests, borrowed, bounds.checks) });
+        return choice('lavapipe', manifests, loader, borrowed, adapter, {
+          bounds,
+          vectors: system.vectorBits(manifests, borrowed, bounds.checks),
+        });
       }
       attempts.push(`the installed lavapipe is not accepted: ${problem}`);
       return null;
@@ -334,11 +425,16 @@ export function chooseDriver(request, system, say) {
     if (own) {
       say('SwiftShader unpacked from the npm package @sparticuz/chromium');
       const { adapter, problem, loader, borrowed } = probe([own.manifest]);
-      if (adapter) return choice('swiftshader', [own.manifest], loader, borrowed, adapter, { hint: request === 'auto' ? `${noLavapipe}; for a driver several times as fast: ${system.lavapipeHint()}` : '' });
+      if (adapter)
+        return choice('swiftshader', [own.manifest], loader, borrowed, adapter, {
+          hint: request === 'auto' ? `${noLavapipe}; for a driver several times as fast: ${system.lavapipeHint()}` : '',
+        });
       attempts.push(`SwiftShader does not start: ${problem}`);
     } else attempts.push(`SwiftShader: @sparticuz/chromium is built for x64, this is ${process.arch}`);
   }
-  throw new SetupError(`no WebGPU adapter${request === 'auto' ? '' : ` by driver ${request}`}: ${attempts.join('; ')}${request === 'swiftshader' || request === 'gpu' ? '' : `\nto install lavapipe: ${system.lavapipeHint()}`}`);
+  throw new SetupError(
+    `no WebGPU adapter${request === 'auto' ? '' : ` by driver ${request}`}: ${attempts.join('; ')}${request === 'swiftshader' || request === 'gpu' ? '' : `\nto install lavapipe: ${system.lavapipeHint()}`}`,
+  );
 }
 
 /** Asks Dawn in this very process and prints a Probe as JSON: what `--probe`, the child process, does. */
@@ -351,7 +447,8 @@ async function printProbe() {
     const { create } = await import(name);
     const gpu = create([]);
     const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
-    if (process.platform === 'linux') result.loader = /(\/\S*libvulkan\.so\S*)/.exec(readFileSync('/proc/self/maps', 'utf8'))?.[1] ?? null;
+    if (process.platform === 'linux')
+      result.loader = /(\/\S*libvulkan\.so\S*)/.exec(readFileSync('/proc/self/maps', 'utf8'))?.[1] ?? null;
     if (adapter) {
       const { vendor, architecture, device, description, isFallbackAdapter } = adapter.info;
       await doubleOnDevice(await adapter.requestDevice());
@@ -367,14 +464,24 @@ async function printProbe() {
 /** A first shader: throws unless it computes. @param {GPUDevice} device */
 async function doubleOnDevice(device) {
   const usage = { mapRead: 1, copySource: 4, copyDestination: 8, storage: 128 };
-  const code = '@group(0) @binding(0) var<storage, read_write> x: array<f32>;\n@compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) { x[id.x] = 2 * f32(id.x); }';
+  const code =
+    '@group(0) @binding(0) var<storage, read_write> x: array<f32>;\n@compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) { x[id.x] = 2 * f32(id.x); }';
   const data = device.createBuffer({ size: 256, usage: usage.storage | usage.copySource });
   const read = device.createBuffer({ size: 256, usage: usage.mapRead | usage.copyDestination });
-  const pipeline = device.createComputePipeline({ layout: 'auto', compute: { module: device.createShaderModule({ code }) } });
+  const pipeline = device.createComputePipeline({
+    layout: 'auto',
+    compute: { module: device.createShaderModule({ code }) },
+  });
   const commands = device.createCommandEncoder();
   const pass = commands.beginComputePass();
   pass.setPipeline(pipeline);
-  pass.setBindGroup(0, device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries: [{ binding: 0, resource: { buffer: data } }] }));
+  pass.setBindGroup(
+    0,
+    device.createBindGroup({
+      layout: pipeline.getBindGroupLayout(0),
+      entries: [{ binding: 0, resource: { buffer: data } }],
+    }),
+  );
   pass.dispatchWorkgroups(1);
   pass.end();
   commands.copyBufferToBuffer(data, 0, read, 0, 256);
@@ -394,20 +501,36 @@ async function doubleOnDevice(device) {
 function askChild(program, directory, manifests, loader, variables) {
   const environment = { ...process.env, ...variables };
   if (manifests.length) environment.VK_DRIVER_FILES = environment.VK_ICD_FILENAMES = manifests.join(path.delimiter); // loaders before 1.3.207 know the second name only
-  if (loader) environment.LD_LIBRARY_PATH = [path.dirname(loader), process.env.LD_LIBRARY_PATH].filter(Boolean).join(':');
-  const child = spawnSync(process.execPath, program, { cwd: directory, env: environment, encoding: 'utf8', timeout: CHILD_TIMEOUT_MS, killSignal: 'SIGKILL' });
+  if (loader)
+    environment.LD_LIBRARY_PATH = [path.dirname(loader), process.env.LD_LIBRARY_PATH].filter(Boolean).join(':');
+  const child = spawnSync(process.execPath, program, {
+    cwd: directory,
+    env: environment,
+    encoding: 'utf8',
+    timeout: CHILD_TIMEOUT_MS,
+    killSignal: 'SIGKILL',
+  });
   try {
     return { value: JSON.parse(child.stdout), problem: null };
   } catch {
-    const reason = child.error ? messageOf(child.error) : child.signal ? `ended by ${child.signal}` : `exit code ${child.status}`;
-    return { value: null, problem: `Dawn's process failed (${reason}) ${child.stderr?.trim().split('\n').at(-1) ?? ''}`.trim() };
+    const reason = child.error
+      ? messageOf(child.error)
+      : child.signal
+        ? `ended by ${child.signal}`
+        : `exit code ${child.status}`;
+    return {
+      value: null,
+      problem: `Dawn's process failed (${reason}) ${child.stderr?.trim().split('\n').at(-1) ?? ''}`.trim(),
+    };
   }
 }
 
 /** @param {string} root @param {string[]} manifests @param {string | null} loader @returns {Probe} */
 function probeInChild(root, manifests, loader) {
   // Without Mesa's shader cache: what other programs left there may be of another vector width (engine/node.ts, lavapipeEnvironment).
-  const { value, problem } = askChild([fileURLToPath(import.meta.url), '--probe'], root, manifests, loader, { MESA_SHADER_CACHE_DISABLE: 'true' });
+  const { value, problem } = askChild([fileURLToPath(import.meta.url), '--probe'], root, manifests, loader, {
+    MESA_SHADER_CACHE_DISABLE: 'true',
+  });
   return value ?? { adapter: null, loader: null, problem };
 }
 
@@ -418,7 +541,11 @@ function testBounds(root, manifests, loader, say) {
   /** @type {BoundsReading[]} */
   const readings = [];
   for (const width of hasAvx512(readCpuinfo()) ? ['256', '512'] : [null]) {
-    const answer = askChild(program, root, manifests, loader, { MESA_SHADER_CACHE_DISABLE: 'true', DSRCNN_ROBUSTNESS: 'off', ...(width === null ? {} : { LP_NATIVE_VECTOR_WIDTH: width }) });
+    const answer = askChild(program, root, manifests, loader, {
+      MESA_SHADER_CACHE_DISABLE: 'true',
+      DSRCNN_ROBUSTNESS: 'off',
+      ...(width === null ? {} : { LP_NATIVE_VECTOR_WIDTH: width }),
+    });
     readings.push(answer);
     if (answer.value?.escape !== null) break;
   }
@@ -427,7 +554,8 @@ function testBounds(root, manifests, loader, say) {
 
 /** Measures lavapipe's vector widths, where the processor has vectors of 512 bits. @param {string} root @param {string} cache @param {string[]} manifests @param {string | null} loader @param {boolean} checksBounds @param {(line: string) => void} say @returns {VectorChoice} */
 function measureVectorBits(root, cache, manifests, loader, checksBounds, say) {
-  if (!hasAvx512(readCpuinfo())) return { bits: null, why: 'vectors as wide as lavapipe takes them, since this processor has no AVX-512' };
+  if (!hasAvx512(readCpuinfo()))
+    return { bits: null, why: 'vectors as wide as lavapipe takes them, since this processor has no AVX-512' };
   say('measuring lavapipe with vectors of 256 and 512 bits');
   const program = ['--import', 'tsx', fileURLToPath(new URL('vector-width.ts', import.meta.url))];
   /** @type {WidthMeasurement[]} */
@@ -436,7 +564,11 @@ function measureVectorBits(root, cache, manifests, loader, checksBounds, say) {
   for (const bits of /** @type {const} */ ([256, 512, 256, 512])) {
     const shaders = path.join(cache, `lavapipe-${bits}`);
     mkdirSync(shaders, { recursive: true });
-    const answer = askChild(program, root, manifests, loader, { LP_NATIVE_VECTOR_WIDTH: String(bits), MESA_SHADER_CACHE_DIR: shaders, DSRCNN_ROBUSTNESS: checksBounds ? 'off' : 'on' });
+    const answer = askChild(program, root, manifests, loader, {
+      LP_NATIVE_VECTOR_WIDTH: String(bits),
+      MESA_SHADER_CACHE_DIR: shaders,
+      DSRCNN_ROBUSTNESS: checksBounds ? 'off' : 'on',
+    });
     measurements.push({ bits, ...answer });
     if (!answer.value?.passed) break;
   }
@@ -449,7 +581,8 @@ export function lavapipeHint(osRelease) {
   if (osRelease.ID === 'debian' && osRelease.VERSION_CODENAME === 'bookworm') {
     return `echo '${BACKPORTS_LINE}' | sudo tee ${BACKPORTS_LIST} && sudo apt-get update && sudo apt-get install -t bookworm-backports mesa-vulkan-drivers libvulkan1 && ${again}`;
   }
-  if (usesApt(osRelease)) return `sudo apt-get install mesa-vulkan-drivers libvulkan1 (Mesa ${OLDEST_MESA} or newer) && ${again}`;
+  if (usesApt(osRelease))
+    return `sudo apt-get install mesa-vulkan-drivers libvulkan1 (Mesa ${OLDEST_MESA} or newer) && ${again}`;
   return `install the Vulkan loader and Mesa ${OLDEST_MESA} or newer with its Vulkan driver lavapipe, then ${again}`;
 }
 
@@ -461,13 +594,24 @@ function installLavapipe(osRelease, say) {
   const run = (/** @type {string} */ command, /** @type {string[]} */ args) => {
     const child = spawnSync(command, args, { encoding: 'utf8', env: environment, maxBuffer: 2 ** 26 });
     const output = `${child.stdout ?? ''}${child.stderr ?? ''}`.trim();
-    return { ok: child.status === 0, output, problem: child.error ? messageOf(child.error) : output.split('\n').filter((line) => /^E:/.test(line)).join(' ') || `exit code ${child.status}` };
+    return {
+      ok: child.status === 0,
+      output,
+      problem: child.error
+        ? messageOf(child.error)
+        : output
+            .split('\n')
+            .filter((line) => /^E:/.test(line))
+            .join(' ') || `exit code ${child.status}`,
+    };
   };
-  const apt = (/** @type {string[]} */ ...args) => run('apt-get', ['-q', '-y', '-o', 'DPkg::Lock::Timeout=120', ...args]);
+  const apt = (/** @type {string[]} */ ...args) =>
+    run('apt-get', ['-q', '-y', '-o', 'DPkg::Lock::Timeout=120', ...args]);
   say('looking for lavapipe, the fast software driver, with apt');
   apt('update'); // where it fails, the next lines may do with the old lists, or say what is missing
   const source = mesaSource(osRelease, run('apt-cache', ['policy', 'mesa-vulkan-drivers']).output);
-  if (source === null) return `${osRelease.PRETTY_NAME} has no Mesa ${OLDEST_MESA} or newer (or its package lists cannot be read)`;
+  if (source === null)
+    return `${osRelease.PRETTY_NAME} has no Mesa ${OLDEST_MESA} or newer (or its package lists cannot be read)`;
   const hasBackports = () => /bookworm-backports/.test(run('apt-cache', ['policy']).output);
   const listed = source === 'release' || hasBackports();
   try {
@@ -475,10 +619,17 @@ function installLavapipe(osRelease, say) {
       say(`adding ${BACKPORTS_LIST}`);
       writeFileSync(BACKPORTS_LIST, `${BACKPORTS_LINE}\n`);
       const { output } = apt('update'); // apt's exit code is 0 also where it could not fetch a list
-      if (!hasBackports()) throw new SetupError(`apt-get update: ${/^[EW]: .*/m.exec(output)?.[0] ?? 'no list of bookworm-backports'}`);
+      if (!hasBackports())
+        throw new SetupError(`apt-get update: ${/^[EW]: .*/m.exec(output)?.[0] ?? 'no list of bookworm-backports'}`);
     }
     say('installing mesa-vulkan-drivers and libvulkan1 with apt: about 100 MB to fetch, once');
-    const installed = apt('install', '--no-install-recommends', ...(source === 'backports' ? ['-t', 'bookworm-backports'] : []), 'mesa-vulkan-drivers', 'libvulkan1');
+    const installed = apt(
+      'install',
+      '--no-install-recommends',
+      ...(source === 'backports' ? ['-t', 'bookworm-backports'] : []),
+      'mesa-vulkan-drivers',
+      'libvulkan1',
+    );
     if (!installed.ok) throw new SetupError(`apt-get install: ${installed.problem}`);
     return null;
   } catch (error) {
@@ -491,7 +642,10 @@ function installLavapipe(osRelease, say) {
 export function unpackSwiftShader(root, cache) {
   if (process.platform !== 'linux' || process.arch !== 'x64') return null;
   const directory = path.join(cache, 'swiftshader');
-  const archive = path.join(path.dirname(createRequire(path.join(root, 'package.json')).resolve('@sparticuz/chromium')), '../../bin/swiftshader.tar.br');
+  const archive = path.join(
+    path.dirname(createRequire(path.join(root, 'package.json')).resolve('@sparticuz/chromium')),
+    '../../bin/swiftshader.tar.br',
+  );
   const files = readTar(brotliDecompressSync(readFileSync(archive)));
   const aside = `${directory}.${process.pid}`;
   mkdirSync(aside, { recursive: true });
@@ -509,13 +663,26 @@ export function unpackSwiftShader(root, cache) {
 /** Runs npm install in `root`, its output on stderr: the stdout of a script belongs to what it prints. None of the packages needs its install scripts, and newer npm versions do not run them unasked. @param {string} root */
 function npmInstall(root) {
   // npm's own pauses between attempts, up to a minute for each package, would let a machine without network wait for an hour.
-  const args = ['install', '--include=dev', '--ignore-scripts', '--no-progress', '--no-update-notifier', '--loglevel=error',
-    '--fetch-retries=2', '--fetch-retry-mintimeout=1000', '--fetch-retry-maxtimeout=5000'];
-  const npm = process.env.npm_execpath?.endsWith('.js') ? { command: process.execPath, args: [process.env.npm_execpath, ...args], shell: false }
+  const args = [
+    'install',
+    '--include=dev',
+    '--ignore-scripts',
+    '--no-progress',
+    '--no-update-notifier',
+    '--loglevel=error',
+    '--fetch-retries=2',
+    '--fetch-retry-mintimeout=1000',
+    '--fetch-retry-maxtimeout=5000',
+  ];
+  const npm = process.env.npm_execpath?.endsWith('.js')
+    ? { command: process.execPath, args: [process.env.npm_execpath, ...args], shell: false }
     : { command: 'npm', args, shell: process.platform === 'win32' };
   const child = spawnSync(npm.command, npm.args, { cwd: root, stdio: ['ignore', 2, 2], shell: npm.shell });
   if (child.error) throw new SetupError(`npm cannot be started: ${child.error.message}`);
-  if (child.status !== 0) throw new SetupError(`npm install failed in ${root} (exit code ${child.status}); its messages are above. It needs the network once.`);
+  if (child.status !== 0)
+    throw new SetupError(
+      `npm install failed in ${root} (exit code ${child.status}); its messages are above. It needs the network once.`,
+    );
 }
 
 /** The machine as chooseDriver sees it. @param {string} root @param {string} cache @param {(line: string) => void} say @returns {System} */
@@ -528,7 +695,8 @@ function thisSystem(root, cache, say) {
     manifests: () => listManifests([...MANIFEST_DIRECTORIES, ...MOUNTED_DIRECTORIES]).map(({ file }) => file),
     probe: (manifests, loader) => probeInChild(root, manifests, loader),
     bounds: (manifests, loader) => testBounds(root, manifests, loader, say),
-    vectorBits: (manifests, loader, checksBounds) => measureVectorBits(root, cache, manifests, loader, checksBounds, say),
+    vectorBits: (manifests, loader, checksBounds) =>
+      measureVectorBits(root, cache, manifests, loader, checksBounds, say),
     installLavapipe: () => installLavapipe(osRelease, say),
     swiftShader: () => (swiftShader === undefined ? (swiftShader = unpackSwiftShader(root, cache)) : swiftShader),
     lavapipeHint: () => lavapipeHint(osRelease),
@@ -562,8 +730,13 @@ export function setUp({ root, argv, environment, say, system = thisSystem }) {
   }
   if (!options.driver) return;
 
-  const named = environment.VK_DRIVER_FILES ? 'VK_DRIVER_FILES' : environment.VK_ICD_FILENAMES ? 'VK_ICD_FILENAMES' : null;
-  if (named && options.request === null) return say(`set-up: ${named} is set and decides on the driver; nothing chosen`);
+  const named = environment.VK_DRIVER_FILES
+    ? 'VK_DRIVER_FILES'
+    : environment.VK_ICD_FILENAMES
+      ? 'VK_ICD_FILENAMES'
+      : null;
+  if (named && options.request === null)
+    return say(`set-up: ${named} is set and decides on the driver; nothing chosen`);
 
   const file = path.join(cache, 'driver.json');
   /** @type {State | null} */
@@ -573,15 +746,24 @@ export function setUp({ root, argv, environment, say, system = thisSystem }) {
   } catch (error) {
     say(`set-up: choosing the driver anew, since ${messageOf(error)}`);
   }
-  const state = stored?.dependencies === dependencies ? stored : { format: FORMAT, dependencies, requested: stored?.requested ?? 'auto', choices: {} };
+  const state =
+    stored?.dependencies === dependencies
+      ? stored
+      : { format: FORMAT, dependencies, requested: stored?.requested ?? 'auto', choices: {} };
   const request = options.request ?? state.requested;
   if (!options.keep && stillHolds(state.choices[request], request)) return;
 
-  const chosen = chooseDriver(request, system(root, cache, (line) => say(`set-up: ${line}`)), (line) => say(`set-up: ${line}`));
+  const chosen = chooseDriver(
+    request,
+    system(root, cache, (line) => say(`set-up: ${line}`)),
+    (line) => say(`set-up: ${line}`),
+  );
   state.choices[request] = { ...chosen, installed: manifestFingerprint(), processor: processorName(readCpuinfo()) };
   if (options.keep) state.requested = request;
   writeJson(file, state);
-  say(`set-up: WebGPU runs on ${chosen.driver} (${chosen.adapter.description || chosen.adapter.device})${chosen.vectorBits ? `, with vectors of ${chosen.vectorBits} bits` : ''}${options.request && !options.keep ? ', for this run' : ''}; npm run doctor says why`);
+  say(
+    `set-up: WebGPU runs on ${chosen.driver} (${chosen.adapter.description || chosen.adapter.device})${chosen.vectorBits ? `, with vectors of ${chosen.vectorBits} bits` : ''}${options.request && !options.keep ? ', for this run' : ''}; npm run doctor says why`,
+  );
   if (chosen.hint) say(`set-up: ${chosen.hint}`);
 }
 
@@ -589,11 +771,18 @@ async function main() {
   const argv = process.argv.slice(2);
   const [major, minor] = process.versions.node.split('.').map(Number);
   try {
-    if (major < OLDEST_NODE[0] || (major === OLDEST_NODE[0] && minor < OLDEST_NODE[1])) throw new SetupError(`Node ${OLDEST_NODE.join('.')} or newer is needed, this is ${process.versions.node}`);
+    if (major < OLDEST_NODE[0] || (major === OLDEST_NODE[0] && minor < OLDEST_NODE[1]))
+      throw new SetupError(`Node ${OLDEST_NODE.join('.')} or newer is needed, this is ${process.versions.node}`);
     const { help, probe } = parseArguments(argv, process.env);
     if (help) process.stdout.write(`${HELP}\n`);
     else if (probe) await printProbe();
-    else setUp({ root: path.dirname(path.dirname(fileURLToPath(import.meta.url))), argv, environment: process.env, say: (line) => process.stderr.write(`${line}\n`) });
+    else
+      setUp({
+        root: path.dirname(path.dirname(fileURLToPath(import.meta.url))),
+        argv,
+        environment: process.env,
+        say: (line) => process.stderr.write(`${line}\n`),
+      });
   } catch (error) {
     const system = error instanceof Error && 'code' in error && 'syscall' in error; // a full disk, a folder without rights: no stack either
     if (!(error instanceof SetupError) && !system) throw error;

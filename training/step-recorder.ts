@@ -37,7 +37,10 @@ const ARRIVE_TOGETHER = 4;
 /** Milliseconds of a typical step: the median over means of a few neighbouring ones. */
 export function pace(times: readonly number[]): number {
   const width = Math.min(ARRIVE_TOGETHER, times.length);
-  const means = times.slice(width - 1).map((_, i) => times.slice(i, i + width).reduce((a, b) => a + b, 0) / width).sort((a, b) => a - b);
+  const means = times
+    .slice(width - 1)
+    .map((_, i) => times.slice(i, i + width).reduce((a, b) => a + b, 0) / width)
+    .sort((a, b) => a - b);
   return means[Math.floor(means.length / 2)] ?? 0;
 }
 
@@ -48,8 +51,14 @@ export class StepRecorder {
   private readonly times: number[] = [];
 
   /** @param from the iteration that training starts at */
-  constructor(private readonly device: Device, private readonly stages: number, private readonly training: TrainingConfig,
-    private readonly metricsFile: string, private readonly progress: Progress, private readonly from: number) {}
+  constructor(
+    private readonly device: Device,
+    private readonly stages: number,
+    private readonly training: TrainingConfig,
+    private readonly metricsFile: string,
+    private readonly progress: Progress,
+    private readonly from: number,
+  ) {}
 
   /**
    * Takes over a step's tensors and reads them; `norm` is the gradient's, [1].
@@ -73,12 +82,23 @@ export class StepRecorder {
     return `${this.times.length} steps in ${formatDuration((performance.now() - this.startTime) / 1000)}, median ${pace(this.times).toFixed(0)} ms a step, at most ${Math.round(this.device.memory().peakBytes / 1e6)} MB on the device`;
   }
 
-  private async write(before: Promise<void>, iteration: number, lr: number, passes: readonly PassStatistics[], norm: Tensor): Promise<void> {
-    const [gradientNorm, ...values] = await Promise.all([norm.item(), ...passes.map(async ({ parts, positives }) => ({ parts: await parts.read(), positives: await positives.read() }))]);
+  private async write(
+    before: Promise<void>,
+    iteration: number,
+    lr: number,
+    passes: readonly PassStatistics[],
+    norm: Tensor,
+  ): Promise<void> {
+    const [gradientNorm, ...values] = await Promise.all([
+      norm.item(),
+      ...passes.map(async ({ parts, positives }) => ({ parts: await parts.read(), positives: await positives.read() })),
+    ]);
     for (const tensor of [norm, ...passes.flatMap(({ parts, positives }) => [parts, positives])]) tensor.dispose();
     await before;
     const stages = Array.from({ length: this.stages }, (_, s) => s);
-    const [class_loss, l1_loss, giou_loss] = [0, 1, 2].map((part) => stages.map((s) => values.reduce((total, { parts }) => total + parts[s * 3 + part], 0) / values.length));
+    const [class_loss, l1_loss, giou_loss] = [0, 1, 2].map((part) =>
+      stages.map((s) => values.reduce((total, { parts }) => total + parts[s * 3 + part], 0) / values.length),
+    );
     const positives = stages.map((s) => values.reduce((total, pass) => total + pass.positives[s], 0));
     const sum = (list: readonly number[]): number => list.reduce((a, b) => a + b, 0);
     const now = performance.now();
@@ -86,18 +106,32 @@ export class StepRecorder {
     this.lastTime = now;
     this.times.push(step_ms);
     const metrics: StepMetrics = {
-      iteration, loss: sum(class_loss) + sum(l1_loss) + sum(giou_loss), class_loss, l1_loss, giou_loss, lr,
-      grad_norm: gradientNorm, step_ms: Math.round(step_ms * 10) / 10, positives,
+      iteration,
+      loss: sum(class_loss) + sum(l1_loss) + sum(giou_loss),
+      class_loss,
+      l1_loss,
+      giou_loss,
+      lr,
+      grad_norm: gradientNorm,
+      step_ms: Math.round(step_ms * 10) / 10,
+      positives,
     };
     if (!Number.isFinite(metrics.loss) || !Number.isFinite(metrics.grad_norm)) {
-      throw new InputError(`training diverged at iteration ${iteration}: loss ${metrics.loss}, gradient norm ${metrics.grad_norm}; a lower learning rate (now ${lr}) may help: --set learningRate=...`);
+      throw new InputError(
+        `training diverged at iteration ${iteration}: loss ${metrics.loss}, gradient norm ${metrics.grad_norm}; a lower learning rate (now ${lr}) may help: --set learningRate=...`,
+      );
     }
     appendFileSync(this.metricsFile, `${JSON.stringify(metrics)}\n`);
     const { iterations } = this.training;
     this.progress.update({
-      iteration, iterations, loss: metrics.loss, parts: { class: sum(class_loss), l1: sum(l1_loss), giou: sum(giou_loss) }, learningRate: lr,
+      iteration,
+      iterations,
+      loss: metrics.loss,
+      parts: { class: sum(class_loss), l1: sum(l1_loss), giou: sum(giou_loss) },
+      learningRate: lr,
       millisecondsPerStep: pace(this.times.slice(-50)),
-      secondsLeft: ((now - this.startTime) / 1000 / (iteration - this.from)) * (iterations - iteration), megabytes: this.device.memory().peakBytes / 1e6,
+      secondsLeft: ((now - this.startTime) / 1000 / (iteration - this.from)) * (iterations - iteration),
+      megabytes: this.device.memory().peakBytes / 1e6,
     });
   }
 }
@@ -108,7 +142,9 @@ export type EvaluationLine = CocoMetrics & { readonly iteration: number };
 /** Reads a file of one JSON object a line. Throws InputError naming the line that is broken; a last line cut short by an interruption is left out. */
 function readLines<T>(file: string): T[] {
   if (!existsSync(file)) return [];
-  const lines = readFileSync(file, 'utf8').split('\n').filter((line) => line !== '');
+  const lines = readFileSync(file, 'utf8')
+    .split('\n')
+    .filter((line) => line !== '');
   return lines.flatMap((line, i) => {
     try {
       return [JSON.parse(line) as T];

@@ -1,5 +1,14 @@
 /** One optimiser step: passes over batches, and the update. Shapes that come again are captured and replayed; the bits are those of running every step anew. */
-import { AdamW, backward, CaptureCache, SGD, type CaptureReport, type Device, type ImageData, type Tensor } from '../engine/index.ts';
+import {
+  AdamW,
+  backward,
+  CaptureCache,
+  SGD,
+  type CaptureReport,
+  type Device,
+  type ImageData,
+  type Tensor,
+} from '../engine/index.ts';
 import { batchShape, shapeKey, type Batch, type DynamicSparseRCNN, type ImageTargets } from '../model/index.ts';
 import type { TrainingConfig } from './recipe.ts';
 import type { PassStatistics } from './step-recorder.ts';
@@ -32,18 +41,27 @@ export class TrainingStep {
   private readonly passes: CaptureCache<Batch, PassStatistics & Partial<Update>>;
   private readonly updates: CaptureCache<typeof NO_INPUTS, Update>;
 
-  constructor(private readonly device: Device, private readonly model: DynamicSparseRCNN, private readonly training: TrainingConfig) {
+  constructor(
+    private readonly device: Device,
+    private readonly model: DynamicSparseRCNN,
+    private readonly training: TrainingConfig,
+  ) {
     const { optimizer, weightDecay, momentum, accumulation, replay: enabled } = training;
     const parameters = model.trainable();
-    this.optimizer = optimizer === 'adamw' ? new AdamW(parameters, { weightDecay }) : new SGD(parameters, { weightDecay, momentum });
-    this.passes = new CaptureCache(device, (batch) => {
-      const { total, parts, counts } = model.lossOf(batch);
-      backward(total);
-      const statistics = { parts: parts.detach(), positives: counts };
-      if (accumulation === 1) return { ...statistics, ...this.update() };
-      this.optimizer.accumulate();
-      return statistics;
-    }, { capacity: CAPTURES, enabled });
+    this.optimizer =
+      optimizer === 'adamw' ? new AdamW(parameters, { weightDecay }) : new SGD(parameters, { weightDecay, momentum });
+    this.passes = new CaptureCache(
+      device,
+      (batch) => {
+        const { total, parts, counts } = model.lossOf(batch);
+        backward(total);
+        const statistics = { parts: parts.detach(), positives: counts };
+        if (accumulation === 1) return { ...statistics, ...this.update() };
+        this.optimizer.accumulate();
+        return statistics;
+      },
+      { capacity: CAPTURES, enabled },
+    );
     this.updates = new CaptureCache(device, () => this.update(), { enabled });
   }
 
@@ -52,7 +70,10 @@ export class TrainingStep {
    * @param next gives the data of the next pass; called `accumulation` times
    * @returns copies of the passes' numbers, and of the gradients' norm, [1]: the caller's to dispose
    */
-  async run(next: () => Promise<PassData>, { learningRate, temperature }: StepSettings): Promise<{ passes: PassStatistics[]; norm: Tensor }> {
+  async run(
+    next: () => Promise<PassData>,
+    { learningRate, temperature }: StepSettings,
+  ): Promise<{ passes: PassStatistics[]; norm: Tensor }> {
     this.learningRate = learningRate;
     const passes: PassStatistics[] = [];
     let norm: Tensor | undefined;
@@ -61,11 +82,19 @@ export class TrainingStep {
       const shape = batchShape(images, targets);
       // The first pass sets the gradients put aside, the others add to them.
       const key = `${shapeKey(shape)}${pass === 0 ? '' : '+'}`;
-      const result = this.passes.run(key, () => this.model.batch(shape), (batch) => batch.write(images, targets, temperature));
+      const result = this.passes.run(
+        key,
+        () => this.model.batch(shape),
+        (batch) => batch.write(images, targets, temperature),
+      );
       passes.push({ parts: this.copy(result.parts), positives: this.copy(result.positives) });
       ({ norm } = result);
     }
-    norm ??= this.updates.run('update', () => NO_INPUTS, () => undefined).norm;
+    norm ??= this.updates.run(
+      'update',
+      () => NO_INPUTS,
+      () => undefined,
+    ).norm;
     norm = this.copy(norm);
     this.device.flush();
     return { passes, norm };
@@ -84,7 +113,11 @@ export class TrainingStep {
 
   private update(): Update {
     const { clipNorm, accumulation } = this.training;
-    const norm = this.optimizer.step({ learningRate: () => this.learningRate, maxGradientNorm: clipNorm || undefined, gradientScale: 1 / accumulation });
+    const norm = this.optimizer.step({
+      learningRate: () => this.learningRate,
+      maxGradientNorm: clipNorm || undefined,
+      gradientScale: 1 / accumulation,
+    });
     this.optimizer.zeroGrad();
     return { norm: norm.detach() };
   }

@@ -91,25 +91,37 @@ export function planAugmentation(size: Size, augmentation: Augmentation, random:
   let crop: ImageTransform['crop'] = null;
   if (augmentation.crop !== null && random.uniform() < augmentation.crop.probability) {
     const { shortSides: before, minSize, maxSize: maxCrop } = augmentation.crop;
-    uncropped = before.length === 0 ? { width: size.width, height: size.height } : resizedSize(size, before[random.integer(before.length)], Infinity);
+    uncropped =
+      before.length === 0
+        ? { width: size.width, height: size.height }
+        : resizedSize(size, before[random.integer(before.length)], Infinity);
     const draw = (side: number) => {
-      const least = Math.min(side, minSize), greatest = Math.min(side, maxCrop);
+      const least = Math.min(side, minSize),
+        greatest = Math.min(side, maxCrop);
       return least + random.integer(greatest - least + 1);
     };
-    const height = draw(uncropped.height), width = draw(uncropped.width);
-    crop = { width, height, y: random.integer(uncropped.height - height + 1), x: random.integer(uncropped.width - width + 1) };
+    const height = draw(uncropped.height),
+      width = draw(uncropped.width);
+    crop = {
+      width,
+      height,
+      y: random.integer(uncropped.height - height + 1),
+      x: random.integer(uncropped.width - width + 1),
+    };
   }
-  const result = fixedSize !== null
-    ? { height: fixedSize[0], width: fixedSize[1] }
-    : resizedSize(crop ?? size, shortSides[random.integer(shortSides.length)], maxSize);
+  const result =
+    fixedSize !== null
+      ? { height: fixedSize[0], width: fixedSize[1] }
+      : resizedSize(crop ?? size, shortSides[random.integer(shortSides.length)], maxSize);
   return { uncropped, crop, ...result, flip };
 }
 
 /** What happens to an image of the given size in evaluation and prediction. */
 export function planEvaluation(size: Size, resize: EvaluationResize): ImageTransform {
-  const result = resize.fixedSize !== null
-    ? { height: resize.fixedSize[0], width: resize.fixedSize[1] }
-    : resizedSize(size, resize.shortSide, resize.maxSize);
+  const result =
+    resize.fixedSize !== null
+      ? { height: resize.fixedSize[0], width: resize.fixedSize[1] }
+      : resizedSize(size, resize.shortSide, resize.maxSize);
   return { uncropped: null, crop: null, ...result, flip: false };
 }
 
@@ -117,7 +129,10 @@ export function planEvaluation(size: Size, resize: EvaluationResize): ImageTrans
 export function scaleOf(transform: ImageTransform, { width, height }: Size): [number, number] {
   const { uncropped, crop } = transform;
   if (uncropped === null || crop === null) return [transform.width / width, transform.height / height];
-  return [uncropped.width / width * (transform.width / crop.width), uncropped.height / height * (transform.height / crop.height)];
+  return [
+    (uncropped.width / width) * (transform.width / crop.width),
+    (uncropped.height / height) * (transform.height / crop.height),
+  ];
 }
 
 /** Boxes narrower than this, pixels, are nothing: Detectron2's `Instances.boxes.nonempty`. */
@@ -130,11 +145,13 @@ const EMPTY = 1e-5;
 export function transformBox([x0, y0, x1, y1]: Box, transform: ImageTransform, size: Size): Box | null {
   const [scaleX, scaleY] = scaleOf(transform, size);
   const { uncropped, crop, width, height, flip } = transform;
-  const offsetX = uncropped === null || crop === null ? 0 : crop.x * width / crop.width;
-  const offsetY = uncropped === null || crop === null ? 0 : crop.y * height / crop.height;
+  const offsetX = uncropped === null || crop === null ? 0 : (crop.x * width) / crop.width;
+  const offsetY = uncropped === null || crop === null ? 0 : (crop.y * height) / crop.height;
   const inside = (value: number, limit: number) => Math.min(limit, Math.max(0, value));
-  const left = inside(x0 * scaleX - offsetX, width), right = inside(x1 * scaleX - offsetX, width);
-  const top = inside(y0 * scaleY - offsetY, height), bottom = inside(y1 * scaleY - offsetY, height);
+  const left = inside(x0 * scaleX - offsetX, width),
+    right = inside(x1 * scaleX - offsetX, width);
+  const top = inside(y0 * scaleY - offsetY, height),
+    bottom = inside(y1 * scaleY - offsetY, height);
   if (right - left <= EMPTY || bottom - top <= EMPTY) return null;
   return flip ? [width - right, top, width - left, bottom] : [left, top, right, bottom];
 }
@@ -142,7 +159,12 @@ export function transformBox([x0, y0, x1, y1]: Box, transform: ImageTransform, s
 /** Sides beyond this, pixels, are slips of the hand: such an image takes gigabytes. */
 const LARGEST_SIDE = 16384;
 
-const CROP_FIELDS: readonly string[] = ['probability', 'shortSides', 'minSize', 'maxSize'] satisfies (keyof CropAugmentation)[];
+const CROP_FIELDS: readonly string[] = [
+  'probability',
+  'shortSides',
+  'minSize',
+  'maxSize',
+] satisfies (keyof CropAugmentation)[];
 
 /** Throws InputError, naming the field, if an augmentation makes no sense; its values may be of any type. */
 export function validateAugmentation(augmentation: Readonly<Record<keyof Augmentation, unknown>>): void {
@@ -151,15 +173,19 @@ export function validateAugmentation(augmentation: Readonly<Record<keyof Augment
   requireProbability(flip, at, 'flip');
   if (fixedSize === null) {
     requireSizes(shortSides, at, 'shortSides');
-    if (Array.isArray(shortSides) && shortSides.length === 0) throw new InputError(`${at}: shortSides: expected at least one size, or a fixedSize, got []`);
+    if (Array.isArray(shortSides) && shortSides.length === 0)
+      throw new InputError(`${at}: shortSides: expected at least one size, or a fixedSize, got []`);
     requireSize(maxSize, at, 'maxSize');
   } else requireFixedSize(fixedSize, at);
   if (crop === null) return;
   const expected = `null or an object of ${CROP_FIELDS.join(', ')}`;
   if (typeof crop !== 'object' || crop === undefined || Array.isArray(crop)) throw wrong(at, 'crop', expected, crop);
   const fields = crop as Readonly<Record<string, unknown>>;
-  for (const name of CROP_FIELDS) if (!Object.hasOwn(fields, name)) throw new InputError(`${at}: crop: expected ${expected}, got none of the name ${name}`);
-  for (const name of Object.keys(fields)) if (!CROP_FIELDS.includes(name)) throw new InputError(`${at}: crop: expected ${expected}, got ${name}, too`);
+  for (const name of CROP_FIELDS)
+    if (!Object.hasOwn(fields, name))
+      throw new InputError(`${at}: crop: expected ${expected}, got none of the name ${name}`);
+  for (const name of Object.keys(fields))
+    if (!CROP_FIELDS.includes(name)) throw new InputError(`${at}: crop: expected ${expected}, got ${name}, too`);
   requireProbability(fields.probability, at, 'crop.probability');
   requireSizes(fields.shortSides, at, 'crop.shortSides');
   const least = requireSize(fields.minSize, at, 'crop.minSize');
@@ -168,7 +194,11 @@ export function validateAugmentation(augmentation: Readonly<Record<keyof Augment
 }
 
 /** Throws InputError, naming the field, if a resize makes no sense; its values may be of any type. */
-export function validateEvaluationResize({ shortSide, maxSize, fixedSize }: Readonly<Record<keyof EvaluationResize, unknown>>): void {
+export function validateEvaluationResize({
+  shortSide,
+  maxSize,
+  fixedSize,
+}: Readonly<Record<keyof EvaluationResize, unknown>>): void {
   const at = 'evaluationResize';
   if (fixedSize !== null) return requireFixedSize(fixedSize, at);
   requireSize(shortSide, at, 'shortSide');
@@ -176,15 +206,19 @@ export function validateEvaluationResize({ shortSide, maxSize, fixedSize }: Read
 }
 
 function wrong(at: string, field: string, expected: string, value: unknown): InputError {
-  return new InputError(`${at}: ${field}: expected ${expected}, got ${typeof value === 'number' ? value : JSON.stringify(value) ?? 'nothing'}`);
+  return new InputError(
+    `${at}: ${field}: expected ${expected}, got ${typeof value === 'number' ? value : (JSON.stringify(value) ?? 'nothing')}`,
+  );
 }
 
 function requireProbability(value: unknown, at: string, field: string): void {
-  if (typeof value !== 'number' || !(value >= 0 && value <= 1)) throw wrong(at, field, 'a probability in 0 .. 1', value);
+  if (typeof value !== 'number' || !(value >= 0 && value <= 1))
+    throw wrong(at, field, 'a probability in 0 .. 1', value);
 }
 
 function requireSize(value: unknown, at: string, field: string): number {
-  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 1) throw wrong(at, field, 'an integer of at least 1 (pixels)', value);
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 1)
+    throw wrong(at, field, 'an integer of at least 1 (pixels)', value);
   if (value > LARGEST_SIDE) throw wrong(at, field, `at most ${LARGEST_SIDE} (pixels)`, value);
   return value;
 }
@@ -195,6 +229,7 @@ function requireSizes(value: unknown, at: string, field: string): void {
 }
 
 function requireFixedSize(value: unknown, at: string): void {
-  if (!Array.isArray(value) || value.length !== 2) throw wrong(at, 'fixedSize', 'null or [height, width] (pixels)', value);
+  if (!Array.isArray(value) || value.length !== 2)
+    throw wrong(at, 'fixedSize', 'null or [height, width] (pixels)', value);
   requireSizes(value, at, 'fixedSize');
 }

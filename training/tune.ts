@@ -1,5 +1,12 @@
 /** The `tune` command: measures which variants of the kernels are the fastest for the sizes of a configuration, on this machine's adapter, and stores the choices. */
-import { backward, TuningError, type Device, type TunedChoice, type TunedClass, type TuningProgress } from '../engine/index.ts';
+import {
+  backward,
+  TuningError,
+  type Device,
+  type TunedChoice,
+  type TunedClass,
+  type TuningProgress,
+} from '../engine/index.ts';
 import { loadTuning, resetTuning, saveTuning, tuningFile } from '../engine/tuning-file.ts';
 import { DynamicSparseRCNN } from '../model/index.ts';
 import { integerOption, parseArguments } from './arguments.ts';
@@ -29,13 +36,20 @@ seed gives the same bits only with the same choices (npm run train says which it
 `;
 
 const OPTIONS = {
-  preset: { type: 'string' }, size: { type: 'string', multiple: true }, batch: { type: 'string' }, set: { type: 'string', multiple: true },
-  half: { type: 'boolean' }, list: { type: 'boolean' }, reset: { type: 'boolean' }, help: { type: 'boolean' },
+  preset: { type: 'string' },
+  size: { type: 'string', multiple: true },
+  batch: { type: 'string' },
+  set: { type: 'string', multiple: true },
+  half: { type: 'boolean' },
+  list: { type: 'boolean' },
+  reset: { type: 'boolean' },
+  help: { type: 'boolean' },
 } as const;
 
 function parseSize(text: string): ImageSize {
   const [, height, width] = /^(\d+)x(\d+)$/.exec(text) ?? [];
-  if (!(Number(height) >= 1 && Number(width) >= 1 && Number(height) <= 16384 && Number(width) <= 16384)) throw new InputError(`tune: --size: expected HEIGHTxWIDTH in pixels, e.g. 480x640, got ${JSON.stringify(text)}`);
+  if (!(Number(height) >= 1 && Number(width) >= 1 && Number(height) <= 16384 && Number(width) <= 16384))
+    throw new InputError(`tune: --size: expected HEIGHTxWIDTH in pixels, e.g. 480x640, got ${JSON.stringify(text)}`);
   return { height: Number(height), width: Number(width) };
 }
 
@@ -51,10 +65,19 @@ const milliseconds = (ms: number): string => ms.toPrecision(3);
 /** By falling gain a run. */
 function choicesTable(choices: readonly (readonly [shapeClass: string, choice: TunedChoice])[]): string {
   const gained = ({ ms, expectedMs }: TunedChoice): number => (expectedMs === null ? 0 : expectedMs - ms);
-  const rows = [...choices].sort(([, a], [, b]) => gained(b) - gained(a)).map(([shapeClass, choice]) => {
-    const { variant, expected, ms, expectedMs } = choice;
-    return [shapeClass, variant, variant === expected ? 'the same' : expected, milliseconds(ms), expectedMs === null ? 'excluded' : milliseconds(expectedMs), expectedMs === null ? '-' : `${((100 * gained(choice)) / expectedMs).toFixed(0)}%`];
-  });
+  const rows = [...choices]
+    .sort(([, a], [, b]) => gained(b) - gained(a))
+    .map(([shapeClass, choice]) => {
+      const { variant, expected, ms, expectedMs } = choice;
+      return [
+        shapeClass,
+        variant,
+        variant === expected ? 'the same' : expected,
+        milliseconds(ms),
+        expectedMs === null ? 'excluded' : milliseconds(expectedMs),
+        expectedMs === null ? '-' : `${((100 * gained(choice)) / expectedMs).toFixed(0)}%`,
+      ];
+    });
   return formatTable(['shape class', 'chosen', "cost model's choice", 'ms', 'its ms', 'gain'], rows);
 }
 
@@ -111,18 +134,24 @@ export async function runTune(argv: readonly string[]): Promise<number> {
     if (values[alone] && other !== undefined) throw new InputError(`tune: --${alone} does not go with --${other}`);
   }
   const file = tuningFile();
-  if (file === null) throw new InputError('tune: DSRCNN_TUNING=off says that no choices are to be used: unset it, or name a file by it');
+  if (file === null)
+    throw new InputError('tune: DSRCNN_TUNING=off says that no choices are to be used: unset it, or name a file by it');
   const sizes = values.size?.map(parseSize);
   const { config } = loadConfig({
     config: values.preset ?? 'small',
-    set: [...(values.set ?? []), ...(values.batch === undefined ? [] : [`training.batchSize=${integerOption('tune', 'batch', values.batch, 1)}`])],
+    set: [
+      ...(values.set ?? []),
+      ...(values.batch === undefined ? [] : [`training.batchSize=${integerOption('tune', 'batch', values.batch, 1)}`]),
+    ],
   });
 
   const device = await openForInference('tune', values.half ?? false, { tuning: 'off' });
   try {
     const { tuner } = device;
     const log = (line: string): void => console.log(line);
-    log(`device    ${device.info.description || device.info.vendor}${device.subgroupSize > 0 ? `, subgroups of ${device.subgroupSize}` : ''}${device.halfPrecision ? ', inference with --half' : ''}`);
+    log(
+      `device    ${device.info.description || device.info.vendor}${device.subgroupSize > 0 ? `, subgroups of ${device.subgroupSize}` : ''}${device.halfPrecision ? ', inference with --half' : ''}`,
+    );
     if (values.reset) {
       const removed = resetTuning(tuner, file);
       log(`removed   ${removed} ${removed === 1 ? 'choice' : 'choices'} of this adapter from ${file}`);
@@ -135,9 +164,13 @@ export async function runTune(argv: readonly string[]): Promise<number> {
       return 0;
     }
     const wanted = sizes ?? [defaultSize(config)];
-    log(`sizes     ${config.preset}, ${config.training.batchSize} x ${wanted.map(({ height, width }) => `${height} x ${width}`).join(', ')}: one inference and one training step`);
+    log(
+      `sizes     ${config.preset}, ${config.training.batchSize} x ${wanted.map(({ height, width }) => `${height} x ${width}`).join(', ')}: one inference and one training step`,
+    );
     for (const size of wanted) await runOnce(device, config, size);
-    log(`classes   ${tuner.pending.length} to tune${tuner.stale.length > 0 ? `, of which ${tuner.stale.length} had choices for kernels that have changed` : ''}; ${stored} choices in ${file}`);
+    log(
+      `classes   ${tuner.pending.length} to tune${tuner.stale.length > 0 ? `, of which ${tuner.stale.length} had choices for kernels that have changed` : ''}; ${stored} choices in ${file}`,
+    );
     return await measure(device, file);
   } catch (error) {
     throw error instanceof TuningError ? new InputError(error.message) : error;
@@ -174,7 +207,9 @@ async function measure({ tuner }: Device, file: string): Promise<number> {
   const changed = chosen.filter(([, { variant, expected }]) => variant !== expected);
   if (changed.length > 0) console.log(choicesTable(changed));
   for (const text of excludedLines(results)) console.log(text);
-  console.log(`tuned     ${chosen.length} classes in ${formatDuration((performance.now() - start) / 1000)}: ${changed.length} as above, the cost model's choice for the others (npm run tune -- --list shows all)`);
+  console.log(
+    `tuned     ${chosen.length} classes in ${formatDuration((performance.now() - start) / 1000)}: ${changed.length} as above, the cost model's choice for the others (npm run tune -- --list shows all)`,
+  );
   console.log(`stored    ${tuner.summary} in ${file}`);
   if (!stopping.signal.aborted) return 0;
   console.log(`stopped   ${tuner.pending.length} classes are left: the same command goes on`);

@@ -1,7 +1,16 @@
 /** Our kernels beside other engines on the same adapter, in the same process, interleaved round by round; the ratios, and the bars that they must reach. */
 import { openDevice } from '../../engine/node.ts';
 import { InputError } from '../../training/errors.ts';
-import { capturedJob, checkedIndices, eagerJob, prepareOp, TOGETHER, TOLERANCE, upstreamOf, type OpCase } from '../case.ts';
+import {
+  capturedJob,
+  checkedIndices,
+  eagerJob,
+  prepareOp,
+  TOGETHER,
+  TOLERANCE,
+  upstreamOf,
+  type OpCase,
+} from '../case.ts';
 import { benchCases } from '../cases.ts';
 import { largestError, medianRatio, sampleInterleaved, summarize, type Timing } from '../measure.ts';
 import { checkRow, gigaflops, noRow, rowText, spread, type MicroOptions, type MicroRow } from '../micro.ts';
@@ -29,7 +38,12 @@ export interface PeerRow extends Omit<MicroRow, 'bytes'> {
 }
 
 /** What a ratio must be, by adapter. No row may be slower than an engine on the same adapter. */
-export function targetOf(adapter: AdapterKind, peer: string, { preset, op, part }: Pick<PeerRow, 'preset' | 'op' | 'part'>, batched: boolean): number | null {
+export function targetOf(
+  adapter: AdapterKind,
+  peer: string,
+  { preset, op, part }: Pick<PeerRow, 'preset' | 'op' | 'part'>,
+  batched: boolean,
+): number | null {
   if (peer !== 'tfjs' && peer !== 'jax-js') return null;
   if (preset !== 'paper' || op === 'sum' || adapter === 'other') return 1;
   const rows = op === 'layer norm' || op === 'softmax';
@@ -69,7 +83,8 @@ async function openPeers(log: (line: string) => void): Promise<Peer[]> {
   return peers;
 }
 
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error)).replaceAll('\n', ' ').slice(0, 120);
+const messageOf = (error: unknown): string =>
+  (error instanceof Error ? error.message : String(error)).replaceAll('\n', ' ').slice(0, 120);
 
 /** Runs the cases that have a counterpart and of which `only` keeps a row. */
 export async function comparePeers(adapter: AdapterKind, { only, rounds, log }: MicroOptions): Promise<PeerRow[]> {
@@ -81,7 +96,7 @@ export async function comparePeers(adapter: AdapterKind, { only, rounds, log }: 
     for (const { preset, benchCase } of benchCases()) {
       if (benchCase.kind !== 'op') continue;
       const parts = partsOf(benchCase).filter((part) => only === null || only.test(rowText(preset, benchCase, part)));
-      if (parts.length > 0) results.push(...await compareCase(adapter, preset, benchCase, parts, peers, rounds, log));
+      if (parts.length > 0) results.push(...(await compareCase(adapter, preset, benchCase, parts, peers, rounds, log)));
     }
   } finally {
     first.destroy();
@@ -90,13 +105,21 @@ export async function comparePeers(adapter: AdapterKind, { only, rounds, log }: 
 }
 
 async function compareCase(
-  adapter: AdapterKind, preset: MicroRow['preset'], benchCase: OpCase, parts: readonly string[], peers: readonly Peer[], rounds: number, log: (line: string) => void,
+  adapter: AdapterKind,
+  preset: MicroRow['preset'],
+  benchCase: OpCase,
+  parts: readonly string[],
+  peers: readonly Peer[],
+  rounds: number,
+  log: (line: string) => void,
 ): Promise<PeerRow[]> {
   const device = await openDevice();
   try {
     const host = benchCase.inputs();
     const rows = prepareOp(device, benchCase, host, true);
-    const tensors = Object.fromEntries(Object.entries(host).map(([name, { data, shape }]) => [name, device.keep(device.tensor(data, shape))]));
+    const tensors = Object.fromEntries(
+      Object.entries(host).map(([name, { data, shape }]) => [name, device.keep(device.tensor(data, shape))]),
+    );
     const upstream = upstreamOf(device.noGrad(() => device.scope(() => benchCase.run(tensors).shape)));
     const reference = benchCase.reference(host, upstream, benchCase.blocks?.checked ?? []);
     const names = Object.keys(host);
@@ -105,18 +128,26 @@ async function compareCase(
       const row = rows.find((candidate) => candidate.part === part);
       if (!row) throw new Error(`${benchCase.op}: has no row ${part}`);
       const by = part === TOGETHER ? names[0] : part.replace('gradient by ', '');
-      const [entry, shape] = part === 'forward' ? [reference.output, upstream.shape] : [reference.gradients[by], host[by].shape];
+      const [entry, shape] =
+        part === 'forward' ? [reference.output, upstream.shape] : [reference.gradients[by], host[by].shape];
       const indices = checkedIndices(benchCase, shape);
       const expected = indices.map(entry);
       const { error, status } = await checkRow(row);
 
-      const jobs: PeerJob[] = [], notes = new Map<string, string>();
+      const jobs: PeerJob[] = [],
+        notes = new Map<string, string>();
       for (const peer of peers) {
         try {
           const job = peer.job(benchCase, host, upstream, part);
           if (!job) continue;
           const values = await job.values();
-          const off = values.length < Math.max(...indices) + 1 ? Infinity : largestError(indices.map((i) => values[i]), expected);
+          const off =
+            values.length < Math.max(...indices) + 1
+              ? Infinity
+              : largestError(
+                  indices.map((i) => values[i]),
+                  expected,
+                );
           if (!(off <= TOLERANCE)) notes.set(peer.name, `wrong (error ${off.toExponential(1)})`);
           jobs.push(job);
         } catch (failure) {
@@ -130,13 +161,31 @@ async function compareCase(
         const at = jobs.findIndex((job) => job.name === name);
         const note = notes.get(name) ?? null;
         if (at < 0) return note === null ? [] : [{ name, timing: null, ratio: null, target: null, note }];
-        const target = targetOf(adapter, name, { preset, op: benchCase.op, part }, benchCase.peer?.kind === 'matmul' && upstream.shape.length > 2);
+        const target = targetOf(
+          adapter,
+          name,
+          { preset, op: benchCase.op, part },
+          benchCase.peer?.kind === 'matmul' && upstream.shape.length > 2,
+        );
         return [{ name, timing: summarize(theirs[at]), ratio: medianRatio(ours, theirs[at]), target, note }];
       });
       for (const job of jobs) job.dispose();
-      const result: PeerRow = { preset, op: benchCase.op, shape: benchCase.shape, part, flops: row.flops, error, status, timing: summarize(ours), eager: summarize(eager), peers: found };
+      const result: PeerRow = {
+        preset,
+        op: benchCase.op,
+        shape: benchCase.shape,
+        part,
+        flops: row.flops,
+        error,
+        status,
+        timing: summarize(ours),
+        eager: summarize(eager),
+        peers: found,
+      };
       results.push(result);
-      log(`${result.op} ${result.shape}, ${part}: ${result.timing.median.toPrecision(3)} ms${status === 'ok' ? '' : ' WRONG'}; ${found.map(({ name, ratio, note }) => `${name} ${ratio === null ? '' : `x${ratio.toFixed(2)}`}${note ? ` ${note}` : ''}`).join(', ')}; ${verdict(found)}`);
+      log(
+        `${result.op} ${result.shape}, ${part}: ${result.timing.median.toPrecision(3)} ms${status === 'ok' ? '' : ' WRONG'}; ${found.map(({ name, ratio, note }) => `${name} ${ratio === null ? '' : `x${ratio.toFixed(2)}`}${note ? ` ${note}` : ''}`).join(', ')}; ${verdict(found)}`,
+      );
     }
     return results;
   } finally {
@@ -145,32 +194,73 @@ async function compareCase(
 }
 
 /** The comparison as a report. */
-export async function peersReport(run: MicroOptions & { readonly adapter: Adapter; readonly command: string }): Promise<{ report: Report; wrong: number }> {
+export async function peersReport(
+  run: MicroOptions & { readonly adapter: Adapter; readonly command: string },
+): Promise<{ report: Report; wrong: number }> {
   const rows = await comparePeers(run.adapter.kind, run);
   if (rows.length === 0) throw new InputError(noRow(run.only));
   const names = [...new Set(rows.flatMap(({ peers }) => peers.map(({ name }) => name)))];
-  const header = ['op', 'shape', 'part', 'ms', 'quartiles', 'eager ms', 'GFLOP/s', ...names.flatMap((name) => [`${name} ms`, 'ratio', ...(name === 'onnxruntime' ? [] : ['needed'])]), 'bars'];
-  const cells = (row: PeerRow): string[] => names.flatMap((name) => {
-    const peer = row.peers.find((one) => one.name === name);
-    const needed = name === 'onnxruntime' ? [] : [peer?.target ? digits(peer.target) : '-'];
-    if (!peer?.timing || peer.ratio === null) return [peer?.note ?? '-', '-', ...needed];
-    return [`${digits(peer.timing.median)}${peer.note ? ` (${peer.note})` : ''}`, digits(peer.ratio), ...needed];
-  });
+  const header = [
+    'op',
+    'shape',
+    'part',
+    'ms',
+    'quartiles',
+    'eager ms',
+    'GFLOP/s',
+    ...names.flatMap((name) => [`${name} ms`, 'ratio', ...(name === 'onnxruntime' ? [] : ['needed'])]),
+    'bars',
+  ];
+  const cells = (row: PeerRow): string[] =>
+    names.flatMap((name) => {
+      const peer = row.peers.find((one) => one.name === name);
+      const needed = name === 'onnxruntime' ? [] : [peer?.target ? digits(peer.target) : '-'];
+      if (!peer?.timing || peer.ratio === null) return [peer?.note ?? '-', '-', ...needed];
+      return [`${digits(peer.timing.median)}${peer.note ? ` (${peer.note})` : ''}`, digits(peer.ratio), ...needed];
+    });
   const verdicts = rows.map(({ status, peers }) => (status === 'ok' ? verdict(peers) : 'WRONG'));
-  const tables = (['paper', 'small'] as const).map((preset) => ({
-    caption: preset === 'paper' ? 'Round sizes, and the paper-r50 preset:' : 'The small preset:', header,
-    rows: rows.flatMap((row, i) => (row.preset === preset ? [[row.op, row.shape, row.part, digits(row.timing.median), spread(row.timing), digits(row.eager.median), digits(gigaflops(row)), ...cells(row), verdicts[i]]] : [])),
-  })).filter((table) => table.rows.length > 0);
-  const versions = Object.entries(peerVersions()).map(([name, version]) => `${name} ${version}`).join(', ');
+  const tables = (['paper', 'small'] as const)
+    .map((preset) => ({
+      caption: preset === 'paper' ? 'Round sizes, and the paper-r50 preset:' : 'The small preset:',
+      header,
+      rows: rows.flatMap((row, i) =>
+        row.preset === preset
+          ? [
+              [
+                row.op,
+                row.shape,
+                row.part,
+                digits(row.timing.median),
+                spread(row.timing),
+                digits(row.eager.median),
+                digits(gigaflops(row)),
+                ...cells(row),
+                verdicts[i],
+              ],
+            ]
+          : [],
+      ),
+    }))
+    .filter((table) => table.rows.length > 0);
+  const versions = Object.entries(peerVersions())
+    .map(([name, version]) => `${name} ${version}`)
+    .join(', ');
   const notes = [
     `${verdicts.filter((one) => one === 'met').length} of ${rows.length} rows meet their bars; slower than a peer: ${verdicts.filter((one) => one.startsWith('SLOWER')).length}.`,
-    `Ratio: how many times longer the peer takes, the median of the rounds' ratios; needed: what the project asks for on this adapter (1: no slower). All of them on one adapter in one process, interleaved, `
-    + 'each waiting by sleeping between polls; onnxruntime on the processor, without WebGPU. '
-    + `ms: ours captured once and replayed, as jax-js is jitted and onnxruntime compiled; eager ms: ours recorded anew each time, as tfjs does it. ${versions}. Gradients of convolutions are tfjs's kernels for them alone, and jax-js's jitted vjp; `
-    + '`forward and gradients` is the differentiation of the composed op on all sides.',
+    `Ratio: how many times longer the peer takes, the median of the rounds' ratios; needed: what the project asks for on this adapter (1: no slower). All of them on one adapter in one process, interleaved, ` +
+      'each waiting by sleeping between polls; onnxruntime on the processor, without WebGPU. ' +
+      `ms: ours captured once and replayed, as jax-js is jitted and onnxruntime compiled; eager ms: ours recorded anew each time, as tfjs does it. ${versions}. Gradients of convolutions are tfjs's kernels for them alone, and jax-js's jitted vjp; ` +
+      '`forward and gradients` is the differentiation of the composed op on all sides.',
   ];
   return {
-    report: { name: 'peers', title: `Beside other engines on ${run.adapter.name}`, command: run.command, notes, tables, data: { versions: peerVersions(), rows } },
+    report: {
+      name: 'peers',
+      title: `Beside other engines on ${run.adapter.name}`,
+      command: run.command,
+      notes,
+      tables,
+      data: { versions: peerVersions(), rows },
+    },
     wrong: rows.filter(({ status }) => status !== 'ok').length,
   };
 }

@@ -26,34 +26,55 @@ export interface Peer {
 /** Both look for the browser's objects; nothing of them is used but `navigator.gpu`. The driver was applied when our device was opened, and Dawn's flags are the same. */
 export function pretendBrowser(): void {
   const canvas = { getContext: () => null };
-  const define = (name: string, value: unknown): void => { Object.defineProperty(globalThis, name, { value, configurable: true, writable: true }); };
+  const define = (name: string, value: unknown): void => {
+    Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+  };
   define('navigator', { gpu: create(dawnFlags()), userAgent: 'node', platform: 'linux', vendor: '' });
   define('self', globalThis);
   define('window', globalThis);
   define('document', { createElement: () => canvas });
-  define('OffscreenCanvas', class { getContext(): null { return null; } });
+  define(
+    'OffscreenCanvas',
+    class {
+      getContext(): null {
+        return null;
+      }
+    },
+  );
 }
 
 /** [N, H, W, C] to [N, C, H, W], or with `back` the other way; `shape` is that of the data. */
-export function transposeMaps(data: ArrayLike<number>, [n, ...rest]: readonly number[], back = false): Float32Array<ArrayBuffer> {
+export function transposeMaps(
+  data: ArrayLike<number>,
+  [n, ...rest]: readonly number[],
+  back = false,
+): Float32Array<ArrayBuffer> {
   const [h, w, c] = back ? [rest[1], rest[2], rest[0]] : rest;
   const out = new Float32Array(data.length);
-  for (let i = 0; i < n; i++) for (let at = 0; at < h * w; at++) for (let k = 0; k < c; k++) {
-    const [last, first] = [(i * h * w + at) * c + k, (i * c + k) * h * w + at];
-    if (back) out[last] = data[first];
-    else out[first] = data[last];
-  }
+  for (let i = 0; i < n; i++)
+    for (let at = 0; at < h * w; at++)
+      for (let k = 0; k < c; k++) {
+        const [last, first] = [(i * h * w + at) * c + k, (i * c + k) * h * w + at];
+        if (back) out[last] = data[first];
+        else out[first] = data[last];
+      }
   return out;
 }
 
 /** [kh, kw, C, O] to [O, C, kh, kw], or back. */
-export function transposeWeight(data: ArrayLike<number>, [kh, kw, c, o]: readonly number[], back = false): Float32Array<ArrayBuffer> {
+export function transposeWeight(
+  data: ArrayLike<number>,
+  [kh, kw, c, o]: readonly number[],
+  back = false,
+): Float32Array<ArrayBuffer> {
   const out = new Float32Array(data.length);
-  for (let at = 0; at < kh * kw; at++) for (let i = 0; i < c; i++) for (let j = 0; j < o; j++) {
-    const [ours, theirs] = [(at * c + i) * o + j, (j * c + i) * kh * kw + at];
-    if (back) out[ours] = data[theirs];
-    else out[theirs] = data[ours];
-  }
+  for (let at = 0; at < kh * kw; at++)
+    for (let i = 0; i < c; i++)
+      for (let j = 0; j < o; j++) {
+        const [ours, theirs] = [(at * c + i) * o + j, (j * c + i) * kh * kw + at];
+        if (back) out[ours] = data[theirs];
+        else out[theirs] = data[ours];
+      }
   return out;
 }
 
@@ -72,7 +93,15 @@ interface Tfjs {
   tensor(data: Float32Array, shape: readonly number[]): TfTensor;
   tidy<T>(body: () => T): T;
   matMul(a: TfTensor, b: TfTensor, transposeA?: boolean, transposeB?: boolean): TfTensor;
-  conv2d(x: TfTensor, weight: TfTensor, strides: number, pad: number, dataFormat: 'NHWC', dilations: number, rounding: 'floor'): TfTensor;
+  conv2d(
+    x: TfTensor,
+    weight: TfTensor,
+    strides: number,
+    pad: number,
+    dataFormat: 'NHWC',
+    dilations: number,
+    rounding: 'floor',
+  ): TfTensor;
   add(a: TfTensor, b: TfTensor | number): TfTensor;
   sub(a: TfTensor, b: TfTensor): TfTensor;
   mul(a: TfTensor, b: TfTensor): TfTensor;
@@ -84,7 +113,9 @@ interface Tfjs {
   reshape(x: TfTensor, shape: readonly number[]): TfTensor;
   slice(x: TfTensor, begin: readonly number[], size: readonly number[]): TfTensor;
   grads(f: (...inputs: TfTensor[]) => TfTensor): (inputs: TfTensor[], upstream: TfTensor) => TfTensor[];
-  engine(): { runKernel(name: string, inputs: Record<string, TfTensor>, attributes: Record<string, unknown>): TfTensor };
+  engine(): {
+    runKernel(name: string, inputs: Record<string, TfTensor>, attributes: Record<string, unknown>): TfTensor;
+  };
 }
 
 /** Throws where it does not run on WebGPU. */
@@ -99,9 +130,18 @@ export async function openTfjs(): Promise<Peer> {
     const { mean, variance } = tf.moments(x, -1, true);
     return tf.add(tf.mul(tf.mul(tf.sub(x, mean), tf.rsqrt(tf.add(variance, 1e-5))), gamma), beta);
   };
-  const interaction = (roi: TfTensor, parameters: TfTensor, gamma1: TfTensor, beta1: TfTensor, gamma2: TfTensor, beta2: TfTensor): TfTensor => {
-    const [r, , d] = roi.shape, [k] = gamma1.shape;
-    const w1 = tf.reshape(tf.slice(parameters, [0, 0], [r, d * k]), [r, d, k]), w2 = tf.reshape(tf.slice(parameters, [0, d * k], [r, d * k]), [r, k, d]);
+  const interaction = (
+    roi: TfTensor,
+    parameters: TfTensor,
+    gamma1: TfTensor,
+    beta1: TfTensor,
+    gamma2: TfTensor,
+    beta2: TfTensor,
+  ): TfTensor => {
+    const [r, , d] = roi.shape,
+      [k] = gamma1.shape;
+    const w1 = tf.reshape(tf.slice(parameters, [0, 0], [r, d * k]), [r, d, k]),
+      w2 = tf.reshape(tf.slice(parameters, [0, d * k], [r, d * k]), [r, k, d]);
     return tf.relu(layerNorm(tf.matMul(tf.relu(layerNorm(tf.matMul(roi, w1), gamma1, beta1)), w2), gamma2, beta2));
   };
   const functionOf = (op: PeerOp): ((...inputs: TfTensor[]) => TfTensor) => {
@@ -122,15 +162,22 @@ export async function openTfjs(): Promise<Peer> {
     if (op.kind !== 'conv2d') return null;
     const common = { strides: [op.stride, op.stride], pad: op.padding, dataFormat: 'NHWC', dimRoundingMode: 'floor' };
     const [x, filter] = inputs;
-    if (part === 'gradient by x') return () => [tf.engine().runKernel('Conv2DBackpropInput', { dy: upstream, filter }, { ...common, inputShape: x.shape })];
-    return () => [tf.engine().runKernel('Conv2DBackpropFilter', { x, dy: upstream }, { ...common, filterShape: filter.shape })];
+    if (part === 'gradient by x')
+      return () => [
+        tf.engine().runKernel('Conv2DBackpropInput', { dy: upstream, filter }, { ...common, inputShape: x.shape }),
+      ];
+    return () => [
+      tf.engine().runKernel('Conv2DBackpropFilter', { x, dy: upstream }, { ...common, filterShape: filter.shape }),
+    ];
   };
   return {
     name: 'tfjs',
     job: ({ peer }, inputs, upstream, part) => {
       if (!peer) return null;
       const given = [...Object.values(inputs), upstream].map(({ data, shape }) => tf.tensor(data, shape));
-      const dispose = (): void => { for (const tensor of given) tensor.dispose(); };
+      const dispose = (): void => {
+        for (const tensor of given) tensor.dispose();
+      };
       const launch = launchOf(peer, given.slice(0, -1), given[given.length - 1], part);
       if (!launch) {
         dispose();
@@ -182,8 +229,15 @@ interface Jax {
   defaultDevice(device: 'webgpu'): unknown;
   jit<R>(f: (...inputs: JaxArray[]) => R): (...inputs: JaxArray[]) => R;
   vjp(f: JaxFunction, inputs: JaxArray[]): [JaxArray, ((upstream: JaxArray) => JaxArray[]) & { dispose(): void }];
-  readonly numpy: { array(data: Float32Array, options: { shape: number[] }): JaxArray; matmul(a: JaxArray, b: JaxArray): JaxArray; matrixTranspose(a: JaxArray): JaxArray; sum(a: JaxArray): JaxArray };
-  readonly lax: { convGeneralDilated(x: JaxArray, weight: JaxArray, strides: number[], padding: [number, number][]): JaxArray };
+  readonly numpy: {
+    array(data: Float32Array, options: { shape: number[] }): JaxArray;
+    matmul(a: JaxArray, b: JaxArray): JaxArray;
+    matrixTranspose(a: JaxArray): JaxArray;
+    sum(a: JaxArray): JaxArray;
+  };
+  readonly lax: {
+    convGeneralDilated(x: JaxArray, weight: JaxArray, strides: number[], padding: [number, number][]): JaxArray;
+  };
   readonly nn: { softmax(x: JaxArray): JaxArray; relu(x: JaxArray): JaxArray; standardize(x: JaxArray): JaxArray };
 }
 
@@ -195,14 +249,27 @@ export async function openJax(): Promise<Peer> {
   const { numpy: np, lax, nn } = jax;
   const layerNorm: JaxFunction = (x, gamma, beta) => nn.standardize(x).mul(gamma).add(beta);
   const functionOf = (op: PeerOp, inputs: Inputs): JaxFunction => {
-    if (op.kind === 'matmul') return (a, b) => np.matmul(op.transposeA ? np.matrixTranspose(a) : a, op.transposeB ? np.matrixTranspose(b) : b);
-    if (op.kind === 'conv2d') return (x, weight) => lax.convGeneralDilated(x, weight, [op.stride, op.stride], [[op.padding, op.padding], [op.padding, op.padding]]);
+    if (op.kind === 'matmul')
+      return (a, b) => np.matmul(op.transposeA ? np.matrixTranspose(a) : a, op.transposeB ? np.matrixTranspose(b) : b);
+    if (op.kind === 'conv2d')
+      return (x, weight) =>
+        lax.convGeneralDilated(
+          x,
+          weight,
+          [op.stride, op.stride],
+          [
+            [op.padding, op.padding],
+            [op.padding, op.padding],
+          ],
+        );
     if (op.kind === 'layerNorm') return layerNorm;
     if (op.kind === 'softmax') return (x) => nn.softmax(x);
     if (op.kind === 'sum') return (x) => np.sum(x);
-    const [r, , d] = inputs.roi.shape, [k] = inputs.gamma1.shape;
+    const [r, , d] = inputs.roi.shape,
+      [k] = inputs.gamma1.shape;
     return (roi, parameters, gamma1, beta1, gamma2, beta2) => {
-      const w1 = parameters.ref.slice([], [0, d * k]).reshape([r, d, k]), w2 = parameters.slice([], [d * k, 2 * d * k]).reshape([r, k, d]);
+      const w1 = parameters.ref.slice([], [0, d * k]).reshape([r, d, k]),
+        w2 = parameters.slice([], [d * k, 2 * d * k]).reshape([r, k, d]);
       return nn.relu(layerNorm(np.matmul(nn.relu(layerNorm(np.matmul(roi, w1), gamma1, beta1)), w2), gamma2, beta2));
     };
   };
@@ -235,7 +302,9 @@ export async function openJax(): Promise<Peer> {
       const place = ({ data, shape }: HostArray, kind: 'map' | 'weight'): JaxArray => {
         if (!maps) return np.array(data, { shape: [...shape] });
         const [n, h, w, c] = shape;
-        return kind === 'map' ? np.array(transposeMaps(data, shape), { shape: [n, c, h, w] }) : np.array(transposeWeight(data, shape), { shape: [c, w, n, h] });
+        return kind === 'map'
+          ? np.array(transposeMaps(data, shape), { shape: [n, c, h, w] })
+          : np.array(transposeWeight(data, shape), { shape: [c, w, n, h] });
       };
       const arrays = Object.entries(inputs).map(([name, array]) => place(array, name === 'weight' ? 'weight' : 'map'));
       const f = partOf(functionOf(peer, inputs), arrays.length, part);
@@ -245,7 +314,8 @@ export async function openJax(): Promise<Peer> {
       return {
         name: 'jax-js',
         run: async (times) => {
-          const made: JaxArray[] = [], ready: Promise<JaxArray>[] = [];
+          const made: JaxArray[] = [],
+            ready: Promise<JaxArray>[] = [];
           for (let i = 0; i < times; i++) {
             const results = launch();
             made.push(...results);
@@ -260,9 +330,13 @@ export async function openJax(): Promise<Peer> {
           const values = await settleSleeping(first.data());
           for (const array of rest) array.dispose();
           if (!maps) return values;
-          return part === 'gradient by weight' ? transposeWeight(values, [h, w, c, n], true) : transposeMaps(values, [n, c, h, w], true);
+          return part === 'gradient by weight'
+            ? transposeWeight(values, [h, w, c, n], true)
+            : transposeMaps(values, [n, c, h, w], true);
         },
-        dispose: () => { for (const array of arrays) array.dispose(); },
+        dispose: () => {
+          for (const array of arrays) array.dispose();
+        },
       };
     },
   };

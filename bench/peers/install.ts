@@ -25,12 +25,23 @@ function installed(): boolean {
 /** Installs what is missing, at the exact versions of package.json beside this file. None of the packages needs its install scripts: onnxruntime-node carries its CPU library. */
 export function installPeers(log: (line: string) => void): void {
   if (installed()) return;
-  log(`peers: installing ${Object.entries(peerVersions()).map(([name, version]) => `${name} ${version}`).join(', ')} (600 MB, once) in ${FOLDER}`);
+  log(
+    `peers: installing ${Object.entries(peerVersions())
+      .map(([name, version]) => `${name} ${version}`)
+      .join(', ')} (600 MB, once) in ${FOLDER}`,
+  );
   mkdirSync(FOLDER, { recursive: true });
   copyFileSync(MANIFEST, join(FOLDER, 'package.json'));
-  const child = spawnSync('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', '--no-package-lock', '--loglevel=error'], { cwd: FOLDER, stdio: ['ignore', 2, 2], shell: process.platform === 'win32' });
+  const child = spawnSync(
+    'npm',
+    ['install', '--ignore-scripts', '--no-audit', '--no-fund', '--no-package-lock', '--loglevel=error'],
+    { cwd: FOLDER, stdio: ['ignore', 2, 2], shell: process.platform === 'win32' },
+  );
   if (child.error) throw new InputError(`bench: npm cannot be started: ${child.error.message}`);
-  if (child.status !== 0) throw new InputError(`bench: npm install of the peers failed in ${FOLDER} (exit code ${child.status}); its messages are above`);
+  if (child.status !== 0)
+    throw new InputError(
+      `bench: npm install of the peers failed in ${FOLDER} (exit code ${child.status}); its messages are above`,
+    );
 }
 
 const require = createRequire(join(FOLDER, 'package.json'));

@@ -11,11 +11,19 @@ interface OrtTensor {
 
 interface Ort {
   readonly Tensor: new (type: 'float32', data: Float32Array, shape: readonly number[]) => OrtTensor;
-  readonly InferenceSession: { create(model: Uint8Array, options: typeof SESSION): Promise<{ run(feeds: Record<string, OrtTensor>): Promise<Record<string, OrtTensor>> }> };
+  readonly InferenceSession: {
+    create(
+      model: Uint8Array,
+      options: typeof SESSION,
+    ): Promise<{ run(feeds: Record<string, OrtTensor>): Promise<Record<string, OrtTensor>> }>;
+  };
 }
 
 /** Its threads must not go on spinning after a run: they would take the cores from the engine that is measured next. */
-const SESSION = { executionProviders: ['cpu'], extra: { session: { 'intra_op.allow_spinning': '0', 'inter_op.allow_spinning': '0' } } };
+const SESSION = {
+  executionProviders: ['cpu'],
+  extra: { session: { 'intra_op.allow_spinning': '0', 'inter_op.allow_spinning': '0' } },
+};
 
 // Protocol buffers, as much as a model of one node takes (onnx.proto3; the numbers are its field numbers).
 
@@ -24,13 +32,23 @@ function varint(value: number): number[] {
 }
 
 const number = (field: number, value: number): number[] => [...varint(field * 8), ...varint(value)];
-const bytes = (field: number, content: readonly number[]): number[] => [...varint(field * 8 + 2), ...varint(content.length), ...content];
+const bytes = (field: number, content: readonly number[]): number[] => [
+  ...varint(field * 8 + 2),
+  ...varint(content.length),
+  ...content,
+];
 const text = (field: number, value: string): number[] => bytes(field, [...new TextEncoder().encode(value)]);
 
-const FLOAT = 1, INT = 2, INTS = 7, IR_VERSION = 8, OPSET = 13;
+const FLOAT = 1,
+  INT = 2,
+  INTS = 7,
+  IR_VERSION = 8,
+  OPSET = 13;
 
-const integers = (name: string, values: readonly number[]): number[] => bytes(5, [...text(1, name), ...values.flatMap((value) => number(8, value)), ...number(20, INTS)]);
-const integer = (name: string, value: number): number[] => bytes(5, [...text(1, name), ...number(3, value), ...number(20, INT)]);
+const integers = (name: string, values: readonly number[]): number[] =>
+  bytes(5, [...text(1, name), ...values.flatMap((value) => number(8, value)), ...number(20, INTS)]);
+const integer = (name: string, value: number): number[] =>
+  bytes(5, [...text(1, name), ...number(3, value), ...number(20, INT)]);
 
 function valueInfo(field: number, name: string, rank: number): number[] {
   const shape = Array.from({ length: rank }, (_, i) => bytes(1, text(2, `${name}${i}`))).flat();
@@ -42,11 +60,27 @@ export function oneNodeModel(op: PeerOp & { readonly kind: 'matmul' | 'conv2d' }
   const conv = op.kind === 'conv2d';
   const gemm = !conv && rank === 2;
   const node = [
-    ...text(1, 'a'), ...text(1, 'b'), ...text(2, 'y'), ...text(4, conv ? 'Conv' : gemm ? 'Gemm' : 'MatMul'),
-    ...(conv ? [...integers('strides', [op.stride, op.stride]), ...integers('pads', [op.padding, op.padding, op.padding, op.padding])] : []),
-    ...(!conv && gemm ? [...integer('transA', op.transposeA ? 1 : 0), ...integer('transB', op.transposeB ? 1 : 0)] : []),
+    ...text(1, 'a'),
+    ...text(1, 'b'),
+    ...text(2, 'y'),
+    ...text(4, conv ? 'Conv' : gemm ? 'Gemm' : 'MatMul'),
+    ...(conv
+      ? [
+          ...integers('strides', [op.stride, op.stride]),
+          ...integers('pads', [op.padding, op.padding, op.padding, op.padding]),
+        ]
+      : []),
+    ...(!conv && gemm
+      ? [...integer('transA', op.transposeA ? 1 : 0), ...integer('transB', op.transposeB ? 1 : 0)]
+      : []),
   ];
-  const graph = [...bytes(1, node), ...text(2, 'one'), ...valueInfo(11, 'a', rank), ...valueInfo(11, 'b', rank), ...valueInfo(12, 'y', rank)];
+  const graph = [
+    ...bytes(1, node),
+    ...text(2, 'one'),
+    ...valueInfo(11, 'a', rank),
+    ...valueInfo(11, 'b', rank),
+    ...valueInfo(12, 'y', rank),
+  ];
   return Uint8Array.from([...number(1, IR_VERSION), ...bytes(7, graph), ...bytes(8, number(2, OPSET))]);
 }
 
@@ -59,19 +93,32 @@ export function openOnnx(): Peer {
     job: ({ peer }, inputs, _, part) => {
       if (part !== 'forward' || (peer?.kind !== 'matmul' && peer?.kind !== 'conv2d')) return null;
       const [a, b] = Object.values(inputs);
-      const rank = a.shape.length, conv = peer.kind === 'conv2d';
+      const rank = a.shape.length,
+        conv = peer.kind === 'conv2d';
       if (peer.kind === 'matmul' && rank > 2 && (peer.transposeA || peer.transposeB)) return null;
       const feeds = conv
         ? {
-            a: new ort.Tensor('float32', transposeMaps(a.data, a.shape), [a.shape[0], a.shape[3], a.shape[1], a.shape[2]]),
-            b: new ort.Tensor('float32', transposeWeight(b.data, b.shape), [b.shape[3], b.shape[2], b.shape[0], b.shape[1]]),
+            a: new ort.Tensor('float32', transposeMaps(a.data, a.shape), [
+              a.shape[0],
+              a.shape[3],
+              a.shape[1],
+              a.shape[2],
+            ]),
+            b: new ort.Tensor('float32', transposeWeight(b.data, b.shape), [
+              b.shape[3],
+              b.shape[2],
+              b.shape[0],
+              b.shape[1],
+            ]),
           }
         : { a: new ort.Tensor('float32', a.data, a.shape), b: new ort.Tensor('float32', b.data, b.shape) };
       const session = ort.InferenceSession.create(oneNodeModel(peer, rank), SESSION);
       const launch = async (): Promise<OrtTensor> => (await (await session).run(feeds)).y;
       return {
         name,
-        run: async (times) => { for (let i = 0; i < times; i++) await settleSleeping(launch()); },
+        run: async (times) => {
+          for (let i = 0; i < times; i++) await settleSleeping(launch());
+        },
         values: async () => {
           const { data, dims } = await launch();
           return conv ? transposeMaps(data, dims, true) : data;

@@ -1,4 +1,22 @@
 /** Modules and layers. */
-export { Module, fromStored, storedShape, toStored, type NamedTensor, type StoredTensor, type WeightLayout } from './module.ts';
-export { Conv2d, FrozenBatchNorm, GroupNorm, LayerNorm, Linear, MultiheadAttention, type Activation, type Conv2dOptions, type NormOptions } from './layers.ts';
+export {
+  Module,
+  fromStored,
+  storedShape,
+  toStored,
+  type NamedTensor,
+  type StoredTensor,
+  type WeightLayout,
+} from './module.ts';
+export {
+  Conv2d,
+  FrozenBatchNorm,
+  GroupNorm,
+  LayerNorm,
+  Linear,
+  MultiheadAttention,
+  type Activation,
+  type Conv2dOptions,
+  type NormOptions,
+} from './layers.ts';
 export { constant, kaimingNormalFanOut, kaimingUniform, uniformBias, xavierUniform } from './initializers.ts';

@@ -27,10 +27,19 @@ export class Linear extends Module {
   readonly bias: Tensor | null;
 
   /** @param init `xavier`: Glorot uniform weights; `default`: PyTorch's. Biases are PyTorch's default in both. */
-  constructor(device: Device, random: Random, inputs: number, outputs: number, { bias = true, init = 'default' }: { bias?: boolean; init?: 'default' | 'xavier' } = {}) {
+  constructor(
+    device: Device,
+    random: Random,
+    inputs: number,
+    outputs: number,
+    { bias = true, init = 'default' }: { bias?: boolean; init?: 'default' | 'xavier' } = {},
+  ) {
     super(device);
     const length = inputs * outputs;
-    const values = init === 'xavier' ? xavierUniform(random, length, inputs, outputs) : kaimingUniform(random, length, inputs, Math.sqrt(5));
+    const values =
+      init === 'xavier'
+        ? xavierUniform(random, length, inputs, outputs)
+        : kaimingUniform(random, length, inputs, Math.sqrt(5));
     this.weight = this.parameter('weight', [outputs, inputs], values);
     this.bias = bias ? this.parameter('bias', [outputs], uniformBias(random, outputs, inputs)) : null;
   }
@@ -57,25 +66,52 @@ export class Conv2d extends Module {
   private readonly padding: number;
   private readonly groups: number;
 
-  constructor(device: Device, random: Random, inputs: number, outputs: number, kernel: number, options: Conv2dOptions = {}) {
+  constructor(
+    device: Device,
+    random: Random,
+    inputs: number,
+    outputs: number,
+    kernel: number,
+    options: Conv2dOptions = {},
+  ) {
     super(device);
     const { stride = 1, padding = Math.floor(kernel / 2), groups = 1, bias = false, init = 'default' } = options;
-    if (inputs % groups !== 0 || outputs % groups !== 0) shapeError('Conv2d', 'groups', `a divisor of ${inputs} and ${outputs}`, String(groups));
+    if (inputs % groups !== 0 || outputs % groups !== 0)
+      shapeError('Conv2d', 'groups', `a divisor of ${inputs} and ${outputs}`, String(groups));
     this.stride = stride;
     this.padding = padding;
     this.groups = groups;
     const fanIn = (inputs / groups) * kernel * kernel;
     const length = fanIn * outputs;
-    const values = init === 'fan-out' ? kaimingNormalFanOut(random, length, outputs * kernel * kernel)
-      : kaimingUniform(random, length, fanIn, init === 'c2-xavier' ? 1 : Math.sqrt(5));
+    const values =
+      init === 'fan-out'
+        ? kaimingNormalFanOut(random, length, outputs * kernel * kernel)
+        : kaimingUniform(random, length, fanIn, init === 'c2-xavier' ? 1 : Math.sqrt(5));
     this.weight = this.parameter('weight', [kernel, kernel, inputs / groups, outputs], values, 'conv');
-    this.bias = bias ? this.parameter('bias', [outputs], init === 'c2-xavier' ? constant(outputs, 0) : uniformBias(random, outputs, fanIn)) : null;
+    this.bias = bias
+      ? this.parameter(
+          'bias',
+          [outputs],
+          init === 'c2-xavier' ? constant(outputs, 0) : uniformBias(random, outputs, fanIn),
+        )
+      : null;
   }
 
   /** @param norm a frozen batch norm of the result, in the same kernel; only for a convolution without a bias of its own */
-  forward(x: Tensor, epilogue: NormOptions = {}, norm: { readonly scale: Tensor; readonly shift: Tensor } | null = null): Tensor {
-    if (norm && this.bias) throw new Error('Conv2d: a norm in the same kernel takes the place of the bias, but this convolution has one');
-    return conv2d(x, this.weight, norm ? norm.shift : this.bias, { stride: this.stride, padding: this.padding, groups: this.groups, ...epilogue, ...(norm && { scale: norm.scale }) });
+  forward(
+    x: Tensor,
+    epilogue: NormOptions = {},
+    norm: { readonly scale: Tensor; readonly shift: Tensor } | null = null,
+  ): Tensor {
+    if (norm && this.bias)
+      throw new Error('Conv2d: a norm in the same kernel takes the place of the bias, but this convolution has one');
+    return conv2d(x, this.weight, norm ? norm.shift : this.bias, {
+      stride: this.stride,
+      padding: this.padding,
+      groups: this.groups,
+      ...epilogue,
+      ...(norm && { scale: norm.scale }),
+    });
   }
 }
 
@@ -100,7 +136,11 @@ export class GroupNorm extends Module {
   readonly weight: Tensor;
   readonly bias: Tensor;
 
-  constructor(device: Device, private readonly groups: number, channels: number) {
+  constructor(
+    device: Device,
+    private readonly groups: number,
+    channels: number,
+  ) {
     super(device);
     this.weight = this.parameter('weight', [channels], constant(channels, 1));
     this.bias = this.parameter('bias', [channels], constant(channels, 0));
@@ -140,15 +180,17 @@ export class FrozenBatchNorm extends Module {
 
   /** The factor and the offset of each channel, [channels]. */
   affine(): { readonly scale: Tensor; readonly shift: Tensor } {
-    return this.folded ??= this.fold();
+    return (this.folded ??= this.fold());
   }
 
   private fold(): { scale: Tensor; shift: Tensor } {
     const { device } = this;
-    const folded = device.noGrad(() => device.scope(() => {
-      const scale = div(this.weight, sqrt(affine(this.variance, 1, 1e-5)));
-      return { scale, shift: sub(this.bias, mul(this.mean, scale)) };
-    }));
+    const folded = device.noGrad(() =>
+      device.scope(() => {
+        const scale = div(this.weight, sqrt(affine(this.variance, 1, 1e-5)));
+        return { scale, shift: sub(this.bias, mul(this.mean, scale)) };
+      }),
+    );
     device.keep(folded.scale);
     device.keep(folded.shift);
     return folded;
@@ -161,16 +203,27 @@ export class MultiheadAttention extends Module {
   private readonly projectionBias: Tensor;
   private readonly output: Linear;
 
-  constructor(device: Device, random: Random, features: number, private readonly heads: number) {
+  constructor(
+    device: Device,
+    random: Random,
+    features: number,
+    private readonly heads: number,
+  ) {
     super(device);
     if (features % heads !== 0) shapeError('MultiheadAttention', 'heads', `a divisor of ${features}`, String(heads));
-    this.projection = this.parameter('in_proj_weight', [3 * features, features], xavierUniform(random, 3 * features * features, features, 3 * features));
+    this.projection = this.parameter(
+      'in_proj_weight',
+      [3 * features, features],
+      xavierUniform(random, 3 * features * features, features, 3 * features),
+    );
     this.projectionBias = this.parameter('in_proj_bias', [3 * features], constant(3 * features, 0));
     this.output = this.child('out_proj', new Linear(device, random, features, features, { init: 'xavier' }));
     device.write(this.output.bias!, constant(features, 0));
   }
 
   forward(x: Tensor, residual?: Tensor): Tensor {
-    return this.output.forward(multiheadAttention(linear(x, this.projection, this.projectionBias), this.heads), { residual });
+    return this.output.forward(multiheadAttention(linear(x, this.projection, this.projectionBias), this.heads), {
+      residual,
+    });
   }
 }

@@ -39,7 +39,12 @@ export abstract class Module {
     return modules;
   }
 
-  protected parameter(name: string, shape: Shape, data: Float32Array<ArrayBuffer>, layout: WeightLayout = 'same'): Tensor {
+  protected parameter(
+    name: string,
+    shape: Shape,
+    data: Float32Array<ArrayBuffer>,
+    layout: WeightLayout = 'same',
+  ): Tensor {
     const tensor = this.device.parameter(data, shape);
     this.own.set(name, { name, tensor, layout, kind: 'parameter' });
     return tensor;
@@ -78,7 +83,8 @@ export abstract class Module {
   /** Values of all tensors, for a file. */
   async save(): Promise<Map<string, StoredTensor>> {
     const out = new Map<string, StoredTensor>();
-    for (const entry of this.tensors()) out.set(entry.name, toStored(entry, (await entry.tensor.read()) as Float32Array<ArrayBuffer>));
+    for (const entry of this.tensors())
+      out.set(entry.name, toStored(entry, (await entry.tensor.read()) as Float32Array<ArrayBuffer>));
     return out;
   }
 
@@ -98,7 +104,10 @@ export abstract class Module {
         continue;
       }
       const expected = storedShape(entry);
-      if (!sameShape(expected, value.shape)) throw new ShapeError(`${entry.name}: the model has shape ${formatShape(expected)}, the file ${formatShape(value.shape)}`);
+      if (!sameShape(expected, value.shape))
+        throw new ShapeError(
+          `${entry.name}: the model has shape ${formatShape(expected)}, the file ${formatShape(value.shape)}`,
+        );
       this.device.write(entry.tensor, fromStored(entry, value.data));
     }
     this.notifyLoaded();
@@ -129,18 +138,23 @@ export function toStored(entry: Pick<NamedTensor, 'tensor' | 'layout'>, data: Fl
   const [o, c, kh, kw] = shape;
   const out = new Float32Array(sizeOf(shape));
   for (let tap = 0; tap < kh * kw; tap++) {
-    for (let j = 0; j < c; j++) for (let i = 0; i < o; i++) out[(i * c + j) * kh * kw + tap] = data[(tap * c + j) * o + i];
+    for (let j = 0; j < c; j++)
+      for (let i = 0; i < o; i++) out[(i * c + j) * kh * kw + tap] = data[(tap * c + j) * o + i];
   }
   return { shape, data: out };
 }
 
 /** PyTorch's values in our order. */
-export function fromStored(entry: Pick<NamedTensor, 'tensor' | 'layout'>, data: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> {
+export function fromStored(
+  entry: Pick<NamedTensor, 'tensor' | 'layout'>,
+  data: Float32Array<ArrayBuffer>,
+): Float32Array<ArrayBuffer> {
   if (entry.layout === 'same') return data;
   const [o, c, kh, kw] = storedShape(entry);
   const out = new Float32Array(data.length);
   for (let tap = 0; tap < kh * kw; tap++) {
-    for (let j = 0; j < c; j++) for (let i = 0; i < o; i++) out[(tap * c + j) * o + i] = data[(i * c + j) * kh * kw + tap];
+    for (let j = 0; j < c; j++)
+      for (let i = 0; i < o; i++) out[(tap * c + j) * o + i] = data[(i * c + j) * kh * kw + tap];
   }
   return out;
 }

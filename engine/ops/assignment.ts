@@ -3,7 +3,13 @@
  *
  * Glossary: T stages, B images, P problems (T * B of them, stage-major), N proposals, C classes, M rows of padded ground truths of an image.
  */
-import { countPositivesKernel, matchingCostsKernel, MAX_TOP_Q, supplyKernel, type CostForm } from '../../kernels/assignment-costs.ts';
+import {
+  countPositivesKernel,
+  matchingCostsKernel,
+  MAX_TOP_Q,
+  supplyKernel,
+  type CostForm,
+} from '../../kernels/assignment-costs.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import { linearSumAssignmentKernel } from '../../kernels/linear-sum-assignment.ts';
 import { sinkhornKernel, transportPlanKernel } from '../../kernels/sinkhorn.ts';
@@ -56,9 +62,16 @@ export interface MatchingWeights {
  * @param boxes  [T, B, N, 4] xyxy in pixels
  * @returns      [T, B, M, N]; rows beyond an image's count are undefined
  */
-export function matchingCosts(logits: Tensor, boxes: Tensor, targets: PaddedTargets, form: CostForm, weights: MatchingWeights): Tensor {
+export function matchingCosts(
+  logits: Tensor,
+  boxes: Tensor,
+  targets: PaddedTargets,
+  form: CostForm,
+  weights: MatchingWeights,
+): Tensor {
   const { images, rows } = checkTargets('matchingCosts', targets);
-  if (logits.rank !== 4 || logits.shape[1] !== images) shapeError('matchingCosts', 'logits', `[T, ${images}, N, C]`, logits.shape);
+  if (logits.rank !== 4 || logits.shape[1] !== images)
+    shapeError('matchingCosts', 'logits', `[T, ${images}, N, C]`, logits.shape);
   const [stages, , proposals, classes] = logits.shape;
   check('matchingCosts', 'logits', logits, logits.shape);
   check('matchingCosts', 'boxes', boxes, [stages, images, proposals, 4]);
@@ -67,8 +80,18 @@ export function matchingCosts(logits: Tensor, boxes: Tensor, targets: PaddedTarg
   const { device } = logits;
   const costs = device.empty([stages, images, rows, proposals]);
   device.run(
-    matchingCostsKernel(form), { count: costs.size, proposals, rows, classes, images, alpha, gamma, classWeight, l1Weight, giouWeight },
-    { logits, boxes, labels: targets.labels, targetBoxes: targets.boxes, counts: targets.counts, sizes: targets.sizes, costs }, linearGrid(Math.ceil(costs.size / 64)),
+    matchingCostsKernel(form),
+    { count: costs.size, proposals, rows, classes, images, alpha, gamma, classWeight, l1Weight, giouWeight },
+    {
+      logits,
+      boxes,
+      labels: targets.labels,
+      targetBoxes: targets.boxes,
+      counts: targets.counts,
+      sizes: targets.sizes,
+      costs,
+    },
+    linearGrid(Math.ceil(costs.size / 64)),
   );
   return costs;
 }
@@ -92,18 +115,34 @@ export interface SupplyOptions {
  */
 export function transportSupply(boxes: Tensor, targets: PaddedTargets, options: SupplyOptions): Tensor {
   const { images, rows } = checkTargets('transportSupply', targets);
-  if (boxes.rank !== 4 || boxes.shape[1] !== images || boxes.shape[3] !== 4) shapeError('transportSupply', 'boxes', `[T, ${images}, N, 4]`, boxes.shape);
+  if (boxes.rank !== 4 || boxes.shape[1] !== images || boxes.shape[3] !== 4)
+    shapeError('transportSupply', 'boxes', `[T, ${images}, N, 4]`, boxes.shape);
   const { k, topQ, unitStep, maxPositiveFraction } = options;
-  if (k === 0 && !(Number.isInteger(topQ) && topQ >= 1 && topQ <= MAX_TOP_Q)) throw new RangeError(`transportSupply: topQ must be an integer in 1 .. ${MAX_TOP_Q}, got ${topQ}`);
-  if (!(k >= 0 && Number.isFinite(k))) throw new RangeError(`transportSupply: k must be a finite number of at least 0, got ${k}`);
+  if (k === 0 && !(Number.isInteger(topQ) && topQ >= 1 && topQ <= MAX_TOP_Q))
+    throw new RangeError(`transportSupply: topQ must be an integer in 1 .. ${MAX_TOP_Q}, got ${topQ}`);
+  if (!(k >= 0 && Number.isFinite(k)))
+    throw new RangeError(`transportSupply: k must be a finite number of at least 0, got ${k}`);
   const [stages, , proposals] = boxes.shape;
   const problems = stages * images;
   const { device } = boxes;
   const supply = device.empty([stages, images, rows + 1]);
   const params = {
-    problems, proposals, rows, images, stages, fixed: k, leastUnits: unitStep === null ? 0 : 1, unitStep: unitStep ?? 0, limit: maxPositiveFraction * proposals,
+    problems,
+    proposals,
+    rows,
+    images,
+    stages,
+    fixed: k,
+    leastUnits: unitStep === null ? 0 : 1,
+    unitStep: unitStep ?? 0,
+    limit: maxPositiveFraction * proposals,
   };
-  device.run(supplyKernel(k > 0 ? 0 : topQ), params, { boxes, targetBoxes: targets.boxes, counts: targets.counts, supply }, linearGrid(problems));
+  device.run(
+    supplyKernel(k > 0 ? 0 : topQ),
+    params,
+    { boxes, targetBoxes: targets.boxes, counts: targets.counts, supply },
+    linearGrid(problems),
+  );
   return supply;
 }
 
@@ -122,26 +161,45 @@ export interface TransportOptions {
  * @param counts u32 [B]: rows in use
  * @returns matched i32 [T, B, N]: the row, or -1 for the background; plan [T, B, M + 1, N] where asked for, background last, padded rows zero
  */
-export function transportAssignment(costs: Tensor, supply: Tensor, counts: Tensor, options: TransportOptions): { matched: Tensor; plan: Tensor | null } {
+export function transportAssignment(
+  costs: Tensor,
+  supply: Tensor,
+  counts: Tensor,
+  options: TransportOptions,
+): { matched: Tensor; plan: Tensor | null } {
   if (costs.rank !== 4) shapeError('transportAssignment', 'costs', '[T, B, M, N]', costs.shape);
   const [stages, images, rows, columns] = costs.shape;
   check('transportAssignment', 'costs', costs, costs.shape);
   check('transportAssignment', 'supply', supply, [stages, images, rows + 1]);
   check('transportAssignment', 'counts', counts, [images], 'u32');
   const { iterations } = options;
-  if (!Number.isInteger(iterations) || iterations < 1) throw new RangeError(`transportAssignment: iterations must be an integer of at least 1, got ${iterations}`);
+  if (!Number.isInteger(iterations) || iterations < 1)
+    throw new RangeError(`transportAssignment: iterations must be an integer of at least 1, got ${iterations}`);
   const { device } = costs;
   return device.scope(() => {
     const problems = stages * images;
     const matched = device.empty([stages, images, columns], 'i32');
-    const rowState = device.empty([problems, 2, rows + 1]), columnState = device.empty([problems, columns]);
+    const rowState = device.empty([problems, 2, rows + 1]),
+      columnState = device.empty([problems, columns]);
     const narrow = device.subgroupSize > 0 && device.subgroupSize <= 16; // a workgroup of one subgroup needs no barriers, but is too few lanes for a GPU
-    const kernel = narrow ? sinkhornKernel(device.subgroupSize, true) : sinkhornKernel(columns <= 128 ? 64 : 256, false);
-    device.run(kernel, { problems, rows, columns, images, iterations }, { costs, counts, supply, rowState, columnState, matched }, linearGrid(problems));
+    const kernel = narrow
+      ? sinkhornKernel(device.subgroupSize, true)
+      : sinkhornKernel(columns <= 128 ? 64 : 256, false);
+    device.run(
+      kernel,
+      { problems, rows, columns, images, iterations },
+      { costs, counts, supply, rowState, columnState, matched },
+      linearGrid(problems),
+    );
     if (!options.plan) return { matched, plan: null };
     const plan = device.empty([stages, images, rows + 1, columns]);
     const buffers = { costs, counts, rowState, columnState, plan };
-    device.run(transportPlanKernel(), { count: plan.size, rows, columns, images }, buffers, linearGrid(Math.ceil(plan.size / 64)));
+    device.run(
+      transportPlanKernel(),
+      { count: plan.size, rows, columns, images },
+      buffers,
+      linearGrid(Math.ceil(plan.size / 64)),
+    );
     return { matched, plan };
   });
 }
@@ -157,8 +215,14 @@ export function countPositives(matched: Tensor): { counts: Tensor; positives: Te
   check('countPositives', 'matched', matched, matched.shape, 'i32');
   const stages = matched.shape[0];
   const { device } = matched;
-  const counts = device.empty([stages], 'u32'), positives = device.empty([stages]);
-  device.run(countPositivesKernel(), { stages, entries: stages === 0 ? 0 : matched.size / stages }, { matched, counts, positives }, linearGrid(stages));
+  const counts = device.empty([stages], 'u32'),
+    positives = device.empty([stages]);
+  device.run(
+    countPositivesKernel(),
+    { stages, entries: stages === 0 ? 0 : matched.size / stages },
+    { matched, counts, positives },
+    linearGrid(stages),
+  );
   return { counts, positives };
 }
 
@@ -174,17 +238,23 @@ export function assignLinearSum(costs: Tensor, counts?: Tensor): { columns: Tens
   if (costs.rank < 2) shapeError('linearSumAssignment', 'costs', '[..., n, m]', costs.shape);
   check('linearSumAssignment', 'costs', costs, costs.shape);
   const { device } = costs;
-  const leading = costs.shape.slice(0, -2), [n, m] = costs.shape.slice(-2);
+  const leading = costs.shape.slice(0, -2),
+    [n, m] = costs.shape.slice(-2);
   const problems = leading.reduce((product, size) => product * size, 1);
   return device.scope(() => {
     const used = counts ?? device.tensor(Uint32Array.of(n), [1]);
     check('linearSumAssignment', 'counts', used, [used.size], 'u32');
-    if (used.size === 0 || problems % used.size !== 0) shapeError('linearSumAssignment', 'counts', `[B] with B a divisor of ${problems}`, used.shape);
-    const columns = device.empty([...leading, n], 'i32'), rows = device.empty([...leading, m], 'i32');
-    const values = device.empty([problems, n + m + Math.max(n, m)]), links = device.empty([problems, n + m + Math.max(n, m)], 'i32');
+    if (used.size === 0 || problems % used.size !== 0)
+      shapeError('linearSumAssignment', 'counts', `[B] with B a divisor of ${problems}`, used.shape);
+    const columns = device.empty([...leading, n], 'i32'),
+      rows = device.empty([...leading, m], 'i32');
+    const values = device.empty([problems, n + m + Math.max(n, m)]),
+      links = device.empty([problems, n + m + Math.max(n, m)], 'i32');
     device.run(
-      linearSumAssignmentKernel(device.subgroupSize), { problems, rows: n, columns: m, images: used.size },
-      { costs, counts: used, columnOfRow: columns, rowOfColumn: rows, values, links }, linearGrid(problems),
+      linearSumAssignmentKernel(device.subgroupSize),
+      { problems, rows: n, columns: m, images: used.size },
+      { costs, counts: used, columnOfRow: columns, rowOfColumn: rows, values, links },
+      linearGrid(problems),
     );
     return { columns, rows };
   });

@@ -1,5 +1,12 @@
 /** Elementwise functions of two tensors, broadcast by NumPy's rules: add, sub, mul, div, maximum, minimum. */
-import { binaryGradientKernel, binaryKernel, MAX_RANK, type BinaryFunction, type BinaryParams, type OperandForm } from '../../kernels/binary.ts';
+import {
+  binaryGradientKernel,
+  binaryKernel,
+  MAX_RANK,
+  type BinaryFunction,
+  type BinaryParams,
+  type OperandForm,
+} from '../../kernels/binary.ts';
 import { defineOp, type Op } from '../op.ts';
 import { broadcastShapes, shapeError, sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
@@ -62,8 +69,26 @@ function launchOf(output: Shape, xShape: Shape, yShape: Shape): Launch {
   const [x0, x1, x2, x3] = x.strides;
   const [y0, y1, y2, y3] = y.strides;
   return {
-    width, rank, x: x.form, y: y.form, count,
-    params: { count, n: Math.max(1, n / width), size1: size(1), size2: size(2), size3: size(3), x0, x1, x2, x3, y0, y1, y2, y3 },
+    width,
+    rank,
+    x: x.form,
+    y: y.form,
+    count,
+    params: {
+      count,
+      n: Math.max(1, n / width),
+      size1: size(1),
+      size2: size(2),
+      size3: size(3),
+      x0,
+      x1,
+      x2,
+      x3,
+      y0,
+      y1,
+      y2,
+      y3,
+    },
   };
 }
 
@@ -92,7 +117,12 @@ function binaryOp(name: BinaryFunction): BinaryOp {
       const by = (operand: 'x' | 'y'): Tensor => {
         if (name === 'add' || (name === 'sub' && operand === 'x')) return upstream;
         const gradient = device.empty(output.shape);
-        device.run(binaryGradientKernel(name, operand, width, rank, x, y, lanes), params, { a, b, upstream, gradient }, grid);
+        device.run(
+          binaryGradientKernel(name, operand, width, rank, x, y, lanes),
+          params,
+          { a, b, upstream, gradient },
+          grid,
+        );
         return gradient;
       };
       return [needs[0] ? sumTo(device, by('x'), a.shape) : null, needs[1] ? sumTo(device, by('y'), b.shape) : null];

@@ -1,7 +1,17 @@
 /** Boxes (xyxy as the last dimension): delta coding, normalized cxcywh to pixels, pairwise IoU and GIoU; sigmoid focal loss and L1 per element. */
 import {
-  decodeBoxesGradientKernel, decodeBoxesKernel, initialBoxesGradientKernel, initialBoxesKernel, l1LossGradientKernel, l1LossKernel,
-  pairwiseOverlapGradientKernel, pairwiseOverlapKernel, sigmoidFocalLossGradientKernel, sigmoidFocalLossKernel, type FocalTargets, type Overlap,
+  decodeBoxesGradientKernel,
+  decodeBoxesKernel,
+  initialBoxesGradientKernel,
+  initialBoxesKernel,
+  l1LossGradientKernel,
+  l1LossKernel,
+  pairwiseOverlapGradientKernel,
+  pairwiseOverlapKernel,
+  sigmoidFocalLossGradientKernel,
+  sigmoidFocalLossKernel,
+  type FocalTargets,
+  type Overlap,
 } from '../../kernels/boxes.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import { defineOp, type Op } from '../op.ts';
@@ -21,7 +31,8 @@ export const decodeBoxesOp = defineOp({
   shape: ([deltas, boxes]: readonly [Tensor, Tensor]) => {
     checkBoxes('decodeBoxes', 'deltas', deltas);
     checkBoxes('decodeBoxes', 'boxes', boxes);
-    if (!sameShape(deltas.shape, boxes.shape)) shapeError('decodeBoxes', 'boxes', formatShape(deltas.shape), boxes.shape);
+    if (!sameShape(deltas.shape, boxes.shape))
+      shapeError('decodeBoxes', 'boxes', formatShape(deltas.shape), boxes.shape);
     return { shape: deltas.shape };
   },
   forward: ({ device, inputs: [deltas, boxes], output }) => {
@@ -30,8 +41,14 @@ export const decodeBoxesOp = defineOp({
   },
   backward: ({ device, inputs: [deltas, boxes], gradient: upstream, needs }) => {
     const count = deltas.size / 4;
-    const deltasGradient = device.empty(deltas.shape), boxesGradient = device.empty(boxes.shape);
-    device.run(decodeBoxesGradientKernel(), { count }, { deltas, boxes, upstream, deltasGradient, boxesGradient }, lanes(count));
+    const deltasGradient = device.empty(deltas.shape),
+      boxesGradient = device.empty(boxes.shape);
+    device.run(
+      decodeBoxesGradientKernel(),
+      { count },
+      { deltas, boxes, upstream, deltasGradient, boxesGradient },
+      lanes(count),
+    );
     return [needs[0] ? deltasGradient : null, needs[1] ? boxesGradient : null];
   },
 });
@@ -51,8 +68,10 @@ export const initialBoxesOp = defineOp({
   shape: ([boxes, sizes]: readonly [Tensor, Tensor]) => {
     checkBoxes('initialBoxes', 'cxcywh', boxes, 'B, N');
     if (boxes.rank !== 3) shapeError('initialBoxes', 'cxcywh', '[B, N, 4]', boxes.shape);
-    if (!sameShape(sizes.shape, [boxes.shape[0], 4])) shapeError('initialBoxes', 'sizes', formatShape([boxes.shape[0], 4]), sizes.shape);
-    if (sizes.requiresGrad) shapeError('initialBoxes', 'sizes', 'a constant (it gets no gradient)', 'a tensor that requires one');
+    if (!sameShape(sizes.shape, [boxes.shape[0], 4]))
+      shapeError('initialBoxes', 'sizes', formatShape([boxes.shape[0], 4]), sizes.shape);
+    if (sizes.requiresGrad)
+      shapeError('initialBoxes', 'sizes', 'a constant (it gets no gradient)', 'a tensor that requires one');
     return { shape: boxes.shape };
   },
   forward: ({ device, inputs: [boxes, sizes], output }) => {
@@ -62,7 +81,12 @@ export const initialBoxesOp = defineOp({
   backward: ({ device, inputs: [boxes, sizes], gradient: upstream }) => {
     const gradient = device.empty(boxes.shape);
     const count = boxes.size / 4;
-    device.run(initialBoxesGradientKernel(), { count, proposals: boxes.shape[1] }, { sizes, upstream, gradient }, lanes(count));
+    device.run(
+      initialBoxesGradientKernel(),
+      { count, proposals: boxes.shape[1] },
+      { sizes, upstream, gradient },
+      lanes(count),
+    );
     return [gradient, null];
   },
 });
@@ -84,19 +108,31 @@ function overlapOp(name: 'boxIou' | 'boxGiou', overlap: Overlap): Op<readonly [T
       checkBoxes(name, 'b', b, '..., m');
       if (a.rank < 2) shapeError(name, 'a', '[..., n, 4]', a.shape);
       const leading = a.shape.slice(0, -2);
-      if (b.rank !== a.rank || !sameShape(leading, b.shape.slice(0, -2))) shapeError(name, 'b', `[${[...leading, 'm', 4].join(', ')}]`, b.shape);
+      if (b.rank !== a.rank || !sameShape(leading, b.shape.slice(0, -2)))
+        shapeError(name, 'b', `[${[...leading, 'm', 4].join(', ')}]`, b.shape);
       return { shape: [...a.shape.slice(0, -1), b.shape[b.rank - 2]] };
     },
     forward: ({ device, inputs: [a, b], output }) => {
-      const n = a.shape[a.rank - 2], m = b.shape[b.rank - 2];
+      const n = a.shape[a.rank - 2],
+        m = b.shape[b.rank - 2];
       device.run(pairwiseOverlapKernel(overlap), { count: output.size, n, m }, { a, b, output }, lanes(output.size));
     },
     backward: ({ device, inputs: [a, b], gradient: upstream, needs }) => {
-      const n = a.shape[a.rank - 2], m = b.shape[b.rank - 2];
-      const by = (own: Tensor, other: Tensor, strides: { n: number; m: number; ownStride: number; otherStride: number }): Tensor => {
+      const n = a.shape[a.rank - 2],
+        m = b.shape[b.rank - 2];
+      const by = (
+        own: Tensor,
+        other: Tensor,
+        strides: { n: number; m: number; ownStride: number; otherStride: number },
+      ): Tensor => {
         const gradient = device.empty(own.shape);
         const count = own.size / 4;
-        device.run(pairwiseOverlapGradientKernel(overlap), { count, ...strides }, { own, other, upstream, gradient }, lanes(count));
+        device.run(
+          pairwiseOverlapGradientKernel(overlap),
+          { count, ...strides },
+          { own, other, upstream, gradient },
+          lanes(count),
+        );
         return gradient;
       };
       return [
@@ -125,7 +161,8 @@ export interface FocalOptions {
 /** Throws where alpha or gamma is out of range. */
 export function checkFocal(op: string, { alpha, gamma }: FocalOptions): void {
   if (!(alpha >= 0 && alpha <= 1)) throw new RangeError(`${op}: alpha must be in 0 .. 1, got ${alpha}`);
-  if (!(gamma >= 0 && Number.isFinite(gamma))) throw new RangeError(`${op}: gamma must be a finite number of at least 0, got ${gamma}`);
+  if (!(gamma >= 0 && Number.isFinite(gamma)))
+    throw new RangeError(`${op}: gamma must be a finite number of at least 0, got ${gamma}`);
 }
 
 const focalTargets = (targets: Tensor): FocalTargets => (targets.dtype === 'f32' ? 'dense' : 'index');
@@ -136,19 +173,31 @@ export const sigmoidFocalLossOp = defineOp({
     if (logits.dtype !== 'f32') shapeError('sigmoidFocalLoss', 'logits', 'of dtype f32', logits.dtype);
     if (logits.rank < 1) shapeError('sigmoidFocalLoss', 'logits', '[..., C]', logits.shape);
     const expected = focalTargets(targets) === 'dense' ? logits.shape : logits.shape.slice(0, -1);
-    if (!sameShape(targets.shape, expected)) shapeError('sigmoidFocalLoss', `targets (${targets.dtype})`, formatShape(expected), targets.shape);
-    if (targets.requiresGrad) shapeError('sigmoidFocalLoss', 'targets', 'constant (they get no gradient)', 'a tensor that requires one');
+    if (!sameShape(targets.shape, expected))
+      shapeError('sigmoidFocalLoss', `targets (${targets.dtype})`, formatShape(expected), targets.shape);
+    if (targets.requiresGrad)
+      shapeError('sigmoidFocalLoss', 'targets', 'constant (they get no gradient)', 'a tensor that requires one');
     checkFocal('sigmoidFocalLoss', options);
     return { shape: logits.shape };
   },
   forward: ({ device, inputs: [logits, targets], attributes: { alpha, gamma }, output }) => {
     const sizes = { count: logits.size, classes: logits.shape[logits.rank - 1] };
-    device.run(sigmoidFocalLossKernel(focalTargets(targets)), { ...sizes, alpha, gamma }, { logits, targets, output }, lanes(logits.size));
+    device.run(
+      sigmoidFocalLossKernel(focalTargets(targets)),
+      { ...sizes, alpha, gamma },
+      { logits, targets, output },
+      lanes(logits.size),
+    );
   },
   backward: ({ device, inputs: [logits, targets], attributes: { alpha, gamma }, gradient: upstream }) => {
     const gradient = device.empty(logits.shape);
     const sizes = { count: logits.size, classes: logits.shape[logits.rank - 1] };
-    device.run(sigmoidFocalLossGradientKernel(focalTargets(targets)), { ...sizes, alpha, gamma }, { logits, targets, upstream, gradient }, lanes(logits.size));
+    device.run(
+      sigmoidFocalLossGradientKernel(focalTargets(targets)),
+      { ...sizes, alpha, gamma },
+      { logits, targets, upstream, gradient },
+      lanes(logits.size),
+    );
     return [gradient, null];
   },
 });
@@ -161,12 +210,17 @@ export const sigmoidFocalLossOp = defineOp({
  * @param targets f32 [..., C] in 0 .. 1, or u32 / i32 [...]: the class of each row; a number outside 0 .. C - 1 makes the row all negative
  * @returns       f32 [..., C]
  */
-export const sigmoidFocalLoss = (logits: Tensor, targets: Tensor, options: FocalOptions): Tensor => sigmoidFocalLossOp([logits, targets], options);
+export const sigmoidFocalLoss = (logits: Tensor, targets: Tensor, options: FocalOptions): Tensor =>
+  sigmoidFocalLossOp([logits, targets], options);
 
 export const l1LossOp = defineOp({
   name: 'l1Loss',
   shape: ([a, b]: readonly [Tensor, Tensor]) => {
-    for (const [argument, x] of [['a', a], ['b', b]] as const) if (x.dtype !== 'f32') shapeError('l1Loss', argument, 'of dtype f32', x.dtype);
+    for (const [argument, x] of [
+      ['a', a],
+      ['b', b],
+    ] as const)
+      if (x.dtype !== 'f32') shapeError('l1Loss', argument, 'of dtype f32', x.dtype);
     if (!sameShape(a.shape, b.shape)) shapeError('l1Loss', 'b', formatShape(a.shape), b.shape);
     return { shape: a.shape };
   },
@@ -174,13 +228,14 @@ export const l1LossOp = defineOp({
     const count4 = Math.ceil(a.size / 4);
     device.run(l1LossKernel(), { count4 }, { a, b, output }, lanes(count4));
   },
-  backward: ({ device, inputs: [a, b], gradient: upstream, needs }) => [1, -1].map((factor, i) => {
-    if (!needs[i]) return null;
-    const gradient = device.empty(a.shape);
-    const count4 = Math.ceil(a.size / 4);
-    device.run(l1LossGradientKernel(), { count4, factor }, { a, b, upstream, gradient }, lanes(count4));
-    return gradient;
-  }),
+  backward: ({ device, inputs: [a, b], gradient: upstream, needs }) =>
+    [1, -1].map((factor, i) => {
+      if (!needs[i]) return null;
+      const gradient = device.empty(a.shape);
+      const count4 = Math.ceil(a.size / 4);
+      device.run(l1LossGradientKernel(), { count4, factor }, { a, b, upstream, gradient }, lanes(count4));
+      return gradient;
+    }),
 });
 
 /** |a - b| of every element; the derivative at 0 is 0. Equal shapes. */

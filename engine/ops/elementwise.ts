@@ -3,7 +3,8 @@ import { GPU_LANES, linearGrid, type Grid } from '../../kernels/kernel.ts';
 import type { Device } from '../device.ts';
 
 /** What elementwise kernels must be made for. */
-export const elementwiseLanes = ({ smallSubgroups, subgroupSize }: Device): number => (smallSubgroups ? subgroupSize : GPU_LANES);
+export const elementwiseLanes = ({ smallSubgroups, subgroupSize }: Device): number =>
+  smallSubgroups ? subgroupSize : GPU_LANES;
 
 /** Elements in turn that make a lane's start worth its cost, and those that a lane takes where there is work enough. */
 const SHORTEST_SHARE = 16;
@@ -27,5 +28,10 @@ export function elementwise(device: Device, count: number, shortestShare = SHORT
   const lanes = elementwiseLanes(device);
   const turns = Math.ceil(count / lanes);
   if (!device.smallSubgroups) return { lanes, grid: linearGrid(turns) };
-  return { lanes, grid: linearGrid(Math.max(Math.ceil(turns / LONGEST_SHARE), Math.min(BUSY_GROUPS, Math.ceil(turns / shortestShare)))) };
+  return {
+    lanes,
+    grid: linearGrid(
+      Math.max(Math.ceil(turns / LONGEST_SHARE), Math.min(BUSY_GROUPS, Math.ceil(turns / shortestShare))),
+    ),
+  };
 }

@@ -1,8 +1,23 @@
 /** The ways to compute a matrix product, and which one to take: kernel, tile, where operands are read from, and the split of K. */
-import { fittedTile, SUBGROUP_TILES, subgroupMatmulKernel, sumSlicesKernel, type MatmulForm, type MatmulTile, type OperandAccess, type TileSize } from '../../kernels/matmul.ts';
+import {
+  fittedTile,
+  SUBGROUP_TILES,
+  subgroupMatmulKernel,
+  sumSlicesKernel,
+  type MatmulForm,
+  type MatmulTile,
+  type OperandAccess,
+  type TileSize,
+} from '../../kernels/matmul.ts';
 import { WORKGROUP_TILES, tiledMatmulKernel, type StagedPrecision } from '../../kernels/matmul-tiled.ts';
 import type { Device } from '../device.ts';
-import { linearOperand, prefersTextures, textureOperand, type TextureLayout, type TextureOperand } from '../textures.ts';
+import {
+  linearOperand,
+  prefersTextures,
+  textureOperand,
+  type TextureLayout,
+  type TextureOperand,
+} from '../textures.ts';
 import { outline, type Candidate } from '../tuner.ts';
 import { elementwise } from './elementwise.ts';
 import type { Gemm } from './gemm.ts';
@@ -48,11 +63,21 @@ interface Costs {
   readonly copy: number;
 }
 
-const COSTS: Costs = { buffers: { wide: 2.2, large: 1.6, small: 2 }, textures: { wide: 1, large: 1.05, small: 1.25 }, contiguous: 0.7, copy: 14 };
+const COSTS: Costs = {
+  buffers: { wide: 2.2, large: 1.6, small: 2 },
+  textures: { wide: 1, large: 1.05, small: 1.25 },
+  contiguous: 0.7,
+  copy: 14,
+};
 /** Where lanes are of another number than 8. SwiftShader (4) keeps all sums in memory: a larger tile loads less. With 16 lanes loads from buffers take longer. */
 const COSTS_BY_LANES: Readonly<Record<number, Costs>> = {
   4: { ...COSTS, buffers: { wide: 1.4, large: 1.6, small: 2 } },
-  16: { buffers: { wide: 2.1, large: 2.5, small: 2.6 }, textures: { wide: 1, large: 1.15, small: 1.45 }, contiguous: 0.85, copy: 18 },
+  16: {
+    buffers: { wide: 2.1, large: 2.5, small: 2.6 },
+    textures: { wide: 1, large: 1.15, small: 1.45 },
+    contiguous: 0.85,
+    copy: 18,
+  },
 };
 
 /** The cost of a tile by its size; of one made to measure between those of the other heights. */
@@ -78,20 +103,39 @@ const LONGEST_CHAIN = 1024;
 const PARTIAL_BYTES = 64 * 2 ** 20;
 
 /** How operands lie: the elements of a line of each, and whether they are read as vec4s; `wideRows`: see subgroupMatmulKernel. */
-export function layoutOf({ transposeA, transposeB, m, n, k }: Gemm): { readonly form: MatmulForm; readonly access: OperandAccess; readonly widthA: number; readonly widthB: number; readonly wideRows: boolean } {
-  const widthA = transposeA ? m : k, widthB = transposeB ? k : n;
-  return { form: `${transposeA ? 't' : 'n'}${transposeB ? 't' : 'n'}`, access: widthA % 4 === 0 && widthB % 4 === 0 ? 'vec4' : 'scalar', widthA, widthB, wideRows: transposeB && n % 4 === 0 };
+export function layoutOf({ transposeA, transposeB, m, n, k }: Gemm): {
+  readonly form: MatmulForm;
+  readonly access: OperandAccess;
+  readonly widthA: number;
+  readonly widthB: number;
+  readonly wideRows: boolean;
+} {
+  const widthA = transposeA ? m : k,
+    widthB = transposeB ? k : n;
+  return {
+    form: `${transposeA ? 't' : 'n'}${transposeB ? 't' : 'n'}`,
+    access: widthA % 4 === 0 && widthB % 4 === 0 ? 'vec4' : 'scalar',
+    widthA,
+    widthB,
+    wideRows: transposeB && n % 4 === 0,
+  };
 }
 
 /** Whether products of a precision are computed by the kernels for small subgroups; otherwise through workgroup memory. */
-export const readBySubgroups = ({ smallSubgroups }: Device, precision: StagedPrecision): boolean => precision === 'f32' && smallSubgroups;
+export const readBySubgroups = ({ smallSubgroups }: Device, precision: StagedPrecision): boolean =>
+  precision === 'f32' && smallSubgroups;
 
 /** Matrices, or multiply-adds of a single one, from which on a tile made for the rows is worth a shader. */
 const MANY_MATRICES = 8;
 const LARGE_PRODUCT = 2 ** 24;
 
 /** The tiles that there are for a device, an access and a precision, for `batch` products of m rows. */
-export function tilesOf(device: Device, access: OperandAccess, precision: StagedPrecision, { m, n, k, batch = 1 }: Pick<Gemm, keyof Sizes>): Tiles {
+export function tilesOf(
+  device: Device,
+  access: OperandAccess,
+  precision: StagedPrecision,
+  { m, n, k, batch = 1 }: Pick<Gemm, keyof Sizes>,
+): Tiles {
   if (!readBySubgroups(device, precision)) return WORKGROUP_TILES;
   const tiles = SUBGROUP_TILES[device.subgroupSize];
   const fitted = batch >= MANY_MATRICES || m * n * k >= LARGE_PRODUCT ? fittedTile(device.subgroupSize, m) : null;
@@ -99,7 +143,8 @@ export function tilesOf(device: Device, access: OperandAccess, precision: Staged
 }
 
 /** log2 of the lines of a block, where there are several. */
-export const blockShift = ({ blocks, blockLines }: TextureLayout): number => (blocks === 1 ? 31 : Math.log2(blockLines));
+export const blockShift = ({ blocks, blockLines }: TextureLayout): number =>
+  blocks === 1 ? 31 : Math.log2(blockLines);
 
 /** Both operands as textures, and what the kernel must know of them. */
 interface Textures {
@@ -115,20 +160,40 @@ export function textureOperands(problem: Gemm): Textures | null {
   const lines = [textureOperand(a, a.size / widthA, widthA / 4), textureOperand(b, b.size / widthB, widthB / 4)];
   if (lines[0] && lines[1]) {
     const [{ layout: layoutA }, { layout: layoutB }] = [lines[0], lines[1]];
-    return { access: 'texture', operands: [lines[0], lines[1]], params: { shiftA: blockShift(layoutA), pitchA: layoutA.pitch, shiftB: blockShift(layoutB), pitchB: layoutB.pitch } };
+    return {
+      access: 'texture',
+      operands: [lines[0], lines[1]],
+      params: {
+        shiftA: blockShift(layoutA),
+        pitchA: layoutA.pitch,
+        shiftB: blockShift(layoutB),
+        pitchB: layoutB.pitch,
+      },
+    };
   }
   const [linearA, linearB] = [linearOperand(a), linearOperand(b)];
-  return linearA && linearB && { access: 'linear_texture', operands: [linearA, linearB], params: { shiftA: linearA.shift, shiftB: linearB.shift } };
+  return (
+    linearA &&
+    linearB && {
+      access: 'linear_texture',
+      operands: [linearA, linearB],
+      params: { shiftA: linearA.shift, shiftB: linearB.shift },
+    }
+  );
 }
 
 /** The fewest slices that K is split into. */
-const leastSlices = ({ m, n, k, batch }: Sizes): number => Math.max(1, Math.min(Math.ceil(k / LONGEST_CHAIN), Math.floor(PARTIAL_BYTES / (4 * m * n * batch))));
+const leastSlices = ({ m, n, k, batch }: Sizes): number =>
+  Math.max(1, Math.min(Math.ceil(k / LONGEST_CHAIN), Math.floor(PARTIAL_BYTES / (4 * m * n * batch))));
 
 /** Slices that keep the device busy. */
 function slicesFor(tile: MatmulTile, wanted: number, sizes: Sizes): { groups: number; slices: number } {
   const { m, n, k, batch } = sizes;
   const groups = Math.ceil(m / tile.rows) * Math.ceil(n / tile.columns) * batch;
-  return { groups, slices: Math.max(leastSlices(sizes), Math.min(Math.ceil(wanted / groups), Math.floor(k / SHORTEST_SLICE))) };
+  return {
+    groups,
+    slices: Math.max(leastSlices(sizes), Math.min(Math.ceil(wanted / groups), Math.floor(k / SHORTEST_SLICE))),
+  };
 }
 
 /** The least padded work, counted as if a device that is not kept busy ran that much longer. */
@@ -143,20 +208,39 @@ function plan(lanes: number, tiles: Tiles, costs: TileCosts, wanted: number, siz
   return candidates.reduce((best, candidate) => (candidate.cost < best.cost ? candidate : best));
 }
 
-const wantedGroups = ({ smallSubgroups }: Device): number => (smallSubgroups ? WANTED_GROUPS.software : WANTED_GROUPS.gpu);
+const wantedGroups = ({ smallSubgroups }: Device): number =>
+  smallSubgroups ? WANTED_GROUPS.software : WANTED_GROUPS.gpu;
 
 /** The cost model's choice. */
 function expectedVariant(device: Device, problem: Gemm, sizes: Sizes): GemmVariant {
   const { form, access } = layoutOf(problem);
   const precision = problem.half ? device.expectedPrecision : 'f32';
-  const lanes = device.subgroupSize, tiles = tilesOf(device, access, precision, problem), wanted = wantedGroups(device);
+  const lanes = device.subgroupSize,
+    tiles = tilesOf(device, access, precision, problem),
+    wanted = wantedGroups(device);
   const costs = COSTS_BY_LANES[lanes] ?? COSTS;
-  const { cost, ...fromBuffers } = plan(lanes, lanes === 4 && sizes.m * sizes.n * sizes.k * sizes.batch < WORTH_COMPILING ? { ...tiles, wide: undefined } : tiles, costs.buffers, wanted, sizes);
-  if (!readBySubgroups(device, precision) || access === 'scalar' || !prefersTextures(device) || !textureOperands(problem)) return { ...fromBuffers, textures: false, precision };
+  const { cost, ...fromBuffers } = plan(
+    lanes,
+    lanes === 4 && sizes.m * sizes.n * sizes.k * sizes.batch < WORTH_COMPILING ? { ...tiles, wide: undefined } : tiles,
+    costs.buffers,
+    wanted,
+    sizes,
+  );
+  if (
+    !readBySubgroups(device, precision) ||
+    access === 'scalar' ||
+    !prefersTextures(device) ||
+    !textureOperands(problem)
+  )
+    return { ...fromBuffers, textures: false, precision };
   const { cost: costOfTextures, ...fromTextures } = plan(lanes, tiles, costs.textures, wanted, sizes);
   const { a, b, k } = problem;
-  const pays = costOfTextures * k + (a.size + b.size) * costs.copy + COPIES_COST < cost * k * (form === 'tn' ? costs.contiguous : 1);
-  return device.force.operands === 'texture' || pays ? { ...fromTextures, textures: true, precision } : { ...fromBuffers, textures: false, precision };
+  const pays =
+    costOfTextures * k + (a.size + b.size) * costs.copy + COPIES_COST <
+    cost * k * (form === 'tn' ? costs.contiguous : 1);
+  return device.force.operands === 'texture' || pays
+    ? { ...fromTextures, textures: true, precision }
+    : { ...fromBuffers, textures: false, precision };
 }
 
 /** What rounding may do to a sum of `terms` products, relative to the result: f32, with room for chains of a thousand. */
@@ -172,39 +256,82 @@ export const HALF_ROUNDING = 2 ** -10;
 const OF_BATCHES = ['sharedA', 'sharedB', 'sumBatch'];
 
 /** The variant for a problem: the tuned one, or the cost model's. `run` computes the problem as a variant says. */
-export function chooseGemm(device: Device, problem: Gemm, run: (device: Device, problem: Gemm, variant: GemmVariant) => void): GemmVariant {
+export function chooseGemm(
+  device: Device,
+  problem: Gemm,
+  run: (device: Device, problem: Gemm, variant: GemmVariant) => void,
+): GemmVariant {
   const { a, b, output, transposeA, transposeB, m, n, k, batch = 1, half = false, ...rest } = problem;
   const { form, access, wideRows } = layoutOf(problem);
   // What concerns batches says nothing where there is one matrix.
-  const extras = Object.entries(rest).filter(([name, value]) => value && (batch !== 1 || !OF_BATCHES.includes(name))).map(([name]) => ` ${name}`).sort().join('');
-  return device.tuner.choose('matmul', `${form} ${m}x${n}x${k}${batch === 1 ? '' : ` batch ${batch}`}${extras}${half ? ' half' : ''}`, () => {
-    const sizes = { m, n, k, batch };
-    const lanes = device.subgroupSize;
-    const copied = device.operandTextures && readBySubgroups(device, 'f32') && access === 'vec4' ? textureOperands(problem) : null;
-    const candidate = (variant: GemmVariant): Candidate<GemmVariant> => {
-      const { size, textures, slices, precision } = variant;
-      const { rows, columns } = tilesOf(device, access, precision, problem)[size]!;
-      return {
-        name: `${precision === 'f16' ? 'f16' : textures ? 'texture' : 'buffer'} ${rows}x${columns}${slices > 1 ? `, ${slices} slices` : ''}`, variant,
-        tolerance: roundingOf(k) + (precision === 'f16' ? HALF_ROUNDING : 0),
-        // Without epilogues, which are the same few lines in all of them.
-        kernels: () => [readBySubgroups(device, precision) ? subgroupMatmulKernel(lanes, form, rows, columns, textures && copied ? copied.access : access, '', false, wideRows, false)
-          : tiledMatmulKernel(form, size === 'small' ? size : 'large', access, precision, n % 4 === 0, ''),
-          ...(slices > 1 ? [sumSlicesKernel(n % 4 === 0 ? 'vec4' : 'scalar', '', elementwise(device, 1).lanes)] : [])],
+  const extras = Object.entries(rest)
+    .filter(([name, value]) => value && (batch !== 1 || !OF_BATCHES.includes(name)))
+    .map(([name]) => ` ${name}`)
+    .sort()
+    .join('');
+  return device.tuner.choose(
+    'matmul',
+    `${form} ${m}x${n}x${k}${batch === 1 ? '' : ` batch ${batch}`}${extras}${half ? ' half' : ''}`,
+    () => {
+      const sizes = { m, n, k, batch };
+      const lanes = device.subgroupSize;
+      const copied =
+        device.operandTextures && readBySubgroups(device, 'f32') && access === 'vec4' ? textureOperands(problem) : null;
+      const candidate = (variant: GemmVariant): Candidate<GemmVariant> => {
+        const { size, textures, slices, precision } = variant;
+        const { rows, columns } = tilesOf(device, access, precision, problem)[size]!;
+        return {
+          name: `${precision === 'f16' ? 'f16' : textures ? 'texture' : 'buffer'} ${rows}x${columns}${slices > 1 ? `, ${slices} slices` : ''}`,
+          variant,
+          tolerance: roundingOf(k) + (precision === 'f16' ? HALF_ROUNDING : 0),
+          // Without epilogues, which are the same few lines in all of them.
+          kernels: () => [
+            readBySubgroups(device, precision)
+              ? subgroupMatmulKernel(
+                  lanes,
+                  form,
+                  rows,
+                  columns,
+                  textures && copied ? copied.access : access,
+                  '',
+                  false,
+                  wideRows,
+                  false,
+                )
+              : tiledMatmulKernel(form, size === 'small' ? size : 'large', access, precision, n % 4 === 0, ''),
+            ...(slices > 1 ? [sumSlicesKernel(n % 4 === 0 ? 'vec4' : 'scalar', '', elementwise(device, 1).lanes)] : []),
+          ],
+        };
       };
-    };
-    const expected = expectedVariant(device, problem, sizes);
-    const least = leastSlices(sizes), most = Math.max(least, Math.floor(k / SHORTEST_SLICE_TRIED));
-    const candidatesOf = (precision: StagedPrecision): Candidate<GemmVariant>[] => {
-      const tiles = tilesOf(device, access, precision, sizes);
-      return (Object.keys(tiles) as GemmVariant['size'][]).flatMap((size) => {
-        const { slices } = slicesFor(tiles[size]!, wantedGroups(device), sizes);
-        const counts = [...new Set([least, Math.ceil(slices / 2), slices, slices * 2].map((count) => Math.min(most, Math.max(least, count))))];
-        return counts.flatMap((count) => [false, ...(copied && precision === 'f32' ? [true] : [])].map((textures) => candidate({ size, textures, slices: count, precision })));
-      });
-    };
-    const candidates = [...candidatesOf('f32'), ...(half ? candidatesOf('f16') : [])];
-    const { tensors, fill } = outline(problem);
-    return { expected: candidate(expected), candidates, plain: { size: 'small', textures: false, slices: 1, precision: 'f32' }, tensors, output: 'output', run: (variant, filled) => run(device, fill(filled), variant) };
-  });
+      const expected = expectedVariant(device, problem, sizes);
+      const least = leastSlices(sizes),
+        most = Math.max(least, Math.floor(k / SHORTEST_SLICE_TRIED));
+      const candidatesOf = (precision: StagedPrecision): Candidate<GemmVariant>[] => {
+        const tiles = tilesOf(device, access, precision, sizes);
+        return (Object.keys(tiles) as GemmVariant['size'][]).flatMap((size) => {
+          const { slices } = slicesFor(tiles[size]!, wantedGroups(device), sizes);
+          const counts = [
+            ...new Set(
+              [least, Math.ceil(slices / 2), slices, slices * 2].map((count) => Math.min(most, Math.max(least, count))),
+            ),
+          ];
+          return counts.flatMap((count) =>
+            [false, ...(copied && precision === 'f32' ? [true] : [])].map((textures) =>
+              candidate({ size, textures, slices: count, precision }),
+            ),
+          );
+        });
+      };
+      const candidates = [...candidatesOf('f32'), ...(half ? candidatesOf('f16') : [])];
+      const { tensors, fill } = outline(problem);
+      return {
+        expected: candidate(expected),
+        candidates,
+        plain: { size: 'small', textures: false, slices: 1, precision: 'f32' },
+        tensors,
+        output: 'output',
+        run: (variant, filled) => run(device, fill(filled), variant),
+      };
+    },
+  );
 }

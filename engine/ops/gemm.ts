@@ -8,7 +8,15 @@ import { sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { textureOperand } from '../textures.ts';
 import { elementwise } from './elementwise.ts';
-import { blockShift, chooseGemm, layoutOf, readBySubgroups, textureOperands, tilesOf, type GemmVariant } from './gemm-variants.ts';
+import {
+  blockShift,
+  chooseGemm,
+  layoutOf,
+  readBySubgroups,
+  textureOperands,
+  tilesOf,
+  type GemmVariant,
+} from './gemm-variants.ts';
 
 /** What is done to a product before it is stored: act(sum * scale + bias + residual). */
 export interface EpilogueOperands {
@@ -22,7 +30,10 @@ export interface EpilogueOperands {
 }
 
 /** The epilogue's form and the buffers that its kernels read. */
-export function epilogueOperands({ scale = null, bias = null, residual = null, relu = false }: EpilogueOperands): { epilogue: Epilogue; buffers: Readonly<Record<string, Tensor>> } {
+export function epilogueOperands({ scale = null, bias = null, residual = null, relu = false }: EpilogueOperands): {
+  epilogue: Epilogue;
+  buffers: Readonly<Record<string, Tensor>>;
+} {
   return {
     epilogue: epilogueOf({ scale: scale !== null, bias: bias !== null, residual: residual !== null, relu }),
     buffers: { ...(scale && { scale }), ...(bias && { bias }), ...(residual && { residual }) },
@@ -73,14 +84,36 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
   const sums = sumsOfA && subgroups && !summed && access !== 'scalar' ? sumsOfA : null;
   if (sumsOfA && !sums) columnSums(device, a, null, sumsOfA);
   // Where operands are read from textures, the residual is as well: often it lies in one, being the operand of an earlier product.
-  const residual = textures && !summed && (!transposeB || wideRows) && problem.residual ? textureOperand(problem.residual, m * batch, n / 4) : null;
+  const residual =
+    textures && !summed && (!transposeB || wideRows) && problem.residual
+      ? textureOperand(problem.residual, m * batch, n / 4)
+      : null;
   const kernel: Kernel = subgroups
-    ? subgroupMatmulKernel(lanes, form, tile.rows, tile.columns, subgroupAccess, direct, sums !== null, wideRows, residual !== null)
+    ? subgroupMatmulKernel(
+        lanes,
+        form,
+        tile.rows,
+        tile.columns,
+        subgroupAccess,
+        direct,
+        sums !== null,
+        wideRows,
+        residual !== null,
+      )
     : tiledMatmulKernel(form, size === 'small' ? size : 'large', access, precision, n % 4 === 0, direct);
-  const rowTiles = Math.ceil(m / tile.rows), columnTiles = Math.ceil(n / tile.columns);
+  const rowTiles = Math.ceil(m / tile.rows),
+    columnTiles = Math.ceil(n / tile.columns);
   const groups = rowTiles * columnTiles * matrices;
   const params = {
-    m, n, k, rowTiles, columnTiles, groups, batch, widthA, widthB,
+    m,
+    n,
+    k,
+    rowTiles,
+    columnTiles,
+    groups,
+    batch,
+    widthA,
+    widthB,
     sliceK: Math.ceil(k / slices / K_ALIGNMENT) * K_ALIGNMENT,
     linesA: problem.sharedA ? 0 : transposeA ? k : m,
     linesB: problem.sharedB ? 0 : transposeB ? n : k,
@@ -88,9 +121,21 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
   const product = summed ? device.empty([matrices, m, n]) : output;
   const rest = { output: product, ...(summed ? {} : buffers), ...(sums && { sums_: sums }) };
   if (textures) {
-    const located = { ...params, ...textures.params, ...(residual && { shiftResidual: blockShift(residual.layout), pitchResidual: residual.layout.pitch }) };
-    device.withTextures([...textures.operands, ...(residual ? [residual] : [])], ([textureA, textureB, textureOfResidual]) => (
-      device.run(kernel, located, { a: textureA, b: textureB, ...rest, ...(residual && { residual: textureOfResidual }) }, linearGrid(groups))));
+    const located = {
+      ...params,
+      ...textures.params,
+      ...(residual && { shiftResidual: blockShift(residual.layout), pitchResidual: residual.layout.pitch }),
+    };
+    device.withTextures(
+      [...textures.operands, ...(residual ? [residual] : [])],
+      ([textureA, textureB, textureOfResidual]) =>
+        device.run(
+          kernel,
+          located,
+          { a: textureA, b: textureB, ...rest, ...(residual && { residual: textureOfResidual }) },
+          linearGrid(groups),
+        ),
+    );
   } else {
     device.run(kernel, params, { a, b, ...rest }, linearGrid(groups));
   }
@@ -98,13 +143,25 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
 }
 
 /** output = epilogue(sum over the first axis of `partial`), whose rows have `n` elements. */
-function sumSlices(device: Device, partial: Tensor, output: Tensor, slices: number, n: number, operands: EpilogueOperands): void {
+function sumSlices(
+  device: Device,
+  partial: Tensor,
+  output: Tensor,
+  slices: number,
+  n: number,
+  operands: EpilogueOperands,
+): void {
   const access = n % 4 === 0 ? 'vec4' : 'scalar';
   const unit = access === 'vec4' ? 4 : 1;
   const count = output.size / unit;
   const { epilogue, buffers } = epilogueOperands(operands);
   const { lanes, grid } = elementwise(device, count);
-  device.run(sumSlicesKernel(access, epilogue, lanes), { count, width: n / unit, slices }, { partial, output, ...buffers }, grid);
+  device.run(
+    sumSlicesKernel(access, epilogue, lanes),
+    { count, width: n / unit, slices },
+    { partial, output, ...buffers },
+    grid,
+  );
 }
 
 const ROWS_OF_A_BLOCK = 64;
@@ -116,7 +173,12 @@ const MOST_BLOCKS = 128;
  * Sums of the columns of `upstream` [..., N]: the gradient of a bias. With `activated`, the output of a ReLU, the gradient is first set to 0 where that is not
  * positive, and `masked` receives it. Written to `output` where that is given.
  */
-export function columnSums(device: Device, upstream: Tensor, relu: { readonly activated: Tensor; readonly masked: Tensor } | null, output: Tensor = device.empty([upstream.shape[upstream.rank - 1]])): Tensor {
+export function columnSums(
+  device: Device,
+  upstream: Tensor,
+  relu: { readonly activated: Tensor; readonly masked: Tensor } | null,
+  output: Tensor = device.empty([upstream.shape[upstream.rank - 1]]),
+): Tensor {
   const n = upstream.shape[upstream.rank - 1];
   const rows = sizeOf(upstream.shape.slice(0, -1));
   const access = n % 4 === 0 ? 'vec4' : 'scalar';
@@ -125,8 +187,12 @@ export function columnSums(device: Device, upstream: Tensor, relu: { readonly ac
   const blocks = Math.ceil(rows / blockRows);
   const partial = blocks === 1 ? output : device.empty([blocks, n]);
   const columnGroups = Math.ceil(width / 32);
-  device.run(columnSumsKernel(access, relu !== null), { rows, width, blockRows, columnGroups },
-    { upstream, partial, ...(relu ? { activated: relu.activated, gradient: relu.masked } : {}) }, linearGrid(columnGroups * blocks));
+  device.run(
+    columnSumsKernel(access, relu !== null),
+    { rows, width, blockRows, columnGroups },
+    { upstream, partial, ...(relu ? { activated: relu.activated, gradient: relu.masked } : {}) },
+    linearGrid(columnGroups * blocks),
+  );
   if (blocks !== 1) sumSlices(device, partial, output, blocks, n, {});
   return output;
 }

@@ -31,9 +31,12 @@ const SHORTEST_SHARE = 4;
 function checkImages(images: readonly ImageData[]): void {
   if (images.length === 0) shapeError('normalizeImages', 'images', 'at least one image', '0');
   images.forEach(({ data, width, height }, i) => {
-    if (!Number.isInteger(width) || width < 1) shapeError('normalizeImages', `images[${i}].width`, 'a positive integer', String(width));
-    if (!Number.isInteger(height) || height < 1) shapeError('normalizeImages', `images[${i}].height`, 'a positive integer', String(height));
-    if (data.length !== width * height * 3) shapeError('normalizeImages', `images[${i}].data`, `${height} x ${width} x 3 values`, `${data.length}`);
+    if (!Number.isInteger(width) || width < 1)
+      shapeError('normalizeImages', `images[${i}].width`, 'a positive integer', String(width));
+    if (!Number.isInteger(height) || height < 1)
+      shapeError('normalizeImages', `images[${i}].height`, 'a positive integer', String(height));
+    if (data.length !== width * height * 3)
+      shapeError('normalizeImages', `images[${i}].data`, `${height} x ${width} x 3 values`, `${data.length}`);
   });
 }
 
@@ -64,16 +67,22 @@ export function packImages(images: readonly ImageData[], packed?: Uint32Array<Ar
 }
 
 function checkStatistics({ divisor = 32, std }: NormalizeOptions): void {
-  if (!Number.isInteger(divisor) || divisor < 1) shapeError('normalizeImages', 'divisor', 'a positive integer', String(divisor));
-  if (std.some((value) => !(value > 0))) shapeError('normalizeImages', 'std', 'three positive numbers', `[${std.join(', ')}]`);
+  if (!Number.isInteger(divisor) || divisor < 1)
+    shapeError('normalizeImages', 'divisor', 'a positive integer', String(divisor));
+  if (std.some((value) => !(value > 0)))
+    shapeError('normalizeImages', 'std', 'three positive numbers', `[${std.join(', ')}]`);
 }
 
 /** Height and width of the batch that `normalizeImages` makes of these images. */
-export function paddedSize(images: readonly { readonly width: number; readonly height: number }[], { divisor = 32, height, width }: Omit<NormalizeOptions, 'mean' | 'std'>): [height: number, width: number] {
+export function paddedSize(
+  images: readonly { readonly width: number; readonly height: number }[],
+  { divisor = 32, height, width }: Omit<NormalizeOptions, 'mean' | 'std'>,
+): [height: number, width: number] {
   const padded = (side: 'height' | 'width', given: number | undefined): number => {
     const largest = images.reduce((size, image) => Math.max(size, image[side]), 0);
     const size = given ?? largest;
-    if (!Number.isInteger(size) || size < largest) shapeError('normalizeImages', side, `an integer, at least the ${largest} of the largest image`, String(size));
+    if (!Number.isInteger(size) || size < largest)
+      shapeError('normalizeImages', side, `an integer, at least the ${largest} of the largest image`, String(size));
     return Math.ceil(size / divisor) * divisor;
   };
   return [padded('height', height), padded('width', width)];
@@ -87,11 +96,17 @@ export function normalizeImages(device: Device, images: readonly ImageData[], op
   checkImages(images);
   checkStatistics(options);
   const [height, width] = paddedSize(images, options);
-  return device.opScope(() => normalizePacked(device.tensor(packImages(images)), images.length, { ...options, height, width }));
+  return device.opScope(() =>
+    normalizePacked(device.tensor(packImages(images)), images.length, { ...options, height, width }),
+  );
 }
 
 /** `normalizeImages` of images that are on the device already, as `packImages` lays them out: `batch` of them, each within the height and width given. */
-export function normalizePacked(packed: Tensor, batch: number, options: NormalizeOptions & { readonly height: number; readonly width: number }): Tensor {
+export function normalizePacked(
+  packed: Tensor,
+  batch: number,
+  options: NormalizeOptions & { readonly height: number; readonly width: number },
+): Tensor {
   checkStatistics(options);
   const { device } = packed;
   const [height, width] = paddedSize([], options);
@@ -101,6 +116,11 @@ export function normalizePacked(packed: Tensor, batch: number, options: Normaliz
   const { lanes, grid } = elementwise(device, count, SHORTEST_SHARE);
   const [meanR, meanG, meanB] = options.mean;
   const [stdR, stdG, stdB] = options.std;
-  device.run(normalizeImagesKernel(width % PIXELS_AT_ONCE === 0, lanes), { count, height, width, quadsARow, meanR, meanG, meanB, stdR, stdG, stdB }, { images: packed, output }, grid);
+  device.run(
+    normalizeImagesKernel(width % PIXELS_AT_ONCE === 0, lanes),
+    { count, height, width, quadsARow, meanR, meanG, meanB, stdR, stdG, stdB },
+    { images: packed, output },
+    grid,
+  );
   return output;
 }

@@ -1,6 +1,14 @@
 /** Ops that change where elements lie: permute, transpose, slice, expand, concat, stack, gather. For tensors of any dtype. */
 import {
-  concatKernel, gatherGradientKernel, gatherKernel, gatherLinksKernel, MAX_COPY_RANK, MAX_PARTS, padKernel, stridedCopyKernel, transposeKernel,
+  concatKernel,
+  gatherGradientKernel,
+  gatherKernel,
+  gatherLinksKernel,
+  MAX_COPY_RANK,
+  MAX_PARTS,
+  padKernel,
+  stridedCopyKernel,
+  transposeKernel,
   type CopyForm,
 } from '../../kernels/layout.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
@@ -36,12 +44,20 @@ function mergedDimensions(sizes: Shape, strides: readonly number[]): Dimension[]
 function isTranspose(dims: readonly Dimension[]): boolean {
   if (dims.length !== 2 && dims.length !== 3) return false;
   const [across, along] = dims.slice(-2);
-  if (across.stride !== 1 || along.stride !== across.size || across.size % 4 !== 0 || along.size % 4 !== 0) return false;
+  if (across.stride !== 1 || along.stride !== across.size || across.size % 4 !== 0 || along.size % 4 !== 0)
+    return false;
   return dims.length === 2 || dims[0].stride === across.size * along.size;
 }
 
 /** output (row-major, of `sizes`) = input at offset + sum of index * stride. */
-function copyByStrides(device: Device, input: Tensor, output: Tensor, sizes: Shape, strides: readonly number[], offset = 0): void {
+function copyByStrides(
+  device: Device,
+  input: Tensor,
+  output: Tensor,
+  sizes: Shape,
+  strides: readonly number[],
+  offset = 0,
+): void {
   if (output.size === 0) return;
   const dims = mergedDimensions(sizes, strides);
   const rank = dims.length;
@@ -56,17 +72,35 @@ function copyByStrides(device: Device, input: Tensor, output: Tensor, sizes: Sha
   const form: CopyForm = innerStride === 1 ? 'vector' : innerStride === 0 ? 'splat' : 'strided';
   const outer = dims.slice(0, -1);
   const whole = (value: number): boolean => value % 4 === 0;
-  const width = (whole(innermost) || rank === 1) && (form !== 'vector' || (whole(offset) && outer.every((d) => whole(d.stride)))) ? 4 : 1;
+  const width =
+    (whole(innermost) || rank === 1) && (form !== 'vector' || (whole(offset) && outer.every((d) => whole(d.stride))))
+      ? 4
+      : 1;
   const unit = form === 'vector' ? width : 1;
   const count = Math.ceil(output.size / width);
   const size = (d: number): number => (d < rank - 1 ? dims[d].size : 1);
   const stride = (d: number): number => (d < rank - 1 ? dims[d].stride / unit : 0);
   const { lanes, grid } = elementwise(device, count);
-  device.run(stridedCopyKernel(form, width, rank, lanes), {
-    count, n: Math.ceil(innermost / width), offset: offset / unit, inner_stride: innerStride,
-    size1: size(1), size2: size(2), size3: size(3), size4: size(4),
-    stride0: stride(0), stride1: stride(1), stride2: stride(2), stride3: stride(3), stride4: stride(4),
-  }, { input, output }, grid);
+  device.run(
+    stridedCopyKernel(form, width, rank, lanes),
+    {
+      count,
+      n: Math.ceil(innermost / width),
+      offset: offset / unit,
+      inner_stride: innerStride,
+      size1: size(1),
+      size2: size(2),
+      size3: size(3),
+      size4: size(4),
+      stride0: stride(0),
+      stride1: stride(1),
+      stride2: stride(2),
+      stride3: stride(3),
+      stride4: stride(4),
+    },
+    { input, output },
+    grid,
+  );
 }
 
 function checkCopyRank(op: string, sizes: Shape, strides: readonly number[]): void {
@@ -86,17 +120,33 @@ export const permuteOp = defineOp({
   shape: ([x]: readonly [Tensor], { axes }: PermuteAttributes) => {
     const shape = axes.map((axis) => x.shape[axis]);
     const strides = stridesOf(x.shape);
-    checkCopyRank('permute', shape, axes.map((axis) => strides[axis]));
+    checkCopyRank(
+      'permute',
+      shape,
+      axes.map((axis) => strides[axis]),
+    );
     return { shape, dtype: x.dtype };
   },
   forward: ({ device, inputs: [x], attributes: { axes }, output }) => {
     const strides = stridesOf(x.shape);
-    copyByStrides(device, x, output, output.shape, axes.map((axis) => strides[axis]));
+    copyByStrides(
+      device,
+      x,
+      output,
+      output.shape,
+      axes.map((axis) => strides[axis]),
+    );
   },
   backward: ({ device, inputs: [x], attributes: { axes }, gradient: upstream }) => {
     const gradient = device.empty(x.shape);
     const strides = stridesOf(upstream.shape);
-    copyByStrides(device, upstream, gradient, x.shape, x.shape.map((_, axis) => strides[axes.indexOf(axis)]));
+    copyByStrides(
+      device,
+      upstream,
+      gradient,
+      x.shape,
+      x.shape.map((_, axis) => strides[axes.indexOf(axis)]),
+    );
     return [gradient];
   },
 });
@@ -104,7 +154,8 @@ export const permuteOp = defineOp({
 /** Reorders dimensions: dimension i of the result is dimension axes[i] of x. */
 export function permute(x: Tensor, axes: readonly number[]): Tensor {
   const normal = axes.map((axis) => normalizeAxis('permute', axis, x.rank));
-  if (normal.length !== x.rank || new Set(normal).size !== x.rank) shapeError('permute', 'axes', `each of the ${x.rank} axes once`, axes);
+  if (normal.length !== x.rank || new Set(normal).size !== x.rank)
+    shapeError('permute', 'axes', `each of the ${x.rank} axes once`, axes);
   return permuteOp([x], { axes: normal });
 }
 
@@ -126,7 +177,8 @@ interface SliceAttributes {
 export const sliceOp = defineOp({
   name: 'slice',
   shape: ([x]: readonly [Tensor], { axis, start, end }: SliceAttributes) => ({
-    shape: x.shape.map((size, i) => (i === axis ? end - start : size)), dtype: x.dtype,
+    shape: x.shape.map((size, i) => (i === axis ? end - start : size)),
+    dtype: x.dtype,
   }),
   forward: ({ device, inputs: [x], attributes: { axis, start }, output }) => {
     const strides = stridesOf(x.shape);
@@ -145,12 +197,22 @@ export const sliceOp = defineOp({
 });
 
 /** Elements start .. end - 1 along an axis; negative ones are counted from the end. */
-export function slice(x: Tensor, axis: number, start: number, end: number = x.shape[normalizeAxis('slice', axis, x.rank)]): Tensor {
+export function slice(
+  x: Tensor,
+  axis: number,
+  start: number,
+  end: number = x.shape[normalizeAxis('slice', axis, x.rank)],
+): Tensor {
   const along = normalizeAxis('slice', axis, x.rank);
   const size = x.shape[along];
   const [from, to] = [start < 0 ? start + size : start, end < 0 ? end + size : end];
   if (!Number.isInteger(from) || !Number.isInteger(to) || from < 0 || to < from || to > size) {
-    shapeError('slice', 'start and end', `0 <= start <= end <= ${size} (axis ${axis} of ${formatShape(x.shape)})`, `${start} and ${end}`);
+    shapeError(
+      'slice',
+      'start and end',
+      `0 <= start <= end <= ${size} (axis ${axis} of ${formatShape(x.shape)})`,
+      `${start} and ${end}`,
+    );
   }
   return sliceOp([x], { axis: along, start: from, end: to });
 }
@@ -172,7 +234,8 @@ export const expandOp = defineOp({
     checkCopyRank('expand', shape, broadcastStrides(x.shape, shape));
     return { shape, dtype: x.dtype };
   },
-  forward: ({ device, inputs: [x], attributes: shape, output }) => copyByStrides(device, x, output, shape, broadcastStrides(x.shape, shape)),
+  forward: ({ device, inputs: [x], attributes: shape, output }) =>
+    copyByStrides(device, x, output, shape, broadcastStrides(x.shape, shape)),
   backward: ({ device, inputs: [x], gradient }) => [sumTo(device, gradient, x.shape)],
 });
 
@@ -191,7 +254,7 @@ function copyParts(device: Device, whole: Tensor, parts: readonly Tensor[], axis
   const outer = sizeOf(whole.shape.slice(0, axis));
   const lengths = parts.map((part) => part.shape[axis] * inner);
   const width = lengths.every((length) => length % 4 === 0) ? 4 : 1;
-  const total = whole.shape[axis] * inner / width;
+  const total = (whole.shape[axis] * inner) / width;
   let start = 0;
   for (let first = 0; first < parts.length; first += MAX_PARTS) {
     const chosen = parts.slice(first, first + MAX_PARTS);
@@ -243,9 +306,13 @@ export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
   const { shape, rank } = tensors[0];
   const along = normalizeAxis('stack', axis, rank + 1);
   for (const tensor of tensors) {
-    if (!sameShape(tensor.shape, shape)) shapeError('stack', 'tensors', `all of shape ${formatShape(shape)}`, tensor.shape);
+    if (!sameShape(tensor.shape, shape))
+      shapeError('stack', 'tensors', `all of shape ${formatShape(shape)}`, tensor.shape);
   }
-  return concat(tensors.map((tensor) => reshape(tensor, [...shape.slice(0, along), 1, ...shape.slice(along)])), along);
+  return concat(
+    tensors.map((tensor) => reshape(tensor, [...shape.slice(0, along), 1, ...shape.slice(along)])),
+    along,
+  );
 }
 
 // ------------------------------------------------------------------ gather
@@ -270,7 +337,12 @@ export const gatherOp = defineOp({
   forward: ({ device, inputs: [input, indices], attributes: { axis }, output }) => {
     const { n, inner, width } = gatherView(input, axis);
     const count = output.size / width;
-    device.run(gatherKernel(width), { count, n, m: indices.size, inner }, { input, indices, output }, linearGrid(Math.ceil(count / 64)));
+    device.run(
+      gatherKernel(width),
+      { count, n, m: indices.size, inner },
+      { input, indices, output },
+      linearGrid(Math.ceil(count / 64)),
+    );
   },
   backward: ({ device, inputs: [x, indices], attributes: { axis }, gradient: upstream }) => {
     const { n, inner, width } = gatherView(x, axis);
@@ -280,7 +352,12 @@ export const gatherOp = defineOp({
     device.run(gatherLinksKernel(), { n, m }, { indices, head, next }, linearGrid(Math.ceil(m / 256)));
     const gradient = device.empty(x.shape);
     const count = x.size / width;
-    device.run(gatherGradientKernel(width), { count, n, m, inner }, { upstream, head, next, gradient }, linearGrid(Math.ceil(count / 64)));
+    device.run(
+      gatherGradientKernel(width),
+      { count, n, m, inner },
+      { upstream, head, next, gradient },
+      linearGrid(Math.ceil(count / 64)),
+    );
     return [gradient, null];
   },
 });

@@ -25,13 +25,18 @@ function sizesOf([, height, width, C]: Shape, [, outH, outW]: Shape, { kernel, s
 export const maxPool2dOp = defineOp({
   name: 'maxPool2d',
   shape: ([x]: readonly [Tensor], { kernel, stride, padding }: Attributes) => {
-    if (x.rank !== 4 || x.dtype !== 'f32') shapeError('maxPool2d', 'x', '[B, H, W, C] of dtype f32', x.rank === 4 ? x.dtype : x.shape);
-    if (!Number.isInteger(kernel) || kernel < 1) shapeError('maxPool2d', 'kernel', 'a positive integer', String(kernel));
-    if (!Number.isInteger(stride) || stride < 1) shapeError('maxPool2d', 'stride', 'a positive integer', String(stride));
-    if (!Number.isInteger(padding) || padding < 0 || padding > kernel / 2) shapeError('maxPool2d', 'padding', 'an integer in 0 .. kernel / 2', String(padding));
+    if (x.rank !== 4 || x.dtype !== 'f32')
+      shapeError('maxPool2d', 'x', '[B, H, W, C] of dtype f32', x.rank === 4 ? x.dtype : x.shape);
+    if (!Number.isInteger(kernel) || kernel < 1)
+      shapeError('maxPool2d', 'kernel', 'a positive integer', String(kernel));
+    if (!Number.isInteger(stride) || stride < 1)
+      shapeError('maxPool2d', 'stride', 'a positive integer', String(stride));
+    if (!Number.isInteger(padding) || padding < 0 || padding > kernel / 2)
+      shapeError('maxPool2d', 'padding', 'an integer in 0 .. kernel / 2', String(padding));
     const [B, H, W, C] = x.shape;
     const [outH, outW] = [H, W].map((size) => Math.floor((size + 2 * padding - kernel) / stride) + 1);
-    if (outH < 1 || outW < 1) shapeError('maxPool2d', 'x', `at least as large as the window of ${kernel} with padding ${padding}`, x.shape);
+    if (outH < 1 || outW < 1)
+      shapeError('maxPool2d', 'x', `at least as large as the window of ${kernel} with padding ${padding}`, x.shape);
     return { shape: [B, outH, outW, C] };
   },
   forward: ({ device, inputs: [x], attributes, output, recording }): { winners?: Tensor } => {
@@ -40,8 +45,14 @@ export const maxPool2dOp = defineOp({
     const count = vec4 ? output.size / 4 : output.size;
     const sizes = sizesOf(x.shape, output.shape, attributes);
     const { lanes, grid } = elementwise(device, count);
-    withOperands(device, vec4 && prefersTextures(device), { input: x }, (texture, operands, shifts) => (
-      device.run(maxPool2dKernel(vec4, texture, attributes.kernel, winners !== null, lanes), { count, ...sizes, ...shifts }, { ...operands, output, ...(winners && { winners }) }, grid)));
+    withOperands(device, vec4 && prefersTextures(device), { input: x }, (texture, operands, shifts) =>
+      device.run(
+        maxPool2dKernel(vec4, texture, attributes.kernel, winners !== null, lanes),
+        { count, ...sizes, ...shifts },
+        { ...operands, output, ...(winners && { winners }) },
+        grid,
+      ),
+    );
     return winners ? { winners } : {};
   },
   backward: ({ device, inputs: [x], attributes, output, saved: { winners }, gradient: upstream }) => {
@@ -50,7 +61,12 @@ export const maxPool2dOp = defineOp({
     const count = vec4 ? x.size / 4 : x.size;
     const sizes = sizesOf(x.shape, output.shape, attributes);
     const { lanes, grid } = elementwise(device, count);
-    device.run(maxPool2dGradientKernel(vec4, lanes), { count, ...sizes }, { upstream, winners: winners!, gradient }, grid);
+    device.run(
+      maxPool2dGradientKernel(vec4, lanes),
+      { count, ...sizes },
+      { upstream, winners: winners!, gradient },
+      grid,
+    );
     return [gradient];
   },
 });

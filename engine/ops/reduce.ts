@@ -1,6 +1,13 @@
 /** sum, mean and max over axes; and the reductions that other ops' gradients are made of. */
 import {
-  columnReduceKernel, columnSumPairKernel, rowReduceKernel, spreadKernel, spreadToFirstKernel, teamOf, type Reduction, type SpreadForm,
+  columnReduceKernel,
+  columnSumPairKernel,
+  rowReduceKernel,
+  spreadKernel,
+  spreadToFirstKernel,
+  teamOf,
+  type Reduction,
+  type SpreadForm,
 } from '../../kernels/reduce.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import type { Device } from '../device.ts';
@@ -40,17 +47,26 @@ interface ReduceOptions {
 
 /** How a view is reduced: by teams of lanes (rows only), or by a lane a column. */
 type ReductionVariant =
-  | { readonly teams: true; /** Elements that a team takes at once, a multiple of 4. */ readonly chunkLength: number; /** Chunks that it takes in turn. */ readonly perTeam: number }
-  | { readonly teams: false; /** Lanes that share a column, at least 1. */ readonly chunks: number };
+  | {
+      readonly teams: true /** Elements that a team takes at once, a multiple of 4. */;
+      readonly chunkLength: number /** Chunks that it takes in turn. */;
+      readonly perTeam: number;
+    }
+  | { readonly teams: false /** Lanes that share a column, at least 1. */; readonly chunks: number };
 
 /** Chunks of at least `LONG_CHUNK` elements are whole multiples of `CHUNK_UNIT`, so that what a subgroup loads at once begins where a cache line does, which saves a sixth of the time. */
-const LONG_CHUNK = 1024, CHUNK_UNIT = 256;
+const LONG_CHUNK = 1024,
+  CHUNK_UNIT = 256;
 
 /** Rows in so many chunks, or fewer. */
 function byTeams({ outer, n }: ReductionView, wanted: number): ReductionVariant & { readonly teams: true } {
   const unit = n / wanted >= LONG_CHUNK ? CHUNK_UNIT : 4;
   const chunkLength = Math.max(1, Math.ceil(n / wanted / unit) * unit);
-  return { teams: true, chunkLength, perTeam: Math.min(32, Math.max(1, Math.floor((outer * Math.max(1, Math.ceil(n / chunkLength))) / 1024))) };
+  return {
+    teams: true,
+    chunkLength,
+    perTeam: Math.min(32, Math.max(1, Math.floor((outer * Math.max(1, Math.ceil(n / chunkLength))) / 1024))),
+  };
 }
 
 function expectedReduction(view: ReductionView): ReductionVariant {
@@ -59,7 +75,7 @@ function expectedReduction(view: ReductionView): ReductionVariant {
     const cut = n > LONG_ROW && outer < ENOUGH_TEAMS;
     return byTeams(view, cut ? Math.min(Math.ceil(ENOUGH_TEAMS / outer), Math.ceil(n / 1024)) : 1);
   }
-  const lanes = outer * inner / widthOf(inner);
+  const lanes = (outer * inner) / widthOf(inner);
   const cut = n > LONG_COLUMN && lanes < ENOUGH_LANES;
   return { teams: false, chunks: cut ? Math.min(Math.ceil(ENOUGH_LANES / lanes), Math.ceil(n / 16), MAX_CHUNKS) : 1 };
 }
@@ -67,41 +83,85 @@ function expectedReduction(view: ReductionView): ReductionVariant {
 /** The variant for a view: the tuned one, or the expected one, which is the only one of reductions from or to integers. */
 function chooseReduction(device: Device, reduction: Reduction, view: ReductionView): ReductionVariant {
   if (reduction === 'first' || reduction === 'least') return expectedReduction(view);
-  return device.tuner.choose('reduce', `${reduction} ${view.outer}x${view.n}x${view.inner}`, () => describeReduction(device, reduction, view));
+  return device.tuner.choose('reduce', `${reduction} ${view.outer}x${view.n}x${view.inner}`, () =>
+    describeReduction(device, reduction, view),
+  );
 }
 
-function describeReduction(device: Device, reduction: 'sum' | 'max', view: ReductionView): TuningProblem<ReductionVariant> {
+function describeReduction(
+  device: Device,
+  reduction: 'sum' | 'max',
+  view: ReductionView,
+): TuningProblem<ReductionVariant> {
   const { outer, n, inner } = view;
   const chunksOf = ({ chunkLength }: ReductionVariant & { teams: true }): number => Math.ceil(n / chunkLength);
   const candidate = (variant: ReductionVariant): Candidate<ReductionVariant> => ({
-    name: variant.teams ? `teams, ${chunksOf(variant)} chunks, ${variant.perTeam} a team` : `lanes, ${variant.chunks} chunks`, variant, tolerance: reduction === 'max' ? 0 : roundingOf(n),
-    kernels: () => [variant.teams ? rowReduceKernel(reduction, device.subgroupSize, n % 4 === 0) : columnReduceKernel(reduction, widthOf(inner))],
+    name: variant.teams
+      ? `teams, ${chunksOf(variant)} chunks, ${variant.perTeam} a team`
+      : `lanes, ${variant.chunks} chunks`,
+    variant,
+    tolerance: reduction === 'max' ? 0 : roundingOf(n),
+    kernels: () => [
+      variant.teams
+        ? rowReduceKernel(reduction, device.subgroupSize, n % 4 === 0)
+        : columnReduceKernel(reduction, widthOf(inner)),
+    ],
   });
-  const lanes = (chunks: number): ReductionVariant => ({ teams: false, chunks: Math.max(1, Math.min(chunks, Math.ceil(n / 4), MOST_CHUNKS_TRIED)) });
+  const lanes = (chunks: number): ReductionVariant => ({
+    teams: false,
+    chunks: Math.max(1, Math.min(chunks, Math.ceil(n / 4), MOST_CHUNKS_TRIED)),
+  });
   const expected = expectedReduction(view);
   const teams = expected.teams ? expected : byTeams(view, 1);
-  const chunks = chunksOf(teams), turns = outer * chunks;
-  const candidates: readonly ReductionVariant[] = !worthMeasuring(outer * n * inner) ? [] : [
-    ...(expected.teams ? [] : [lanes(expected.chunks >> 2), lanes(expected.chunks * 4)]),
-    ...(inner > 1 ? [] : [
-      teams, byTeams(view, Math.ceil(chunks / 4)), n > LONG_COLUMN ? byTeams(view, chunks * 4) : lanes(1),
-      { ...teams, perTeam: Math.max(1, teams.perTeam >> 2) }, ...(turns >= 1024 ? [{ ...teams, perTeam: teams.perTeam * 4 }] : []),
-    ]),
-  ];
+  const chunks = chunksOf(teams),
+    turns = outer * chunks;
+  const candidates: readonly ReductionVariant[] = !worthMeasuring(outer * n * inner)
+    ? []
+    : [
+        ...(expected.teams ? [] : [lanes(expected.chunks >> 2), lanes(expected.chunks * 4)]),
+        ...(inner > 1
+          ? []
+          : [
+              teams,
+              byTeams(view, Math.ceil(chunks / 4)),
+              n > LONG_COLUMN ? byTeams(view, chunks * 4) : lanes(1),
+              { ...teams, perTeam: Math.max(1, teams.perTeam >> 2) },
+              ...(turns >= 1024 ? [{ ...teams, perTeam: teams.perTeam * 4 }] : []),
+            ]),
+      ];
   return {
-    expected: candidate(expected), candidates: candidates.map(candidate), plain: lanes(Math.min(MAX_CHUNKS, Math.ceil(n / 16))), tensors: { input: [outer, n, inner], output: [outer, inner] }, output: 'output',
-    run: (variant, { input, output }) => { reduceWith(device, reduction, input, view, { into: output }, variant); },
+    expected: candidate(expected),
+    candidates: candidates.map(candidate),
+    plain: lanes(Math.min(MAX_CHUNKS, Math.ceil(n / 16))),
+    tensors: { input: [outer, n, inner], output: [outer, inner] },
+    output: 'output',
+    run: (variant, { input, output }) => {
+      reduceWith(device, reduction, input, view, { into: output }, variant);
+    },
   };
 }
 
 const widthOf = (inner: number): 1 | 4 => (inner % 4 === 0 ? 4 : 1);
 
 /** Reduces the view's middle axis to [outer, inner]; u32 for `first` and `least`. */
-export function reduceView(device: Device, reduction: Reduction, input: Tensor, view: ReductionView, options: ReduceOptions = {}): Tensor {
+export function reduceView(
+  device: Device,
+  reduction: Reduction,
+  input: Tensor,
+  view: ReductionView,
+  options: ReduceOptions = {},
+): Tensor {
   return reduceWith(device, reduction, input, view, options, chooseReduction(device, reduction, view));
 }
 
-function reduceWith(device: Device, reduction: Reduction, input: Tensor, { outer, n, inner }: ReductionView, options: ReduceOptions, variant: ReductionVariant): Tensor {
+function reduceWith(
+  device: Device,
+  reduction: Reduction,
+  input: Tensor,
+  { outer, n, inner }: ReductionView,
+  options: ReduceOptions,
+  variant: ReductionVariant,
+): Tensor {
   const { scale = 1, extreme = input, into } = options;
   const integral = reduction === 'first' || reduction === 'least';
   const second = reduction === 'first' ? 'least' : reduction;
@@ -113,7 +173,12 @@ function reduceWith(device: Device, reduction: Reduction, input: Tensor, { outer
     const items = outer * chunks;
     const output = (chunks === 1 && into) || device.empty([outer, chunks], dtype);
     const params = { n, chunks, chunk_length: chunkLength, items, per_team: perTeam, factor: factor(chunks === 1) };
-    device.run(rowReduceKernel(reduction, device.subgroupSize, n % 4 === 0), params, { input, extreme, output }, linearGrid(Math.ceil(items / perTeam / teamOf(device.subgroupSize).count)));
+    device.run(
+      rowReduceKernel(reduction, device.subgroupSize, n % 4 === 0),
+      params,
+      { input, extreme, output },
+      linearGrid(Math.ceil(items / perTeam / teamOf(device.subgroupSize).count)),
+    );
     return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner: 1 }, { scale, into });
   }
   const { chunks } = variant;
@@ -122,42 +187,89 @@ function reduceWith(device: Device, reduction: Reduction, input: Tensor, { outer
   const stride = chunks * columns;
   const lanes = outer * stride;
   const output = (chunks === 1 && into) || device.empty([outer, chunks, inner], dtype);
-  device.run(columnReduceKernel(reduction, width), { length: n * columns, stride, inner: columns, lanes, factor: factor(chunks === 1) },
-    { input, extreme, output }, linearGrid(Math.ceil(lanes / 64)));
+  device.run(
+    columnReduceKernel(reduction, width),
+    { length: n * columns, stride, inner: columns, lanes, factor: factor(chunks === 1) },
+    { input, extreme, output },
+    linearGrid(Math.ceil(lanes / 64)),
+  );
   return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner }, { scale, into });
 }
 
 function describePairs(device: Device, n: number, columns: number, expected: number): TuningProblem<number> {
   const candidate = (chunks: number): Candidate<number> => ({
-    name: chunks === 1 ? 'at once' : `${chunks} chunks`, variant: chunks, tolerance: roundingOf(n),
-    kernels: () => [...(chunks > 1 ? [columnReduceKernel('sum', widthOf(columns * 2))] : []), columnSumPairKernel(widthOf(columns))],
+    name: chunks === 1 ? 'at once' : `${chunks} chunks`,
+    variant: chunks,
+    tolerance: roundingOf(n),
+    kernels: () => [
+      ...(chunks > 1 ? [columnReduceKernel('sum', widthOf(columns * 2))] : []),
+      columnSumPairKernel(widthOf(columns)),
+    ],
   });
-  const others = [1, expected >> 2, expected * 4].map((chunks) => Math.max(1, Math.min(chunks, Math.ceil(n / 4), MOST_CHUNKS_TRIED)));
+  const others = [1, expected >> 2, expected * 4].map((chunks) =>
+    Math.max(1, Math.min(chunks, Math.ceil(n / 4), MOST_CHUNKS_TRIED)),
+  );
   return {
-    expected: candidate(expected), candidates: worthMeasuring(2 * n * columns) ? others.map(candidate) : [], plain: Math.min(MAX_CHUNKS, Math.max(1, Math.ceil(n / 16))),
-    tensors: { input: [n, 2, columns], output: [columns], other: [columns] }, output: ['output', 'other'],
+    expected: candidate(expected),
+    candidates: worthMeasuring(2 * n * columns) ? others.map(candidate) : [],
+    plain: Math.min(MAX_CHUNKS, Math.max(1, Math.ceil(n / 16))),
+    tensors: { input: [n, 2, columns], output: [columns], other: [columns] },
+    output: ['output', 'other'],
     run: (chunks, { input, output, other }) => sumPairs(device, input, n, columns, [output, other], chunks),
   };
 }
 
 /** Sums [n, 2, columns] over n into two tensors [columns]. */
-export function sumColumnPairs(device: Device, input: Tensor, n: number, columns: number, sums: readonly [Tensor, Tensor]): void {
+export function sumColumnPairs(
+  device: Device,
+  input: Tensor,
+  n: number,
+  columns: number,
+  sums: readonly [Tensor, Tensor],
+): void {
   const expected = n > LONG_COLUMN ? Math.min(MAX_CHUNKS, Math.ceil(n / (device.smallSubgroups ? 64 : 16))) : 1;
-  sumPairs(device, input, n, columns, sums, n > LONG_COLUMN ? device.tuner.choose('sum-pairs', `${n}x2x${columns}`, () => describePairs(device, n, columns, expected)) : expected);
+  sumPairs(
+    device,
+    input,
+    n,
+    columns,
+    sums,
+    n > LONG_COLUMN
+      ? device.tuner.choose('sum-pairs', `${n}x2x${columns}`, () => describePairs(device, n, columns, expected))
+      : expected,
+  );
 }
 
-function sumPairs(device: Device, input: Tensor, n: number, columns: number, [output, other]: readonly [Tensor, Tensor], chunks: number): void {
-  const width = widthOf(columns * 2), inner = columns * 2 / width;
-  let source = input, rows = n;
+function sumPairs(
+  device: Device,
+  input: Tensor,
+  n: number,
+  columns: number,
+  [output, other]: readonly [Tensor, Tensor],
+  chunks: number,
+): void {
+  const width = widthOf(columns * 2),
+    inner = (columns * 2) / width;
+  let source = input,
+    rows = n;
   if (chunks > 1) {
     source = device.empty([chunks, 2, columns]);
-    device.run(columnReduceKernel('sum', width), { length: n * inner, stride: chunks * inner, inner, lanes: chunks * inner, factor: 1 },
-      { input, extreme: input, output: source }, linearGrid(Math.ceil(chunks * inner / 64)));
+    device.run(
+      columnReduceKernel('sum', width),
+      { length: n * inner, stride: chunks * inner, inner, lanes: chunks * inner, factor: 1 },
+      { input, extreme: input, output: source },
+      linearGrid(Math.ceil((chunks * inner) / 64)),
+    );
     rows = chunks;
   }
-  const halfWidth = widthOf(columns), halves = columns * 2 / halfWidth;
-  device.run(columnSumPairKernel(halfWidth), { length: rows * halves, stride: halves, inner: halves, lanes: halves, factor: 1 },
-    { input: source, output, other }, linearGrid(Math.ceil(halves / 64)));
+  const halfWidth = widthOf(columns),
+    halves = (columns * 2) / halfWidth;
+  device.run(
+    columnSumPairKernel(halfWidth),
+    { length: rows * halves, stride: halves, inner: halves, lanes: halves, factor: 1 },
+    { input: source, output, other },
+    linearGrid(Math.ceil(halves / 64)),
+  );
 }
 
 /** As `sumColumnPairs`, into fresh tensors. */
@@ -168,14 +280,24 @@ export function columnPairSums(device: Device, input: Tensor, n: number, columns
 }
 
 /** Sums x over the marked axes, adjacent ones in one go; the result holds the remaining axes in order, under `shape`. */
-function sumMarked(device: Device, x: Tensor, marked: readonly boolean[], shape: Shape, { scale = 1, into }: ReduceOptions = {}): Tensor {
+function sumMarked(
+  device: Device,
+  x: Tensor,
+  marked: readonly boolean[],
+  shape: Shape,
+  { scale = 1, into }: ReduceOptions = {},
+): Tensor {
   const dims = [...x.shape];
   let current = x;
-  for (let end = dims.length; end > 0;) {
+  for (let end = dims.length; end > 0; ) {
     let begin = end;
     while (begin > 0 && marked[begin - 1]) begin--;
     if (begin < end) {
-      const view = { outer: sizeOf(dims.slice(0, begin)), n: sizeOf(dims.slice(begin, end)), inner: sizeOf(dims.slice(end)) };
+      const view = {
+        outer: sizeOf(dims.slice(0, begin)),
+        n: sizeOf(dims.slice(begin, end)),
+        inner: sizeOf(dims.slice(end)),
+      };
       const last = !marked.slice(0, begin).includes(true);
       current = reduceView(device, 'sum', current, view, last ? { scale, into } : {});
       dims.fill(1, begin, end);
@@ -196,9 +318,15 @@ export function sumTo(device: Device, x: Tensor, shape: Shape): Tensor {
 /** The transpose of `reduceView`'s sum: repeats [outer, inner] to [outer, n, inner]. */
 function spreadView(device: Device, input: Tensor, { outer, n, inner }: ReductionView, factor: number): Tensor {
   const output = device.empty([outer, n, inner]);
-  const form: SpreadForm = inner % 4 === 0 ? 'columns' : inner === 1 && (n % 4 === 0 || outer === 1) ? 'rows' : 'scalar';
+  const form: SpreadForm =
+    inner % 4 === 0 ? 'columns' : inner === 1 && (n % 4 === 0 || outer === 1) ? 'rows' : 'scalar';
   const count = Math.ceil(output.size / (form === 'scalar' ? 1 : 4));
-  const params = { n: form === 'rows' ? Math.ceil(n / 4) : n, inner: form === 'columns' ? inner / 4 : inner, count, factor };
+  const params = {
+    n: form === 'rows' ? Math.ceil(n / 4) : n,
+    inner: form === 'columns' ? inner / 4 : inner,
+    count,
+    factor,
+  };
   device.run(spreadKernel(form), params, { input, output }, linearGrid(Math.ceil(count / 64)));
   return output;
 }
@@ -210,11 +338,14 @@ interface SumAttributes {
 }
 
 function reducedShape(shape: Shape, axes: readonly number[], keepDims: boolean): number[] {
-  return keepDims ? shape.map((dimension, i) => (axes.includes(i) ? 1 : dimension)) : shape.filter((_, i) => !axes.includes(i));
+  return keepDims
+    ? shape.map((dimension, i) => (axes.includes(i) ? 1 : dimension))
+    : shape.filter((_, i) => !axes.includes(i));
 }
 
 function sumOpOf(name: 'sum' | 'mean'): Op<readonly [Tensor], SumAttributes> {
-  const scaleOf = (x: Tensor, axes: readonly number[]): number => (name === 'sum' ? 1 : 1 / axes.reduce((size, axis) => size * x.shape[axis], 1));
+  const scaleOf = (x: Tensor, axes: readonly number[]): number =>
+    name === 'sum' ? 1 : 1 / axes.reduce((size, axis) => size * x.shape[axis], 1);
   return defineOp({
     name,
     shape: ([x]: readonly [Tensor], { axes, keepDims }: SumAttributes) => {
@@ -229,13 +360,18 @@ function sumOpOf(name: 'sum' | 'mean'): Op<readonly [Tensor], SumAttributes> {
       const dims = reducedShape(x.shape, axes, true);
       let current = gradient;
       let factor = scaleOf(x, axes);
-      for (let begin = 0; begin < dims.length;) {
+      for (let begin = 0; begin < dims.length; ) {
         let end = begin;
         while (end < dims.length && axes.includes(end)) end++;
         if (end > begin) {
           const n = sizeOf(x.shape.slice(begin, end));
           if (n !== 1) {
-            current = spreadView(device, current, { outer: sizeOf(dims.slice(0, begin)), n, inner: sizeOf(dims.slice(end)) }, factor);
+            current = spreadView(
+              device,
+              current,
+              { outer: sizeOf(dims.slice(0, begin)), n, inner: sizeOf(dims.slice(end)) },
+              factor,
+            );
             factor = 1;
           }
           for (let i = begin; i < end; i++) dims[i] = x.shape[i];

@@ -6,7 +6,8 @@ import type { Tensor } from '../tensor.ts';
 export const reshapeOp = defineOp({
   name: 'reshape',
   shape: ([x]: readonly [Tensor], shape: Shape) => {
-    if (sizeOf(shape) !== x.size) shapeError('reshape', 'shape', `of ${x.size} elements (from ${formatShape(x.shape)})`, shape);
+    if (sizeOf(shape) !== x.size)
+      shapeError('reshape', 'shape', `of ${x.size} elements (from ${formatShape(x.shape)})`, shape);
     return { shape };
   },
   forward: 'alias',
@@ -19,5 +20,8 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
   if (unknown < 0) return reshapeOp([x], shape);
   const known = shape.reduce((product, dimension, i) => (i === unknown ? product : product * dimension), 1);
   if (known === 0 || x.size % known !== 0) shapeError('reshape', 'shape', `to divide ${x.size} elements`, shape);
-  return reshapeOp([x], shape.map((dimension, i) => (i === unknown ? x.size / known : dimension)));
+  return reshapeOp(
+    [x],
+    shape.map((dimension, i) => (i === unknown ? x.size / known : dimension)),
+  );
 }

@@ -1,12 +1,18 @@
 /** Resizing of feature maps, NHWC: nearest neighbour by a whole factor, and bilinear to any size. */
-import { resizeBilinearGradientKernel, resizeBilinearKernel, upsampleNearestGradientKernel, upsampleNearestKernel } from '../../kernels/resize.ts';
+import {
+  resizeBilinearGradientKernel,
+  resizeBilinearKernel,
+  upsampleNearestGradientKernel,
+  upsampleNearestKernel,
+} from '../../kernels/resize.ts';
 import { defineOp } from '../op.ts';
 import { shapeError, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { elementwise } from './elementwise.ts';
 
 function checkMap(op: string, x: Tensor): void {
-  if (x.rank !== 4 || x.dtype !== 'f32') shapeError(op, 'x', '[B, H, W, C] of dtype f32', x.rank === 4 ? x.dtype : x.shape);
+  if (x.rank !== 4 || x.dtype !== 'f32')
+    shapeError(op, 'x', '[B, H, W, C] of dtype f32', x.rank === 4 ? x.dtype : x.shape);
 }
 
 /** Whether channels go by four, how many elements that makes, and the launch for them. */
@@ -21,18 +27,29 @@ export const upsampleNearestOp = defineOp({
   name: 'upsampleNearest',
   shape: ([x]: readonly [Tensor], { factor }: { readonly factor: number }) => {
     checkMap('upsampleNearest', x);
-    if (!Number.isInteger(factor) || factor < 1) shapeError('upsampleNearest', 'factor', 'a positive integer', String(factor));
+    if (!Number.isInteger(factor) || factor < 1)
+      shapeError('upsampleNearest', 'factor', 'a positive integer', String(factor));
     const [B, H, W, C] = x.shape;
     return { shape: [B, H * factor, W * factor, C] };
   },
   forward: ({ device, inputs: [x], attributes, output }) => {
     const { vec4, lanes, grid, ...sizes } = launchOf(x);
-    device.run(upsampleNearestKernel(vec4, lanes), { ...sizes, height: x.shape[1], width: x.shape[2], ...attributes }, { input: x, output }, grid);
+    device.run(
+      upsampleNearestKernel(vec4, lanes),
+      { ...sizes, height: x.shape[1], width: x.shape[2], ...attributes },
+      { input: x, output },
+      grid,
+    );
   },
   backward: ({ device, inputs: [x], attributes, gradient: upstream }) => {
     const gradient = device.empty(x.shape);
     const { vec4, lanes, grid, ...sizes } = launchOf(gradient);
-    device.run(upsampleNearestGradientKernel(vec4, lanes), { ...sizes, height: x.shape[1], width: x.shape[2], ...attributes }, { upstream, gradient }, grid);
+    device.run(
+      upsampleNearestGradientKernel(vec4, lanes),
+      { ...sizes, height: x.shape[1], width: x.shape[2], ...attributes },
+      { upstream, gradient },
+      grid,
+    );
     return [gradient];
   },
 });
@@ -45,19 +62,30 @@ export const resizeBilinearOp = defineOp({
   name: 'resizeBilinear',
   shape: ([x]: readonly [Tensor], { size }: { readonly size: readonly [height: number, width: number] }) => {
     checkMap('resizeBilinear', x);
-    if (size.some((length) => !Number.isInteger(length) || length < 1)) shapeError('resizeBilinear', 'size', 'two positive integers', size);
+    if (size.some((length) => !Number.isInteger(length) || length < 1))
+      shapeError('resizeBilinear', 'size', 'two positive integers', size);
     const [B, H, W, C] = x.shape;
     if (H * W === 0) shapeError('resizeBilinear', 'x', '[B, H, W, C] with at least one pixel', x.shape);
     return { shape: [B, size[0], size[1], C] };
   },
   forward: ({ device, inputs: [x], output }) => {
     const { vec4, lanes, grid, ...sizes } = launchOf(output);
-    device.run(resizeBilinearKernel(vec4, lanes), { ...sizes, ...bilinearSizes(x.shape, output.shape) }, { input: x, output }, grid);
+    device.run(
+      resizeBilinearKernel(vec4, lanes),
+      { ...sizes, ...bilinearSizes(x.shape, output.shape) },
+      { input: x, output },
+      grid,
+    );
   },
   backward: ({ device, inputs: [x], output, gradient: upstream }) => {
     const gradient = device.empty(x.shape);
     const { vec4, lanes, grid, ...sizes } = launchOf(gradient);
-    device.run(resizeBilinearGradientKernel(vec4, lanes), { ...sizes, ...bilinearSizes(x.shape, output.shape) }, { upstream, gradient }, grid);
+    device.run(
+      resizeBilinearGradientKernel(vec4, lanes),
+      { ...sizes, ...bilinearSizes(x.shape, output.shape) },
+      { upstream, gradient },
+      grid,
+    );
     return [gradient];
   },
 });
@@ -69,4 +97,5 @@ export const upsampleNearest = (x: Tensor, factor: number): Tensor => upsampleNe
  * Bilinear interpolation of x [B, H, W, C] at the pixel centres of a grid of `size`: [B, size[0], size[1], C]. As torch.nn.functional.interpolate with
  * mode 'bilinear', align_corners=False: no smoothing before downscaling.
  */
-export const resizeBilinear = (x: Tensor, size: readonly [height: number, width: number]): Tensor => resizeBilinearOp([x], { size });
+export const resizeBilinear = (x: Tensor, size: readonly [height: number, width: number]): Tensor =>
+  resizeBilinearOp([x], { size });

@@ -1,5 +1,10 @@
 /** The ways to compute RoIAlign, and which one to take: where features are read from, channels a lane; for the gradient the kernel. */
-import { MAX_LEVELS, roiAlignGradientKernel, roiAlignGradientSubgroupKernel, roiAlignKernel } from '../../kernels/roi-align.ts';
+import {
+  MAX_LEVELS,
+  roiAlignGradientKernel,
+  roiAlignGradientSubgroupKernel,
+  roiAlignKernel,
+} from '../../kernels/roi-align.ts';
 import type { Device } from '../device.ts';
 import type { Random } from '../random.ts';
 import { sizeOf, type Shape } from '../shape.ts';
@@ -34,17 +39,21 @@ const WORTH_A_COPY = 3;
 const ROUNDING = 1e-4;
 
 /** Sizes alone: strides move boxes to other levels, which says little about the kernels. */
-const keyOf = ({ boxes: [images, perImage], features, resolution, samples }: PoolingCall): string => (
-  `${images}x${perImage} boxes by ${resolution}x${resolution} of ${samples}x${samples}, ${features[0][3]} channels of ${features.map(([, height, width]) => `${height}x${width}`).join(' ')}`);
+const keyOf = ({ boxes: [images, perImage], features, resolution, samples }: PoolingCall): string =>
+  `${images}x${perImage} boxes by ${resolution}x${resolution} of ${samples}x${samples}, ${features[0][3]} channels of ${features.map(([, height, width]) => `${height}x${width}`).join(' ')}`;
 
-const featuresOf = (features: readonly Shape[], name: string): Record<string, Shape> => Object.fromEntries(features.map((shape, level) => [`${name}${level}`, shape]));
+const featuresOf = (features: readonly Shape[], name: string): Record<string, Shape> =>
+  Object.fromEntries(features.map((shape, level) => [`${name}${level}`, shape]));
 
 /** Features or gradients of a problem, the finest level first. */
-const levelsOf = (tensors: Readonly<Record<string, Tensor>>, name: string): Tensor[] => (
-  Array.from({ length: MAX_LEVELS }, (_, level) => tensors[`${name}${level}`]).filter((tensor) => tensor !== undefined));
+const levelsOf = (tensors: Readonly<Record<string, Tensor>>, name: string): Tensor[] =>
+  Array.from({ length: MAX_LEVELS }, (_, level) => tensors[`${name}${level}`]).filter((tensor) => tensor !== undefined);
 
 /** Boxes of an image, xyxy: a sixteenth of its sides up to all of them, anywhere inside. */
-function boxesOf({ features: [[, height, width]], stride }: PoolingCall): (random: Random, count: number) => Float32Array<ArrayBuffer> {
+function boxesOf({
+  features: [[, height, width]],
+  stride,
+}: PoolingCall): (random: Random, count: number) => Float32Array<ArrayBuffer> {
   const sides = [width * stride, height * stride];
   return (random, count) => {
     const values = new Float32Array(count);
@@ -59,7 +68,10 @@ function boxesOf({ features: [[, height, width]], stride }: PoolingCall): (rando
   };
 }
 
-export type RunPooling = (tensors: { readonly boxes: Tensor; readonly features: readonly Tensor[]; readonly output: Tensor }, variant: PoolingVariant) => void;
+export type RunPooling = (
+  tensors: { readonly boxes: Tensor; readonly features: readonly Tensor[]; readonly output: Tensor },
+  variant: PoolingVariant,
+) => void;
 
 /** The variant for a forward pass: the tuned one, or the expected one. `run` must hold no tensors. */
 export function choosePooling(device: Device, call: PoolingCall, run: RunPooling): PoolingVariant {
@@ -70,47 +82,85 @@ function describePooling(device: Device, call: PoolingCall, run: RunPooling): Tu
   const { boxes, features, resolution, samples } = call;
   const [[, , , depth]] = features;
   const output = [boxes[0] * boxes[1], resolution ** 2, depth];
-  const vector = depth % 4 === 0, whole = depth % 16 === 0;
-  const reads = sizeOf(output) * SAMPLED_PIXELS * samples ** 2, copied = features.reduce((sum, shape) => sum + sizeOf(shape), 0);
-  const readable = vector && device.operandTextures && features.every(([images, height, width]) => textureFits(device, images * height, (width * depth) / 4, true));
+  const vector = depth % 4 === 0,
+    whole = depth % 16 === 0;
+  const reads = sizeOf(output) * SAMPLED_PIXELS * samples ** 2,
+    copied = features.reduce((sum, shape) => sum + sizeOf(shape), 0);
+  const readable =
+    vector &&
+    device.operandTextures &&
+    features.every(([images, height, width]) => textureFits(device, images * height, (width * depth) / 4, true));
   const pays = prefersTextures(device) && (device.force.operands === 'texture' || reads > WORTH_A_COPY * copied);
   const candidate = (access: PoolingVariant['access'], held: 1 | 4): Candidate<PoolingVariant> => ({
-    name: `${access}${held === 1 ? '' : ` x${held}`}`, variant: { access, held }, tolerance: ROUNDING, kernels: () => [roiAlignKernel(access, held)],
+    name: `${access}${held === 1 ? '' : ` x${held}`}`,
+    variant: { access, held },
+    tolerance: ROUNDING,
+    kernels: () => [roiAlignKernel(access, held)],
   });
-  const accesses: PoolingVariant['access'][] = vector ? ['vec4', ...(readable ? ['texture'] as const : [])] : [];
+  const accesses: PoolingVariant['access'][] = vector ? ['vec4', ...(readable ? (['texture'] as const) : [])] : [];
   return {
     expected: candidate(readable && pays ? 'texture' : vector ? 'vec4' : 'scalar', whole ? 4 : 1),
-    candidates: worthMeasuring(reads) ? accesses.flatMap((access) => [candidate(access, 1), ...(whole ? [candidate(access, 4)] : [])]) : [],
+    candidates: worthMeasuring(reads)
+      ? accesses.flatMap((access) => [candidate(access, 1), ...(whole ? [candidate(access, 4)] : [])])
+      : [],
     plain: { access: vector ? 'vec4' : 'scalar', held: 1 },
-    tensors: { boxes, ...featuresOf(features, 'features'), output }, output: 'output', values: { boxes: boxesOf(call) },
-    run: (variant, tensors) => run({ boxes: tensors.boxes, features: levelsOf(tensors, 'features'), output: tensors.output }, variant),
+    tensors: { boxes, ...featuresOf(features, 'features'), output },
+    output: 'output',
+    values: { boxes: boxesOf(call) },
+    run: (variant, tensors) =>
+      run({ boxes: tensors.boxes, features: levelsOf(tensors, 'features'), output: tensors.output }, variant),
   };
 }
 
 export type RunPoolingGradient = (
-  tensors: { readonly boxes: Tensor; readonly features: readonly Tensor[]; readonly upstream: Tensor; readonly gradients: readonly Tensor[] }, variant: PoolingGradientVariant,
+  tensors: {
+    readonly boxes: Tensor;
+    readonly features: readonly Tensor[];
+    readonly upstream: Tensor;
+    readonly gradients: readonly Tensor[];
+  },
+  variant: PoolingGradientVariant,
 ) => void;
 
 /** The variant for the gradients of all levels: the tuned one, or the expected one. `run` must hold no tensors. */
-export function choosePoolingGradient(device: Device, call: PoolingCall, run: RunPoolingGradient): PoolingGradientVariant {
+export function choosePoolingGradient(
+  device: Device,
+  call: PoolingCall,
+  run: RunPoolingGradient,
+): PoolingGradientVariant {
   return device.tuner.choose('roi-align-gradient', keyOf(call), () => describeGradient(device, call, run));
 }
 
-function describeGradient(device: Device, call: PoolingCall, run: RunPoolingGradient): TuningProblem<PoolingGradientVariant> {
+function describeGradient(
+  device: Device,
+  call: PoolingCall,
+  run: RunPoolingGradient,
+): TuningProblem<PoolingGradientVariant> {
   const { boxes, features, resolution } = call;
-  const lanes = device.subgroupSize, depth = features[0][3];
+  const lanes = device.subgroupSize,
+    depth = features[0][3];
   const upstream = [boxes[0] * boxes[1], resolution ** 2, depth];
   // Channels must fill whole subgroups.
   const possible = lanes > 0 && depth % (4 * lanes) === 0;
   const candidate = (variant: PoolingGradientVariant): Candidate<PoolingGradientVariant> => ({
-    name: variant, variant, tolerance: ROUNDING, kernels: () => [variant === 'subgroups' ? roiAlignGradientSubgroupKernel(lanes, false) : roiAlignGradientKernel(depth % 4 === 0, false)],
+    name: variant,
+    variant,
+    tolerance: ROUNDING,
+    kernels: () => [
+      variant === 'subgroups'
+        ? roiAlignGradientSubgroupKernel(lanes, false)
+        : roiAlignGradientKernel(depth % 4 === 0, false),
+    ],
   });
   const gradients = featuresOf(features, 'gradient');
   return {
-    expected: candidate(possible && device.smallSubgroups ? 'subgroups' : 'lanes'), plain: 'lanes',
+    expected: candidate(possible && device.smallSubgroups ? 'subgroups' : 'lanes'),
+    plain: 'lanes',
     candidates: possible && worthMeasuring(sizeOf(upstream)) ? [candidate('lanes'), candidate('subgroups')] : [],
     // Of the features only the shapes are looked at, those of the gradients. What others gave before is added by all variants alike.
-    tensors: { boxes, upstream, ...gradients }, output: Object.keys(gradients), values: { boxes: boxesOf(call) },
+    tensors: { boxes, upstream, ...gradients },
+    output: Object.keys(gradients),
+    values: { boxes: boxesOf(call) },
     run: (variant, tensors) => {
       const results = levelsOf(tensors, 'gradient');
       run({ boxes: tensors.boxes, features: results, upstream: tensors.upstream, gradients: results }, variant);

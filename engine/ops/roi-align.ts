@@ -1,11 +1,27 @@
 /** RoIAlign over a feature pyramid: boxes to feature maps of fixed size. */
 import { linearGrid } from '../../kernels/kernel.ts';
-import { ENTRY_WORDS, MAX_LEVELS, RUN, roiAlignGradientKernel, roiAlignGradientSubgroupKernel, roiAlignKernel, roiAlignListKernel } from '../../kernels/roi-align.ts';
+import {
+  ENTRY_WORDS,
+  MAX_LEVELS,
+  RUN,
+  roiAlignGradientKernel,
+  roiAlignGradientSubgroupKernel,
+  roiAlignKernel,
+  roiAlignListKernel,
+} from '../../kernels/roi-align.ts';
 import { defineOp } from '../op.ts';
 import { shapeError } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { textureOperand, type OperandTexture } from '../textures.ts';
-import { choosePooling, choosePoolingGradient, type PoolingCall, type PoolingGradientVariant, type PoolingVariant, type RunPooling, type RunPoolingGradient } from './roi-align-variants.ts';
+import {
+  choosePooling,
+  choosePoolingGradient,
+  type PoolingCall,
+  type PoolingGradientVariant,
+  type PoolingVariant,
+  type RunPooling,
+  type RunPoolingGradient,
+} from './roi-align-variants.ts';
 
 export interface RoiAlignOptions {
   /** Bins along each side; default 7. */
@@ -31,17 +47,36 @@ const LEVEL_EPSILON = 1e-8;
 const MAX_SIDE = 65535;
 
 /** What both directions tell the kernels about levels and sampling. */
-function geometry([boxes, ...features]: Inputs, { resolution, samplingRatio, strides, canonicalLevel, canonicalSize, minLevel }: Attributes) {
+function geometry(
+  [boxes, ...features]: Inputs,
+  { resolution, samplingRatio, strides, canonicalLevel, canonicalSize, minLevel }: Attributes,
+) {
   // floor(canonicalLevel + log2(sqrt(area) / canonicalSize + epsilon)) >= minLevel + step, solved for the area: exact where a logarithm is not.
-  const area = (step: number): number => (canonicalSize * Math.max(0, 2 ** (minLevel + step - canonicalLevel) - LEVEL_EPSILON)) ** 2;
+  const area = (step: number): number =>
+    (canonicalSize * Math.max(0, 2 ** (minLevel + step - canonicalLevel) - LEVEL_EPSILON)) ** 2;
   const at = (level: number): number => Math.min(level, features.length - 1);
   const height = (level: number): number => features[at(level)].shape[1];
   const width = (level: number): number => features[at(level)].shape[2];
   const scale = (level: number): number => 1 / strides[at(level)];
   return {
-    levels: features.length, resolution, samples: samplingRatio, area1: area(1), area2: area(2), area3: area(3),
-    scale0: scale(0), scale1: scale(1), scale2: scale(2), scale3: scale(3),
-    h0: height(0), w0: width(0), h1: height(1), w1: width(1), h2: height(2), w2: width(2), h3: height(3), w3: width(3),
+    levels: features.length,
+    resolution,
+    samples: samplingRatio,
+    area1: area(1),
+    area2: area(2),
+    area3: area(3),
+    scale0: scale(0),
+    scale1: scale(1),
+    scale2: scale(2),
+    scale3: scale(3),
+    h0: height(0),
+    w0: width(0),
+    h1: height(1),
+    w1: width(1),
+    h2: height(2),
+    w2: width(2),
+    h3: height(3),
+    w3: width(3),
     perImage: boxes.shape[1],
   };
 }
@@ -50,8 +85,10 @@ function checkInteger(name: string, value: number): void {
   if (!Number.isInteger(value) || value < 1) shapeError('roiAlign', name, 'a positive integer', String(value));
 }
 
-const callOf = ([boxes, ...features]: Inputs, { resolution, samplingRatio: samples, strides: [stride] }: Attributes): PoolingCall => (
-  { boxes: boxes.shape, features: features.map(({ shape }) => shape), stride, resolution, samples });
+const callOf = (
+  [boxes, ...features]: Inputs,
+  { resolution, samplingRatio: samples, strides: [stride] }: Attributes,
+): PoolingCall => ({ boxes: boxes.shape, features: features.map(({ shape }) => shape), stride, resolution, samples });
 
 interface Pooling {
   readonly boxes: Tensor;
@@ -68,12 +105,22 @@ function pool({ boxes, features, output }: Pooling, attributes: Attributes, { ac
   const params = { ...geometry([boxes, ...features], attributes), count, channels };
   const run = (levels: readonly (Tensor | OperandTexture)[]): void => {
     const level = (i: number): Tensor | OperandTexture => levels[Math.min(i, levels.length - 1)];
-    device.run(roiAlignKernel(access, held), params, { boxes, features0: level(0), features1: level(1), features2: level(2), features3: level(3), output }, linearGrid(Math.ceil(count / 64)));
+    device.run(
+      roiAlignKernel(access, held),
+      params,
+      { boxes, features0: level(0), features1: level(1), features2: level(2), features3: level(3), output },
+      linearGrid(Math.ceil(count / 64)),
+    );
   };
   if (access !== 'texture') return run(features);
-  const operands = features.map((map) => textureOperand(map, map.shape[0] * map.shape[1], map.shape[2] * channels, true));
+  const operands = features.map((map) =>
+    textureOperand(map, map.shape[0] * map.shape[1], map.shape[2] * channels, true),
+  );
   // Chosen only where all of them fit.
-  device.withTextures(operands.filter((operand) => operand !== null), run);
+  device.withTextures(
+    operands.filter((operand) => operand !== null),
+    run,
+  );
 }
 
 interface PoolingGradients extends Omit<Pooling, 'output'> {
@@ -84,7 +131,11 @@ interface PoolingGradients extends Omit<Pooling, 'output'> {
   readonly earlier?: readonly (Tensor | null)[];
 }
 
-function poolGradients({ boxes, features, upstream, gradients, earlier }: PoolingGradients, attributes: Attributes, variant: PoolingGradientVariant): void {
+function poolGradients(
+  { boxes, features, upstream, gradients, earlier }: PoolingGradients,
+  attributes: Attributes,
+  variant: PoolingGradientVariant,
+): void {
   const { device } = upstream;
   const [images, perImage] = boxes.shape;
   const levels = features.length;
@@ -92,7 +143,10 @@ function poolGradients({ boxes, features, upstream, gradients, earlier }: Poolin
   const entries = device.empty([images * levels * perImage * ENTRY_WORDS], 'u32');
   const counts = device.empty([images * levels], 'u32');
   device.run(
-    roiAlignListKernel(), { ...geometry([boxes, ...features], attributes), images }, { boxes, entries, counts }, linearGrid(Math.ceil((images * (perImage + levels)) / 64)),
+    roiAlignListKernel(),
+    { ...geometry([boxes, ...features], attributes), images },
+    { boxes, entries, counts },
+    linearGrid(Math.ceil((images * (perImage + levels)) / 64)),
   );
   gradients.forEach((gradient, level) => {
     if (!gradient) return;
@@ -102,47 +156,81 @@ function poolGradients({ boxes, features, upstream, gradients, earlier }: Poolin
     const runs = Math.ceil(width / RUN);
     const count = images * height * runs * channels;
     const sum = earlier?.[level] ?? null;
-    const params = { count, channels, height, width, runs, levels, level, perImage, resolution, samples }, buffers = { entries, counts, upstream, ...(sum && { earlier: sum }), gradient };
+    const params = { count, channels, height, width, runs, levels, level, perImage, resolution, samples },
+      buffers = { entries, counts, upstream, ...(sum && { earlier: sum }), gradient };
     const lanes = device.subgroupSize;
-    if (variant === 'subgroups') device.run(roiAlignGradientSubgroupKernel(lanes, sum !== null), params, buffers, linearGrid(count / lanes));
+    if (variant === 'subgroups')
+      device.run(roiAlignGradientSubgroupKernel(lanes, sum !== null), params, buffers, linearGrid(count / lanes));
     else device.run(roiAlignGradientKernel(vector, sum !== null), params, buffers, linearGrid(Math.ceil(count / 64)));
   });
 }
 
 // What the tuner remembers of a call: functions that see nothing but its attributes.
-const poolWith = (attributes: Attributes): RunPooling => (tensors, variant) => pool(tensors, attributes, variant);
-const gradientsWith = (attributes: Attributes): RunPoolingGradient => (tensors, variant) => poolGradients(tensors, attributes, variant);
+const poolWith =
+  (attributes: Attributes): RunPooling =>
+  (tensors, variant) =>
+    pool(tensors, attributes, variant);
+const gradientsWith =
+  (attributes: Attributes): RunPoolingGradient =>
+  (tensors, variant) =>
+    poolGradients(tensors, attributes, variant);
 
 export const roiAlignOp = defineOp({
   name: 'roiAlign',
   shape: ([boxes, ...features]: Inputs, { resolution, samplingRatio, strides, canonicalSize }: Attributes) => {
-    if (features.length < 1 || features.length > MAX_LEVELS) shapeError('roiAlign', 'features', `1 to ${MAX_LEVELS} levels`, String(features.length));
+    if (features.length < 1 || features.length > MAX_LEVELS)
+      shapeError('roiAlign', 'features', `1 to ${MAX_LEVELS} levels`, String(features.length));
     const [batch, , , channels] = features[0].shape;
     features.forEach((map, level) => {
       const { shape, dtype } = map;
       if (dtype !== 'f32') shapeError('roiAlign', `features[${level}]`, 'of dtype f32', dtype);
-      if (shape.length !== 4 || shape[0] !== batch || shape[3] !== channels) shapeError('roiAlign', `features[${level}]`, level === 0 ? '[B, H, W, C]' : `[${batch}, H, W, ${channels}]`, shape);
-      if (shape[1] < 1 || shape[2] < 1 || shape[1] > MAX_SIDE || shape[2] > MAX_SIDE) shapeError('roiAlign', `features[${level}]`, `with sides of 1 to ${MAX_SIDE} pixels`, shape);
+      if (shape.length !== 4 || shape[0] !== batch || shape[3] !== channels)
+        shapeError(
+          'roiAlign',
+          `features[${level}]`,
+          level === 0 ? '[B, H, W, C]' : `[${batch}, H, W, ${channels}]`,
+          shape,
+        );
+      if (shape[1] < 1 || shape[2] < 1 || shape[1] > MAX_SIDE || shape[2] > MAX_SIDE)
+        shapeError('roiAlign', `features[${level}]`, `with sides of 1 to ${MAX_SIDE} pixels`, shape);
     });
     if (boxes.dtype !== 'f32') shapeError('roiAlign', 'boxes', 'of dtype f32', boxes.dtype);
-    if (boxes.rank !== 3 || boxes.shape[0] !== batch || boxes.shape[2] !== 4) shapeError('roiAlign', 'boxes', `[${batch}, N, 4]`, boxes.shape);
+    if (boxes.rank !== 3 || boxes.shape[0] !== batch || boxes.shape[2] !== 4)
+      shapeError('roiAlign', 'boxes', `[${batch}, N, 4]`, boxes.shape);
     checkInteger('resolution', resolution);
     checkInteger('samplingRatio', samplingRatio);
-    if (strides.length !== features.length) shapeError('roiAlign', 'strides', `one number a level (${features.length})`, strides);
-    if (!strides.every((stride) => stride > 0 && Number.isFinite(stride))) shapeError('roiAlign', 'strides', 'positive numbers', strides);
-    if (!(canonicalSize > 0 && Number.isFinite(canonicalSize))) shapeError('roiAlign', 'canonicalSize', 'a positive number', String(canonicalSize));
+    if (strides.length !== features.length)
+      shapeError('roiAlign', 'strides', `one number a level (${features.length})`, strides);
+    if (!strides.every((stride) => stride > 0 && Number.isFinite(stride)))
+      shapeError('roiAlign', 'strides', 'positive numbers', strides);
+    if (!(canonicalSize > 0 && Number.isFinite(canonicalSize)))
+      shapeError('roiAlign', 'canonicalSize', 'a positive number', String(canonicalSize));
     return { shape: [batch * boxes.shape[1], resolution * resolution, channels] };
   },
   forward: ({ device, inputs, attributes, output }) => {
     const [boxes, ...features] = inputs;
-    pool({ boxes, features, output }, attributes, choosePooling(device, callOf(inputs, attributes), poolWith(attributes)));
+    pool(
+      { boxes, features, output },
+      attributes,
+      choosePooling(device, callOf(inputs, attributes), poolWith(attributes)),
+    );
   },
   backward: ({ device, inputs, attributes, gradient: upstream, needs, earlier }) => {
     const [boxes, ...features] = inputs;
     if (!needs.some((needed, i) => i > 0 && needed)) return inputs.map(() => null);
     const gradients = features.map((map, level) => (needs[level + 1] ? device.empty(map.shape) : null));
     const variant = choosePoolingGradient(device, callOf(inputs, attributes), gradientsWith(attributes));
-    poolGradients({ boxes, features, upstream, gradients, earlier: gradients.map((gradient, level) => gradient && earlier(level + 1)) }, attributes, variant);
+    poolGradients(
+      {
+        boxes,
+        features,
+        upstream,
+        gradients,
+        earlier: gradients.map((gradient, level) => gradient && earlier(level + 1)),
+      },
+      attributes,
+      variant,
+    );
     return [null, ...gradients];
   },
 });
@@ -161,6 +249,20 @@ export const roiAlignOp = defineOp({
  * @throws ShapeError where shapes, strides or sizes do not fit
  */
 export function roiAlign(features: readonly Tensor[], boxes: Tensor, options: RoiAlignOptions = {}): Tensor {
-  const { resolution = 7, samplingRatio = 2, strides = DEFAULT_STRIDES.slice(0, features.length), canonicalLevel = 4, canonicalSize = 224, minLevel = 2 } = options;
-  return roiAlignOp([boxes, ...features], { resolution, samplingRatio, strides, canonicalLevel, canonicalSize, minLevel });
+  const {
+    resolution = 7,
+    samplingRatio = 2,
+    strides = DEFAULT_STRIDES.slice(0, features.length),
+    canonicalLevel = 4,
+    canonicalSize = 224,
+    minLevel = 2,
+  } = options;
+  return roiAlignOp([boxes, ...features], {
+    resolution,
+    samplingRatio,
+    strides,
+    canonicalLevel,
+    canonicalSize,
+    minLevel,
+  });
 }

@@ -48,17 +48,32 @@ export interface RowProblem<V extends RowVariant> extends Pick<TuningProblem<V>,
 const WORTH_COPYING = 2 ** 19;
 
 /** Whether rows can be read from textures, and whether that is expected to pay. */
-export function rowTextures(device: Device, { rows, columns, width }: Rows): { readonly possible: boolean; readonly expected: boolean } {
+export function rowTextures(
+  device: Device,
+  { rows, columns, width }: Rows,
+): { readonly possible: boolean; readonly expected: boolean } {
   const possible = width === 4 && device.operandTextures && hasLinearOperand(device, [rows, columns * width]);
   return { possible, expected: possible && prefersTextures(device) && rows * columns * width >= WORTH_COPYING };
 }
 
 /** Teams of these lanes, in registers if `held` and where a row fits. */
-export function rowTeams({ columns }: Rows, subgroupSize: number, held: boolean, perTeam: number, textures = false): RowTeams {
+export function rowTeams(
+  { columns }: Rows,
+  subgroupSize: number,
+  held: boolean,
+  perTeam: number,
+  textures = false,
+): RowTeams {
   const { lanes } = teamOf(subgroupSize);
   const slots = Math.ceil(columns / lanes);
   const inRegisters = held && slots <= MAX_SLOTS;
-  return { subgroupSize, slots: inRegisters ? slots : 0, full: inRegisters && columns === slots * lanes, perTeam, textures };
+  return {
+    subgroupSize,
+    slots: inRegisters ? slots : 0,
+    full: inRegisters && columns === slots * lanes,
+    perTeam,
+    textures,
+  };
 }
 
 /** Registers from which on loops may be faster: more of them than a lane has would spill. */
@@ -71,7 +86,8 @@ const MANY_SLOTS = 5;
 export function otherTeams(rows: Rows, teams: RowTeams, textures: boolean): RowTeams[] {
   const { subgroupSize, slots, perTeam } = teams;
   return [
-    { ...teams, perTeam: Math.max(1, perTeam >> 2) }, { ...teams, perTeam: Math.min(Math.max(1, rows.rows), perTeam * 4) },
+    { ...teams, perTeam: Math.max(1, perTeam >> 2) },
+    { ...teams, perTeam: Math.min(Math.max(1, rows.rows), perTeam * 4) },
     ...(subgroupSize > 0 && rows.columns < subgroupSize ? [rowTeams(rows, 0, slots > 0, perTeam)] : []),
     ...(slots >= MANY_SLOTS ? [rowTeams(rows, subgroupSize, false, perTeam)] : []),
     ...(textures ? [{ ...teams, textures: !teams.textures }] : []),
@@ -85,11 +101,35 @@ function nameOf(variant: RowVariant): string {
 }
 
 /** The variant for `count` values in rows of `size`: the tuned one, or the op's. What `describe` gives must hold no tensors. */
-export function chooseRows<V extends RowVariant>(device: Device, family: string, count: number, size: number, describe: (device: Device, rows: Rows) => RowProblem<V>): V {
-  return device.tuner.choose(family, `${size === 0 ? 0 : count / size}x${size}`, () => describeRows(count, size, describe(device, rowsOf(count, size))));
+export function chooseRows<V extends RowVariant>(
+  device: Device,
+  family: string,
+  count: number,
+  size: number,
+  describe: (device: Device, rows: Rows) => RowProblem<V>,
+): V {
+  return device.tuner.choose(family, `${size === 0 ? 0 : count / size}x${size}`, () =>
+    describeRows(count, size, describe(device, rowsOf(count, size))),
+  );
 }
 
-function describeRows<V extends RowVariant>(count: number, size: number, { expected, others, plain, kernels, tensors, output, run }: RowProblem<V>): TuningProblem<V> {
-  const candidate = (variant: V): Candidate<V> => ({ name: nameOf(variant), variant, tolerance: roundingOf(size), kernels: () => kernels(variant) });
-  return { expected: candidate(expected), candidates: worthMeasuring(2 * count) ? others.map(candidate) : [], plain, tensors, output, run };
+function describeRows<V extends RowVariant>(
+  count: number,
+  size: number,
+  { expected, others, plain, kernels, tensors, output, run }: RowProblem<V>,
+): TuningProblem<V> {
+  const candidate = (variant: V): Candidate<V> => ({
+    name: nameOf(variant),
+    variant,
+    tolerance: roundingOf(size),
+    kernels: () => kernels(variant),
+  });
+  return {
+    expected: candidate(expected),
+    candidates: worthMeasuring(2 * count) ? others.map(candidate) : [],
+    plain,
+    tensors,
+    output,
+    run,
+  };
 }

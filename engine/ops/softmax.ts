@@ -1,6 +1,10 @@
 /** Softmax over any axis. */
 import {
-  softmaxColumnsGradientKernel, softmaxColumnsKernel, softmaxRowsGradientKernel, softmaxRowsKernel, type Width,
+  softmaxColumnsGradientKernel,
+  softmaxColumnsKernel,
+  softmaxRowsGradientKernel,
+  softmaxRowsKernel,
+  type Width,
 } from '../../kernels/softmax.ts';
 import { linearGrid, type Grid } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
@@ -9,7 +13,17 @@ import { defineOp } from '../op.ts';
 import { normalizeAxis, shapeError, sizeOf, type Shape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { withOperands } from '../textures.ts';
-import { chooseRows, otherTeams, rowsOf, rowTeams, rowTextures, type RowProblem, type Rows, type RowTeams, type RowVariant } from './row-variants.ts';
+import {
+  chooseRows,
+  otherTeams,
+  rowsOf,
+  rowTeams,
+  rowTextures,
+  type RowProblem,
+  type Rows,
+  type RowTeams,
+  type RowVariant,
+} from './row-variants.ts';
 
 interface SoftmaxAttributes {
   readonly axis: number;
@@ -22,7 +36,11 @@ interface View {
   readonly inner: number;
 }
 
-const viewOf = (shape: Shape, axis: number): View => ({ outer: sizeOf(shape.slice(0, axis)), n: shape[axis], inner: sizeOf(shape.slice(axis + 1)) });
+const viewOf = (shape: Shape, axis: number): View => ({
+  outer: sizeOf(shape.slice(0, axis)),
+  n: shape[axis],
+  inner: sizeOf(shape.slice(axis + 1)),
+});
 
 /** Rows up to this get a lane each, as columns do. */
 const SHORT_ROW = 8;
@@ -38,15 +56,21 @@ interface ColumnLayout {
 
 function columnLayout({ outer, n, inner }: View): ColumnLayout {
   const width = inner % 4 === 0 ? 4 : 1;
-  const lanes = outer * inner / width;
+  const lanes = (outer * inner) / width;
   return { width, params: { n, inner: inner / width, lanes }, grid: linearGrid(Math.ceil(lanes / 64)) };
 }
 
 type Forward = Readonly<Record<'input' | 'output', Tensor>>;
 type Gradient = Readonly<Record<'output' | 'upstream' | 'gradient', Tensor>>;
 
-function rowGrid({ rows, columns }: Rows, { subgroupSize, perTeam }: RowTeams): { params: Record<'rows' | 'columns' | 'per_team', number>; grid: Grid } {
-  return { params: { rows, columns, per_team: perTeam }, grid: linearGrid(Math.ceil(rows / perTeam / teamOf(subgroupSize).count)) };
+function rowGrid(
+  { rows, columns }: Rows,
+  { subgroupSize, perTeam }: RowTeams,
+): { params: Record<'rows' | 'columns' | 'per_team', number>; grid: Grid } {
+  return {
+    params: { rows, columns, per_team: perTeam },
+    grid: linearGrid(Math.ceil(rows / perTeam / teamOf(subgroupSize).count)),
+  };
 }
 
 /** By teams; a lane a row or column where there are none. */
@@ -56,9 +80,16 @@ function normalize({ input, output }: Forward, view: View, teams: RowVariant): v
     const { width, params, grid } = columnLayout(view);
     return device.run(softmaxColumnsKernel(width), params, { input, output }, grid);
   }
-  const rows = rowsOf(view.outer * view.n, view.n), { params, grid } = rowGrid(rows, teams);
-  withOperands(device, teams.textures, { input }, (texture, operands, shifts) => (
-    device.run(softmaxRowsKernel(teams.subgroupSize, rows.width, teams.slots, teams.full, texture), { ...params, ...shifts }, { ...operands, output }, grid)));
+  const rows = rowsOf(view.outer * view.n, view.n),
+    { params, grid } = rowGrid(rows, teams);
+  withOperands(device, teams.textures, { input }, (texture, operands, shifts) =>
+    device.run(
+      softmaxRowsKernel(teams.subgroupSize, rows.width, teams.slots, teams.full, texture),
+      { ...params, ...shifts },
+      { ...operands, output },
+      grid,
+    ),
+  );
 }
 
 function normalizeBackward({ output, upstream, gradient }: Gradient, view: View, teams: RowVariant): void {
@@ -67,35 +98,71 @@ function normalizeBackward({ output, upstream, gradient }: Gradient, view: View,
     const { width, params, grid } = columnLayout(view);
     return device.run(softmaxColumnsGradientKernel(width), params, { output, upstream, gradient }, grid);
   }
-  const rows = rowsOf(view.outer * view.n, view.n), { params, grid } = rowGrid(rows, teams);
-  withOperands(device, teams.textures, { output, upstream }, (textures, operands, shifts) => (
-    device.run(softmaxRowsGradientKernel(teams.subgroupSize, rows.width, textures), { ...params, ...shifts }, { ...operands, gradient }, grid)));
+  const rows = rowsOf(view.outer * view.n, view.n),
+    { params, grid } = rowGrid(rows, teams);
+  withOperands(device, teams.textures, { output, upstream }, (textures, operands, shifts) =>
+    device.run(
+      softmaxRowsGradientKernel(teams.subgroupSize, rows.width, textures),
+      { ...params, ...shifts },
+      { ...operands, gradient },
+      grid,
+    ),
+  );
 }
 
 /** What both passes say of rows; only the forward one holds them in registers. */
-function ways(device: Device, rows: Rows, held: boolean): Pick<RowProblem<RowVariant>, 'expected' | 'others' | 'plain'> {
+function ways(
+  device: Device,
+  rows: Rows,
+  held: boolean,
+): Pick<RowProblem<RowVariant>, 'expected' | 'others' | 'plain'> {
   const n = rows.columns * rows.width;
   // A workgroup costs a software adapter about as much as a row.
   const wanted = device.smallSubgroups ? 128 : 512;
   const textures = rowTextures(device, rows);
-  const teams = rowTeams(rows, device.subgroupSize, held, Math.min(16, Math.max(4, Math.ceil(rows.rows / wanted))), textures.expected);
-  const others = [...(n <= SHORT_ROW_TRIED ? [null] : []), ...(n >= LEAST_FOR_TEAMS ? [teams, ...otherTeams(rows, teams, textures.possible)] : [])];
+  const teams = rowTeams(
+    rows,
+    device.subgroupSize,
+    held,
+    Math.min(16, Math.max(4, Math.ceil(rows.rows / wanted))),
+    textures.expected,
+  );
+  const others = [
+    ...(n <= SHORT_ROW_TRIED ? [null] : []),
+    ...(n >= LEAST_FOR_TEAMS ? [teams, ...otherTeams(rows, teams, textures.possible)] : []),
+  ];
   return { expected: n > SHORT_ROW ? teams : null, others, plain: null };
 }
 
 function describeForward(device: Device, rows: Rows): RowProblem<RowVariant> {
-  const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 }, shape = [view.outer, view.n];
+  const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 },
+    shape = [view.outer, view.n];
   return {
-    ...ways(device, rows, true), tensors: { input: shape, output: shape }, output: 'output', run: (variant, filled) => normalize(filled as Forward, view, variant),
-    kernels: (variant) => [variant === null ? softmaxColumnsKernel(1) : softmaxRowsKernel(variant.subgroupSize, rows.width, variant.slots, variant.full, variant.textures)],
+    ...ways(device, rows, true),
+    tensors: { input: shape, output: shape },
+    output: 'output',
+    run: (variant, filled) => normalize(filled as Forward, view, variant),
+    kernels: (variant) => [
+      variant === null
+        ? softmaxColumnsKernel(1)
+        : softmaxRowsKernel(variant.subgroupSize, rows.width, variant.slots, variant.full, variant.textures),
+    ],
   };
 }
 
 function describeGradient(device: Device, rows: Rows): RowProblem<RowVariant> {
-  const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 }, shape = [view.outer, view.n];
+  const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 },
+    shape = [view.outer, view.n];
   return {
-    ...ways(device, rows, false), tensors: { output: shape, upstream: shape, gradient: shape }, output: 'gradient', run: (variant, filled) => normalizeBackward(filled as Gradient, view, variant),
-    kernels: (variant) => [variant === null ? softmaxColumnsGradientKernel(1) : softmaxRowsGradientKernel(variant.subgroupSize, rows.width, variant.textures)],
+    ...ways(device, rows, false),
+    tensors: { output: shape, upstream: shape, gradient: shape },
+    output: 'gradient',
+    run: (variant, filled) => normalizeBackward(filled as Gradient, view, variant),
+    kernels: (variant) => [
+      variant === null
+        ? softmaxColumnsGradientKernel(1)
+        : softmaxRowsGradientKernel(variant.subgroupSize, rows.width, variant.textures),
+    ],
   };
 }
 
@@ -107,12 +174,20 @@ export const softmaxOp = defineOp({
   },
   forward: ({ device, inputs: [input], attributes: { axis }, output }) => {
     const view = viewOf(input.shape, axis);
-    normalize({ input, output }, view, view.inner === 1 ? chooseRows(device, 'softmax', input.size, view.n, describeForward) : null);
+    normalize(
+      { input, output },
+      view,
+      view.inner === 1 ? chooseRows(device, 'softmax', input.size, view.n, describeForward) : null,
+    );
   },
   backward: ({ device, inputs: [input], attributes: { axis }, output, gradient: upstream }) => {
     const view = viewOf(input.shape, axis);
     const gradient = device.empty(input.shape);
-    normalizeBackward({ output, upstream, gradient }, view, view.inner === 1 ? chooseRows(device, 'softmax-gradient', input.size, view.n, describeGradient) : null);
+    normalizeBackward(
+      { output, upstream, gradient },
+      view,
+      view.inner === 1 ? chooseRows(device, 'softmax-gradient', input.size, view.n, describeGradient) : null,
+    );
     return [gradient];
   },
 });

@@ -26,7 +26,12 @@ function unaryOp(name: UnaryFunction): Op<readonly [Tensor], Constants> {
       const gradient = device.empty(input.shape);
       const count4 = Math.ceil(input.size / 4);
       const { lanes, grid } = elementwise(device, count4);
-      device.run(unaryGradientKernel(name, lanes), { count4, ...attributes }, { input, output, upstream, gradient }, grid);
+      device.run(
+        unaryGradientKernel(name, lanes),
+        { count4, ...attributes },
+        { input, output, upstream, gradient },
+        grid,
+      );
       return [gradient];
     },
   });

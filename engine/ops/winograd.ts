@@ -1,6 +1,13 @@
 /** Launches Winograd convolutions and their gradients by the weights (kernels/winograd.ts): decides where they pay, and runs their transforms around a batched matrix product. Records nothing. */
 import { linearGrid, type Grid } from '../../kernels/kernel.ts';
-import { winogradOutputKernel, WINOGRAD_SIZES, winogradTilesKernel, winogradWeightGradientKernel, winogradWeightsKernel, type WinogradSize } from '../../kernels/winograd.ts';
+import {
+  winogradOutputKernel,
+  WINOGRAD_SIZES,
+  winogradTilesKernel,
+  winogradWeightGradientKernel,
+  winogradWeightsKernel,
+  type WinogradSize,
+} from '../../kernels/winograd.ts';
 import type { Device } from '../device.ts';
 import type { Tensor } from '../tensor.ts';
 import { prefersTextures, textureOperand, withOperands, type OperandTexture } from '../textures.ts';
@@ -27,15 +34,25 @@ const RANGE_BYTES = 32 * 2 ** 20;
 const TILE_VALUE_COST = 28;
 const WEIGHT_VALUE_COST = 16;
 
-const sizeOfTiles = (m: WinogradSize, { batch, targetH, targetW }: Pick<WinogradCall, 'batch' | 'targetH' | 'targetW'>): { elements: number; tilesY: number; tilesX: number; all: number } => {
-  const tilesY = Math.ceil(targetH / m), tilesX = Math.ceil(targetW / m);
+const sizeOfTiles = (
+  m: WinogradSize,
+  { batch, targetH, targetW }: Pick<WinogradCall, 'batch' | 'targetH' | 'targetW'>,
+): { elements: number; tilesY: number; tilesX: number; all: number } => {
+  const tilesY = Math.ceil(targetH / m),
+    tilesX = Math.ceil(targetW / m);
   return { elements: (m + 2) ** 2, tilesY, tilesX, all: batch * tilesY * tilesX };
 };
 
 /** The size forced, or the one with the least work; null where the direct sum's is less. */
-function chooseSize({ force: { convolution } }: Device, direct: number, sizes: readonly WinogradSize[], work: (m: WinogradSize) => number): WinogradSize | null {
+function chooseSize(
+  { force: { convolution } }: Device,
+  direct: number,
+  sizes: readonly WinogradSize[],
+  work: (m: WinogradSize) => number,
+): WinogradSize | null {
   // F(4x4) only where it may be chosen: its rounding in a forward pass that gradients follow would move values across a ReLU.
-  if (convolution !== undefined) return convolution === 'direct' ? null : convolution === 'winograd4' && sizes.includes(4) ? 4 : 2;
+  if (convolution !== undefined)
+    return convolution === 'direct' ? null : convolution === 'winograd4' && sizes.includes(4) ? 4 : 2;
   const works = sizes.map(work);
   const least = Math.min(direct, ...works);
   return least === direct ? null : sizes[works.indexOf(least)];
@@ -43,10 +60,16 @@ function chooseSize({ force: { convolution } }: Device, direct: number, sizes: r
 
 /** The variant with the least work, or null where the direct sum has: every value that a transform touches costs, so few channels or few tiles do not pay. */
 export function winogradSize(device: Device, call: WinogradCall, sizes: readonly WinogradSize[]): WinogradSize | null {
-  const { batch, targetH, targetW } = call, K = call.K4 * 4, N = call.N4 * 4;
+  const { batch, targetH, targetW } = call,
+    K = call.K4 * 4,
+    N = call.N4 * 4;
   return chooseSize(device, batch * targetH * targetW * 9 * K * N, sizes, (m) => {
     const { elements, all: tiles } = sizeOfTiles(m, call);
-    return tiles * elements * K * N + 2 * tiles * elements * (K + N) * TILE_VALUE_COST + K * N * (9 + 2 * elements) * WEIGHT_VALUE_COST;
+    return (
+      tiles * elements * K * N +
+      2 * tiles * elements * (K + N) * TILE_VALUE_COST +
+      K * N * (9 + 2 * elements) * WEIGHT_VALUE_COST
+    );
   });
 }
 
@@ -60,7 +83,9 @@ const GRADIENT_COSTS_OF_QUADS = { direct: 1.4, tileValue: 13, weightValue: 23 };
 /** As winogradSize, for the gradient by the weights. */
 export function winogradGradientSize(device: Device, call: WinogradCall): WinogradSize | null {
   const { direct, tileValue, weightValue } = device.subgroupSize === 4 ? GRADIENT_COSTS_OF_QUADS : GRADIENT_COSTS;
-  const { batch, targetH, targetW } = call, K = call.K4 * 4, N = call.N4 * 4;
+  const { batch, targetH, targetW } = call,
+    K = call.K4 * 4,
+    N = call.N4 * 4;
   return chooseSize(device, direct * batch * targetH * targetW * 9 * K * N, WINOGRAD_SIZES, (m) => {
     const { elements, all: tiles } = sizeOfTiles(m, call);
     return tiles * elements * (K * N + (K + N) * tileValue) + K * N * elements * weightValue;
@@ -79,25 +104,48 @@ interface TileRange {
 }
 
 /** The tiles of a call in ranges that are transformed at once, and how many the largest one has. */
-function tileRanges(device: Device, m: WinogradSize, call: WinogradCall): { readonly perRange: number; readonly ranges: readonly TileRange[] } {
+function tileRanges(
+  device: Device,
+  m: WinogradSize,
+  call: WinogradCall,
+): { readonly perRange: number; readonly ranges: readonly TileRange[] } {
   const { elements, tilesY, tilesX, all } = sizeOfTiles(m, call);
   const perRange = Math.ceil(all / Math.ceil((all * elements * Math.max(call.K4, call.N4) * 16) / RANGE_BYTES));
   const ranges = Array.from({ length: Math.ceil(all / perRange) }, (_, i): TileRange => {
-    const firstTile = i * perRange, tiles = Math.min(perRange, all - firstTile);
-    return { params: { firstTile, tiles, tilesY, tilesX }, part: (tensor, channels) => (tiles === perRange ? tensor : device.view(tensor, 0, [elements * tiles * channels])) };
+    const firstTile = i * perRange,
+      tiles = Math.min(perRange, all - firstTile);
+    return {
+      params: { firstTile, tiles, tilesY, tilesX },
+      part: (tensor, channels) => (tiles === perRange ? tensor : device.view(tensor, 0, [elements * tiles * channels])),
+    };
   });
   return { perRange, ranges };
 }
 
 /** Transforms a range of tiles of the source or of the upstream gradient. */
-function transformTiles(m: WinogradSize, of: 'input' | 'upstream', { params: { tiles, ...range } }: TileRange, { sourceH, sourceW, targetH, targetW, K4, N4, padding }: WinogradCall, image: Tensor, transformed: Tensor): void {
-  const [height, width, channels4, zeros] = of === 'input' ? [sourceH, sourceW, K4, padding] : [targetH, targetW, N4, 0];
+function transformTiles(
+  m: WinogradSize,
+  of: 'input' | 'upstream',
+  { params: { tiles, ...range } }: TileRange,
+  { sourceH, sourceW, targetH, targetW, K4, N4, padding }: WinogradCall,
+  image: Tensor,
+  transformed: Tensor,
+): void {
+  const [height, width, channels4, zeros] =
+    of === 'input' ? [sourceH, sourceW, K4, padding] : [targetH, targetW, N4, 0];
   const count = tiles * channels4;
   const { device } = image;
   const { lanes, grid } = elementwise(device, count, SHORTEST_SHARE);
-  const rows = prefersTextures(device) ? textureOperand(image, image.size / 4 / (width * channels4), width * channels4, true) : null;
-  const run = (source: Tensor | OperandTexture): void => (
-    device.run(winogradTilesKernel(m, of, rows !== null, lanes), { ...range, count, height, width, channels4, padding: zeros }, { image_: source, transformed }, grid));
+  const rows = prefersTextures(device)
+    ? textureOperand(image, image.size / 4 / (width * channels4), width * channels4, true)
+    : null;
+  const run = (source: Tensor | OperandTexture): void =>
+    device.run(
+      winogradTilesKernel(m, of, rows !== null, lanes),
+      { ...range, count, height, width, channels4, padding: zeros },
+      { image_: source, transformed },
+      grid,
+    );
   if (rows) device.withTextures([rows], ([texture]) => run(texture));
   else run(image);
 }
@@ -109,7 +157,16 @@ function transformTiles(m: WinogradSize, of: 'input' | 'upstream', { params: { t
 export const halfProducts = (m: WinogradSize): boolean => m === 2;
 
 /** target = source * weights [3, 3, K, N], through the epilogue; `half`: operands may be rounded to f16. */
-export function winograd(device: Device, m: WinogradSize, call: WinogradCall, source: Tensor, weights: Tensor, operands: EpilogueOperands, target: Tensor, half: boolean): void {
+export function winograd(
+  device: Device,
+  m: WinogradSize,
+  call: WinogradCall,
+  source: Tensor,
+  weights: Tensor,
+  operands: EpilogueOperands,
+  target: Tensor,
+  half: boolean,
+): void {
   const { targetH, targetW, K4, N4 } = call;
   const { epilogue, buffers } = epilogueOperands(operands);
   const [k, n] = [K4 * 4, N4 * 4];
@@ -119,37 +176,96 @@ export function winograd(device: Device, m: WinogradSize, call: WinogradCall, so
   const transformed = device.derived(weights, `winograd${m}`, [elements, k, n], (into) => {
     const count = k * N4;
     // A view: a texture that holds the products' operand has no use for one with the weights themselves.
-    withOperands(device, prefersTextures(device), { weights: device.view(weights, 0, weights.shape) }, (textures, operands, shifts) => (
-      device.run(winogradWeightsKernel(m, textures), { count, ...shifts }, { ...operands, transformed: into }, gridOf(count))));
+    withOperands(
+      device,
+      prefersTextures(device),
+      { weights: device.view(weights, 0, weights.shape) },
+      (textures, operands, shifts) =>
+        device.run(
+          winogradWeightsKernel(m, textures),
+          { count, ...shifts },
+          { ...operands, transformed: into },
+          gridOf(count),
+        ),
+    );
   });
-  const values = device.empty([elements * perRange * k]), sums = device.empty([elements * perRange * n]);
+  const values = device.empty([elements * perRange * k]),
+    sums = device.empty([elements * perRange * n]);
   for (const range of ranges) {
     const { tiles, ...placed } = range.params;
-    const inputs = range.part(values, k), products = range.part(sums, n);
+    const inputs = range.part(values, k),
+      products = range.part(sums, n);
     transformTiles(m, 'input', range, call, source, inputs);
-    gemm(device, { a: inputs, transposeA: false, b: transformed, transposeB: false, output: products, m: tiles, n, k, batch: elements, half: half && halfProducts(m) });
+    gemm(device, {
+      a: inputs,
+      transposeA: false,
+      b: transformed,
+      transposeB: false,
+      output: products,
+      m: tiles,
+      n,
+      k,
+      batch: elements,
+      half: half && halfProducts(m),
+    });
     const params = { ...placed, count: tiles * N4, height: targetH, width: targetW, channels4: N4 };
     const { lanes, grid } = elementwise(device, params.count, SHORTEST_SHARE);
-    withOperands(device, prefersTextures(device), { products }, (textures, operands, shifts) => (
-      device.run(winogradOutputKernel(m, epilogue, textures, lanes), { ...params, ...shifts }, { ...operands, ...buffers, target_: target }, grid)));
+    withOperands(device, prefersTextures(device), { products }, (textures, operands, shifts) =>
+      device.run(
+        winogradOutputKernel(m, epilogue, textures, lanes),
+        { ...params, ...shifts },
+        { ...operands, ...buffers, target_: target },
+        grid,
+      ),
+    );
   }
 }
 
 /** The gradient by the weights, [3, 3, K, N], of a convolution whose output's gradient is `upstream` [batch, targetH, targetW, N]. */
-export function winogradWeightGradient(device: Device, m: WinogradSize, call: WinogradCall, source: Tensor, upstream: Tensor, gradient: Tensor): void {
+export function winogradWeightGradient(
+  device: Device,
+  m: WinogradSize,
+  call: WinogradCall,
+  source: Tensor,
+  upstream: Tensor,
+  gradient: Tensor,
+): void {
   const [k, n] = [call.K4 * 4, call.N4 * 4];
   const { elements } = sizeOfTiles(m, call);
   const { perRange, ranges } = tileRanges(device, m, call);
-  const values = device.empty([elements * perRange * k]), gradients = device.empty([elements * perRange * n]);
+  const values = device.empty([elements * perRange * k]),
+    gradients = device.empty([elements * perRange * n]);
   // Each range adds to the sums of those before, from one of two tensors to the other.
   const sums = Array.from({ length: Math.min(2, ranges.length) }, () => device.empty([elements, k, n]));
   for (const [i, range] of ranges.entries()) {
-    const a = range.part(values, k), b = range.part(gradients, n);
+    const a = range.part(values, k),
+      b = range.part(gradients, n);
     transformTiles(m, 'input', range, call, source, a);
     transformTiles(m, 'upstream', range, call, upstream, b);
-    gemm(device, { a, transposeA: true, b, transposeB: false, output: sums[i % 2], m: k, n, k: range.params.tiles, batch: elements, residual: i > 0 ? sums[(i - 1) % 2] : null });
+    gemm(device, {
+      a,
+      transposeA: true,
+      b,
+      transposeB: false,
+      output: sums[i % 2],
+      m: k,
+      n,
+      k: range.params.tiles,
+      batch: elements,
+      residual: i > 0 ? sums[(i - 1) % 2] : null,
+    });
   }
   const count = k * call.N4;
-  withOperands(device, prefersTextures(device), { products: sums[(ranges.length - 1) % 2] }, (textures, operands, shifts) => (
-    device.run(winogradWeightGradientKernel(m, textures), { count, ...shifts }, { ...operands, gradient }, gridOf(count))));
+  withOperands(
+    device,
+    prefersTextures(device),
+    { products: sums[(ranges.length - 1) % 2] },
+    (textures, operands, shifts) =>
+      device.run(
+        winogradWeightGradientKernel(m, textures),
+        { count, ...shifts },
+        { ...operands, gradient },
+        gridOf(count),
+      ),
+  );
 }

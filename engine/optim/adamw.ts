@@ -20,7 +20,10 @@ export class AdamW extends Optimizer {
   private readonly epsilon: number;
   private readonly weightDecay: number;
 
-  constructor(parameters: readonly NamedParameter[], { betas = [0.9, 0.999], epsilon = 1e-8, weightDecay = 0.01 }: AdamWOptions = {}) {
+  constructor(
+    parameters: readonly NamedParameter[],
+    { betas = [0.9, 0.999], epsilon = 1e-8, weightDecay = 0.01 }: AdamWOptions = {},
+  ) {
     checkFraction('AdamW', 'betas[0]', betas[0]);
     checkFraction('AdamW', 'betas[1]', betas[1]);
     checkFraction('AdamW', 'epsilon', epsilon, Infinity);
@@ -39,11 +42,32 @@ export class AdamW extends Optimizer {
   protected override update(runs: readonly FlatRun[], rates: Tensor): void {
     const { device, values, gradients } = this.flat;
     const [beta1, beta2] = this.betas;
-    const first = this.moment('firstMoment'), second = this.moment('secondMoment');
+    const first = this.moment('firstMoment'),
+      second = this.moment('secondMoment');
     for (const [slot, { chunk, offset, count }] of runs.entries()) {
-      const params = { first4: offset / 4, count4: count / 4, slot, mix1: 1 - beta1, beta2, mix2: 1 - beta2, epsilon: this.epsilon };
+      const params = {
+        first4: offset / 4,
+        count4: count / 4,
+        slot,
+        mix1: 1 - beta1,
+        beta2,
+        mix2: 1 - beta2,
+        epsilon: this.epsilon,
+      };
       const { lanes, grid } = elementwise(device, count / 4);
-      device.run(adamwKernel(lanes), params, { gradient: gradients[chunk], factor: this.clipping.factor, rates, value: values[chunk], first: first[chunk], second: second[chunk] }, grid);
+      device.run(
+        adamwKernel(lanes),
+        params,
+        {
+          gradient: gradients[chunk],
+          factor: this.clipping.factor,
+          rates,
+          value: values[chunk],
+          first: first[chunk],
+          second: second[chunk],
+        },
+        grid,
+      );
     }
   }
 }

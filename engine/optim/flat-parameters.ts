@@ -57,12 +57,15 @@ export class FlatParameters {
   constructor(owner: string, parameters: readonly NamedParameter[], largestBuffer = Infinity) {
     if (parameters.length === 0) throw new Error(`${owner}: parameters must not be empty`);
     this.device = parameters[0].tensor.device;
-    const names = new Set<string>(), tensors = new Set<Tensor>();
+    const names = new Set<string>(),
+      tensors = new Set<Tensor>();
     for (const { name, tensor } of parameters) {
       if (names.has(name)) throw new Error(`${owner}: parameters must have names of their own, got ${name} twice`);
       if (tensors.has(tensor)) throw new Error(`${owner}: parameter ${name} is already there under another name`);
-      if (tensor.dtype !== 'f32') throw new Error(`${owner}: parameter ${name} must be of dtype f32, got ${tensor.dtype}`);
-      if (tensor.device !== this.device) throw new Error(`${owner}: parameter ${name} is on another device than ${parameters[0].name}`);
+      if (tensor.dtype !== 'f32')
+        throw new Error(`${owner}: parameter ${name} must be of dtype f32, got ${tensor.dtype}`);
+      if (tensor.device !== this.device)
+        throw new Error(`${owner}: parameter ${name} is on another device than ${parameters[0].name}`);
       names.add(name);
       tensors.add(tensor);
     }
@@ -118,7 +121,12 @@ export class FlatParameters {
     const runs: { chunk: number; offset: number; count: number; entries: FlatEntry[] }[] = [];
     for (const entry of entries) {
       const last = runs.at(-1);
-      if (last && last.chunk === entry.chunk && last.offset + last.count === entry.offset && key(last.entries[0]) === key(entry)) {
+      if (
+        last &&
+        last.chunk === entry.chunk &&
+        last.offset + last.count === entry.offset &&
+        key(last.entries[0]) === key(entry)
+      ) {
         last.count += entry.padded;
         last.entries.push(entry);
       } else runs.push({ chunk: entry.chunk, offset: entry.offset, count: entry.padded, entries: [entry] });
@@ -134,8 +142,12 @@ export class FlatParameters {
   async read(flat: FlatTensors, prefix: string): Promise<Map<string, StoredValues>> {
     const chunks: Float32Array[] = [];
     for (const tensor of flat) chunks.push((await tensor.read()) as Float32Array);
-    return new Map(this.entries.map(({ name, tensor, chunk, offset }) =>
-      [`${prefix}.${name}`, { shape: tensor.shape, data: new Float32Array(chunks[chunk].subarray(offset, offset + tensor.size)) }]));
+    return new Map(
+      this.entries.map(({ name, tensor, chunk, offset }) => [
+        `${prefix}.${name}`,
+        { shape: tensor.shape, data: new Float32Array(chunks[chunk].subarray(offset, offset + tensor.size)) },
+      ]),
+    );
   }
 
   /** Writes what `read` gave back into flat buffers; `values` were checked. */
@@ -149,15 +161,23 @@ export class FlatParameters {
   }
 
   /** Throws unless `values` holds exactly `prefix.name` for each prefix and parameter, of the parameter's shape, and the `others`. */
-  check(owner: string, prefixes: readonly string[], values: ReadonlyMap<string, StoredValues>, others: Readonly<Record<string, Shape>>): void {
+  check(
+    owner: string,
+    prefixes: readonly string[],
+    values: ReadonlyMap<string, StoredValues>,
+    others: Readonly<Record<string, Shape>>,
+  ): void {
     const expected = new Map<string, Shape>(Object.entries(others));
-    for (const prefix of prefixes) for (const { name, tensor } of this.entries) expected.set(`${prefix}.${name}`, tensor.shape);
+    for (const prefix of prefixes)
+      for (const { name, tensor } of this.entries) expected.set(`${prefix}.${name}`, tensor.shape);
     for (const [name, shape] of expected) {
       const stored = values.get(name);
       if (!stored) throw new ShapeError(`${owner}: ${name} is missing in the state`);
-      if (!sameShape(stored.shape, shape)) throw new ShapeError(`${owner}: ${name} must be ${formatShape(shape)}, got ${formatShape(stored.shape)}`);
+      if (!sameShape(stored.shape, shape))
+        throw new ShapeError(`${owner}: ${name} must be ${formatShape(shape)}, got ${formatShape(stored.shape)}`);
     }
-    for (const name of values.keys()) if (!expected.has(name)) throw new ShapeError(`${owner}: ${name} in the state belongs to no parameter`);
+    for (const name of values.keys())
+      if (!expected.has(name)) throw new ShapeError(`${owner}: ${name} in the state belongs to no parameter`);
   }
 
   /** Frees the flat gradients and this object's hold on the values; the parameters stay usable. */

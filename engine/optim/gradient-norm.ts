@@ -25,8 +25,10 @@ export class GradientNorm {
 
   /** Takes the gradients of `entries` from the flat buffers. */
   compute(owner: string, entries: readonly FlatEntry[], { maxGradientNorm, gradientScale = 1 }: ClippingOptions): void {
-    if (maxGradientNorm !== undefined && !(maxGradientNorm > 0)) throw new RangeError(`${owner}: maxGradientNorm must be > 0, got ${maxGradientNorm}`);
-    if (!Number.isFinite(gradientScale) || gradientScale <= 0) throw new RangeError(`${owner}: gradientScale must be a number > 0, got ${gradientScale}`);
+    if (maxGradientNorm !== undefined && !(maxGradientNorm > 0))
+      throw new RangeError(`${owner}: maxGradientNorm must be > 0, got ${maxGradientNorm}`);
+    if (!Number.isFinite(gradientScale) || gradientScale <= 0)
+      throw new RangeError(`${owner}: gradientScale must be a number > 0, got ${gradientScale}`);
     const { device, gradients } = this.flat;
     const runs = this.flat.runs(entries, () => 0);
     const blocks = runs.map(({ count }) => Math.ceil(count / 4 / NORM_BLOCK));
@@ -34,12 +36,21 @@ export class GradientNorm {
     const partial = device.empty([Math.max(1, count)]);
     let firstPartial = 0;
     for (const [i, run] of runs.entries()) {
-      device.run(squareSumsKernel(device.subgroupSize), { first4: run.offset / 4, count4: run.count / 4, firstPartial, blocks: blocks[i] },
-        { gradient: gradients[run.chunk], partial }, linearGrid(Math.ceil(blocks[i] / teamOf(device.subgroupSize).count)));
+      device.run(
+        squareSumsKernel(device.subgroupSize),
+        { first4: run.offset / 4, count4: run.count / 4, firstPartial, blocks: blocks[i] },
+        { gradient: gradients[run.chunk], partial },
+        linearGrid(Math.ceil(blocks[i] / teamOf(device.subgroupSize).count)),
+      );
       firstPartial += blocks[i];
     }
     const clips = maxGradientNorm === undefined ? 0 : 1;
-    device.run(clippingFactorKernel(), { count, clips, scale: gradientScale, maxNorm: maxGradientNorm ?? 0 }, { partial, norm: this.norm, factor: this.factor }, [1, 1, 1]);
+    device.run(
+      clippingFactorKernel(),
+      { count, clips, scale: gradientScale, maxNorm: maxGradientNorm ?? 0 },
+      { partial, norm: this.norm, factor: this.factor },
+      [1, 1, 1],
+    );
   }
 
   dispose(): void {

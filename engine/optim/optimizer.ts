@@ -1,6 +1,13 @@
 /** What AdamW and SGD share: flat parameters, the gradients' norm, the order of a step, and state for checkpoints. */
 import type { Tensor } from '../tensor.ts';
-import { FlatParameters, type FlatEntry, type FlatRun, type FlatTensors, type NamedParameter, type StoredValues } from './flat-parameters.ts';
+import {
+  FlatParameters,
+  type FlatEntry,
+  type FlatRun,
+  type FlatTensors,
+  type NamedParameter,
+  type StoredValues,
+} from './flat-parameters.ts';
 import { GradientNorm, type ClippingOptions } from './gradient-norm.ts';
 
 export interface StepOptions extends ClippingOptions {
@@ -29,7 +36,11 @@ export abstract class Optimizer {
   private readonly moments: Readonly<Record<string, FlatTensors>>;
 
   /** @param kinds names of the buffers of state that a parameter needs */
-  protected constructor(private readonly owner: string, parameters: readonly NamedParameter[], kinds: readonly string[]) {
+  protected constructor(
+    private readonly owner: string,
+    parameters: readonly NamedParameter[],
+    kinds: readonly string[],
+  ) {
     this.flat = new FlatParameters(owner, parameters);
     this.clipping = new GradientNorm(this.flat);
     this.updates = parameters.map(() => 0);
@@ -55,29 +66,43 @@ export abstract class Optimizer {
    */
   step(options: StepOptions): Tensor {
     const { device, entries } = this.flat;
-    device.noGrad(() => device.scope(() => {
-      if (this.accumulated.size > 0) this.accumulate();
-      const aside = this.accumulated.size;
-      const present = aside > 0 ? entries.filter((entry) => this.accumulated.has(entry)) : entries.filter(({ tensor }) => tensor.grad !== null);
-      if (aside === 0) this.flat.gatherGradients(present);
-      device.eachTime(() => {
-        if (this.accumulated.size !== aside) throw new Error(`${this.owner}: a step captured with ${aside} gradients put aside was replayed with ${this.accumulated.size}`);
-      });
-      this.clipping.compute(this.owner, present, options);
-      const runs = this.flat.runs(present, ({ index }) => this.updates[index]);
-      device.eachTime(() => this.advance(runs, options.learningRate));
-      this.update(runs, this.rateTable);
-    }));
+    device.noGrad(() =>
+      device.scope(() => {
+        if (this.accumulated.size > 0) this.accumulate();
+        const aside = this.accumulated.size;
+        const present =
+          aside > 0
+            ? entries.filter((entry) => this.accumulated.has(entry))
+            : entries.filter(({ tensor }) => tensor.grad !== null);
+        if (aside === 0) this.flat.gatherGradients(present);
+        device.eachTime(() => {
+          if (this.accumulated.size !== aside)
+            throw new Error(
+              `${this.owner}: a step captured with ${aside} gradients put aside was replayed with ${this.accumulated.size}`,
+            );
+        });
+        this.clipping.compute(this.owner, present, options);
+        const runs = this.flat.runs(present, ({ index }) => this.updates[index]);
+        device.eachTime(() => this.advance(runs, options.learningRate));
+        this.update(runs, this.rateTable);
+      }),
+    );
     return this.clipping.norm;
   }
 
   /** The host's part of a step: counts it, and writes the rates of each run. */
   private advance(runs: readonly FlatRun[], given: StepOptions['learningRate']): void {
     const learningRate = typeof given === 'function' ? given() : given;
-    if (!Number.isFinite(learningRate) || learningRate < 0) throw new RangeError(`${this.owner}: learningRate must be a number >= 0, got ${learningRate}`);
-    for (const { entries: [first, ...others] } of runs) {
+    if (!Number.isFinite(learningRate) || learningRate < 0)
+      throw new RangeError(`${this.owner}: learningRate must be a number >= 0, got ${learningRate}`);
+    for (const {
+      entries: [first, ...others],
+    } of runs) {
       const other = others.find(({ index }) => this.updates[index] !== this.updates[first.index]);
-      if (other) throw new Error(`${this.owner}: ${first.name} has had ${this.updates[first.index]} updates and ${other.name} ${this.updates[other.index]}, which were as many when the step was captured: capture it anew`);
+      if (other)
+        throw new Error(
+          `${this.owner}: ${first.name} has had ${this.updates[first.index]} updates and ${other.name} ${this.updates[other.index]}, which were as many when the step was captured: capture it anew`,
+        );
     }
     const table = new Float32Array(this.rateTable.size);
     for (const [row, { entries }] of runs.entries()) {
@@ -99,7 +124,10 @@ export abstract class Optimizer {
     device.noGrad(() => this.flat.gatherGradients(present, (entry) => earlier.has(entry)));
     device.eachTime(() => {
       for (const entry of present) {
-        if (this.accumulated.has(entry) !== earlier.has(entry)) throw new Error(`${this.owner}: a captured accumulate was replayed where ${entry.name} had ${earlier.has(entry) ? 'no gradient put aside' : 'a gradient put aside'}, unlike at the capture`);
+        if (this.accumulated.has(entry) !== earlier.has(entry))
+          throw new Error(
+            `${this.owner}: a captured accumulate was replayed where ${entry.name} had ${earlier.has(entry) ? 'no gradient put aside' : 'a gradient put aside'}, unlike at the capture`,
+          );
       }
       for (const entry of present) this.accumulated.add(entry);
     });
@@ -115,14 +143,18 @@ export abstract class Optimizer {
   /** Copies the state to the host. */
   async state(): Promise<OptimizerState> {
     const step = this.steps;
-    const tensors = new Map<string, StoredValues>([['steps', { shape: [this.updates.length], data: new Float32Array(this.updates) }]]);
-    for (const [kind, flat] of Object.entries(this.moments)) for (const [name, values] of await this.flat.read(flat, kind)) tensors.set(name, values);
+    const tensors = new Map<string, StoredValues>([
+      ['steps', { shape: [this.updates.length], data: new Float32Array(this.updates) }],
+    ]);
+    for (const [kind, flat] of Object.entries(this.moments))
+      for (const [name, values] of await this.flat.read(flat, kind)) tensors.set(name, values);
     return { step, tensors };
   }
 
   /** Takes up a state that `state` of an optimiser for the same parameters gave. Throws ShapeError naming the tensor that is missing, unknown or misshapen. */
   loadState({ step, tensors }: OptimizerState): void {
-    if (!Number.isInteger(step) || step < 0) throw new RangeError(`${this.owner}: step must be an integer >= 0, got ${step}`);
+    if (!Number.isInteger(step) || step < 0)
+      throw new RangeError(`${this.owner}: step must be an integer >= 0, got ${step}`);
     this.flat.check(this.owner, Object.keys(this.moments), tensors, { steps: [this.updates.length] });
     for (const [kind, flat] of Object.entries(this.moments)) this.flat.write(flat, kind, tensors);
     this.updates = [...(tensors.get('steps')?.data ?? [])];
@@ -140,5 +172,8 @@ export abstract class Optimizer {
 
 /** Throws unless 0 <= value < limit. */
 export function checkFraction(owner: string, field: string, value: number, limit = 1): void {
-  if (!(value >= 0 && value < limit)) throw new RangeError(`${owner}: ${field} must be a number >= 0${limit === Infinity ? '' : ` and < ${limit}`}, got ${value}`);
+  if (!(value >= 0 && value < limit))
+    throw new RangeError(
+      `${owner}: ${field} must be a number >= 0${limit === Infinity ? '' : ` and < ${limit}`}, got ${value}`,
+    );
 }

@@ -15,7 +15,10 @@ export interface WarmupStepSchedule {
  * Linear warm-up times step decay, as Detectron2's WarmupMultiStepLR. The two overlap where a milestone lies within the warm-up.
  * @param iteration counted from 0: the optimiser steps done before
  */
-export function learningRateAt(iteration: number, { baseLearningRate, warmupIterations, warmupFactor, milestones, decayFactor }: WarmupStepSchedule): number {
+export function learningRateAt(
+  iteration: number,
+  { baseLearningRate, warmupIterations, warmupFactor, milestones, decayFactor }: WarmupStepSchedule,
+): number {
   const progress = iteration < warmupIterations ? iteration / warmupIterations : 1;
   const warmup = warmupFactor * (1 - progress) + progress;
   return baseLearningRate * warmup * decayFactor ** milestones.filter((milestone) => iteration >= milestone).length;

@@ -20,7 +20,10 @@ export class SGD extends Optimizer {
   private readonly kind: MomentumKind;
   private readonly weightDecay: number;
 
-  constructor(parameters: readonly NamedParameter[], { momentum = 0, nesterov = false, weightDecay = 0 }: SGDOptions = {}) {
+  constructor(
+    parameters: readonly NamedParameter[],
+    { momentum = 0, nesterov = false, weightDecay = 0 }: SGDOptions = {},
+  ) {
     checkFraction('SGD', 'momentum', momentum);
     checkFraction('SGD', 'weightDecay', weightDecay, Infinity);
     if (nesterov && momentum === 0) throw new RangeError('SGD: nesterov needs a momentum > 0, got 0');
@@ -37,10 +40,22 @@ export class SGD extends Optimizer {
   protected override update(runs: readonly FlatRun[], rates: Tensor): void {
     const { device, values, gradients } = this.flat;
     for (const [slot, { chunk, offset, count }] of runs.entries()) {
-      const params = { first4: offset / 4, count4: count / 4, slot, weightDecay: this.weightDecay, momentum: this.momentum };
+      const params = {
+        first4: offset / 4,
+        count4: count / 4,
+        slot,
+        weightDecay: this.weightDecay,
+        momentum: this.momentum,
+      };
       const { lanes, grid } = elementwise(device, count / 4);
-      const velocity: Record<string, Tensor> = this.kind === 'plain' ? {} : { velocity: this.moment('momentum')[chunk] };
-      device.run(sgdKernel(this.kind, lanes), params, { gradient: gradients[chunk], factor: this.clipping.factor, rates, value: values[chunk], ...velocity }, grid);
+      const velocity: Record<string, Tensor> =
+        this.kind === 'plain' ? {} : { velocity: this.moment('momentum')[chunk] };
+      device.run(
+        sgdKernel(this.kind, lanes),
+        params,
+        { gradient: gradients[chunk], factor: this.clipping.factor, rates, value: values[chunk], ...velocity },
+        grid,
+      );
     }
   }
 }

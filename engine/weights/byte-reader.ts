@@ -7,14 +7,20 @@ export type Bytes = Uint8Array<ArrayBuffer>;
 export type Fail = (message: string) => never;
 
 export function failFor(file: string): Fail {
-  return (message) => { throw new WeightsError(`${file}: ${message}`); };
+  return (message) => {
+    throw new WeightsError(`${file}: ${message}`);
+  };
 }
 
 /** Little-endian reads, forward only unless `at` is set. */
 export class ByteReader {
   private readonly view: DataView;
 
-  constructor(readonly bytes: Bytes, private readonly fail: Fail, public at = 0) {
+  constructor(
+    readonly bytes: Bytes,
+    private readonly fail: Fail,
+    public at = 0,
+  ) {
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
@@ -22,7 +28,8 @@ export class ByteReader {
   private advance(count: number): number {
     const begin = this.at;
     const left = this.bytes.length - begin;
-    if (!(count >= 0 && count <= left)) this.fail(`${count} bytes expected at byte ${begin}, ${Math.max(left, 0)} are left: truncated or corrupt`);
+    if (!(count >= 0 && count <= left))
+      this.fail(`${count} bytes expected at byte ${begin}, ${Math.max(left, 0)} are left: truncated or corrupt`);
     this.at = begin + count;
     return begin;
   }
@@ -33,15 +40,27 @@ export class ByteReader {
     return this.bytes.subarray(begin, begin + count);
   }
 
-  u8(): number { return this.view.getUint8(this.advance(1)); }
-  u16(): number { return this.view.getUint16(this.advance(2), true); }
-  u32(): number { return this.view.getUint32(this.advance(4), true); }
-  i32(): number { return this.view.getInt32(this.advance(4), true); }
+  u8(): number {
+    return this.view.getUint8(this.advance(1));
+  }
+  u16(): number {
+    return this.view.getUint16(this.advance(2), true);
+  }
+  u32(): number {
+    return this.view.getUint32(this.advance(4), true);
+  }
+  i32(): number {
+    return this.view.getInt32(this.advance(4), true);
+  }
   /** Big-endian, as pickles hold it. */
-  f64BigEndian(): number { return this.view.getFloat64(this.advance(8), false); }
+  f64BigEndian(): number {
+    return this.view.getFloat64(this.advance(8), false);
+  }
 
   /** A count of bytes or elements; beyond 2^53 it rounds, which no file can hold anyway. */
-  u64(): number { return Number(this.view.getBigUint64(this.advance(8), true)); }
+  u64(): number {
+    return Number(this.view.getBigUint64(this.advance(8), true));
+  }
 
   /** Up to the next newline, without it. */
   line(): string {

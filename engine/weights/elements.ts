@@ -3,7 +3,18 @@ import type { Bytes, Fail } from './byte-reader.ts';
 
 export type ElementType = 'f32' | 'f16' | 'bf16' | 'f64' | 'i64' | 'i32' | 'i16' | 'i8' | 'u8' | 'bool';
 
-export const ELEMENT_BYTES: Readonly<Record<ElementType, number>> = { f32: 4, f16: 2, bf16: 2, f64: 8, i64: 8, i32: 4, i16: 2, i8: 1, u8: 1, bool: 1 };
+export const ELEMENT_BYTES: Readonly<Record<ElementType, number>> = {
+  f32: 4,
+  f16: 2,
+  bf16: 2,
+  f64: 8,
+  i64: 8,
+  i32: 4,
+  i16: 2,
+  i8: 1,
+  u8: 1,
+  bool: 1,
+};
 
 /** A tensor as it lies in a file: little-endian elements somewhere in `bytes`. Nothing is checked yet. */
 export interface StridedTensor {
@@ -43,17 +54,23 @@ function countOf(shape: readonly number[]): number {
 export function checkStrided({ bytes, type, shape, strides, offset }: StridedTensor, what: string, fail: Fail): number {
   const isCount = (n: number): boolean => Number.isSafeInteger(n) && n >= 0;
   if (shape.length > MAX_AXES || strides.length !== shape.length) {
-    fail(`${what}: ${shape.length} axes and ${strides.length} strides, expected one stride an axis and at most ${MAX_AXES}`);
+    fail(
+      `${what}: ${shape.length} axes and ${strides.length} strides, expected one stride an axis and at most ${MAX_AXES}`,
+    );
   }
   if (!shape.every(isCount) || !strides.every(isCount) || !isCount(offset)) {
-    fail(`${what}: shape [${shape.join(', ')}], strides [${strides.join(', ')}] and offset ${offset} must be non-negative integers`);
+    fail(
+      `${what}: shape [${shape.join(', ')}], strides [${strides.join(', ')}] and offset ${offset} must be non-negative integers`,
+    );
   }
   const count = countOf(shape);
   if (count === 0) return 0;
   const held = Math.floor(bytes.length / ELEMENT_BYTES[type]);
   const last = shape.reduce((at, n, axis) => at + (n - 1) * strides[axis], offset);
   if (!(last < held)) {
-    fail(`${what}: shape [${shape.join(', ')}] with strides [${strides.join(', ')}] from ${offset} reaches element ${last} of a storage of ${held} ${type}`);
+    fail(
+      `${what}: shape [${shape.join(', ')}] with strides [${strides.join(', ')}] from ${offset} reaches element ${last} of a storage of ${held} ${type}`,
+    );
   }
   return count;
 }
@@ -99,22 +116,34 @@ export function toFloat32(tensor: StridedTensor): Float32Array<ArrayBuffer> {
 function elements(bytes: Bytes, type: ElementType): (i: number) => number {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   switch (type) {
-    case 'f32': return (i) => view.getFloat32(4 * i, true);
-    case 'f64': return (i) => view.getFloat64(8 * i, true);
-    case 'f16': { const table = halfTable(); return (i) => table[view.getUint16(2 * i, true)]; }
+    case 'f32':
+      return (i) => view.getFloat32(4 * i, true);
+    case 'f64':
+      return (i) => view.getFloat64(8 * i, true);
+    case 'f16': {
+      const table = halfTable();
+      return (i) => table[view.getUint16(2 * i, true)];
+    }
     case 'bf16': {
-      const bits = new Uint32Array(1), value = new Float32Array(bits.buffer);
+      const bits = new Uint32Array(1),
+        value = new Float32Array(bits.buffer);
       return (i) => {
         bits[0] = view.getUint16(2 * i, true) << 16;
         return value[0];
       };
     }
-    case 'i64': return (i) => Number(view.getBigInt64(8 * i, true));
-    case 'i32': return (i) => view.getInt32(4 * i, true);
-    case 'i16': return (i) => view.getInt16(2 * i, true);
-    case 'i8': return (i) => view.getInt8(i);
-    case 'u8': return (i) => view.getUint8(i);
-    case 'bool': return (i) => (view.getUint8(i) === 0 ? 0 : 1);
+    case 'i64':
+      return (i) => Number(view.getBigInt64(8 * i, true));
+    case 'i32':
+      return (i) => view.getInt32(4 * i, true);
+    case 'i16':
+      return (i) => view.getInt16(2 * i, true);
+    case 'i8':
+      return (i) => view.getInt8(i);
+    case 'u8':
+      return (i) => view.getUint8(i);
+    case 'bool':
+      return (i) => (view.getUint8(i) === 0 ? 0 : 1);
   }
 }
 
@@ -125,8 +154,16 @@ function halfTable(): Float32Array {
   if (halves) return halves;
   halves = new Float32Array(65536);
   for (let bits = 0; bits < 65536; bits++) {
-    const exponent = (bits >> 10) & 31, fraction = bits & 1023;
-    const magnitude = exponent === 0 ? fraction * 2 ** -24 : exponent === 31 ? (fraction === 0 ? Infinity : NaN) : (1 + fraction / 1024) * 2 ** (exponent - 15);
+    const exponent = (bits >> 10) & 31,
+      fraction = bits & 1023;
+    const magnitude =
+      exponent === 0
+        ? fraction * 2 ** -24
+        : exponent === 31
+          ? fraction === 0
+            ? Infinity
+            : NaN
+          : (1 + fraction / 1024) * 2 ** (exponent - 15);
     halves[bits] = bits >= 0x8000 ? -magnitude : magnitude;
   }
   return halves;

@@ -32,10 +32,29 @@ export interface ReadCheckpointOptions {
 }
 
 /** Where checkpoints keep their weights, in the order of preference: Detectron2, mmdetection and timm, averaged weights, Caffe2, DataParallel. */
-const SECTIONS = ['model', 'state_dict', 'model_state', 'ema', 'model_ema', 'ema_state_dict', 'state_dict_ema', 'blobs', 'module'];
+const SECTIONS = [
+  'model',
+  'state_dict',
+  'model_state',
+  'ema',
+  'model_ema',
+  'ema_state_dict',
+  'state_dict_ema',
+  'blobs',
+  'module',
+];
 
 const SAFETENSORS_TYPES: Readonly<Record<string, ElementType>> = {
-  F32: 'f32', F16: 'f16', BF16: 'bf16', F64: 'f64', I64: 'i64', I32: 'i32', I16: 'i16', I8: 'i8', U8: 'u8', BOOL: 'bool',
+  F32: 'f32',
+  F16: 'f16',
+  BF16: 'bf16',
+  F64: 'f64',
+  I64: 'i64',
+  I32: 'i32',
+  I16: 'i16',
+  I8: 'i8',
+  U8: 'u8',
+  BOOL: 'bool',
 };
 
 /** Float32 takes at most four times the bytes that a file holds; expanded and overlapping tensors could take more without bound. */
@@ -51,15 +70,26 @@ export function readCheckpoint(bytes: ArrayBuffer, file: string, options: ReadCh
   const fail = failFor(file);
   const data = new Uint8Array(bytes);
   const { section } = options;
-  if (startsWith(data, [0x50, 0x4b, 0x03, 0x04])) return fromTorch('torch-zip', readTorchZip(data, fail), data.length, section, fail);
+  if (startsWith(data, [0x50, 0x4b, 0x03, 0x04]))
+    return fromTorch('torch-zip', readTorchZip(data, fail), data.length, section, fail);
   if (isTorchLegacy(data)) return fromTorch('torch-legacy', readTorchLegacy(data, fail), data.length, section, fail);
   if (data[0] === 0x80 && data[1] >= 2 && data[1] <= 5) {
-    return fromPickle('detectron2-pickle', readPickle(new ByteReader(data, fail), { fail, globals: WEIGHT_GLOBALS }), null, data.length, section, fail);
+    return fromPickle(
+      'detectron2-pickle',
+      readPickle(new ByteReader(data, fail), { fail, globals: WEIGHT_GLOBALS }),
+      null,
+      data.length,
+      section,
+      fail,
+    );
   }
   if (data[8] === 0x7b) return fromSafetensors(bytes, file, section, fail);
-  if (startsWith(data.subarray(257), [0x75, 0x73, 0x74, 0x61, 0x72])) fail('a tar file, as PyTorch wrote before version 0.1.10: load and save it with a newer PyTorch');
+  if (startsWith(data.subarray(257), [0x75, 0x73, 0x74, 0x61, 0x72]))
+    fail('a tar file, as PyTorch wrote before version 0.1.10: load and save it with a newer PyTorch');
   const head = [...data.subarray(0, 8)].map((byte) => byte.toString(16).padStart(2, '0')).join(' ');
-  return fail(`not a checkpoint: expected safetensors, a file of torch.save, or a pickle of numpy arrays, got ${data.length} bytes that begin with ${head || 'nothing'}`);
+  return fail(
+    `not a checkpoint: expected safetensors, a file of torch.save, or a pickle of numpy arrays, got ${data.length} bytes that begin with ${head || 'nothing'}`,
+  );
 }
 
 function startsWith(bytes: Bytes, head: readonly number[]): boolean {
@@ -71,7 +101,10 @@ class Converter {
   private readonly done = new Map<Bytes, Map<string, CheckpointTensor>>();
   private left: number;
 
-  constructor(private readonly fileBytes: number, private readonly fail: Fail) {
+  constructor(
+    private readonly fileBytes: number,
+    private readonly fail: Fail,
+  ) {
     this.left = MAX_GROWTH * fileBytes + 2 ** 20;
   }
 
@@ -79,12 +112,15 @@ class Converter {
     const count = checkStrided(tensor, what, this.fail);
     const { bytes, type, shape, strides, offset } = tensor;
     let same = this.done.get(bytes);
-    if (!same) this.done.set(bytes, same = new Map());
+    if (!same) this.done.set(bytes, (same = new Map()));
     const key = `${type}|${offset}|${shape.join()}|${strides.join()}`;
     const known = same.get(key);
     if (known) return known;
     this.left -= 4 * count;
-    if (!(this.left >= 0)) this.fail(`${what}: shape [${shape.join(', ')}]: the tensors take more than ${MAX_GROWTH} times the file's ${this.fileBytes} bytes: refused`);
+    if (!(this.left >= 0))
+      this.fail(
+        `${what}: shape [${shape.join(', ')}]: the tensors take more than ${MAX_GROWTH} times the file's ${this.fileBytes} bytes: refused`,
+      );
     const converted = { shape: [...shape], data: toFloat32(tensor) };
     same.set(key, converted);
     return converted;
@@ -101,13 +137,26 @@ function fromSafetensors(bytes: ArrayBuffer, file: string, section: string | und
     const type = SAFETENSORS_TYPES[dtype];
     if (type === undefined) skipped.push({ name, reason: `element type ${dtype} is not read` });
     else if (data instanceof Float32Array) tensors.set(name, { shape, data });
-    else tensors.set(name, converter.convert({ bytes: new Uint8Array(data.buffer), type, shape, strides: denseStrides(shape), offset: 0 }, name));
+    else
+      tensors.set(
+        name,
+        converter.convert(
+          { bytes: new Uint8Array(data.buffer), type, shape, strides: denseStrides(shape), offset: 0 },
+          name,
+        ),
+      );
   }
   if (tensors.size === 0) fail('holds no tensors');
   return { format: 'safetensors', metadata, tensors, skipped };
 }
 
-function fromTorch(format: CheckpointFormat, torch: TorchFile, fileBytes: number, section: string | undefined, fail: Fail): CheckpointFile {
+function fromTorch(
+  format: CheckpointFormat,
+  torch: TorchFile,
+  fileBytes: number,
+  section: string | undefined,
+  fail: Fail,
+): CheckpointFile {
   return fromPickle(format, torch.root, torch, fileBytes, section, fail);
 }
 
@@ -130,10 +179,12 @@ interface Section {
 function findSection(root: PickleDict): Section | null {
   let level: Section[] = [{ path: [], dict: root }];
   for (let depth = 1; depth <= 2; depth++) {
-    level = level.flatMap(({ path, dict }) => SECTIONS.flatMap((name) => {
-      const below = dict.entries.get(name);
-      return below instanceof PickleDict ? [{ path: [...path, name], dict: below }] : [];
-    }));
+    level = level.flatMap(({ path, dict }) =>
+      SECTIONS.flatMap((name) => {
+        const below = dict.entries.get(name);
+        return below instanceof PickleDict ? [{ path: [...path, name], dict: below }] : [];
+      }),
+    );
     const found = level.find(({ dict }) => hasTensors(dict));
     if (found) return found;
   }
@@ -145,10 +196,15 @@ function namedSection(root: PickleDict, section: string, fail: Fail): Section {
   let dict = root;
   for (const name of path) {
     const below = dict.entries.get(name);
-    if (!(below instanceof PickleDict)) return fail(`section ${JSON.stringify(section)}: there is no dict ${JSON.stringify(name)}; there are ${entryNames(dict)}`);
+    if (!(below instanceof PickleDict))
+      return fail(
+        `section ${JSON.stringify(section)}: there is no dict ${JSON.stringify(name)}; there are ${entryNames(dict)}`,
+      );
     dict = below;
   }
-  return hasTensors(dict) ? { path, dict } : fail(`section ${JSON.stringify(section)} holds no tensors; it has ${entryNames(dict)}`);
+  return hasTensors(dict)
+    ? { path, dict }
+    : fail(`section ${JSON.stringify(section)} holds no tensors; it has ${entryNames(dict)}`);
 }
 
 function entryNames(dict: PickleDict): string {
@@ -160,17 +216,32 @@ function entryNames(dict: PickleDict): string {
   return names.join(', ') || 'no entries';
 }
 
-function fromPickle(format: CheckpointFormat, root: PickleValue, torch: TorchFile | null, fileBytes: number, wanted: string | undefined, fail: Fail): CheckpointFile {
-  if (!(root instanceof PickleDict)) return fail(`holds ${describePickle(root)}, expected a state_dict or a dict that has one under ${SECTIONS.join(', ')}`);
+function fromPickle(
+  format: CheckpointFormat,
+  root: PickleValue,
+  torch: TorchFile | null,
+  fileBytes: number,
+  wanted: string | undefined,
+  fail: Fail,
+): CheckpointFile {
+  if (!(root instanceof PickleDict))
+    return fail(
+      `holds ${describePickle(root)}, expected a state_dict or a dict that has one under ${SECTIONS.join(', ')}`,
+    );
   const found = wanted === undefined ? findSection(root) : namedSection(root, wanted, fail);
-  if (!found) return fail(`has no tensors: expected a state_dict, or one under ${SECTIONS.join(', ')}; it has ${entryNames(root)}`);
+  if (!found)
+    return fail(
+      `has no tensors: expected a state_dict, or one under ${SECTIONS.join(', ')}; it has ${entryNames(root)}`,
+    );
   const skipped: { name: string; reason: string }[] = [];
   const metadata: [string, string][] = found.path.length > 0 ? [['section', found.path.join('.')]] : [];
   if (found.dict !== root) {
     for (const [key, value] of root.entries) {
-      if (typeof key !== 'string') skipped.push({ name: describePickle(key), reason: `${describePickle(value)}, its key is no text` });
+      if (typeof key !== 'string')
+        skipped.push({ name: describePickle(key), reason: `${describePickle(value)}, its key is no text` });
       else if (value !== found.dict && key !== found.path[0]) {
-        if (typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean') metadata.push([key, String(value)]);
+        if (typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean')
+          metadata.push([key, String(value)]);
         skipped.push({ name: key, reason: `${describePickle(value)} beside ${found.path.join('.')}` });
       }
     }
@@ -183,11 +254,23 @@ function fromPickle(format: CheckpointFormat, root: PickleValue, torch: TorchFil
       continue;
     }
     const what = printable(key);
-    const located = value instanceof TorchTensor && torch ? torch.locate(value, what) : value instanceof NumpyArray ? value.tensor : null;
+    const located =
+      value instanceof TorchTensor && torch
+        ? torch.locate(value, what)
+        : value instanceof NumpyArray
+          ? value.tensor
+          : null;
     if (located) tensors.set(key, converter.convert(located, what));
-    else if (value instanceof TorchTensor) skipped.push({ name: key, reason: `elements of ${value.typeName} are not read` });
+    else if (value instanceof TorchTensor)
+      skipped.push({ name: key, reason: `elements of ${value.typeName} are not read` });
     else skipped.push({ name: key, reason: value instanceof NumpyArray ? value.reason : describePickle(value) });
   }
-  if (tensors.size === 0) fail(`has no tensors that can be read: ${skipped.slice(0, 3).map(({ name, reason }) => `${printable(name)}: ${reason}`).join('; ')}`);
+  if (tensors.size === 0)
+    fail(
+      `has no tensors that can be read: ${skipped
+        .slice(0, 3)
+        .map(({ name, reason }) => `${printable(name)}: ${reason}`)
+        .join('; ')}`,
+    );
   return { format, metadata: Object.fromEntries(metadata), tensors, skipped };
 }

@@ -9,16 +9,22 @@ export class ByteWriter {
   private flushed = 0;
 
   /** Bytes written so far. */
-  get length(): number { return this.flushed + this.pending.length; }
+  get length(): number {
+    return this.flushed + this.pending.length;
+  }
 
   u8(...values: readonly number[]): this {
     for (const value of values) this.pending.push(value & 0xff);
     return this;
   }
 
-  u16(value: number): this { return this.u8(value, value >>> 8); }
+  u16(value: number): this {
+    return this.u8(value, value >>> 8);
+  }
 
-  u32(value: number): this { return this.u8(value, value >>> 8, value >>> 16, value >>> 24); }
+  u32(value: number): this {
+    return this.u8(value, value >>> 8, value >>> 16, value >>> 24);
+  }
 
   /** Does not copy: `bytes` must stay as they are until `join`. */
   bytes(bytes: Uint8Array): this {
@@ -48,8 +54,23 @@ export class ByteWriter {
 }
 
 const OP = {
-  PROTO: 0x80, STOP: 0x2e, MARK: 0x28, NONE: 0x4e, NEWTRUE: 0x88, NEWFALSE: 0x89, BININT: 0x4a, BINUNICODE: 0x58, BINBYTES: 0x42, GLOBAL: 0x63,
-  REDUCE: 0x52, BUILD: 0x62, BINPERSID: 0x51, EMPTY_DICT: 0x7d, EMPTY_TUPLE: 0x29, TUPLE: 0x74, SETITEMS: 0x75,
+  PROTO: 0x80,
+  STOP: 0x2e,
+  MARK: 0x28,
+  NONE: 0x4e,
+  NEWTRUE: 0x88,
+  NEWFALSE: 0x89,
+  BININT: 0x4a,
+  BINUNICODE: 0x58,
+  BINBYTES: 0x42,
+  GLOBAL: 0x63,
+  REDUCE: 0x52,
+  BUILD: 0x62,
+  BINPERSID: 0x51,
+  EMPTY_DICT: 0x7d,
+  EMPTY_TUPLE: 0x29,
+  TUPLE: 0x74,
+  SETITEMS: 0x75,
 } as const;
 
 /** Writes values onto the stack of Python's pickle machine, one call a value or operation. */
@@ -74,14 +95,19 @@ export class PickleWriter {
 
   /** Within 32 bits, signed. */
   integer(value: number): this {
-    if (!Number.isInteger(value) || Math.abs(value) >= 2 ** 31) throw new WeightsError(`pickle: integers of 32 bits are written, got ${value}`);
+    if (!Number.isInteger(value) || Math.abs(value) >= 2 ** 31)
+      throw new WeightsError(`pickle: integers of 32 bits are written, got ${value}`);
     this.out.u8(OP.BININT).u32(value);
     return this;
   }
 
-  boolean(value: boolean): this { return this.op(value ? OP.NEWTRUE : OP.NEWFALSE); }
+  boolean(value: boolean): this {
+    return this.op(value ? OP.NEWTRUE : OP.NEWFALSE);
+  }
 
-  none(): this { return this.op(OP.NONE); }
+  none(): this {
+    return this.op(OP.NONE);
+  }
 
   /** A class or function by its module and name. */
   global(module: string, name: string): this {
@@ -96,20 +122,34 @@ export class PickleWriter {
     return this.op(OP.TUPLE);
   }
 
-  integers(values: readonly number[]): this { return this.tuple(() => { for (const value of values) this.integer(value); }); }
+  integers(values: readonly number[]): this {
+    return this.tuple(() => {
+      for (const value of values) this.integer(value);
+    });
+  }
 
   /** Calls the global below the tuple of arguments on top. */
-  call(): this { return this.op(OP.REDUCE); }
+  call(): this {
+    return this.op(OP.REDUCE);
+  }
 
   /** Gives the object below the state on top. */
-  build(): this { return this.op(OP.BUILD); }
+  build(): this {
+    return this.op(OP.BUILD);
+  }
 
   /** Names something outside of the pickle by the tuple on top. */
-  persistent(): this { return this.op(OP.BINPERSID); }
+  persistent(): this {
+    return this.op(OP.BINPERSID);
+  }
 
-  emptyDict(): this { return this.op(OP.EMPTY_DICT); }
+  emptyDict(): this {
+    return this.op(OP.EMPTY_DICT);
+  }
 
-  emptyOrderedDict(): this { return this.global('collections', 'OrderedDict').op(OP.EMPTY_TUPLE).op(OP.REDUCE); }
+  emptyOrderedDict(): this {
+    return this.global('collections', 'OrderedDict').op(OP.EMPTY_TUPLE).op(OP.REDUCE);
+  }
 
   /** Puts the keys and values that `items` writes into the dict below. */
   setItems(items: () => void): this {

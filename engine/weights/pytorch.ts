@@ -26,19 +26,25 @@ export function readTorchZip(bytes: Bytes, fail: Fail): TorchFile {
   const pickleName = zip.names.find((name) => /^[^/]+\/data\.pkl$/.test(name));
   if (pickleName === undefined) {
     const examples = zip.names.slice(0, 3).map((name) => JSON.stringify(name.slice(0, 60)));
-    return fail(`a zip file without data.pkl: not a checkpoint of PyTorch (it has ${examples.join(', ') || 'nothing'})`);
+    return fail(
+      `a zip file without data.pkl: not a checkpoint of PyTorch (it has ${examples.join(', ') || 'nothing'})`,
+    );
   }
   const folder = pickleName.slice(0, -'data.pkl'.length);
-  if (zip.has(`${folder}constants.pkl`)) fail('a TorchScript archive: save the model\'s state_dict() instead');
+  if (zip.has(`${folder}constants.pkl`)) fail("a TorchScript archive: save the model's state_dict() instead");
   if (zip.has(`${folder}byteorder`)) {
     const order = latin1(zip.read(`${folder}byteorder`).subarray(0, 16));
     if (order !== 'little') fail(`byteorder is ${JSON.stringify(order)}: only little-endian files are read`);
   }
-  const root = readPickle(new ByteReader(zip.read(pickleName), fail), { fail, globals: WEIGHT_GLOBALS, persistent: (id) => storageOf(id, fail) });
+  const root = readPickle(new ByteReader(zip.read(pickleName), fail), {
+    fail,
+    globals: WEIGHT_GLOBALS,
+    persistent: (id) => storageOf(id, fail),
+  });
   const storages = new Map<string, Bytes>();
   const bytesOf = ({ key }: TorchStorage): Bytes => {
     let storage = storages.get(key);
-    if (!storage) storages.set(key, storage = zip.read(`${folder}data/${key}`));
+    if (!storage) storages.set(key, (storage = zip.read(`${folder}data/${key}`)));
     return storage;
   };
   return { root, locate: (tensor, what) => locate(tensor, bytesOf(tensor.storage), what, fail) };
@@ -50,10 +56,14 @@ export function readTorchLegacy(bytes: Bytes, fail: Fail): TorchFile {
   const plain = { fail, globals: new Map() };
   readPickle(reader, plain);
   const protocol = readPickle(reader, plain);
-  if (protocol !== PROTOCOL_VERSION) fail(`PyTorch's protocol version must be ${PROTOCOL_VERSION}, got ${typeof protocol === 'number' ? protocol : 'something else'}`);
+  if (protocol !== PROTOCOL_VERSION)
+    fail(
+      `PyTorch's protocol version must be ${PROTOCOL_VERSION}, got ${typeof protocol === 'number' ? protocol : 'something else'}`,
+    );
   const system = readPickle(reader, plain);
-  if (!(system instanceof PickleDict)) return fail('the description of the writer\'s system is no dict: corrupt');
-  if (system.entries.get('little_endian') !== true) fail('written on a big-endian machine: only little-endian files are read');
+  if (!(system instanceof PickleDict)) return fail("the description of the writer's system is no dict: corrupt");
+  if (system.entries.get('little_endian') !== true)
+    fail('written on a big-endian machine: only little-endian files are read');
 
   const types = new Map<string, TorchStorage>();
   const root = readPickle(reader, {
@@ -63,12 +73,13 @@ export function readTorchLegacy(bytes: Bytes, fail: Fail): TorchFile {
       const storage = storageOf(id, fail);
       const first = types.get(storage.key);
       if (!first) types.set(storage.key, storage);
-      else if (first.type.name !== storage.type.name || first.count !== storage.count) fail('a storage is described twice, differently: corrupt');
+      else if (first.type.name !== storage.type.name || first.count !== storage.count)
+        fail('a storage is described twice, differently: corrupt');
       return storage;
     },
   });
   const keys = readPickle(reader, plain);
-  if (!(keys instanceof PickleList)) return fail('the storages\' keys are no list: corrupt');
+  if (!(keys instanceof PickleList)) return fail("the storages' keys are no list: corrupt");
   const storages = new Map<string, Bytes>();
   for (const key of keys.items) {
     const storage = typeof key === 'string' || typeof key === 'number' ? types.get(String(key)) : undefined;
@@ -82,15 +93,28 @@ export function readTorchLegacy(bytes: Bytes, fail: Fail): TorchFile {
   }
   return {
     root,
-    locate: (tensor, what) => locate(tensor, storages.get(tensor.storage.key) ?? fail(`${what}: its storage is missing: truncated or corrupt`), what, fail),
+    locate: (tensor, what) =>
+      locate(
+        tensor,
+        storages.get(tensor.storage.key) ?? fail(`${what}: its storage is missing: truncated or corrupt`),
+        what,
+        fail,
+      ),
   };
 }
 
-function locate({ storage, type, offset, shape, strides }: TorchTensor, bytes: Bytes, what: string, fail: Fail): StridedTensor | null {
+function locate(
+  { storage, type, offset, shape, strides }: TorchTensor,
+  bytes: Bytes,
+  what: string,
+  fail: Fail,
+): StridedTensor | null {
   const { type: storageType, count } = storage;
   const announced = count * (storageType.type === null ? 1 : ELEMENT_BYTES[storageType.type]);
   if (storageType.type !== null && bytes.length !== announced) {
-    fail(`${what}: its storage has ${bytes.length} bytes, ${count} elements of ${storageType.name} take ${announced}: corrupt`);
+    fail(
+      `${what}: its storage has ${bytes.length} bytes, ${count} elements of ${storageType.name} take ${announced}: corrupt`,
+    );
   }
   return type === null ? null : { bytes, type, shape, strides, offset: storage.offset + offset };
 }

@@ -2,10 +2,19 @@
 
 /** Values that are written: 64-bit integers stay 64-bit. */
 export type SafetensorData =
-  | Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | Int32Array<ArrayBuffer> | Uint32Array<ArrayBuffer> | BigInt64Array<ArrayBuffer> | Uint8Array<ArrayBuffer>;
+  | Float32Array<ArrayBuffer>
+  | Float64Array<ArrayBuffer>
+  | Int32Array<ArrayBuffer>
+  | Uint32Array<ArrayBuffer>
+  | BigInt64Array<ArrayBuffer>
+  | Uint8Array<ArrayBuffer>;
 
 /** Values that are read; F16 and BF16 come as their bits. */
-export type StoredSafetensorData = SafetensorData | Uint16Array<ArrayBuffer> | Int16Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
+export type StoredSafetensorData =
+  | SafetensorData
+  | Uint16Array<ArrayBuffer>
+  | Int16Array<ArrayBuffer>
+  | Int8Array<ArrayBuffer>;
 
 export interface SafetensorEntry {
   readonly dtype: string;
@@ -51,7 +60,8 @@ function isSizes(value: unknown): value is number[] {
 /** A value of the header for a message: short, however long or deep it is. */
 function brief(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.slice(0, 60));
-  if (Array.isArray(value)) return `a list of ${value.length}${value.length <= 8 && value.every((n) => typeof n === 'number') ? `: [${value.join(', ')}]` : ''}`;
+  if (Array.isArray(value))
+    return `a list of ${value.length}${value.length <= 8 && value.every((n) => typeof n === 'number') ? `: [${value.join(', ')}]` : ''}`;
   return typeof value === 'object' && value !== null ? 'an object' : String(value);
 }
 
@@ -61,11 +71,15 @@ function brief(value: unknown): string {
  * @throws WeightsError naming the file, the tensor and the field
  */
 export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): SafetensorsFile {
-  const fail = (message: string): never => { throw new WeightsError(`${file}: ${message}`); };
+  const fail = (message: string): never => {
+    throw new WeightsError(`${file}: ${message}`);
+  };
   if (bytes.byteLength < 8) fail(`not a safetensors file: ${bytes.byteLength} bytes, expected at least 8`);
   const headerBytes = Number(new DataView(bytes).getBigUint64(0, true));
   if (headerBytes > MAX_HEADER_BYTES || 8 + headerBytes > bytes.byteLength) {
-    fail(`header length ${headerBytes} does not fit a file of ${bytes.byteLength} bytes: truncated, or not a safetensors file`);
+    fail(
+      `header length ${headerBytes} does not fit a file of ${bytes.byteLength} bytes: truncated, or not a safetensors file`,
+    );
   }
   let header: unknown;
   try {
@@ -81,21 +95,32 @@ export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): Safet
   for (const [name, entry] of Object.entries(header)) {
     if (!isRecord(entry)) return fail(`${name}: expected an object`);
     if (name === '__metadata__') {
-      for (const [key, value] of Object.entries(entry)) metadata.push([key, typeof value === 'string' ? value : fail(`__metadata__.${key}: expected a string`)]);
+      for (const [key, value] of Object.entries(entry))
+        metadata.push([key, typeof value === 'string' ? value : fail(`__metadata__.${key}: expected a string`)]);
       continue;
     }
     const { dtype, shape, data_offsets: offsets } = entry;
-    if (typeof dtype !== 'string' || !Object.hasOwn(VIEWS, dtype)) return fail(`${name}: dtype must be one of ${Object.keys(VIEWS).join(', ')}, got ${brief(dtype)}`);
-    if (!isSizes(shape)) return fail(`${name}: shape must be at most ${MAX_SIZES} non-negative integers, got ${brief(shape)}`);
-    if (!isSizes(offsets) || offsets.length !== 2) return fail(`${name}: data_offsets must be [begin, end], got ${brief(offsets)}`);
+    if (typeof dtype !== 'string' || !Object.hasOwn(VIEWS, dtype))
+      return fail(`${name}: dtype must be one of ${Object.keys(VIEWS).join(', ')}, got ${brief(dtype)}`);
+    if (!isSizes(shape))
+      return fail(`${name}: shape must be at most ${MAX_SIZES} non-negative integers, got ${brief(shape)}`);
+    if (!isSizes(offsets) || offsets.length !== 2)
+      return fail(`${name}: data_offsets must be [begin, end], got ${brief(offsets)}`);
     const [elementBytes, view] = VIEWS[dtype as keyof typeof VIEWS];
     const [begin, end] = offsets;
     const expected = shape.reduce((product, n) => product * n, elementBytes);
-    if (end - begin !== expected) fail(`${name}: shape [${shape.join(', ')}] of ${dtype} takes ${expected} bytes, data_offsets give ${end - begin}`);
-    if (body + end > bytes.byteLength) fail(`${name}: data ends at byte ${body + end} of a file of ${bytes.byteLength}: truncated`);
+    if (end - begin !== expected)
+      fail(
+        `${name}: shape [${shape.join(', ')}] of ${dtype} takes ${expected} bytes, data_offsets give ${end - begin}`,
+      );
+    if (body + end > bytes.byteLength)
+      fail(`${name}: data ends at byte ${body + end} of a file of ${bytes.byteLength}: truncated`);
     // Else a small file could name the same bytes many times over.
     total += expected;
-    if (body + total > bytes.byteLength) fail(`${name}: the tensors up to here take ${total} bytes, the file has ${bytes.byteLength - body} for them: they overlap`);
+    if (body + total > bytes.byteLength)
+      fail(
+        `${name}: the tensors up to here take ${total} bytes, the file has ${bytes.byteLength - body} for them: they overlap`,
+      );
     tensors.set(name, { dtype, shape, data: view(bytes.slice(body + begin, body + end)) });
   }
   // Object.fromEntries makes own properties of all names, `__proto__` too.
@@ -103,12 +128,16 @@ export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): Safet
 }
 
 /** Writes f32 tensors (and others by their array type) in the order given. */
-export function writeSafetensors(tensors: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: SafetensorData }>, metadata: Readonly<Record<string, string>> = {}): Uint8Array<ArrayBuffer> {
+export function writeSafetensors(
+  tensors: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: SafetensorData }>,
+  metadata: Readonly<Record<string, string>> = {},
+): Uint8Array<ArrayBuffer> {
   const header: Record<string, unknown> = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
   let offset = 0;
   for (const [name, { shape, data }] of tensors) {
     const elements = shape.reduce((product, n) => product * n, 1);
-    if (elements !== data.length) throw new WeightsError(`${name}: shape [${shape.join(', ')}] has ${elements} elements, the data ${data.length}`);
+    if (elements !== data.length)
+      throw new WeightsError(`${name}: shape [${shape.join(', ')}] has ${elements} elements, the data ${data.length}`);
     header[name] = { dtype: dtypeOf(data), shape, data_offsets: [offset, offset + data.byteLength] };
     offset += data.byteLength;
   }

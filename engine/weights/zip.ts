@@ -21,8 +21,14 @@ export interface StoredZip {
   read(name: string): Bytes;
 }
 
-const END = 0x06054b50, END64_LOCATOR = 0x07064b50, END64 = 0x06064b50, DIRECTORY = 0x02014b50, LOCAL = 0x04034b50;
-const END_BYTES = 22, LOCATOR_BYTES = 20, MAX_COMMENT = 65535;
+const END = 0x06054b50,
+  END64_LOCATOR = 0x07064b50,
+  END64 = 0x06064b50,
+  DIRECTORY = 0x02014b50,
+  LOCAL = 0x04034b50;
+const END_BYTES = 22,
+  LOCATOR_BYTES = 20,
+  MAX_COMMENT = 65535;
 const UNKNOWN32 = 0xffffffff;
 
 export function readZip(bytes: Bytes, fail: Fail): StoredZip {
@@ -34,10 +40,15 @@ export function readZip(bytes: Bytes, fail: Fail): StoredZip {
   for (let i = 0; i < count; i++) {
     if (reader.u32() !== DIRECTORY) fail(`zip: entry ${i} of the directory has no signature: corrupt`);
     reader.take(4);
-    const flags = reader.u16(), method = reader.u16();
+    const flags = reader.u16(),
+      method = reader.u16();
     reader.take(4);
-    const crc = reader.u32(), storedSize = reader.u32(), size = reader.u32();
-    const nameBytes = reader.u16(), extraBytes = reader.u16(), commentBytes = reader.u16();
+    const crc = reader.u32(),
+      storedSize = reader.u32(),
+      size = reader.u32();
+    const nameBytes = reader.u16(),
+      extraBytes = reader.u16(),
+      commentBytes = reader.u16();
     reader.take(8);
     const headerAt = reader.u32();
     const name = utf8.decode(reader.take(nameBytes));
@@ -47,7 +58,8 @@ export function readZip(bytes: Bytes, fail: Fail): StoredZip {
     const sizes = zip64Sizes(extra, { size, storedSize, headerAt });
     total += sizes.storedSize;
     // Else a small file could be read many times over.
-    if (total > bytes.length) fail(`zip: its entries hold ${total} bytes, the file ${bytes.length}: truncated, or entries overlap`);
+    if (total > bytes.length)
+      fail(`zip: its entries hold ${total} bytes, the file ${bytes.length}: truncated, or entries overlap`);
     entries.set(name, { method, encrypted: (flags & 1) !== 0, crc, ...sizes });
   }
   const read = (name: string): Bytes => {
@@ -55,12 +67,15 @@ export function readZip(bytes: Bytes, fail: Fail): StoredZip {
     if (!entry) return fail(`zip: no entry ${JSON.stringify(name.slice(0, 100))}: truncated or corrupt`);
     if (entry.encrypted) fail(`zip: ${name} is encrypted`);
     if (entry.method !== 0 || entry.size !== entry.storedSize) {
-      fail(`zip: ${name} is compressed (method ${entry.method}); PyTorch stores its entries as they are, and so this reader expects them`);
+      fail(
+        `zip: ${name} is compressed (method ${entry.method}); PyTorch stores its entries as they are, and so this reader expects them`,
+      );
     }
     const local = new ByteReader(bytes, fail, entry.headerAt);
     if (local.u32() !== LOCAL) fail(`zip: ${name} has no header at byte ${entry.headerAt}: corrupt`);
     local.take(22);
-    const nameBytes = local.u16(), extraBytes = local.u16();
+    const nameBytes = local.u16(),
+      extraBytes = local.u16();
     local.take(nameBytes + extraBytes);
     const data = local.take(entry.size);
     if (crc32(data) !== entry.crc) fail(`zip: ${name} does not match its CRC-32: corrupt`);
@@ -73,7 +88,8 @@ function findDirectory(bytes: Bytes, fail: Fail): { directoryAt: number; count: 
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   for (let at = bytes.length - END_BYTES; at >= Math.max(0, bytes.length - END_BYTES - MAX_COMMENT); at--) {
     if (view.getUint32(at, true) !== END || at + END_BYTES + view.getUint16(at + 20, true) !== bytes.length) continue;
-    let count = view.getUint16(at + 10, true), directoryAt = view.getUint32(at + 16, true);
+    let count = view.getUint16(at + 10, true),
+      directoryAt = view.getUint32(at + 16, true);
     const locatorAt = at - LOCATOR_BYTES;
     if (locatorAt >= 0 && view.getUint32(locatorAt, true) === END64_LOCATOR) {
       const end64 = new ByteReader(bytes, fail, Number(view.getBigUint64(locatorAt + 8, true)));
@@ -89,10 +105,14 @@ function findDirectory(bytes: Bytes, fail: Fail): { directoryAt: number; count: 
 }
 
 /** 64-bit fields stand in the extra field, in this order, each only where its 32 bits are full. */
-function zip64Sizes(extra: ByteReader, sizes: Pick<Entry, 'size' | 'storedSize' | 'headerAt'>): Pick<Entry, 'size' | 'storedSize' | 'headerAt'> {
+function zip64Sizes(
+  extra: ByteReader,
+  sizes: Pick<Entry, 'size' | 'storedSize' | 'headerAt'>,
+): Pick<Entry, 'size' | 'storedSize' | 'headerAt'> {
   let { size, storedSize, headerAt } = sizes;
   while (extra.bytes.length - extra.at >= 4) {
-    const id = extra.u16(), length = extra.u16();
+    const id = extra.u16(),
+      length = extra.u16();
     if (id !== 1) {
       extra.take(length);
       continue;
@@ -111,11 +131,19 @@ let crcTables: Uint32Array[] | null = null;
 export function crc32(bytes: Bytes): number {
   crcTables ??= makeCrcTables();
   const [t0, t1, t2, t3, t4, t5, t6, t7] = crcTables;
-  let crc = 0xffffffff, i = 0;
+  let crc = 0xffffffff,
+    i = 0;
   for (; i + 8 <= bytes.length; i += 8) {
     crc ^= bytes[i] | (bytes[i + 1] << 8) | (bytes[i + 2] << 16) | (bytes[i + 3] << 24);
-    crc = t7[crc & 255] ^ t6[(crc >>> 8) & 255] ^ t5[(crc >>> 16) & 255] ^ t4[crc >>> 24]
-      ^ t3[bytes[i + 4]] ^ t2[bytes[i + 5]] ^ t1[bytes[i + 6]] ^ t0[bytes[i + 7]];
+    crc =
+      t7[crc & 255] ^
+      t6[(crc >>> 8) & 255] ^
+      t5[(crc >>> 16) & 255] ^
+      t4[crc >>> 24] ^
+      t3[bytes[i + 4]] ^
+      t2[bytes[i + 5]] ^
+      t1[bytes[i + 6]] ^
+      t0[bytes[i + 7]];
   }
   for (; i < bytes.length; i++) crc = (crc >>> 8) ^ t0[(crc ^ bytes[i]) & 255];
   return (crc ^ 0xffffffff) >>> 0;
@@ -128,6 +156,7 @@ function makeCrcTables(): Uint32Array[] {
     for (let k = 0; k < 8; k++) crc = crc & 1 ? 0xedb88320 ^ (crc >>> 1) : crc >>> 1;
     tables[0][n] = crc;
   }
-  for (let n = 0; n < 256; n++) for (let k = 1; k < 8; k++) tables[k][n] = (tables[k - 1][n] >>> 8) ^ tables[0][tables[k - 1][n] & 255];
+  for (let n = 0; n < 256; n++)
+    for (let k = 1; k < 8; k++) tables[k][n] = (tables[k - 1][n] >>> 8) ^ tables[0][tables[k - 1][n] & 255];
   return tables;
 }

@@ -5,10 +5,12 @@ import { ndarray, randomInput, sizeOf, type NdArray, type OpCase } from '../op-h
 
 /** The value of `x`, broadcast to `shape`, at a row-major position. */
 function broadcastAt(x: NdArray, shape: readonly number[], position: number): number {
-  let at = 0, stride = 1, rest = position;
+  let at = 0,
+    stride = 1,
+    rest = position;
   for (let i = shape.length - 1; i >= 0; i--) {
     const size = x.shape[x.shape.length - shape.length + i] ?? 1;
-    if (size !== 1) at += rest % shape[i] * stride;
+    if (size !== 1) at += (rest % shape[i]) * stride;
     stride *= size;
     rest = Math.floor(rest / shape[i]);
   }
@@ -19,20 +21,62 @@ function broadcastReference(f: (x: number, y: number) => number, a: NdArray, b: 
   const rank = Math.max(a.shape.length, b.shape.length);
   const shape = Array.from({ length: rank }, (_, i) => {
     const x = a.shape[a.shape.length - rank + i] ?? 1;
-    return x === 1 ? b.shape[b.shape.length - rank + i] ?? 1 : x;
+    return x === 1 ? (b.shape[b.shape.length - rank + i] ?? 1) : x;
   });
-  return ndarray(shape, Float64Array.from({ length: sizeOf(shape) }, (_, i) => f(broadcastAt(a, shape, i), broadcastAt(b, shape, i))));
+  return ndarray(
+    shape,
+    Float64Array.from({ length: sizeOf(shape) }, (_, i) => f(broadcastAt(a, shape, i), broadcastAt(b, shape, i))),
+  );
 }
 
 type Pair = readonly [readonly number[], readonly number[]];
 
 /** One function over these, with every form: the others share the code that reads operands. */
 const EVERY_FORM: readonly Pair[] = [
-  [[65, 67], [65, 67]], [[], []], [[3], []], [[], [5]], [[0, 3], [3]],
-  [[4, 5, 8], [8]], [[8], [4, 5, 8]], [[6, 7], [7]], [[6, 8], [6, 1]], [[6, 1], [1, 8]], [[5, 1], [1, 7]],
-  [[2, 1, 3, 1, 4], [1, 5, 3, 2, 4]], [[2, 3, 1, 3, 1], [1, 3, 5, 1, 3]], [[300, 9], [9]],
+  [
+    [65, 67],
+    [65, 67],
+  ],
+  [[], []],
+  [[3], []],
+  [[], [5]],
+  [[0, 3], [3]],
+  [[4, 5, 8], [8]],
+  [[8], [4, 5, 8]],
+  [[6, 7], [7]],
+  [
+    [6, 8],
+    [6, 1],
+  ],
+  [
+    [6, 1],
+    [1, 8],
+  ],
+  [
+    [5, 1],
+    [1, 7],
+  ],
+  [
+    [2, 1, 3, 1, 4],
+    [1, 5, 3, 2, 4],
+  ],
+  [
+    [2, 3, 1, 3, 1],
+    [1, 3, 5, 1, 3],
+  ],
+  [[300, 9], [9]],
 ];
-const SOME: readonly Pair[] = [[[7, 9], [7, 9]], [[5, 8], [8]], [[4, 1], [1, 4]]];
+const SOME: readonly Pair[] = [
+  [
+    [7, 9],
+    [7, 9],
+  ],
+  [[5, 8], [8]],
+  [
+    [4, 1],
+    [1, 4],
+  ],
+];
 
 type Run = (a: Tensor, b: Tensor) => Tensor;
 type Reference = (x: number, y: number) => number;
@@ -49,7 +93,12 @@ function casesOf(run: Run, f: Reference, pairs: readonly Pair[], options: { away
 /** Equal values everywhere: both sides' central differences are the half that each gets. */
 function ties(run: (a: Tensor, b: Tensor) => Tensor, f: (x: number, y: number) => number): OpCase {
   const shared = randomInput([3, 4], 5);
-  return { name: 'ties', inputs: [shared, shared], run: ([x, y]) => run(x, y), reference: ([x, y]) => broadcastReference(f, x, y) };
+  return {
+    name: 'ties',
+    inputs: [shared, shared],
+    run: ([x, y]) => run(x, y),
+    reference: ([x, y]) => broadcastReference(f, x, y),
+  };
 }
 
 export const binaryCases = {

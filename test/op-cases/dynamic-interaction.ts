@@ -12,39 +12,50 @@ function normalizedRelu(row: readonly number[], gamma: NdArray, beta: NdArray): 
 }
 
 /** x (inner) times the (inner, columns) matrix that begins at `start`. */
-const times = (x: ArrayLike<number>, weights: Float64Array, start: number, columns: number): number[] => Array.from({ length: columns }, (_, column) => {
-  let sum = 0;
-  for (let i = 0; i < x.length; i++) sum += x[i] * weights[start + i * columns + column];
-  return sum;
-});
+const times = (x: ArrayLike<number>, weights: Float64Array, start: number, columns: number): number[] =>
+  Array.from({ length: columns }, (_, column) => {
+    let sum = 0;
+    for (let i = 0; i < x.length; i++) sum += x[i] * weights[start + i * columns + column];
+    return sum;
+  });
 
 function reference([roi, parameters, gamma1, beta1, gamma2, beta2]: readonly NdArray[]): NdArray {
   const [proposals, positions, d] = roi.shape;
   const k = gamma1.data.length;
   const out: number[] = [];
-  for (let r = 0; r < proposals; r++) for (let at = 0; at < positions; at++) {
-    const x = roi.data.subarray((r * positions + at) * d, (r * positions + at + 1) * d);
-    const x1 = normalizedRelu(times(x, parameters.data, r * 2 * d * k, k), gamma1, beta1);
-    out.push(...normalizedRelu(times(x1, parameters.data, r * 2 * d * k + d * k, d), gamma2, beta2));
-  }
+  for (let r = 0; r < proposals; r++)
+    for (let at = 0; at < positions; at++) {
+      const x = roi.data.subarray((r * positions + at) * d, (r * positions + at + 1) * d);
+      const x1 = normalizedRelu(times(x, parameters.data, r * 2 * d * k, k), gamma1, beta1);
+      out.push(...normalizedRelu(times(x1, parameters.data, r * 2 * d * k + d * k, d), gamma2, beta2));
+    }
   return ndarray([proposals, positions, d], out);
 }
 
 const make = (name: string, [proposals, positions, d, k]: readonly number[]): OpCase => ({
   name: `${name}: ${proposals} x ${positions} positions, d ${d}, k ${k}`,
   inputs: [
-    randomInput([proposals, positions, d], 80), randomInput([proposals, 2 * d * k], 81, { scale: 0.3 }),
-    randomInput([k], 82, { scale: 0.2, shift: 1 }), randomInput([k], 83, { scale: 0.2, shift: 0.3 }),
-    randomInput([d], 84, { scale: 0.2, shift: 1 }), randomInput([d], 85, { scale: 0.2 }),
+    randomInput([proposals, positions, d], 80),
+    randomInput([proposals, 2 * d * k], 81, { scale: 0.3 }),
+    randomInput([k], 82, { scale: 0.2, shift: 1 }),
+    randomInput([k], 83, { scale: 0.2, shift: 0.3 }),
+    randomInput([d], 84, { scale: 0.2, shift: 1 }),
+    randomInput([d], 85, { scale: 0.2 }),
   ],
-  run: ([roi, parameters, gamma1, beta1, gamma2, beta2]) => dynamicInteraction(roi, parameters, gamma1, beta1, gamma2, beta2),
+  run: ([roi, parameters, gamma1, beta1, gamma2, beta2]) =>
+    dynamicInteraction(roi, parameters, gamma1, beta1, gamma2, beta2),
   reference,
   // Small against the distance of the pre-activations from the ReLUs' kinks: a difference across one is no derivative.
   step: 1e-7,
   tolerance: 2e-5,
 });
 
-const problems = fc.tuple(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: 20 }), fc.constantFrom(4, 12, 20, 36, 72), fc.constantFrom(4, 8, 12, 20));
+const problems = fc.tuple(
+  fc.integer({ min: 1, max: 4 }),
+  fc.integer({ min: 1, max: 20 }),
+  fc.constantFrom(4, 12, 20, 36, 72),
+  fc.constantFrom(4, 8, 12, 20),
+);
 
 export const dynamicInteractionCases = {
   dynamicInteraction: [

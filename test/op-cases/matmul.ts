@@ -5,7 +5,10 @@ import type { OpName } from '../../engine/ops/index.ts';
 import { ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
 /** [batch, rows, columns], a matrix without batch being one of batch 1. */
-function matrices({ shape, data }: NdArray, transposed: boolean): { batch: number; rows: number; columns: number; at(batch: number, row: number, column: number): number } {
+function matrices(
+  { shape, data }: NdArray,
+  transposed: boolean,
+): { batch: number; rows: number; columns: number; at(batch: number, row: number, column: number): number } {
   const [lines, width] = shape.slice(-2);
   const batch = sizeOf(shape.slice(0, -2));
   const [rows, columns] = transposed ? [width, lines] : [lines, width];
@@ -17,7 +20,8 @@ function matrices({ shape, data }: NdArray, transposed: boolean): { batch: numbe
 }
 
 function matmulReference(a: NdArray, b: NdArray, transposeA: boolean, transposeB: boolean): NdArray {
-  const left = matrices(a, transposeA), right = matrices(b, transposeB);
+  const left = matrices(a, transposeA),
+    right = matrices(b, transposeB);
   const batchShape = a.shape.length > 2 ? a.shape.slice(0, -2) : b.shape.slice(0, -2);
   const shape = [...batchShape, left.rows, right.columns];
   const data = new Float64Array(sizeOf(shape));
@@ -44,8 +48,10 @@ interface Product {
 }
 
 function product({ m, n, k, form, batchA = [], batchB = [] }: Product, note = ''): OpCase {
-  const transposeA = form[0] === 't', transposeB = form[1] === 't';
-  const shapeA = [...batchA, ...(transposeA ? [k, m] : [m, k])], shapeB = [...batchB, ...(transposeB ? [n, k] : [k, n])];
+  const transposeA = form[0] === 't',
+    transposeB = form[1] === 't';
+  const shapeA = [...batchA, ...(transposeA ? [k, m] : [m, k])],
+    shapeB = [...batchB, ...(transposeB ? [n, k] : [k, n])];
   return {
     name: `${form} [${shapeA.join(', ')}] [${shapeB.join(', ')}]${note ? `: ${note}` : ''}`,
     inputs: [randomInput(shapeA, m + 1), randomInput(shapeB, n + 2)],
@@ -83,29 +89,54 @@ const matmulCases = [
   product({ m: 3, n: 4, k: 5, form: 'nn', batchA: [0], batchB: [0] }, 'no batch entries'),
   product({ m: 2, n: 3, k: 4, form: 'nn', batchA: [0] }, 'gradient of the shared operand over no batch entries'),
   ...sampleCases(6, fc.record({ m: size, n: size, k: size, form: forms }), (sizes) => product(sizes)),
-  ...sampleCases(3, fc.record({ m: size, n: size, k: size, form: forms, batchA: fc.constant([2]), batchB: fc.constant([2]) }), (sizes) => product(sizes)),
+  ...sampleCases(
+    3,
+    fc.record({ m: size, n: size, k: size, form: forms, batchA: fc.constant([2]), batchB: fc.constant([2]) }),
+    (sizes) => product(sizes),
+  ),
 ];
 
-function linearCase(batch: readonly number[], n: number, k: number, options: { bias?: boolean; relu?: boolean; residual?: boolean }, note = ''): OpCase {
+function linearCase(
+  batch: readonly number[],
+  n: number,
+  k: number,
+  options: { bias?: boolean; relu?: boolean; residual?: boolean },
+  note = '',
+): OpCase {
   const { bias = true, relu = false, residual = false } = options;
   const shape = [...batch, k];
-  const inputs = [randomInput(shape, 21), randomInput([n, k], 22, { scale: 1 / Math.sqrt(k) }), ...(bias ? [randomInput([n], 23)] : []), ...(residual ? [randomInput([...batch, n], 24)] : [])];
-  const added = <T>([, , ...others]: readonly T[]): { b: T | null; r: T | null } => ({ b: bias ? others[0] : null, r: residual ? others[bias ? 1 : 0] : null });
+  const inputs = [
+    randomInput(shape, 21),
+    randomInput([n, k], 22, { scale: 1 / Math.sqrt(k) }),
+    ...(bias ? [randomInput([n], 23)] : []),
+    ...(residual ? [randomInput([...batch, n], 24)] : []),
+  ];
+  const added = <T>([, , ...others]: readonly T[]): { b: T | null; r: T | null } => ({
+    b: bias ? others[0] : null,
+    r: residual ? others[bias ? 1 : 0] : null,
+  });
   return {
     name: `[${shape.join(', ')}] to ${n}${bias ? '' : ', no bias'}${residual ? ', residual' : ''}${relu ? ', relu' : ''}${note ? `: ${note}` : ''}`,
     inputs,
     run: (inputs) => {
       const { b, r } = added(inputs);
-      return linear(inputs[0], inputs[1], b, { ...(relu && { activation: 'relu' as const }), ...(r && { residual: r }) });
+      return linear(inputs[0], inputs[1], b, {
+        ...(relu && { activation: 'relu' as const }),
+        ...(r && { residual: r }),
+      });
     },
     reference: (inputs) => {
-      const [x, weight] = inputs, { b, r } = added(inputs);
+      const [x, weight] = inputs,
+        { b, r } = added(inputs);
       const rows = sizeOf(batch);
       const { data } = matmulReference(ndarray([rows, k], x.data), weight, false, true);
-      return ndarray([...batch, n], data.map((value, i) => {
-        const sum = value + (b ? b.data[i % n] : 0) + (r ? r.data[i] : 0);
-        return relu ? Math.max(sum, 0) : sum;
-      }));
+      return ndarray(
+        [...batch, n],
+        data.map((value, i) => {
+          const sum = value + (b ? b.data[i % n] : 0) + (r ? r.data[i] : 0);
+          return relu ? Math.max(sum, 0) : sum;
+        }),
+      );
     },
     // Steps across the kink of a ReLU would spoil the differences: with this step few of some hundred outputs are that near.
     ...(relu ? { step: 1e-7 } : {}),
@@ -135,9 +166,13 @@ function mixExpertsCase(batch: number, experts: number, rows: number, k: number)
     run: ([weights, values]) => mixExperts(weights, values),
     reference: ([weights, values]) => {
       const data = new Float64Array(batch * rows * k);
-      for (let b = 0; b < batch; b++) for (let e = 0; e < experts; e++) for (let n = 0; n < rows; n++) for (let x = 0; x < k; x++) {
-        data[(b * rows + n) * k + x] += weights.data[(b * experts + e) * rows + n] * values.data[(e * rows + n) * k + x];
-      }
+      for (let b = 0; b < batch; b++)
+        for (let e = 0; e < experts; e++)
+          for (let n = 0; n < rows; n++)
+            for (let x = 0; x < k; x++) {
+              data[(b * rows + n) * k + x] +=
+                weights.data[(b * experts + e) * rows + n] * values.data[(e * rows + n) * k + x];
+            }
       return ndarray([batch, rows, k], data);
     },
   };
@@ -146,8 +181,16 @@ function mixExpertsCase(batch: number, experts: number, rows: number, k: number)
 const dimension = fc.integer({ min: 1, max: 12 });
 
 const mixExpertsCases = [
-  mixExpertsCase(1, 1, 1, 1), mixExpertsCase(2, 4, 25, 4), mixExpertsCase(3, 2, 7, 36), mixExpertsCase(0, 2, 3, 4), mixExpertsCase(2, 0, 3, 4),
+  mixExpertsCase(1, 1, 1, 1),
+  mixExpertsCase(2, 4, 25, 4),
+  mixExpertsCase(3, 2, 7, 36),
+  mixExpertsCase(0, 2, 3, 4),
+  mixExpertsCase(2, 0, 3, 4),
   ...sampleCases(3, fc.tuple(dimension, dimension, dimension, dimension), (shape) => mixExpertsCase(...shape)),
 ];
 
-export const matmulFamilyCases = { matmul: matmulCases, linear: linearCases, mixExperts: mixExpertsCases } satisfies Partial<Record<OpName, OpCase[]>>;
+export const matmulFamilyCases = {
+  matmul: matmulCases,
+  linear: linearCases,
+  mixExperts: mixExpertsCases,
+} satisfies Partial<Record<OpName, OpCase[]>>;

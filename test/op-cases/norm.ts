@@ -13,7 +13,7 @@ function layerNormReference([x, gamma, beta]: readonly NdArray[], epsilon: numbe
     const center = mean(row);
     const deviation = Math.sqrt(mean(row.map((v) => (v - center) ** 2)) + epsilon);
     for (let c = 0; c < columns; c++) {
-      const value = (row[c] - center) / deviation * gamma.data[c] + beta.data[c];
+      const value = ((row[c] - center) / deviation) * gamma.data[c] + beta.data[c];
       y[o + c] = relu ? Math.max(value, 0) : value;
     }
   }
@@ -25,7 +25,13 @@ interface RowCaseOptions {
   readonly activation?: 'relu';
 }
 
-function layerNormCase(name: string, shape: readonly number[], options: RowCaseOptions = {}, shift = 0, tolerance?: number): OpCase {
+function layerNormCase(
+  name: string,
+  shape: readonly number[],
+  options: RowCaseOptions = {},
+  shift = 0,
+  tolerance?: number,
+): OpCase {
   const columns = shape[shape.length - 1];
   return {
     name: `${name} [${shape.join(', ')}]`,
@@ -38,18 +44,29 @@ function layerNormCase(name: string, shape: readonly number[], options: RowCaseO
 }
 
 /** x [B, ..., C]: groups of adjacent channels over all pixels of an image. */
-function groupNormReference([x, gamma, beta, residual]: readonly NdArray[], groups: number, epsilon: number, relu: boolean): NdArray {
-  const channels = gamma.data.length, images = x.shape[0], members = channels / groups;
+function groupNormReference(
+  [x, gamma, beta, residual]: readonly NdArray[],
+  groups: number,
+  epsilon: number,
+  relu: boolean,
+): NdArray {
+  const channels = gamma.data.length,
+    images = x.shape[0],
+    members = channels / groups;
   const y = new Float64Array(x.data.length);
   for (let b = 0; b < images; b++) {
     for (let g = 0; g < groups; g++) {
       const positions: number[] = [];
-      for (let i = b * y.length / images; i < (b + 1) * y.length / images; i++) if (Math.floor(i % channels / members) === g) positions.push(i);
+      for (let i = (b * y.length) / images; i < ((b + 1) * y.length) / images; i++)
+        if (Math.floor((i % channels) / members) === g) positions.push(i);
       const values = positions.map((i) => x.data[i]);
       const center = mean(values);
       const deviation = Math.sqrt(mean(values.map((v) => (v - center) ** 2)) + epsilon);
       for (const i of positions) {
-        const value = (x.data[i] - center) / deviation * gamma.data[i % channels] + beta.data[i % channels] + (residual ? residual.data[i] : 0);
+        const value =
+          ((x.data[i] - center) / deviation) * gamma.data[i % channels] +
+          beta.data[i % channels] +
+          (residual ? residual.data[i] : 0);
         y[i] = relu ? Math.max(value, 0) : value;
       }
     }
@@ -68,14 +85,22 @@ interface ChannelCaseOptions {
   readonly differentiate?: readonly boolean[];
 }
 
-function channelInputs(shape: readonly number[], { residual, shift, differentiate = [] }: ChannelCaseOptions): OpCase['inputs'] {
+function channelInputs(
+  shape: readonly number[],
+  { residual, shift, differentiate = [] }: ChannelCaseOptions,
+): OpCase['inputs'] {
   const channels = shape[shape.length - 1];
   const vectors = [randomInput([channels], 2), randomInput([channels], 3)];
   const inputs = [randomInput(shape, 1, { shift }), ...vectors, ...(residual ? [randomInput(shape, 4)] : [])];
   return inputs.map((input, i) => ({ ...input, differentiate: differentiate[i] ?? true }));
 }
 
-function groupNormCase(name: string, shape: readonly number[], groups: number, options: ChannelCaseOptions = {}): OpCase {
+function groupNormCase(
+  name: string,
+  shape: readonly number[],
+  groups: number,
+  options: ChannelCaseOptions = {},
+): OpCase {
   const { epsilon = 1e-5, activation, tolerance = 1e-5 } = options;
   return {
     name: `${name} [${shape.join(', ')}] in ${groups}`,
@@ -93,11 +118,15 @@ function scaleShiftCase(name: string, shape: readonly number[], options: Channel
     name: `${name} [${shape.join(', ')}]`,
     inputs: channelInputs(shape, options),
     run: ([x, scale, shift, residual]) => scaleShift(x, scale, shift, { activation, residual }),
-    reference: ([x, scale, shift, residual]) => ndarray(x.shape, x.data.map((value, i) => {
-      const channel = i % scale.data.length;
-      const y = value * scale.data[channel] + shift.data[channel] + (residual ? residual.data[i] : 0);
-      return activation ? Math.max(y, 0) : y;
-    })),
+    reference: ([x, scale, shift, residual]) =>
+      ndarray(
+        x.shape,
+        x.data.map((value, i) => {
+          const channel = i % scale.data.length;
+          const y = value * scale.data[channel] + shift.data[channel] + (residual ? residual.data[i] : 0);
+          return activation ? Math.max(y, 0) : y;
+        }),
+      ),
     ...(activation ? { step: 1e-7 } : {}),
   };
 }
@@ -122,8 +151,11 @@ export const normCases = {
     groupNormCase('many groups, one pixel', [2, 1, 32], 8, { residual: true }),
     groupNormCase('relu', [2, 17, 8], 2, { activation: 'relu', epsilon: 1e-3 }),
     groupNormCase('residual', [1, 3, 5, 12], 2, { residual: true }),
-    groupNormCase('only the residual wants a gradient', [1, 3, 5, 12], 2,
-      { residual: true, activation: 'relu', differentiate: [false, false, false, true] }),
+    groupNormCase('only the residual wants a gradient', [1, 3, 5, 12], 2, {
+      residual: true,
+      activation: 'relu',
+      differentiate: [false, false, false, true],
+    }),
     groupNormCase('odd channels', [3, 4, 5, 9], 3),
     groupNormCase('one pixel', [2, 8], 2),
     groupNormCase('one channel a group', [2, 33, 4], 4),
@@ -136,7 +168,11 @@ export const normCases = {
     scaleShiftCase('plain', [2, 5, 7, 8]),
     scaleShiftCase('residual and relu', [2, 5, 7, 12], { activation: 'relu', residual: true }),
     scaleShiftCase('residual', [9, 16], { residual: true }),
-    scaleShiftCase('frozen, residual and relu', [2, 3, 3, 8], { activation: 'relu', residual: true, differentiate: [true, false, false, true] }),
+    scaleShiftCase('frozen, residual and relu', [2, 3, 3, 8], {
+      activation: 'relu',
+      residual: true,
+      differentiate: [true, false, false, true],
+    }),
     scaleShiftCase('odd channels, relu', [4, 3, 5], { activation: 'relu' }),
     scaleShiftCase('no rows', [0, 4]),
     scaleShiftCase('many rows', [5000, 4], { activation: 'relu' }),

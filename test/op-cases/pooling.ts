@@ -5,20 +5,28 @@ import type { OpName } from '../../engine/ops/index.ts';
 import { ndarray, randomInput, sampleCases, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
 
 /** Winners are those of `chosenBy`, the first of equals: with the case's own input there, steps of the central differences do not change them. */
-function reference({ shape: [B, H, W, C], data }: NdArray, chosenBy: NdArray, { kernel, stride = kernel, padding = 0 }: MaxPool2dOptions): NdArray {
+function reference(
+  { shape: [B, H, W, C], data }: NdArray,
+  chosenBy: NdArray,
+  { kernel, stride = kernel, padding = 0 }: MaxPool2dOptions,
+): NdArray {
   const OH = Math.floor((H + 2 * padding - kernel) / stride) + 1;
   const OW = Math.floor((W + 2 * padding - kernel) / stride) + 1;
   const y = new Float64Array(B * OH * OW * C);
-  for (let b = 0; b < B; b++) for (let oy = 0; oy < OH; oy++) for (let ox = 0; ox < OW; ox++) for (let c = 0; c < C; c++) {
-    let winner = -1;
-    for (let ky = 0; ky < kernel; ky++) for (let kx = 0; kx < kernel; kx++) {
-      const [iy, ix] = [oy * stride + ky - padding, ox * stride + kx - padding];
-      if (iy < 0 || iy >= H || ix < 0 || ix >= W) continue;
-      const i = ((b * H + iy) * W + ix) * C + c;
-      if (winner < 0 || chosenBy.data[i] > chosenBy.data[winner]) winner = i;
-    }
-    y[((b * OH + oy) * OW + ox) * C + c] = data[winner];
-  }
+  for (let b = 0; b < B; b++)
+    for (let oy = 0; oy < OH; oy++)
+      for (let ox = 0; ox < OW; ox++)
+        for (let c = 0; c < C; c++) {
+          let winner = -1;
+          for (let ky = 0; ky < kernel; ky++)
+            for (let kx = 0; kx < kernel; kx++) {
+              const [iy, ix] = [oy * stride + ky - padding, ox * stride + kx - padding];
+              if (iy < 0 || iy >= H || ix < 0 || ix >= W) continue;
+              const i = ((b * H + iy) * W + ix) * C + c;
+              if (winner < 0 || chosenBy.data[i] > chosenBy.data[winner]) winner = i;
+            }
+          y[((b * OH + oy) * OW + ox) * C + c] = data[winner];
+        }
   return ndarray([B, OH, OW, C], y);
 }
 
@@ -39,8 +47,15 @@ function poolCase(shape: readonly number[], options: MaxPool2dOptions, seed: num
 }
 
 const random = fc.record({
-  shape: fc.tuple(fc.integer({ min: 1, max: 2 }), fc.integer({ min: 4, max: 9 }), fc.integer({ min: 4, max: 9 }), fc.integer({ min: 1, max: 8 })),
-  kernel: fc.integer({ min: 2, max: 4 }), stride: fc.integer({ min: 1, max: 5 }), padding: fc.integer({ min: 0, max: 1 }),
+  shape: fc.tuple(
+    fc.integer({ min: 1, max: 2 }),
+    fc.integer({ min: 4, max: 9 }),
+    fc.integer({ min: 4, max: 9 }),
+    fc.integer({ min: 1, max: 8 }),
+  ),
+  kernel: fc.integer({ min: 2, max: 4 }),
+  stride: fc.integer({ min: 1, max: 5 }),
+  padding: fc.integer({ min: 0, max: 1 }),
 });
 
 export const poolingCases = {

@@ -5,14 +5,21 @@ import type { OpName } from '../../engine/ops/index.ts';
 import { ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
 
 /** Collects the values that fall on each output position, and reduces each collection. */
-function reduceReference(x: NdArray, axes: readonly number[], keepDims: boolean, f: (values: readonly number[]) => number): NdArray {
+function reduceReference(
+  x: NdArray,
+  axes: readonly number[],
+  keepDims: boolean,
+  f: (values: readonly number[]) => number,
+): NdArray {
   const kept = x.shape.map((size, i) => (axes.includes(i) ? 1 : size));
   const collections = Array.from({ length: sizeOf(kept) }, (): number[] => []);
   x.data.forEach((value, position) => {
-    let at = 0, stride = 1, rest = position;
+    let at = 0,
+      stride = 1,
+      rest = position;
     for (let i = x.shape.length - 1; i >= 0; i--) {
       if (!axes.includes(i)) {
-        at += rest % x.shape[i] * stride;
+        at += (rest % x.shape[i]) * stride;
         stride *= x.shape[i];
       }
       rest = Math.floor(rest / x.shape[i]);
@@ -43,7 +50,8 @@ function maxCase(name: string, input: OpInput, axis: number, keepDims = false): 
     name: `${name} [${input.shape.join(', ')}] over ${axis}`,
     inputs: [input],
     run: ([x]) => max(x, { axis, keepDims }),
-    reference: ([x]) => reduceReference(x, [axis < 0 ? axis + x.shape.length : axis], keepDims, (values) => Math.max(...values)),
+    reference: ([x]) =>
+      reduceReference(x, [axis < 0 ? axis + x.shape.length : axis], keepDims, (values) => Math.max(...values)),
     step: 1e-7,
   };
 }
@@ -66,8 +74,15 @@ export const reduceCases = {
     sumCase(sum, total, [3, 1, 2], [1]),
     sumCase(sum, total, [0, 3], [0]),
     sumCase(sum, total, [2, 3], []),
-    ...sampleCases(4, anyAxes, ([shape, chosen, keepDims]) => (
-      sumCase(sum, total, shape, shape.map((_, i) => i).filter((i) => chosen[i]), keepDims))),
+    ...sampleCases(4, anyAxes, ([shape, chosen, keepDims]) =>
+      sumCase(
+        sum,
+        total,
+        shape,
+        shape.map((_, i) => i).filter((i) => chosen[i]),
+        keepDims,
+      ),
+    ),
   ],
   mean: [
     sumCase(mean, average, [5, 7]),

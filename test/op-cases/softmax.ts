@@ -18,7 +18,12 @@ function softmaxReference(x: NdArray, axis: number): NdArray {
   return ndarray(x.shape, y);
 }
 
-const softmaxCase = (name: string, shape: readonly number[], axis: number, input: Parameters<typeof randomInput>[2] = { scale: 3 }): OpCase => ({
+const softmaxCase = (
+  name: string,
+  shape: readonly number[],
+  axis: number,
+  input: Parameters<typeof randomInput>[2] = { scale: 3 },
+): OpCase => ({
   name: `${name} [${shape.join(', ')}] over ${axis}`,
   inputs: [randomInput(shape, 1, input)],
   run: ([x]) => softmax(x, axis),
@@ -38,7 +43,10 @@ export const softmaxCases = {
     softmaxCase('empty', [0, 4], -1),
     // exp overflows beyond 88; the step is relative to the values.
     { ...softmaxCase('large values do not overflow', [4, 12], -1, { scale: 3, shift: 200 }), step: 1e-7 },
-    ...sampleCases(3, fc.tuple(fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 4 }), fc.nat(3)),
-      ([shape, axis]) => softmaxCase('random', shape, axis % shape.length)),
+    ...sampleCases(
+      3,
+      fc.tuple(fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 4 }), fc.nat(3)),
+      ([shape, axis]) => softmaxCase('random', shape, axis % shape.length),
+    ),
   ],
 } satisfies Partial<Record<OpName, OpCase[]>>;

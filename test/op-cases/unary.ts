@@ -4,7 +4,11 @@ import { abs, affine, exp, log, relu, reshape, sigmoid, sqrt, square, tanh, type
 import type { OpName } from '../../engine/ops/index.ts';
 import { ndarray, randomInput, sampleCases, type OpCase } from '../op-harness.ts';
 
-function elementwise(run: (x: Tensor) => Tensor, f: (x: number) => number, input: Parameters<typeof randomInput>[2] = {}): OpCase[] {
+function elementwise(
+  run: (x: Tensor) => Tensor,
+  f: (x: number) => number,
+  input: Parameters<typeof randomInput>[2] = {},
+): OpCase[] {
   const make = (shape: readonly number[], seed: number): OpCase => ({
     name: `[${shape.join(', ')}]`,
     inputs: [randomInput(shape, seed, input)],
@@ -12,7 +16,14 @@ function elementwise(run: (x: Tensor) => Tensor, f: (x: number) => number, input
     reference: ([x]) => ndarray(x.shape, x.data.map(f)),
   });
   const shapes = fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 4 });
-  return [make([], 1), make([1], 2), make([0, 3], 3), make([257], 4), make([65, 67], 5), ...sampleCases(4, shapes, make)];
+  return [
+    make([], 1),
+    make([1], 2),
+    make([0, 3], 3),
+    make([257], 4),
+    make([65, 67], 5),
+    ...sampleCases(4, shapes, make),
+  ];
 }
 
 const positive = { scale: 0.3, shift: 2 };
@@ -26,9 +37,22 @@ export const unaryCases = {
   square: elementwise(square, (x) => x * x),
   abs: elementwise(abs, Math.abs, { awayFromZero: 0.01 }),
   tanh: elementwise(tanh, Math.tanh),
-  affine: elementwise((x) => affine(x, -2.5, 0.75), (x) => -2.5 * x + 0.75),
+  affine: elementwise(
+    (x) => affine(x, -2.5, 0.75),
+    (x) => -2.5 * x + 0.75,
+  ),
   reshape: [
-    { name: 'to a vector', inputs: [randomInput([2, 3, 5], 1)], run: ([x]) => reshape(x, [-1]), reference: ([x]) => ndarray([30], x.data) },
-    { name: 'empty', inputs: [randomInput([0, 3], 1)], run: ([x]) => reshape(x, [3, 0]), reference: () => ndarray([3, 0], []) },
+    {
+      name: 'to a vector',
+      inputs: [randomInput([2, 3, 5], 1)],
+      run: ([x]) => reshape(x, [-1]),
+      reference: ([x]) => ndarray([30], x.data),
+    },
+    {
+      name: 'empty',
+      inputs: [randomInput([0, 3], 1)],
+      run: ([x]) => reshape(x, [3, 0]),
+      reference: () => ndarray([3, 0], []),
+    },
   ],
 } satisfies Partial<Record<OpName, OpCase[]>>;

@@ -7,7 +7,9 @@ const CATEGORIES = `
 44 bottle, 46 wine glass, 47 cup, 48 fork, 49 knife, 50 spoon, 51 bowl, 52 banana, 53 apple, 54 sandwich, 55 orange, 56 broccoli, 57 carrot, 58 hot dog, 59 pizza,
 60 donut, 61 cake, 62 chair, 63 couch, 64 potted plant, 65 bed, 67 dining table, 70 toilet, 72 tv, 73 laptop, 74 mouse, 75 remote, 76 keyboard, 77 cell phone,
 78 microwave, 79 oven, 80 toaster, 81 sink, 82 refrigerator, 84 book, 85 clock, 86 vase, 87 scissors, 88 teddy bear, 89 hair drier, 90 toothbrush`
-  .trim().split(/,\s+/).map((entry) => ({ id: Number.parseInt(entry, 10), name: entry.replace(/^\d+ /, '') }));
+  .trim()
+  .split(/,\s+/)
+  .map((entry) => ({ id: Number.parseInt(entry, 10), name: entry.replace(/^\d+ /, '') }));
 
 export const COCO_CLASS_NAMES: readonly string[] = CATEGORIES.map(({ name }) => name);
 export const COCO_CATEGORY_IDS: readonly number[] = CATEGORIES.map(({ id }) => id);

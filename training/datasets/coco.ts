@@ -21,7 +21,10 @@ export function cocoAnnotationFiles(root: string): Map<string, string> {
     const split = ANNOTATIONS.exec(name)?.[1];
     if (split === undefined) continue;
     const other = files.get(split);
-    if (other !== undefined) throw new InputError(`${root}: two annotation files for the split "${split}": ${other} and annotations/${name}; keep one`);
+    if (other !== undefined)
+      throw new InputError(
+        `${root}: two annotation files for the split "${split}": ${other} and annotations/${name}; keep one`,
+      );
     files.set(split, `annotations/${name}`);
   }
   return files;
@@ -50,12 +53,23 @@ export function openCoco(root: string, splits: readonly string[]): Dataset {
     const own = readCategories(content['categories'], file);
     if (categories !== null) requireSameCategories(categories, own);
     categories ??= own;
-    records[split] = readAnnotations(content, file, own, readImages(content['images'], file, root, split, name), warnings);
+    records[split] = readAnnotations(
+      content,
+      file,
+      own,
+      readImages(content['images'], file, root, split, name),
+      warnings,
+    );
   }
   const names = categories?.names ?? new Map<number, string>();
   return {
-    root, format: 'coco', classNames: [...names.values()], categoryIds: [...names.keys()], splits: records,
-    warnings: warnings.summary(), allWarnings: warnings.all(),
+    root,
+    format: 'coco',
+    classNames: [...names.values()],
+    categoryIds: [...names.keys()],
+    splits: records,
+    warnings: warnings.summary(),
+    allWarnings: warnings.all(),
   };
 }
 
@@ -66,7 +80,8 @@ function readCategories(value: unknown, file: string): Categories {
     const id = asInteger(category['id'], 0, file, `categories[${i}].id`);
     const name = asName(category['name'], file, `categories[${i}].name`);
     if (names.has(id)) throw wrong(file, `categories[${i}].id`, 'an id that no other category has', id);
-    if ([...names.values()].includes(name)) throw wrong(file, `categories[${i}].name`, 'a name that no other category has', name);
+    if ([...names.values()].includes(name))
+      throw wrong(file, `categories[${i}].name`, 'a name that no other category has', name);
     names.set(id, name);
   });
   if (names.size === 0) throw wrong(file, 'categories', 'at least one category', value);
@@ -84,16 +99,24 @@ function requireSameCategories(a: Categories, b: Categories): void {
   throw new InputError(`${a.file} and ${b.file}: the categories disagree: ${differing.slice(0, 10).join('; ')}${more}`);
 }
 
-function readImages(value: unknown, file: string, root: string, split: string, annotationsName: string): Map<number, ImageRecord> {
+function readImages(
+  value: unknown,
+  file: string,
+  root: string,
+  split: string,
+  annotationsName: string,
+): Map<number, ImageRecord> {
   const suffix = ANNOTATIONS.exec(annotationsName.slice('annotations/'.length))?.[2] ?? '';
-  const folders = [...new Set([`${split}${suffix}`, split, `images/${split}${suffix}`, `images/${split}`, 'images'])]
-    .flatMap((name) => {
-      const content = listFolder(join(root, name));
-      return content === null ? [] : [{ path: join(root, name), content: new Set(content) }];
-    });
+  const folders = [
+    ...new Set([`${split}${suffix}`, split, `images/${split}${suffix}`, `images/${split}`, 'images']),
+  ].flatMap((name) => {
+    const content = listFolder(join(root, name));
+    return content === null ? [] : [{ path: join(root, name), content: new Set(content) }];
+  });
   // One look into each folder: asking for a hundred thousand files one by one takes its time on a network disk.
-  const find = (name: string) => folders.find(({ path, content }) => (/[\\/]/.test(name) ? existsSync(join(path, name)) : content.has(name)))?.path
-    ?? (/[\\/]/.test(name) && existsSync(join(root, name)) ? root : undefined);
+  const find = (name: string) =>
+    folders.find(({ path, content }) => (/[\\/]/.test(name) ? existsSync(join(path, name)) : content.has(name)))
+      ?.path ?? (/[\\/]/.test(name) && existsSync(join(root, name)) ? root : undefined);
 
   const records = new Map<number, ImageRecord>();
   const missing: string[] = [];
@@ -111,15 +134,26 @@ function readImages(value: unknown, file: string, root: string, split: string, a
     records.set(id, { id, file: join(folder ?? root, name), name, width, height, objects: [] });
   });
   if (images.length === 0) throw wrong(file, 'images', 'at least one image', value);
-  requireImages(file, missing, images.length, folders.length > 0
-    ? folders.map(({ path }) => path)
-    : [join(root, `${split}${suffix}`), join(root, split), join(root, 'images')].map((path) => `${path} (no such folder)`));
+  requireImages(
+    file,
+    missing,
+    images.length,
+    folders.length > 0
+      ? folders.map(({ path }) => path)
+      : [join(root, `${split}${suffix}`), join(root, split), join(root, 'images')].map(
+          (path) => `${path} (no such folder)`,
+        ),
+  );
   return records;
 }
 
 /** Adds the annotations to the records; returns these in the file's order. */
 function readAnnotations(
-  content: JsonObject, file: string, { names }: Categories, records: ReadonlyMap<number, ImageRecord>, warnings: Warnings,
+  content: JsonObject,
+  file: string,
+  { names }: Categories,
+  records: ReadonlyMap<number, ImageRecord>,
+  warnings: Warnings,
 ): ImageRecord[] {
   const labels = new Map([...names.keys()].map((id, label) => [id, label]));
   const known = [...labels.keys()].slice(0, 20).join(', ') + (labels.size > 20 ? ', ...' : '');
@@ -146,7 +180,14 @@ function readAnnotations(
     }
     const [x, y, width, height] = bbox.map((edge) => (typeof edge === 'number' ? edge : NaN));
     const given: Box = [x, y, x + width, y + height];
-    const box = clipBox(given, record.width, record.height, `${file}: ${at} (${record.name})`, `bbox [${[x, y, width, height].join(', ')}]`, warnings);
+    const box = clipBox(
+      given,
+      record.width,
+      record.height,
+      `${file}: ${at} (${record.name})`,
+      `bbox [${[x, y, width, height].join(', ')}]`,
+      warnings,
+    );
     if (box === null) return;
 
     const area = annotation['area'] ?? (box[2] - box[0]) * (box[3] - box[1]);

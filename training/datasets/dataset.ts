@@ -88,7 +88,14 @@ const ROUNDING = 0.005;
  * @param where file and annotation, for the warning
  * @param given the box as the file has it, for the warning
  */
-export function clipBox(box: Box, width: number, height: number, where: string, given: string, warnings: Warnings): Box | null {
+export function clipBox(
+  box: Box,
+  width: number,
+  height: number,
+  where: string,
+  given: string,
+  warnings: Warnings,
+): Box | null {
   const [x0, y0, x1, y1] = box;
   if (!box.every(Number.isFinite) || x1 <= x0 || y1 <= y0) {
     warnings.add('degenerate boxes, dropped', `${where}: ${given} has no extent`);
@@ -100,7 +107,10 @@ export function clipBox(box: Box, width: number, height: number, where: string, 
     return null;
   }
   if (clipped.some((edge, i) => Math.abs(edge - box[i]) > ROUNDING)) {
-    warnings.add('boxes that reach out of their image, clipped', `${where}: ${given} in an image of ${width} x ${height}`);
+    warnings.add(
+      'boxes that reach out of their image, clipped',
+      `${where}: ${given} in an image of ${width} x ${height}`,
+    );
   }
   return clipped;
 }
@@ -119,25 +129,44 @@ export function splitRecords(dataset: Dataset, split: string): readonly ImageRec
  */
 export function splitWarnings(dataset: Dataset, training: string, validation: string): string[] {
   const [train, val] = [splitRecords(dataset, training), splitRecords(dataset, validation)];
-  const labelsOf = (records: readonly ImageRecord[]) => new Set(records.flatMap(({ objects }) => objects.filter(({ crowd }) => !crowd).map(({ label }) => label)));
+  const labelsOf = (records: readonly ImageRecord[]) =>
+    new Set(records.flatMap(({ objects }) => objects.filter(({ crowd }) => !crowd).map(({ label }) => label)));
   const [learnt, measured] = [labelsOf(train), labelsOf(val)];
   const crowds = dataset.format === 'coco' ? 'crowds' : 'difficult ones';
-  if (learnt.size === 0) throw new InputError(`${dataset.root}: the split "${training}": expected at least one object in its ${train.length} images, got none (${crowds} do not count)`);
-  const list = (items: readonly string[]) => items.slice(0, SHOWN_WARNINGS).join(', ') + (items.length > SHOWN_WARNINGS ? `, ... and ${items.length - SHOWN_WARNINGS} more` : '');
+  if (learnt.size === 0)
+    throw new InputError(
+      `${dataset.root}: the split "${training}": expected at least one object in its ${train.length} images, got none (${crowds} do not count)`,
+    );
+  const list = (items: readonly string[]) =>
+    items.slice(0, SHOWN_WARNINGS).join(', ') +
+    (items.length > SHOWN_WARNINGS ? `, ... and ${items.length - SHOWN_WARNINGS} more` : '');
   const warnings: string[] = [];
   const unlearnt = dataset.classNames.filter((_, label) => !learnt.has(label));
-  if (unlearnt.length > 0) warnings.push(`classes without an object in the split "${training}": ${unlearnt.length} of ${dataset.classNames.length}: ${list(unlearnt)}`);
-  if (measured.size === 0) warnings.push(`the split "${validation}" has no object to measure by: every metric will be -1`);
+  if (unlearnt.length > 0)
+    warnings.push(
+      `classes without an object in the split "${training}": ${unlearnt.length} of ${dataset.classNames.length}: ${list(unlearnt)}`,
+    );
+  if (measured.size === 0)
+    warnings.push(`the split "${validation}" has no object to measure by: every metric will be -1`);
   const trained = new Set(train.map(({ file }) => file));
   const shared = val.filter(({ file }) => trained.has(file)).map(({ name }) => name);
-  if (shared.length > 0) warnings.push(`images in both "${training}" and "${validation}", where they tell nothing about unseen images: ${shared.length}: ${list(shared)}`);
+  if (shared.length > 0)
+    warnings.push(
+      `images in both "${training}" and "${validation}", where they tell nothing about unseen images: ${shared.length}: ${list(shared)}`,
+    );
   return warnings;
 }
 
-export function missingSplit(root: string, format: Dataset['format'], split: string, present: readonly string[]): InputError {
-  const remedy = format === 'coco'
-    ? `annotations/instances_${split}.json with images in ${split}/ (move a tenth or so of the images, with their annotations, out of another split)`
-    : `ImageSets/Main/${split}.txt, one image name a line (move a tenth or so of the lines out of another list)`;
+export function missingSplit(
+  root: string,
+  format: Dataset['format'],
+  split: string,
+  present: readonly string[],
+): InputError {
+  const remedy =
+    format === 'coco'
+      ? `annotations/instances_${split}.json with images in ${split}/ (move a tenth or so of the images, with their annotations, out of another split)`
+      : `ImageSets/Main/${split}.txt, one image name a line (move a tenth or so of the lines out of another list)`;
   const there = present.length > 0 ? `there is: ${present.join(', ')}` : 'there is none';
   return new InputError(`${root}: no split "${split}" (${there}); to make one, write ${remedy}`);
 }
@@ -150,9 +179,18 @@ export function cocoAnnotations(dataset: Dataset, split: string): CocoGroundTrut
   const records = splitRecords(dataset, split);
   return {
     images: records.map(({ id, name, width, height }) => ({ id, file_name: name, width, height })),
-    annotations: records.flatMap((record) => record.objects.map(({ id, label, box: [x0, y0, x1, y1], area, crowd }): CocoAnnotation => (
-      { id, image_id: record.id, category_id: dataset.categoryIds[label], bbox: [x0, y0, x1 - x0, y1 - y0], area, iscrowd: crowd ? 1 : 0 }
-    ))),
+    annotations: records.flatMap((record) =>
+      record.objects.map(
+        ({ id, label, box: [x0, y0, x1, y1], area, crowd }): CocoAnnotation => ({
+          id,
+          image_id: record.id,
+          category_id: dataset.categoryIds[label],
+          bbox: [x0, y0, x1 - x0, y1 - y0],
+          area,
+          iscrowd: crowd ? 1 : 0,
+        }),
+      ),
+    ),
     categories: dataset.classNames.map((name, label) => ({ id: dataset.categoryIds[label], name })),
   };
 }
@@ -167,8 +205,15 @@ export function listFolder(folder: string): string[] | null {
 }
 
 /** Throws InputError if any of `images` is missing, with the first of them and where they were looked for. */
-export function requireImages(source: string, missing: readonly string[], total: number, lookedIn: readonly string[]): void {
+export function requireImages(
+  source: string,
+  missing: readonly string[],
+  total: number,
+  lookedIn: readonly string[],
+): void {
   if (missing.length === 0) return;
   const names = missing.slice(0, 3).join(', ') + (missing.length > 3 ? ', ...' : '');
-  throw new InputError(`${source}: ${missing.length} of ${total} images are missing: ${names}; looked in ${lookedIn.join(', ')}`);
+  throw new InputError(
+    `${source}: ${missing.length} of ${total} images are missing: ${names}; looked in ${lookedIn.join(', ')}`,
+  );
 }

@@ -26,20 +26,26 @@ export type { ShapesOptions } from './shapes.ts';
 export function openDataset(directory: string, options: { readonly splits?: readonly string[] } = {}): Dataset {
   const root = resolve(directory);
   const entry = statSync(root, { throwIfNoEntry: false });
-  if (!entry?.isDirectory()) throw new InputError(`${root}: expected the folder of a data set, got ${entry ? 'a file' : 'nothing there'}`);
+  if (!entry?.isDirectory())
+    throw new InputError(`${root}: expected the folder of a data set, got ${entry ? 'a file' : 'nothing there'}`);
   const coco = [...cocoAnnotationFiles(root).keys()];
   const voc = vocSplits(root);
   if (coco.length > 0 && voc.length > 0) {
-    throw new InputError(`${root}: expected one format, got both annotations/instances_*.json (COCO) and ImageSets/Main/*.txt (Pascal VOC)`);
+    throw new InputError(
+      `${root}: expected one format, got both annotations/instances_*.json (COCO) and ImageSets/Main/*.txt (Pascal VOC)`,
+    );
   }
   if (coco.length === 0 && voc.length === 0) {
-    throw new InputError(`${root}: no data set here; looked for COCO's annotations/instances_{train,val}*.json `
-      + `and Pascal VOC's ImageSets/Main/{train,val,test,trainval}.txt`);
+    throw new InputError(
+      `${root}: no data set here; looked for COCO's annotations/instances_{train,val}*.json ` +
+        `and Pascal VOC's ImageSets/Main/{train,val,test,trainval}.txt`,
+    );
   }
   const [format, present] = coco.length > 0 ? ['coco' as const, coco] : ['voc' as const, voc];
   const splits = options.splits ?? present;
   if (options.splits === undefined) {
-    for (const split of ['train', 'val']) if (!present.includes(split)) throw missingSplit(root, format, split, present);
+    for (const split of ['train', 'val'])
+      if (!present.includes(split)) throw missingSplit(root, format, split, present);
   }
   return format === 'coco' ? openCoco(root, splits) : openVoc(root, splits);
 }

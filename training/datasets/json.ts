@@ -26,9 +26,13 @@ export function readJson(file: string): unknown {
     return JSON.parse(text);
   } catch (error) {
     try {
-      return JSON.parse(text.replace(/"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b/g, (token) => (token.startsWith('"') ? token : 'null')));
+      return JSON.parse(
+        text.replace(/"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b/g, (token) => (token.startsWith('"') ? token : 'null')),
+      );
     } catch {
-      throw new InputError(`${file}: malformed JSON ${position(text) ?? (error instanceof Error ? error.message : String(error))}`);
+      throw new InputError(
+        `${file}: malformed JSON ${position(text) ?? (error instanceof Error ? error.message : String(error))}`,
+      );
     }
   }
 }
@@ -41,7 +45,9 @@ function position(text: string): string | null {
   if (first === undefined) return null;
   const before = text.slice(0, first.offset).split('\n');
   // "CommaExpected" and the like, as words.
-  const reason = printParseErrorCode(first.error).replace(/(?<=[a-z])[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`).toLowerCase();
+  const reason = printParseErrorCode(first.error)
+    .replace(/(?<=[a-z])[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)
+    .toLowerCase();
   return `at line ${before.length}, column ${before[before.length - 1].length + 1}: ${reason}`;
 }
 
@@ -61,7 +67,8 @@ export function wrong(where: string, field: string, expected: string, value: unk
 export type JsonObject = Readonly<Record<string, unknown>>;
 
 export function asObject(value: unknown, where: string, field: string): JsonObject {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrong(where, field, 'an object', value);
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw wrong(where, field, 'an object', value);
   return value as JsonObject;
 }
 
@@ -71,7 +78,8 @@ export function asArray(value: unknown, where: string, field: string): readonly 
 }
 
 export function asInteger(value: unknown, least: number, where: string, field: string): number {
-  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < least) throw wrong(where, field, `an integer of at least ${least}`, value);
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < least)
+    throw wrong(where, field, `an integer of at least ${least}`, value);
   return value;
 }
 

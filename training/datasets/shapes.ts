@@ -33,7 +33,8 @@ const CLASSES = ['circle', 'square', 'triangle', 'star'] as const;
 type ShapeClass = (typeof CLASSES)[number];
 
 /** Extent of the longer side of an object's box, pixels. */
-const MIN_EXTENT = 16, MAX_EXTENT = 48;
+const MIN_EXTENT = 16,
+  MAX_EXTENT = 48;
 /** How much of the smaller of two boxes the other may cover. */
 const MAX_COVER = 0.2;
 /** Samples a pixel and axis. */
@@ -63,7 +64,12 @@ interface Shape {
  */
 export async function ensureShapesDataset(directory: string, options: ShapesOptions = {}): Promise<string> {
   const { trainImages = 2000, valImages = 100, imageSize = 96, seed = 0, log } = options;
-  const limits = [['trainImages', trainImages, 1], ['valImages', valImages, 1], ['imageSize', imageSize, 64], ['seed', seed, 0]] as const;
+  const limits = [
+    ['trainImages', trainImages, 1],
+    ['valImages', valImages, 1],
+    ['imageSize', imageSize, 64],
+    ['seed', seed, 0],
+  ] as const;
   for (const [name, value, least] of limits) {
     if (Number.isSafeInteger(value) && value >= least) continue;
     throw new InputError(`shapes data set: ${name}: expected an integer of at least ${least}, got ${value}`);
@@ -72,7 +78,9 @@ export async function ensureShapesDataset(directory: string, options: ShapesOpti
   const marker = `${JSON.stringify({ generator: 'shapes', version: VERSION, options: { trainImages, valImages, imageSize, seed } }, null, 2)}\n`;
   if (hasMarker(root, marker)) return root;
   if (existsSync(root) && !existsSync(join(root, MARKER)) && (await readdir(root)).length > 0) {
-    throw new InputError(`${root}: expected an empty folder or an earlier shapes data set to generate the shapes data set in, got other files`);
+    throw new InputError(
+      `${root}: expected an empty folder or an earlier shapes data set to generate the shapes data set in, got other files`,
+    );
   }
 
   log?.(`generating the shapes data set (${trainImages} + ${valImages} images) in ${root}`);
@@ -101,9 +109,20 @@ function hasMarker(root: string, marker: string): boolean {
   return existsSync(file) && readFileSync(file, 'utf8') === marker;
 }
 
-async function writeSplit(root: string, split: string, count: number, size: number, seed: number, stream: number): Promise<void> {
+async function writeSplit(
+  root: string,
+  split: string,
+  count: number,
+  size: number,
+  seed: number,
+  stream: number,
+): Promise<void> {
   await mkdir(join(root, split));
-  const truth: CocoGroundTruth = { images: [], annotations: [], categories: CLASSES.map((name, i) => ({ id: i + 1, name })) };
+  const truth: CocoGroundTruth = {
+    images: [],
+    annotations: [],
+    categories: CLASSES.map((name, i) => ({ id: i + 1, name })),
+  };
   const digits = String(count).length;
   const encoded: Promise<unknown>[] = [];
   for (let index = 0; index < count; index++) {
@@ -112,7 +131,11 @@ async function writeSplit(root: string, split: string, count: number, size: numb
     const file_name = `${String(id).padStart(digits, '0')}.png`;
     truth.images.push({ id, file_name, width: size, height: size });
     for (const shape of shapes) truth.annotations.push(annotationOf(shape, truth.annotations.length + 1, id));
-    encoded.push(sharp(pixels, { raw: { width: size, height: size, channels: 3 } }).png({ compressionLevel: 6 }).toFile(join(root, split, file_name)));
+    encoded.push(
+      sharp(pixels, { raw: { width: size, height: size, channels: 3 } })
+        .png({ compressionLevel: 6 })
+        .toFile(join(root, split, file_name)),
+    );
     if (encoded.length === 32) await Promise.all(encoded.splice(0));
   }
   await Promise.all(encoded);
@@ -122,9 +145,12 @@ async function writeSplit(root: string, split: string, count: number, size: numb
 function annotationOf({ kind, outline, box: [x0, y0, x1, y1] }: Shape, id: number, image_id: number): CocoAnnotation {
   const rounded = (value: number) => Math.round(value * 100) / 100;
   return {
-    id, image_id, category_id: CLASSES.indexOf(kind) + 1,
+    id,
+    image_id,
+    category_id: CLASSES.indexOf(kind) + 1,
     bbox: [rounded(x0), rounded(y0), rounded(x1 - x0), rounded(y1 - y0)],
-    area: rounded(polygonArea(outline)), iscrowd: 0,
+    area: rounded(polygonArea(outline)),
+    iscrowd: 0,
   };
 }
 
@@ -150,7 +176,9 @@ function drawBackground(size: number, random: Random): { pixels: Uint8Array; col
   const second = first.map((value) => clampByte(value + 110 * (random.uniform() - 0.5))) as Colour;
   const noise = valueNoise(size, [24, 12, 6], random);
   const striped = random.uniform() < 0.4;
-  const angle = Math.PI * random.uniform(), frequency = 2 * Math.PI / (8 + 14 * random.uniform()), phase = 2 * Math.PI * random.uniform();
+  const angle = Math.PI * random.uniform(),
+    frequency = (2 * Math.PI) / (8 + 14 * random.uniform()),
+    phase = 2 * Math.PI * random.uniform();
   const along: Point = [Math.cos(angle) * frequency, Math.sin(angle) * frequency];
   const pixels = new Uint8Array(size * size * 3);
   for (let y = 0, i = 0; y < size; y++) {
@@ -166,16 +194,21 @@ function drawBackground(size: number, random: Random): { pixels: Uint8Array; col
 /** Random values on grids of the given spacings (pixels), interpolated smoothly and summed with weights 1, 1/2, 1/4, ...; about 0 .. 1. */
 function valueNoise(size: number, spacings: readonly number[], random: Random): Float64Array {
   const sum = new Float64Array(size * size);
-  let weight = 1, total = 0;
+  let weight = 1,
+    total = 0;
   for (const spacing of spacings) {
     const side = Math.ceil(size / spacing) + 2;
     const grid = random.uniformArray(side * side);
     const offset: Point = [random.uniform(), random.uniform()];
     const smooth = (t: number) => t * t * (3 - 2 * t);
     for (let y = 0, i = 0; y < size; y++) {
-      const v = y / spacing + offset[1], row = Math.floor(v), fy = smooth(v - row);
+      const v = y / spacing + offset[1],
+        row = Math.floor(v),
+        fy = smooth(v - row);
       for (let x = 0; x < size; x++, i++) {
-        const u = x / spacing + offset[0], column = Math.floor(u), fx = smooth(u - column);
+        const u = x / spacing + offset[0],
+          column = Math.floor(u),
+          fx = smooth(u - column);
         const at = row * side + column;
         const upper = grid[at] + (grid[at + 1] - grid[at]) * fx;
         const lower = grid[at + side] + (grid[at + side + 1] - grid[at + side]) * fx;
@@ -195,34 +228,44 @@ function randomShape(size: number, largest: number, background: readonly Colour[
   const [left, top, right, bottom] = boundsOf(corners);
   const scale = extent / Math.max(right - left, bottom - top);
   const [width, height] = [(right - left) * scale, (bottom - top) * scale];
-  const x = 1 + (size - 2 - width) * random.uniform(), y = 1 + (size - 2 - height) * random.uniform();
+  const x = 1 + (size - 2 - width) * random.uniform(),
+    y = 1 + (size - 2 - height) * random.uniform();
   const outline = corners.map(([u, v]): Point => [x + (u - left) * scale, y + (v - top) * scale]);
   const shadeAngle = 2 * Math.PI * random.uniform();
   return {
-    kind, outline, box: [x, y, x + width, y + height], colour: contrastingColour(background, random),
+    kind,
+    outline,
+    box: [x, y, x + width, y + height],
+    colour: contrastingColour(background, random),
     shade: [Math.cos(shadeAngle) / extent, Math.sin(shadeAngle) / extent],
   };
 }
 
 /** Corners around the origin at radius 1, turned at random (a square by less than it takes to look like a diamond on its tip). */
 function unitOutline(kind: ShapeClass, random: Random): Point[] {
-  const ring = (count: number, start: number, radius: (i: number) => number) => Array.from({ length: count }, (_, i): Point => {
-    const angle = start + 2 * Math.PI * i / count;
-    return [radius(i) * Math.cos(angle), radius(i) * Math.sin(angle)];
-  });
+  const ring = (count: number, start: number, radius: (i: number) => number) =>
+    Array.from({ length: count }, (_, i): Point => {
+      const angle = start + (2 * Math.PI * i) / count;
+      return [radius(i) * Math.cos(angle), radius(i) * Math.sin(angle)];
+    });
   const turn = random.uniform();
   switch (kind) {
-    case 'circle': return ring(64, 0, () => 1);
-    case 'square': return ring(4, Math.PI / 4 + (turn - 0.5) * Math.PI / 3, () => 1);
-    case 'triangle': return ring(3, turn * 2 * Math.PI, () => 1);
-    case 'star': return ring(10, turn * 2 * Math.PI, (i) => (i % 2 === 0 ? 1 : 0.42));
+    case 'circle':
+      return ring(64, 0, () => 1);
+    case 'square':
+      return ring(4, Math.PI / 4 + ((turn - 0.5) * Math.PI) / 3, () => 1);
+    case 'triangle':
+      return ring(3, turn * 2 * Math.PI, () => 1);
+    case 'star':
+      return ring(10, turn * 2 * Math.PI, (i) => (i % 2 === 0 ? 1 : 0.42));
   }
 }
 
 function contrastingColour(background: readonly Colour[], random: Random): Colour {
   for (;;) {
     const colour = hsvColour(random.uniform(), 0.55 + 0.45 * random.uniform(), 0.35 + 0.65 * random.uniform());
-    if (background.every((other) => Math.hypot(...colour.map((value, c) => value - other[c])) >= MIN_CONTRAST)) return colour;
+    if (background.every((other) => Math.hypot(...colour.map((value, c) => value - other[c])) >= MIN_CONTRAST))
+      return colour;
   }
 }
 
@@ -249,13 +292,15 @@ function countSamples(outline: readonly Point[], y: number, size: number): Uint8
     const v = y + (row + 0.5) / SUPERSAMPLING;
     const crossings: number[] = [];
     for (let i = 0, j = outline.length - 1; i < outline.length; j = i++) {
-      const [ax, ay] = outline[i], [bx, by] = outline[j];
-      if ((ay > v) !== (by > v)) crossings.push(ax + (bx - ax) * (v - ay) / (by - ay));
+      const [ax, ay] = outline[i],
+        [bx, by] = outline[j];
+      if (ay > v !== by > v) crossings.push(ax + ((bx - ax) * (v - ay)) / (by - ay));
     }
     crossings.sort((a, b) => a - b);
     for (let i = 0; i + 1 < crossings.length; i += 2) {
       const end = Math.ceil(crossings[i + 1] * SUPERSAMPLING - 0.5);
-      for (let sample = Math.ceil(crossings[i] * SUPERSAMPLING - 0.5); sample < end; sample++) counts[Math.floor(sample / SUPERSAMPLING)]++;
+      for (let sample = Math.ceil(crossings[i] * SUPERSAMPLING - 0.5); sample < end; sample++)
+        counts[Math.floor(sample / SUPERSAMPLING)]++;
     }
   }
   return counts;
@@ -266,26 +311,33 @@ function addGrain(pixels: Uint8Array, random: Random): void {
   const strength = 12;
   for (let i = 0; i < pixels.length; i += 4) {
     let bits = random.uint32();
-    for (let k = i; k < Math.min(i + 4, pixels.length); k++, bits >>>= 8) pixels[k] = clampByte(pixels[k] + ((bits & 0xff) / 255 - 0.5) * strength);
+    for (let k = i; k < Math.min(i + 4, pixels.length); k++, bits >>>= 8)
+      pixels[k] = clampByte(pixels[k] + ((bits & 0xff) / 255 - 0.5) * strength);
   }
 }
 
 function boundsOf(points: readonly Point[]): [number, number, number, number] {
-  const xs = points.map(([x]) => x), ys = points.map(([, y]) => y);
+  const xs = points.map(([x]) => x),
+    ys = points.map(([, y]) => y);
   return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
 }
 
 function polygonArea(points: readonly Point[]): number {
-  return Math.abs(points.reduce((sum, [x, y], i) => {
-    const [nextX, nextY] = points[(i + 1) % points.length];
-    return sum + x * nextY - nextX * y;
-  }, 0)) / 2;
+  return (
+    Math.abs(
+      points.reduce((sum, [x, y], i) => {
+        const [nextX, nextY] = points[(i + 1) % points.length];
+        return sum + x * nextY - nextX * y;
+      }, 0),
+    ) / 2
+  );
 }
 
 function coverOfSmaller(a: Shape['box'], b: Shape['box']): number {
-  const width = Math.min(a[2], b[2]) - Math.max(a[0], b[0]), height = Math.min(a[3], b[3]) - Math.max(a[1], b[1]);
+  const width = Math.min(a[2], b[2]) - Math.max(a[0], b[0]),
+    height = Math.min(a[3], b[3]) - Math.max(a[1], b[1]);
   if (width <= 0 || height <= 0) return 0;
-  return width * height / Math.min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]));
+  return (width * height) / Math.min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]));
 }
 
 /** Hue, saturation and value in 0 .. 1 to 0 .. 255. */

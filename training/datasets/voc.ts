@@ -40,44 +40,81 @@ export function openVoc(root: string, splits: readonly string[]): Dataset {
 
   const classNames = [...new Set(parsed.flatMap(({ objects }) => objects.map((object) => object.name)))].sort();
   if (classNames.length === 0) {
-    throw new InputError(`${join(root, 'Annotations')}: expected at least one object in the images of ${present.join(', ')}, got none`);
+    throw new InputError(
+      `${join(root, 'Annotations')}: expected at least one object in the images of ${present.join(', ')}, got none`,
+    );
   }
   const labels = new Map(classNames.map((name, label) => [name, label]));
 
   let annotationId = 0;
-  const records = new Map(names.map((name, index): [string, ImageRecord] => {
-    const { file, width, height, objects } = parsed[index];
-    const image = images[index];
-    const record: ImageRecord = { id: index + 1, file: join(root, 'JPEGImages', image), name: image, width, height, objects: [] };
-    for (const { name: className, at, edges: [xmin, ymin, xmax, ymax], difficult } of objects) {
-      annotationId++;
-      const given: Box = [xmin - 1, ymin - 1, xmax, ymax];
-      const box = clipBox(given, width, height, `${file}: ${at}`, `bndbox ${xmin}..${xmax}, ${ymin}..${ymax} (counted from 1)`, warnings);
-      if (box === null) continue;
-      record.objects.push({ id: annotationId, label: labels.get(className) ?? 0, box, area: (box[2] - box[0]) * (box[3] - box[1]), crowd: difficult });
-    }
-    return [name, record];
-  }));
+  const records = new Map(
+    names.map((name, index): [string, ImageRecord] => {
+      const { file, width, height, objects } = parsed[index];
+      const image = images[index];
+      const record: ImageRecord = {
+        id: index + 1,
+        file: join(root, 'JPEGImages', image),
+        name: image,
+        width,
+        height,
+        objects: [],
+      };
+      for (const {
+        name: className,
+        at,
+        edges: [xmin, ymin, xmax, ymax],
+        difficult,
+      } of objects) {
+        annotationId++;
+        const given: Box = [xmin - 1, ymin - 1, xmax, ymax];
+        const box = clipBox(
+          given,
+          width,
+          height,
+          `${file}: ${at}`,
+          `bndbox ${xmin}..${xmax}, ${ymin}..${ymax} (counted from 1)`,
+          warnings,
+        );
+        if (box === null) continue;
+        record.objects.push({
+          id: annotationId,
+          label: labels.get(className) ?? 0,
+          box,
+          area: (box[2] - box[0]) * (box[3] - box[1]),
+          crowd: difficult,
+        });
+      }
+      return [name, record];
+    }),
+  );
 
   const recordsOf = (split: string) => (lists.get(split) ?? []).flatMap((name) => records.get(name) ?? []);
   return {
-    root, format: 'voc', classNames, categoryIds: classNames.map((_, label) => label + 1),
+    root,
+    format: 'voc',
+    classNames,
+    categoryIds: classNames.map((_, label) => label + 1),
     splits: Object.fromEntries(splits.map((split) => [split, recordsOf(split)])),
-    warnings: warnings.summary(), allWarnings: warnings.all(),
+    warnings: warnings.summary(),
+    allWarnings: warnings.all(),
   };
 }
 
 function readList(file: string): string[] {
   const lines = new Map<string, number>();
-  readText(file).split(/\r?\n/).forEach((text, i) => {
-    const name = text.trim();
-    if (name === '') return;
-    const earlier = lines.get(name);
-    if (earlier !== undefined) {
-      throw new InputError(`${file}: line ${i + 1}: expected every image once, got "${name}", which is in line ${earlier} too`);
-    }
-    lines.set(name, i + 1);
-  });
+  readText(file)
+    .split(/\r?\n/)
+    .forEach((text, i) => {
+      const name = text.trim();
+      if (name === '') return;
+      const earlier = lines.get(name);
+      if (earlier !== undefined) {
+        throw new InputError(
+          `${file}: line ${i + 1}: expected every image once, got "${name}", which is in line ${earlier} too`,
+        );
+      }
+      lines.set(name, i + 1);
+    });
   if (lines.size === 0) throw new InputError(`${file}: expected image names, one a line, got an empty list`);
   return [...lines.keys()];
 }
@@ -90,7 +127,8 @@ function findImages(root: string, names: readonly string[]): string[] {
     const { name, ext } = parse(file);
     if (!IMAGE_EXTENSIONS.includes(ext.toLowerCase())) continue;
     const other = files.get(name);
-    if (other !== undefined) throw new InputError(`${folder}: two images of the name "${name}": ${other} and ${file}; keep one`);
+    if (other !== undefined)
+      throw new InputError(`${folder}: two images of the name "${name}": ${other} and ${file}; keep one`);
     files.set(name, file);
   }
   const missing = names.filter((name) => !files.has(name)).map((name) => `${name}.jpg`);
@@ -103,7 +141,11 @@ function requireAnnotations(root: string, names: readonly string[]): void {
   const files = new Set(listFolder(folder));
   const missing = names.filter((name) => !files.has(`${name}.xml`));
   if (missing.length === 0) return;
-  const first = missing.slice(0, 3).map((name) => `${name}.xml`).join(', ') + (missing.length > 3 ? ', ...' : '');
+  const first =
+    missing
+      .slice(0, 3)
+      .map((name) => `${name}.xml`)
+      .join(', ') + (missing.length > 3 ? ', ...' : '');
   const expected = `an annotation file for each of the ${names.length} images listed in ImageSets/Main`;
   throw new InputError(`${folder}: expected ${expected}, got none for ${missing.length}: ${first}`);
 }
@@ -121,7 +163,10 @@ const parser = new XMLParser({ ignoreAttributes: true, parseTagValue: false, isA
 function readAnnotation(file: string): ParsedAnnotation {
   const text = readText(file);
   const validity = XMLValidator.validate(text);
-  if (validity !== true) throw new InputError(`${file}: malformed XML at line ${validity.err.line}, column ${validity.err.col}: ${validity.err.msg}`);
+  if (validity !== true)
+    throw new InputError(
+      `${file}: malformed XML at line ${validity.err.line}, column ${validity.err.col}: ${validity.err.msg}`,
+    );
   const content = asObject(parser.parse(text), file, 'the whole file');
   const annotation = asObject(content['annotation'], file, 'annotation');
   const size = asObject(annotation['size'], file, 'size');
@@ -138,7 +183,12 @@ function readAnnotation(file: string): ParsedAnnotation {
     const edges: [number, number, number, number] = [edge('xmin'), edge('ymin'), edge('xmax'), edge('ymax')];
     return { name, at, edges, difficult: difficult === '1' };
   });
-  return { file, width: asSize(size['width'], file, 'size: width'), height: asSize(size['height'], file, 'size: height'), objects };
+  return {
+    file,
+    width: asSize(size['width'], file, 'size: width'),
+    height: asSize(size['height'], file, 'size: height'),
+    objects,
+  };
 }
 
 /** "nan" and "inf", as tools write them, are numbers that make a degenerate box. */
