@@ -4,10 +4,10 @@
  *   npm run bench -- --help
  */
 import { pathToFileURL } from 'node:url';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import { MODEL_PRESETS, type PresetName } from '../model/index.ts';
-import { integerOption, parseArguments } from '../training/arguments.ts';
-import { InputError } from '../training/errors.ts';
+import { integerOption, parseArguments } from '../training/commands/arguments.ts';
+import { InputError } from '../training/core/errors.ts';
 import { adapterOf, publish, type Adapter } from './output.ts';
 
 const HELP = `bench: measures kernels and training steps on this machine's adapter

@@ -11,13 +11,13 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { AdamW, backward, readCheckpoint, readSafetensors, type Device } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import { storedShape, toStored } from '../engine/nn/index.ts';
 import { criterion } from '../model/criterion.ts';
 import { DynamicSparseRCNN, mapNames, PAPER_R50 } from '../model/index.ts';
 import { uploadTargets } from '../model/matching.ts';
-import { insteadOfFile, integerOption, orExit, parseArguments } from '../training/arguments.ts';
-import { InputError } from '../training/errors.ts';
+import { insteadOfFile, integerOption, orExit, parseArguments } from '../training/commands/arguments.ts';
+import { InputError } from '../training/core/errors.ts';
 import { KEEPS_MEMORY, median } from './measure.ts';
 
 const USAGE = `usage: npm run full-size -- FOLDER [--time forward|step] [--rounds 5] [--checkpointing] [--python /usr/bin/python3]

@@ -18,14 +18,14 @@ import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { learningRateAt, writeSafetensors, type Device, type SafetensorData } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import { DynamicSparseRCNN } from '../model/index.ts';
-import { ensureShapesDataset, openDataset, splitRecords } from '../training/datasets/index.ts';
-import { createTrainingLoader } from '../training/loader.ts';
-import { presetConfig, temperatureAt } from '../training/recipe.ts';
-import { formatTable, linePlot, type Series } from '../training/report.ts';
-import { readMetrics, type StepMetrics } from '../training/step-recorder.ts';
-import { runTrain } from '../training/train.ts';
+import { ensureShapesDataset, openDataset, splitRecords } from '../training/data/index.ts';
+import { createTrainingLoader } from '../training/data/loader.ts';
+import { presetConfig, temperatureAt } from '../training/core/recipe.ts';
+import { formatTable, linePlot, type Series } from '../training/output/report.ts';
+import { readMetrics, type StepMetrics } from '../training/core/step-recorder.ts';
+import { runTrain } from '../training/commands/train.ts';
 
 /** 100 iterations of 4 images: each image once. */
 const DATA = { trainImages: 400, valImages: 4, imageSize: 96, seed: 0 };

@@ -54,7 +54,7 @@ export function summarize(samples: readonly number[]): Timing {
   };
 }
 
-const MOST_REPEATS = 1000;
+const MAX_REPEATS = 1000;
 /** A sample this many times as long as asked for is no hiccup. */
 const SURELY_LONG = 4;
 
@@ -67,9 +67,9 @@ async function repeatsFor(sampleMs: number, once: (times: number) => Promise<num
   for (;;) {
     let took = times * (await once(times));
     if (took < SURELY_LONG * sampleMs) took = Math.min(took, times * (await once(times)));
-    if (took >= sampleMs / 2 || times === MOST_REPEATS)
+    if (took >= sampleMs / 2 || times === MAX_REPEATS)
       return Math.max(1, Math.round(times * Math.min(1, sampleMs / Math.max(1e-3, took))));
-    times = Math.min(MOST_REPEATS, Math.max(times + 1, Math.round((times * sampleMs) / Math.max(1e-3, took))));
+    times = Math.min(MAX_REPEATS, Math.max(times + 1, Math.round((times * sampleMs) / Math.max(1e-3, took))));
   }
 }
 

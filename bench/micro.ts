@@ -1,8 +1,8 @@
 /** The micro benchmark: every case checked against float64 on the host, then its rows timed in interleaved rounds. */
 import { writeFileSync } from 'node:fs';
 import type { Device } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
-import { InputError } from '../training/errors.ts';
+import { openDevice } from '../engine/node/index.ts';
+import { InputError } from '../training/core/errors.ts';
 import { eagerJob, partsOf, prepare, TOLERANCE, type BenchCase, type Row } from './case.ts';
 import { benchCases } from './cases.ts';
 import { sampleInterleaved, summarize, type Timing } from './measure.ts';

@@ -5,12 +5,12 @@
  *   npm run replay -- [--config small] [--batch N] [--size N] [--steps N] [--rounds N]
  */
 import { Random, type Device } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import { DynamicSparseRCNN } from '../model/index.ts';
-import { integerOption, orExit, parseArguments } from '../training/arguments.ts';
-import { loadConfig } from '../training/recipe.ts';
-import { formatTable } from '../training/report.ts';
-import { TrainingStep } from '../training/step.ts';
+import { integerOption, orExit, parseArguments } from '../training/commands/arguments.ts';
+import { loadConfig } from '../training/core/recipe.ts';
+import { formatTable } from '../training/output/report.ts';
+import { TrainingStep } from '../training/core/step.ts';
 import { median } from './measure.ts';
 
 const USAGE = 'usage: npm run replay -- [--config small] [--batch N] [--size N] [--steps N] [--rounds N]';

@@ -1,10 +1,10 @@
 /** How a training step grows: time and memory over image size, proposals, batch and objects, each from the `small` preset, with the exponent of a power law. */
 import { writeFileSync } from 'node:fs';
 import type { Device } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import type { ModelConfig } from '../model/index.ts';
-import { presetConfig } from '../training/recipe.ts';
-import { linePlot } from '../training/report.ts';
+import { presetConfig } from '../training/core/recipe.ts';
+import { linePlot } from '../training/output/report.ts';
 import { fitPowerLaw, sampleInterleaved, summarize, type PowerLaw, type Timing } from './measure.ts';
 import { digits, type Adapter, type Report } from './output.ts';
 import { sizesOf, wholeStep, type StepSizes, type WholeStep } from './step.ts';

@@ -17,7 +17,7 @@ import {
   type Device,
   type Tensor,
 } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import { criterion } from '../model/criterion.ts';
 import { DynamicHead } from '../model/dynamic-head.ts';
 import { FPN } from '../model/fpn.ts';
@@ -25,9 +25,9 @@ import { DynamicSparseRCNN, type ImageTargets, type ModelConfig, type PresetName
 import { uploadTargets } from '../model/matching.ts';
 import { Proposals } from '../model/proposals.ts';
 import { ResNet } from '../model/resnet.ts';
-import { InputError } from '../training/errors.ts';
-import { presetConfig, type TrainingConfig } from '../training/recipe.ts';
-import { TrainingStep } from '../training/step.ts';
+import { InputError } from '../training/core/errors.ts';
+import { presetConfig, type TrainingConfig } from '../training/core/recipe.ts';
+import { TrainingStep } from '../training/core/step.ts';
 import { noise } from './case.ts';
 import { KEEPS_MEMORY, median, sampleInterleaved, summarize, type Job, type Timing } from './measure.ts';
 import { digits, type Adapter, type Report } from './output.ts';
@@ -97,7 +97,7 @@ const jobOn = (device: Device, name: string, body: () => void): Job => ({
   },
 });
 
-/** The step of training/train.ts, replayed where the preset replays it, at a learning rate of 0: what it costs does not change as it goes. */
+/** The step of training/commands/train.ts, replayed where the preset replays it, at a learning rate of 0: what it costs does not change as it goes. */
 export function wholeStep(device: Device, config: ModelConfig, sizes: StepSizes, training: TrainingConfig): WholeStep {
   const model = new DynamicSparseRCNN(device, config);
   const step = new TrainingStep(device, model, { ...training, accumulation: 1 });

@@ -1,6 +1,6 @@
 /** The engine's public surface, all of it. */
-export { Device, type DeviceInfo, type MemoryReport, type RunningProfile } from './device.ts';
-export { UnsupportedOptionError, type DeviceOptions, type ForcedVariants } from './device-options.ts';
+export { Device, type DeviceInfo, type MemoryReport, type RunningProfile } from './device/device.ts';
+export { UnsupportedOptionError, type DeviceOptions, type ForcedVariants } from './device/options.ts';
 export type {
   Calibration,
   DispatchRow,
@@ -14,7 +14,7 @@ export type {
   Roofline,
   TimeSpan,
   TraceEvent,
-} from './profile.ts';
+} from './profiling/profile.ts';
 export {
   parseTunedChoices,
   Tuner,
@@ -27,13 +27,13 @@ export {
   type TuneOptions,
   type TuningProblem,
   type TuningProgress,
-} from './tuner.ts';
-export { Tensor, type DType, type TensorData } from './tensor.ts';
-export { backward, checkpoint } from './autograd.ts';
-export { defineOp, type Op, type OpDefinition } from './op.ts';
-export { ShapeError, type Shape } from './shape.ts';
-export { philox, Random } from './random.ts';
-export { CaptureCache, type Capture, type CaptureCacheOptions, type CaptureReport } from './capture.ts';
+} from './tuning/tuner.ts';
+export { Tensor, type DType, type TensorData } from './core/tensor.ts';
+export { backward, checkpoint } from './core/autograd.ts';
+export { defineOp, type Op, type OpDefinition } from './core/op.ts';
+export { ShapeError, type Shape } from './core/shape.ts';
+export { philox, Random } from './core/random.ts';
+export { CaptureCache, type Capture, type CaptureCacheOptions, type CaptureReport } from './device/capture.ts';
 export { abs, affine, exp, log, relu, sigmoid, sqrt, square, tanh } from './ops/unary.ts';
 export { reshape } from './ops/reshape.ts';
 export { conv2d, type Conv2dEpilogue, type Conv2dOptions } from './ops/conv2d.ts';
@@ -49,7 +49,7 @@ export {
   type NormalizeOptions,
 } from './ops/images.ts';
 export { linear, matmul, type LinearOptions, type MatmulOptions } from './ops/matmul.ts';
-export { mixExperts } from './ops/experts.ts';
+export { mixExperts } from './ops/detection/experts.ts';
 export {
   readSafetensors,
   writeSafetensors,
@@ -66,7 +66,7 @@ export {
   type ReadCheckpointOptions,
 } from './weights/formats.ts';
 export { writeDetectron2Pickle, writeTorchZip } from './weights/pytorch-writer.ts';
-export { roiAlign, type RoiAlignOptions } from './ops/roi-align.ts';
+export { roiAlign, type RoiAlignOptions } from './ops/detection/roi-align.ts';
 export { multiheadAttention } from './ops/attention.ts';
 export { groupNorm, layerNorm, scaleShift } from './ops/norm.ts';
 export {
@@ -77,7 +77,7 @@ export {
   l1Loss,
   sigmoidFocalLoss,
   type FocalOptions,
-} from './ops/boxes.ts';
+} from './ops/detection/boxes.ts';
 export { softmax } from './ops/softmax.ts';
 export { add, div, maximum, minimum, mul, sub } from './ops/binary.ts';
 export { AdamW, type AdamWOptions } from './optim/adamw.ts';
@@ -97,7 +97,7 @@ export {
   type PaddedTargets,
   type SupplyOptions,
   type TransportOptions,
-} from './ops/assignment.ts';
+} from './ops/detection/assignment.ts';
 export { concat, expand, gather, permute, slice, stack, transpose } from './ops/layout.ts';
-export { dynamicInteraction } from './ops/dynamic-interaction.ts';
-export { setLoss } from './ops/set-loss.ts';
+export { dynamicInteraction } from './ops/detection/dynamic-interaction.ts';
+export { setLoss } from './ops/detection/set-loss.ts';

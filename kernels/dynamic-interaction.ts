@@ -32,7 +32,7 @@ export const INTERACTION_PARAMS = {
 } as const;
 
 /** Rows beyond which a tile would spill too many registers. */
-const HIGHEST_TILE = 56;
+const MAX_TILE = 56;
 
 /** Rows of a tile that takes all m rows of a product: whole blocks of those that the lanes load at once where they swap them (see meetRow). */
 export function wholeTile(lanes: number, form: InteractionForm, m: number): number {
@@ -48,8 +48,8 @@ export function wholeTile(lanes: number, form: InteractionForm, m: number): numb
  */
 export function interactionTile(lanes: number, form: InteractionForm, m: number, n: number): MatmulTile | null {
   if (lanes !== 4 && lanes !== 8 && lanes !== 16) return null;
-  const whole = m > 32 && m <= HIGHEST_TILE;
-  const rows = m <= 16 ? 16 : whole ? wholeTile(lanes, form, m) : lanes !== 8 && m > HIGHEST_TILE ? 64 : 32;
+  const whole = m > 32 && m <= MAX_TILE;
+  const rows = m <= 16 ? 16 : whole ? wholeTile(lanes, form, m) : lanes !== 8 && m > MAX_TILE ? 64 : 32;
   return { rows, columns: n <= 16 ? 16 : lanes === 16 || (lanes === 8 && n >= 64) ? 64 : 32 };
 }
 

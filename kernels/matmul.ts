@@ -114,7 +114,7 @@ export const SUBGROUP_TILES: Readonly<Record<number, Readonly<Record<TileSize, M
 };
 
 /** Rows beyond which a tile spills too many registers (8 lanes), or its code leaves no room in a processor's instruction cache (16 lanes). */
-const HIGHEST_TILE: Readonly<Record<number, number>> = { 8: 32, 16: 60 };
+const MAX_TILE: Readonly<Record<number, number>> = { 8: 32, 16: 60 };
 /** A tile made to measure must leave out so much of the wide tile's padding, relative to what is left: it is a shader of its own. */
 const WORTH_A_SHADER = 1.05;
 
@@ -123,7 +123,7 @@ const WORTH_A_SHADER = 1.05;
  * or lanes swap their values in whole blocks (4 lanes).
  */
 export function fittedTile(lanes: number, m: number): MatmulTile | null {
-  const highest = HIGHEST_TILE[lanes];
+  const highest = MAX_TILE[lanes];
   if (highest === undefined || m === 0) return null;
   const { wide, ...others } = SUBGROUP_TILES[lanes];
   const tiles = Math.ceil(m / highest),

@@ -19,11 +19,11 @@ const PARAMS = {
 } as const;
 
 /** Windows of so many pixels at most are unrolled: a loop costs its variables in every turn. */
-const LONGEST_UNROLLED = 16;
+const MAX_UNROLLED = 16;
 
 /** WGSL of `visit` for every pixel of a window, in its order. */
 const ofWindow = (kernel: number, visit: (ky: string, kx: string) => string): string =>
-  kernel * kernel <= LONGEST_UNROLLED
+  kernel * kernel <= MAX_UNROLLED
     ? range(kernel)
         .flatMap((ky) => range(kernel).map((kx) => visit(`${ky}u`, `${kx}u`)))
         .join('\n  ')

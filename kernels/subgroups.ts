@@ -29,14 +29,14 @@ export function rowValue(lanes: number, transposedA: boolean, name: string, row:
 }
 
 /** Mesa unrolls loops over local arrays of up to so many turns. */
-const LONGEST_UNROLLED = 32;
+const MAX_UNROLLED = 32;
 
 /**
  * WGSL of the local array `results` of a tile, for a loop to store them (`eachRow`), which must not be unrolled: the stores would be most of the code. And lavapipe's compiler
  * only aligns its stack for the sake of an array there: without one each of the thousand values beyond the registers lies across two cache lines.
  */
 export function resultsArray(subgroup: number, type: 'f32' | 'vec4f', values: readonly string[]): string {
-  const length = subgroup === 4 ? values.length : Math.max(values.length, LONGEST_UNROLLED + 1);
+  const length = subgroup === 4 ? values.length : Math.max(values.length, MAX_UNROLLED + 1);
   return `var results = array<${type}, ${length}>(${[...values, ...range(length - values.length).map(() => `${type}()`)].join(', ')});`;
 }
 

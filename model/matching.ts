@@ -34,12 +34,12 @@ export interface Targets extends PaddedTargets {
 }
 
 /** Fewest rows a batch is padded to; beyond, powers of two. */
-const LEAST_ROWS = 8;
+const MIN_ROWS = 8;
 
 /** Rows that a batch is padded to: the next of 8, 16, 32, ... that holds the most objects of an image. */
 export function targetRows(perImage: readonly ImageTargets[]): number {
   const most = perImage.reduce((largest, { labels }) => Math.max(largest, labels.length), 1);
-  return Math.max(LEAST_ROWS, 2 ** Math.ceil(Math.log2(most)));
+  return Math.max(MIN_ROWS, 2 ** Math.ceil(Math.log2(most)));
 }
 
 /** A batch's objects as they go to the device: see Targets. */

@@ -12,11 +12,11 @@ import {
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
-import { ABLATION_ROWS, runAblation, WHOLE_METHOD } from '../training/ablation.ts';
-import { METRIC_NAMES } from '../training/coco-metrics.ts';
-import { ensureShapesDataset, openDataset, splitRecords } from '../training/datasets/index.ts';
-import { InputError } from '../training/errors.ts';
-import { fitToData, loadConfig } from '../training/recipe.ts';
+import { ABLATION_ROWS, runAblation, WHOLE_METHOD } from '../training/commands/ablation.ts';
+import { METRIC_NAMES } from '../training/core/coco-metrics.ts';
+import { ensureShapesDataset, openDataset, splitRecords } from '../training/data/index.ts';
+import { InputError } from '../training/core/errors.ts';
+import { fitToData, loadConfig } from '../training/core/recipe.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'ablation-test-'));
 const data = join(folder, 'shapes');

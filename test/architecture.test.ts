@@ -7,7 +7,7 @@ const ROOT = resolve(import.meta.dirname, '..');
 const LAYERS = ['kernels', 'engine', 'model', 'training', 'bench', 'test'];
 const BROWSER_LAYERS = ['kernels', 'engine', 'model'];
 /** Engine's modules that know Node. */
-const NODE_EDGE = ['engine/node.ts', 'engine/tuning-file.ts'];
+const NODE_EDGE = ['engine/node/index.ts', 'engine/node/tuning-file.ts'];
 
 function sources(folder: string): string[] {
   return readdirSync(join(ROOT, folder), { recursive: true, withFileTypes: true })

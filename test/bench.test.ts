@@ -23,7 +23,7 @@ import { matmulReference } from '../bench/references.ts';
 import { attainable, placeLabels, rooflineSvg } from '../bench/roofline.ts';
 import { axisOf, scalingSvg } from '../bench/scaling.ts';
 import { matmul } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 
 const root = join(import.meta.dirname, '..');
 const timing = (median: number): Timing => ({

@@ -1,7 +1,7 @@
 /** Accesses beyond the end of what is bound: they stay inside on every adapter, and where Dawn's checks are left out, since set-up saw that the driver has its own, the driver still has them. */
 import { describe, expect, test } from 'vitest';
-import { dawnFlags, readDriverChoice, userVulkanVariable } from '../engine/node.ts';
-import { escapeOutOfBounds } from '../training/bounds.ts';
+import { dawnFlags, readDriverChoice, userVulkanVariable } from '../engine/node/index.ts';
+import { escapeOutOfBounds } from '../training/setup/bounds.ts';
 import { testDevice } from './devices.ts';
 
 const { gpu } = await testDevice();

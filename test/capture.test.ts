@@ -19,8 +19,8 @@ import {
   type Tensor,
 } from '../engine/index.ts';
 import { batchShape, DynamicSparseRCNN, MODEL_PRESETS, type ImageTargets } from '../model/index.ts';
-import { presetConfig, type TrainingConfig } from '../training/recipe.ts';
-import { TrainingStep } from '../training/step.ts';
+import { presetConfig, type TrainingConfig } from '../training/core/recipe.ts';
+import { TrainingStep } from '../training/core/step.ts';
 import { testDevices } from './devices.ts';
 
 const devices = await testDevices();

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { runCocoEval } from '../training/coco-eval.ts';
+import { runCocoEval } from '../training/commands/coco-eval.ts';
 import {
   parseDetections,
   parseGroundTruth,
@@ -14,8 +14,8 @@ import {
   writeGroundTruth,
   type CocoDetection,
   type CocoGroundTruth,
-} from '../training/coco-files.ts';
-import { InputError } from '../training/errors.ts';
+} from '../training/evaluation/coco-files.ts';
+import { InputError } from '../training/core/errors.ts';
 
 let folder: string;
 beforeAll(() => {

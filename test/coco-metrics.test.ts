@@ -2,8 +2,13 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { parseDetections, parseGroundTruth, type CocoDetection, type CocoGroundTruth } from '../training/coco-files.ts';
-import { evaluateDetections, METRIC_NAMES } from '../training/coco-metrics.ts';
+import {
+  parseDetections,
+  parseGroundTruth,
+  type CocoDetection,
+  type CocoGroundTruth,
+} from '../training/evaluation/coco-files.ts';
+import { evaluateDetections, METRIC_NAMES } from '../training/core/coco-metrics.ts';
 
 const golden = new URL('golden/coco-metrics/', import.meta.url);
 const load = (name: string): unknown => JSON.parse(readFileSync(new URL(name, golden), 'utf8'));

@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { parseGroundTruth } from '../training/coco-files.ts';
-import { cocoAnnotations, ensureShapesDataset, openDataset, splitRecords } from '../training/datasets/index.ts';
-import { InputError } from '../training/errors.ts';
+import { parseGroundTruth } from '../training/evaluation/coco-files.ts';
+import { cocoAnnotations, ensureShapesDataset, openDataset, splitRecords } from '../training/data/index.ts';
+import { InputError } from '../training/core/errors.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'datasets-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

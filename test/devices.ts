@@ -1,7 +1,7 @@
 /** The devices that tests run on: the adapter at hand, and the same with nothing but WebGPU's defaults (limits, no subgroups), opened once a test file and destroyed at its end. No tuned choices. */
 import { afterAll, vi } from 'vitest';
 import { Device, type ForcedVariants } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 
 export interface TestDevice {
   readonly label: string;

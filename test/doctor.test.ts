@@ -1,7 +1,7 @@
 /** `npm run doctor`: what it says of this machine, and how it reads Mesa's names. */
 import { expect, test, vi } from 'vitest';
-import { mesaVersion, runDoctor, vectorBits } from '../training/doctor.ts';
-import { InputError } from '../training/errors.ts';
+import { mesaVersion, runDoctor, vectorBits } from '../training/commands/doctor.ts';
+import { InputError } from '../training/core/errors.ts';
 
 test('finds this machine well and says on what it runs', async () => {
   const lines: string[] = [];

@@ -8,11 +8,11 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { Random, type Device } from '../engine/index.ts';
 import { DynamicSparseRCNN, MODEL_PRESETS, type ModelConfig, type Trace } from '../model/index.ts';
 import { clipBoxes } from '../model/boxes.ts';
-import { saveWeights } from '../training/checkpoint.ts';
-import { drawStages, stageHistory, type StageHistory } from '../training/draw-stages.ts';
-import { colorOf, type Canvas } from '../training/draw.ts';
-import { runPredict } from '../training/predict.ts';
-import { presetConfig } from '../training/recipe.ts';
+import { saveWeights } from '../training/checkpoints/checkpoint.ts';
+import { drawStages, stageHistory, type StageHistory } from '../training/pictures/draw-stages.ts';
+import { colorOf, type Canvas } from '../training/pictures/draw.ts';
+import { runPredict } from '../training/commands/predict.ts';
+import { presetConfig } from '../training/core/recipe.ts';
 import { testDevice } from './devices.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'draw-stages-test-'));

@@ -14,9 +14,9 @@ import {
   writePng,
   type Canvas,
   type DrawnBox,
-} from '../training/draw.ts';
-import { InputError } from '../training/errors.ts';
-import type { PixelImage } from '../training/images.ts';
+} from '../training/pictures/draw.ts';
+import { InputError } from '../training/core/errors.ts';
+import type { PixelImage } from '../training/data/images.ts';
 
 let folder: string;
 beforeAll(() => {

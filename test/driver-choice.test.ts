@@ -1,8 +1,8 @@
 /** Which driver set-up chooses, with which vectors, and whether Dawn checks bounds; on machines that are made up (machines.ts). */
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { dawnFlags, lavapipeEnvironment } from '../engine/node.ts';
-import { chooseBounds, chooseDriver, chooseVectorBits, hasAvx512, processorName } from '../training/setup.mjs';
+import { dawnFlags, lavapipeEnvironment } from '../engine/node/index.ts';
+import { chooseBounds, chooseDriver, chooseVectorBits, hasAvx512, processorName } from '../training/setup/setup.mjs';
 import {
   found,
   LAVAPIPE,

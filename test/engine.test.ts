@@ -20,7 +20,7 @@ import {
   type Tensor,
 } from '../engine/index.ts';
 import { defineKernel } from '../kernels/kernel.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import { testDevice } from './devices.ts';
 
 const device = await testDevice();

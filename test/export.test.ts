@@ -14,8 +14,8 @@ import {
 } from '../engine/index.ts';
 import { readZip } from '../engine/weights/zip.ts';
 import { exportNames } from '../model/index.ts';
-import { InputError } from '../training/errors.ts';
-import { runExport } from '../training/export.ts';
+import { InputError } from '../training/core/errors.ts';
+import { runExport } from '../training/commands/export.ts';
 
 type Tensors = Map<string, CheckpointTensor>;
 

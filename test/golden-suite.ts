@@ -1,7 +1,7 @@
 /** Tests of the whole model against recorded PyTorch runs in float64: every intermediate, all gradients, three AdamW steps, detections (see test/golden/README.md). */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { AdamW, backward, type Device } from '../engine/index.ts';
-import { openDevice, type NodeDeviceOptions } from '../engine/node.ts';
+import { openDevice, type NodeDeviceOptions } from '../engine/node/index.ts';
 import { toStored } from '../engine/nn/index.ts';
 import { DynamicSparseRCNN, PAPER_R50, validateModelConfig, type ModelConfig } from '../model/index.ts';
 import { criterion } from '../model/criterion.ts';

@@ -16,7 +16,7 @@ import {
   type Tensor,
   type TunedChoices,
 } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import { SUBGROUP_TILES } from '../kernels/matmul.ts';
 import { WORKGROUP_TILES } from '../kernels/matmul-tiled.ts';
 import { DynamicSparseRCNN, MODEL_PRESETS } from '../model/index.ts';

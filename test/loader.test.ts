@@ -5,12 +5,12 @@ import { copyFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from '
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { ensureShapesDataset, openDataset } from '../training/datasets/index.ts';
-import type { ImageRecord } from '../training/datasets/index.ts';
-import { InputError } from '../training/errors.ts';
-import { createEvaluationLoader, createTrainingLoader } from '../training/loader.ts';
-import type { Batch, TrainingLoaderOptions } from '../training/loader.ts';
-import type { Augmentation } from '../training/transforms.ts';
+import { ensureShapesDataset, openDataset } from '../training/data/index.ts';
+import type { ImageRecord } from '../training/data/index.ts';
+import { InputError } from '../training/core/errors.ts';
+import { createEvaluationLoader, createTrainingLoader } from '../training/data/loader.ts';
+import type { Batch, TrainingLoaderOptions } from '../training/data/loader.ts';
+import type { Augmentation } from '../training/core/transforms.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'loader-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

@@ -1,5 +1,5 @@
 /** Machines for the tests of set-up: what it would find on each, without asking this one. */
-import type { chooseDriver } from '../training/setup.mjs';
+import type { chooseDriver } from '../training/setup/setup.mjs';
 
 export type System = Parameters<typeof chooseDriver>[1];
 type Probe = ReturnType<System['probe']>;

@@ -1,7 +1,7 @@
 /** Matrix products beyond the op table: sizes that are refused, WebGPU's default limits, and more workgroups than one dimension of a grid takes. */
 import { expect, test } from 'vitest';
 import { linear, matmul, Random } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import { testDevices } from './devices.ts';
 import { relativeError } from './op-harness.ts';
 

@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { describe, expect, test, vi } from 'vitest';
 import { conv2d, linear, matmul, Random, UnsupportedOptionError, type Device, type Tensor } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import { forcedDevices } from './devices.ts';
 
 const { device } = (await forcedDevices()).find(({ device: { force } }) => force.operands === 'texture')!;

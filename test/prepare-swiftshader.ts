@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process';
 
 export default function prepare(): void {
-  execFileSync(process.execPath, ['training/setup.mjs'], {
+  execFileSync(process.execPath, ['training/setup/setup.mjs'], {
     env: { ...process.env, DSRCNN_DRIVER: 'swiftshader' },
     stdio: ['ignore', 'inherit', 'inherit'],
   });

@@ -5,14 +5,14 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { writeDetectron2Pickle, writeTorchZip, type CheckpointTensor } from '../engine/index.ts';
 import { DynamicSparseRCNN, exportNames, MODEL_PRESETS, type ModelConfig } from '../model/index.ts';
-import { saveWeights } from '../training/checkpoint.ts';
-import { COCO_CATEGORY_IDS, COCO_CLASS_NAMES } from '../training/datasets/coco-classes.ts';
-import { ensureShapesDataset } from '../training/datasets/index.ts';
-import { InputError } from '../training/errors.ts';
-import { runEvaluate } from '../training/evaluate.ts';
-import { runPredict } from '../training/predict.ts';
-import { presetConfig } from '../training/recipe.ts';
-import { runTrain } from '../training/train.ts';
+import { saveWeights } from '../training/checkpoints/checkpoint.ts';
+import { COCO_CATEGORY_IDS, COCO_CLASS_NAMES } from '../training/data/coco-classes.ts';
+import { ensureShapesDataset } from '../training/data/index.ts';
+import { InputError } from '../training/core/errors.ts';
+import { runEvaluate } from '../training/commands/evaluate.ts';
+import { runPredict } from '../training/commands/predict.ts';
+import { presetConfig } from '../training/core/recipe.ts';
+import { runTrain } from '../training/commands/train.ts';
 import {
   describeReport,
   describeWeights,
@@ -20,7 +20,7 @@ import {
   loadWhole,
   readAnyWeights,
   type PretrainedReport,
-} from '../training/weights.ts';
+} from '../training/checkpoints/weights.ts';
 import { testDevice } from './devices.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'pretrained-test-'));

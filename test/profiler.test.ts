@@ -19,13 +19,13 @@ import {
   type ProfileDetail,
   type TraceEvent,
 } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import { countFlops, DynamicSparseRCNN, MODEL_PRESETS } from '../model/index.ts';
-import { ensureShapesDataset } from '../training/datasets/index.ts';
-import { profileStart } from '../training/profile.ts';
-import { loadConfig } from '../training/recipe.ts';
-import { readMetrics } from '../training/step-recorder.ts';
-import { runTrain } from '../training/train.ts';
+import { ensureShapesDataset } from '../training/data/index.ts';
+import { profileStart } from '../training/commands/profile.ts';
+import { loadConfig } from '../training/core/recipe.ts';
+import { readMetrics } from '../training/core/step-recorder.ts';
+import { runTrain } from '../training/commands/train.ts';
 
 const timed = await openDevice();
 const untimed = await openDevice({ timestamps: false, subgroups: false });

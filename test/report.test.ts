@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { evaluateDetections } from '../training/coco-metrics.ts';
+import { evaluateDetections } from '../training/core/coco-metrics.ts';
 import {
   formatDuration,
   formatTable,
@@ -18,8 +18,8 @@ import {
   type PlotOptions,
   type ProgressRow,
   type Series,
-} from '../training/report.ts';
-import { pace } from '../training/step-recorder.ts';
+} from '../training/output/report.ts';
+import { pace } from '../training/core/step-recorder.ts';
 
 describe('tables', () => {
   test('numbers stand to the right, text to the left', () => {

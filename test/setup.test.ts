@@ -15,7 +15,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
-import { readDriverChoice, userVulkanVariable, type DriverChoice } from '../engine/node.ts';
+import { readDriverChoice, userVulkanVariable, type DriverChoice } from '../engine/node/index.ts';
 import {
   chooseDriver,
   dependencyHash,
@@ -29,7 +29,7 @@ import {
   setUp,
   stillHolds,
   unpackSwiftShader,
-} from '../training/setup.mjs';
+} from '../training/setup/setup.mjs';
 import { found, LAVAPIPE, machine, quiet, type System, withLavapipe } from './machines.ts';
 
 const ROOT = resolve(import.meta.dirname, '..');
@@ -62,7 +62,7 @@ function applied(
     forced: false,
     ...changes,
   };
-  const code = `import { applyDriverChoice, dawnFlags } from './engine/node.ts'; applyDriverChoice(${JSON.stringify(choice)}); console.log(JSON.stringify({ environment: process.env, flags: dawnFlags() }));`;
+  const code = `import { applyDriverChoice, dawnFlags } from './engine/node/index.ts'; applyDriverChoice(${JSON.stringify(choice)}); console.log(JSON.stringify({ environment: process.env, flags: dawnFlags() }));`;
   const child = spawnSync(process.execPath, ['--import', 'tsx', '--input-type=module', '--eval', code], {
     cwd: ROOT,
     env: { PATH: process.env.PATH, ...environment },
@@ -149,8 +149,8 @@ describe('between runs', () => {
     const root = emptyProject();
     run(root, present(root));
     mkdirSync(join(root, 'training'));
-    const program = join(root, 'training/setup.mjs');
-    copyFileSync(join(ROOT, 'training/setup.mjs'), program);
+    const program = join(root, 'training/setup/setup.mjs');
+    copyFileSync(join(ROOT, 'training/setup/setup.mjs'), program);
     const child = spawnSync(process.execPath, [program], { env: { PATH: '' }, encoding: 'utf8' });
     expect(child).toMatchObject({ status: 0, stdout: '', stderr: '' });
   });
@@ -347,7 +347,7 @@ describe('between runs', () => {
     ] as const) {
       expect(() => parseArguments(argv, {})).toThrow(complaint);
     }
-    const child = spawnSync(process.execPath, [join(ROOT, 'training/setup.mjs')], {
+    const child = spawnSync(process.execPath, [join(ROOT, 'training/setup/setup.mjs')], {
       env: { DSRCNN_DRIVER: 'vulcan' },
       encoding: 'utf8',
     });
@@ -473,7 +473,7 @@ test('SwiftShader runs under its own Vulkan loader, loaded by the engine before 
   const code = `
     import { readFileSync } from 'node:fs';
     import { create } from 'webgpu';
-    import { applyDriverChoice } from './engine/node.ts';
+    import { applyDriverChoice } from './engine/node/index.ts';
     applyDriverChoice(${JSON.stringify(choice)});
     const gpu = create([]);
     const adapter = await gpu.requestAdapter();

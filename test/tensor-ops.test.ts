@@ -19,7 +19,7 @@ import {
   type Device,
   type Tensor,
 } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import { testDevices } from './devices.ts';
 
 const devices = await testDevices();

@@ -6,11 +6,11 @@ import fc from 'fast-check';
 import sharp from 'sharp';
 import type { Sharp } from 'sharp';
 import { afterAll, describe, expect, test } from 'vitest';
-import { Random } from '../engine/random.ts';
-import type { Box } from '../training/datasets/index.ts';
-import { InputError } from '../training/errors.ts';
-import { decodeImage, ImageCache, transformImage } from '../training/images.ts';
-import type { PixelImage } from '../training/images.ts';
+import { Random } from '../engine/core/random.ts';
+import type { Box } from '../training/data/index.ts';
+import { InputError } from '../training/core/errors.ts';
+import { decodeImage, ImageCache, transformImage } from '../training/data/images.ts';
+import type { PixelImage } from '../training/data/images.ts';
 import {
   PAPER_AUGMENTATION,
   planAugmentation,
@@ -19,8 +19,8 @@ import {
   scaleOf,
   transformBox,
   validateAugmentation,
-} from '../training/transforms.ts';
-import type { Augmentation, ImageTransform, Size } from '../training/transforms.ts';
+} from '../training/core/transforms.ts';
+import type { Augmentation, ImageTransform, Size } from '../training/core/transforms.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'transforms-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

@@ -16,7 +16,7 @@ import {
   type Tensor,
   type TunedChoices,
 } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import { testDevices } from './devices.ts';
 import { relativeError } from './op-harness.ts';
 

@@ -14,12 +14,12 @@ import {
   type TunedClass,
   type TuningProblem,
 } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
-import { loadTuning, resetTuning, saveTuning, tuningFile } from '../engine/tuning-file.ts';
+import { openDevice } from '../engine/node/index.ts';
+import { loadTuning, resetTuning, saveTuning, tuningFile } from '../engine/node/tuning-file.ts';
 import { defineKernel, type Kernel } from '../kernels/kernel.ts';
 import { SUBGROUP_TILES } from '../kernels/matmul.ts';
 import { WORKGROUP_TILES } from '../kernels/matmul-tiled.ts';
-import { runTune } from '../training/tune.ts';
+import { runTune } from '../training/commands/tune.ts';
 import { testDevices } from './devices.ts';
 import { relativeError } from './op-harness.ts';
 

@@ -10,7 +10,7 @@
  */
 import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
-import { readDriverChoice } from '../engine/node.ts';
+import { readDriverChoice } from '../engine/node/index.ts';
 
 /** No test shall depend on what its user has tuned. */
 const UNTUNED = { DSRCNN_TUNING: 'off' };

@@ -1,6 +1,6 @@
 /** How long the host sleeps between polls while a device works. */
 import { expect, test } from 'vitest';
-import { sleepBetweenPolls } from '../engine/node.ts';
+import { sleepBetweenPolls } from '../engine/node/index.ts';
 
 /** Polls made in waiting for `milliseconds`. */
 function pollsIn(milliseconds: number, exactly: boolean): number {

@@ -1,7 +1,7 @@
 /** Winograd's convolutions of images with more tiles than are transformed at once: each range of tiles adds to what those before gave. */
 import { afterAll, expect, test } from 'vitest';
 import { backward, conv2d, Random, type Device } from '../engine/index.ts';
-import { openDevice } from '../engine/node.ts';
+import { openDevice } from '../engine/node/index.ts';
 import { forcedDevices } from './devices.ts';
 import { relativeError } from './op-harness.ts';
 

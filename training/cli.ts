@@ -1,6 +1,6 @@
 /** The command line: one program with subcommands, each an npm script. Errors of input are one line and exit code 2. */
 import { WeightsError } from '../engine/index.ts';
-import { InputError } from './errors.ts';
+import { InputError } from './core/errors.ts';
 
 const HELP = `Dynamic Sparse R-CNN on WebGPU
 
@@ -18,14 +18,14 @@ Each takes options after \`--\`, and explains itself with \`-- --help\`.
 `;
 
 const COMMANDS: Record<string, (argv: string[]) => Promise<number>> = {
-  train: async (argv) => (await import('./train.ts')).runTrain(argv),
-  evaluate: async (argv) => (await import('./evaluate.ts')).runEvaluate(argv),
-  predict: async (argv) => (await import('./predict.ts')).runPredict(argv),
-  export: async (argv) => (await import('./export.ts')).runExport(argv),
-  'coco-eval': async (argv) => (await import('./coco-eval.ts')).runCocoEval(argv),
-  ablation: async (argv) => (await import('./ablation.ts')).runAblation(argv),
-  tune: async (argv) => (await import('./tune.ts')).runTune(argv),
-  doctor: async (argv) => (await import('./doctor.ts')).runDoctor(argv),
+  train: async (argv) => (await import('./commands/train.ts')).runTrain(argv),
+  evaluate: async (argv) => (await import('./commands/evaluate.ts')).runEvaluate(argv),
+  predict: async (argv) => (await import('./commands/predict.ts')).runPredict(argv),
+  export: async (argv) => (await import('./commands/export.ts')).runExport(argv),
+  'coco-eval': async (argv) => (await import('./commands/coco-eval.ts')).runCocoEval(argv),
+  ablation: async (argv) => (await import('./commands/ablation.ts')).runAblation(argv),
+  tune: async (argv) => (await import('./commands/tune.ts')).runTune(argv),
+  doctor: async (argv) => (await import('./commands/doctor.ts')).runDoctor(argv),
 };
 
 async function main([command = '--help', ...argv]: string[]): Promise<number> {

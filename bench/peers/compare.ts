@@ -1,6 +1,6 @@
 /** Our kernels beside other engines on the same adapter, in the same process, interleaved round by round; the ratios, and the bars that they must reach. */
-import { openDevice } from '../../engine/node.ts';
-import { InputError } from '../../training/errors.ts';
+import { openDevice } from '../../engine/node/index.ts';
+import { InputError } from '../../training/core/errors.ts';
 import {
   capturedJob,
   checkedIndices,

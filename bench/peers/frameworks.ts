@@ -4,7 +4,7 @@
  * launches to a wait.
  */
 import { create } from 'webgpu';
-import { dawnFlags, settleSleeping } from '../../engine/node.ts';
+import { dawnFlags, settleSleeping } from '../../engine/node/index.ts';
 import { TOGETHER, type Inputs, type OpCase, type PeerOp } from '../case.ts';
 import type { Job } from '../measure.ts';
 import type { HostArray } from '../references.ts';

@@ -4,7 +4,7 @@ import { copyFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { InputError } from '../../training/errors.ts';
+import { InputError } from '../../training/core/errors.ts';
 
 const MANIFEST = fileURLToPath(new URL('package.json', import.meta.url));
 /** Where set-up keeps what it makes, too; npm leaves it alone. */

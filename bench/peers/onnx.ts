@@ -1,5 +1,5 @@
 /** onnxruntime on the CPU, a yardstick for adapters that are CPUs: forward passes of matrix products and convolutions, as ONNX models of one node written here. */
-import { settleSleeping } from '../../engine/node.ts';
+import { settleSleeping } from '../../engine/node/index.ts';
 import type { PeerOp } from '../case.ts';
 import { transposeMaps, transposeWeight, type Peer } from './frameworks.ts';
 import { loadPeer } from './install.ts';

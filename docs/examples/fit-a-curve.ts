@@ -4,7 +4,7 @@
  */
 import { AdamW, backward, mean, Random, square, sub, tanh } from '../../engine/index.ts';
 import { Linear, Module } from '../../engine/nn/index.ts';
-import { openDevice } from '../../engine/node.ts';
+import { openDevice } from '../../engine/node/index.ts';
 import type { Device, Tensor } from '../../engine/index.ts';
 
 class Network extends Module {

@@ -1,5 +1,5 @@
 /** Initial values of weights, by PyTorch's formulas. */
-import type { Random } from '../random.ts';
+import type { Random } from '../core/random.ts';
 
 type Values = Float32Array<ArrayBuffer>;
 

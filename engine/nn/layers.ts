@@ -1,14 +1,14 @@
 /** Layers with parameters, named as in PyTorch. */
-import type { Device } from '../device.ts';
+import type { Device } from '../device/device.ts';
 import { multiheadAttention } from '../ops/attention.ts';
 import { conv2d } from '../ops/conv2d.ts';
 import { linear, type LinearOptions } from '../ops/matmul.ts';
 import { div, mul, sub } from '../ops/binary.ts';
 import { groupNorm, layerNorm, scaleShift } from '../ops/norm.ts';
 import { affine, sqrt } from '../ops/unary.ts';
-import type { Random } from '../random.ts';
-import { shapeError } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
+import type { Random } from '../core/random.ts';
+import { shapeError } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
 import { constant, kaimingNormalFanOut, kaimingUniform, uniformBias, xavierUniform } from './initializers.ts';
 import { Module } from './module.ts';
 

@@ -1,7 +1,7 @@
 /** Modules: named parameters and buffers in a tree. Names and shapes in files are PyTorch's; memory layouts are the kernels'. */
-import type { Device } from '../device.ts';
-import { ShapeError, formatShape, sameShape, sizeOf, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
+import type { Device } from '../device/device.ts';
+import { ShapeError, formatShape, sameShape, sizeOf, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
 
 /** How a tensor lies in memory against how PyTorch stores it: `conv` is [kh, kw, C/groups, O] here and [O, C/groups, kh, kw] there. */
 export type WeightLayout = 'same' | 'conv';

@@ -9,12 +9,12 @@ import {
   type AttentionAccess,
 } from '../../kernels/attention.ts';
 import { MAX_GROUPS, type Grid } from '../../kernels/kernel.ts';
-import type { Device } from '../device.ts';
-import { defineOp } from '../op.ts';
-import { shapeError, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
-import { hasLinearOperand, prefersTextures, withOperands } from '../textures.ts';
-import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
+import type { Device } from '../device/device.ts';
+import { defineOp } from '../core/op.ts';
+import { shapeError, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { hasLinearOperand, prefersTextures, withOperands } from '../gpu/textures.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/tuner.ts';
 import { roundingOf } from './gemm-variants.ts';
 
 interface AttentionVariant {

@@ -7,10 +7,10 @@ import {
   type BinaryParams,
   type OperandForm,
 } from '../../kernels/binary.ts';
-import { defineOp, type Op } from '../op.ts';
-import { broadcastShapes, shapeError, sizeOf, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
-import { elementwise } from './elementwise.ts';
+import { defineOp, type Op } from '../core/op.ts';
+import { broadcastShapes, shapeError, sizeOf, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { elementwise } from '../core/elementwise.ts';
 import { sumTo } from './reduce.ts';
 
 /** A run of the output's dimensions, and which operands vary along it. */

@@ -16,11 +16,11 @@ import {
   WINOGRAD_SIZES,
   type WinogradSize,
 } from '../../kernels/winograd.ts';
-import type { Device } from '../device.ts';
-import type { Tensor } from '../tensor.ts';
-import { prefersTextures, textureOperand, type TextureOperand } from '../textures.ts';
-import { outline, type Candidate } from '../tuner.ts';
-import { elementwiseLanes } from './elementwise.ts';
+import type { Device } from '../device/device.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { prefersTextures, textureOperand, type TextureOperand } from '../gpu/textures.ts';
+import { outline, type Candidate } from '../tuning/tuner.ts';
+import { elementwiseLanes } from '../core/elementwise.ts';
 import type { EpilogueOperands } from './gemm.ts';
 import { HALF_ROUNDING, roundingOf, WORTH_COMPILING } from './gemm-variants.ts';
 import { halfProducts, winogradGradientSize, winogradSize, type WinogradCall } from './winograd.ts';
@@ -113,9 +113,9 @@ const busyWorkgroups = (device: Device): number => (device.smallSubgroups ? 24 :
 const PARTIAL_BYTES = 64 * 2 ** 20;
 
 /** Longer sums are split by rows of taps, because a sum of sums rounds less than one chain of additions. Here that costs no memory, so the bound is lower than that of matrix products. */
-const LONGEST_CHAIN = 256;
+const MAX_CHAIN = 256;
 
-export const splitsTaps = (call: ConvolutionCall): boolean => termsOf(call) > LONGEST_CHAIN;
+export const splitsTaps = (call: ConvolutionCall): boolean => termsOf(call) > MAX_CHAIN;
 
 /** Multiply-adds a value copied from which on textures pay (see kernels/conv2d.ts and textures.ts). */
 const WORTH_A_COPY = 40;

@@ -13,12 +13,12 @@ import {
   depthwiseWeightGradientKernel,
 } from '../../kernels/depthwise.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
-import type { EarlierGradients } from '../autograd.ts';
-import type { Device } from '../device.ts';
-import { defineOp } from '../op.ts';
-import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
-import { prefersTextures, withOperands } from '../textures.ts';
+import type { EarlierGradients } from '../core/autograd.ts';
+import type { Device } from '../device/device.ts';
+import { defineOp } from '../core/op.ts';
+import { formatShape, sameShape, shapeError, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { prefersTextures, withOperands } from '../gpu/textures.ts';
 import {
   chooseConvolution,
   chooseWeightGradient,
@@ -40,7 +40,7 @@ import {
   type WeightGradientTensors,
   type WeightGradientVariant,
 } from './conv2d-variants.ts';
-import { elementwise } from './elementwise.ts';
+import { elementwise } from '../core/elementwise.ts';
 import { columnSums, epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 import { maskGradient } from './matmul.ts';
 import { scaleShiftGradients } from './norm.ts';
@@ -409,7 +409,7 @@ export const conv2dOp = defineOp({
     inputs: [x, weight, bias, scale, residual],
     attributes,
     output,
-    recording,
+    requiresGrad,
     inference,
     half,
   }): { source?: Tensor } => {
@@ -499,7 +499,7 @@ export const conv2dOp = defineOp({
       { source, weights: padded(weight, C, groups, O, true), ...paddedEpilogue(operands, groups, O), target },
     );
     if (target !== output) crop(target, output, 1, groups, O4 * 4, 1, O);
-    return recording && weight.requiresGrad && source !== x ? { source } : {};
+    return requiresGrad && weight.requiresGrad && source !== x ? { source } : {};
   },
 
   backward: ({

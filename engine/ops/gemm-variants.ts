@@ -10,16 +10,16 @@ import {
   type TileSize,
 } from '../../kernels/matmul.ts';
 import { WORKGROUP_TILES, tiledMatmulKernel, type StagedPrecision } from '../../kernels/matmul-tiled.ts';
-import type { Device } from '../device.ts';
+import type { Device } from '../device/device.ts';
 import {
   linearOperand,
   prefersTextures,
   textureOperand,
   type TextureLayout,
   type TextureOperand,
-} from '../textures.ts';
-import { outline, type Candidate } from '../tuner.ts';
-import { elementwise } from './elementwise.ts';
+} from '../gpu/textures.ts';
+import { outline, type Candidate } from '../tuning/tuner.ts';
+import { elementwise } from '../core/elementwise.ts';
 import type { Gemm } from './gemm.ts';
 
 export interface GemmVariant {
@@ -94,11 +94,11 @@ export const WORTH_COMPILING = 2 ** 25;
 /** Two copies are worth so many multiply-adds as commands alone. */
 const COPIES_COST = 1e6;
 /** A slice of K shorter than this is not worth storing its partial products. */
-const SHORTEST_SLICE = 512;
+const MIN_SLICE = 512;
 /** The tuner tries shorter ones as well. */
-const SHORTEST_SLICE_TRIED = 256;
+const MIN_SLICE_TRIED = 256;
 /** Longer sums are split whatever the device, because a sum of sums rounds less than one long chain of additions. */
-const LONGEST_CHAIN = 1024;
+const MAX_CHAIN = 1024;
 /** As far as the partial products of such a split take no more than this. */
 const PARTIAL_BYTES = 64 * 2 ** 20;
 
@@ -184,7 +184,7 @@ export function textureOperands(problem: Gemm): Textures | null {
 
 /** The fewest slices that K is split into. */
 const leastSlices = ({ m, n, k, batch }: Sizes): number =>
-  Math.max(1, Math.min(Math.ceil(k / LONGEST_CHAIN), Math.floor(PARTIAL_BYTES / (4 * m * n * batch))));
+  Math.max(1, Math.min(Math.ceil(k / MAX_CHAIN), Math.floor(PARTIAL_BYTES / (4 * m * n * batch))));
 
 /** Slices that keep the device busy. */
 function slicesFor(tile: MatmulTile, wanted: number, sizes: Sizes): { groups: number; slices: number } {
@@ -192,7 +192,7 @@ function slicesFor(tile: MatmulTile, wanted: number, sizes: Sizes): { groups: nu
   const groups = Math.ceil(m / tile.rows) * Math.ceil(n / tile.columns) * batch;
   return {
     groups,
-    slices: Math.max(leastSlices(sizes), Math.min(Math.ceil(wanted / groups), Math.floor(k / SHORTEST_SLICE))),
+    slices: Math.max(leastSlices(sizes), Math.min(Math.ceil(wanted / groups), Math.floor(k / MIN_SLICE))),
   };
 }
 
@@ -305,7 +305,7 @@ export function chooseGemm(
       };
       const expected = expectedVariant(device, problem, sizes);
       const least = leastSlices(sizes),
-        most = Math.max(least, Math.floor(k / SHORTEST_SLICE_TRIED));
+        most = Math.max(least, Math.floor(k / MIN_SLICE_TRIED));
       const candidatesOf = (precision: StagedPrecision): Candidate<GemmVariant>[] => {
         const tiles = tilesOf(device, access, precision, sizes);
         return (Object.keys(tiles) as GemmVariant['size'][]).flatMap((size) => {

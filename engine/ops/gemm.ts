@@ -3,11 +3,11 @@ import { epilogueOf, type Epilogue } from '../../kernels/epilogue.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
 import { K_ALIGNMENT, columnSumsKernel, subgroupMatmulKernel, sumSlicesKernel } from '../../kernels/matmul.ts';
 import { tiledMatmulKernel } from '../../kernels/matmul-tiled.ts';
-import type { Device } from '../device.ts';
-import { sizeOf, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
-import { textureOperand } from '../textures.ts';
-import { elementwise } from './elementwise.ts';
+import type { Device } from '../device/device.ts';
+import { sizeOf, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { textureOperand } from '../gpu/textures.ts';
+import { elementwise } from '../core/elementwise.ts';
 import {
   blockShift,
   chooseGemm,
@@ -167,7 +167,7 @@ function sumSlices(
 const ROWS_OF_A_BLOCK = 64;
 /** As many rows are one block: another dispatch to add up blocks would take longer. */
 const ROWS_AT_ONCE = 256;
-const MOST_BLOCKS = 128;
+const MAX_BLOCKS = 128;
 
 /**
  * Sums of the columns of `upstream` [..., N]: the gradient of a bias. With `activated`, the output of a ReLU, the gradient is first set to 0 where that is not
@@ -183,7 +183,7 @@ export function columnSums(
   const rows = sizeOf(upstream.shape.slice(0, -1));
   const access = n % 4 === 0 ? 'vec4' : 'scalar';
   const width = access === 'vec4' ? n / 4 : n;
-  const blockRows = rows <= ROWS_AT_ONCE ? ROWS_AT_ONCE : Math.max(ROWS_OF_A_BLOCK, Math.ceil(rows / MOST_BLOCKS));
+  const blockRows = rows <= ROWS_AT_ONCE ? ROWS_AT_ONCE : Math.max(ROWS_OF_A_BLOCK, Math.ceil(rows / MAX_BLOCKS));
   const blocks = Math.ceil(rows / blockRows);
   const partial = blocks === 1 ? output : device.empty([blocks, n]);
   const columnGroups = Math.ceil(width / 32);

@@ -1,9 +1,9 @@
 /** From decoded images to the network's input. */
 import { normalizeImagesKernel, PIXELS_AT_ONCE } from '../../kernels/images.ts';
-import type { Device } from '../device.ts';
-import { shapeError } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
-import { elementwise } from './elementwise.ts';
+import type { Device } from '../device/device.ts';
+import { shapeError } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { elementwise } from '../core/elementwise.ts';
 
 export interface ImageData {
   /** RGB, row by row, height * width * 3 values in 0 .. 255. */
@@ -26,7 +26,7 @@ export interface NormalizeOptions {
 
 const HEAD_WORDS = 4;
 /** Elements of `normalizeImagesKernel`, a dozen values each, that make a lane's start worth its cost. */
-const SHORTEST_SHARE = 4;
+const MIN_SHARE = 4;
 
 function checkImages(images: readonly ImageData[]): void {
   if (images.length === 0) shapeError('normalizeImages', 'images', 'at least one image', '0');
@@ -113,7 +113,7 @@ export function normalizePacked(
   const output = device.empty([batch, height, width, 3]);
   const quadsARow = Math.ceil(width / PIXELS_AT_ONCE);
   const count = batch * height * quadsARow;
-  const { lanes, grid } = elementwise(device, count, SHORTEST_SHARE);
+  const { lanes, grid } = elementwise(device, count, MIN_SHARE);
   const [meanR, meanG, meanB] = options.mean;
   const [stdR, stdG, stdB] = options.std;
   device.run(

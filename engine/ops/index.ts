@@ -5,17 +5,17 @@ import { conv2dOp } from './conv2d.ts';
 import { maxPool2dOp } from './pooling.ts';
 import { resizeBilinearOp, upsampleNearestOp } from './resize.ts';
 import { linearOp, matmulOp } from './matmul.ts';
-import { mixExpertsOp } from './experts.ts';
-import { roiAlignOp } from './roi-align.ts';
+import { mixExpertsOp } from './detection/experts.ts';
+import { roiAlignOp } from './detection/roi-align.ts';
 import { multiheadAttentionOp } from './attention.ts';
 import { groupNormOp, layerNormOp, scaleShiftOp } from './norm.ts';
-import { boxGiouOp, boxIouOp, decodeBoxesOp, initialBoxesOp, l1LossOp, sigmoidFocalLossOp } from './boxes.ts';
+import { boxGiouOp, boxIouOp, decodeBoxesOp, initialBoxesOp, l1LossOp, sigmoidFocalLossOp } from './detection/boxes.ts';
 import { softmaxOp } from './softmax.ts';
 import { addOp, divOp, maximumOp, minimumOp, mulOp, subOp } from './binary.ts';
 import { maxOp, meanOp, sumOp } from './reduce.ts';
 import { concatOp, expandOp, gatherOp, permuteOp, sliceOp } from './layout.ts';
-import { dynamicInteractionOp } from './dynamic-interaction.ts';
-import { setLossOp } from './set-loss.ts';
+import { dynamicInteractionOp } from './detection/dynamic-interaction.ts';
+import { setLossOp } from './detection/set-loss.ts';
 
 export const ops = {
   abs: absOp,

@@ -12,11 +12,11 @@ import {
   type CopyForm,
 } from '../../kernels/layout.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
-import type { Device } from '../device.ts';
-import { defineOp } from '../op.ts';
-import { formatShape, normalizeAxis, sameShape, shapeError, sizeOf, stridesOf, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
-import { elementwise } from './elementwise.ts';
+import type { Device } from '../device/device.ts';
+import { defineOp } from '../core/op.ts';
+import { formatShape, normalizeAxis, sameShape, shapeError, sizeOf, stridesOf, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { elementwise } from '../core/elementwise.ts';
 import { sumTo } from './reduce.ts';
 import { reshape } from './reshape.ts';
 

@@ -1,10 +1,10 @@
 /** Matrix products: `matmul` of two tensors, and `linear` with bias and ReLU in its epilogue. */
 import { unaryGradientKernel } from '../../kernels/unary.ts';
-import type { Device } from '../device.ts';
-import { defineOp } from '../op.ts';
-import { formatShape, sameShape, shapeError, sizeOf, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
-import { elementwise } from './elementwise.ts';
+import type { Device } from '../device/device.ts';
+import { defineOp } from '../core/op.ts';
+import { formatShape, sameShape, shapeError, sizeOf, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { elementwise } from '../core/elementwise.ts';
 import { columnSums, gemm, matrixOf } from './gemm.ts';
 
 export interface MatmulOptions {

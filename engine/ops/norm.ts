@@ -18,13 +18,13 @@ import {
 import { groupGradientSubgroupKernel, groupStatisticsSubgroupKernel } from '../../kernels/group-norm.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
-import type { Device } from '../device.ts';
-import { defineOp } from '../op.ts';
-import type { Random } from '../random.ts';
-import { formatShape, sameShape, shapeError, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
-import { withOperands } from '../textures.ts';
-import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
+import type { Device } from '../device/device.ts';
+import { defineOp } from '../core/op.ts';
+import type { Random } from '../core/random.ts';
+import { formatShape, sameShape, shapeError, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { withOperands } from '../gpu/textures.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/tuner.ts';
 import { roundingOf } from './gemm-variants.ts';
 import { columnPairSums, sumColumnPairs } from './reduce.ts';
 import {

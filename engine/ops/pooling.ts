@@ -1,10 +1,10 @@
 /** Max pooling, NHWC. */
 import { maxPool2dGradientKernel, maxPool2dKernel } from '../../kernels/pooling.ts';
-import { defineOp } from '../op.ts';
-import { shapeError, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
-import { prefersTextures, withOperands } from '../textures.ts';
-import { elementwise } from './elementwise.ts';
+import { defineOp } from '../core/op.ts';
+import { shapeError, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { prefersTextures, withOperands } from '../gpu/textures.ts';
+import { elementwise } from '../core/elementwise.ts';
 
 export interface MaxPool2dOptions {
   /** Side of the square window. */
@@ -39,9 +39,9 @@ export const maxPool2dOp = defineOp({
       shapeError('maxPool2d', 'x', `at least as large as the window of ${kernel} with padding ${padding}`, x.shape);
     return { shape: [B, outH, outW, C] };
   },
-  forward: ({ device, inputs: [x], attributes, output, recording }): { winners?: Tensor } => {
+  forward: ({ device, inputs: [x], attributes, output, requiresGrad }): { winners?: Tensor } => {
     const vec4 = x.shape[3] % 4 === 0;
-    const winners = recording ? device.empty(output.shape, 'u32') : null;
+    const winners = requiresGrad ? device.empty(output.shape, 'u32') : null;
     const count = vec4 ? output.size / 4 : output.size;
     const sizes = sizesOf(x.shape, output.shape, attributes);
     const { lanes, grid } = elementwise(device, count);

@@ -10,11 +10,11 @@ import {
   type SpreadForm,
 } from '../../kernels/reduce.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
-import type { Device } from '../device.ts';
-import { defineOp, type Op } from '../op.ts';
-import { normalizeAxis, shapeError, sizeOf, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
-import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
+import type { Device } from '../device/device.ts';
+import { defineOp, type Op } from '../core/op.ts';
+import { normalizeAxis, shapeError, sizeOf, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/tuner.ts';
 import { roundingOf } from './gemm-variants.ts';
 
 /** Columns shorter than this, and rows shorter than `LONG_ROW`, are summed in one pass. */
@@ -27,7 +27,7 @@ const ENOUGH_LANES = 4096;
 const ENOUGH_TEAMS = 64;
 const MAX_CHUNKS = 64;
 /** As many chunks as the tuner tries. */
-const MOST_CHUNKS_TRIED = 4 * MAX_CHUNKS;
+const MAX_CHUNKS_TRIED = 4 * MAX_CHUNKS;
 
 /** A tensor seen as [outer, n, inner], reduced over n. */
 export interface ReductionView {
@@ -109,7 +109,7 @@ function describeReduction(
   });
   const lanes = (chunks: number): ReductionVariant => ({
     teams: false,
-    chunks: Math.max(1, Math.min(chunks, Math.ceil(n / 4), MOST_CHUNKS_TRIED)),
+    chunks: Math.max(1, Math.min(chunks, Math.ceil(n / 4), MAX_CHUNKS_TRIED)),
   });
   const expected = expectedReduction(view);
   const teams = expected.teams ? expected : byTeams(view, 1);
@@ -207,7 +207,7 @@ function describePairs(device: Device, n: number, columns: number, expected: num
     ],
   });
   const others = [1, expected >> 2, expected * 4].map((chunks) =>
-    Math.max(1, Math.min(chunks, Math.ceil(n / 4), MOST_CHUNKS_TRIED)),
+    Math.max(1, Math.min(chunks, Math.ceil(n / 4), MAX_CHUNKS_TRIED)),
   );
   return {
     expected: candidate(expected),

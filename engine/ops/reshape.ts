@@ -1,7 +1,7 @@
 /** The same values under another shape, without a copy. */
-import { defineOp } from '../op.ts';
-import { formatShape, shapeError, sizeOf, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
+import { defineOp } from '../core/op.ts';
+import { formatShape, shapeError, sizeOf, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
 
 export const reshapeOp = defineOp({
   name: 'reshape',

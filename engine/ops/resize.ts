@@ -5,10 +5,10 @@ import {
   upsampleNearestGradientKernel,
   upsampleNearestKernel,
 } from '../../kernels/resize.ts';
-import { defineOp } from '../op.ts';
-import { shapeError, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
-import { elementwise } from './elementwise.ts';
+import { defineOp } from '../core/op.ts';
+import { shapeError, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { elementwise } from '../core/elementwise.ts';
 
 function checkMap(op: string, x: Tensor): void {
   if (x.rank !== 4 || x.dtype !== 'f32')

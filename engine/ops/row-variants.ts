@@ -2,9 +2,9 @@
 import type { Kernel } from '../../kernels/kernel.ts';
 import { MAX_SLOTS, type Width } from '../../kernels/norm.ts';
 import { teamOf } from '../../kernels/reduce.ts';
-import type { Device } from '../device.ts';
-import { hasLinearOperand, prefersTextures } from '../textures.ts';
-import { worthMeasuring, type Candidate, type TuningProblem } from '../tuner.ts';
+import type { Device } from '../device/device.ts';
+import { hasLinearOperand, prefersTextures } from '../gpu/textures.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/tuner.ts';
 import { roundingOf } from './gemm-variants.ts';
 
 /** Teams of lanes that take rows. */

@@ -8,11 +8,11 @@ import {
 } from '../../kernels/softmax.ts';
 import { linearGrid, type Grid } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
-import type { Device } from '../device.ts';
-import { defineOp } from '../op.ts';
-import { normalizeAxis, shapeError, sizeOf, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
-import { withOperands } from '../textures.ts';
+import type { Device } from '../device/device.ts';
+import { defineOp } from '../core/op.ts';
+import { normalizeAxis, shapeError, sizeOf, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { withOperands } from '../gpu/textures.ts';
 import {
   chooseRows,
   otherTeams,
@@ -44,9 +44,9 @@ const viewOf = (shape: Shape, axis: number): View => ({
 
 /** Rows up to this get a lane each, as columns do. */
 const SHORT_ROW = 8;
-/** The tuner tries that for rows up to this, and teams for rows from `LEAST_FOR_TEAMS` on. */
+/** The tuner tries that for rows up to this, and teams for rows from `MIN_FOR_TEAMS` on. */
 const SHORT_ROW_TRIED = 64;
-const LEAST_FOR_TEAMS = 5;
+const MIN_FOR_TEAMS = 5;
 
 interface ColumnLayout {
   readonly width: Width;
@@ -129,7 +129,7 @@ function ways(
   );
   const others = [
     ...(n <= SHORT_ROW_TRIED ? [null] : []),
-    ...(n >= LEAST_FOR_TEAMS ? [teams, ...otherTeams(rows, teams, textures.possible)] : []),
+    ...(n >= MIN_FOR_TEAMS ? [teams, ...otherTeams(rows, teams, textures.possible)] : []),
   ];
   return { expected: n > SHORT_ROW ? teams : null, others, plain: null };
 }

@@ -1,9 +1,9 @@
 /** Elementwise functions of one tensor: relu, sigmoid, exp, log, sqrt, square, abs, tanh, and a x + b. */
 import { unaryGradientKernel, unaryKernel, type UnaryFunction } from '../../kernels/unary.ts';
-import { defineOp, type Op } from '../op.ts';
-import { shapeError } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
-import { elementwise } from './elementwise.ts';
+import { defineOp, type Op } from '../core/op.ts';
+import { shapeError } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { elementwise } from '../core/elementwise.ts';
 
 interface Constants {
   readonly a: number;

@@ -8,10 +8,10 @@ import {
   winogradWeightsKernel,
   type WinogradSize,
 } from '../../kernels/winograd.ts';
-import type { Device } from '../device.ts';
-import type { Tensor } from '../tensor.ts';
-import { prefersTextures, textureOperand, withOperands, type OperandTexture } from '../textures.ts';
-import { elementwise } from './elementwise.ts';
+import type { Device } from '../device/device.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { prefersTextures, textureOperand, withOperands, type OperandTexture } from '../gpu/textures.ts';
+import { elementwise } from '../core/elementwise.ts';
 import { epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 
 /** A 3x3 convolution of stride 1: source [batch, sourceH, sourceW, K], target [batch, targetH, targetW, N], K and N in vec4s. */
@@ -94,7 +94,7 @@ export function winogradGradientSize(device: Device, call: WinogradCall): Winogr
 
 const gridOf = (count: number): Grid => linearGrid(Math.ceil(count / 64));
 /** Tiles and vec4s of channels that make a lane's start worth its cost. */
-const SHORTEST_SHARE = 2;
+const MIN_SHARE = 2;
 
 interface TileRange {
   /** As the kernels have them. */
@@ -135,7 +135,7 @@ function transformTiles(
     of === 'input' ? [sourceH, sourceW, K4, padding] : [targetH, targetW, N4, 0];
   const count = tiles * channels4;
   const { device } = image;
-  const { lanes, grid } = elementwise(device, count, SHORTEST_SHARE);
+  const { lanes, grid } = elementwise(device, count, MIN_SHARE);
   const rows = prefersTextures(device)
     ? textureOperand(image, image.size / 4 / (width * channels4), width * channels4, true)
     : null;
@@ -209,7 +209,7 @@ export function winograd(
       half: half && halfProducts(m),
     });
     const params = { ...placed, count: tiles * N4, height: targetH, width: targetW, channels4: N4 };
-    const { lanes, grid } = elementwise(device, params.count, SHORTEST_SHARE);
+    const { lanes, grid } = elementwise(device, params.count, MIN_SHARE);
     withOperands(device, prefersTextures(device), { products }, (textures, operands, shifts) =>
       device.run(
         winogradOutputKernel(m, epilogue, textures, lanes),

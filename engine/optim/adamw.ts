@@ -1,7 +1,7 @@
 /** AdamW over all parameters in a handful of dispatches (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019). */
 import { adamwKernel } from '../../kernels/optimizers.ts';
-import { elementwise } from '../ops/elementwise.ts';
-import type { Tensor } from '../tensor.ts';
+import { elementwise } from '../core/elementwise.ts';
+import type { Tensor } from '../core/tensor.ts';
 import type { FlatRun, NamedParameter } from './flat-parameters.ts';
 import { checkFraction, Optimizer } from './optimizer.ts';
 

@@ -2,10 +2,10 @@
  * Parameters in few flat buffers, so that an optimiser needs a handful of dispatches for all of them. Each parameter starts at a multiple of 64 elements
  * (the alignment of bindings); a buffer ends where the device's binding limit would be passed.
  */
-import type { Device } from '../device.ts';
-import { addInPlace } from '../ops/accumulate.ts';
-import { formatShape, sameShape, ShapeError, type Shape } from '../shape.ts';
-import type { Tensor } from '../tensor.ts';
+import type { Device } from '../device/device.ts';
+import { addInPlace } from '../core/accumulate.ts';
+import { formatShape, sameShape, ShapeError, type Shape } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
 
 export interface NamedParameter {
   /** Unique among the parameters; names its state in checkpoints. */

@@ -2,7 +2,7 @@
 import { clippingFactorKernel, NORM_BLOCK, squareSumsKernel } from '../../kernels/optimizers.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
-import type { Tensor } from '../tensor.ts';
+import type { Tensor } from '../core/tensor.ts';
 import type { FlatEntry, FlatParameters } from './flat-parameters.ts';
 
 export interface ClippingOptions {

@@ -1,5 +1,5 @@
 /** What AdamW and SGD share: flat parameters, the gradients' norm, the order of a step, and state for checkpoints. */
-import type { Tensor } from '../tensor.ts';
+import type { Tensor } from '../core/tensor.ts';
 import {
   FlatParameters,
   type FlatEntry,

@@ -1,7 +1,7 @@
 /** Cases for RoIAlign: levels, borders, sampling, and boxes that are no boxes. */
 import fc from 'fast-check';
 import { Random, roiAlign } from '../../engine/index.ts';
-import type { RoiAlignOptions } from '../../engine/ops/roi-align.ts';
+import type { RoiAlignOptions } from '../../engine/ops/detection/roi-align.ts';
 import type { OpName } from '../../engine/ops/index.ts';
 import { ndarray, randomInput, sampleCases, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
 

@@ -1,0 +1,180 @@
+/** Reverse-mode differentiation: a tape of what was computed, and one pass over it in reverse topological order. */
+import type { Tensor } from './tensor.ts';
+import { formatShape, sameShape, ShapeError } from './shape.ts';
+import { addInPlace } from './accumulate.ts';
+
+/** One recorded op: how the gradient of its output becomes gradients of its inputs. */
+export interface TapeNode {
+  readonly op: string;
+  /** Grows along the tape, so that descending order is a reverse topological one. */
+  readonly sequence: number;
+  readonly inputs: readonly (Tensor | null)[];
+  readonly output: Tensor;
+  vjp(gradient: Tensor, earlier: EarlierGradients): readonly (Tensor | null)[];
+}
+
+/**
+ * What other ops have given an input's gradient so far, or null. Who takes it must add it to the gradient that he returns: in the kernel that computes it, which spares
+ * a pass over both.
+ */
+export type EarlierGradients = (input: number) => Tensor | null;
+
+let sequence = 0;
+
+/** Puts a computed tensor on the tape. */
+export function addToTape(op: string, inputs: readonly (Tensor | null)[], output: Tensor, vjp: TapeNode['vjp']): void {
+  output.node = { op, sequence: sequence++, inputs, output, vjp };
+  output.requiresGrad = true;
+  output.inGraph = true;
+  for (const input of inputs) if (input) input.inGraph = true;
+}
+
+/** The recorded ops that the roots depend on, last first. */
+function reverseTopological(roots: readonly TapeNode[]): TapeNode[] {
+  const seen = new Set<TapeNode>(roots);
+  const stack = [...seen];
+  for (let node = stack.pop(); node; node = stack.pop()) {
+    for (const input of node.inputs) {
+      if (input?.node && !seen.has(input.node)) {
+        seen.add(input.node);
+        stack.push(input.node);
+      }
+    }
+  }
+  return [...seen].sort((a, b) => b.sequence - a.sequence);
+}
+
+/**
+ * Computes the gradient of `loss` for every parameter it depends on and adds it to the parameter's `grad`.
+ *
+ * @param loss     a tensor; a scalar unless `gradient` is given
+ * @param gradient of the quantity to differentiate with respect to `loss`, of its shape; default 1
+ */
+export function backward(loss: Tensor, gradient?: Tensor): void {
+  const { device } = loss;
+  if (!loss.requiresGrad)
+    throw new Error('backward: the tensor does not depend on a parameter, or was computed without recording');
+  if (!gradient && loss.size !== 1)
+    throw new ShapeError(
+      `backward: the tensor must be a scalar unless a gradient is given, got ${formatShape(loss.shape)}`,
+    );
+  if (gradient && !sameShape(gradient.shape, loss.shape))
+    throw new ShapeError(`backward: gradient must be ${formatShape(loss.shape)}, got ${formatShape(gradient.shape)}`);
+  device.noGrad(() =>
+    device.scope(() =>
+      propagate([[loss, gradient ? device.alias(gradient, gradient.shape) : device.tensor([1], loss.shape)]]),
+    ),
+  );
+}
+
+/** Takes gradients of some tensors down the tape; inside a scope, which frees what is left over. The gradients given become the tape's own. */
+function propagate(roots: readonly (readonly [Tensor, Tensor])[]): void {
+  const { device } = roots[0][0];
+  const pending = new Map<Tensor, Tensor>();
+  const accumulate = (target: Tensor, contribution: Tensor): void => {
+    if (target.node === null) {
+      if (!target.grad) target.grad = device.keep(contribution.storage.shared ? copyOf(contribution) : contribution);
+      else addInPlace(target.grad, contribution);
+      return;
+    }
+    const sum = pending.get(target);
+    if (!sum) pending.set(target, contribution);
+    else if (!sum.storage.shared) addInPlace(sum, contribution);
+    else {
+      const own = copyOf(sum);
+      sum.dispose();
+      addInPlace(own, contribution);
+      pending.set(target, own);
+    }
+  };
+  const copyOf = (tensor: Tensor): Tensor => {
+    const copy = device.empty(tensor.shape, tensor.dtype);
+    device.copy(tensor, copy);
+    return copy;
+  };
+  for (const [root, gradient] of roots) accumulate(root, gradient);
+  for (const node of reverseTopological(roots.flatMap(([root]) => (root.node ? [root.node] : [])))) {
+    const upstream = pending.get(node.output);
+    if (!upstream) continue;
+    pending.delete(node.output);
+    const taken: Tensor[] = [];
+    const earlier: EarlierGradients = (i) => {
+      const input = node.inputs[i];
+      const sum = input && pending.get(input);
+      if (!sum) return null;
+      pending.delete(input);
+      taken.push(sum);
+      return sum;
+    };
+    const gradients = device.scope(() => {
+      // A vjp may hand its upstream gradient on, even twice: each result gets a handle of its own.
+      const results = node.vjp(upstream, earlier);
+      return results.map((g, i) => (g && (g === upstream || results.indexOf(g) !== i) ? device.alias(g, g.shape) : g));
+    });
+    upstream.dispose();
+    for (const sum of taken) sum.dispose();
+    gradients.forEach((contribution, i) => {
+      const input = node.inputs[i];
+      if (!contribution) return;
+      if (!input?.requiresGrad) {
+        contribution.dispose();
+        return;
+      }
+      if (!sameShape(contribution.shape, input.shape)) {
+        throw new ShapeError(
+          `${node.op}: gradient of input ${i} must be ${formatShape(input.shape)}, got ${formatShape(contribution.shape)}`,
+        );
+      }
+      accumulate(input, contribution);
+    });
+  }
+}
+
+/**
+ * Runs `body` without keeping what it computes on the way, and runs it again when the gradients come (Chen et al., "Training Deep Nets with Sublinear
+ * Memory Cost", arXiv 1604.06174): less memory for a second forward pass. Parameters that `body` uses get their gradients as always.
+ *
+ * @param inputs what `body` computes from besides parameters; the gradient goes through these only
+ * @param body   must compute the same values when it runs again
+ */
+export function checkpoint<T extends readonly Tensor[]>(
+  inputs: readonly Tensor[],
+  body: (inputs: readonly Tensor[]) => T,
+): T {
+  const { device } = inputs[0];
+  if (!device.gradEnabled) return body(inputs);
+  const outputs = device.rehearse(() => device.scope(() => body(inputs)));
+  // All outputs hang on one node, which comes before them on the tape: when it is its turn, the gradients of all of them are there.
+  const bundle = device.opScope(() => device.empty([0]));
+  const gradients: (Tensor | null)[] = outputs.map(() => null);
+  addToTape('checkpoint', inputs, bundle, () => {
+    const leaves = inputs.map((input) => {
+      const leaf = device.alias(input, input.shape);
+      leaf.requiresGrad = input.requiresGrad;
+      return leaf;
+    });
+    device.graphScope(() => {
+      const again = device.enableGrad(() => body(leaves));
+      const roots = again.flatMap((output, i) => {
+        const gradient = gradients[i];
+        gradients[i] = null;
+        if (gradient && output.requiresGrad) return [[output, gradient] as const];
+        gradient?.dispose();
+        return [];
+      });
+      if (roots.length > 0) propagate(roots);
+    });
+    return leaves.map((leaf) => {
+      const gradient = leaf.grad && device.alias(leaf.grad, leaf.shape);
+      leaf.zeroGrad();
+      return gradient;
+    });
+  });
+  outputs.forEach((output, i) =>
+    addToTape('checkpoint', [bundle], output, (gradient) => {
+      gradients[i] = device.keep(device.alias(gradient, gradient.shape));
+      return [device.empty([0])];
+    }),
+  );
+  return outputs;
+}

@@ -1,0 +1,169 @@
+/** The ways to compute RoIAlign, and which one to take: where features are read from, channels a lane; for the gradient the kernel. */
+import {
+  MAX_LEVELS,
+  roiAlignGradientKernel,
+  roiAlignGradientSubgroupKernel,
+  roiAlignKernel,
+} from '../../../kernels/roi-align.ts';
+import type { Device } from '../../device/device.ts';
+import type { Random } from '../../core/random.ts';
+import { sizeOf, type Shape } from '../../core/shape.ts';
+import type { Tensor } from '../../core/tensor.ts';
+import { prefersTextures, textureFits } from '../../gpu/textures.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../../tuning/tuner.ts';
+
+export interface PoolingVariant {
+  readonly access: 'scalar' | 'vec4' | 'texture';
+  /** Vec4s of channels that a lane computes. */
+  readonly held: 1 | 4;
+}
+
+/** Which kernel computes the gradient by the features of every level. */
+export type PoolingGradientVariant = 'lanes' | 'subgroups';
+
+/** What decides the variant; `run` computes RoIAlign or its gradient with features in `levels`, a gradient likewise. */
+export interface PoolingCall {
+  readonly boxes: Shape;
+  readonly features: readonly Shape[];
+  /** Image pixels a feature pixel of the finest level. */
+  readonly stride: number;
+  readonly resolution: number;
+  readonly samples: number;
+}
+
+/** Pixels that a sample reads. */
+const SAMPLED_PIXELS = 4;
+/** Reads of a feature value from which on copying the levels into operand textures pays. */
+const WORTH_A_COPY = 3;
+/** A coordinate that is rounded another way moves a sample by so much of a pixel. */
+const ROUNDING = 1e-4;
+
+/** Sizes alone: strides move boxes to other levels, which says little about the kernels. */
+const keyOf = ({ boxes: [images, perImage], features, resolution, samples }: PoolingCall): string =>
+  `${images}x${perImage} boxes by ${resolution}x${resolution} of ${samples}x${samples}, ${features[0][3]} channels of ${features.map(([, height, width]) => `${height}x${width}`).join(' ')}`;
+
+const featuresOf = (features: readonly Shape[], name: string): Record<string, Shape> =>
+  Object.fromEntries(features.map((shape, level) => [`${name}${level}`, shape]));
+
+/** Features or gradients of a problem, the finest level first. */
+const levelsOf = (tensors: Readonly<Record<string, Tensor>>, name: string): Tensor[] =>
+  Array.from({ length: MAX_LEVELS }, (_, level) => tensors[`${name}${level}`]).filter((tensor) => tensor !== undefined);
+
+/** Boxes of an image, xyxy: a sixteenth of its sides up to all of them, anywhere inside. */
+function boxesOf({
+  features: [[, height, width]],
+  stride,
+}: PoolingCall): (random: Random, count: number) => Float32Array<ArrayBuffer> {
+  const sides = [width * stride, height * stride];
+  return (random, count) => {
+    const values = new Float32Array(count);
+    for (let at = 0; at < count; at += 4) {
+      for (const axis of [0, 1]) {
+        const side = sides[axis] * 2 ** (-4 * random.uniform());
+        values[at + axis] = (sides[axis] - side) * random.uniform();
+        values[at + axis + 2] = values[at + axis] + side;
+      }
+    }
+    return values;
+  };
+}
+
+export type RunPooling = (
+  tensors: { readonly boxes: Tensor; readonly features: readonly Tensor[]; readonly output: Tensor },
+  variant: PoolingVariant,
+) => void;
+
+/** The variant for a forward pass: the tuned one, or the expected one. `run` must hold no tensors. */
+export function choosePooling(device: Device, call: PoolingCall, run: RunPooling): PoolingVariant {
+  return device.tuner.choose('roi-align', keyOf(call), () => describePooling(device, call, run));
+}
+
+function describePooling(device: Device, call: PoolingCall, run: RunPooling): TuningProblem<PoolingVariant> {
+  const { boxes, features, resolution, samples } = call;
+  const [[, , , depth]] = features;
+  const output = [boxes[0] * boxes[1], resolution ** 2, depth];
+  const vector = depth % 4 === 0,
+    whole = depth % 16 === 0;
+  const reads = sizeOf(output) * SAMPLED_PIXELS * samples ** 2,
+    copied = features.reduce((sum, shape) => sum + sizeOf(shape), 0);
+  const readable =
+    vector &&
+    device.operandTextures &&
+    features.every(([images, height, width]) => textureFits(device, images * height, (width * depth) / 4, true));
+  const pays = prefersTextures(device) && (device.force.operands === 'texture' || reads > WORTH_A_COPY * copied);
+  const candidate = (access: PoolingVariant['access'], held: 1 | 4): Candidate<PoolingVariant> => ({
+    name: `${access}${held === 1 ? '' : ` x${held}`}`,
+    variant: { access, held },
+    tolerance: ROUNDING,
+    kernels: () => [roiAlignKernel(access, held)],
+  });
+  const accesses: PoolingVariant['access'][] = vector ? ['vec4', ...(readable ? (['texture'] as const) : [])] : [];
+  return {
+    expected: candidate(readable && pays ? 'texture' : vector ? 'vec4' : 'scalar', whole ? 4 : 1),
+    candidates: worthMeasuring(reads)
+      ? accesses.flatMap((access) => [candidate(access, 1), ...(whole ? [candidate(access, 4)] : [])])
+      : [],
+    plain: { access: vector ? 'vec4' : 'scalar', held: 1 },
+    tensors: { boxes, ...featuresOf(features, 'features'), output },
+    output: 'output',
+    values: { boxes: boxesOf(call) },
+    run: (variant, tensors) =>
+      run({ boxes: tensors.boxes, features: levelsOf(tensors, 'features'), output: tensors.output }, variant),
+  };
+}
+
+export type RunPoolingGradient = (
+  tensors: {
+    readonly boxes: Tensor;
+    readonly features: readonly Tensor[];
+    readonly upstream: Tensor;
+    readonly gradients: readonly Tensor[];
+  },
+  variant: PoolingGradientVariant,
+) => void;
+
+/** The variant for the gradients of all levels: the tuned one, or the expected one. `run` must hold no tensors. */
+export function choosePoolingGradient(
+  device: Device,
+  call: PoolingCall,
+  run: RunPoolingGradient,
+): PoolingGradientVariant {
+  return device.tuner.choose('roi-align-gradient', keyOf(call), () => describeGradient(device, call, run));
+}
+
+function describeGradient(
+  device: Device,
+  call: PoolingCall,
+  run: RunPoolingGradient,
+): TuningProblem<PoolingGradientVariant> {
+  const { boxes, features, resolution } = call;
+  const lanes = device.subgroupSize,
+    depth = features[0][3];
+  const upstream = [boxes[0] * boxes[1], resolution ** 2, depth];
+  // Channels must fill whole subgroups.
+  const possible = lanes > 0 && depth % (4 * lanes) === 0;
+  const candidate = (variant: PoolingGradientVariant): Candidate<PoolingGradientVariant> => ({
+    name: variant,
+    variant,
+    tolerance: ROUNDING,
+    kernels: () => [
+      variant === 'subgroups'
+        ? roiAlignGradientSubgroupKernel(lanes, false)
+        : roiAlignGradientKernel(depth % 4 === 0, false),
+    ],
+  });
+  const gradients = featuresOf(features, 'gradient');
+  return {
+    expected: candidate(possible && device.smallSubgroups ? 'subgroups' : 'lanes'),
+    plain: 'lanes',
+    candidates: possible && worthMeasuring(sizeOf(upstream)) ? [candidate('lanes'), candidate('subgroups')] : [],
+    // Of the features only the shapes are looked at, those of the gradients. What others gave before is added by all variants alike.
+    tensors: { boxes, upstream, ...gradients },
+    output: Object.keys(gradients),
+    values: { boxes: boxesOf(call) },
+    run: (variant, tensors) => {
+      const results = levelsOf(tensors, 'gradient');
+      run({ boxes: tensors.boxes, features: results, upstream: tensors.upstream, gradients: results }, variant);
+    },
+  };
+}

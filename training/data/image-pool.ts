@@ -1,0 +1,116 @@
+/**
+ * Decodes and transforms images in worker threads, or in the calling thread.
+ *
+ * Each image is always given to the same worker, so that no two cache the same one. A pool that is idle does not keep the process alive.
+ */
+import { Worker } from 'node:worker_threads';
+import { InputError } from '../core/errors.ts';
+import { decodeImage, ImageCache, resizeImage, transformImage } from './images.ts';
+import type { PixelImage } from './images.ts';
+import type { ImageTransform, Size } from '../core/transforms.ts';
+
+export interface ImageTask {
+  file: string;
+  /** Size that the annotations state. */
+  stated: Size;
+  transform: ImageTransform;
+  /** The transform resizes this image to the same size each time, without a crop: the resized image is worth keeping, not the decoded one. */
+  sameSize: boolean;
+}
+
+/** From the pool to a worker. */
+export type PoolRequest = ImageTask & { id: number };
+
+/** From a worker to the pool; `input`: the error is an InputError. */
+export type PoolResponse = { id: number; image: PixelImage } | { id: number; error: string; input: boolean };
+
+/** Does one task after the other, keeping up to `cacheBytes` of images. An image's tasks must agree in `sameSize`, and then in the size. */
+export function createImageReader(cacheBytes: number): (task: ImageTask) => Promise<PixelImage> {
+  const cache = new ImageCache(cacheBytes);
+  let previous: Promise<unknown> = Promise.resolve();
+  return ({ file, stated, transform, sameSize }) => {
+    const result = previous.then(async () => {
+      let image = cache.get(file);
+      if (image === undefined) {
+        image = await decodeImage(file, stated);
+        if (sameSize) image = await resizeImage(image, transform);
+        cache.set(file, image);
+      }
+      return transformImage(image, transform);
+    });
+    previous = result.catch(() => undefined);
+    return result;
+  };
+}
+
+interface Pending {
+  worker: number;
+  resolve: (image: PixelImage) => void;
+  reject: (error: Error) => void;
+}
+
+export class ImagePool {
+  private readonly threads: Worker[];
+  private readonly readHere: ((task: ImageTask) => Promise<PixelImage>) | null;
+  private readonly pending = new Map<number, Pending>();
+  private readonly busy: number[];
+  private nextId = 0;
+  private broken: Error | null = null;
+
+  /**
+   * @param workers    threads; 0: the calling one
+   * @param cacheBytes of images kept in memory, all threads together
+   */
+  constructor(workers: number, cacheBytes: number) {
+    this.readHere = workers === 0 ? createImageReader(cacheBytes) : null;
+    this.busy = new Array<number>(workers).fill(0);
+    this.threads = this.busy.map(() => {
+      // A worker of its own in plain JavaScript loads the TypeScript one: Node 20 does not pass a parent's loader on to its workers.
+      const thread = new Worker(new URL('./image-worker.mjs', import.meta.url), {
+        execArgv: [],
+        workerData: Math.floor(cacheBytes / workers),
+      });
+      thread.on('message', (response: PoolResponse) => this.settle(response));
+      thread.on('error', (error) => this.fail(new Error(`image worker: ${error.message}`)));
+      thread.on('exit', () => this.fail(new Error('image worker: ended')));
+      thread.unref();
+      return thread;
+    });
+  }
+
+  /** @param key any integer that stands for the image, e.g. its index: chooses the worker */
+  read(task: ImageTask, key: number): Promise<PixelImage> {
+    if (this.broken !== null) return Promise.reject(this.broken);
+    if (this.readHere !== null) return this.readHere(task);
+    const worker = key % this.threads.length;
+    return new Promise((resolve, reject) => {
+      const request: PoolRequest = { ...task, id: this.nextId++ };
+      this.pending.set(request.id, { worker, resolve, reject });
+      if (this.busy[worker] === 0) this.threads[worker].ref();
+      this.busy[worker]++;
+      this.threads[worker].postMessage(request);
+    });
+  }
+
+  /** Ends the threads. What is still being read is rejected. */
+  async close(): Promise<void> {
+    this.fail(new Error('image pool: closed'));
+    await Promise.all(this.threads.map((thread) => thread.terminate()));
+  }
+
+  private settle(response: PoolResponse): void {
+    const pending = this.pending.get(response.id);
+    if (pending === undefined) return;
+    this.pending.delete(response.id);
+    this.busy[pending.worker]--;
+    if (this.busy[pending.worker] === 0) this.threads[pending.worker].unref();
+    if ('image' in response) pending.resolve(response.image);
+    else pending.reject(response.input ? new InputError(response.error) : new Error(response.error));
+  }
+
+  private fail(error: Error): void {
+    this.broken ??= error;
+    for (const { reject } of this.pending.values()) reject(this.broken);
+    this.pending.clear();
+  }
+}

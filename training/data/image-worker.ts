@@ -1,0 +1,25 @@
+/** A worker thread of ImagePool: answers each request with the pixels, handed over without copying, or with an error. */
+import { parentPort, workerData } from 'node:worker_threads';
+import { InputError } from '../core/errors.ts';
+import { createImageReader } from './image-pool.ts';
+import type { PoolRequest, PoolResponse } from './image-pool.ts';
+
+const port = parentPort;
+if (port === null) throw new Error('image-worker.ts runs in a worker thread only');
+const read = createImageReader(Number(workerData));
+
+port.on('message', async ({ id, ...task }: PoolRequest) => {
+  try {
+    const image = await read(task);
+    const response: PoolResponse = { id, image };
+    const { buffer } = image.data;
+    port.postMessage(response, buffer instanceof ArrayBuffer ? [buffer] : []);
+  } catch (error) {
+    const response: PoolResponse = {
+      id,
+      error: error instanceof Error ? error.message : String(error),
+      input: error instanceof InputError,
+    };
+    port.postMessage(response);
+  }
+});

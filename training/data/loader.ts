@@ -1,0 +1,246 @@
+/**
+ * Batches of images and boxes, ready for upload, prepared ahead by an ImagePool.
+ *
+ * The training batch of an iteration is a function of (seed, iteration) alone: the images come from one permutation an epoch, batches run on
+ * from one epoch into the next (every image once an epoch, no short batch), and each image's augmentation has a random stream of its own.
+ * So continuing a run is `seek(iteration)`, and neither the number of workers nor the prefetching changes anything.
+ * Images are not grouped by aspect ratio: batches mix landscape and portrait, at the cost of some padding.
+ */
+import { Random } from '../../engine/core/random.ts';
+import type { ImageRecord } from './dataset.ts';
+import { InputError } from '../core/errors.ts';
+import { ImagePool } from './image-pool.ts';
+import {
+  planAugmentation,
+  planEvaluation,
+  scaleOf,
+  transformBox,
+  validateAugmentation,
+  validateEvaluationResize,
+} from '../core/transforms.ts';
+import type { Augmentation, EvaluationResize, ImageTransform } from '../core/transforms.ts';
+
+export interface BatchImage {
+  /** RGB, HWC: height * width * 3 bytes. */
+  data: Uint8Array;
+  /** Pixels, as the network sees them, without padding. */
+  width: number;
+  height: number;
+  record: ImageRecord;
+  /** Network pixels per pixel of the original, [horizontally, vertically]. (A training image may be cropped and flipped, too.) */
+  scale: [number, number];
+}
+
+/** The objects of one image; crowds are not among them. */
+export interface BatchTargets {
+  /** [M, 4] xyxy, pixels of the resized image. */
+  boxes: Float32Array;
+  /** [M] 0-based class indices. */
+  labels: Uint32Array;
+}
+
+export interface Batch {
+  images: BatchImage[];
+  /** One for each image, in the same order. */
+  targets: BatchTargets[];
+  /** Training: the iteration this batch belongs to, counted from 0; evaluation: the number of the batch. */
+  iteration: number;
+}
+
+interface LoaderOptions {
+  records: readonly ImageRecord[];
+  batchSize: number;
+  /** Threads that decode and transform; 0: the calling thread does. 1 unless told. */
+  workers?: number;
+  /** Batches prepared ahead; 2 unless told. */
+  prefetch?: number;
+  /** Bytes of images kept in memory, all workers together: decoded, or resized where that is the same each time. 256 MiB unless told. */
+  cacheBytes?: number;
+}
+
+export interface TrainingLoaderOptions extends LoaderOptions {
+  seed: number;
+  augmentation: Augmentation;
+}
+
+export interface EvaluationLoaderOptions extends LoaderOptions {
+  resize: EvaluationResize;
+}
+
+export interface TrainingLoader {
+  /** The batch of the next iteration. Rejects with InputError, naming the file, if an image cannot be read; asked again, tries again. */
+  next(): Promise<Batch>;
+  /** Makes `iteration` (from 0) the next one. */
+  seek(iteration: number): void;
+  /** Ends the workers; `next` rejects from then on. */
+  close(): Promise<void>;
+}
+
+/** Iterates over all images once, in order; the last batch may be smaller. Can be iterated again until closed. */
+export interface EvaluationLoader extends AsyncIterable<Batch> {
+  /** Number of batches. */
+  readonly length: number;
+  close(): Promise<void>;
+}
+
+const DEFAULT_CACHE_BYTES = 256 * 2 ** 20;
+
+/** Names the streams that the loader's own seed and each epoch's order are drawn from; image positions stay below. */
+const RESERVED_STREAM = 0xffffffff;
+
+/** Batches without end for training. Throws InputError if an option makes no sense. */
+export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLoader {
+  const { records, batchSize, augmentation } = options;
+  validateAugmentation(augmentation);
+  // A seed of its own, so that its numbers are unrelated to those a model of the same seed starts from.
+  const seed = new Random(options.seed, RESERVED_STREAM, RESERVED_STREAM).uint32();
+  const { pool, prefetch } = open(options);
+  const order = createEpochOrder(records.length, seed);
+  const sameSize =
+    augmentation.crop === null && (augmentation.fixedSize !== null || augmentation.shortSides.length === 1);
+  const prepare = (iteration: number) =>
+    readBatch(
+      pool,
+      iteration,
+      sameSize,
+      Array.from({ length: batchSize }, (_, slot) => {
+        const position = iteration * batchSize + slot;
+        const epoch = Math.floor(position / records.length),
+          place = position % records.length;
+        const index = order(epoch)[place];
+        return {
+          index,
+          record: records[index],
+          transform: planAugmentation(records[index], augmentation, new Random(seed, epoch, place)),
+        };
+      }),
+    );
+
+  let iteration = 0;
+  let ahead: Promise<Batch>[] = [];
+  return {
+    async next() {
+      while (ahead.length <= prefetch) ahead.push(handled(prepare(iteration + ahead.length)));
+      const mine = iteration;
+      const [batch, ...rest] = ahead;
+      ahead = rest;
+      iteration++;
+      try {
+        return await batch;
+      } catch (error) {
+        if (iteration === mine + 1) [iteration, ahead] = [mine, []];
+        throw error;
+      }
+    },
+    seek(to) {
+      if (!Number.isSafeInteger(to) || to < 0)
+        throw new RangeError(`TrainingLoader.seek: iteration must be an integer of at least 0, got ${to}`);
+      iteration = to;
+      ahead = [];
+    },
+    close: () => pool.close(),
+  };
+}
+
+/** Batches for evaluation, resized only. Throws InputError if an option makes no sense. */
+export function createEvaluationLoader(options: EvaluationLoaderOptions): EvaluationLoader {
+  const { records, batchSize, resize } = options;
+  validateEvaluationResize(resize);
+  const { pool, prefetch } = open(options);
+  const length = Math.ceil(records.length / batchSize);
+  const prepare = (number: number) =>
+    readBatch(
+      pool,
+      number,
+      true,
+      records.slice(number * batchSize, (number + 1) * batchSize).map((record, slot) => ({
+        index: number * batchSize + slot,
+        record,
+        transform: planEvaluation(record, resize),
+      })),
+    );
+  return {
+    length,
+    async *[Symbol.asyncIterator]() {
+      const ahead: Promise<Batch>[] = [];
+      for (let number = 0; number < length; number++) {
+        while (ahead.length <= prefetch && number + ahead.length < length)
+          ahead.push(handled(prepare(number + ahead.length)));
+        const batch = ahead.shift();
+        if (batch !== undefined) yield await batch;
+      }
+    },
+    close: () => pool.close(),
+  };
+}
+
+function open(options: LoaderOptions): { pool: ImagePool; prefetch: number } {
+  const { records, batchSize, workers = 1, prefetch = 2, cacheBytes = DEFAULT_CACHE_BYTES } = options;
+  const limits = [
+    ['batchSize', batchSize, 1],
+    ['workers', workers, 0],
+    ['prefetch', prefetch, 0],
+    ['cacheBytes', cacheBytes, 0],
+  ] as const;
+  for (const [name, value, least] of limits) {
+    if (Number.isSafeInteger(value) && value >= least) continue;
+    throw new InputError(`loader: ${name}: expected an integer of at least ${least}, got ${value}`);
+  }
+  if (records.length === 0) throw new InputError('loader: records: expected at least one image, got none');
+  return { pool: new ImagePool(workers, cacheBytes), prefetch };
+}
+
+/** The order of the images in an epoch. Remembers the two latest epochs, between which batches and prefetching go back and forth. */
+function createEpochOrder(length: number, seed: number): (epoch: number) => Uint32Array {
+  const known = new Map<number, Uint32Array>();
+  return (epoch) => {
+    let order = known.get(epoch);
+    if (order === undefined) {
+      order = new Random(seed, epoch, RESERVED_STREAM).permutation(length);
+      known.set(epoch, order);
+      for (const old of known.keys()) if (known.size > 2) known.delete(old);
+    }
+    return order;
+  };
+}
+
+interface Sample {
+  /** Of the record, in the records. */
+  index: number;
+  record: ImageRecord;
+  transform: ImageTransform;
+}
+
+async function readBatch(
+  pool: ImagePool,
+  iteration: number,
+  sameSize: boolean,
+  samples: readonly Sample[],
+): Promise<Batch> {
+  const images = await Promise.all(
+    samples.map(async ({ index, record, transform }): Promise<BatchImage> => {
+      const stated = { width: record.width, height: record.height };
+      const { data, width, height } = await pool.read({ file: record.file, stated, transform, sameSize }, index);
+      return { data, width, height, record, scale: scaleOf(transform, record) };
+    }),
+  );
+  return { images, targets: samples.map(targetsOf), iteration };
+}
+
+function targetsOf({ record, transform }: Sample): BatchTargets {
+  const boxes: number[] = [],
+    labels: number[] = [];
+  for (const object of record.objects) {
+    const box = object.crowd ? null : transformBox(object.box, transform, record);
+    if (box === null) continue;
+    boxes.push(...box);
+    labels.push(object.label);
+  }
+  return { boxes: Float32Array.from(boxes), labels: Uint32Array.from(labels) };
+}
+
+/** A batch prepared ahead may fail before anyone asks for it; that alone must not end the process. */
+function handled<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => undefined);
+  return promise;
+}

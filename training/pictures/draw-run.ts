@@ -1,0 +1,91 @@
+/** Pictures of a run: detections on validation images beside what is there, a sheet of all of them, and the loss over the iterations. */
+import { mkdirSync } from 'node:fs';
+import { basename, extname, join } from 'node:path';
+import type { DynamicSparseRCNN } from '../../model/index.ts';
+import type { ImageRecord } from '../data/index.ts';
+import { contactSheet, drawBoxes, writePng, type Canvas } from './draw.ts';
+import { decodeImage } from '../data/images.ts';
+import { predictImage } from '../commands/predict.ts';
+import { runningMean, writePlot } from '../output/report.ts';
+import { readEvaluations, readMetrics } from '../core/step-recorder.ts';
+import type { EvaluationResize } from '../core/transforms.ts';
+
+/** Drawn from this score on. */
+const MIN_SCORE = 0.3;
+
+export interface DrawRunOptions {
+  /** The run's folder. */
+  readonly out: string;
+  readonly resize: EvaluationResize;
+  readonly classNames: readonly string[];
+  readonly metricsFile: string;
+  readonly evaluationsFile: string;
+}
+
+/** Writes `predictions/*.png`, `predictions.png`, `loss.png` and, from two evaluations on, `ap.png` into the run's folder; returns the paths, the folder of pictures last. */
+export async function drawRun(
+  model: DynamicSparseRCNN,
+  records: readonly ImageRecord[],
+  { out, resize, classNames, metricsFile, evaluationsFile }: DrawRunOptions,
+): Promise<string[]> {
+  const folder = join(out, 'predictions');
+  mkdirSync(folder, { recursive: true });
+  const drawn: string[] = [];
+  const canvases: Canvas[] = [];
+  for (const record of records) {
+    // As the annotations describe it: their boxes are drawn on it.
+    const image = await decodeImage(record.file, record);
+    const detections = await predictImage(model, image, resize, classNames, MIN_SCORE);
+    const groundTruth = record.objects.map(({ box, label }) => ({ box, label, name: '' }));
+    const canvas = await drawBoxes(image, detections, { groundTruth });
+    writePng(join(folder, `${basename(record.name, extname(record.name))}.png`), canvas);
+    canvases.push(canvas);
+  }
+  if (canvases.length > 0) {
+    writePng(join(out, 'predictions.png'), contactSheet(canvases, Math.min(4, canvases.length)));
+    drawn.push(join(out, 'predictions.png'));
+  }
+  const metrics = readMetrics(metricsFile);
+  const window = Math.max(1, Math.round(metrics.length / 40));
+  const series = (
+    [
+      ['total', ({ loss }) => loss],
+      ['class', ({ class_loss }) => sum(class_loss)],
+      ['L1', ({ l1_loss }) => sum(l1_loss)],
+      ['GIoU', ({ giou_loss }) => sum(giou_loss)],
+    ] as readonly (readonly [string, (line: (typeof metrics)[number]) => number])[]
+  ).map(([name, value]) => ({
+    name,
+    points: runningMean(
+      metrics.map((line) => [line.iteration, value(line)] as const),
+      window,
+    ),
+  }));
+  await writePlot(join(out, 'loss.png'), {
+    title: `Loss (mean of ${window} iterations)`,
+    xLabel: 'iteration',
+    yLabel: 'loss',
+    series,
+  });
+  drawn.push(join(out, 'loss.png'));
+  const evaluations = readEvaluations(evaluationsFile);
+  if (evaluations.length > 1) {
+    const curves = (['AP', 'AP50'] as const).map((name) => ({
+      name,
+      points: evaluations.map((line) => [line.iteration, line[name]] as const),
+    }));
+    await writePlot(join(out, 'ap.png'), {
+      title: 'COCO metrics on the validation images',
+      xLabel: 'iteration',
+      yLabel: 'AP',
+      series: curves,
+    });
+    drawn.push(join(out, 'ap.png'));
+  }
+  drawn.push(folder);
+  return drawn;
+}
+
+function sum(list: readonly number[]): number {
+  return list.reduce((a, b) => a + b, 0);
+}
