@@ -1,62 +1,126 @@
-/** The layers of docs/architecture.md, held against the imports: an import only ever points down, and what a browser loads knows no Node. */
+/**
+ * The layers and folders of docs/architecture.md. An import points down the layers, and down the folders of a layer.
+ * No file imports itself by way of others; imports of types count. What a browser loads does not use Node.
+ */
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
 
 const ROOT = resolve(import.meta.dirname, '..');
+/** From the ground up. */
 const LAYERS = ['kernels', 'engine', 'model', 'training', 'bench', 'test'];
-const BROWSER_LAYERS = ['kernels', 'engine', 'model'];
-/** Engine's modules that know Node. */
-const NODE_EDGE = ['engine/node/index.ts', 'engine/node/tuning-file.ts'];
+/** The folders of a layer, from the ground up. Files beside them (index.ts, cli.ts) may import all of them. */
+const FOLDERS: Readonly<Record<string, readonly string[]>> = {
+  engine: ['gpu', 'profiling', 'core', 'tuning', 'device', 'ops', 'nn', 'optim', 'weights', 'node'],
+  training: ['core', 'data', 'evaluation', 'checkpoints', 'output', 'pictures', 'setup', 'commands'],
+};
+/** What runs in a browser. */
+const BROWSER = ['kernels/', 'engine/', 'model/', 'training/core/'];
+/** The engine's modules for Node. */
+const NODE_ONLY = 'engine/node/';
 
 function sources(folder: string): string[] {
   return readdirSync(join(ROOT, folder), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile() && entry.name.endsWith('.ts'))
+    .filter((entry) => entry.isFile() && /\.(ts|mjs)$/.test(entry.name))
     .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)));
 }
 
-function imports(file: string): string[] {
+/** The modules that a file names, as written: static and dynamic imports, exports, and types in comments. */
+function specifiers(file: string): string[] {
   const text = readFileSync(join(ROOT, file), 'utf8');
   return [...text.matchAll(/(?:from|import)\s*\(?\s*'([^']+)'/g)].map((match) => match[1]);
 }
 
 const files = LAYERS.flatMap(sources);
+
+/** The project's files that a file imports. */
+const imports = new Map(
+  files.map((file) => [
+    file,
+    specifiers(file)
+      .filter((name) => name.startsWith('.'))
+      .map((name) => relative(ROOT, resolve(ROOT, dirname(file), name))),
+  ]),
+);
+
+const importsOf = (file: string): readonly string[] => imports.get(file) ?? [];
 const layerOf = (file: string): number => LAYERS.indexOf(file.split('/')[0]);
 
+/** Place of a file among the folders of its layer; -1 where the layer has no order of folders. */
+function folderOf(file: string): number {
+  const [layer, folder, ...rest] = file.split('/');
+  const order = FOLDERS[layer];
+  if (!order) return -1;
+  return rest.length === 0 ? order.length : order.indexOf(folder);
+}
+
+/** Groups of files that import each other in a circle (Tarjan's strongly connected components). */
+function cycles(): string[][] {
+  const index = new Map<string, number>();
+  const low = new Map<string, number>();
+  const stack: string[] = [];
+  const found: string[][] = [];
+  const visit = (file: string): void => {
+    index.set(file, index.size);
+    low.set(file, index.get(file)!);
+    stack.push(file);
+    for (const target of importsOf(file)) {
+      if (!index.has(target)) visit(target);
+      if (stack.includes(target)) low.set(file, Math.min(low.get(file)!, low.get(target)!));
+    }
+    if (low.get(file) !== index.get(file)) return;
+    const component = stack.splice(stack.indexOf(file));
+    if (component.length > 1 || importsOf(file).includes(file)) found.push(component.sort());
+  };
+  for (const file of files) if (!index.has(file)) visit(file);
+  return found;
+}
+
 describe('imports', () => {
-  test('point down the layers only', () => {
+  test('point down the layers', () => {
     const upward = files.flatMap((file) =>
-      imports(file)
-        .filter((name) => name.startsWith('.'))
-        .flatMap((name) => {
-          const target = relative(ROOT, resolve(ROOT, dirname(file), name));
-          return layerOf(target) > layerOf(file) ? [`${file} imports ${target}`] : [];
-        }),
+      importsOf(file)
+        .filter((target) => layerOf(target) > layerOf(file))
+        .map((target) => `${file} imports ${target}`),
     );
     expect(upward).toEqual([]);
   });
 
-  test('of kernels, engine and model work in a browser', () => {
-    const bound = files
-      .filter((file) => BROWSER_LAYERS.includes(file.split('/')[0]) && !NODE_EDGE.includes(file))
-      .flatMap((file) =>
-        imports(file)
-          .filter(
-            (name) =>
-              name.startsWith('node:') ||
-              name === 'webgpu' ||
-              NODE_EDGE.some((edge) => name.endsWith(edge.replace('engine', ''))),
-          )
-          .map((name) => `${file} imports ${name}`),
-      );
+  test('point down the folders of a layer', () => {
+    const unknown = files.filter((file) => FOLDERS[file.split('/')[0]] && folderOf(file) < 0);
+    expect(unknown, 'files in a folder that has no place in the order').toEqual([]);
+    const upward = files.flatMap((file) =>
+      importsOf(file)
+        .filter((target) => layerOf(target) === layerOf(file) && folderOf(target) > folderOf(file))
+        .map((target) => `${file} imports ${target}`),
+    );
+    expect(upward).toEqual([]);
+  });
+
+  test('form no cycle, types included', () => {
+    expect(cycles()).toEqual([]);
+  });
+
+  test('of what runs in a browser know no Node', () => {
+    const browser = files.filter(
+      (file) => BROWSER.some((folder) => file.startsWith(folder)) && !file.startsWith(NODE_ONLY),
+    );
+    const bound = browser.flatMap((file) => [
+      ...specifiers(file)
+        .filter((name) => name.startsWith('node:') || name === 'webgpu')
+        .map((name) => `${file} imports ${name}`),
+      ...importsOf(file)
+        .filter((target) => target.startsWith(NODE_ONLY) || !BROWSER.some((folder) => target.startsWith(folder)))
+        .map((target) => `${file} imports ${target}`),
+    ]);
     expect(bound).toEqual([]);
   });
 
-  test('of kernels name nothing but kernels: they are text and numbers', () => {
+  test('of kernels name only kernels: they are text and numbers', () => {
     const outside = files
       .filter((file) => file.startsWith('kernels/'))
       .flatMap((file) =>
-        imports(file)
+        specifiers(file)
           .filter((name) => !name.startsWith('./'))
           .map((name) => `${file} imports ${name}`),
       );
