@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { runCocoEval } from '../training/commands/coco-eval.ts';
+import type { CocoDetection, CocoGroundTruth } from '../training/core/coco-types.ts';
 import {
   parseDetections,
   parseGroundTruth,
@@ -12,8 +13,6 @@ import {
   readGroundTruth,
   writeDetections,
   writeGroundTruth,
-  type CocoDetection,
-  type CocoGroundTruth,
 } from '../training/evaluation/coco-files.ts';
 import { InputError } from '../training/core/errors.ts';
 

@@ -2,12 +2,8 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import {
-  parseDetections,
-  parseGroundTruth,
-  type CocoDetection,
-  type CocoGroundTruth,
-} from '../training/evaluation/coco-files.ts';
+import type { CocoDetection, CocoGroundTruth } from '../training/core/coco-types.ts';
+import { parseDetections, parseGroundTruth } from '../training/evaluation/coco-files.ts';
 import { evaluateDetections, METRIC_NAMES } from '../training/core/coco-metrics.ts';
 
 const golden = new URL('golden/coco-metrics/', import.meta.url);

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ensureShapesDataset, openDataset } from '../training/data/index.ts';
-import type { ImageRecord } from '../training/data/index.ts';
+import type { ImageRecord } from '../training/core/image-record.ts';
 import { InputError } from '../training/core/errors.ts';
 import { createEvaluationLoader, createTrainingLoader } from '../training/data/loader.ts';
 import type { Batch, TrainingLoaderOptions } from '../training/data/loader.ts';

@@ -7,7 +7,7 @@ import sharp from 'sharp';
 import type { Sharp } from 'sharp';
 import { afterAll, describe, expect, test } from 'vitest';
 import { Random } from '../engine/core/random.ts';
-import type { Box } from '../training/data/index.ts';
+import type { Box, Size } from '../training/core/image-record.ts';
 import { InputError } from '../training/core/errors.ts';
 import { decodeImage, ImageCache, transformImage } from '../training/data/images.ts';
 import type { PixelImage } from '../training/data/images.ts';
@@ -20,7 +20,7 @@ import {
   transformBox,
   validateAugmentation,
 } from '../training/core/transforms.ts';
-import type { Augmentation, ImageTransform, Size } from '../training/core/transforms.ts';
+import type { Augmentation, ImageTransform } from '../training/core/transforms.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'transforms-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

@@ -2,17 +2,7 @@
  * Weights files and checkpoints. A checkpoint is a folder: `model.safetensors`, `optimizer.safetensors` and `state.json`.
  * Everything is written beside its place and then renamed, so that an interruption at any moment leaves a whole checkpoint behind.
  */
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import {
   readSafetensors,
@@ -22,7 +12,8 @@ import {
   type SafetensorsFile,
 } from '../../engine/index.ts';
 import type { Module, StoredTensor } from '../../engine/nn/index.ts';
-import { asInteger, asObject, readJson, wrong } from '../data/json.ts';
+import { asInteger, asObject, wrong } from '../core/checks.ts';
+import { readJson, writeFileAtomic } from '../data/files.ts';
 import { InputError } from '../core/errors.ts';
 import { validateRunConfig, type RunConfig } from '../core/recipe.ts';
 
@@ -40,20 +31,6 @@ export interface TrainingState {
   /** Steps the optimiser has counted. */
   readonly optimizerSteps: number;
   readonly best: { readonly iteration: number; readonly AP: number; readonly AP50: number } | null;
-}
-
-/** Writes a file whole or not at all. */
-export function writeFileAtomic(path: string, data: string | Uint8Array): void {
-  const temporary = `${path}.${process.pid}.tmp`;
-  const file = openSync(temporary, 'w');
-  try {
-    const bytes = typeof data === 'string' ? Buffer.from(data) : data;
-    for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at);
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
-  }
-  renameSync(temporary, path);
 }
 
 function describe({ config, classNames, categoryIds, iteration }: WeightsDescription): Record<string, string> {

@@ -14,7 +14,8 @@ import {
 } from '../../model/index.ts';
 import { readDescription } from './checkpoint.ts';
 import { COCO_CATEGORY_IDS, COCO_CLASS_NAMES } from '../data/coco-classes.ts';
-import { asArray, asInteger, asName, asObject, readJson, wrong } from '../data/json.ts';
+import { asArray, asInteger, asName, asObject, wrong } from '../core/checks.ts';
+import { readJson } from '../data/files.ts';
 import { InputError } from '../core/errors.ts';
 import { loadConfig, PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
 import { formatTable } from '../output/report.ts';

@@ -7,9 +7,9 @@ import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import type { ModelConfig } from '../../model/index.ts';
 import { integerOption, parseArguments } from './arguments.ts';
-import { writeFileAtomic } from '../checkpoints/checkpoint.ts';
 import { ensureShapesDataset, openDataset, splitRecords } from '../data/index.ts';
-import { asInteger, asObject, readJson, shown } from '../data/json.ts';
+import { asInteger, asObject, shown } from '../core/checks.ts';
+import { readJson, writeFileAtomic } from '../data/files.ts';
 import { InputError } from '../core/errors.ts';
 import {
   fitToData,

@@ -2,11 +2,12 @@
 import { join } from 'node:path';
 import { DynamicSparseRCNN, type Detections } from '../../model/index.ts';
 import { integerOption, outputFolder, parseArguments } from './arguments.ts';
-import { writeFileAtomic } from '../checkpoints/checkpoint.ts';
-import type { CocoDetection } from '../evaluation/coco-files.ts';
+import { writeFileAtomic } from '../data/files.ts';
+import type { CocoDetection } from '../core/coco-types.ts';
+import type { ImageRecord } from '../core/image-record.ts';
 import { writeDetections } from '../evaluation/coco-files.ts';
 import { evaluateDetections, type CocoEvaluation } from '../core/coco-metrics.ts';
-import { cocoAnnotations, openDataset, splitRecords, type Dataset, type ImageRecord } from '../data/index.ts';
+import { cocoAnnotations, openDataset, splitRecords, type Dataset } from '../data/index.ts';
 import { InputError } from '../core/errors.ts';
 import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
 import { createEvaluationLoader } from '../data/loader.ts';

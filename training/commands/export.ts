@@ -10,7 +10,7 @@ import {
 } from '../../engine/index.ts';
 import { exportNames } from '../../model/index.ts';
 import { parseArguments } from './arguments.ts';
-import { writeFileAtomic } from '../checkpoints/checkpoint.ts';
+import { writeFileAtomic } from '../data/files.ts';
 import { InputError } from '../core/errors.ts';
 import { OWN_METADATA, readAnyWeights, skippedIn } from '../checkpoints/weights.ts';
 

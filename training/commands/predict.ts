@@ -2,7 +2,7 @@
 import { basename, extname, join } from 'node:path';
 import { DynamicSparseRCNN, type Detections } from '../../model/index.ts';
 import { insteadOfFile, numberOption, outputFolder, parseArguments } from './arguments.ts';
-import { writeFileAtomic } from '../checkpoints/checkpoint.ts';
+import { writeFileAtomic } from '../data/files.ts';
 import { drawBoxes, writePng, type DrawnBox } from '../pictures/draw.ts';
 import { drawStages, stageHistory, type StageHistory } from '../pictures/draw-stages.ts';
 import { InputError } from '../core/errors.ts';

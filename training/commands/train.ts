@@ -11,12 +11,12 @@ import {
   readWeightsFile,
   saveCheckpoint,
   saveWeights,
-  writeFileAtomic,
   type TrainingState,
   type WeightsDescription,
 } from '../checkpoints/checkpoint.ts';
 import { writeDetections } from '../evaluation/coco-files.ts';
-import { asObject, readJson } from '../data/json.ts';
+import { asObject } from '../core/checks.ts';
+import { readJson, writeFileAtomic } from '../data/files.ts';
 import { openDataset, ensureShapesDataset, splitRecords, splitWarnings } from '../data/index.ts';
 import { dryRun } from './dry-run.ts';
 import { InputError } from '../core/errors.ts';

@@ -7,7 +7,7 @@
  * M = 3 caps on detections an image and category (1, 10, 100). Boxes are [x, y, width, height] in pixels.
  * Source: https://cocodataset.org/#detection-eval and pycocotools 2.0 (cocoeval.py; bbIou in maskApi.c).
  */
-import type { CocoBox, CocoDetection, CocoGroundTruth } from '../evaluation/coco-files.ts';
+import type { CocoBox, CocoDetection, CocoGroundTruth } from './coco-types.ts';
 import { InputError } from './errors.ts';
 
 /** In pycocotools' order. APs, APm, APl and ARs, ARm, ARl: objects below 32², up to 96², and above, in square pixels. AR1: at most one detection an image. */

@@ -10,8 +10,8 @@ import {
   type PresetName,
 } from '../../model/index.ts';
 import { insteadOfFile } from '../commands/arguments.ts';
-import type { ImageRecord } from '../data/index.ts';
-import { readJson } from '../data/json.ts';
+import { readJson } from '../data/files.ts';
+import type { ImageRecord } from './image-record.ts';
 import { InputError } from './errors.ts';
 import {
   PAPER_AUGMENTATION,

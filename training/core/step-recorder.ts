@@ -1,7 +1,7 @@
 /** What a training step leaves behind: its numbers are read while the next step already runs, written to metrics.jsonl and shown as progress. */
 import { appendFileSync, existsSync, readFileSync } from 'node:fs';
 import type { Device, Tensor } from '../../engine/index.ts';
-import { writeFileAtomic } from '../checkpoints/checkpoint.ts';
+import { writeFileAtomic } from '../data/files.ts';
 import type { CocoMetrics } from './coco-metrics.ts';
 import { InputError } from './errors.ts';
 import type { TrainingConfig } from './recipe.ts';

@@ -5,13 +5,8 @@
  * network's size; the flip, there first, is last here, which gives the same images (a crop is as likely to be on the left as on the right).
  */
 import type { Random } from '../../engine/core/random.ts';
-import type { Box } from '../data/dataset.ts';
 import { InputError } from './errors.ts';
-
-export interface Size {
-  width: number;
-  height: number;
-}
+import type { Box, Size } from './image-record.ts';
 
 /** Random crop before the resize, as in DETR and Sparse R-CNN. */
 export interface CropAugmentation {

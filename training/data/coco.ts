@@ -8,9 +8,10 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { InputError } from '../core/errors.ts';
 import { clipBox, listFolder, missingSplit, requireImages, Warnings } from './dataset.ts';
-import type { Box, Dataset, ImageRecord } from './dataset.ts';
-import { asArray, asInteger, asName, asObject, readJson, shown, wrong } from './json.ts';
-import type { JsonObject } from './json.ts';
+import type { Dataset } from './dataset.ts';
+import { asArray, asInteger, asName, asObject, shown, wrong, type JsonObject } from '../core/checks.ts';
+import type { Box, ImageRecord } from '../core/image-record.ts';
+import { readJson } from './files.ts';
 
 const ANNOTATIONS = /^instances_(train|val|test)(.*)\.json$/;
 

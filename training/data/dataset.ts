@@ -6,34 +6,8 @@
  */
 import { readdirSync } from 'node:fs';
 import { InputError } from '../core/errors.ts';
-import type { CocoAnnotation, CocoGroundTruth } from '../evaluation/coco-files.ts';
-
-export type Box = [x0: number, y0: number, x1: number, y1: number];
-
-export interface ObjectAnnotation {
-  /** COCO: the annotation's id. Pascal VOC, which has none: 1, 2, ... over all splits. */
-  id: number;
-  /** 0-based index into the data set's `classNames`. */
-  label: number;
-  /** Pixels of the original image; inside it, and not empty. */
-  box: Box;
-  /** Square pixels: COCO's mask area where the file states one, else the box's. */
-  area: number;
-  /** COCO's iscrowd, Pascal VOC's difficult: no training target; in evaluation neither missed nor a false alarm. */
-  crowd: boolean;
-}
-
-export interface ImageRecord {
-  id: number;
-  /** Absolute path. */
-  file: string;
-  /** As the data set calls it: COCO's file_name, or the file's name in JPEGImages. */
-  name: string;
-  /** Pixels, as the annotations state them; reading the image checks them. */
-  width: number;
-  height: number;
-  objects: ObjectAnnotation[];
-}
+import type { CocoAnnotation, CocoGroundTruth } from '../core/coco-types.ts';
+import type { Box, ImageRecord } from '../core/image-record.ts';
 
 export interface Dataset {
   /** Absolute path. */

@@ -3,7 +3,8 @@
  */
 import sharp from 'sharp';
 import { InputError } from '../core/errors.ts';
-import type { ImageTransform, Size } from '../core/transforms.ts';
+import type { Size } from '../core/image-record.ts';
+import type { ImageTransform } from '../core/transforms.ts';
 
 export interface PixelImage extends Size {
   /** RGB, HWC: height * width * 3 bytes, in a buffer of its own. */

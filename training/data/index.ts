@@ -10,7 +10,7 @@ import type { Dataset } from './dataset.ts';
 import { openVoc, vocSplits } from './voc.ts';
 
 export { cocoAnnotations, splitRecords, splitWarnings } from './dataset.ts';
-export type { Box, Dataset, ImageRecord, ObjectAnnotation } from './dataset.ts';
+export type { Dataset } from './dataset.ts';
 export { ensureShapesDataset } from './shapes.ts';
 export type { ShapesOptions } from './shapes.ts';
 

@@ -7,7 +7,7 @@
  * Images are not grouped by aspect ratio: batches mix landscape and portrait, at the cost of some padding.
  */
 import { Random } from '../../engine/core/random.ts';
-import type { ImageRecord } from './dataset.ts';
+import type { ImageRecord } from '../core/image-record.ts';
 import { InputError } from '../core/errors.ts';
 import { ImagePool } from './image-pool.ts';
 import {

@@ -11,7 +11,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import sharp from 'sharp';
 import { Random } from '../../engine/core/random.ts';
 import { InputError } from '../core/errors.ts';
-import type { CocoAnnotation, CocoGroundTruth } from '../evaluation/coco-files.ts';
+import type { CocoAnnotation, CocoGroundTruth } from '../core/coco-types.ts';
 
 export interface ShapesOptions {
   /** Number of training images; 2000 unless told. */

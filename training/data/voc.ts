@@ -12,8 +12,10 @@ import { join, parse } from 'node:path';
 import { XMLParser, XMLValidator } from 'fast-xml-parser';
 import { InputError } from '../core/errors.ts';
 import { clipBox, listFolder, missingSplit, requireImages, Warnings } from './dataset.ts';
-import type { Box, Dataset, ImageRecord } from './dataset.ts';
-import { asName, asObject, readText, wrong } from './json.ts';
+import type { Dataset } from './dataset.ts';
+import { asName, asObject, wrong } from '../core/checks.ts';
+import type { Box, ImageRecord } from '../core/image-record.ts';
+import { readText } from './files.ts';
 
 const LISTS: readonly string[] = ['train', 'val', 'test', 'trainval'];
 const IMAGE_EXTENSIONS: readonly string[] = ['.jpg', '.jpeg', '.png'];

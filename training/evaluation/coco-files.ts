@@ -5,46 +5,15 @@
  * which names the file, the entry, the field, what was expected and what came.
  */
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import type {
+  CocoAnnotation,
+  CocoBox,
+  CocoCategory,
+  CocoDetection,
+  CocoGroundTruth,
+  CocoImage,
+} from '../core/coco-types.ts';
 import { InputError } from '../core/errors.ts';
-
-/** [x, y, width, height], pixels. */
-export type CocoBox = [number, number, number, number];
-
-export interface CocoImage {
-  id: number;
-  file_name: string;
-  width: number;
-  height: number;
-}
-
-export interface CocoAnnotation {
-  id: number;
-  image_id: number;
-  category_id: number;
-  bbox: CocoBox;
-  /** Square pixels of the object (of its mask where there is one): decides between small, medium and large. */
-  area: number;
-  /** 1: the box holds a crowd, which is never missed and forgives any number of detections inside it. */
-  iscrowd: 0 | 1;
-}
-
-export interface CocoCategory {
-  id: number;
-  name: string;
-}
-
-export interface CocoGroundTruth {
-  images: CocoImage[];
-  annotations: CocoAnnotation[];
-  categories: CocoCategory[];
-}
-
-export interface CocoDetection {
-  image_id: number;
-  category_id: number;
-  bbox: CocoBox;
-  score: number;
-}
 
 /** Reads a COCO ground-truth file ("instances_*.json"). Throws InputError for anything the format does not allow. */
 export function readGroundTruth(path: string): CocoGroundTruth {

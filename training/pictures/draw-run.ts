@@ -2,7 +2,7 @@
 import { mkdirSync } from 'node:fs';
 import { basename, extname, join } from 'node:path';
 import type { DynamicSparseRCNN } from '../../model/index.ts';
-import type { ImageRecord } from '../data/index.ts';
+import type { ImageRecord } from '../core/image-record.ts';
 import { contactSheet, drawBoxes, writePng, type Canvas } from './draw.ts';
 import { decodeImage } from '../data/images.ts';
 import { predictImage } from '../commands/predict.ts';

@@ -1,7 +1,5 @@
-/**
- * Reading JSON that people wrote: files whose errors say where, and fields whose errors say what was expected and what came.
- */
-import { readFileSync } from 'node:fs';
+/** Reading whole files as text or JSON, with errors that name file and place, and writing files whole or not at all. */
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
 import { parse, printParseErrorCode, type ParseError } from 'jsonc-parser';
 import { InputError } from '../core/errors.ts';
 
@@ -51,39 +49,19 @@ function position(text: string): string | null {
   return `at line ${before.length}, column ${before[before.length - 1].length + 1}: ${reason}`;
 }
 
-/** A value as a message shows it: short, and with its type where that is the point. */
-export function shown(value: unknown): string {
-  if (value === undefined) return 'nothing';
-  if (typeof value === 'number') return String(value);
-  const text = JSON.stringify(value);
-  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
-}
-
-/** An InputError of the usual form: where, field, expected, got. */
-export function wrong(where: string, field: string, expected: string, value: unknown): InputError {
-  return new InputError(`${where}: ${field}: expected ${expected}, got ${shown(value)}`);
-}
-
-export type JsonObject = Readonly<Record<string, unknown>>;
-
-export function asObject(value: unknown, where: string, field: string): JsonObject {
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw wrong(where, field, 'an object', value);
-  return value as JsonObject;
-}
-
-export function asArray(value: unknown, where: string, field: string): readonly unknown[] {
-  if (!Array.isArray(value)) throw wrong(where, field, 'an array', value);
-  return value;
-}
-
-export function asInteger(value: unknown, least: number, where: string, field: string): number {
-  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < least)
-    throw wrong(where, field, `an integer of at least ${least}`, value);
-  return value;
-}
-
-export function asName(value: unknown, where: string, field: string): string {
-  if (typeof value !== 'string' || value.trim() === '') throw wrong(where, field, 'a text that is not empty', value);
-  return value;
+/**
+ * Writes a file whole or not at all: an interruption at any moment leaves the old file or the new one.
+ * The data is flushed to the disk before the rename.
+ */
+export function writeFileAtomic(path: string, data: string | Uint8Array): void {
+  const temporary = `${path}.${process.pid}.tmp`;
+  const file = openSync(temporary, 'w');
+  try {
+    const bytes = typeof data === 'string' ? Buffer.from(data) : data;
+    for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at);
+    fsyncSync(file);
+  } finally {
+    closeSync(file);
+  }
+  renameSync(temporary, path);
 }
