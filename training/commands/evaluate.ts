@@ -1,99 +1,15 @@
 /** Runs a model over a split and measures its detections; and the `evaluate` command. */
 import { join } from 'node:path';
-import { DynamicSparseRCNN, type Detections } from '../../model/index.ts';
+import { DynamicSparseRCNN } from '../../model/index.ts';
 import { integerOption, outputFolder, parseArguments } from './arguments.ts';
 import { writeFileAtomic } from '../data/files.ts';
-import type { CocoDetection } from '../core/coco-types.ts';
-import type { ImageRecord } from '../core/image-record.ts';
 import { writeDetections } from '../evaluation/coco-files.ts';
-import { evaluateDetections, type CocoEvaluation } from '../core/coco-metrics.ts';
-import { cocoAnnotations, openDataset, splitRecords, type Dataset } from '../data/index.ts';
+import { evaluateModel, evaluationReport } from '../evaluation/evaluate-model.ts';
+import { openDataset, splitRecords, type Dataset } from '../data/index.ts';
 import { InputError } from '../core/errors.ts';
 import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
-import { createEvaluationLoader } from '../data/loader.ts';
 import { formatDuration, metricsTable } from '../output/report.ts';
-import type { EvaluationResize } from '../core/transforms.ts';
 import { DESCRIPTION_HELP, describeWeights, loadWhole, readAnyWeights } from '../checkpoints/weights.ts';
-
-export interface ModelEvaluation {
-  readonly evaluation: CocoEvaluation;
-  /** COCO's results format, boxes in pixels of the original images. */
-  readonly detections: CocoDetection[];
-  readonly secondsPerImage: number;
-}
-
-export interface EvaluateOptions {
-  readonly batchSize: number;
-  readonly resize: EvaluationResize;
-  readonly workers: number;
-  /** Called after each batch. */
-  readonly progress?: (done: number, total: number) => void;
-}
-
-/** Detections of one image in COCO's format: boxes [x, y, width, height] in pixels of the original image. */
-export function toCoco(
-  detections: Detections,
-  record: Pick<ImageRecord, 'id'>,
-  scale: readonly [number, number],
-  categoryIds: readonly number[],
-): CocoDetection[] {
-  const [sx, sy] = scale;
-  return Array.from(detections.scores, (score, i) => {
-    const [x0, y0, x1, y1] = detections.boxes.subarray(4 * i, 4 * i + 4);
-    return {
-      image_id: record.id,
-      category_id: categoryIds[detections.labels[i]],
-      bbox: [x0 / sx, y0 / sy, (x1 - x0) / sx, (y1 - y0) / sy],
-      score,
-    };
-  });
-}
-
-/** Detects on every image of a split and computes COCO's metrics. */
-export async function evaluateModel(
-  model: DynamicSparseRCNN,
-  dataset: Dataset,
-  split: string,
-  options: EvaluateOptions,
-): Promise<ModelEvaluation> {
-  const records = splitRecords(dataset, split);
-  const loader = createEvaluationLoader({
-    records,
-    batchSize: options.batchSize,
-    resize: options.resize,
-    workers: options.workers,
-  });
-  const detections: CocoDetection[] = [];
-  const start = performance.now();
-  try {
-    let done = 0;
-    for await (const { images } of loader) {
-      const found = await model.detect(images);
-      found.forEach((one, i) =>
-        detections.push(...toCoco(one, images[i].record, images[i].scale, dataset.categoryIds)),
-      );
-      done += images.length;
-      options.progress?.(done, records.length);
-    }
-  } finally {
-    await loader.close();
-  }
-  return {
-    evaluation: evaluateDetections(cocoAnnotations(dataset, split), detections),
-    detections,
-    secondsPerImage: (performance.now() - start) / 1000 / records.length,
-  };
-}
-
-/** What `evaluation.json` holds. */
-export function evaluationReport(
-  { evaluation, secondsPerImage }: ModelEvaluation,
-  split: string,
-  weights: string,
-): Record<string, unknown> {
-  const { metrics, byCategory, images, groundTruths, detections, warnings } = evaluation;
-  return { weights, split, images, groundTruths, detections, ...metrics, byCategory, warnings, secondsPerImage };
-}
 
 const HELP = `evaluate: measures weights on a split of a data set by COCO's metrics
 

@@ -1,64 +1,16 @@
 /** The `predict` command: image files in, detections as JSON and drawn images out. */
 import { basename, extname, join } from 'node:path';
-import { DynamicSparseRCNN, type Detections } from '../../model/index.ts';
+import { DynamicSparseRCNN } from '../../model/index.ts';
 import { insteadOfFile, numberOption, outputFolder, parseArguments } from './arguments.ts';
 import { writeFileAtomic } from '../data/files.ts';
 import { drawBoxes, writePng, type DrawnBox } from '../pictures/draw.ts';
 import { drawStages, stageHistory, type StageHistory } from '../pictures/draw-stages.ts';
 import { InputError } from '../core/errors.ts';
-import { decodeImage, transformImage, type PixelImage } from '../data/images.ts';
+import { decodeImage } from '../data/images.ts';
+import { nameDetections, prepareImage, type NamedDetection } from '../evaluation/predict-image.ts';
 import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
 import { formatTable } from '../output/report.ts';
-import { planEvaluation, scaleOf, type EvaluationResize } from '../core/transforms.ts';
 import { DESCRIPTION_HELP, describeWeights, loadWhole, readAnyWeights } from '../checkpoints/weights.ts';
-
-export interface NamedDetection {
-  readonly name: string;
-  readonly label: number;
-  readonly score: number;
-  /** xyxy pixels of the original image. */
-  readonly box: [number, number, number, number];
-}
-
-/** Detections of at least a score, in pixels of the original image. */
-export function nameDetections(
-  detections: Detections,
-  scale: readonly [number, number],
-  classNames: readonly string[],
-  leastScore: number,
-): NamedDetection[] {
-  const [sx, sy] = scale;
-  const named: NamedDetection[] = [];
-  detections.scores.forEach((score, i) => {
-    if (score < leastScore) return;
-    const [x0, y0, x1, y1] = detections.boxes.subarray(4 * i, 4 * i + 4);
-    const label = detections.labels[i];
-    named.push({ name: classNames[label], label, score, box: [x0 / sx, y0 / sy, x1 / sx, y1 / sy] });
-  });
-  return named;
-}
-
-/** An image as the model wants it; `scale` of its pixels for each of the original, [horizontally, vertically]. */
-async function prepareImage(
-  image: PixelImage,
-  resize: EvaluationResize,
-): Promise<{ input: PixelImage; scale: [number, number] }> {
-  const transform = planEvaluation(image, resize);
-  return { input: await transformImage(image, transform), scale: scaleOf(transform, image) };
-}
-
-/** Detects on one image, and gives its detections in its own pixels. */
-export async function predictImage(
-  model: DynamicSparseRCNN,
-  image: PixelImage,
-  resize: EvaluationResize,
-  classNames: readonly string[],
-  leastScore: number,
-): Promise<NamedDetection[]> {
-  const { input, scale } = await prepareImage(image, resize);
-  const [detections] = await model.detect([input]);
-  return nameDetections(detections, scale, classNames, leastScore);
-}
 
 /** One entry of predictions.json. */
 interface Prediction {

@@ -20,7 +20,7 @@ import { readJson, writeFileAtomic } from '../data/files.ts';
 import { openDataset, ensureShapesDataset, splitRecords, splitWarnings } from '../data/index.ts';
 import { dryRun } from './dry-run.ts';
 import { InputError } from '../core/errors.ts';
-import { evaluateModel, evaluationReport } from './evaluate.ts';
+import { evaluateModel, evaluationReport } from '../evaluation/evaluate-model.ts';
 import { createTrainingLoader } from '../data/loader.ts';
 import { drawRun } from '../pictures/draw-run.ts';
 import { fileToWrite, profileStart, PROFILED_STEPS, StepProfiler } from './profile.ts';

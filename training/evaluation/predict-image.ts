@@ -1,0 +1,57 @@
+/** Detects on one image; the detections come back with class names and in pixels of the original image. */
+import type { Detections, DynamicSparseRCNN } from '../../model/index.ts';
+import { planEvaluation, scaleOf, type EvaluationResize } from '../core/transforms.ts';
+import { transformImage, type PixelImage } from '../data/images.ts';
+
+export interface NamedDetection {
+  /** Name of the class. */
+  readonly name: string;
+  /** 0-based index of the class. */
+  readonly label: number;
+  readonly score: number;
+  /** xyxy pixels of the original image. */
+  readonly box: [number, number, number, number];
+}
+
+/**
+ * Detections with at least the score `minScore`, in pixels of the original image.
+ * @param scale network pixels per pixel of the original, [horizontally, vertically]
+ */
+export function nameDetections(
+  detections: Detections,
+  scale: readonly [number, number],
+  classNames: readonly string[],
+  minScore: number,
+): NamedDetection[] {
+  const [sx, sy] = scale;
+  const named: NamedDetection[] = [];
+  detections.scores.forEach((score, i) => {
+    if (score < minScore) return;
+    const [x0, y0, x1, y1] = detections.boxes.subarray(4 * i, 4 * i + 4);
+    const label = detections.labels[i];
+    named.push({ name: classNames[label], label, score, box: [x0 / sx, y0 / sy, x1 / sx, y1 / sy] });
+  });
+  return named;
+}
+
+/** Resizes an image for the network. `scale`: network pixels per pixel of the original, [horizontally, vertically]. */
+export async function prepareImage(
+  image: PixelImage,
+  resize: EvaluationResize,
+): Promise<{ input: PixelImage; scale: [number, number] }> {
+  const transform = planEvaluation(image, resize);
+  return { input: await transformImage(image, transform), scale: scaleOf(transform, image) };
+}
+
+/** The detections with at least the score `minScore` on one image, in its own pixels. */
+export async function predictImage(
+  model: DynamicSparseRCNN,
+  image: PixelImage,
+  resize: EvaluationResize,
+  classNames: readonly string[],
+  minScore: number,
+): Promise<NamedDetection[]> {
+  const { input, scale } = await prepareImage(image, resize);
+  const [detections] = await model.detect([input]);
+  return nameDetections(detections, scale, classNames, minScore);
+}
