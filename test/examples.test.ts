@@ -22,9 +22,10 @@ test('the example learns sin(x)', () => {
 });
 
 test('configurations in the commands of README and docs are valid', () => {
-  const commands = ['README.md', 'docs/reproduce.md'].flatMap(
-    (name) => readFileSync(join(root, name), 'utf8').match(/npm run train --[^\n`]*/g) ?? [],
-  );
+  const commands = ['README.md', 'docs/training.md', 'docs/reproduce.md'].flatMap((name) => {
+    const text = readFileSync(join(root, name), 'utf8').replace(/\\\n\s*/g, '');
+    return text.match(/npm run train --[^\n`]*/g) ?? [];
+  });
   const sets = commands.map((command) =>
     Array.from(command.matchAll(/--set ('?)(.+?)\1(?= |$)/g), (match) => match[2].replaceAll("'", '')),
   );
