@@ -7,7 +7,7 @@
  * they are the fastest to read, need no staging: there the lanes of a subgroup load a row together, and hand its values out.
  * Rows are q, k, v behind one another, each with the heads side by side: qkv[b, n, (3, heads, size)].
  */
-import { defineKernel, kernelFamily, type BufferSpec } from './kernel.ts';
+import { defineKernel, kernelFamily, type BufferSpec, type KernelFlops } from './kernel.ts';
 import { linearLoad, linearParams } from './linear.ts';
 import { handOut, range } from './subgroups.ts';
 
@@ -30,6 +30,15 @@ const suffix = (access: AttentionAccess): string =>
   access === 'buffer' ? '' : access === 'texture' ? '_texture' : `_texture_sg${access}`;
 
 const PARAMS = { tokens: 'u32', heads: 'u32', size: 'u32', scale: 'f32' } as const;
+/**
+ * FLOPs of a dispatch that computes `products` products of a [tokens, size] matrix with another one, for each head and
+ * image: one for the scores, one for the sums that the scores weigh, and so on. The grid's third axis counts images.
+ */
+const productFlops =
+  (products: number): KernelFlops<keyof typeof PARAMS> =>
+  (p, [, , images]) =>
+    products * 2 * p.tokens * p.tokens * p.size * p.heads * images;
+
 /** How rows are read: as vec4s, or element by element and padded with zeros where the head size is no multiple of 4. */
 function accessors(
   size: number,
@@ -195,6 +204,7 @@ export const attentionKernel = kernelFamily((size: number, held: 1 | 2, access: 
     name: `attention_f32_head${size}_rows${held}${suffix(access)}`,
     workgroup: [attentionLanes(access)],
     subgroups: typeof access === 'number',
+    flops: productFlops(2),
     params: { ...PARAMS, ...linearParams(textures, 'qkv') },
     buffers: { qkv: io.operand, output: `write ${io.type}`, logSumExp: 'write f32' },
     module: `${io.text}\n${module}`,
@@ -243,6 +253,7 @@ export const attentionQueryGradientKernel = kernelFamily((size: number, held: 1 
     name: `attention_query_gradient_f32_head${size}_rows${held}${suffix(access)}`,
     workgroup: [attentionLanes(access)],
     subgroups: typeof access === 'number',
+    flops: productFlops(3),
     params: { ...PARAMS, ...linearParams(textures, 'qkv', 'upstream') },
     buffers: {
       qkv: io.operand,
@@ -304,6 +315,7 @@ export const attentionKeyValueGradientKernel = kernelFamily((size: number, held:
     name: `attention_key_value_gradient_f32_head${size}_rows${held}${suffix(access)}`,
     workgroup: [attentionLanes(access)],
     subgroups: typeof access === 'number',
+    flops: productFlops(4),
     params: { ...PARAMS, ...linearParams(textures, 'qkv', 'upstream') },
     buffers: {
       qkv: io.operand,

@@ -2,7 +2,7 @@
  * The gradient of a convolution by its weight, in NHWC, as implicit GEMM: by subgroups, where output channels are few the other way around, and through workgroup memory.
  * Names are those of conv2d.ts: source, image read by the forward pass, [batch, sourceH, sourceW, groups, K]; upstream [batch, outH, outW, groups, N]; K4 and N4 count vec4s.
  */
-import { defineKernel, kernelFamily } from './kernel.ts';
+import { defineKernel, kernelFamily, type KernelFlops } from './kernel.ts';
 import { eachRow, handOut, lines, meetRow, range, resultsArray } from './subgroups.ts';
 
 const WEIGHT_GRADIENT_PARAMS = {
@@ -23,6 +23,9 @@ const WEIGHT_GRADIENT_PARAMS = {
   tilesN: 'u32',
   tiles: 'u32',
 } as const;
+const flops: KernelFlops<keyof typeof WEIGHT_GRADIENT_PARAMS> = (p) =>
+  2 * p.lines * p.outW * p.groups * (4 * p.K4) * (4 * p.N4) * p.kh * p.kw;
+
 const WEIGHT_GRADIENT_BUFFERS = { source: 'read vec4f', upstream: 'read vec4f', partialSums: 'write vec4f' } as const;
 /** Vec4 `x` of the image row at `line` (as in convLoads). */
 const weightGradientLoads = (textures: boolean): string => `
@@ -74,6 +77,7 @@ export const convWeightGradientSubgroupKernel = kernelFamily(
       workgroup: [subgroup],
       subgroups: true,
       params: WEIGHT_GRADIENT_PARAMS,
+      flops,
       buffers: { ...WEIGHT_GRADIENT_BUFFERS, ...(textures ? { source: 'texture', upstream: 'texture' } : {}) },
       module: weightGradientLoads(textures),
       body: `${weightGradientTile(rows / 4, columns / 4)}
@@ -131,6 +135,7 @@ export const convNarrowWeightGradientKernel = kernelFamily(
       workgroup: [subgroup],
       subgroups: true,
       params: WEIGHT_GRADIENT_PARAMS,
+      flops,
       buffers: { ...WEIGHT_GRADIENT_BUFFERS, ...(textures ? { source: 'texture', upstream: 'texture' } : {}) },
       module: weightGradientLoads(textures),
       body: `${weightGradientTile(subgroup, columns4)}
@@ -184,6 +189,7 @@ export const convWeightGradientTiledKernel = kernelFamily((tile: number) => {
     name: `conv2d_weight_gradient_f32_tile${tile}`,
     workgroup: [lanes],
     params: WEIGHT_GRADIENT_PARAMS,
+    flops,
     buffers: WEIGHT_GRADIENT_BUFFERS,
     module: `${weightGradientLoads(false)}
 var<workgroup> tileA: array<vec4f, ${side * DEPTH}>;

@@ -18,7 +18,7 @@
  * (`lineWeightsKernel`), [classes, kh, vec4s of a line, 4, N]. For the kernel such an image has one vec4 of channels and lines of sourceW vec4s.
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
-import { defineKernel, kernelFamily, type Kernel } from './kernel.ts';
+import { defineKernel, kernelFamily, type Kernel, type KernelFlops } from './kernel.ts';
 import { STAGING, type StagedPrecision } from './matmul-tiled.ts';
 import { eachRow, handOut, lines, meetRow, range, resultsArray, unknown } from './subgroups.ts';
 
@@ -44,6 +44,16 @@ const CONV_PARAMS = {
 /** By lines: see above. `channels`: of a pixel; `vectors`: of a line of the source that an output pixel reads; `pitch`: vec4s from an output pixel to the next of its class. */
 const LINE_PARAMS = { classes: 'u32', channels: 'i32', vectors: 'u32', pitch: 'i32' } as const;
 const CONV_OPERANDS = { source: 'read vec4f', weights: 'read vec4f' } as const;
+
+/**
+ * FLOPs of a dispatch. Each phase, or class of an image read by lines, sums over its own share of the taps.
+ * By lines, whole vec4s of a line count.
+ */
+const convFlops =
+  (byLines: boolean): KernelFlops =>
+  (p) =>
+    (2 * p.batch * p.targetH * p.targetW * p.groups * (4 * p.K4) * (4 * p.N4) * p.kh * p.kw) /
+    (byLines ? p.classes : p.step * p.step);
 
 /** Source vec4 `x` of the image row at `line` (its first vec4's index in a buffer, its number in an operand texture), and vec4 `column` of a row of the weights. */
 const convLoads = (sourceTexture: boolean, weightsTexture: boolean): string => `
@@ -235,6 +245,7 @@ ${lines(
         ...epilogueBuffers(epilogue, 'vec4f'),
         target_: 'write vec4f',
       },
+      flops: convFlops(byLines),
       module: convLoads(textures, textures && !narrow),
       body: `${byLines ? lineTile(rows, columns / 4) : convTile(rows, columns / 4)}
 ${lines(tm, (i) => `  let m${i} = min(r0 + ${subgroup * i}u + lane, M - 1u);${sourceOrigin(i)}`)}
@@ -304,6 +315,7 @@ export const convTiledKernel = kernelFamily((tile: number, precision: StagedPrec
     params: CONV_PARAMS,
     buffers: { ...CONV_OPERANDS, ...epilogueBuffers(epilogue, 'vec4f'), target_: 'write vec4f' },
     f16: precision === 'f16',
+    flops: convFlops(false),
     module: `${convLoads(false, false)}${module}
 var<workgroup> tileA: array<${vector}, ${tile * DEPTH4}>;
 var<workgroup> tileB: array<${vector}, ${tile * DEPTH4}>;`,

@@ -27,20 +27,23 @@ export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, 
     workgroup: [lanes],
     /** `parts`: elements of a line and vec4 of channels. */
     params: { ...PARAMS, parts: 'u32', ...linearParams(textures, 'source', 'weights') },
+    flops: (p) => 2 * 4 * (p.count / p.parts) * p.outW * p.kh * p.kw,
     buffers: {
       ...linearBuffers(textures, 'source', 'weights'),
       ...epilogueBuffers(epilogue, 'vec4f'),
       output: 'write vec4f',
     },
     body: eachPlace(
-      lanes,
-      'p.count',
-      [
-        ['c', 'p.C4'],
-        ['part', 'p.parts'],
-        ['oy', 'p.outH'],
-      ],
-      'image',
+      {
+        lanes,
+        count: 'p.count',
+        sizes: [
+          ['c', 'p.C4'],
+          ['part', 'p.parts'],
+          ['oy', 'p.outH'],
+        ],
+        outermost: 'image',
+      },
       `
   let ox = part * ${pixels}u;
   let x0 = i32(ox * p.stride) - p.padding;
@@ -85,16 +88,19 @@ export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lan
     name: `depthwise_input_gradient_f32_vec4${textures ? '_texture' : ''}`,
     workgroup: [lanes],
     params: { ...PARAMS, ...linearParams(textures, 'upstream', 'weights') },
+    flops: (p) => (2 * 4 * p.count * p.kh * p.kw) / (p.stride * p.stride),
     buffers: { ...linearBuffers(textures, 'upstream', 'weights'), gradient: 'write vec4f' },
     body: eachPlace(
-      lanes,
-      'p.count',
-      [
-        ['c', 'p.C4'],
-        ['column', 'p.sourceW'],
-        ['line', 'p.sourceH'],
-      ],
-      'image',
+      {
+        lanes,
+        count: 'p.count',
+        sizes: [
+          ['c', 'p.C4'],
+          ['column', 'p.sourceW'],
+          ['line', 'p.sourceH'],
+        ],
+        outermost: 'image',
+      },
       `
   let y = line + u32(p.padding);
   let x = column + u32(p.padding);
@@ -139,6 +145,7 @@ export const depthwiseWeightGradientKernel = kernelFamily((textures: boolean) =>
       padding: 'i32',
       ...linearParams(textures, 'source', 'upstream'),
     },
+    flops: (p) => 2 * 4 * p.lines * p.outW * p.C4 * p.kh * p.kw,
     buffers: { ...linearBuffers(textures, 'source', 'upstream'), partialSums: 'write vec4f' },
     body: `
   let i = linearGroup * 64u + lane;

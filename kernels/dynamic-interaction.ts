@@ -7,7 +7,7 @@
  * the gradient needs what lies between in memory anyway: 29.6 ms against 30.9 at (R, P, d, k) = (300, 49, 256, 64), 3.7 against 3.4 at (200, 49, 64, 16),
  * and 5 s against 1.5 to compile.
  */
-import { defineKernel, kernelFamily, type Kernel } from './kernel.ts';
+import { defineKernel, kernelFamily, type Kernel, type KernelFlops } from './kernel.ts';
 import { linearBuffers, linearLoad, linearParams } from './linear.ts';
 import type { MatmulTile } from './matmul.ts';
 import { eachRow, laneColumn, laneResults, range, resultsArray, rowValue } from './subgroups.ts';
@@ -30,6 +30,9 @@ export const INTERACTION_PARAMS = {
   startB: 'u32',
   startC: 'u32',
 } as const;
+
+/** FLOPs of a dispatch: `groups` tiles, so groups / (rowTiles * columnTiles) proposals. */
+const flops: KernelFlops = (p) => 2 * p.m * p.n * p.k * (p.groups / (p.rowTiles * p.columnTiles));
 
 /** Rows beyond which a tile would spill too many registers. */
 const MAX_TILE = 56;
@@ -144,6 +147,7 @@ export const subgroupInteractionKernel = kernelFamily(
       name: `dynamic_interaction_${form}_f32_sg${lanes}_${rows}x${columns}${textures ? '_texture' : ''}`,
       workgroup: [lanes],
       subgroups: true,
+      flops,
       params: { ...INTERACTION_PARAMS, ...linearParams(textures, 'a', 'b') },
       buffers: {
         ...linearBuffers(textures, 'a', 'b'),
@@ -212,6 +216,7 @@ export const plainInteractionKernel = kernelFamily((form: InteractionForm) => {
   return defineKernel({
     name: `dynamic_interaction_${form}_f32_4x4`,
     workgroup: [PLAIN_LANES],
+    flops,
     params: INTERACTION_PARAMS,
     buffers: { a: 'read vec4f', b: 'read vec4f', c: 'write vec4f' },
     body: `

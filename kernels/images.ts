@@ -34,13 +34,15 @@ export const normalizeImagesKernel = kernelFamily((whole: boolean, lanes: number
     module: `
 fn normalised(value: f32, channel: u32) -> f32 { return (value - vec3f(p.meanR, p.meanG, p.meanB)[channel]) / vec3f(p.stdR, p.stdG, p.stdB)[channel]; }`,
     body: eachPlace(
-      lanes,
-      'p.count',
-      [
-        ['quad', 'p.quadsARow'],
-        ['y', 'p.height'],
-      ],
-      'image',
+      {
+        lanes,
+        count: 'p.count',
+        sizes: [
+          ['quad', 'p.quadsARow'],
+          ['y', 'p.height'],
+        ],
+        outermost: 'image',
+      },
       `
   let x = quad * ${PIXELS_AT_ONCE}u;
   let first = images[image * 4u];

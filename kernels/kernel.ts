@@ -1,22 +1,30 @@
 /**
- * What a kernel is here: WGSL text with its launch geometry and the names and types of what it is given. Pure text and numbers: no GPUDevice, no Tensor.
+ * The definition of a kernel: WGSL text, launch geometry, and the names and types of its params and buffers.
+ * It is pure text and numbers: no GPUDevice, no Tensor.
  *
- * `defineKernel` writes the part of the shader that every kernel shares, so that a family only writes what it computes:
- *  - `struct Params` at binding 0 from `params`, read as `p.name`;
- *  - one storage buffer, or storage texture of vec4f read by textureLoad, for each entry of `buffers`, from binding 1 on, under its own name;
- *  - `fn main`, with `group`, `groups` (workgroup id and count), `local` (id in the workgroup), `lane` (the same, flattened) and
- *    `linearGroup` (the workgroup's number in a grid of any shape, see `linearGrid`) in scope of `body`.
+ * `defineKernel` writes the part of the shader that all kernels share. A kernel file writes only what it computes:
+ *  - `struct Params` at binding 0, made from `params`, read as `p.name`;
+ *  - one storage buffer for each entry of `buffers`, from binding 1 on, under its own name. With the spec `texture` it is
+ *    a storage texture of vec4f, read with textureLoad;
+ *  - `fn main`, whose `body` sees `group` and `groups` (workgroup id and count), `local` (invocation id in the
+ *    workgroup), `lane` (the same as a flat index) and `linearGroup` (flat workgroup index, see `linearGrid`).
  */
 
 export type ScalarType = 'u32' | 'i32' | 'f32';
 export type ElementType = ScalarType | 'vec4f' | 'vec4u' | 'vec2f' | 'vec2u';
 export type Access = 'read' | 'write' | 'texture';
 
-/** How a buffer is bound: `read f32`, `write vec4f` (write means read_write). `texture`: an operand texture (rgba32float, read only) in a buffer's place. */
+/**
+ * How a buffer is bound: `read f32`, `write vec4f` (write means read_write).
+ * `texture`: an operand texture (rgba32float, read only) replaces the buffer.
+ */
 export type BufferSpec = `${'read' | 'write'} ${ElementType}` | 'texture';
 
+/** Floating-point operations of one dispatch, computed from its params and its grid. */
+export type KernelFlops<P extends string = string> = (params: Readonly<Record<P, number>>, grid: Grid) => number;
+
 export interface KernelSpec<P extends string, B extends string> {
-  /** Spells the specialisation, e.g. `matmul_nt_f32_sg8_32x64_bias_relu`; the label in traces and benchmarks. */
+  /** Identifies the variant, e.g. `matmul_nt_f32_sg8_32x64_bias_relu`. It is the label in traces and benchmarks. */
   readonly name: string;
   readonly workgroup: readonly [x: number, y?: number, z?: number];
   readonly params: Readonly<Record<P, ScalarType>>;
@@ -29,6 +37,13 @@ export interface KernelSpec<P extends string, B extends string> {
   readonly module?: string;
   /** The statements of `main`. */
   readonly body: string;
+  /**
+   * FLOPs of one dispatch, two for each multiply-add. Omitted for kernels that mainly move bytes.
+   *
+   * It counts what the computation requires, so that variants are comparable. Partial tiles count by their outputs.
+   * Zero padding at image borders counts. Channels padded to a multiple of 4 count as channels.
+   */
+  readonly flops?: KernelFlops<P>;
 }
 
 export interface Kernel<P extends string = string, B extends string = string> {
@@ -39,18 +54,21 @@ export interface Kernel<P extends string = string, B extends string = string> {
   readonly buffers: readonly { readonly name: B; readonly access: Access }[];
   readonly subgroups: boolean;
   readonly f16: boolean;
+  /** See `KernelSpec.flops`; read it through `dispatchFlops`. */
+  readonly flops: KernelFlops | null;
 }
 
-/** The most params a kernel may have: one 256-byte slot of a uniform buffer. */
+/** Maximum number of params: they share one 256-byte slot of a uniform buffer. */
 export const MAX_PARAMS = 64;
 
-/** The most workgroups in one dimension of a dispatch at WebGPU's default limits. */
+/** Maximum number of workgroups in one dimension of a dispatch at WebGPU's default limits. */
 export const MAX_GROUPS = 65535;
 
 function entries<K extends string, V>(record: Readonly<Record<K, V>>): [K, V][] {
   return Object.entries(record) as [K, V][];
 }
 
+/** Makes a kernel from its spec. Throws RangeError where it has more than MAX_PARAMS params. */
 export function defineKernel<P extends string, B extends string>(spec: KernelSpec<P, B>): Kernel<P, B> {
   const params = entries(spec.params).map(([name, type]) => ({ name, type }));
   const buffers = entries(spec.buffers).map(([name, text]) => {
@@ -58,14 +76,13 @@ export function defineKernel<P extends string, B extends string>(spec: KernelSpe
     return { name, access, element };
   });
   if (params.length > MAX_PARAMS)
-    throw new RangeError(`${spec.name}: at most ${MAX_PARAMS} params, got ${params.length}`);
+    throw new RangeError(`${spec.name}: params: expected at most ${MAX_PARAMS}, got ${params.length}`);
   const [x, y = 1, z = 1] = spec.workgroup;
   const lines = [
     spec.subgroups ? 'enable subgroups;' : '',
     spec.f16 ? 'enable f16;' : '',
-    params.length
-      ? `struct Params { ${params.map((q) => `${q.name}: ${q.type}`).join(', ')} }\n@group(0) @binding(0) var<uniform> p: Params;`
-      : '',
+    params.length ? `struct Params { ${params.map((q) => `${q.name}: ${q.type}`).join(', ')} }` : '',
+    params.length ? '@group(0) @binding(0) var<uniform> p: Params;' : '',
     ...buffers.map(
       (b, i) =>
         `@group(0) @binding(${i + 1}) ${
@@ -90,55 +107,93 @@ ${spec.body}
     buffers: buffers.map(({ name, access }) => ({ name, access })),
     subgroups: spec.subgroups ?? false,
     f16: spec.f16 ?? false,
+    flops: spec.flops ?? null,
   };
 }
 
-/** Remembers the kernels that a factory made, by its arguments: writing a shader's text costs more than a dispatch. */
-export function kernelFamily<A extends readonly (string | number | boolean)[], K>(
+/** FLOPs of one dispatch of a kernel; null for a kernel that declares none. Throws where `params` lacks one it reads. */
+export function dispatchFlops(
+  { name, flops }: Pick<Kernel, 'name' | 'flops'>,
+  params: Readonly<Record<string, number>>,
+  grid: Grid,
+): number | null {
+  if (flops === null) return null;
+  const count = flops(params, grid);
+  if (!Number.isFinite(count))
+    throw new Error(`${name}: params: expected those that its FLOPs are computed from, got ${Object.keys(params)}`);
+  return count;
+}
+
+type Scalar = string | number | boolean;
+/** Arguments of a kernel family: scalars, or one flat object of scalars (declare its type with `type`). */
+type FamilyArgument = Scalar | Readonly<Record<string, Scalar>>;
+
+const keyOf = (argument: FamilyArgument): string =>
+  typeof argument === 'object'
+    ? Object.keys(argument)
+        .sort()
+        .map((name) => `${name}=${argument[name]}`)
+        .join(',')
+    : String(argument);
+
+/** Caches the kernels of a factory by its arguments, because writing a shader's text costs more than a dispatch. */
+export function kernelFamily<A extends readonly FamilyArgument[], K>(
   factory: (...options: A) => K,
 ): (...options: A) => K {
-  const made = new Map<string, K>();
+  const cache = new Map<string, K>();
   return (...options) => {
-    const key = options.join('|');
-    let kernel = made.get(key);
+    const key = options.map(keyOf).join('|');
+    let kernel = cache.get(key);
     if (kernel === undefined) {
       kernel = factory(...options);
-      made.set(key, kernel);
+      cache.set(key, kernel);
     }
     return kernel;
   };
 }
 
+/** Workgroup counts of a dispatch. */
 export type Grid = readonly [x: number, y: number, z: number];
 
-/** The body of a kernel of `lanes` lanes a workgroup that does `statements` for each element `i` below `count`: workgroup by workgroup a range of them, whatever the grid. */
+/**
+ * The body of an elementwise kernel with `lanes` invocations per workgroup. It runs `statements` for each element `i`
+ * below `count`. Each workgroup takes one contiguous range of elements, whatever the grid.
+ */
 export const eachElement = (lanes: number, count: string, statements: string): string => `
   let allLanes = groups.x * groups.y * groups.z * ${lanes}u;
   let share = (${count} + allLanes - 1u) / allLanes * ${lanes}u;
   for (var i = linearGroup * share + lane; i < min(${count}, (linearGroup + 1u) * share); i += ${lanes}u) { ${statements} }`;
 
-/** Lanes of a workgroup on GPUs where each does one element's work. */
+/** Invocations per workgroup on GPUs, where each invocation handles one element. */
 export const GPU_LANES = 64;
 
+/** A loop over the elements of an array with their indices; names and sizes are WGSL expressions. */
+export interface PlaceLoop {
+  /** Invocations per workgroup. */
+  readonly lanes: number;
+  /** Number of elements. */
+  readonly count: string;
+  /** The axes, innermost first. */
+  readonly sizes: readonly (readonly [name: string, size: string])[];
+  /** The outermost index, which has no bound. */
+  readonly outermost: string;
+  /** Added to `i` before the indices are computed; default 0. */
+  readonly offset?: string;
+}
+
 /**
- * As `eachElement`, with the place of element i + `offset` in an array: its indices along `sizes`, innermost first (`[name, size]`), and the `outermost` one, which has no bound.
- * Processors divide whole numbers lane by lane, some 150 cycles for 16 of them: where a lane takes a range of elements, its place is counted on from one to the next.
+ * As `eachElement`, and also computes the indices of element i + `offset` in an array with axes `sizes`.
+ * CPUs divide integers lane by lane, about 150 cycles for 16 lanes. So where one invocation handles a range of elements,
+ * it computes the indices by division once and then increments them.
  */
-export function eachPlace(
-  lanes: number,
-  count: string,
-  sizes: readonly (readonly [name: string, size: string])[],
-  outermost: string,
-  statements: string,
-  offset = '0u',
-): string {
+export function eachPlace({ lanes, count, sizes, outermost, offset = '0u' }: PlaceLoop, statements: string): string {
   const split = (whole: string, suffix: string): string =>
     [
       `let over0${suffix} = ${whole};`,
-      ...sizes.map(
-        ([name, size], d) =>
-          `let over${d + 1}${suffix} = over${d}${suffix} / ${size}; var ${name}${suffix} = over${d}${suffix} - over${d + 1}${suffix} * ${size};`,
-      ),
+      ...sizes.map(([name, size], d) => {
+        const [above, quotient] = [`over${d}${suffix}`, `over${d + 1}${suffix}`];
+        return `let ${quotient} = ${above} / ${size}; var ${name}${suffix} = ${above} - ${quotient} * ${size};`;
+      }),
       `var ${outermost}${suffix} = over${sizes.length}${suffix};`,
     ].join('\n  ');
   if (lanes === GPU_LANES) {
@@ -150,9 +205,12 @@ export function eachPlace(
   }
   const carried = (d: number): string => (d > 0 ? ` + carry${d - 1}` : '');
   const counted = [
-    ...sizes.map(
-      ([name, size], d) =>
-        `${name} += ${name}Step${carried(d)}; let carry${d} = select(0u, 1u, ${name} >= ${size}); ${name} -= carry${d} * ${size};`,
+    ...sizes.map(([name, size], d) =>
+      [
+        `${name} += ${name}Step${carried(d)};`,
+        `let carry${d} = select(0u, 1u, ${name} >= ${size});`,
+        `${name} -= carry${d} * ${size};`,
+      ].join(' '),
     ),
     `${outermost} += ${outermost}Step${carried(sizes.length)};`,
   ].join('\n      ');
@@ -173,7 +231,10 @@ export function eachPlace(
   }`;
 }
 
-/** A grid of at least `groups` workgroups within the limit of a dimension; kernels number them by `linearGroup` and leave those past the end. */
+/**
+ * A grid of at least `groups` workgroups within the limit of one dimension. Kernels number workgroups by `linearGroup`
+ * and return early in those past the end.
+ */
 export function linearGrid(groups: number): Grid {
   if (groups <= MAX_GROUPS) return [groups, 1, 1];
   const y = Math.ceil(groups / MAX_GROUPS);

@@ -64,10 +64,7 @@ export const stridedCopyKernel = kernelFamily((form: CopyForm, width: 1 | 4, ran
       output: width === 4 ? 'write vec4u' : 'write u32',
     },
     body: eachPlace(
-      lanes,
-      'p.count',
-      sizes,
-      rank === 1 ? 'inner' : 'i0',
+      { lanes, count: 'p.count', sizes, outermost: rank === 1 ? 'inner' : 'i0' },
       `
   let at = ${terms};
   output[i] = ${value};`,
@@ -86,13 +83,15 @@ export const transposeKernel = kernelFamily((lanes: number) =>
     params: { count: 'u32', rows4: 'u32', columns4: 'u32' },
     buffers: { input: 'read vec4u', output: 'write vec4u' },
     body: eachPlace(
-      lanes,
-      'p.count',
-      [
-        ['row4', 'p.rows4'],
-        ['column4', 'p.columns4'],
-      ],
-      'matrix',
+      {
+        lanes,
+        count: 'p.count',
+        sizes: [
+          ['row4', 'p.rows4'],
+          ['column4', 'p.columns4'],
+        ],
+        outermost: 'matrix',
+      },
       `
   let batch = matrix * p.rows4 * p.columns4 * 4u;
   let from4 = batch + row4 * 4u * p.columns4 + column4;
@@ -150,10 +149,7 @@ export const concatKernel = kernelFamily((parts: number, width: 1 | 4, join: boo
     ),
     buffers,
     body: eachPlace(
-      lanes,
-      'p.count',
-      [['column', `p.end${parts - 1}`]],
-      'row',
+      { lanes, count: 'p.count', sizes: [['column', `p.end${parts - 1}`]], outermost: 'row' },
       `
   let at = row * p.total + p.start + column;
   ${branches.join('\n  else ')}`,

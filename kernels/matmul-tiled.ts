@@ -8,6 +8,7 @@ import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './
 import { defineKernel, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
 import {
   MATMUL_PARAMS,
+  matmulFlops,
   operandLoader,
   tilePlacement,
   type MatmulForm,
@@ -131,6 +132,7 @@ export const tiledMatmulKernel = kernelFamily(
       params: MATMUL_PARAMS,
       buffers,
       f16: precision === 'f16',
+      flops: matmulFlops,
       module: `${operandLoader('A', access)}\n${operandLoader('B', access)}${staging.module}
 var<workgroup> tileA: array<${staging.vector}, ${(STAGED_K * rows) / 4}>;
 var<workgroup> tileB: array<${staging.vector}, ${(STAGED_K * columns) / 4}>;`,

@@ -7,7 +7,7 @@
  * Operands are 2-D arrays of lines, one batch entry below the other. Names: M x N output, K summed over; form `nt`: A as it is [M, K], B transposed [N, K].
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
-import { defineKernel, eachElement, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
+import { defineKernel, eachElement, kernelFamily, type BufferSpec, type Kernel, type KernelFlops } from './kernel.ts';
 import { linearTextureLoad } from './linear.ts';
 import { eachRow, laneColumn, laneResults, range, resultsArray, rowValue } from './subgroups.ts';
 
@@ -47,6 +47,9 @@ export const MATMUL_PARAMS = {
   widthA: 'u32',
   widthB: 'u32',
 } as const;
+
+/** FLOPs of a dispatch of a matrix product kernel. */
+export const matmulFlops: KernelFlops = (p) => 2 * p.m * p.n * p.k * p.batch;
 
 /** Where lines lie in operand textures: see SubgroupAccess. */
 const TEXTURE_PARAMS: Readonly<Record<SubgroupAccess, Readonly<Record<string, 'u32'>>>> = {
@@ -253,6 +256,7 @@ export const subgroupMatmulKernel = kernelFamily(
       params,
       buffers,
       subgroups: true,
+      flops: matmulFlops,
       module: `${operandLoader('A', access)}\n${operandLoader('B', access)}`,
       body: `${tilePlacement(tile)}
   ${[...placeA, ...placeB].join('\n  ')}

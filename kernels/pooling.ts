@@ -87,14 +87,16 @@ export const maxPool2dKernel = kernelFamily(
         ...(winners ? { winners: vec4 ? ('write vec4u' as const) : ('write u32' as const) } : {}),
       },
       body: eachPlace(
-        lanes,
-        'p.count',
-        [
-          ['c', 'p.channels'],
-          ['ox', 'p.outW'],
-          ['oy', 'p.outH'],
-        ],
-        'image',
+        {
+          lanes,
+          count: 'p.count',
+          sizes: [
+            ['c', 'p.channels'],
+            ['ox', 'p.outW'],
+            ['oy', 'p.outH'],
+          ],
+          outermost: 'image',
+        },
         `
   let x0 = ox * p.stride;
   let y0 = oy * p.stride;
@@ -117,14 +119,16 @@ export const maxPool2dGradientKernel = kernelFamily((vec4: boolean, lanes: numbe
       ? { upstream: 'read vec4f', winners: 'read vec4u', gradient: 'write vec4f' }
       : { upstream: 'read f32', winners: 'read u32', gradient: 'write f32' },
     body: eachPlace(
-      lanes,
-      'p.count',
-      [
-        ['c', 'p.channels'],
-        ['column', 'p.width'],
-        ['line', 'p.height'],
-      ],
-      'image',
+      {
+        lanes,
+        count: 'p.count',
+        sizes: [
+          ['c', 'p.channels'],
+          ['column', 'p.width'],
+          ['line', 'p.height'],
+        ],
+        outermost: 'image',
+      },
       `
   let x = column + p.padding;
   let y = line + p.padding;

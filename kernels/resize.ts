@@ -10,14 +10,16 @@ const suffix = (vec4: boolean): string => (vec4 ? '_vec4' : '');
 /** Runs `statements` for every pixel (image, y, x) and channel `c`, element `i`. */
 const eachPixel = (lanes: number, height: string, width: string, statements: string): string =>
   eachPlace(
-    lanes,
-    'p.count',
-    [
-      ['c', 'p.channels'],
-      ['x', width],
-      ['y', height],
-    ],
-    'image',
+    {
+      lanes,
+      count: 'p.count',
+      sizes: [
+        ['c', 'p.channels'],
+        ['x', width],
+        ['y', height],
+      ],
+      outermost: 'image',
+    },
     statements,
   );
 

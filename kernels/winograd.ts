@@ -187,19 +187,21 @@ const TILE_PARAMS = {
 /** Runs `statements` for every tile of the range and vec4 `c` of channels, element `i`. */
 const eachTile = (lanes: number, m: number, statements: string): string =>
   eachPlace(
-    lanes,
-    'p.count',
-    [
-      ['c', 'p.channels4'],
-      ['tileX', 'p.tilesX'],
-      ['tileY', 'p.tilesY'],
-    ],
-    'image',
+    {
+      lanes,
+      count: 'p.count',
+      sizes: [
+        ['c', 'p.channels4'],
+        ['tileX', 'p.tilesX'],
+        ['tileY', 'p.tilesY'],
+      ],
+      outermost: 'image',
+      offset: 'p.firstTile * p.channels4',
+    },
     `
   let originX = tileX * ${m}u;
   let originY = tileY * ${m}u;
   ${statements}`,
-    'p.firstTile * p.channels4',
   );
 
 /**

@@ -6,8 +6,7 @@
  *  - wall clock: command buffers are made as always but held back, and run one by one, each waited for, when the caller waits. Less exact, works everywhere.
  * Both keep the order of all work, so that results are the same bits as without.
  */
-import { dispatchFlops } from '../../kernels/flops.ts';
-import type { Grid, Kernel } from '../../kernels/kernel.ts';
+import { dispatchFlops, type Grid, type Kernel } from '../../kernels/kernel.ts';
 import type { Bound, CommandSink } from '../gpu/commands.ts';
 import type { Dispatcher, Probe } from '../gpu/dispatcher.ts';
 import {
@@ -127,7 +126,7 @@ export class Profiler implements Probe {
       kernel: kernel.name,
       workgroups: grid[0] * grid[1] * grid[2],
       bytes,
-      flops: dispatchFlops(kernel.name, params, grid),
+      flops: dispatchFlops(kernel, params, grid),
     });
   }
 
