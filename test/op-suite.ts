@@ -1,6 +1,6 @@
 /** Tests of the engine's ops, forward and gradient, against float64 references. `OPS=relu,exp` in the environment narrows the run while working on an op. */
 import { describe, test } from 'vitest';
-import { ops, type OpName } from '../engine/ops/index.ts';
+import { ops, type OpName } from '../engine/ops/table.ts';
 import type { TestDevice } from './devices.ts';
 import { opCases } from './op-cases/index.ts';
 import { checkOp, type OpCase } from './op-harness.ts';

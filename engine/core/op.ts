@@ -45,10 +45,25 @@ export interface OpDefinition<I extends OpInputs, A, S extends Saved> {
   readonly backward: Vjp<I, A, S> | 'nondifferentiable';
 }
 
-export interface Op<I extends OpInputs, A> {
-  (inputs: I, attributes: A): Tensor;
+/** Name of an op, and whether it has gradients. */
+export interface OpInfo {
   readonly opName: string;
   readonly differentiable: boolean;
+}
+
+export interface Op<I extends OpInputs, A> extends OpInfo {
+  (inputs: I, attributes: A): Tensor;
+}
+
+/**
+ * The public function of an op: `call`, which carries the op's name. engine/ops/table.ts finds ops by this name, so that
+ * every op must have test cases.
+ */
+export function opFunction<F extends (...args: never[]) => Tensor>(
+  { opName, differentiable }: OpInfo,
+  call: F,
+): F & OpInfo {
+  return Object.assign(call, { opName, differentiable });
 }
 
 /**

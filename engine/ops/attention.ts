@@ -10,7 +10,7 @@ import {
 } from '../../kernels/attention.ts';
 import { MAX_GROUPS, type Grid } from '../../kernels/kernel.ts';
 import type { Device } from '../device/device.ts';
-import { defineOp } from '../core/op.ts';
+import { defineOp, opFunction } from '../core/op.ts';
 import { shapeError, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { hasLinearOperand, prefersTextures, withOperands } from '../gpu/textures.ts';
@@ -135,7 +135,7 @@ function describe(device: Device, forward: boolean, shape: Shape, heads: number)
       };
 }
 
-export const multiheadAttentionOp = defineOp({
+const multiheadAttentionOp = defineOp({
   name: 'multiheadAttention',
   shape: ([qkv]: readonly [Tensor], { heads }: { readonly heads: number }) => {
     if (qkv.dtype !== 'f32') shapeError('multiheadAttention', 'qkv', 'of dtype f32', qkv.dtype);
@@ -174,4 +174,7 @@ export const multiheadAttentionOp = defineOp({
  * @returns [B, N, d], the heads side by side
  * @throws ShapeError where the shape does not fit
  */
-export const multiheadAttention = (qkv: Tensor, heads: number): Tensor => multiheadAttentionOp([qkv], { heads });
+export const multiheadAttention = opFunction(
+  multiheadAttentionOp,
+  (qkv: Tensor, heads: number): Tensor => multiheadAttentionOp([qkv], { heads }),
+);

@@ -1,4 +1,4 @@
-/** Elementwise functions of two tensors, broadcast by NumPy's rules: add, sub, mul, div, maximum, minimum. */
+/** Elementwise functions of two tensors, broadcast by NumPy's rules. */
 import {
   binaryGradientKernel,
   binaryKernel,
@@ -7,7 +7,7 @@ import {
   type BinaryParams,
   type OperandForm,
 } from '../../kernels/binary.ts';
-import { defineOp, type Op } from '../core/op.ts';
+import { defineOp, opFunction, type OpInfo } from '../core/op.ts';
 import { broadcastShapes, shapeError, sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { elementwise } from '../core/elementwise.ts';
@@ -92,12 +92,11 @@ function launchOf(output: Shape, xShape: Shape, yShape: Shape): Launch {
   };
 }
 
-type BinaryOp = Op<readonly [Tensor, Tensor], void>;
-
-function binaryOp(name: BinaryFunction): BinaryOp {
-  return defineOp({
+/** The public function of an op. */
+function binary(name: BinaryFunction): ((a: Tensor, b: Tensor) => Tensor) & OpInfo {
+  const op = defineOp({
     name,
-    shape: ([a, b]: readonly [Tensor, Tensor], _: void) => {
+    shape: ([a, b]: readonly [Tensor, Tensor], _: undefined) => {
       if (a.dtype !== 'f32') shapeError(name, 'the first operand', 'of dtype f32', a.dtype);
       if (b.dtype !== 'f32') shapeError(name, 'the second operand', 'of dtype f32', b.dtype);
       const shape = broadcastShapes(name, a.shape, b.shape);
@@ -128,24 +127,18 @@ function binaryOp(name: BinaryFunction): BinaryOp {
       return [needs[0] ? sumTo(device, by('x'), a.shape) : null, needs[1] ? sumTo(device, by('y'), b.shape) : null];
     },
   });
+  return opFunction(op, (a: Tensor, b: Tensor): Tensor => op([a, b], undefined));
 }
 
-export const addOp = binaryOp('add');
-export const subOp = binaryOp('sub');
-export const mulOp = binaryOp('mul');
-export const divOp = binaryOp('div');
-export const maximumOp = binaryOp('maximum');
-export const minimumOp = binaryOp('minimum');
-
-/** a + b; shapes broadcast. */
-export const add = (a: Tensor, b: Tensor): Tensor => addOp([a, b]);
-/** a - b; shapes broadcast. */
-export const sub = (a: Tensor, b: Tensor): Tensor => subOp([a, b]);
-/** a b, elementwise; shapes broadcast. */
-export const mul = (a: Tensor, b: Tensor): Tensor => mulOp([a, b]);
-/** a / b, elementwise; shapes broadcast. */
-export const div = (a: Tensor, b: Tensor): Tensor => divOp([a, b]);
-/** The larger of a and b, elementwise; shapes broadcast. Where they are equal, each gets half of the gradient, as in PyTorch. */
-export const maximum = (a: Tensor, b: Tensor): Tensor => maximumOp([a, b]);
-/** The smaller of a and b, elementwise; shapes broadcast. Where they are equal, each gets half of the gradient, as in PyTorch. */
-export const minimum = (a: Tensor, b: Tensor): Tensor => minimumOp([a, b]);
+/** a + b. Shapes broadcast. */
+export const add = binary('add');
+/** a - b. Shapes broadcast. */
+export const sub = binary('sub');
+/** a b, element by element. Shapes broadcast. */
+export const mul = binary('mul');
+/** a / b, element by element. Shapes broadcast. */
+export const div = binary('div');
+/** The larger of a and b. Shapes broadcast. Where a = b, each gets half of the gradient, as in PyTorch. */
+export const maximum = binary('maximum');
+/** The smaller of a and b. Shapes broadcast. Where a = b, each gets half of the gradient, as in PyTorch. */
+export const minimum = binary('minimum');

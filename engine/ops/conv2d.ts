@@ -15,7 +15,7 @@ import {
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
 import type { EarlierGradients } from '../core/autograd.ts';
 import type { Device } from '../device/device.ts';
-import { defineOp } from '../core/op.ts';
+import { defineOp, opFunction } from '../core/op.ts';
 import { formatShape, sameShape, shapeError, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { prefersTextures, withOperands } from '../gpu/textures.ts';
@@ -42,7 +42,7 @@ import {
 } from './conv2d-variants.ts';
 import { elementwise } from '../core/elementwise.ts';
 import { columnSums, epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
-import { maskGradient } from './matmul.ts';
+import { maskGradient } from './relu-gradient.ts';
 import { scaleShiftGradients } from './norm.ts';
 import { winograd, winogradWeightGradient } from './winograd.ts';
 
@@ -354,7 +354,7 @@ function epilogueGradients(
   return { sum, added: added ? sum : null };
 }
 
-export const conv2dOp = defineOp({
+const conv2dOp = defineOp({
   name: 'conv2d',
   shape: ([x, weight, bias, scale, residual]: Inputs, attributes: Attributes) => {
     const { stride, padding, groups } = attributes;
@@ -670,16 +670,19 @@ export interface Conv2dEpilogue {
  * with scale, residual and ReLU where given. Depthwise: groups = C, weight [kh, kw, 1, C].
  * Throws ShapeError where the shapes do not fit, or the kernel does not fit into the padded image, or scale requires a gradient.
  */
-export function conv2d(
-  x: Tensor,
-  weight: Tensor,
-  bias: Tensor | null,
-  { stride = 1, padding = 0, groups = 1, scale, residual, activation }: Conv2dOptions & Conv2dEpilogue = {},
-): Tensor {
-  return conv2dOp([x, weight, bias, scale ?? null, residual ?? null], {
-    stride,
-    padding,
-    groups,
-    relu: activation === 'relu',
-  });
-}
+export const conv2d = opFunction(
+  conv2dOp,
+  (
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | null,
+    { stride = 1, padding = 0, groups = 1, scale, residual, activation }: Conv2dOptions & Conv2dEpilogue = {},
+  ): Tensor => {
+    return conv2dOp([x, weight, bias, scale ?? null, residual ?? null], {
+      stride,
+      padding,
+      groups,
+      relu: activation === 'relu',
+    });
+  },
+);

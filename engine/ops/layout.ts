@@ -13,7 +13,7 @@ import {
 } from '../../kernels/layout.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import type { Device } from '../device/device.ts';
-import { defineOp } from '../core/op.ts';
+import { defineOp, opFunction } from '../core/op.ts';
 import { formatShape, normalizeAxis, sameShape, shapeError, sizeOf, stridesOf, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { elementwise } from '../core/elementwise.ts';
@@ -115,7 +115,7 @@ interface PermuteAttributes {
   readonly axes: readonly number[];
 }
 
-export const permuteOp = defineOp({
+const permuteOp = defineOp({
   name: 'permute',
   shape: ([x]: readonly [Tensor], { axes }: PermuteAttributes) => {
     const shape = axes.map((axis) => x.shape[axis]);
@@ -152,12 +152,12 @@ export const permuteOp = defineOp({
 });
 
 /** Reorders dimensions: dimension i of the result is dimension axes[i] of x. */
-export function permute(x: Tensor, axes: readonly number[]): Tensor {
+export const permute = opFunction(permuteOp, (x: Tensor, axes: readonly number[]): Tensor => {
   const normal = axes.map((axis) => normalizeAxis('permute', axis, x.rank));
   if (normal.length !== x.rank || new Set(normal).size !== x.rank)
     shapeError('permute', 'axes', `each of the ${x.rank} axes once`, axes);
   return permuteOp([x], { axes: normal });
-}
+});
 
 /** Swaps the last two dimensions. */
 export function transpose(x: Tensor): Tensor {
@@ -174,7 +174,7 @@ interface SliceAttributes {
   readonly end: number;
 }
 
-export const sliceOp = defineOp({
+const sliceOp = defineOp({
   name: 'slice',
   shape: ([x]: readonly [Tensor], { axis, start, end }: SliceAttributes) => ({
     shape: x.shape.map((size, i) => (i === axis ? end - start : size)),
@@ -197,25 +197,23 @@ export const sliceOp = defineOp({
 });
 
 /** Elements start .. end - 1 along an axis; negative ones are counted from the end. */
-export function slice(
-  x: Tensor,
-  axis: number,
-  start: number,
-  end: number = x.shape[normalizeAxis('slice', axis, x.rank)],
-): Tensor {
-  const along = normalizeAxis('slice', axis, x.rank);
-  const size = x.shape[along];
-  const [from, to] = [start < 0 ? start + size : start, end < 0 ? end + size : end];
-  if (!Number.isInteger(from) || !Number.isInteger(to) || from < 0 || to < from || to > size) {
-    shapeError(
-      'slice',
-      'start and end',
-      `0 <= start <= end <= ${size} (axis ${axis} of ${formatShape(x.shape)})`,
-      `${start} and ${end}`,
-    );
-  }
-  return sliceOp([x], { axis: along, start: from, end: to });
-}
+export const slice = opFunction(
+  sliceOp,
+  (x: Tensor, axis: number, start: number, end: number = x.shape[normalizeAxis('slice', axis, x.rank)]): Tensor => {
+    const along = normalizeAxis('slice', axis, x.rank);
+    const size = x.shape[along];
+    const [from, to] = [start < 0 ? start + size : start, end < 0 ? end + size : end];
+    if (!Number.isInteger(from) || !Number.isInteger(to) || from < 0 || to < from || to > size) {
+      shapeError(
+        'slice',
+        'start and end',
+        `0 <= start <= end <= ${size} (axis ${axis} of ${formatShape(x.shape)})`,
+        `${start} and ${end}`,
+      );
+    }
+    return sliceOp([x], { axis: along, start: from, end: to });
+  },
+);
 
 /** Strides of x under the shape it is broadcast to. */
 function broadcastStrides(x: Shape, shape: Shape): number[] {
@@ -224,7 +222,7 @@ function broadcastStrides(x: Shape, shape: Shape): number[] {
   return shape.map((_, i) => (i < leading || x[i - leading] === 1 ? 0 : strides[i - leading]));
 }
 
-export const expandOp = defineOp({
+const expandOp = defineOp({
   name: 'expand',
   shape: ([x]: readonly [Tensor], shape: Shape) => {
     const leading = shape.length - x.rank;
@@ -240,7 +238,7 @@ export const expandOp = defineOp({
 });
 
 /** Repeats x along dimensions of size 1 and along new leading ones, to the shape it broadcasts to. */
-export const expand = (x: Tensor, shape: Shape): Tensor => expandOp([x], shape);
+export const expand = opFunction(expandOp, (x: Tensor, shape: Shape): Tensor => expandOp([x], shape));
 
 // ------------------------------------------------------------------ concat
 
@@ -273,7 +271,7 @@ function copyParts(device: Device, whole: Tensor, parts: readonly Tensor[], axis
   }
 }
 
-export const concatOp = defineOp({
+const concatOp = defineOp({
   name: 'concat',
   shape: (tensors: readonly Tensor[], { axis }: ConcatAttributes) => {
     const [first] = tensors;
@@ -295,10 +293,10 @@ export const concatOp = defineOp({
 });
 
 /** Joins tensors along an axis; their other dimensions are equal. */
-export function concat(tensors: readonly Tensor[], axis: number): Tensor {
+export const concat = opFunction(concatOp, (tensors: readonly Tensor[], axis: number): Tensor => {
   if (tensors.length === 0) shapeError('concat', 'tensors', 'at least one', 'none');
   return concatOp(tensors, { axis: normalizeAxis('concat', axis, tensors[0].rank) });
-}
+});
 
 /** Joins tensors of one shape along a new axis. */
 export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
@@ -328,7 +326,7 @@ function gatherView(x: Tensor, axis: number): { n: number; inner: number; width:
   return { n: x.shape[axis], inner: inner / width, width };
 }
 
-export const gatherOp = defineOp({
+const gatherOp = defineOp({
   name: 'gather',
   shape: ([x, indices]: readonly [Tensor, Tensor], { axis }: GatherAttributes) => {
     if (indices.dtype !== 'u32') shapeError('gather', 'indices', 'of dtype u32', indices.dtype);
@@ -366,6 +364,6 @@ export const gatherOp = defineOp({
  * Picks rows along an axis: x.shape with dimension `axis` replaced by the shape of `indices` (u32, below the axis' size).
  * An index beyond the axis gives zeros and no gradient: the device cannot throw.
  */
-export function gather(x: Tensor, indices: Tensor, axis = 0): Tensor {
+export const gather = opFunction(gatherOp, (x: Tensor, indices: Tensor, axis = 0): Tensor => {
   return gatherOp([x, indices], { axis: normalizeAxis('gather', axis, x.rank) });
-}
+});

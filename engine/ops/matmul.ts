@@ -1,11 +1,10 @@
 /** Matrix products: `matmul` of two tensors, and `linear` with bias and ReLU in its epilogue. */
-import { unaryGradientKernel } from '../../kernels/unary.ts';
 import type { Device } from '../device/device.ts';
-import { defineOp } from '../core/op.ts';
+import { defineOp, opFunction } from '../core/op.ts';
 import { formatShape, sameShape, shapeError, sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
-import { elementwise } from '../core/elementwise.ts';
 import { columnSums, gemm, matrixOf } from './gemm.ts';
+import { maskGradient } from './relu-gradient.ts';
 
 export interface MatmulOptions {
   /** `a` is stored [..., K, M]. */
@@ -72,7 +71,7 @@ function multiply(
   });
 }
 
-export const matmulOp = defineOp({
+const matmulOp = defineOp({
   name: 'matmul',
   shape: ([a, b]: readonly [Tensor, Tensor], options: Required<MatmulOptions>) => {
     const { batchShape, m, n } = matmulSizes(a, b, options);
@@ -106,24 +105,13 @@ export const matmulOp = defineOp({
  * Matrix product by batch entry: a [..., M, K] times b [..., K, N] gives [..., M, N]; `transposeA`: a is [..., K, M], `transposeB`: b is [..., N, K].
  * Leading dimensions are equal, or one operand is 2-D and serves all batch entries. Throws ShapeError otherwise.
  */
-export const matmul = (a: Tensor, b: Tensor, { transposeA = false, transposeB = false }: MatmulOptions = {}): Tensor =>
-  matmulOp([a, b], { transposeA, transposeB });
+export const matmul = opFunction(
+  matmulOp,
+  (a: Tensor, b: Tensor, { transposeA = false, transposeB = false }: MatmulOptions = {}): Tensor =>
+    matmulOp([a, b], { transposeA, transposeB }),
+);
 
-/** Gradient before a ReLU whose output was `activated`. */
-export function maskGradient(device: Device, upstream: Tensor, activated: Tensor): Tensor {
-  const gradient = device.empty(upstream.shape);
-  const count4 = Math.ceil(upstream.size / 4);
-  const { lanes, grid } = elementwise(device, count4);
-  device.run(
-    unaryGradientKernel('relu', lanes),
-    { count4, a: 0, b: 0 },
-    { input: activated, output: activated, upstream, gradient },
-    grid,
-  );
-  return gradient;
-}
-
-export const linearOp = defineOp({
+const linearOp = defineOp({
   name: 'linear',
   shape: (
     [x, weight, bias, residual]: readonly [Tensor, Tensor, Tensor | null, Tensor | null],
@@ -217,9 +205,8 @@ export interface LinearOptions {
 }
 
 /** act(x weight^T + bias + residual): x [..., K], weight [N, K], bias [N] or null, result [..., N]. Throws ShapeError where sizes do not fit. */
-export const linear = (
-  x: Tensor,
-  weight: Tensor,
-  bias: Tensor | null,
-  { activation, residual }: LinearOptions = {},
-): Tensor => linearOp([x, weight, bias, residual ?? null], { relu: activation === 'relu' });
+export const linear = opFunction(
+  linearOp,
+  (x: Tensor, weight: Tensor, bias: Tensor | null, { activation, residual }: LinearOptions = {}): Tensor =>
+    linearOp([x, weight, bias, residual ?? null], { relu: activation === 'relu' }),
+);

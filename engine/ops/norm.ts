@@ -19,7 +19,7 @@ import { groupGradientSubgroupKernel, groupStatisticsSubgroupKernel } from '../.
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
 import type { Device } from '../device/device.ts';
-import { defineOp } from '../core/op.ts';
+import { defineOp, opFunction } from '../core/op.ts';
 import type { Random } from '../core/random.ts';
 import { formatShape, sameShape, shapeError, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
@@ -206,7 +206,7 @@ export function layerNormGradients(
   return [gradient, byGamma, byBeta];
 }
 
-export const layerNormOp = defineOp({
+const layerNormOp = defineOp({
   name: 'layerNorm',
   shape: ([x, gamma, beta]: readonly [Tensor, Tensor, Tensor], { epsilon }: LayerNormAttributes) => {
     checkFloat('layerNorm', { x, gamma, beta });
@@ -229,15 +229,13 @@ export const layerNormOp = defineOp({
  * @param gamma [D]
  * @param beta  [D]
  */
-export function layerNorm(
-  x: Tensor,
-  gamma: Tensor,
-  beta: Tensor,
-  options: { epsilon?: number; activation?: 'relu' } = {},
-): Tensor {
-  const { epsilon = 1e-5, activation } = options;
-  return layerNormOp([x, gamma, beta], { epsilon, relu: activation === 'relu' });
-}
+export const layerNorm = opFunction(
+  layerNormOp,
+  (x: Tensor, gamma: Tensor, beta: Tensor, options: { epsilon?: number; activation?: 'relu' } = {}): Tensor => {
+    const { epsilon = 1e-5, activation } = options;
+    return layerNormOp([x, gamma, beta], { epsilon, relu: activation === 'relu' });
+  },
+);
 
 // ------------------------------------------------------------------ by channels
 
@@ -537,7 +535,7 @@ function takeGradientSums(
   );
 }
 
-export const groupNormOp = defineOp({
+const groupNormOp = defineOp({
   name: 'groupNorm',
   shape: (
     [x, gamma, beta, residual]: readonly [Tensor, Tensor, Tensor, Tensor | null],
@@ -625,16 +623,19 @@ export const groupNormOp = defineOp({
  * @param groups divides C
  * @param options.residual of x's shape, added before the activation
  */
-export function groupNorm(
-  x: Tensor,
-  gamma: Tensor,
-  beta: Tensor,
-  groups: number,
-  options: { epsilon?: number; activation?: 'relu'; residual?: Tensor } = {},
-): Tensor {
-  const { epsilon = 1e-5, activation, residual } = options;
-  return groupNormOp([x, gamma, beta, residual ?? null], { groups, epsilon, relu: activation === 'relu' });
-}
+export const groupNorm = opFunction(
+  groupNormOp,
+  (
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    groups: number,
+    options: { epsilon?: number; activation?: 'relu'; residual?: Tensor } = {},
+  ): Tensor => {
+    const { epsilon = 1e-5, activation, residual } = options;
+    return groupNormOp([x, gamma, beta, residual ?? null], { groups, epsilon, relu: activation === 'relu' });
+  },
+);
 
 interface ScaleShiftAttributes {
   readonly relu: boolean;
@@ -681,7 +682,7 @@ export function scaleShiftGradients(
   return { scaled, plain };
 }
 
-export const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | null], ScaleShiftAttributes>({
+const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | null], ScaleShiftAttributes>({
   name: 'scaleShift',
   shape: ([x, scale, shift, residual]) => {
     checkFloat('scaleShift', { x, scale, shift, residual });
@@ -745,12 +746,10 @@ export const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | 
  * @param shift [C]
  * @param options.residual of x's shape, added before the activation
  */
-export function scaleShift(
-  x: Tensor,
-  scale: Tensor,
-  shift: Tensor,
-  options: { activation?: 'relu'; residual?: Tensor } = {},
-): Tensor {
-  const { activation, residual } = options;
-  return scaleShiftOp([x, scale, shift, residual ?? null], { relu: activation === 'relu' });
-}
+export const scaleShift = opFunction(
+  scaleShiftOp,
+  (x: Tensor, scale: Tensor, shift: Tensor, options: { activation?: 'relu'; residual?: Tensor } = {}): Tensor => {
+    const { activation, residual } = options;
+    return scaleShiftOp([x, scale, shift, residual ?? null], { relu: activation === 'relu' });
+  },
+);

@@ -1,6 +1,6 @@
 /** Max pooling, NHWC. */
 import { maxPool2dGradientKernel, maxPool2dKernel } from '../../kernels/pooling.ts';
-import { defineOp } from '../core/op.ts';
+import { defineOp, opFunction } from '../core/op.ts';
 import { shapeError, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { prefersTextures, withOperands } from '../gpu/textures.ts';
@@ -22,7 +22,7 @@ function sizesOf([, height, width, C]: Shape, [, outH, outW]: Shape, { kernel, s
   return { height, width, outH, outW, channels: C % 4 === 0 ? C / 4 : C, kernel, stride, padding };
 }
 
-export const maxPool2dOp = defineOp({
+const maxPool2dOp = defineOp({
   name: 'maxPool2d',
   shape: ([x]: readonly [Tensor], { kernel, stride, padding }: Attributes) => {
     if (x.rank !== 4 || x.dtype !== 'f32')
@@ -75,6 +75,9 @@ export const maxPool2dOp = defineOp({
  * Maximum over windows of x [B, H, W, C]: [B, OH, OW, C] with OH = floor((H + 2 padding - kernel) / stride) + 1. The gradient goes to the first maximum
  * of a window in row-major order. As torch.nn.functional.max_pool2d.
  */
-export function maxPool2d(x: Tensor, { kernel, stride = kernel, padding = 0 }: MaxPool2dOptions): Tensor {
-  return maxPool2dOp([x], { kernel, stride, padding });
-}
+export const maxPool2d = opFunction(
+  maxPool2dOp,
+  (x: Tensor, { kernel, stride = kernel, padding = 0 }: MaxPool2dOptions): Tensor => {
+    return maxPool2dOp([x], { kernel, stride, padding });
+  },
+);

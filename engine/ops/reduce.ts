@@ -11,7 +11,7 @@ import {
 } from '../../kernels/reduce.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import type { Device } from '../device/device.ts';
-import { defineOp, type Op } from '../core/op.ts';
+import { defineOp, opFunction, type Op } from '../core/op.ts';
 import { normalizeAxis, shapeError, sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/tuner.ts';
@@ -383,8 +383,8 @@ function sumOpOf(name: 'sum' | 'mean'): Op<readonly [Tensor], SumAttributes> {
   });
 }
 
-export const sumOp = sumOpOf('sum');
-export const meanOp = sumOpOf('mean');
+const sumOp = sumOpOf('sum');
+const meanOp = sumOpOf('mean');
 
 export interface ReduceAxes {
   /** Axes to reduce, negative ones counted from the end; all of them unless given. */
@@ -400,9 +400,15 @@ function sumAttributes(op: string, x: Tensor, { axes, keepDims = false }: Reduce
 }
 
 /** Sum over axes; a scalar [] unless axes are given. */
-export const sum = (x: Tensor, options: ReduceAxes = {}): Tensor => sumOp([x], sumAttributes('sum', x, options));
+export const sum = opFunction(
+  sumOp,
+  (x: Tensor, options: ReduceAxes = {}): Tensor => sumOp([x], sumAttributes('sum', x, options)),
+);
 /** Mean over axes; a scalar [] unless axes are given. NaN where there is nothing to average. */
-export const mean = (x: Tensor, options: ReduceAxes = {}): Tensor => meanOp([x], sumAttributes('mean', x, options));
+export const mean = opFunction(
+  meanOp,
+  (x: Tensor, options: ReduceAxes = {}): Tensor => meanOp([x], sumAttributes('mean', x, options)),
+);
 
 interface MaxAttributes {
   readonly axis: number;
@@ -413,7 +419,7 @@ function viewAlong(shape: Shape, axis: number): ReductionView {
   return { outer: sizeOf(shape.slice(0, axis)), n: shape[axis], inner: sizeOf(shape.slice(axis + 1)) };
 }
 
-export const maxOp = defineOp({
+const maxOp = defineOp({
   name: 'max',
   shape: ([x]: readonly [Tensor], { axis, keepDims }: MaxAttributes) => {
     if (x.dtype !== 'f32') shapeError('max', 'x', 'of dtype f32', x.dtype);
@@ -434,6 +440,9 @@ export const maxOp = defineOp({
 });
 
 /** The largest value along an axis. The gradient goes to the first position that holds it. */
-export function max(x: Tensor, { axis, keepDims = false }: { axis: number; keepDims?: boolean }): Tensor {
-  return maxOp([x], { axis: normalizeAxis('max', axis, x.rank), keepDims });
-}
+export const max = opFunction(
+  maxOp,
+  (x: Tensor, { axis, keepDims = false }: { axis: number; keepDims?: boolean }): Tensor => {
+    return maxOp([x], { axis: normalizeAxis('max', axis, x.rank), keepDims });
+  },
+);

@@ -1,9 +1,9 @@
 /** The same values under another shape, without a copy. */
-import { defineOp } from '../core/op.ts';
+import { defineOp, opFunction } from '../core/op.ts';
 import { formatShape, shapeError, sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 
-export const reshapeOp = defineOp({
+const reshapeOp = defineOp({
   name: 'reshape',
   shape: ([x]: readonly [Tensor], shape: Shape) => {
     if (sizeOf(shape) !== x.size)
@@ -15,7 +15,7 @@ export const reshapeOp = defineOp({
 });
 
 /** Row-major reshape; one dimension may be -1 and is worked out. Shares memory with `x`. */
-export function reshape(x: Tensor, shape: Shape): Tensor {
+export const reshape = opFunction(reshapeOp, (x: Tensor, shape: Shape): Tensor => {
   const unknown = shape.indexOf(-1);
   if (unknown < 0) return reshapeOp([x], shape);
   const known = shape.reduce((product, dimension, i) => (i === unknown ? product : product * dimension), 1);
@@ -24,4 +24,4 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
     [x],
     shape.map((dimension, i) => (i === unknown ? x.size / known : dimension)),
   );
-}
+});

@@ -5,7 +5,7 @@ import {
   upsampleNearestGradientKernel,
   upsampleNearestKernel,
 } from '../../kernels/resize.ts';
-import { defineOp } from '../core/op.ts';
+import { defineOp, opFunction } from '../core/op.ts';
 import { shapeError, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { elementwise } from '../core/elementwise.ts';
@@ -23,7 +23,7 @@ function launchOf(tensor: Tensor) {
   return { vec4, count, channels: vec4 ? C / 4 : C, ...elementwise(tensor.device, count) };
 }
 
-export const upsampleNearestOp = defineOp({
+const upsampleNearestOp = defineOp({
   name: 'upsampleNearest',
   shape: ([x]: readonly [Tensor], { factor }: { readonly factor: number }) => {
     checkMap('upsampleNearest', x);
@@ -58,7 +58,7 @@ function bilinearSizes([, height, width]: Shape, [, outH, outW]: Shape) {
   return { height, width, outH, outW, scaleY: height / outH, scaleX: width / outW };
 }
 
-export const resizeBilinearOp = defineOp({
+const resizeBilinearOp = defineOp({
   name: 'resizeBilinear',
   shape: ([x]: readonly [Tensor], { size }: { readonly size: readonly [height: number, width: number] }) => {
     checkMap('resizeBilinear', x);
@@ -91,11 +91,16 @@ export const resizeBilinearOp = defineOp({
 });
 
 /** Every pixel of x [B, H, W, C] repeated in a block of factor x factor: [B, H factor, W factor, C]. */
-export const upsampleNearest = (x: Tensor, factor: number): Tensor => upsampleNearestOp([x], { factor });
+export const upsampleNearest = opFunction(
+  upsampleNearestOp,
+  (x: Tensor, factor: number): Tensor => upsampleNearestOp([x], { factor }),
+);
 
 /**
  * Bilinear interpolation of x [B, H, W, C] at the pixel centres of a grid of `size`: [B, size[0], size[1], C]. As torch.nn.functional.interpolate with
  * mode 'bilinear', align_corners=False: no smoothing before downscaling.
  */
-export const resizeBilinear = (x: Tensor, size: readonly [height: number, width: number]): Tensor =>
-  resizeBilinearOp([x], { size });
+export const resizeBilinear = opFunction(
+  resizeBilinearOp,
+  (x: Tensor, size: readonly [height: number, width: number]): Tensor => resizeBilinearOp([x], { size }),
+);

@@ -9,7 +9,7 @@ import {
 import { linearGrid, type Grid } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
 import type { Device } from '../device/device.ts';
-import { defineOp } from '../core/op.ts';
+import { defineOp, opFunction } from '../core/op.ts';
 import { normalizeAxis, shapeError, sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { withOperands } from '../gpu/textures.ts';
@@ -166,7 +166,7 @@ function describeGradient(device: Device, rows: Rows): RowProblem<RowVariant> {
   };
 }
 
-export const softmaxOp = defineOp({
+const softmaxOp = defineOp({
   name: 'softmax',
   shape: ([x]: readonly [Tensor], _: SoftmaxAttributes) => {
     if (x.dtype !== 'f32') shapeError('softmax', 'x', 'of dtype f32', x.dtype);
@@ -193,6 +193,6 @@ export const softmaxOp = defineOp({
 });
 
 /** exp(x) / sum(exp(x)) along an axis, the largest value subtracted first. */
-export function softmax(x: Tensor, axis = -1): Tensor {
+export const softmax = opFunction(softmaxOp, (x: Tensor, axis = -1): Tensor => {
   return softmaxOp([x], { axis: normalizeAxis('softmax', axis, x.rank) });
-}
+});

@@ -1,6 +1,6 @@
-/** Elementwise functions of one tensor: relu, sigmoid, exp, log, sqrt, square, abs, tanh, and a x + b. */
+/** Elementwise functions of one tensor. */
 import { unaryGradientKernel, unaryKernel, type UnaryFunction } from '../../kernels/unary.ts';
-import { defineOp, type Op } from '../core/op.ts';
+import { defineOp, opFunction, type Op, type OpInfo } from '../core/op.ts';
 import { shapeError } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { elementwise } from '../core/elementwise.ts';
@@ -37,33 +37,29 @@ function unaryOp(name: UnaryFunction): Op<readonly [Tensor], Constants> {
   });
 }
 
-export const reluOp = unaryOp('relu');
-export const sigmoidOp = unaryOp('sigmoid');
-export const expOp = unaryOp('exp');
-export const logOp = unaryOp('log');
-export const sqrtOp = unaryOp('sqrt');
-export const squareOp = unaryOp('square');
-export const absOp = unaryOp('abs');
-export const tanhOp = unaryOp('tanh');
-export const affineOp = unaryOp('affine');
+/** The public function of an op without constants. */
+function unary(name: Exclude<UnaryFunction, 'affine'>): ((x: Tensor) => Tensor) & OpInfo {
+  const op = unaryOp(name);
+  return opFunction(op, (x: Tensor): Tensor => op([x], { a: 0, b: 0 }));
+}
 
-const NONE: Constants = { a: 0, b: 0 };
-
-/** max(x, 0); the derivative at 0 is 0. */
-export const relu = (x: Tensor): Tensor => reluOp([x], NONE);
+/** max(x, 0). The derivative at 0 is 0. */
+export const relu = unary('relu');
 /** 1 / (1 + exp(-x)) */
-export const sigmoid = (x: Tensor): Tensor => sigmoidOp([x], NONE);
+export const sigmoid = unary('sigmoid');
 /** e^x */
-export const exp = (x: Tensor): Tensor => expOp([x], NONE);
+export const exp = unary('exp');
 /** Natural logarithm. */
-export const log = (x: Tensor): Tensor => logOp([x], NONE);
-/** The square root; x >= 0, and its derivative is finite only above 0. */
-export const sqrt = (x: Tensor): Tensor => sqrtOp([x], NONE);
+export const log = unary('log');
+/** Square root of x >= 0. The derivative is finite only above 0. */
+export const sqrt = unary('sqrt');
 /** x^2 */
-export const square = (x: Tensor): Tensor => squareOp([x], NONE);
-/** |x|; the derivative at 0 is 0. */
-export const abs = (x: Tensor): Tensor => absOp([x], NONE);
+export const square = unary('square');
+/** |x|. The derivative at 0 is 0. */
+export const abs = unary('abs');
 /** Hyperbolic tangent. */
-export const tanh = (x: Tensor): Tensor => tanhOp([x], NONE);
-/** a x + b with two numbers. */
-export const affine = (x: Tensor, a: number, b = 0): Tensor => affineOp([x], { a, b });
+export const tanh = unary('tanh');
+
+const affineOp = unaryOp('affine');
+/** a x + b with two numbers a and b. */
+export const affine = opFunction(affineOp, (x: Tensor, a: number, b = 0): Tensor => affineOp([x], { a, b }));

@@ -1,7 +1,7 @@
 /** Cases for multi-head attention: head sizes, numbers of tokens around the blocks, and scores far apart. */
 import fc from 'fast-check';
 import { multiheadAttention } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, type NdArray, type OpCase } from '../op-harness.ts';
 
 function reference({ shape: [batch, tokens, width3], data }: NdArray, heads: number): NdArray {

@@ -1,6 +1,6 @@
 /** Cases for the elementwise functions of two tensors, under broadcasting. */
 import { add, div, maximum, minimum, mul, sub, type Tensor } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
 /** The value of `x`, broadcast to `shape`, at a row-major position. */

@@ -1,7 +1,7 @@
 /** Cases for box coding, overlaps, focal loss and L1. */
 import fc from 'fast-check';
 import { boxGiou, boxIou, decodeBoxes, initialBoxes, l1Loss, Random, sigmoidFocalLoss } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import {
   integerInput,
   ndarray,

@@ -1,7 +1,7 @@
 /** Cases for the 2-D convolution: dense, strided, grouped, depthwise; channel counts that are and are not multiples of 4; what follows it in the same kernel. */
 import fc from 'fast-check';
 import { conv2d, type Conv2dOptions } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, type NdArray, type OpCase } from '../op-harness.ts';
 
 interface Following {

@@ -1,7 +1,7 @@
 /** Cases for dynamic interaction: widths of the presets, positions around the tiles, one and no proposal. */
 import fc from 'fast-check';
 import { dynamicInteraction } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, type NdArray, type OpCase } from '../op-harness.ts';
 
 /** ReLU(LN(row) * gamma + beta) */

@@ -1,5 +1,5 @@
 /** The table of op cases: an op without cases does not compile. */
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import type { OpCase } from '../op-harness.ts';
 import { unaryCases } from './unary.ts';
 import { conv2dCases } from './conv2d.ts';

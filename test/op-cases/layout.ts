@@ -1,7 +1,7 @@
 /** Cases for permute, slice, expand, concat (and stack) and gather. */
 import fc from 'fast-check';
 import { concat, expand, gather, permute, slice, stack, transpose } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { integerInput, ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
 /** A tensor whose value at an index is asked for by the index. */

@@ -1,7 +1,7 @@
 /** Cases for matrix products and for mixtures of experts. */
 import fc from 'fast-check';
 import { linear, matmul, mixExperts } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
 /** [batch, rows, columns], a matrix without batch being one of batch 1. */

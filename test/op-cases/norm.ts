@@ -1,6 +1,6 @@
 /** Cases for layerNorm, groupNorm and scaleShift. */
 import { groupNorm, layerNorm, scaleShift } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, type NdArray, type OpCase } from '../op-harness.ts';
 
 const mean = (values: ArrayLike<number>): number => Array.from(values).reduce((a, b) => a + b, 0) / values.length;

@@ -1,7 +1,7 @@
 /** Cases for max pooling: overlapping and disjoint windows, padding, ties. */
 import fc from 'fast-check';
 import { maxPool2d, type MaxPool2dOptions } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
 
 /** Winners are those of `chosenBy`, the first of equals: with the case's own input there, steps of the central differences do not change them. */

@@ -1,7 +1,7 @@
 /** Cases for sum, mean and max. */
 import fc from 'fast-check';
 import { max, mean, sum, type Tensor } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
 
 /** Collects the values that fall on each output position, and reduces each collection. */

@@ -1,7 +1,7 @@
 /** Cases for nearest-neighbour and bilinear resizing. */
 import fc from 'fast-check';
 import { resizeBilinear, upsampleNearest } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, type NdArray, type OpCase } from '../op-harness.ts';
 
 type Pixel = (image: number, y: number, x: number, channel: number) => number;

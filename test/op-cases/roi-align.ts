@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { Random, roiAlign } from '../../engine/index.ts';
 import type { RoiAlignOptions } from '../../engine/ops/detection/roi-align.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
 
 /** Bilinear value at (y, x) of one channel of one image, as torchvision's bilinear_interpolate. */

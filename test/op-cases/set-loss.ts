@@ -1,6 +1,6 @@
 /** Cases for the set prediction loss. */
 import { Random, setLoss, type MatchingWeights } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { integerInput, ndarray, randomInput, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
 import { boxesInput, focal, overlaps } from './boxes.ts';
 

@@ -1,7 +1,7 @@
 /** Cases for softmax. */
 import fc from 'fast-check';
 import { softmax } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
 function softmaxReference(x: NdArray, axis: number): NdArray {

@@ -1,7 +1,7 @@
 /** Cases for the elementwise functions of one tensor, and for reshape. */
 import fc from 'fast-check';
 import { abs, affine, exp, log, relu, reshape, sigmoid, sqrt, square, tanh, type Tensor } from '../../engine/index.ts';
-import type { OpName } from '../../engine/ops/index.ts';
+import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, type OpCase } from '../op-harness.ts';
 
 function elementwise(

@@ -14,7 +14,7 @@ import {
   type Overlap,
 } from '../../../kernels/boxes.ts';
 import { linearGrid } from '../../../kernels/kernel.ts';
-import { defineOp, type Op } from '../../core/op.ts';
+import { defineOp, opFunction, type Op } from '../../core/op.ts';
 import { formatShape, sameShape, shapeError } from '../../core/shape.ts';
 import type { Tensor } from '../../core/tensor.ts';
 
@@ -26,7 +26,7 @@ function checkBoxes(op: string, argument: string, x: Tensor, leading = '...'): v
   if (x.rank < 1 || x.shape[x.rank - 1] !== 4) shapeError(op, argument, `[${leading}, 4]`, x.shape);
 }
 
-export const decodeBoxesOp = defineOp({
+const decodeBoxesOp = defineOp({
   name: 'decodeBoxes',
   shape: ([deltas, boxes]: readonly [Tensor, Tensor]) => {
     checkBoxes('decodeBoxes', 'deltas', deltas);
@@ -61,9 +61,12 @@ export const decodeBoxesOp = defineOp({
  * @param boxes  [..., 4] xyxy
  * @returns      [..., 4] xyxy, in the unit of `boxes`
  */
-export const decodeBoxes = (deltas: Tensor, boxes: Tensor): Tensor => decodeBoxesOp([deltas, boxes], undefined);
+export const decodeBoxes = opFunction(
+  decodeBoxesOp,
+  (deltas: Tensor, boxes: Tensor): Tensor => decodeBoxesOp([deltas, boxes], undefined),
+);
 
-export const initialBoxesOp = defineOp({
+const initialBoxesOp = defineOp({
   name: 'initialBoxes',
   shape: ([boxes, sizes]: readonly [Tensor, Tensor]) => {
     checkBoxes('initialBoxes', 'cxcywh', boxes, 'B, N');
@@ -98,7 +101,10 @@ export const initialBoxesOp = defineOp({
  * @param sizes  [B, 4] width, height, width, height of the unpadded images; a constant
  * @returns      [B, N, 4] xyxy in pixels
  */
-export const initialBoxes = (cxcywh: Tensor, sizes: Tensor): Tensor => initialBoxesOp([cxcywh, sizes], undefined);
+export const initialBoxes = opFunction(
+  initialBoxesOp,
+  (cxcywh: Tensor, sizes: Tensor): Tensor => initialBoxesOp([cxcywh, sizes], undefined),
+);
 
 function overlapOp(name: 'boxIou' | 'boxGiou', overlap: Overlap): Op<readonly [Tensor, Tensor], undefined> {
   return defineOp({
@@ -143,13 +149,13 @@ function overlapOp(name: 'boxIou' | 'boxGiou', overlap: Overlap): Op<readonly [T
   });
 }
 
-export const boxIouOp = overlapOp('boxIou', 'iou');
-export const boxGiouOp = overlapOp('boxGiou', 'giou');
+const boxIouOp = overlapOp('boxIou', 'iou');
+const boxGiouOp = overlapOp('boxGiou', 'giou');
 
 /** Pairwise intersection over union: a [..., n, 4], b [..., m, 4] xyxy -> [..., n, m]; 0 where both boxes have no area. */
-export const boxIou = (a: Tensor, b: Tensor): Tensor => boxIouOp([a, b], undefined);
+export const boxIou = opFunction(boxIouOp, (a: Tensor, b: Tensor): Tensor => boxIouOp([a, b], undefined));
 /** Pairwise generalised IoU (Rezatofighi et al., CVPR 2019): a [..., n, 4], b [..., m, 4] xyxy -> [..., n, m], in -1 .. 1. */
-export const boxGiou = (a: Tensor, b: Tensor): Tensor => boxGiouOp([a, b], undefined);
+export const boxGiou = opFunction(boxGiouOp, (a: Tensor, b: Tensor): Tensor => boxGiouOp([a, b], undefined));
 
 export interface FocalOptions {
   /** Weight of the positive term, in 0 .. 1; the negative one has 1 - alpha. */
@@ -167,7 +173,7 @@ export function checkFocal(op: string, { alpha, gamma }: FocalOptions): void {
 
 const focalTargets = (targets: Tensor): FocalTargets => (targets.dtype === 'f32' ? 'dense' : 'index');
 
-export const sigmoidFocalLossOp = defineOp({
+const sigmoidFocalLossOp = defineOp({
   name: 'sigmoidFocalLoss',
   shape: ([logits, targets]: readonly [Tensor, Tensor], options: FocalOptions) => {
     if (logits.dtype !== 'f32') shapeError('sigmoidFocalLoss', 'logits', 'of dtype f32', logits.dtype);
@@ -210,10 +216,12 @@ export const sigmoidFocalLossOp = defineOp({
  * @param targets f32 [..., C] in 0 .. 1, or u32 / i32 [...]: the class of each row; a number outside 0 .. C - 1 makes the row all negative
  * @returns       f32 [..., C]
  */
-export const sigmoidFocalLoss = (logits: Tensor, targets: Tensor, options: FocalOptions): Tensor =>
-  sigmoidFocalLossOp([logits, targets], options);
+export const sigmoidFocalLoss = opFunction(
+  sigmoidFocalLossOp,
+  (logits: Tensor, targets: Tensor, options: FocalOptions): Tensor => sigmoidFocalLossOp([logits, targets], options),
+);
 
-export const l1LossOp = defineOp({
+const l1LossOp = defineOp({
   name: 'l1Loss',
   shape: ([a, b]: readonly [Tensor, Tensor]) => {
     for (const [argument, x] of [
@@ -239,4 +247,4 @@ export const l1LossOp = defineOp({
 });
 
 /** |a - b| of every element; the derivative at 0 is 0. Equal shapes. */
-export const l1Loss = (a: Tensor, b: Tensor): Tensor => l1LossOp([a, b], undefined);
+export const l1Loss = opFunction(l1LossOp, (a: Tensor, b: Tensor): Tensor => l1LossOp([a, b], undefined));

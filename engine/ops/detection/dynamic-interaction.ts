@@ -1,6 +1,6 @@
 /** Dynamic interaction: each proposal's features filtered by weights of its own. */
 import type { Device } from '../../device/device.ts';
-import { defineOp } from '../../core/op.ts';
+import { defineOp, opFunction } from '../../core/op.ts';
 import { shapeError, type Shape } from '../../core/shape.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import {
@@ -159,7 +159,7 @@ const describeBackward = (device: Device, sizes: InteractionSizes): InteractionP
   };
 };
 
-export const dynamicInteractionOp = defineOp({
+const dynamicInteractionOp = defineOp({
   name: 'dynamicInteraction',
   shape: ([roi, parameters, gamma1, beta1, gamma2, beta2]: Inputs, { epsilon }: Attributes) => {
     const fail = (argument: string, expected: string, got: Tensor): never =>
@@ -231,14 +231,15 @@ export const dynamicInteractionOp = defineOp({
  * @returns [R, P, d]
  * @throws ShapeError where shapes do not fit
  */
-export function dynamicInteraction(
-  roi: Tensor,
-  parameters: Tensor,
-  gamma1: Tensor,
-  beta1: Tensor,
-  gamma2: Tensor,
-  beta2: Tensor,
-  { epsilon = 1e-5 }: { readonly epsilon?: number } = {},
-): Tensor {
-  return dynamicInteractionOp([roi, parameters, gamma1, beta1, gamma2, beta2], { epsilon });
-}
+export const dynamicInteraction = opFunction(
+  dynamicInteractionOp,
+  (
+    roi: Tensor,
+    parameters: Tensor,
+    gamma1: Tensor,
+    beta1: Tensor,
+    gamma2: Tensor,
+    beta2: Tensor,
+    { epsilon = 1e-5 }: { readonly epsilon?: number } = {},
+  ): Tensor => dynamicInteractionOp([roi, parameters, gamma1, beta1, gamma2, beta2], { epsilon }),
+);

@@ -5,7 +5,7 @@ import {
   mixExpertsWeightsGradientKernel,
 } from '../../../kernels/experts.ts';
 import { linearGrid } from '../../../kernels/kernel.ts';
-import { defineOp } from '../../core/op.ts';
+import { defineOp, opFunction } from '../../core/op.ts';
 import { shapeError } from '../../core/shape.ts';
 import type { Tensor } from '../../core/tensor.ts';
 
@@ -20,7 +20,7 @@ function sizes(
 
 const grid = (count: number): ReturnType<typeof linearGrid> => linearGrid(Math.ceil(count / 64));
 
-export const mixExpertsOp = defineOp({
+const mixExpertsOp = defineOp({
   name: 'mixExperts',
   shape: ([weights, values]: readonly [Tensor, Tensor], _: null) => {
     for (const [name, { dtype }] of [
@@ -68,4 +68,7 @@ export const mixExpertsOp = defineOp({
  * Mixes experts row by row: weights [B, E, N] and values [E, N, K] give [B, N, K], einsum('ben,enk->bnk').
  * With it each image gets proposal boxes and features of its own out of E learned sets (dynamic proposal generation in the paper).
  */
-export const mixExperts = (weights: Tensor, values: Tensor): Tensor => mixExpertsOp([weights, values], null);
+export const mixExperts = opFunction(
+  mixExpertsOp,
+  (weights: Tensor, values: Tensor): Tensor => mixExpertsOp([weights, values], null),
+);

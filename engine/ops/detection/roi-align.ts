@@ -9,7 +9,7 @@ import {
   roiAlignKernel,
   roiAlignListKernel,
 } from '../../../kernels/roi-align.ts';
-import { defineOp } from '../../core/op.ts';
+import { defineOp, opFunction } from '../../core/op.ts';
 import { shapeError } from '../../core/shape.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import { textureOperand, type OperandTexture } from '../../gpu/textures.ts';
@@ -175,7 +175,7 @@ const gradientsWith =
   (tensors, variant) =>
     poolGradients(tensors, attributes, variant);
 
-export const roiAlignOp = defineOp({
+const roiAlignOp = defineOp({
   name: 'roiAlign',
   shape: ([boxes, ...features]: Inputs, { resolution, samplingRatio, strides, canonicalSize }: Attributes) => {
     if (features.length < 1 || features.length > MAX_LEVELS)
@@ -248,21 +248,24 @@ export const roiAlignOp = defineOp({
  * @returns [B * N, resolution^2, C], bins row by row
  * @throws ShapeError where shapes, strides or sizes do not fit
  */
-export function roiAlign(features: readonly Tensor[], boxes: Tensor, options: RoiAlignOptions = {}): Tensor {
-  const {
-    resolution = 7,
-    samplingRatio = 2,
-    strides = DEFAULT_STRIDES.slice(0, features.length),
-    canonicalLevel = 4,
-    canonicalSize = 224,
-    minLevel = 2,
-  } = options;
-  return roiAlignOp([boxes, ...features], {
-    resolution,
-    samplingRatio,
-    strides,
-    canonicalLevel,
-    canonicalSize,
-    minLevel,
-  });
-}
+export const roiAlign = opFunction(
+  roiAlignOp,
+  (features: readonly Tensor[], boxes: Tensor, options: RoiAlignOptions = {}): Tensor => {
+    const {
+      resolution = 7,
+      samplingRatio = 2,
+      strides = DEFAULT_STRIDES.slice(0, features.length),
+      canonicalLevel = 4,
+      canonicalSize = 224,
+      minLevel = 2,
+    } = options;
+    return roiAlignOp([boxes, ...features], {
+      resolution,
+      samplingRatio,
+      strides,
+      canonicalLevel,
+      canonicalSize,
+      minLevel,
+    });
+  },
+);

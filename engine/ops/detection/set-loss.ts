@@ -7,7 +7,7 @@ import {
   setLossPartialsKernel,
   setLossTotalsKernel,
 } from '../../../kernels/set-loss.ts';
-import { defineOp } from '../../core/op.ts';
+import { defineOp, opFunction } from '../../core/op.ts';
 import { formatShape, sameShape, shapeError, type Shape } from '../../core/shape.ts';
 import type { DType, Tensor } from '../../core/tensor.ts';
 import { checkTargets, type MatchingWeights, type PaddedTargets } from './assignment.ts';
@@ -35,7 +35,7 @@ function sizesOf([logits, , , , labels]: Inputs): {
   return { stages, proposals, classes, rows: images * proposals, capacity: labels.shape[1] };
 }
 
-export const setLossOp = defineOp({
+const setLossOp = defineOp({
   name: 'setLoss',
   shape: ([logits, boxes, matched, positives, labels, targetBoxes, sizes]: Inputs, weights: MatchingWeights) => {
     if (logits.rank !== 4) shapeError('setLoss', 'logits', '[T, B, N, C]', logits.shape);
@@ -120,16 +120,19 @@ export const setLossOp = defineOp({
  * @param assignment matched i32 [T, B, N]: the ground truth of each proposal, negative for none; positives f32 [T]
  * @returns          [T, 3]: class, L1, GIoU
  */
-export function setLoss(
-  logits: Tensor,
-  boxes: Tensor,
-  assignment: { readonly matched: Tensor; readonly positives: Tensor },
-  targets: PaddedTargets,
-  weights: MatchingWeights,
-): Tensor {
-  checkTargets('setLoss', targets);
-  return setLossOp(
-    [logits, boxes, assignment.matched, assignment.positives, targets.labels, targets.boxes, targets.sizes],
-    weights,
-  );
-}
+export const setLoss = opFunction(
+  setLossOp,
+  (
+    logits: Tensor,
+    boxes: Tensor,
+    assignment: { readonly matched: Tensor; readonly positives: Tensor },
+    targets: PaddedTargets,
+    weights: MatchingWeights,
+  ): Tensor => {
+    checkTargets('setLoss', targets);
+    return setLossOp(
+      [logits, boxes, assignment.matched, assignment.positives, targets.labels, targets.boxes, targets.sizes],
+      weights,
+    );
+  },
+);
