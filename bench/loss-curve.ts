@@ -23,7 +23,8 @@ import { DynamicSparseRCNN } from '../model/index.ts';
 import { ensureShapesDataset, openDataset, splitRecords } from '../training/data/index.ts';
 import { createTrainingLoader } from '../training/data/loader.ts';
 import { presetConfig, temperatureAt } from '../training/core/recipe.ts';
-import { formatTable, linePlot, type Series } from '../training/output/report.ts';
+import { formatTable } from '../training/output/table.ts';
+import { linePlot, type Series } from '../training/pictures/plot.ts';
 import { readMetrics, type StepMetrics } from '../training/core/step-recorder.ts';
 import { runTrain } from '../training/commands/train.ts';
 

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import type { Device } from '../engine/index.ts';
-import { formatTable } from '../training/output/report.ts';
+import { formatTable } from '../training/output/table.ts';
 
 /** Bars are set for software adapters, by name. */
 export type AdapterKind = 'lavapipe' | 'swiftshader' | 'other';

@@ -4,7 +4,7 @@
  */
 import { defineKernel, kernelFamily, linearGrid } from '../kernels/kernel.ts';
 import type { Device } from '../engine/index.ts';
-import { fixed, line, LINE_COLORS, logTicks, textAt } from '../training/output/report.ts';
+import { fixed, line, LINE_COLORS, logTicks, textAt } from '../training/pictures/plot.ts';
 import { median, sampleInterleaved, type Job } from './measure.ts';
 import { gigaflops, type MicroRow } from './micro.ts';
 

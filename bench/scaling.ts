@@ -4,7 +4,7 @@ import type { Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
 import type { ModelConfig } from '../model/index.ts';
 import { presetConfig } from '../training/core/recipe.ts';
-import { linePlot } from '../training/output/report.ts';
+import { linePlot } from '../training/pictures/plot.ts';
 import { fitPowerLaw, sampleInterleaved, summarize, type PowerLaw, type Timing } from './measure.ts';
 import { digits, type Adapter, type Report } from './output.ts';
 import { sizesOf, wholeStep, type StepSizes, type WholeStep } from './step.ts';

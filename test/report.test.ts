@@ -6,19 +6,11 @@ import fc from 'fast-check';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { evaluateDetections } from '../training/core/coco-metrics.ts';
-import {
-  formatDuration,
-  formatTable,
-  linePlot,
-  metricsTable,
-  Progress,
-  progressLine,
-  runningMean,
-  writePlot,
-  type PlotOptions,
-  type ProgressRow,
-  type Series,
-} from '../training/output/report.ts';
+import { formatDuration } from '../training/output/duration.ts';
+import { formatTable } from '../training/output/table.ts';
+import { linePlot, runningMean, writePlot, type PlotOptions, type Series } from '../training/pictures/plot.ts';
+import { metricsTable } from '../training/output/metrics-table.ts';
+import { Progress, progressLine, type ProgressRow } from '../training/output/progress.ts';
 import { pace } from '../training/core/step-recorder.ts';
 
 describe('tables', () => {
@@ -37,7 +29,7 @@ describe('tables', () => {
       ),
     );
     expect(formatTable(['a', 'b'], [])).toBe('a  b\n-  -');
-    expect(() => formatTable(['a', 'b'], [['x', 1], ['y']])).toThrow('rows[1] must have 2 cells, got 1');
+    expect(() => formatTable(['a', 'b'], [['x', 1], ['y']])).toThrow('rows[1]: expected 2 cells, got 1');
   });
 
   test('metrics in percent, every class by name', () => {
@@ -178,7 +170,7 @@ describe('progress', () => {
       .split('\n')
       .map((text) => text.trim().split('/')[0]);
     expect(shown).toEqual(['1', '2', '3', '13', '23', '33', '43', '53', '63', '73', '83', '93', '100', 'done']);
-    expect(screen.text).not.toMatch(/[\r\x1b]/);
+    for (const control of ['\r', '\x1b']) expect(screen.text).not.toContain(control);
     expect(screen.text).toContain('giou 3.125');
   });
 

@@ -18,7 +18,7 @@ import { asArray, asInteger, asName, asObject, wrong } from '../core/checks.ts';
 import { readJson } from '../data/files.ts';
 import { InputError } from '../core/errors.ts';
 import { loadConfig, PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
-import { formatTable } from '../output/report.ts';
+import { formatTable } from '../output/table.ts';
 
 /** What makes a file of this project describe itself, in every format that is written. */
 export const OWN_METADATA: readonly string[] = ['config', 'class_names', 'category_ids', 'iteration'];

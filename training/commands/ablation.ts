@@ -20,7 +20,9 @@ import {
   type ConfigSource,
   type RunConfig,
 } from '../core/recipe.ts';
-import { formatDuration, formatTable, writePlot, type Series } from '../output/report.ts';
+import { formatDuration } from '../output/duration.ts';
+import { formatTable } from '../output/table.ts';
+import { writePlot, type Series } from '../pictures/plot.ts';
 import { readEvaluations, type EvaluationLine } from '../core/step-recorder.ts';
 import { runTrain } from './train.ts';
 

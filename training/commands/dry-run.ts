@@ -3,7 +3,8 @@ import { backward, Random } from '../../engine/index.ts';
 import { openDevice } from '../../engine/node/index.ts';
 import { countFlops, DynamicSparseRCNN } from '../../model/index.ts';
 import type { RunConfig, TrainingConfig } from '../core/recipe.ts';
-import { formatDuration, formatTable } from '../output/report.ts';
+import { formatDuration } from '../output/duration.ts';
+import { formatTable } from '../output/table.ts';
 import { TrainingStep, type PassData } from '../core/step.ts';
 
 /** Objects of a synthetic image: COCO's images have seven on average. */

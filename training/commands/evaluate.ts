@@ -8,7 +8,8 @@ import { evaluateModel, evaluationReport } from '../evaluation/evaluate-model.ts
 import { openDataset, splitRecords, type Dataset } from '../data/index.ts';
 import { InputError } from '../core/errors.ts';
 import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
-import { formatDuration, metricsTable } from '../output/report.ts';
+import { formatDuration } from '../output/duration.ts';
+import { metricsTable } from '../output/metrics-table.ts';
 import { DESCRIPTION_HELP, describeWeights, loadWhole, readAnyWeights } from '../checkpoints/weights.ts';
 
 const HELP = `evaluate: measures weights on a split of a data set by COCO's metrics

@@ -7,9 +7,9 @@ import { drawBoxes, writePng, type DrawnBox } from '../pictures/draw.ts';
 import { drawStages, stageHistory, type StageHistory } from '../pictures/draw-stages.ts';
 import { InputError } from '../core/errors.ts';
 import { decodeImage } from '../data/images.ts';
-import { nameDetections, prepareImage, type NamedDetection } from '../evaluation/predict-image.ts';
 import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
-import { formatTable } from '../output/report.ts';
+import { formatTable } from '../output/table.ts';
+import { type NamedDetection, nameDetections, prepareImage } from '../evaluation/predict-image.ts';
 import { DESCRIPTION_HELP, describeWeights, loadWhole, readAnyWeights } from '../checkpoints/weights.ts';
 
 /** One entry of predictions.json. */

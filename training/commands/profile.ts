@@ -4,7 +4,7 @@ import { dirname } from 'node:path';
 import type { Device, KernelSummary, Profile, RunningProfile } from '../../engine/index.ts';
 import { InputError } from '../core/errors.ts';
 import type { TrainingConfig } from '../core/recipe.ts';
-import { formatTable } from '../output/report.ts';
+import { formatTable } from '../output/table.ts';
 
 /**
  * Phases and their steps. The first compile kernels and fill the pool of buffers; then every dispatch is timed; then, since that slows a step down, only what

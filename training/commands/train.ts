@@ -32,7 +32,8 @@ import {
   validateRunConfig,
   type RunConfig,
 } from '../core/recipe.ts';
-import { metricsTable, Progress } from '../output/report.ts';
+import { metricsTable } from '../output/metrics-table.ts';
+import { Progress } from '../output/progress.ts';
 import { TrainingStep } from '../core/step.ts';
 import { keepLinesUntil, StepRecorder } from '../core/step-recorder.ts';
 import { loadPretrained } from '../checkpoints/weights.ts';

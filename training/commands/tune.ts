@@ -14,7 +14,8 @@ import { largestSize, syntheticBatch, type ImageSize } from './dry-run.ts';
 import { InputError } from '../core/errors.ts';
 import { openForInference } from './inference-device.ts';
 import { loadConfig, PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
-import { formatDuration, formatTable } from '../output/report.ts';
+import { formatDuration } from '../output/duration.ts';
+import { formatTable } from '../output/table.ts';
 import { TrainingStep } from '../core/step.ts';
 
 const HELP = `tune: measures variants of kernels on this machine's adapter, and keeps the fastest for training and prediction

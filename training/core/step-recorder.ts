@@ -5,7 +5,8 @@ import { writeFileAtomic } from '../data/files.ts';
 import type { CocoMetrics } from './coco-metrics.ts';
 import { InputError } from './errors.ts';
 import type { TrainingConfig } from './recipe.ts';
-import { formatDuration, type Progress } from '../output/report.ts';
+import { formatDuration } from '../output/duration.ts';
+import { type Progress } from '../output/progress.ts';
 
 /** One line of metrics.jsonl. Lists have one entry a stage. */
 export interface StepMetrics {

@@ -6,7 +6,7 @@ import type { ImageRecord } from '../core/image-record.ts';
 import { contactSheet, drawBoxes, writePng, type Canvas } from './draw.ts';
 import { decodeImage } from '../data/images.ts';
 import { predictImage } from '../evaluation/predict-image.ts';
-import { runningMean, writePlot } from '../output/report.ts';
+import { runningMean, writePlot } from './plot.ts';
 import { readEvaluations, readMetrics } from '../core/step-recorder.ts';
 import type { EvaluationResize } from '../core/transforms.ts';
 

@@ -1,0 +1,132 @@
+/** The progress of training on a terminal, or as lines in a file or pipe. */
+import { formatDuration } from './duration.ts';
+
+export interface ProgressRow {
+  /** Iterations done, from 1 to `iterations`. */
+  iteration: number;
+  iterations: number;
+  loss: number;
+  /** Parts of the loss by name, the most important part first. A narrow terminal drops the last parts first. */
+  parts: Readonly<Record<string, number>>;
+  learningRate: number;
+  millisecondsPerStep: number;
+  secondsLeft: number;
+  /** GPU memory in use, in MB (10^6 bytes). */
+  megabytes: number;
+}
+
+/** The destination of Progress: process.stdout, or an object like it. */
+export interface ProgressStream {
+  write(text: string): unknown;
+  isTTY?: boolean;
+  columns?: number;
+}
+
+export interface ProgressOptions {
+  stream?: ProgressStream;
+  /** A monotonic clock in milliseconds. */
+  clock?: () => number;
+  /** Without a terminal: the number of rows that are printed at the beginning, one by one. Default 3. */
+  firstRows?: number;
+  /** Without a terminal: the minimum time between later rows, in milliseconds. Default 10 000. */
+  interval?: number;
+}
+
+/** Minimum time between two drawings of the line on a terminal, in milliseconds. The eye sees no faster change. */
+const REDRAW_INTERVAL = 100;
+/** Moves the cursor to the beginning of the terminal's line and erases the line. */
+const ERASE_LINE = '\r\x1b[K';
+/** Width of a terminal that does not know its size. */
+const DEFAULT_COLUMNS = 80;
+
+/**
+ * Shows the progress of training. On a terminal it overwrites one line, which is never wider than the window.
+ * Elsewhere (a file, a pipe) it prints lines: the first few rows, then one about every ten seconds, and the last row.
+ */
+export class Progress {
+  private readonly stream: ProgressStream;
+  private readonly clock: () => number;
+  private readonly firstRows: number;
+  private readonly interval: number;
+  private printed = 0;
+  private printedAt = -Infinity;
+  /** The unfinished line on the terminal; empty if there is none. */
+  private currentLine = '';
+  private latest: ProgressRow | null = null;
+
+  constructor({
+    stream = process.stdout,
+    clock = () => performance.now(),
+    firstRows = 3,
+    interval = 10_000,
+  }: ProgressOptions = {}) {
+    this.stream = stream;
+    this.clock = clock;
+    this.firstRows = firstRows;
+    this.interval = interval;
+  }
+
+  /** Shows a row, unless it comes too soon after the row before. The last iteration is always shown. */
+  update(row: ProgressRow): void {
+    this.latest = row;
+    const elapsed = this.clock() - this.printedAt;
+    const due = this.stream.isTTY
+      ? elapsed >= REDRAW_INTERVAL
+      : this.printed < this.firstRows || elapsed >= this.interval;
+    if (due || row.iteration >= row.iterations) this.show(row);
+  }
+
+  /** Prints a separate line, such as an evaluation. On a terminal it appears above the progress line. */
+  note(text: string): void {
+    this.stream.write(`${this.currentLine === '' ? '' : ERASE_LINE}${text}\n${this.currentLine}`);
+  }
+
+  /** Leaves the newest row on the terminal and ends its line. Call it when training ends, also after an error. */
+  end(): void {
+    if (this.stream.isTTY && this.latest) this.show(this.latest);
+    if (this.currentLine !== '') this.stream.write('\n');
+    this.currentLine = '';
+    this.latest = null;
+  }
+
+  private show(row: ProgressRow): void {
+    this.printed++;
+    this.printedAt = this.clock();
+    if (!this.stream.isTTY) {
+      this.stream.write(`${progressLine(row)}\n`);
+      return;
+    }
+    // The last column stays free: some terminals wrap when it is written.
+    // Pseudo terminals of unknown size report 0 columns.
+    this.currentLine = progressLine(row, (this.stream.columns || DEFAULT_COLUMNS) - 1);
+    this.stream.write(`${ERASE_LINE}${this.currentLine}`);
+  }
+}
+
+/** One row of progress as text of at most `width` characters. The least important fields are dropped first. */
+export function progressLine(row: ProgressRow, width = Infinity): string {
+  const parts = Object.entries(row.parts).map(([name, value]) => `${name} ${formatLoss(value)}`);
+  const iteration = `${String(row.iteration).padStart(String(row.iterations).length)}/${row.iterations}`;
+  const loss = `loss ${formatLoss(row.loss)}`;
+  const rate = `lr ${row.learningRate.toExponential(2)}`;
+  const speed = `${row.millisecondsPerStep.toFixed(row.millisecondsPerStep < 100 ? 1 : 0)} ms/step`;
+  const left = `${formatDuration(row.secondsLeft)} left`;
+  const memory = `${Math.round(row.megabytes)} MB`;
+  const candidates: string[][] = [];
+  for (let count = parts.length; count >= 0; count--) {
+    const losses = count > 0 ? `${loss} (${parts.slice(0, count).join(', ')})` : loss;
+    candidates.push([iteration, losses, rate, speed, left, memory]);
+  }
+  candidates.push(
+    [iteration, loss, speed, left, memory],
+    [iteration, loss, speed, left],
+    [iteration, loss, left],
+    [iteration, loss],
+  );
+  const lines = candidates.map((fields) => fields.join('  '));
+  return lines.find((line) => line.length <= width) ?? lines[lines.length - 1].slice(0, Math.max(0, width));
+}
+
+function formatLoss(value: number): string {
+  return Number.isFinite(value) && Math.abs(value) >= 1e5 ? value.toExponential(2) : value.toFixed(3);
+}
