@@ -1,6 +1,7 @@
 /** The engine's public surface, all of it. */
 export { Device, type DeviceInfo, type MemoryReport, type RunningProfile } from './device/device.ts';
-export { UnsupportedOptionError, type DeviceOptions, type ForcedVariants } from './device/options.ts';
+export { UnsupportedOptionError, type DeviceOptions } from './device/options.ts';
+export type { ForcedVariants } from './core/variants.ts';
 export type {
   Calibration,
   DispatchRow,
@@ -17,24 +18,21 @@ export type {
 } from './profiling/profile.ts';
 export {
   parseTunedChoices,
-  Tuner,
   TUNING_VERSION,
   TuningError,
-  type Candidate,
   type TunedChoice,
   type TunedChoices,
-  type TunedClass,
-  type TuneOptions,
-  type TuningProblem,
-  type TuningProgress,
-} from './tuning/tuner.ts';
-export { Tensor, type DType, type TensorData } from './core/tensor.ts';
+} from './tuning/choices.ts';
+export type { Candidate, TuningProblem } from './tuning/problem.ts';
+export { Tuner, type TunedClass, type TuneOptions, type TuningProgress } from './tuning/tuner.ts';
+export { Tensor, type DType, type TensorData, type TensorDevice } from './core/tensor.ts';
 export { backward, checkpoint } from './core/autograd.ts';
 export { defineOp, type Op, type OpDefinition } from './core/op.ts';
 export { ShapeError, type Shape } from './core/shape.ts';
 export { philox, Random } from './core/random.ts';
 export * from './ops/index.ts';
-export { CaptureCache, type Capture, type CaptureCacheOptions, type CaptureReport } from './device/capture.ts';
+export type { Capture, CaptureReport } from './device/capture.ts';
+export { CaptureCache, type CaptureCacheOptions } from './device/capture-cache.ts';
 export {
   readSafetensors,
   writeSafetensors,

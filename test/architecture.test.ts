@@ -11,7 +11,7 @@ const ROOT = resolve(import.meta.dirname, '..');
 const LAYERS = ['kernels', 'engine', 'model', 'training', 'bench', 'test'];
 /** The folders of a layer, from the ground up. Files beside them (index.ts, cli.ts) may import all of them. */
 const FOLDERS: Readonly<Record<string, readonly string[]>> = {
-  engine: ['gpu', 'profiling', 'core', 'tuning', 'device', 'ops', 'nn', 'optim', 'weights', 'node'],
+  engine: ['gpu', 'core', 'profiling', 'tuning', 'device', 'ops', 'nn', 'optim', 'weights', 'node'],
   training: ['core', 'data', 'evaluation', 'checkpoints', 'output', 'pictures', 'setup', 'commands'],
 };
 /** What runs in a browser. */

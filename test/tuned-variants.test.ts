@@ -14,6 +14,7 @@ import {
   sum,
   type Device,
   type Tensor,
+  type TensorDevice,
   type TunedChoices,
 } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
@@ -37,7 +38,7 @@ interface Workload {
 }
 
 /** Boxes in images of height x width pixels; of each image the first is a point, the second outside. */
-function boxes(device: Device, images: number, count: number, height: number, width: number): Tensor {
+function boxes(device: TensorDevice, images: number, count: number, height: number, width: number): Tensor {
   const random = new Random(5);
   const all = Array.from({ length: images * count }, (_, i) => {
     if (i % count === 0) return [width / 2, height / 2, width / 2, height / 2];

@@ -1,23 +1,7 @@
 /** Reverse-mode differentiation: a tape of what was computed, and one pass over it in reverse topological order. */
-import type { Tensor } from './tensor.ts';
+import type { EarlierGradients, TapeNode, Tensor } from './tensor.ts';
 import { formatShape, sameShape, ShapeError } from './shape.ts';
 import { addInPlace } from './accumulate.ts';
-
-/** One recorded op: how the gradient of its output becomes gradients of its inputs. */
-export interface TapeNode {
-  readonly op: string;
-  /** Grows along the tape, so that descending order is a reverse topological one. */
-  readonly sequence: number;
-  readonly inputs: readonly (Tensor | null)[];
-  readonly output: Tensor;
-  vjp(gradient: Tensor, earlier: EarlierGradients): readonly (Tensor | null)[];
-}
-
-/**
- * What other ops have given an input's gradient so far, or null. Who takes it must add it to the gradient that he returns: in the kernel that computes it, which spares
- * a pass over both.
- */
-export type EarlierGradients = (input: number) => Tensor | null;
 
 let sequence = 0;
 

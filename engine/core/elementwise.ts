@@ -1,9 +1,9 @@
 /** How elementwise kernels (`eachElement` in kernels/kernel.ts) are launched. */
 import { GPU_LANES, linearGrid, type Grid } from '../../kernels/kernel.ts';
-import type { Device } from '../device/device.ts';
+import type { TensorDevice } from './tensor.ts';
 
 /** What elementwise kernels must be made for. */
-export const elementwiseLanes = ({ smallSubgroups, subgroupSize }: Device): number =>
+export const elementwiseLanes = ({ smallSubgroups, subgroupSize }: TensorDevice): number =>
   smallSubgroups ? subgroupSize : GPU_LANES;
 
 /** Elements in turn that make a lane's start worth its cost, and those that a lane takes where there is work enough. */
@@ -24,7 +24,7 @@ export interface ElementwiseLaunch {
  *
  * @param shortestShare elements in turn that make a lane's start worth its cost, where they are not as cheap as a sum
  */
-export function elementwise(device: Device, count: number, shortestShare = MIN_SHARE): ElementwiseLaunch {
+export function elementwise(device: TensorDevice, count: number, shortestShare = MIN_SHARE): ElementwiseLaunch {
   const lanes = elementwiseLanes(device);
   const turns = Math.ceil(count / lanes);
   if (!device.smallSubgroups) return { lanes, grid: linearGrid(turns) };

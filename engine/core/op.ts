@@ -1,15 +1,14 @@
 /** `defineOp`: the one place where an op's shape rule, forward and backward stand together, and where recording happens. */
-import { addToTape, type EarlierGradients } from './autograd.ts';
-import type { Device } from '../device/device.ts';
+import { addToTape } from './autograd.ts';
 import type { Shape } from './shape.ts';
-import type { Tensor, DType } from './tensor.ts';
+import type { DType, EarlierGradients, Tensor, TensorDevice } from './tensor.ts';
 
 export type OpInputs = readonly (Tensor | null)[];
 /** What forward hands to backward besides inputs and output. */
 export type Saved = Readonly<Record<string, Tensor>> | void;
 
 export interface ForwardCall<I extends OpInputs, A> {
-  readonly device: Device;
+  readonly device: TensorDevice;
   readonly inputs: I;
   readonly attributes: A;
   /** Allocated by the shape rule; forward writes every element. */

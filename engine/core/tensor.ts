@@ -1,52 +1,107 @@
-/** Tensors: handles to a shape, a dtype and a range of a GPU buffer. Immutable in value except for parameters and optimiser state. */
-import type { BufferRange } from '../gpu/dispatcher.ts';
-import type { PooledBuffer } from '../gpu/buffers.ts';
-import type { Device } from '../device/device.ts';
-import type { TapeNode } from './autograd.ts';
+/**
+ * Tensors: handles to a shape, a dtype and a range of a GPU buffer; and `TensorDevice`, the part of a device that tensors and ops use.
+ * Tensor, its tape node and its device refer to each other, so their types share this file.
+ */
+import type { Grid, Kernel } from '../../kernels/kernel.ts';
+import type { StagedPrecision } from '../../kernels/matmul-tiled.ts';
+import type { OperandTexture, TextureLines } from '../gpu/resources.ts';
 import type { Shape } from './shape.ts';
 import { formatShape, sizeOf } from './shape.ts';
+import { Storage, type Derivation } from './storage.ts';
+import type { ForcedVariants, VariantChooser } from './variants.ts';
 
 export type DType = 'f32' | 'u32' | 'i32';
 export type TensorData = Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer> | Int32Array<ArrayBuffer>;
 
-/** A counted reference to (part of) a pooled buffer: views of one tensor share it. */
-export class Storage {
-  private references = 1;
-  /** What a dispatch binds: whole vec4s. */
-  readonly range: BufferRange;
-  /** Of a parameter that no optimiser has moved: read in pass after pass, and seldom written. */
-  lasting = false;
-
-  /** @param offset in bytes, a multiple of 256 */
-  constructor(
-    readonly buffer: PooledBuffer,
-    readonly offset: number,
-    readonly bytes: number,
-    private readonly onFree: (buffer: PooledBuffer) => void,
-  ) {
-    this.range = { id: buffer.id, gpu: buffer.gpu, offset, bytes: Math.max(16, (bytes + 15) & ~15) };
-  }
-
-  get shared(): boolean {
-    return this.references > 1;
-  }
-
-  retain(): this {
-    this.references++;
-    return this;
-  }
-
-  release(): void {
-    if (--this.references === 0) this.onFree(this.buffer);
-  }
+/** An op on the tape: how the gradient of its output becomes gradients of its inputs. */
+export interface TapeNode {
+  readonly op: string;
+  /** Grows along the tape: descending order is a reverse topological order. */
+  readonly sequence: number;
+  readonly inputs: readonly (Tensor | null)[];
+  readonly output: Tensor;
+  vjp(gradient: Tensor, earlier: EarlierGradients): readonly (Tensor | null)[];
 }
 
-/** What values follow from, and how they are computed of it. */
-export interface Derivation {
-  readonly from: Storage;
-  /** Names the computation. */
-  readonly form: string;
-  readonly compute: () => Storage;
+/**
+ * The sum of the gradients that other ops have contributed to an input so far, or null. A backward function that takes it must add it to the gradient it returns.
+ * Adding it inside the kernel saves a pass over both.
+ */
+export type EarlierGradients = (input: number) => Tensor | null;
+
+/** A matrix of f32 values that kernels read from a texture. */
+export interface TextureOperand extends TextureLines {
+  readonly matrix: Tensor;
+}
+
+/** What tensors and ops use of a device. `Device` implements it. */
+export interface TensorDevice {
+  readonly limits: GPUSupportedLimits;
+  /** Lanes of a subgroup if kernels may rely on it (feature present, one size only), otherwise 0. */
+  readonly subgroupSize: number;
+  /** Whether subgroups are the vectors of a processor (software adapters). There kernels with one subgroup per workgroup are fastest; elsewhere tiles in workgroup memory are. */
+  readonly smallSubgroups: boolean;
+  /** Whether the adapter can read operands of matrix products from storage textures. */
+  readonly operandTextures: boolean;
+  /** Whether operands of products may be rounded to f16 in inference (`DeviceOptions.halfPrecision`). */
+  readonly halfPrecision: boolean;
+  /** Default operand precision in inference without tuned choices. It is f16 if allowed, except on small subgroups: those are processors, whose f32 kernels stage nothing in workgroup memory. */
+  readonly expectedPrecision: StagedPrecision;
+  readonly force: ForcedVariants;
+  readonly tuner: VariantChooser<Tensor>;
+  /** Whether ops are put on the tape now. */
+  readonly gradEnabled: boolean;
+  /** Whether no gradient follows from what is computed now. Then a faster variant may round more coarsely. */
+  readonly inference: boolean;
+
+  /** A tensor with undefined values, for ops that write every element. */
+  empty(shape: Shape, dtype?: DType): Tensor;
+  zeros(shape: Shape, dtype?: DType): Tensor;
+  /** Copies host values to the device. `dtype` follows the array's type; plain numbers are f32. */
+  tensor(data: TensorData | readonly number[], shape?: Shape): Tensor;
+  /** A tensor that gradients are computed for. It lives until it is disposed. */
+  parameter(data: Float32Array<ArrayBuffer>, shape: Shape): Tensor;
+  /** A tensor computed from `from`. For parameters in inference it is evaluated lazily and cached in textures; `form` names the computation. */
+  derived(from: Tensor, form: string, shape: Shape, compute: (into: Tensor) => void): Tensor;
+  /** Another handle to the same values with another shape and no history. */
+  alias(tensor: Tensor, shape: Shape): Tensor;
+  /** A handle to a range of another tensor's memory; `offset` in elements, a multiple of 64. */
+  view(tensor: Tensor, offset: number, shape: Shape): Tensor;
+  /** Overwrites a tensor's values from the host. */
+  write(tensor: Tensor, data: TensorData): void;
+  /** Copies values between tensors of equal size on the device. */
+  copy(source: Tensor, destination: Tensor): void;
+  /** The bytes of a tensor after all work so far. */
+  readBytes(tensor: Tensor): Promise<ArrayBuffer>;
+
+  /** Runs `body` and frees the tensors made in it, except those it returns or keeps. */
+  scope<T>(body: () => T): T;
+  /** The scope of one op: as `scope`, but tensors of the graph survive even without an outer scope. */
+  opScope<T>(body: () => T): T;
+  /** As `scope`, but a graph built inside ends with it, even inside other scopes. */
+  graphScope<T>(body: () => T): T;
+  /** Takes a tensor out of its scope: it lives until it is disposed. */
+  keep<T extends Tensor>(tensor: T): T;
+  /** Runs `body` without the tape. */
+  noGrad<T>(body: () => T): T;
+  /** Runs `body` with the tape, even inside `noGrad`. */
+  enableGrad<T>(body: () => T): T;
+  /** As `noGrad`, for work that is computed again with the tape: the same kernels run, so the values are the same. */
+  rehearse<T>(body: () => T): T;
+
+  /** Encodes one dispatch of a kernel. */
+  run<P extends string, B extends string>(
+    kernel: Kernel<P, B>,
+    params: Readonly<Record<P, number>>,
+    buffers: Readonly<Record<B, Tensor | OperandTexture>>,
+    grid: Grid,
+  ): void;
+  /** Runs `body` with matrices copied into operand textures. Only the work of `body` may use these textures. */
+  withTextures<T>(operands: readonly TextureOperand[], body: (textures: readonly OperandTexture[]) => T): T;
+  /** Runs `body`, the forward pass of an op in inference. Texture copies of parameters, and tensors derived from them, stay for the next pass. */
+  keepingOperands<T>(body: () => T): T;
+  /** Host work that the commands after it rely on. It runs now and, inside a capture, before each replay. */
+  eachTime(action: () => void): void;
 }
 
 /** Values on a device; made by `device.tensor`, `device.parameter`, or an op. Its memory goes back to the pool with its scope, or by `dispose`. */
@@ -68,7 +123,7 @@ export class Tensor {
   private data: Storage | 'not computed' | null;
 
   constructor(
-    readonly device: Device,
+    readonly device: TensorDevice,
     shape: Shape,
     dtype: DType,
     values: Storage | Derivation,

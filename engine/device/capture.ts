@@ -4,10 +4,10 @@
  */
 import type { BufferArena } from '../gpu/buffers.ts';
 import type { CommandList } from '../gpu/commands.ts';
-import type { Device } from './device.ts';
 import type { Dispatcher } from '../gpu/dispatcher.ts';
-import { tensorsIn, type Storage, type Tensor } from '../core/tensor.ts';
-import type { OperandTexture } from '../gpu/textures.ts';
+import type { OperandTexture } from '../gpu/resources.ts';
+import type { Storage } from '../core/storage.ts';
+import type { Tensor } from '../core/tensor.ts';
 
 export interface CaptureReport {
   readonly dispatches: number;
@@ -78,8 +78,8 @@ export class Capture<T> {
    * @param own     the tensors among them that belong to the capture
    */
   constructor(
-    private readonly device: Device,
-    private readonly dispatcher: Dispatcher,
+    private readonly device: { readonly capturing: boolean },
+    private readonly dispatcher: Pick<Dispatcher, 'replay' | 'flush'>,
     private readonly captured: CaptureInProgress,
     readonly outputs: T,
     private readonly own: readonly Tensor[],
@@ -107,100 +107,5 @@ export class Capture<T> {
     this.dispatcher.flush();
     for (const tensor of this.own) tensor.dispose();
     this.captured.dispose();
-  }
-}
-
-export interface CaptureCacheOptions {
-  /** Captures that live at once, 8 unless told: of more, the one not used for longest is dropped. */
-  readonly capacity?: number;
-  /** False: nothing is captured, every run is a plain one. */
-  readonly enabled?: boolean;
-}
-
-/** Keys that are remembered as seen once. */
-const MAX_SEEN = 4096;
-
-/**
- * Steps whose shapes vary: each shape has a key. The first time a key is seen its step runs plainly, the second time it is captured, from then on replayed.
- * Either way it gives the same values.
- */
-export class CaptureCache<I extends { dispose(): void }, T> {
-  private readonly captured = new Map<string, { readonly inputs: I; readonly capture: Capture<T> }>();
-  private readonly seen = new Set<string>();
-  private plain: Tensor[] = [];
-  private readonly capacity: number;
-  private readonly enabled: boolean;
-
-  /** @param body the step on inputs of one key; what `Device.capture` says of its body holds */
-  constructor(
-    private readonly device: Device,
-    private readonly body: (inputs: I) => T,
-    { capacity = 8, enabled = true }: CaptureCacheOptions = {},
-  ) {
-    if (!Number.isInteger(capacity) || capacity < 1)
-      throw new RangeError(`CaptureCache: capacity must be an integer of at least 1, got ${capacity}`);
-    this.capacity = capacity;
-    this.enabled = enabled;
-  }
-
-  /**
-   * Runs the step of a key.
-   *
-   * @param make  allocates the inputs: for a key without a capture
-   * @param write gives them their values
-   * @returns     what the body returned; the cache's own, valid until the next run
-   */
-  run(key: string, make: () => I, write: (inputs: I) => void): T {
-    const known = this.captured.get(key);
-    if (known) {
-      this.captured.delete(key); // the last one in the map is the one used last
-      this.captured.set(key, known);
-      write(known.inputs);
-      known.capture.replay();
-      return known.capture.outputs;
-    }
-    this.freePlain();
-    const worthwhile = this.enabled && this.seen.has(key);
-    if (worthwhile && this.captured.size >= this.capacity) this.drop(this.captured.keys().next().value!);
-    const inputs = make();
-    let capture: Capture<T> | null = null;
-    try {
-      write(inputs);
-      if (worthwhile) {
-        capture = this.device.capture(() => this.body(inputs));
-        this.captured.set(key, { inputs, capture });
-        return capture.outputs;
-      }
-      if (this.seen.size >= MAX_SEEN) this.seen.clear();
-      this.seen.add(key);
-      const outputs = this.device.graphScope(() => this.body(inputs));
-      this.plain = [...tensorsIn(outputs)].map((tensor) => this.device.keep(tensor));
-      return outputs;
-    } finally {
-      if (!capture) inputs.dispose();
-    }
-  }
-
-  /** The captures that live now, the one used last at the end. */
-  get reports(): readonly CaptureReport[] {
-    return [...this.captured.values()].map(({ capture }) => capture.report);
-  }
-
-  /** Frees everything. */
-  dispose(): void {
-    this.freePlain();
-    for (const key of [...this.captured.keys()]) this.drop(key);
-  }
-
-  private freePlain(): void {
-    for (const tensor of this.plain) tensor.dispose();
-    this.plain = [];
-  }
-
-  private drop(key: string): void {
-    const { inputs, capture } = this.captured.get(key)!;
-    this.captured.delete(key);
-    capture.dispose();
-    inputs.dispose();
   }
 }

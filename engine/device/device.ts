@@ -11,21 +11,24 @@ import {
 } from '../gpu/buffers.ts';
 import { Capture, CaptureInProgress } from './capture.ts';
 import { CommandList } from '../gpu/commands.ts';
-import {
-  checkOptions,
-  deviceDescriptor,
-  MAX_KEPT_OPERAND_BYTES,
-  type DeviceOptions,
-  type ForcedVariants,
-  type Settle,
-} from './options.ts';
+import { checkOptions, deviceDescriptor, MAX_KEPT_OPERAND_BYTES, type DeviceOptions, type Settle } from './options.ts';
 import { Dispatcher } from '../gpu/dispatcher.ts';
 import type { Calibration, Profile, ProfileOptions } from '../profiling/profile.ts';
 import { Profiler } from '../profiling/profiler.ts';
 import { calibrate } from '../profiling/roofline.ts';
-import { Storage, Tensor, tensorsIn, type DType, type TensorData } from '../core/tensor.ts';
+import { Storage } from '../core/storage.ts';
+import {
+  Tensor,
+  tensorsIn,
+  type DType,
+  type TensorData,
+  type TensorDevice,
+  type TextureOperand,
+} from '../core/tensor.ts';
+import type { ForcedVariants } from '../core/variants.ts';
+import type { OperandTexture } from '../gpu/resources.ts';
 import { checkShape, formatShape, shapeError, sizeOf, type Shape } from '../core/shape.ts';
-import { TexturePool, type OperandTexture, type TextureOperand } from '../gpu/textures.ts';
+import { TexturePool } from '../gpu/textures.ts';
 import { Tuner } from '../tuning/tuner.ts';
 
 /** A profile that is being taken. */
@@ -52,7 +55,7 @@ export interface MemoryReport extends PoolReport {
   readonly capturedBytes: number;
 }
 
-export class Device {
+export class Device implements TensorDevice {
   readonly info: DeviceInfo;
   readonly limits: GPUSupportedLimits;
   /** Lanes of a subgroup where kernels may rely on it (feature present, one size only), otherwise 0. */

@@ -1,17 +1,8 @@
 /** What a device is opened with, and what is asked of an adapter for it. */
+import type { ForcedVariants } from '../core/variants.ts';
 
 /** Waits for a promise of the device; `exactly` where the moment is what is measured. Node replaces it: plain awaiting there spins a core that a software adapter needs. */
 export type Settle = <T>(promise: Promise<T>, exactly?: boolean) => Promise<T>;
-
-/** Variants that one can insist on: all of them give the same results up to rounding, so this is for tests and measurements. */
-export interface ForcedVariants {
-  /** Where matrix products read their operands from. */
-  readonly operands?: 'buffer' | 'texture';
-  /** How 3x3 convolutions of stride 1 and their gradients are computed; `winograd4` as F(2x2) in a forward pass that gradients follow. */
-  readonly convolution?: 'direct' | 'winograd2' | 'winograd4';
-  /** What operands of products are rounded to wherever f16 is allowed; `f16` only with `DeviceOptions.halfPrecision`. */
-  readonly precision?: 'f32' | 'f16';
-}
 
 export interface DeviceOptions {
   /** False keeps to kernels without subgroup operations, also where the adapter has them. */

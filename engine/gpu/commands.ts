@@ -1,10 +1,6 @@
 /** Commands as data: what the dispatcher encodes at once, and what a capture keeps in a list and encodes again and again. */
 import { MAX_PARAMS, type Grid, type Kernel } from '../../kernels/kernel.ts';
-import type { BufferRange } from './dispatcher.ts';
-import type { OperandTexture, TextureLines } from './textures.ts';
-
-/** Memory as a dispatch binds it. */
-export type Bound = BufferRange | OperandTexture;
+import type { Bound, OperandTexture, TextureLines } from './resources.ts';
 
 /** Where commands and host data go: the device's queue, or while profiling something before it. */
 export interface CommandSink {

@@ -1,29 +1,14 @@
 /** Pipelines, bind groups and command encoding: many dispatches a pass, many passes a submit, a bind group for each different dispatch. */
 import type { Kernel, Grid } from '../../kernels/kernel.ts';
+import { ParamBlock, type Command, type CommandList, type CommandSink, type ParamSlot } from './commands.ts';
 import {
-  ParamBlock,
+  TEXEL_BYTES,
+  type Bindable,
   type Bound,
-  type Command,
-  type CommandList,
-  type CommandSink,
-  type ParamSlot,
-} from './commands.ts';
-import { TEXEL_BYTES, type OperandTexture, type TextureLines } from './textures.ts';
-
-/** A range of a buffer as a dispatch binds it. */
-export interface BufferRange {
-  readonly id: number;
-  readonly gpu: GPUBuffer;
-  readonly offset: number;
-  readonly bytes: number;
-}
-
-/** Anything with a buffer to bind: a tensor. */
-export interface BufferHolder {
-  readonly storage: { readonly range: BufferRange };
-}
-
-export type Bindable = BufferHolder | OperandTexture;
+  type BufferRange,
+  type OperandTexture,
+  type TextureLines,
+} from './resources.ts';
 
 /** What watches a dispatcher (profiler.ts). */
 export interface Probe {

@@ -6,52 +6,33 @@
  * line l, vec4 x at texel (pitch * floor(l / blockLines) + x, l mod blockLines).
  */
 import type { MemoryLedger } from './buffers.ts';
-import type { Device } from '../device/device.ts';
 import type { Dispatcher } from './dispatcher.ts';
-import { sizeOf, type Shape } from '../core/shape.ts';
-import type { Storage, Tensor } from '../core/tensor.ts';
+import {
+  TEXEL_BYTES,
+  type BufferRange,
+  type CopiedMatrix,
+  type OperandTexture,
+  type TextureLayout,
+  type TextureLines,
+} from './resources.ts';
 
-export interface OperandTexture {
-  readonly id: number;
-  readonly gpu: GPUTexture;
-  readonly view: GPUTextureView;
-  /** In texels. */
-  readonly width: number;
-  readonly height: number;
-  readonly bytes: number;
-  /** Of the matrix last copied into it. */
-  matrixBytes: number;
-  /** Captures that use it: it lives as long as they do, but serves others as well, since no replay relies on what was in it before. */
-  captures: number;
-  /** The matrix that is in it, as long as its buffer has not been written or freed since. */
-  copied: CopiedMatrix | null;
-  /** Nothing else is copied into it while `copied` stands. */
-  kept: boolean;
+/** The memory that holds a matrix (`Storage` of core/storage.ts). */
+export interface MatrixMemory {
+  readonly range: BufferRange;
+  readonly lasting: boolean;
 }
 
-/** Where a matrix was copied from and how it lies. */
-interface CopiedMatrix {
-  /** The buffer's id. */
-  readonly buffer: number;
-  readonly offset: number;
-  /** What was computed of what lies there (`Device.derived`); empty: the values themselves. */
-  readonly form: string;
-  readonly lines: number;
-  readonly texels: number;
-  readonly rest: number;
-  readonly blockLines: number;
+/** A matrix to be copied into a texture (`Tensor` of core/tensor.ts). */
+export interface Matrix {
+  readonly storage: MatrixMemory;
+  readonly derivation: { readonly from: MatrixMemory; readonly form: string } | null;
 }
 
-/** How the lines of a matrix lie in a texture. */
-export interface TextureLayout {
-  readonly blocks: number;
-  /** A power of two where there is more than one block. */
-  readonly blockLines: number;
-  /** Texels from one block to the next. */
-  readonly pitch: number;
+/** A matrix and how it lies in a texture. */
+export interface MatrixOperand extends TextureLines {
+  readonly matrix: Matrix;
 }
 
-export const TEXEL_BYTES = 16;
 /** copyBufferToTexture wants rows of a multiple of 256 bytes. */
 const TEXELS_OF_A_COPY = 16;
 /** Free textures beyond this are destroyed when another is made. A step of paper-r50 needs some 300 MB of them; making them anew in every step would take it a quarter longer. */
@@ -60,125 +41,8 @@ const MAX_FREE_BYTES = 512 * 2 ** 20;
 /** A larger texture than so many times what a matrix needs is not kept for it. */
 const MAX_KEPT = 1.25;
 
-/** `lines` lines of `texels` vec4s, one behind the other, and a last one of `rest` if there are any; and how they lie in a texture. */
-export interface TextureLines {
-  readonly lines: number;
-  readonly texels: number;
-  readonly rest: number;
-  readonly layout: TextureLayout;
-}
-
-/** A matrix of f32 values to be read from a texture. */
-export interface TextureOperand extends TextureLines {
-  readonly matrix: Tensor;
-}
-
-/** See `linearOperand`. */
-export interface LinearOperand extends TextureOperand {
-  readonly shift: number;
-}
-
-/** Whether kernels read operands from textures where it pays: lavapipe (8 or 16 lanes) loads faster from them, SwiftShader with its 4 does not. */
-export function prefersTextures({ operandTextures, subgroupSize, force: { operands } }: Device): boolean {
-  return (
-    operandTextures && operands !== 'buffer' && (operands === 'texture' || (subgroupSize >= 8 && subgroupSize <= 16))
-  );
-}
-
-/** A matrix as a texture operand, or null where no texture can hold it; `whole`: in one block. */
-export function textureOperand(matrix: Tensor, lines: number, texels: number, whole = false): TextureOperand | null {
-  const layout = layoutOf(matrix.device, lines, texels, whole);
-  return layout && { matrix, lines, texels, rest: 0, layout };
-}
-
-/** Whether a matrix of so many lines and texels can be a texture operand. */
-export const textureFits = (device: Device, lines: number, texels: number, whole = false): boolean =>
-  layoutOf(device, lines, texels, whole) !== null;
-
-function layoutOf({ limits }: Device, lines: number, texels: number, whole: boolean): TextureLayout | null {
-  const layout = textureLayout(lines, texels, limits.maxTextureDimension2D);
-  return layout && !(whole && layout.blocks > 1) ? layout : null;
-}
-
-/** log2 of the texels of a linear operand's lines: at least a copy's, and lines that the tensor does not need many more of than they are long. */
-const MIN_SHIFT = 4,
-  DEFAULT_SHIFT = 10,
-  MAX_SHIFT = 12;
-
-/** How a linear operand of so many texels lies; null where none can. */
-function linearLines(
-  { limits: { maxTextureDimension2D } }: Device,
-  texels: number,
-): Omit<LinearOperand, 'matrix'> | null {
-  if (!Number.isInteger(texels) || texels === 0) return null;
-  let shift = Math.min(DEFAULT_SHIFT, Math.max(MIN_SHIFT, Math.ceil(Math.log2(texels) / 2)));
-  while (shift < MAX_SHIFT && texels > maxTextureDimension2D * 2 ** shift) shift++;
-  const lines = Math.floor(texels / 2 ** shift),
-    rest = texels % 2 ** shift,
-    blockLines = lines + (rest > 0 ? 1 : 0);
-  return blockLines > maxTextureDimension2D
-    ? null
-    : { lines, texels: 2 ** shift, rest, layout: { blocks: 1, blockLines, pitch: 2 ** shift }, shift };
-}
-
-/** The vec4s of a tensor one behind the other, whatever the lengths of its rows: vec4 e at texel (e mod 2^shift, e >> shift). Null where the tensor is not made of vec4s, or no texture can hold them. */
-export function linearOperand(tensor: Tensor): LinearOperand | null {
-  const lines = linearLines(tensor.device, tensor.size / 4);
-  return lines && { matrix: tensor, ...lines };
-}
-
-/** Whether tensors of a shape can be linear operands. */
-export const hasLinearOperand = (device: Device, shape: Shape): boolean =>
-  linearLines(device, sizeOf(shape) / 4) !== null;
-
-/** A tensor's copy in a linear texture. */
-export interface LinearCopy {
-  readonly texture: OperandTexture;
-  readonly shift: number;
-}
-
-/** Runs `body` with copies of tensors in linear textures, or with null where one of them has none. */
-export function withLinearCopies<T>(
-  device: Device,
-  tensors: readonly Tensor[],
-  body: (copies: readonly LinearCopy[] | null) => T,
-): T {
-  const operands = tensors.map(linearOperand).filter((operand) => operand !== null);
-  if (operands.length < tensors.length) return body(null);
-  return device.withTextures(operands, (textures) =>
-    body(operands.map(({ shift }, i) => ({ texture: textures[i], shift }))),
-  );
-}
-
-/** Runs `body` with operands copied into linear textures if `textures` and all of them can be, and the params that say where they lie (kernels/linear.ts); as they are otherwise. */
-export function withOperands<N extends string>(
-  device: Device,
-  textures: boolean,
-  tensors: Readonly<Record<N, Tensor>>,
-  body: (
-    textures: boolean,
-    operands: Readonly<Record<N, Tensor | OperandTexture>>,
-    shifts: Readonly<Record<string, number>>,
-  ) => void,
-): void {
-  const names = Object.keys(tensors) as N[];
-  if (!textures) {
-    body(false, tensors, {});
-    return;
-  }
-  withLinearCopies(
-    device,
-    names.map((name) => tensors[name]),
-    (copies) => {
-      if (!copies) return body(false, tensors, {});
-      const copied = Object.fromEntries(names.map((name, i) => [name, copies[i].texture])) as Record<N, OperandTexture>;
-      body(true, copied, Object.fromEntries(names.map((name, i) => [`${name}Shift`, copies[i].shift])));
-    },
-  );
-}
-
 /** Layout of `lines` lines of `texels` texels in textures of at most `maxSide` on a side; null where there is none, or no copy can make it. */
-function textureLayout(lines: number, texels: number, maxSide: number): TextureLayout | null {
+export function textureLayout(lines: number, texels: number, maxSide: number): TextureLayout | null {
   if (texels % TEXELS_OF_A_COPY !== 0 || texels === 0 || lines === 0) return null;
   const blockLines = lines <= maxSide ? lines : 2 ** Math.floor(Math.log2(maxSide));
   const blocks = Math.ceil(lines / blockLines);
@@ -188,13 +52,10 @@ function textureLayout(lines: number, texels: number, maxSide: number): TextureL
 /** Texels that no texture's row is a multiple of 64 long by: rows a power of two apart would fall into the same cache sets. */
 const ROW_PADDING = 4;
 
-const sourceOf = (matrix: Tensor): Storage => matrix.derivation?.from ?? matrix.storage;
+const sourceOf = (matrix: Matrix): MatrixMemory => matrix.derivation?.from ?? matrix.storage;
 
-const copyOf = ({ matrix, lines, texels, rest, layout }: TextureOperand): CopiedMatrix => {
-  const {
-    buffer: { id },
-    offset,
-  } = sourceOf(matrix);
+const copyOf = ({ matrix, lines, texels, rest, layout }: MatrixOperand): CopiedMatrix => {
+  const { id, offset } = sourceOf(matrix).range;
   return {
     buffer: id,
     offset,
@@ -256,7 +117,7 @@ export class TexturePool {
 
   /** Runs `body` with matrices in textures. What `body` records is all that sees them. */
   with<T>(
-    operands: readonly TextureOperand[],
+    operands: readonly MatrixOperand[],
     dispatcher: Dispatcher,
     body: (textures: readonly OperandTexture[]) => T,
   ): T {

@@ -12,7 +12,8 @@ import {
 } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { parseTunedChoices, TUNING_VERSION, TuningError, type TunedChoices, type Tuner } from '../tuning/tuner.ts';
+import { parseTunedChoices, TUNING_VERSION, TuningError, type TunedChoices } from '../tuning/choices.ts';
+import type { Tuner } from '../tuning/tuner.ts';
 
 /** What the file holds: a record for each adapter, driver and subgroup size. Others' records are kept as they are, understood or not. */
 interface TuningRecords {

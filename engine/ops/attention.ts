@@ -9,12 +9,11 @@ import {
   type AttentionAccess,
 } from '../../kernels/attention.ts';
 import { MAX_GROUPS, type Grid } from '../../kernels/kernel.ts';
-import type { Device } from '../device/device.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import { shapeError, type Shape } from '../core/shape.ts';
-import type { Tensor } from '../core/tensor.ts';
-import { hasLinearOperand, prefersTextures, withOperands } from '../gpu/textures.ts';
-import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/tuner.ts';
+import type { Tensor, TensorDevice } from '../core/tensor.ts';
+import { hasLinearOperand, prefersTextures, withOperands } from './operand-textures.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
 import { roundingOf } from './gemm-variants.ts';
 
 interface AttentionVariant {
@@ -29,7 +28,7 @@ type Forward = Readonly<Record<'qkv' | 'output' | 'logSumExp', Tensor>>;
 type Gradient = Readonly<Record<'qkv' | 'output' | 'logSumExp' | 'upstream' | 'gradient', Tensor>>;
 
 /** How kernels read operands: lanes of lavapipe's subgroups together; SwiftShader (4 lanes) takes longer to hand values out. */
-const accessOf = ({ subgroupSize }: Device, textures: boolean): AttentionAccess =>
+const accessOf = ({ subgroupSize }: TensorDevice, textures: boolean): AttentionAccess =>
   !textures ? 'buffer' : subgroupSize === 8 || subgroupSize === 16 ? subgroupSize : 'texture';
 
 /** Rows that a lane is expected to hold: more would spill registers, and few tokens would leave lanes without any. */
@@ -79,7 +78,7 @@ function attendBackward(
 
 /** The variant for a pass: the tuned one, or the expected one. */
 function chooseVariant(
-  device: Device,
+  device: TensorDevice,
   pass: 'attention' | 'attention-gradient',
   [batch, tokens, width]: Shape,
   heads: number,
@@ -89,7 +88,12 @@ function chooseVariant(
   );
 }
 
-function describe(device: Device, forward: boolean, shape: Shape, heads: number): TuningProblem<AttentionVariant> {
+function describe(
+  device: TensorDevice,
+  forward: boolean,
+  shape: Shape,
+  heads: number,
+): TuningProblem<AttentionVariant> {
   const [batch, tokens, width] = shape;
   const size = width / 3 / heads;
   const candidate = (textures: boolean, held: 1 | 2): Candidate<AttentionVariant> => ({

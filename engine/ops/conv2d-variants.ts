@@ -16,10 +16,9 @@ import {
   WINOGRAD_SIZES,
   type WinogradSize,
 } from '../../kernels/winograd.ts';
-import type { Device } from '../device/device.ts';
-import type { Tensor } from '../core/tensor.ts';
-import { prefersTextures, textureOperand, type TextureOperand } from '../gpu/textures.ts';
-import { outline, type Candidate } from '../tuning/tuner.ts';
+import type { Tensor, TensorDevice, TextureOperand } from '../core/tensor.ts';
+import { prefersTextures, textureOperand } from './operand-textures.ts';
+import { outline, type Candidate } from '../tuning/problem.ts';
 import { elementwiseLanes } from '../core/elementwise.ts';
 import type { EpilogueOperands } from './gemm.ts';
 import { HALF_ROUNDING, roundingOf, WORTH_COMPILING } from './gemm-variants.ts';
@@ -54,7 +53,7 @@ const greatestDivisor = (a: number, b: number): number => (b === 0 ? a : greates
 
 /** How an image is taken by lines; null where it is not: its channels fill vec4s, its lines do not, or pixels padded to vec4s take no more of them. */
 export function imageLines(
-  device: Device,
+  device: TensorDevice,
   channels: number,
   { width, kw }: Pick<ConvolutionSizes, 'width' | 'kw'>,
   { stride, padding, groups }: { readonly stride: number; readonly padding: number; readonly groups: number },
@@ -107,7 +106,7 @@ export interface ConvolutionTensors extends EpilogueOperands {
 }
 
 /** Workgroups that keep a device busy: a few for each CPU core, or some for each multiprocessor of a GPU. */
-const busyWorkgroups = (device: Device): number => (device.smallSubgroups ? 24 : 512);
+const busyWorkgroups = (device: TensorDevice): number => (device.smallSubgroups ? 24 : 512);
 
 /** Partial sums may take this much memory. */
 const PARTIAL_BYTES = 64 * 2 ** 20;
@@ -133,10 +132,10 @@ export function textureOperands(
 }
 
 /** Whether so many multiply-adds are worth copying so many values to textures. */
-const worthCopies = ({ force }: Device, work: number, copied: number): boolean =>
+const worthCopies = ({ force }: TensorDevice, work: number, copied: number): boolean =>
   force.operands === 'texture' || work >= copied * WORTH_A_COPY;
 
-function texturesPay(device: Device, call: ConvolutionCall): boolean {
+function texturesPay(device: TensorDevice, call: ConvolutionCall): boolean {
   const { batch, sourceH, sourceW, targetH, targetW, K4, N4, groups, kh, kw } = call;
   const work = batch * targetH * targetW * termsOf(call) * N4 * 4 * groups;
   return worthCopies(device, work, 4 * groups * (batch * sourceH * sourceW * K4 + kh * kw * K4 * 4 * N4));
@@ -185,7 +184,7 @@ export const pixelsOf = ({ batch, targetH, targetW, step, byLines }: Convolution
 
 /** The variant for the forward pass or the gradient by the input, of those allowed: the tuned one, or the cost model's. */
 export function chooseConvolution(
-  device: Device,
+  device: TensorDevice,
   call: ConvolutionCall,
   { winograd: sizes, half }: AllowedRounding,
   tensors: ConvolutionTensors,
@@ -290,7 +289,7 @@ export function chooseConvolution(
 
 /** Into how many ranges of lines a sum over pixels is split, so that there is work for the device but each range is worth its partial result. */
 export function splitLines(
-  device: Device,
+  device: TensorDevice,
   lines: number,
   lineLength: number,
   workgroups: number,
@@ -337,7 +336,7 @@ export interface WeightGradientTensors {
 }
 
 export function weightGradientKernel(
-  device: Device,
+  device: TensorDevice,
   { rows, columns, pixels, textures }: DirectWeightGradient,
 ): Kernel {
   const { smallSubgroups, subgroupSize } = device;
@@ -370,7 +369,7 @@ export const weightGradientTiles = (
 };
 
 function weightGradientTexturesPay(
-  device: Device,
+  device: TensorDevice,
   { batch, height, width, outH, outW, C4, O4, groups, kh, kw }: WeightGradientCall,
 ): boolean {
   // Short lines would leave much of a turn of four pixels empty.
@@ -384,7 +383,7 @@ function weightGradientTexturesPay(
 
 /** The variant for a gradient by the weight: the tuned one, or the cost model's. */
 export function chooseWeightGradient(
-  device: Device,
+  device: TensorDevice,
   call: WeightGradientCall,
   tensors: WeightGradientTensors,
   run: (tensors: WeightGradientTensors, variant: WeightGradientVariant) => void,

@@ -13,12 +13,10 @@ import {
   depthwiseWeightGradientKernel,
 } from '../../kernels/depthwise.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
-import type { EarlierGradients } from '../core/autograd.ts';
-import type { Device } from '../device/device.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import { formatShape, sameShape, shapeError, type Shape } from '../core/shape.ts';
-import type { Tensor } from '../core/tensor.ts';
-import { prefersTextures, withOperands } from '../gpu/textures.ts';
+import type { Tensor, TensorDevice, EarlierGradients } from '../core/tensor.ts';
+import { prefersTextures, withOperands } from './operand-textures.ts';
 import {
   chooseConvolution,
   chooseWeightGradient,
@@ -135,7 +133,7 @@ const isPointwise = ({ kh, kw }: Geometry, { stride, padding, groups }: Attribut
 
 /** Runs the forward pass or the gradient by the input, as the variant given, or the one chosen: one of the Winograd variants allowed, or implicit GEMM (conv2d-variants.ts). */
 function runConvolution(
-  device: Device,
+  device: TensorDevice,
   call: ConvolutionCall,
   allowed: AllowedRounding,
   tensors: ConvolutionTensors,
@@ -199,7 +197,7 @@ function runConvolution(
 
 /** The forward pass of an image taken by lines (kernels/conv2d.ts). */
 function convolveLines(
-  device: Device,
+  device: TensorDevice,
   lines: ImageLines,
   { batch, height, width, outH, outW, kh, kw, C, O, O4 }: Geometry,
   { stride, padding }: Attributes,
@@ -242,7 +240,7 @@ function convolveLines(
 
 /** Gradient by the weight, [kh, kw, C, groups, O] with C and O filled up: partial sums over splits of the output lines, then their sum. */
 function weightGradient(
-  device: Device,
+  device: TensorDevice,
   g: Geometry,
   { stride, padding, groups }: Attributes,
   source: Tensor,
@@ -259,7 +257,7 @@ function weightGradient(
 }
 
 function runWeightGradient(
-  device: Device,
+  device: TensorDevice,
   call: WeightGradientCall,
   tensors: WeightGradientTensors,
   given?: WeightGradientVariant,
@@ -574,7 +572,7 @@ const conv2dOp = defineOp({
 });
 
 function pointwiseBackward(
-  device: Device,
+  device: TensorDevice,
   { batch, outH, outW, C, O }: Geometry,
   x: Tensor,
   weight: Tensor,
@@ -603,7 +601,7 @@ function pointwiseBackward(
 }
 
 function depthwiseBackward(
-  device: Device,
+  device: TensorDevice,
   g: Geometry,
   { stride, padding, groups }: Attributes,
   x: Tensor,

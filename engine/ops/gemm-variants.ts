@@ -10,16 +10,11 @@ import {
   type TileSize,
 } from '../../kernels/matmul.ts';
 import { WORKGROUP_TILES, tiledMatmulKernel, type StagedPrecision } from '../../kernels/matmul-tiled.ts';
-import type { Device } from '../device/device.ts';
-import {
-  linearOperand,
-  prefersTextures,
-  textureOperand,
-  type TextureLayout,
-  type TextureOperand,
-} from '../gpu/textures.ts';
-import { outline, type Candidate } from '../tuning/tuner.ts';
+import type { TextureLayout } from '../gpu/resources.ts';
+import { linearOperand, prefersTextures, textureOperand } from './operand-textures.ts';
+import { outline, type Candidate } from '../tuning/problem.ts';
 import { elementwise } from '../core/elementwise.ts';
+import type { TensorDevice, TextureOperand } from '../core/tensor.ts';
 import type { Gemm } from './gemm.ts';
 
 export interface GemmVariant {
@@ -122,7 +117,7 @@ export function layoutOf({ transposeA, transposeB, m, n, k }: Gemm): {
 }
 
 /** Whether products of a precision are computed by the kernels for small subgroups; otherwise through workgroup memory. */
-export const readBySubgroups = ({ smallSubgroups }: Device, precision: StagedPrecision): boolean =>
+export const readBySubgroups = ({ smallSubgroups }: TensorDevice, precision: StagedPrecision): boolean =>
   precision === 'f32' && smallSubgroups;
 
 /** Matrices, or multiply-adds of a single one, from which on a tile made for the rows is worth a shader. */
@@ -131,7 +126,7 @@ const LARGE_PRODUCT = 2 ** 24;
 
 /** The tiles that there are for a device, an access and a precision, for `batch` products of m rows. */
 export function tilesOf(
-  device: Device,
+  device: TensorDevice,
   access: OperandAccess,
   precision: StagedPrecision,
   { m, n, k, batch = 1 }: Pick<Gemm, keyof Sizes>,
@@ -208,11 +203,11 @@ function plan(lanes: number, tiles: Tiles, costs: TileCosts, wanted: number, siz
   return candidates.reduce((best, candidate) => (candidate.cost < best.cost ? candidate : best));
 }
 
-const wantedGroups = ({ smallSubgroups }: Device): number =>
+const wantedGroups = ({ smallSubgroups }: TensorDevice): number =>
   smallSubgroups ? WANTED_GROUPS.software : WANTED_GROUPS.gpu;
 
 /** The cost model's choice. */
-function expectedVariant(device: Device, problem: Gemm, sizes: Sizes): GemmVariant {
+function expectedVariant(device: TensorDevice, problem: Gemm, sizes: Sizes): GemmVariant {
   const { form, access } = layoutOf(problem);
   const precision = problem.half ? device.expectedPrecision : 'f32';
   const lanes = device.subgroupSize,
@@ -257,9 +252,9 @@ const OF_BATCHES = ['sharedA', 'sharedB', 'sumBatch'];
 
 /** The variant for a problem: the tuned one, or the cost model's. `run` computes the problem as a variant says. */
 export function chooseGemm(
-  device: Device,
+  device: TensorDevice,
   problem: Gemm,
-  run: (device: Device, problem: Gemm, variant: GemmVariant) => void,
+  run: (device: TensorDevice, problem: Gemm, variant: GemmVariant) => void,
 ): GemmVariant {
   const { a, b, output, transposeA, transposeB, m, n, k, batch = 1, half = false, ...rest } = problem;
   const { form, access, wideRows } = layoutOf(problem);

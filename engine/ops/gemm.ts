@@ -3,10 +3,9 @@ import { epilogueOf, type Epilogue } from '../../kernels/epilogue.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
 import { K_ALIGNMENT, columnSumsKernel, subgroupMatmulKernel, sumSlicesKernel } from '../../kernels/matmul.ts';
 import { tiledMatmulKernel } from '../../kernels/matmul-tiled.ts';
-import type { Device } from '../device/device.ts';
 import { sizeOf, type Shape } from '../core/shape.ts';
-import type { Tensor } from '../core/tensor.ts';
-import { textureOperand } from '../gpu/textures.ts';
+import type { Tensor, TensorDevice } from '../core/tensor.ts';
+import { textureOperand } from './operand-textures.ts';
 import { elementwise } from '../core/elementwise.ts';
 import {
   blockShift,
@@ -64,7 +63,7 @@ export interface Gemm extends EpilogueOperands {
 }
 
 /** output = op(A) op(B), by batch entry or summed over them, through the epilogue asked for. `variant`: how, where that is not to be chosen (gemm-variants.ts). */
-export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void {
+export function gemm(device: TensorDevice, problem: Gemm, variant?: GemmVariant): void {
   const { a, b, output, transposeA, transposeB, m, n, k, batch = 1, sumBatch = false, sumsOfA } = problem;
   if (m === 0 || n === 0 || (batch === 0 && !sumBatch)) {
     if (sumsOfA) columnSums(device, a, null, sumsOfA);
@@ -144,7 +143,7 @@ export function gemm(device: Device, problem: Gemm, variant?: GemmVariant): void
 
 /** output = epilogue(sum over the first axis of `partial`), whose rows have `n` elements. */
 function sumSlices(
-  device: Device,
+  device: TensorDevice,
   partial: Tensor,
   output: Tensor,
   slices: number,
@@ -174,7 +173,7 @@ const MAX_BLOCKS = 128;
  * positive, and `masked` receives it. Written to `output` where that is given.
  */
 export function columnSums(
-  device: Device,
+  device: TensorDevice,
   upstream: Tensor,
   relu: { readonly activated: Tensor; readonly masked: Tensor } | null,
   output: Tensor = device.empty([upstream.shape[upstream.rank - 1]]),

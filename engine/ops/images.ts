@@ -1,8 +1,7 @@
 /** From decoded images to the network's input. */
 import { normalizeImagesKernel, PIXELS_AT_ONCE } from '../../kernels/images.ts';
-import type { Device } from '../device/device.ts';
 import { shapeError } from '../core/shape.ts';
-import type { Tensor } from '../core/tensor.ts';
+import type { Tensor, TensorDevice } from '../core/tensor.ts';
 import { elementwise } from '../core/elementwise.ts';
 
 export interface ImageData {
@@ -92,7 +91,7 @@ export function paddedSize(
  * Uploads images and makes the network's input of them on the device: (value - mean) / std, with zeros (the mean colour) at right and bottom up to a common size.
  * [B, H, W, 3]; carries no gradient. One upload, one dispatch. Throws ShapeError where an image's data do not fit its size, or it does not fit the given one.
  */
-export function normalizeImages(device: Device, images: readonly ImageData[], options: NormalizeOptions): Tensor {
+export function normalizeImages(device: TensorDevice, images: readonly ImageData[], options: NormalizeOptions): Tensor {
   checkImages(images);
   checkStatistics(options);
   const [height, width] = paddedSize(images, options);

@@ -12,10 +12,9 @@ import {
   type CopyForm,
 } from '../../kernels/layout.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
-import type { Device } from '../device/device.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import { formatShape, normalizeAxis, sameShape, shapeError, sizeOf, stridesOf, type Shape } from '../core/shape.ts';
-import type { Tensor } from '../core/tensor.ts';
+import type { Tensor, TensorDevice } from '../core/tensor.ts';
 import { elementwise } from '../core/elementwise.ts';
 import { sumTo } from './reduce.ts';
 import { reshape } from './reshape.ts';
@@ -51,7 +50,7 @@ function isTranspose(dims: readonly Dimension[]): boolean {
 
 /** output (row-major, of `sizes`) = input at offset + sum of index * stride. */
 function copyByStrides(
-  device: Device,
+  device: TensorDevice,
   input: Tensor,
   output: Tensor,
   sizes: Shape,
@@ -247,7 +246,7 @@ interface ConcatAttributes {
 }
 
 /** Copies parts [.., size_k, ..] side by side into `whole` along an axis, or back. */
-function copyParts(device: Device, whole: Tensor, parts: readonly Tensor[], axis: number, join: boolean): void {
+function copyParts(device: TensorDevice, whole: Tensor, parts: readonly Tensor[], axis: number, join: boolean): void {
   const inner = stridesOf(whole.shape)[axis];
   const outer = sizeOf(whole.shape.slice(0, axis));
   const lengths = parts.map((part) => part.shape[axis] * inner);

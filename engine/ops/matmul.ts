@@ -1,8 +1,7 @@
 /** Matrix products: `matmul` of two tensors, and `linear` with bias and ReLU in its epilogue. */
-import type { Device } from '../device/device.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import { formatShape, sameShape, shapeError, sizeOf, type Shape } from '../core/shape.ts';
-import type { Tensor } from '../core/tensor.ts';
+import type { Tensor, TensorDevice } from '../core/tensor.ts';
 import { columnSums, gemm, matrixOf } from './gemm.ts';
 import { maskGradient } from './relu-gradient.ts';
 
@@ -43,7 +42,7 @@ function matmulSizes(a: Tensor, b: Tensor, { transposeA, transposeB }: MatmulOpt
 
 /** output = op(a) op(b), in f16 where `half` allows it, where a 2-D operand is shared by all batch entries of the other; a 2-D output of batched operands is their sum over the batch. */
 function multiply(
-  device: Device,
+  device: TensorDevice,
   a: Tensor,
   transposeA: boolean,
   b: Tensor,

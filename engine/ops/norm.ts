@@ -18,13 +18,12 @@ import {
 import { groupGradientSubgroupKernel, groupStatisticsSubgroupKernel } from '../../kernels/group-norm.ts';
 import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
-import type { Device } from '../device/device.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import type { Random } from '../core/random.ts';
 import { formatShape, sameShape, shapeError, type Shape } from '../core/shape.ts';
-import type { Tensor } from '../core/tensor.ts';
-import { withOperands } from '../gpu/textures.ts';
-import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/tuner.ts';
+import type { Tensor, TensorDevice } from '../core/tensor.ts';
+import { withOperands } from './operand-textures.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
 import { roundingOf } from './gemm-variants.ts';
 import { columnPairSums, sumColumnPairs } from './reduce.ts';
 import {
@@ -122,7 +121,7 @@ function layerNormBackward(
 /** Without the ReLU, which is the same few lines in all variants, and whose kink rounding could carry a value across. */
 const MEASURED: LayerNormAttributes = { epsilon: 1e-5, relu: false };
 
-function describeForward(device: Device, rows: Rows): RowProblem<RowTeams> {
+function describeForward(device: TensorDevice, rows: Rows): RowProblem<RowTeams> {
   const { rows: count, columns, width } = rows,
     vector = [columns * width];
   const textures = rowTextures(device, rows);
@@ -146,7 +145,7 @@ function describeForward(device: Device, rows: Rows): RowProblem<RowTeams> {
   };
 }
 
-function describeGradient(device: Device, rows: Rows): RowProblem<RowTeams> {
+function describeGradient(device: TensorDevice, rows: Rows): RowProblem<RowTeams> {
   const { rows: count, columns, width } = rows,
     shape = [count, columns * width],
     vector = [columns * width];
@@ -275,7 +274,7 @@ function channelGrid(
 }
 
 /** Pixels a lane that are expected to be the fastest where it only maps values: fewer where there are thousands of lanes to keep busy. */
-const pixelsMapped = (device: Device): number => (device.smallSubgroups ? 32 : 8);
+const pixelsMapped = (device: TensorDevice): number => (device.smallSubgroups ? 32 : 8);
 /** And where it sums them; the sums of more chunks than these would be many to merge. */
 const PIXELS_SUMMED = 32;
 const MAX_CHUNKS = 128;
@@ -288,7 +287,7 @@ const PIXELS_SUMMED_TRIED = [8, 128];
  * backward three.
  */
 function mapGrid(
-  device: Device,
+  device: TensorDevice,
   pass: 'forward' | 'backward',
   images: number,
   pixels: number,
@@ -305,7 +304,7 @@ function mapGrid(
 }
 
 function describeMap(
-  device: Device,
+  device: TensorDevice,
   pass: 'forward' | 'backward',
   images: number,
   pixels: number,
@@ -368,7 +367,7 @@ type GradientSums = Readonly<
 >;
 
 /** GPUs have more lanes than the subgroups of so many groups. */
-function expectedGroups(device: Device, { images, pixels, channels, groups }: GroupSizes): GroupVariant {
+function expectedGroups(device: TensorDevice, { images, pixels, channels, groups }: GroupSizes): GroupVariant {
   const members = channels / groups / 4;
   return device.smallSubgroups &&
     Number.isInteger(members) &&
@@ -379,7 +378,7 @@ function expectedGroups(device: Device, { images, pixels, channels, groups }: Gr
 }
 
 /** The variant for statistics or gradient sums: the tuned one, or the expected one. */
-function chooseGroups(device: Device, pass: 'statistics' | 'gradient', sizes: GroupSizes): GroupVariant {
+function chooseGroups(device: TensorDevice, pass: 'statistics' | 'gradient', sizes: GroupSizes): GroupVariant {
   const { images, pixels, channels, groups } = sizes;
   return device.tuner.choose('group-norm', `${pass} ${images}x${pixels}x${channels} groups ${groups}`, () =>
     describeGroups(device, pass, sizes),
@@ -387,7 +386,7 @@ function chooseGroups(device: Device, pass: 'statistics' | 'gradient', sizes: Gr
 }
 
 function describeGroups(
-  device: Device,
+  device: TensorDevice,
   pass: 'statistics' | 'gradient',
   sizes: GroupSizes,
 ): TuningProblem<GroupVariant> {

@@ -3,7 +3,7 @@ import { maxPool2dGradientKernel, maxPool2dKernel } from '../../kernels/pooling.
 import { defineOp, opFunction } from '../core/op.ts';
 import { shapeError, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
-import { prefersTextures, withOperands } from '../gpu/textures.ts';
+import { prefersTextures, withOperands } from './operand-textures.ts';
 import { elementwise } from '../core/elementwise.ts';
 
 export interface MaxPool2dOptions {

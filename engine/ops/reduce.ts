@@ -10,11 +10,10 @@ import {
   type SpreadForm,
 } from '../../kernels/reduce.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
-import type { Device } from '../device/device.ts';
 import { defineOp, opFunction, type Op } from '../core/op.ts';
 import { normalizeAxis, shapeError, sizeOf, type Shape } from '../core/shape.ts';
-import type { Tensor } from '../core/tensor.ts';
-import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/tuner.ts';
+import type { Tensor, TensorDevice } from '../core/tensor.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
 import { roundingOf } from './gemm-variants.ts';
 
 /** Columns shorter than this, and rows shorter than `LONG_ROW`, are summed in one pass. */
@@ -81,7 +80,7 @@ function expectedReduction(view: ReductionView): ReductionVariant {
 }
 
 /** The variant for a view: the tuned one, or the expected one, which is the only one of reductions from or to integers. */
-function chooseReduction(device: Device, reduction: Reduction, view: ReductionView): ReductionVariant {
+function chooseReduction(device: TensorDevice, reduction: Reduction, view: ReductionView): ReductionVariant {
   if (reduction === 'first' || reduction === 'least') return expectedReduction(view);
   return device.tuner.choose('reduce', `${reduction} ${view.outer}x${view.n}x${view.inner}`, () =>
     describeReduction(device, reduction, view),
@@ -89,7 +88,7 @@ function chooseReduction(device: Device, reduction: Reduction, view: ReductionVi
 }
 
 function describeReduction(
-  device: Device,
+  device: TensorDevice,
   reduction: 'sum' | 'max',
   view: ReductionView,
 ): TuningProblem<ReductionVariant> {
@@ -145,7 +144,7 @@ const widthOf = (inner: number): 1 | 4 => (inner % 4 === 0 ? 4 : 1);
 
 /** Reduces the view's middle axis to [outer, inner]; u32 for `first` and `least`. */
 export function reduceView(
-  device: Device,
+  device: TensorDevice,
   reduction: Reduction,
   input: Tensor,
   view: ReductionView,
@@ -155,7 +154,7 @@ export function reduceView(
 }
 
 function reduceWith(
-  device: Device,
+  device: TensorDevice,
   reduction: Reduction,
   input: Tensor,
   { outer, n, inner }: ReductionView,
@@ -196,7 +195,7 @@ function reduceWith(
   return chunks === 1 ? output : reduceView(device, second, output, { outer, n: chunks, inner }, { scale, into });
 }
 
-function describePairs(device: Device, n: number, columns: number, expected: number): TuningProblem<number> {
+function describePairs(device: TensorDevice, n: number, columns: number, expected: number): TuningProblem<number> {
   const candidate = (chunks: number): Candidate<number> => ({
     name: chunks === 1 ? 'at once' : `${chunks} chunks`,
     variant: chunks,
@@ -221,7 +220,7 @@ function describePairs(device: Device, n: number, columns: number, expected: num
 
 /** Sums [n, 2, columns] over n into two tensors [columns]. */
 export function sumColumnPairs(
-  device: Device,
+  device: TensorDevice,
   input: Tensor,
   n: number,
   columns: number,
@@ -241,7 +240,7 @@ export function sumColumnPairs(
 }
 
 function sumPairs(
-  device: Device,
+  device: TensorDevice,
   input: Tensor,
   n: number,
   columns: number,
@@ -273,7 +272,7 @@ function sumPairs(
 }
 
 /** As `sumColumnPairs`, into fresh tensors. */
-export function columnPairSums(device: Device, input: Tensor, n: number, columns: number): [Tensor, Tensor] {
+export function columnPairSums(device: TensorDevice, input: Tensor, n: number, columns: number): [Tensor, Tensor] {
   const sums: [Tensor, Tensor] = [device.empty([columns]), device.empty([columns])];
   sumColumnPairs(device, input, n, columns, sums);
   return sums;
@@ -281,7 +280,7 @@ export function columnPairSums(device: Device, input: Tensor, n: number, columns
 
 /** Sums x over the marked axes, adjacent ones in one go; the result holds the remaining axes in order, under `shape`. */
 function sumMarked(
-  device: Device,
+  device: TensorDevice,
   x: Tensor,
   marked: readonly boolean[],
   shape: Shape,
@@ -309,14 +308,14 @@ function sumMarked(
 }
 
 /** Sums x down to a shape that broadcasts to x's: the gradient of broadcasting. x itself (under another handle) where nothing was broadcast. */
-export function sumTo(device: Device, x: Tensor, shape: Shape): Tensor {
+export function sumTo(device: TensorDevice, x: Tensor, shape: Shape): Tensor {
   const leading = x.rank - shape.length;
   const marked = x.shape.map((dimension, i) => dimension !== 1 && (i < leading || shape[i - leading] === 1));
   return sumMarked(device, x, marked, shape);
 }
 
 /** The transpose of `reduceView`'s sum: repeats [outer, inner] to [outer, n, inner]. */
-function spreadView(device: Device, input: Tensor, { outer, n, inner }: ReductionView, factor: number): Tensor {
+function spreadView(device: TensorDevice, input: Tensor, { outer, n, inner }: ReductionView, factor: number): Tensor {
   const output = device.empty([outer, n, inner]);
   const form: SpreadForm =
     inner % 4 === 0 ? 'columns' : inner === 1 && (n % 4 === 0 || outer === 1) ? 'rows' : 'scalar';

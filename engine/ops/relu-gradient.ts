@@ -1,11 +1,10 @@
 /** The gradient of a ReLU that is fused into another kernel. */
 import { unaryGradientKernel } from '../../kernels/unary.ts';
-import type { Device } from '../device/device.ts';
 import { elementwise } from '../core/elementwise.ts';
-import type { Tensor } from '../core/tensor.ts';
+import type { Tensor, TensorDevice } from '../core/tensor.ts';
 
 /** Gradient before a ReLU whose output was `activated`. */
-export function maskGradient(device: Device, upstream: Tensor, activated: Tensor): Tensor {
+export function maskGradient(device: TensorDevice, upstream: Tensor, activated: Tensor): Tensor {
   const gradient = device.empty(upstream.shape);
   const count4 = Math.ceil(upstream.size / 4);
   const { lanes, grid } = elementwise(device, count4);

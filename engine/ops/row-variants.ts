@@ -2,9 +2,9 @@
 import type { Kernel } from '../../kernels/kernel.ts';
 import { MAX_SLOTS, type Width } from '../../kernels/norm.ts';
 import { teamOf } from '../../kernels/reduce.ts';
-import type { Device } from '../device/device.ts';
-import { hasLinearOperand, prefersTextures } from '../gpu/textures.ts';
-import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/tuner.ts';
+import type { TensorDevice } from '../core/tensor.ts';
+import { hasLinearOperand, prefersTextures } from './operand-textures.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
 import { roundingOf } from './gemm-variants.ts';
 
 /** Teams of lanes that take rows. */
@@ -49,7 +49,7 @@ const WORTH_COPYING = 2 ** 19;
 
 /** Whether rows can be read from textures, and whether that is expected to pay. */
 export function rowTextures(
-  device: Device,
+  device: TensorDevice,
   { rows, columns, width }: Rows,
 ): { readonly possible: boolean; readonly expected: boolean } {
   const possible = width === 4 && device.operandTextures && hasLinearOperand(device, [rows, columns * width]);
@@ -102,11 +102,11 @@ function nameOf(variant: RowVariant): string {
 
 /** The variant for `count` values in rows of `size`: the tuned one, or the op's. What `describe` gives must hold no tensors. */
 export function chooseRows<V extends RowVariant>(
-  device: Device,
+  device: TensorDevice,
   family: string,
   count: number,
   size: number,
-  describe: (device: Device, rows: Rows) => RowProblem<V>,
+  describe: (device: TensorDevice, rows: Rows) => RowProblem<V>,
 ): V {
   return device.tuner.choose(family, `${size === 0 ? 0 : count / size}x${size}`, () =>
     describeRows(count, size, describe(device, rowsOf(count, size))),

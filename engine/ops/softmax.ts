@@ -8,11 +8,10 @@ import {
 } from '../../kernels/softmax.ts';
 import { linearGrid, type Grid } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/reduce.ts';
-import type { Device } from '../device/device.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import { normalizeAxis, shapeError, sizeOf, type Shape } from '../core/shape.ts';
-import type { Tensor } from '../core/tensor.ts';
-import { withOperands } from '../gpu/textures.ts';
+import type { Tensor, TensorDevice } from '../core/tensor.ts';
+import { withOperands } from './operand-textures.ts';
 import {
   chooseRows,
   otherTeams,
@@ -112,7 +111,7 @@ function normalizeBackward({ output, upstream, gradient }: Gradient, view: View,
 
 /** What both passes say of rows; only the forward one holds them in registers. */
 function ways(
-  device: Device,
+  device: TensorDevice,
   rows: Rows,
   held: boolean,
 ): Pick<RowProblem<RowVariant>, 'expected' | 'others' | 'plain'> {
@@ -134,7 +133,7 @@ function ways(
   return { expected: n > SHORT_ROW ? teams : null, others, plain: null };
 }
 
-function describeForward(device: Device, rows: Rows): RowProblem<RowVariant> {
+function describeForward(device: TensorDevice, rows: Rows): RowProblem<RowVariant> {
   const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 },
     shape = [view.outer, view.n];
   return {
@@ -150,7 +149,7 @@ function describeForward(device: Device, rows: Rows): RowProblem<RowVariant> {
   };
 }
 
-function describeGradient(device: Device, rows: Rows): RowProblem<RowVariant> {
+function describeGradient(device: TensorDevice, rows: Rows): RowProblem<RowVariant> {
   const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 },
     shape = [view.outer, view.n];
   return {

@@ -8,9 +8,9 @@ import {
   winogradWeightsKernel,
   type WinogradSize,
 } from '../../kernels/winograd.ts';
-import type { Device } from '../device/device.ts';
-import type { Tensor } from '../core/tensor.ts';
-import { prefersTextures, textureOperand, withOperands, type OperandTexture } from '../gpu/textures.ts';
+import type { Tensor, TensorDevice } from '../core/tensor.ts';
+import type { OperandTexture } from '../gpu/resources.ts';
+import { prefersTextures, textureOperand, withOperands } from './operand-textures.ts';
 import { elementwise } from '../core/elementwise.ts';
 import { epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 
@@ -45,7 +45,7 @@ const sizeOfTiles = (
 
 /** The size forced, or the one with the least work; null where the direct sum's is less. */
 function chooseSize(
-  { force: { convolution } }: Device,
+  { force: { convolution } }: TensorDevice,
   direct: number,
   sizes: readonly WinogradSize[],
   work: (m: WinogradSize) => number,
@@ -59,7 +59,11 @@ function chooseSize(
 }
 
 /** The variant with the least work, or null where the direct sum has: every value that a transform touches costs, so few channels or few tiles do not pay. */
-export function winogradSize(device: Device, call: WinogradCall, sizes: readonly WinogradSize[]): WinogradSize | null {
+export function winogradSize(
+  device: TensorDevice,
+  call: WinogradCall,
+  sizes: readonly WinogradSize[],
+): WinogradSize | null {
   const { batch, targetH, targetW } = call,
     K = call.K4 * 4,
     N = call.N4 * 4;
@@ -81,7 +85,7 @@ const GRADIENT_COSTS = { direct: 1.1, tileValue: 85, weightValue: 108 };
 const GRADIENT_COSTS_OF_QUADS = { direct: 1.4, tileValue: 13, weightValue: 23 };
 
 /** As winogradSize, for the gradient by the weights. */
-export function winogradGradientSize(device: Device, call: WinogradCall): WinogradSize | null {
+export function winogradGradientSize(device: TensorDevice, call: WinogradCall): WinogradSize | null {
   const { direct, tileValue, weightValue } = device.subgroupSize === 4 ? GRADIENT_COSTS_OF_QUADS : GRADIENT_COSTS;
   const { batch, targetH, targetW } = call,
     K = call.K4 * 4,
@@ -105,7 +109,7 @@ interface TileRange {
 
 /** The tiles of a call in ranges that are transformed at once, and how many the largest one has. */
 function tileRanges(
-  device: Device,
+  device: TensorDevice,
   m: WinogradSize,
   call: WinogradCall,
 ): { readonly perRange: number; readonly ranges: readonly TileRange[] } {
@@ -158,7 +162,7 @@ export const halfProducts = (m: WinogradSize): boolean => m === 2;
 
 /** target = source * weights [3, 3, K, N], through the epilogue; `half`: operands may be rounded to f16. */
 export function winograd(
-  device: Device,
+  device: TensorDevice,
   m: WinogradSize,
   call: WinogradCall,
   source: Tensor,
@@ -223,7 +227,7 @@ export function winograd(
 
 /** The gradient by the weights, [3, 3, K, N], of a convolution whose output's gradient is `upstream` [batch, targetH, targetW, N]. */
 export function winogradWeightGradient(
-  device: Device,
+  device: TensorDevice,
   m: WinogradSize,
   call: WinogradCall,
   source: Tensor,

@@ -2,10 +2,9 @@
  * Parameters in few flat buffers, so that an optimiser needs a handful of dispatches for all of them. Each parameter starts at a multiple of 64 elements
  * (the alignment of bindings); a buffer ends where the device's binding limit would be passed.
  */
-import type { Device } from '../device/device.ts';
 import { addInPlace } from '../core/accumulate.ts';
 import { formatShape, sameShape, ShapeError, type Shape } from '../core/shape.ts';
-import type { Tensor } from '../core/tensor.ts';
+import type { Tensor, TensorDevice } from '../core/tensor.ts';
 
 export interface NamedParameter {
   /** Unique among the parameters; names its state in checkpoints. */
@@ -43,7 +42,7 @@ export type FlatTensors = readonly Tensor[];
 
 /** Parameters gathered in flat buffers with a gradient buffer for each: what AdamW and SGD work on. */
 export class FlatParameters {
-  readonly device: Device;
+  readonly device: TensorDevice;
   readonly entries: readonly FlatEntry[];
   readonly gradients: FlatTensors;
   readonly values: FlatTensors;

@@ -7,8 +7,9 @@
  * Both keep the order of all work, so that results are the same bits as without.
  */
 import { dispatchFlops, type Grid, type Kernel } from '../../kernels/kernel.ts';
-import type { Bound, CommandSink } from '../gpu/commands.ts';
+import type { CommandSink } from '../gpu/commands.ts';
 import type { Dispatcher, Probe } from '../gpu/dispatcher.ts';
+import type { Bound } from '../gpu/resources.ts';
 import {
   Profile,
   type Calibration,

@@ -7,7 +7,9 @@ import {
   peakFlopsKernel,
   ROOFLINE_LANES,
 } from '../../kernels/roofline.ts';
-import type { BufferHolder, Dispatcher } from '../gpu/dispatcher.ts';
+import { median } from '../core/statistics.ts';
+import type { Dispatcher } from '../gpu/dispatcher.ts';
+import type { BufferHolder } from '../gpu/resources.ts';
 import type { Calibration, Profile, ProfileTiming } from './profile.ts';
 import { Profiler, type ProfilerSetup } from './profiler.ts';
 
@@ -126,7 +128,7 @@ async function measure(
   const copyMs = Math.min(...(await times(MEASUREMENTS, copy)));
 
   const empty = (): void => dispatcher.run(bandwidthKernel(), { count4: 0 }, { input, output }, [1, 1, 1]);
-  const emptyMs = (await times(EMPTY_DISPATCHES, empty)).sort((a, b) => a - b)[EMPTY_DISPATCHES >> 1];
+  const emptyMs = median(await times(EMPTY_DISPATCHES, empty));
   // By wall clock the time of a dispatch contains the submit and the wait for it.
   const latency = timing === 'wall clock' ? emptyMs : 0;
   return {

@@ -1,11 +1,24 @@
 /** How the tuner measures one shape class: random operands, every variant held against the plain one, and those that are right timed beside each other. */
 import { bandwidthKernel } from '../../kernels/roofline.ts';
-import type { Device } from '../device/device.ts';
 import type { Dispatcher } from '../gpu/dispatcher.ts';
+import { errorMessage } from '../core/errors.ts';
 import { Random } from '../core/random.ts';
 import { sizeOf } from '../core/shape.ts';
-import type { Tensor } from '../core/tensor.ts';
-import type { Candidate, TuningProblem } from './tuner.ts';
+import { median } from '../core/statistics.ts';
+import type { Tensor, TensorDevice } from '../core/tensor.ts';
+import type { Profile, ProfileOptions } from '../profiling/profile.ts';
+import type { Candidate, TuningProblem } from './problem.ts';
+
+/** What the benchmark uses of a device. */
+export interface BenchmarkDevice extends TensorDevice {
+  readonly gpu: GPUDevice;
+  readonly lost: Promise<string>;
+  /** Dispatches encoded since the device was opened. */
+  readonly dispatches: number;
+  synchronize(): Promise<void>;
+  forgetOperands(): void;
+  profile(work: () => unknown, options: ProfileOptions): Promise<Profile>;
+}
 
 export interface Exclusion {
   readonly variant: string;
@@ -42,12 +55,7 @@ const SAMPLE_DISPATCHES = 88;
 /** Random values, repeated where operands are longer: a multiple of 64 (see `Device.view`) that hardly any line's length divides. */
 const BLOCK = 64 * 4093;
 
-const median = (values: readonly number[]): number => {
-  const sorted = [...values].sort((a, b) => a - b);
-  return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
-};
-
-const message = (error: unknown): string => (error instanceof Error ? error.message : String(error)).split('\n')[0];
+const firstLine = (error: unknown): string => errorMessage(error).split('\n')[0];
 
 /** Relative L2 distance; NaN where a value is not finite. */
 function distance(actual: Float32Array, expected: Float32Array): number {
@@ -70,7 +78,7 @@ export class Bench {
   private lost: string | null = null;
 
   constructor(
-    private readonly device: Device,
+    private readonly device: BenchmarkDevice,
     private readonly dispatcher: Dispatcher,
   ) {
     void device.lost.then((reason) => {
@@ -112,7 +120,7 @@ export class Bench {
       try {
         this.allocate(problem, tensors);
       } catch (error) {
-        return skip(message(error));
+        return skip(firstLine(error));
       }
       const reference = await this.attempt(problem, problem.plain, tensors);
       if (typeof reference === 'string') return skip(`the plain variant fails: ${reference}`);
@@ -191,12 +199,12 @@ export class Bench {
       device.scope(() => problem.run(variant, tensors));
       dispatcher.flush();
     } catch (error) {
-      failure = message(error);
+      failure = firstLine(error);
     }
     const errors = await Promise.all([gpu.popErrorScope(), gpu.popErrorScope()]);
     const compilation = await dispatcher.takeFailure();
     if (this.lost !== null) throw new Error(`the GPU device was lost: ${this.lost}`);
-    failure ??= compilation === null ? null : message(compilation);
+    failure ??= compilation === null ? null : firstLine(compilation);
     failure ??= errors.find((error) => error !== null)?.message.split('\n')[0] ?? null;
     if (failure !== null) return failure;
     const results: Float32Array[] = [];

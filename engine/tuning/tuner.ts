@@ -8,92 +8,19 @@
  * Choices are JSON (`export`, `import`), for one adapter and driver; each carries a hash of its class's kernels, so that changed kernels are measured anew.
  * Another set of choices rounds differently: the same seed gives the same bits for one set of choices. A capture keeps the variants it was recorded with.
  */
-import type { Kernel } from '../../kernels/kernel.ts';
-import type { Device } from '../device/device.ts';
+import { sizeOf } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import type { VariantChooser } from '../core/variants.ts';
 import type { Dispatcher } from '../gpu/dispatcher.ts';
-import type { Random } from '../core/random.ts';
-import { sizeOf, type Shape } from '../core/shape.ts';
-import { Tensor } from '../core/tensor.ts';
-import { Bench, type Exclusion } from './benchmark.ts';
+import { Bench, type BenchmarkDevice, type Exclusion } from './benchmark.ts';
+import { hash, parseTunedChoices, sourceHash, TUNING_VERSION, type TunedChoice, type TunedChoices } from './choices.ts';
+import type { Candidate, TuningProblem } from './problem.ts';
 
-/** One way to compute a shape class. */
-export interface Candidate<V> {
-  /** Spells the variant, e.g. `texture 32x64, 2 slices`; what a stored choice names. Two candidates of one name are the same. */
-  readonly name: string;
-  readonly variant: V;
-  /** The kernels whose text decides how fast and right it is: where one of a class's changes, its choice is no longer valid. */
-  readonly kernels: () => readonly Kernel[];
-  /** Relative L2 distance from the plain variant's result that rounding may cause. */
-  readonly tolerance: number;
-}
-
-/** A shape class as the tuner runs it. Holds shapes, no tensors. */
-export interface TuningProblem<V> {
-  /** The cost model's choice. */
-  readonly expected: Candidate<V>;
-  /** All variants, with or without the expected one. */
-  readonly candidates: readonly Candidate<V>[];
-  /** The simplest variant, which the others are held against; chosen only if it is a candidate too. */
-  readonly plain: V;
-  /** All tensors of the problem, by name. */
-  readonly tensors: Readonly<Record<string, Shape>>;
-  /** Which of them is written, or are: every one is held against the plain variant's. The others are random operands, uniform in -1 .. 1. */
-  readonly output: string | readonly string[];
-  /** Makes the values of operands that uniform ones would be no example of. */
-  readonly values?: Readonly<Record<string, (random: Random, count: number) => Float32Array<ArrayBuffer>>>;
-  readonly run: (variant: V, tensors: Readonly<Record<string, Tensor>>) => void;
-}
-
-/**
- * Whether a pass that reads and writes so many values takes longer than a dispatch alone; a value counts as much as sixteen multiply-adds. Below that variants take the same
- * time, and a class has one candidate: nothing to measure.
- */
-export const worthMeasuring = (values: number): boolean => values >= 2 ** 16;
-
-/** The tensors of a problem as shapes, and a function that puts others in their places: so that a class can be run again without holding on to what it was seen with. */
-export function outline<P extends object>(
-  problem: P,
-): {
-  readonly tensors: Readonly<Record<string, Shape>>;
-  readonly fill: (tensors: Readonly<Record<string, Tensor>>) => P;
-} {
-  const entries = Object.entries(problem) as [string, unknown][];
-  const settings = Object.fromEntries(entries.filter(([, value]) => !(value instanceof Tensor)));
-  return {
-    tensors: Object.fromEntries(
-      entries.flatMap(([name, value]) => (value instanceof Tensor ? [[name, value.shape] as const] : [])),
-    ),
-    fill: (tensors) => ({ ...settings, ...tensors }) as P,
-  };
-}
-
-/** A measured choice. Times in milliseconds of one run. */
-export interface TunedChoice {
-  readonly variant: string;
-  /** Hash of the class's kernels. */
-  readonly kernels: string;
-  readonly ms: number;
-  /** The cost model's choice, and its time; null where it is not a valid one. */
-  readonly expected: string;
-  readonly expectedMs: number | null;
-}
-
-/** The choices of one adapter and driver, as JSON. */
-export interface TunedChoices {
-  readonly version: typeof TUNING_VERSION;
-  readonly adapter: string;
-  readonly driver: string;
-  readonly subgroupSize: number;
-  /** By shape class. */
-  readonly choices: Readonly<Record<string, TunedChoice>>;
-}
-
-/** Of the format. */
-export const TUNING_VERSION = 1;
-
-/** Choices that cannot be understood: the message names source, field, what was expected and what came. */
-export class TuningError extends Error {
-  override readonly name = 'TuningError';
+/** What the tuner uses of a device. */
+export interface TunableDevice extends BenchmarkDevice {
+  readonly info: { readonly description: string };
+  /** Whether the body of a capture is running. */
+  readonly capturing: boolean;
 }
 
 /** What became of a shape class. */
@@ -137,27 +64,6 @@ interface Seen {
 /** Shape classes remembered at once; the one seen first is forgotten first. */
 const MAX_SEEN = 8192;
 
-function hash(texts: Iterable<string>): string {
-  let a = 0x811c9dc5,
-    b = 0x9747b28c;
-  for (const text of texts) {
-    for (let i = 0; i <= text.length; i++) {
-      const code = i < text.length ? text.charCodeAt(i) : 0x1ffff;
-      a = Math.imul(a ^ code, 0x01000193);
-      b = Math.imul(b ^ code, 0x5bd1e995) ^ (b >>> 15);
-    }
-  }
-  return [a, b].map((half) => (half >>> 0).toString(16).padStart(8, '0')).join('');
-}
-
-const sourceHashes = new WeakMap<Kernel, string>();
-
-function sourceHash(kernel: Kernel): string {
-  let known = sourceHashes.get(kernel);
-  if (known === undefined) sourceHashes.set(kernel, (known = hash([kernel.source])));
-  return known;
-}
-
 /** The candidates with the expected one at the head, each name once. */
 function allCandidates({ expected, candidates }: TuningProblem<unknown>): Candidate<unknown>[] {
   return [
@@ -177,52 +83,8 @@ const kernelsHash = (problem: TuningProblem<unknown>): string =>
     ).values(),
   );
 
-const isRecord = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
-
-/** Checks what `import` and files are given. Throws TuningError naming `source` and the field. */
-export function parseTunedChoices(json: unknown, source: string): TunedChoices {
-  const wrong = (field: string, expected: string, got: unknown): never => {
-    throw new TuningError(
-      `${source}: ${field === '' ? 'tuned choices' : field} must be ${expected}, got ${JSON.stringify(got)?.slice(0, 80) ?? 'nothing'}`,
-    );
-  };
-  const text = (value: unknown, field: string): string =>
-    typeof value === 'string' ? value : wrong(field, 'text', value);
-  const time = (value: unknown, field: string): number =>
-    typeof value === 'number' && value >= 0 ? value : wrong(field, 'a number of milliseconds', value);
-  if (!isRecord(json)) return wrong('', 'an object', json);
-  const { version, subgroupSize } = json;
-  if (version !== TUNING_VERSION) return wrong('version', String(TUNING_VERSION), version);
-  if (!isRecord(json.choices)) return wrong('choices', 'an object', json.choices);
-  const choices = Object.entries(json.choices).map(([shapeClass, value]): [string, TunedChoice] => {
-    const at = `choices[${JSON.stringify(shapeClass)}]`;
-    if (!isRecord(value)) return wrong(at, 'an object', value);
-    return [
-      shapeClass,
-      {
-        variant: text(value.variant, `${at}.variant`),
-        kernels: text(value.kernels, `${at}.kernels`),
-        ms: time(value.ms, `${at}.ms`),
-        expected: text(value.expected, `${at}.expected`),
-        expectedMs: value.expectedMs === null ? null : time(value.expectedMs, `${at}.expectedMs`),
-      },
-    ];
-  });
-  return {
-    version: TUNING_VERSION,
-    adapter: text(json.adapter, 'adapter'),
-    driver: text(json.driver, 'driver'),
-    subgroupSize:
-      typeof subgroupSize === 'number' && Number.isSafeInteger(subgroupSize) && subgroupSize >= 0
-        ? subgroupSize
-        : wrong('subgroupSize', 'an integer >= 0', subgroupSize),
-    choices: Object.fromEntries(choices),
-  };
-}
-
 /** A device's tuner: `device.tuner`. */
-export class Tuner {
+export class Tuner implements VariantChooser<Tensor> {
   /** Vendor, architecture and device of the adapter. */
   readonly adapter: string;
   private readonly seen = new Map<string, Seen>();
@@ -233,7 +95,7 @@ export class Tuner {
   private running = false;
 
   constructor(
-    private readonly device: Device,
+    private readonly device: TunableDevice,
     private readonly dispatcher: Dispatcher,
     { vendor, architecture, device: name }: GPUAdapterInfo,
   ) {

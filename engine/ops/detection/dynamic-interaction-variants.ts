@@ -11,10 +11,9 @@ import {
   type InteractionForm,
 } from '../../../kernels/dynamic-interaction.ts';
 import { linearGrid } from '../../../kernels/kernel.ts';
-import type { Device } from '../../device/device.ts';
-import type { Tensor } from '../../core/tensor.ts';
-import { hasLinearOperand, prefersTextures, withLinearCopies, type LinearCopy } from '../../gpu/textures.ts';
-import { worthMeasuring, type Candidate, type TuningProblem } from '../../tuning/tuner.ts';
+import type { Tensor, TensorDevice } from '../../core/tensor.ts';
+import { hasLinearOperand, prefersTextures, withLinearCopies, type LinearCopy } from '../operand-textures.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../../tuning/problem.ts';
 import { roundingOf } from '../gemm-variants.ts';
 
 /** A matrix in memory, and its copy in a linear operand texture where products may read it from there. */
@@ -56,7 +55,7 @@ const readsTextures = (lanes: number, form: InteractionForm, copied: boolean, ti
   copied && tile.subgroups && readsVectors(lanes, form, tile);
 
 /** Computes a product as its tuned variant says, or the expected one. */
-export function multiply(device: Device, product: Product): void {
+export function multiply(device: TensorDevice, product: Product): void {
   const { form, proposals, m, n, k, a, b } = product;
   const copied = a.copy !== null && b.copy !== null;
   multiplyWith(
@@ -71,7 +70,7 @@ export function multiply(device: Device, product: Product): void {
 }
 
 function multiplyWith(
-  device: Device,
+  device: TensorDevice,
   { form, proposals, m, n, k, a, b, c, strideB = n * k, startB = 0, strideC = m * n, startC = 0 }: Product,
   variant: ProductVariant,
 ): void {
@@ -142,7 +141,7 @@ function tilesOf(lanes: number, { form, m, n }: ProductSizes): { expected: Produ
 }
 
 /** Operands are matrices of their own here: where they begin within a proposal's row is no matter of speed. */
-function describeProduct(device: Device, sizes: ProductSizes, copied: boolean): TuningProblem<ProductVariant> {
+function describeProduct(device: TensorDevice, sizes: ProductSizes, copied: boolean): TuningProblem<ProductVariant> {
   const { form, proposals, m, n, k } = sizes;
   const lanes = device.subgroupSize;
   const candidate = (variant: ProductVariant): Candidate<ProductVariant> => {
@@ -173,7 +172,7 @@ function describeProduct(device: Device, sizes: ProductSizes, copied: boolean): 
 
 /** Runs `body` with matrices as operands, copied into textures if `textures` and where they fit. */
 export function withCopies<T>(
-  device: Device,
+  device: TensorDevice,
   textures: boolean,
   matrices: readonly Tensor[],
   body: (operands: readonly Operand[]) => T,
@@ -197,7 +196,7 @@ export interface InteractionSizes {
 const WORTH_A_COPY = 12;
 
 /** Whether the products are expected to be large enough for their operands to be copied into textures: `d` and `k` decide how often a value is used, at P positions. */
-function expectsTextures(device: Device, { positions, d, k }: InteractionSizes): boolean {
+function expectsTextures(device: TensorDevice, { positions, d, k }: InteractionSizes): boolean {
   if (!prefersTextures(device)) return false;
   const tile = interactionTile(device.subgroupSize, 'nn', positions, Math.min(d, k));
   if (!tile || !readsVectors(device.subgroupSize, 'nn', tile)) return device.force.operands === 'texture';
@@ -211,10 +210,10 @@ export type InteractionProblem = Pick<TuningProblem<boolean>, 'tensors' | 'outpu
 
 /** Whether the products of a pass read from textures: as tuned, or as expected. What `describe` gives must hold no tensors. */
 export function chooseOperands(
-  device: Device,
+  device: TensorDevice,
   family: string,
   sizes: InteractionSizes,
-  describe: (device: Device, sizes: InteractionSizes) => InteractionProblem,
+  describe: (device: TensorDevice, sizes: InteractionSizes) => InteractionProblem,
 ): boolean {
   const { proposals, positions, d, k } = sizes;
   return device.tuner.choose(family, `${proposals}x${positions}x${d}x${k}`, () =>
@@ -223,7 +222,7 @@ export function chooseOperands(
 }
 
 function describeOperands(
-  device: Device,
+  device: TensorDevice,
   sizes: InteractionSizes,
   problem: InteractionProblem,
 ): TuningProblem<boolean> {

@@ -1,8 +1,7 @@
 /** Dynamic interaction: each proposal's features filtered by weights of its own. */
-import type { Device } from '../../device/device.ts';
 import { defineOp, opFunction } from '../../core/op.ts';
 import { shapeError, type Shape } from '../../core/shape.ts';
-import type { Tensor } from '../../core/tensor.ts';
+import type { Tensor, TensorDevice } from '../../core/tensor.ts';
 import {
   chooseOperands,
   multiply,
@@ -29,7 +28,7 @@ type Forward = Readonly<Record<'roi' | 'parameters' | 'gamma1' | 'beta1' | 'hidd
 
 /** hidden1 = roi W1, hidden2 = ReLU(LN(hidden1)) W2. */
 function interact(
-  device: Device,
+  device: TensorDevice,
   { roi, parameters, gamma1, beta1, hidden1, hidden2 }: Forward,
   epsilon: number,
   textures: boolean,
@@ -68,7 +67,7 @@ interface Backward
 
 /** From the gradient by hidden2 those by roi and parameters, which it writes, and by gamma1 and beta1, which it returns. */
 function interactBackward(
-  device: Device,
+  device: TensorDevice,
   { roi, parameters, gamma1, beta1, hidden1, byHidden2, byRoi, byParameters }: Backward,
   epsilon: number,
   textures: boolean,
@@ -141,13 +140,13 @@ const operandsOf = ({
   hidden1: [proposals, positions, k],
 });
 
-const describeForward = (device: Device, sizes: InteractionSizes): InteractionProblem => ({
+const describeForward = (device: TensorDevice, sizes: InteractionSizes): InteractionProblem => ({
   tensors: { ...operandsOf(sizes), hidden2: operandsOf(sizes).roi },
   output: ['hidden1', 'hidden2'],
   run: (textures, filled) => interact(device, filled as Forward, MEASURED_EPSILON, textures),
 });
 
-const describeBackward = (device: Device, sizes: InteractionSizes): InteractionProblem => {
+const describeBackward = (device: TensorDevice, sizes: InteractionSizes): InteractionProblem => {
   const operands = operandsOf(sizes),
     { roi, parameters } = operands;
   return {

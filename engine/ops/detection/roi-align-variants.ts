@@ -5,12 +5,11 @@ import {
   roiAlignGradientSubgroupKernel,
   roiAlignKernel,
 } from '../../../kernels/roi-align.ts';
-import type { Device } from '../../device/device.ts';
 import type { Random } from '../../core/random.ts';
 import { sizeOf, type Shape } from '../../core/shape.ts';
-import type { Tensor } from '../../core/tensor.ts';
-import { prefersTextures, textureFits } from '../../gpu/textures.ts';
-import { worthMeasuring, type Candidate, type TuningProblem } from '../../tuning/tuner.ts';
+import type { Tensor, TensorDevice } from '../../core/tensor.ts';
+import { prefersTextures, textureFits } from '../operand-textures.ts';
+import { worthMeasuring, type Candidate, type TuningProblem } from '../../tuning/problem.ts';
 
 export interface PoolingVariant {
   readonly access: 'scalar' | 'vec4' | 'texture';
@@ -74,11 +73,11 @@ export type RunPooling = (
 ) => void;
 
 /** The variant for a forward pass: the tuned one, or the expected one. `run` must hold no tensors. */
-export function choosePooling(device: Device, call: PoolingCall, run: RunPooling): PoolingVariant {
+export function choosePooling(device: TensorDevice, call: PoolingCall, run: RunPooling): PoolingVariant {
   return device.tuner.choose('roi-align', keyOf(call), () => describePooling(device, call, run));
 }
 
-function describePooling(device: Device, call: PoolingCall, run: RunPooling): TuningProblem<PoolingVariant> {
+function describePooling(device: TensorDevice, call: PoolingCall, run: RunPooling): TuningProblem<PoolingVariant> {
   const { boxes, features, resolution, samples } = call;
   const [[, , , depth]] = features;
   const output = [boxes[0] * boxes[1], resolution ** 2, depth];
@@ -124,7 +123,7 @@ export type RunPoolingGradient = (
 
 /** The variant for the gradients of all levels: the tuned one, or the expected one. `run` must hold no tensors. */
 export function choosePoolingGradient(
-  device: Device,
+  device: TensorDevice,
   call: PoolingCall,
   run: RunPoolingGradient,
 ): PoolingGradientVariant {
@@ -132,7 +131,7 @@ export function choosePoolingGradient(
 }
 
 function describeGradient(
-  device: Device,
+  device: TensorDevice,
   call: PoolingCall,
   run: RunPoolingGradient,
 ): TuningProblem<PoolingGradientVariant> {

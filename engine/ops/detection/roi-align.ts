@@ -12,7 +12,8 @@ import {
 import { defineOp, opFunction } from '../../core/op.ts';
 import { shapeError } from '../../core/shape.ts';
 import type { Tensor } from '../../core/tensor.ts';
-import { textureOperand, type OperandTexture } from '../../gpu/textures.ts';
+import type { OperandTexture } from '../../gpu/resources.ts';
+import { textureOperand } from '../operand-textures.ts';
 import {
   choosePooling,
   choosePoolingGradient,

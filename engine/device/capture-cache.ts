@@ -1,0 +1,105 @@
+/** Captures for steps whose shapes vary: decides which of them to capture, and keeps those used last. */
+import { tensorsIn, type Tensor } from '../core/tensor.ts';
+import type { Capture, CaptureReport } from './capture.ts';
+
+/** What the cache uses of a device. */
+export interface CapturingDevice {
+  capture<T>(body: () => T): Capture<T>;
+  graphScope<T>(body: () => T): T;
+  keep<T extends Tensor>(tensor: T): T;
+}
+
+export interface CaptureCacheOptions {
+  /** Captures that live at once, 8 unless told: of more, the one not used for longest is dropped. */
+  readonly capacity?: number;
+  /** False: nothing is captured, every run is a plain one. */
+  readonly enabled?: boolean;
+}
+
+/** Keys that are remembered as seen once. */
+const MAX_SEEN = 4096;
+
+/**
+ * Steps whose shapes vary: each shape has a key. The first time a key is seen its step runs plainly, the second time it is captured, from then on replayed.
+ * Either way it gives the same values.
+ */
+export class CaptureCache<I extends { dispose(): void }, T> {
+  private readonly captured = new Map<string, { readonly inputs: I; readonly capture: Capture<T> }>();
+  private readonly seen = new Set<string>();
+  private plain: Tensor[] = [];
+  private readonly capacity: number;
+  private readonly enabled: boolean;
+
+  /** @param body the step on inputs of one key; what `Device.capture` says of its body holds */
+  constructor(
+    private readonly device: CapturingDevice,
+    private readonly body: (inputs: I) => T,
+    { capacity = 8, enabled = true }: CaptureCacheOptions = {},
+  ) {
+    if (!Number.isInteger(capacity) || capacity < 1)
+      throw new RangeError(`CaptureCache: capacity must be an integer of at least 1, got ${capacity}`);
+    this.capacity = capacity;
+    this.enabled = enabled;
+  }
+
+  /**
+   * Runs the step of a key.
+   *
+   * @param make  allocates the inputs: for a key without a capture
+   * @param write gives them their values
+   * @returns     what the body returned; the cache's own, valid until the next run
+   */
+  run(key: string, make: () => I, write: (inputs: I) => void): T {
+    const known = this.captured.get(key);
+    if (known) {
+      this.captured.delete(key); // the last one in the map is the one used last
+      this.captured.set(key, known);
+      write(known.inputs);
+      known.capture.replay();
+      return known.capture.outputs;
+    }
+    this.freePlain();
+    const worthwhile = this.enabled && this.seen.has(key);
+    if (worthwhile && this.captured.size >= this.capacity) this.drop(this.captured.keys().next().value!);
+    const inputs = make();
+    let capture: Capture<T> | null = null;
+    try {
+      write(inputs);
+      if (worthwhile) {
+        capture = this.device.capture(() => this.body(inputs));
+        this.captured.set(key, { inputs, capture });
+        return capture.outputs;
+      }
+      if (this.seen.size >= MAX_SEEN) this.seen.clear();
+      this.seen.add(key);
+      const outputs = this.device.graphScope(() => this.body(inputs));
+      this.plain = [...tensorsIn(outputs)].map((tensor) => this.device.keep(tensor));
+      return outputs;
+    } finally {
+      if (!capture) inputs.dispose();
+    }
+  }
+
+  /** The captures that live now, the one used last at the end. */
+  get reports(): readonly CaptureReport[] {
+    return [...this.captured.values()].map(({ capture }) => capture.report);
+  }
+
+  /** Frees everything. */
+  dispose(): void {
+    this.freePlain();
+    for (const key of [...this.captured.keys()]) this.drop(key);
+  }
+
+  private freePlain(): void {
+    for (const tensor of this.plain) tensor.dispose();
+    this.plain = [];
+  }
+
+  private drop(key: string): void {
+    const { inputs, capture } = this.captured.get(key)!;
+    this.captured.delete(key);
+    capture.dispose();
+    inputs.dispose();
+  }
+}

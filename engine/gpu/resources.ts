@@ -1,0 +1,72 @@
+/** GPU resources that commands name: ranges of buffers, and operand textures with the layout of the matrix in them. */
+
+/** A range of a buffer as a dispatch binds it; `id` names the buffer in cache keys. Offset and size in bytes. */
+export interface BufferRange {
+  readonly id: number;
+  readonly gpu: GPUBuffer;
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** Anything with a buffer to bind: a tensor. */
+export interface BufferHolder {
+  readonly storage: { readonly range: BufferRange };
+}
+
+/** Bytes of a texel: one vec4 of f32. */
+export const TEXEL_BYTES = 16;
+
+/** How the lines of a matrix lie in a texture. */
+export interface TextureLayout {
+  readonly blocks: number;
+  /** A power of two where there is more than one block. */
+  readonly blockLines: number;
+  /** Texels from one block to the next. */
+  readonly pitch: number;
+}
+
+/** A matrix of `lines` lines of `texels` vec4s, then a last line of `rest` vec4s if `rest` > 0; and its layout in a texture. */
+export interface TextureLines {
+  readonly lines: number;
+  readonly texels: number;
+  readonly rest: number;
+  readonly layout: TextureLayout;
+}
+
+/** Where the matrix in a texture was copied from, and how it lies there. */
+export interface CopiedMatrix {
+  /** The buffer's id. */
+  readonly buffer: number;
+  readonly offset: number;
+  /** Name of the computation that made the matrix from the buffer (`TensorDevice.derived`); empty for the values themselves. */
+  readonly form: string;
+  readonly lines: number;
+  readonly texels: number;
+  readonly rest: number;
+  readonly blockLines: number;
+}
+
+/** A storage texture (rgba32float) that holds a copy of a matrix; made by the pool in textures.ts. */
+export interface OperandTexture {
+  readonly id: number;
+  readonly gpu: GPUTexture;
+  readonly view: GPUTextureView;
+  /** In texels. */
+  readonly width: number;
+  readonly height: number;
+  readonly bytes: number;
+  /** Size of the matrix that was copied into the texture last. */
+  matrixBytes: number;
+  /** Number of captures that use the texture. It lives as long as they do, but serves other work too: a replay copies its matrices again. */
+  captures: number;
+  /** The matrix in the texture; null once the matrix's buffer is written or freed. */
+  copied: CopiedMatrix | null;
+  /** Reserved for the matrix in `copied`: no other matrix is copied into the texture. */
+  kept: boolean;
+}
+
+/** What a caller passes for a binding of a kernel. */
+export type Bindable = BufferHolder | OperandTexture;
+
+/** What a dispatch binds. */
+export type Bound = BufferRange | OperandTexture;
