@@ -1,6 +1,6 @@
 /** Tuned choices: which variant of each shape class is fastest on one adapter and driver, as JSON; and the hashes that say when they are out of date. */
 import type { Kernel } from '../../kernels/kernel.ts';
-import { isJsonObject } from '../core/json.ts';
+import { isObject } from '../core/json.ts';
 
 /** A measured choice. Times in milliseconds of one run. */
 export interface TunedChoice {
@@ -42,13 +42,13 @@ export function parseTunedChoices(json: unknown, source: string): TunedChoices {
     typeof value === 'string' ? value : wrong(field, 'text', value);
   const time = (value: unknown, field: string): number =>
     typeof value === 'number' && value >= 0 ? value : wrong(field, 'a number of milliseconds', value);
-  if (!isJsonObject(json)) return wrong('', 'an object', json);
+  if (!isObject(json)) return wrong('', 'an object', json);
   const { version, subgroupSize } = json;
   if (version !== TUNING_VERSION) return wrong('version', String(TUNING_VERSION), version);
-  if (!isJsonObject(json.choices)) return wrong('choices', 'an object', json.choices);
+  if (!isObject(json.choices)) return wrong('choices', 'an object', json.choices);
   const choices = Object.entries(json.choices).map(([shapeClass, value]): [string, TunedChoice] => {
     const at = `choices[${JSON.stringify(shapeClass)}]`;
-    if (!isJsonObject(value)) return wrong(at, 'an object', value);
+    if (!isObject(value)) return wrong(at, 'an object', value);
     return [
       shapeClass,
       {

@@ -2,29 +2,14 @@
  * Checks of values of unknown type, such as parsed JSON.
  * Errors name the source, the field, what was expected and what was found.
  */
+import { isObject, shown, type JsonObject } from '../../engine/core/json.ts';
 import { InputError } from './errors.ts';
 
-export type JsonObject = Readonly<Record<string, unknown>>;
-
-/** Characters of a value that a message shows. */
-const MAX_SHOWN = 60;
-
-/** A value as a message shows it: its JSON, shortened. */
-export function shown(value: unknown): string {
-  if (value === undefined) return 'nothing';
-  if (typeof value === 'number') return String(value);
-  if (Array.isArray(value) && value.length > 8) return `an array of ${value.length}`;
-  const text = JSON.stringify(value);
-  return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN - 3)}...` : text;
-}
+export { isObject, shown, type JsonObject };
 
 /** The InputError for a field with a bad value. `source` is usually a file. */
 export function wrong(source: string, field: string, expected: string, value: unknown): InputError {
   return new InputError(`${source}: ${field}: expected ${expected}, got ${shown(value)}`);
-}
-
-export function isObject(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 /** Throws InputError unless the value is an object. */
