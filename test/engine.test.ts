@@ -217,10 +217,10 @@ describe('errors', () => {
   test('of shapes name op, argument, what was expected and what came', () => {
     device.scope(() => {
       expect(() => reshape(device.zeros([2, 3]), [4])).toThrow(
-        'reshape: shape must be of 6 elements (from [2, 3]), got [4]',
+        'reshape: shape: expected 6 elements (from [2, 3]), got [4]',
       );
-      expect(() => device.tensor([1, 2, 3], [2, 2])).toThrow('tensor: shape must be of 3 elements, got [2, 2]');
-      expect(() => device.zeros([-1])).toThrow('empty: shape must be non-negative integers, got [-1]');
+      expect(() => device.tensor([1, 2, 3], [2, 2])).toThrow('tensor: shape: expected 3 elements, got [2, 2]');
+      expect(() => device.zeros([-1])).toThrow('empty: shape: expected non-negative integers, got [-1]');
     });
   });
 

@@ -93,19 +93,23 @@ describe('normalizeImages', () => {
       expect(run).toThrow(ShapeError);
       expect(run).toThrow(message);
     };
-    fails([], {}, 'images must be at least one image');
+    fails([], {}, 'images: expected at least one image');
     fails(
       [randomImage(2, 2, 1), { ...randomImage(2, 2, 1), width: 3 }],
       {},
-      'images[1].data must be 2 x 3 x 3 values, got 12',
+      'images[1].data: expected 2 x 3 x 3 values, got 12',
     );
-    fails([{ data: new Uint8Array(0), width: 0, height: 4 }], {}, 'images[0].width must be a positive integer, got 0');
+    fails(
+      [{ data: new Uint8Array(0), width: 0, height: 4 }],
+      {},
+      'images[0].width: expected a positive integer, got 0',
+    );
     fails(
       [randomImage(4, 9, 1)],
       { height: 8 },
-      'height must be an integer, at least the 9 of the largest image, got 8',
+      "height: expected an integer of at least 9, the largest image's, got 8",
     );
-    fails([randomImage(4, 4, 1)], { divisor: 0 }, 'divisor must be a positive integer, got 0');
-    fails([randomImage(4, 4, 1)], { std: [1, 0, 1] }, 'std must be three positive numbers, got [1, 0, 1]');
+    fails([randomImage(4, 4, 1)], { divisor: 0 }, 'divisor: expected a positive integer, got 0');
+    fails([randomImage(4, 4, 1)], { std: [1, 0, 1] }, 'std: expected three positive numbers, got [1, 0, 1]');
   });
 });

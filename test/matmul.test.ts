@@ -11,19 +11,21 @@ test('operands that do not fit are refused by name', () => {
   const { device } = devices[0];
   device.scope(() => {
     const a = device.zeros([2, 3, 4]);
-    expect(() => matmul(a, device.zeros([5, 6]))).toThrow('matmul: b must be [..., 4, N] for a [2, 3, 4], got [5, 6]');
+    expect(() => matmul(a, device.zeros([5, 6]))).toThrow(
+      'matmul: b: expected [..., 4, N] for a [2, 3, 4], got [5, 6]',
+    );
     expect(() => matmul(a, device.zeros([6, 5]), { transposeB: true })).toThrow(
-      'matmul: b must be [..., N, 4] for a [2, 3, 4], got [6, 5]',
+      'matmul: b: expected [..., N, 4] for a [2, 3, 4], got [6, 5]',
     );
     expect(() => matmul(a, device.zeros([3, 4, 6]))).toThrow(
-      'matmul: b must be of batch [2] as a, or 2-D, got [3, 4, 6]',
+      'matmul: b: expected batch [2] as in a, or 2-D, got [3, 4, 6]',
     );
-    expect(() => matmul(a, device.zeros([4]))).toThrow('matmul: b must be of rank 2 or more, got [4]');
+    expect(() => matmul(a, device.zeros([4]))).toThrow('matmul: b: expected rank 2 or more, got [4]');
     expect(() => linear(a, device.zeros([5, 3]), null)).toThrow(
-      'linear: weight must be [N, 4] for x [2, 3, 4], got [5, 3]',
+      'linear: weight: expected [N, 4] for x [2, 3, 4], got [5, 3]',
     );
     expect(() => linear(a, device.zeros([5, 4]), device.zeros([4]))).toThrow(
-      'linear: bias must be [5] for weight [5, 4], got [4]',
+      'linear: bias: expected [5] for weight [5, 4], got [4]',
     );
   });
 });

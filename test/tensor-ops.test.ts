@@ -104,31 +104,31 @@ test('errors name the op, the argument, what was expected and what came', () => 
     const [eight, three] = [device.zeros([8]), device.zeros([3])];
     const indices = device.zeros([2], 'u32');
     const cases: [() => unknown, string][] = [
-      [() => layerNorm(x, three, eight), 'layerNorm: gamma must be [8], the last dimension of x, got [3]'],
-      [() => groupNorm(x, eight, eight, 3), 'groupNorm: groups must be a divisor of the 8 channels, got 3'],
+      [() => layerNorm(x, three, eight), 'layerNorm: gamma: expected [8], the last dimension of x, got [3]'],
+      [() => groupNorm(x, eight, eight, 3), 'groupNorm: groups: expected a divisor of the 8 channels, got 3'],
       [
         () => groupNorm(x, eight, eight, 2, { residual: eight }),
-        "groupNorm: residual must be of x's shape [2, 3, 8], got [8]",
+        "groupNorm: residual: expected x's shape [2, 3, 8], got [8]",
       ],
-      [() => scaleShift(x, eight, three), 'scaleShift: shift must be [8], the last dimension of x, got [3]'],
-      [() => add(x, three), 'add: the second operand must be broadcastable to [2, 3, 8], got [3]'],
-      [() => mul(x, indices), 'mul: the second operand must be of dtype f32, got u32'],
-      [() => sum(x, { axes: [0, -3] }), 'sum: axes must be distinct, got [0, -3]'],
-      [() => sum(x, { axes: [3] }), 'sum: axis must be an integer in -3 .. 2, got 3'],
-      [() => max(device.zeros([0, 3]), { axis: 0 }), 'max: x must be of at least one value along axis 0, got [0, 3]'],
-      [() => permute(x, [0, 0, 1]), 'permute: axes must be each of the 3 axes once, got [0, 0, 1]'],
+      [() => scaleShift(x, eight, three), 'scaleShift: shift: expected [8], the last dimension of x, got [3]'],
+      [() => add(x, three), 'add: second operand: expected a shape that broadcasts with [2, 3, 8], got [3]'],
+      [() => mul(x, indices), 'mul: second operand: expected dtype f32, got u32'],
+      [() => sum(x, { axes: [0, -3] }), 'sum: axes: expected distinct axes, got [0, -3]'],
+      [() => sum(x, { axes: [3] }), 'sum: axis: expected an integer in -3 .. 2, got 3'],
+      [() => max(device.zeros([0, 3]), { axis: 0 }), 'max: x: expected at least one value along axis 0, got [0, 3]'],
+      [() => permute(x, [0, 0, 1]), 'permute: axes: expected each of the 3 axes once, got [0, 0, 1]'],
       [
         () => slice(x, 1, 2, 4),
-        'slice: start and end must be 0 <= start <= end <= 3 (axis 1 of [2, 3, 8]), got 2 and 4',
+        'slice: start and end: expected 0 <= start <= end <= 3 (axis 1 of [2, 3, 8]), got 2 and 4',
       ],
-      [() => expand(x, [2, 3, 9]), 'expand: shape must be one that [2, 3, 8] broadcasts to, got [2, 3, 9]'],
+      [() => expand(x, [2, 3, 9]), 'expand: shape: expected a shape that [2, 3, 8] broadcasts to, got [2, 3, 9]'],
       [
         () => concat([x, device.zeros([2, 4, 9])], 1),
-        'concat: tensors must be equal to [2, 3, 8] except along axis 1, got [2, 4, 9]',
+        'concat: tensors: expected [2, 3, 8] except along axis 1, got [2, 4, 9]',
       ],
-      [() => concat([], 0), 'concat: tensors must be at least one, got none'],
-      [() => stack([eight, three]), 'stack: tensors must be all of shape [8], got [3]'],
-      [() => gather(x, eight), 'gather: indices must be of dtype u32, got f32'],
+      [() => concat([], 0), 'concat: tensors: expected at least one tensor, got none'],
+      [() => stack([eight, three]), 'stack: tensors: expected shape [8], got [3]'],
+      [() => gather(x, eight), 'gather: indices: expected dtype u32, got f32'],
     ];
     for (const [call, message] of cases) expect(call).toThrow(message);
   });

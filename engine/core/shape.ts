@@ -33,10 +33,10 @@ export class ShapeError extends Error {
   override readonly name = 'ShapeError';
 }
 
-/** Throws `op: argument must be expected, got [shape]`. */
+/** Throws ShapeError `op: argument: expected X, got Y`; `got` is a shape, or a text. */
 export function shapeError(op: string, argument: string, expected: string, got: Shape | string): never {
   throw new ShapeError(
-    `${op}: ${argument} must be ${expected}, got ${typeof got === 'string' ? got : formatShape(got)}`,
+    `${op}: ${argument}: expected ${expected}, got ${typeof got === 'string' ? got : formatShape(got)}`,
   );
 }
 
@@ -47,7 +47,8 @@ export function broadcastShapes(op: string, a: Shape, b: Shape): number[] {
   for (let i = 0; i < rank; i++) {
     const x = a[a.length - rank + i] ?? 1;
     const y = b[b.length - rank + i] ?? 1;
-    if (x !== y && x !== 1 && y !== 1) shapeError(op, 'the second operand', `broadcastable to ${formatShape(a)}`, b);
+    if (x !== y && x !== 1 && y !== 1)
+      shapeError(op, 'second operand', `a shape that broadcasts with ${formatShape(a)}`, b);
     out[i] = x === 1 ? y : x;
   }
   return out;

@@ -202,7 +202,7 @@ export class Device implements TensorDevice {
         ? data
         : new Float32Array(data);
     const dims = shape ?? [array.length];
-    if (sizeOf(dims) !== array.length) shapeError('tensor', 'shape', `of ${array.length} elements`, dims);
+    if (sizeOf(dims) !== array.length) shapeError('tensor', 'shape', `${array.length} elements`, dims);
     const dtype: DType = array instanceof Float32Array ? 'f32' : array instanceof Uint32Array ? 'u32' : 'i32';
     const tensor = this.empty(dims, dtype);
     this.dispatcher.write(tensor.storage.range, array.buffer, array.byteOffset, array.byteLength);
@@ -225,7 +225,7 @@ export class Device implements TensorDevice {
 
   /** Another handle to the same values with another shape and no history. */
   alias(tensor: Tensor, shape: Shape): Tensor {
-    if (sizeOf(shape) !== tensor.size) shapeError('alias', 'shape', `of ${tensor.size} elements`, shape);
+    if (sizeOf(shape) !== tensor.size) shapeError('alias', 'shape', `${tensor.size} elements`, shape);
     return this.track(new Tensor(this, shape, tensor.dtype, tensor.storage.retain()));
   }
 
@@ -253,7 +253,7 @@ export class Device implements TensorDevice {
   /** Copies values between tensors of equal size on the device. */
   copy(source: Tensor, destination: Tensor): void {
     if (source.size !== destination.size)
-      shapeError('copy', 'destination', `of ${source.size} elements`, destination.shape);
+      shapeError('copy', 'destination', `${source.size} elements`, destination.shape);
     this.activeCapture?.use(source);
     this.activeCapture?.use(destination);
     this.dispatcher.copy(source.storage.range, destination.storage.range, source.byteLength);

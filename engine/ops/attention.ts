@@ -142,7 +142,7 @@ function describe(
 const multiheadAttentionOp = defineOp({
   name: 'multiheadAttention',
   shape: ([qkv]: readonly [Tensor], { heads }: { readonly heads: number }) => {
-    if (qkv.dtype !== 'f32') shapeError('multiheadAttention', 'qkv', 'of dtype f32', qkv.dtype);
+    if (qkv.dtype !== 'f32') shapeError('multiheadAttention', 'qkv', 'dtype f32', qkv.dtype);
     if (!Number.isInteger(heads) || heads < 1)
       shapeError('multiheadAttention', 'heads', 'a positive integer', String(heads));
     if (qkv.rank !== 3 || qkv.shape[2] === 0 || qkv.shape[2] % (3 * heads) !== 0)
@@ -151,7 +151,7 @@ const multiheadAttentionOp = defineOp({
     if (width / 3 / heads > MAX_HEAD_SIZE)
       shapeError('multiheadAttention', 'd / heads', `at most ${MAX_HEAD_SIZE}`, String(width / 3 / heads));
     if (batch > MAX_GROUPS || heads > MAX_GROUPS)
-      shapeError('multiheadAttention', 'qkv', `of at most ${MAX_GROUPS} images and heads`, qkv.shape);
+      shapeError('multiheadAttention', 'qkv', `at most ${MAX_GROUPS} images and heads`, qkv.shape);
     return { shape: [batch, tokens, width / 3] };
   },
   forward: ({ device, inputs: [qkv], attributes: { heads }, output }) => {

@@ -97,11 +97,11 @@ function binary(name: BinaryFunction): ((a: Tensor, b: Tensor) => Tensor) & OpIn
   const op = defineOp({
     name,
     shape: ([a, b]: readonly [Tensor, Tensor], _: undefined) => {
-      if (a.dtype !== 'f32') shapeError(name, 'the first operand', 'of dtype f32', a.dtype);
-      if (b.dtype !== 'f32') shapeError(name, 'the second operand', 'of dtype f32', b.dtype);
+      if (a.dtype !== 'f32') shapeError(name, 'first operand', 'dtype f32', a.dtype);
+      if (b.dtype !== 'f32') shapeError(name, 'second operand', 'dtype f32', b.dtype);
       const shape = broadcastShapes(name, a.shape, b.shape);
       if (mergedRuns(shape, a.shape, b.shape).length > MAX_RANK) {
-        shapeError(name, 'the operands', `broadcast along at most ${MAX_RANK} runs of dimensions`, shape);
+        shapeError(name, 'operands', `at most ${MAX_RANK} runs of broadcast dimensions`, shape);
       }
       return { shape };
     },

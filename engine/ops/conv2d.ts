@@ -377,7 +377,12 @@ const conv2dOp = defineOp({
         shapeError('conv2d', name, `[${weight.shape[3]}]`, tensor.shape);
     }
     if (scale?.requiresGrad)
-      shapeError('conv2d', 'scale', 'without a gradient (scaleShift has one)', 'one that requires it');
+      shapeError(
+        'conv2d',
+        'scale',
+        'a constant (scaleShift computes that gradient)',
+        'a tensor that requires a gradient',
+      );
     for (const [name, tensor] of [
       ['x', x],
       ['weight', weight],
@@ -385,20 +390,20 @@ const conv2dOp = defineOp({
       ['scale', scale],
       ['residual', residual],
     ] as const) {
-      if (tensor && tensor.dtype !== 'f32') shapeError('conv2d', name, 'of dtype f32', tensor.dtype);
+      if (tensor && tensor.dtype !== 'f32') shapeError('conv2d', name, 'dtype f32', tensor.dtype);
     }
     const { batch, outH, outW } = geometry(x, weight, attributes);
     if (outH < 1 || outW < 1) {
       shapeError(
         'conv2d',
         'x',
-        `at least as large as the kernel [${weight.shape[0]}, ${weight.shape[1]}] with padding ${padding}`,
+        `a map at least as large as the kernel [${weight.shape[0]}, ${weight.shape[1]}] with padding ${padding}`,
         x.shape,
       );
     }
     const shape = [batch, outH, outW, weight.shape[3]];
     if (residual && !sameShape(residual.shape, shape))
-      shapeError('conv2d', 'residual', `of the result's shape ${formatShape(shape)}`, residual.shape);
+      shapeError('conv2d', 'residual', `the result's shape ${formatShape(shape)}`, residual.shape);
     return { shape };
   },
 

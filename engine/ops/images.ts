@@ -81,7 +81,7 @@ export function paddedSize(
     const largest = images.reduce((size, image) => Math.max(size, image[side]), 0);
     const size = given ?? largest;
     if (!Number.isInteger(size) || size < largest)
-      shapeError('normalizeImages', side, `an integer, at least the ${largest} of the largest image`, String(size));
+      shapeError('normalizeImages', side, `an integer of at least ${largest}, the largest image's`, String(size));
     return Math.ceil(size / divisor) * divisor;
   };
   return [padded('height', height), padded('width', width)];

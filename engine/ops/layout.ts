@@ -104,7 +104,7 @@ function copyByStrides(
 
 function checkCopyRank(op: string, sizes: Shape, strides: readonly number[]): void {
   const { length } = mergedDimensions(sizes, strides);
-  if (length > MAX_COPY_RANK) shapeError(op, 'x', `of at most ${MAX_COPY_RANK} dimensions after merging`, sizes);
+  if (length > MAX_COPY_RANK) shapeError(op, 'x', `at most ${MAX_COPY_RANK} dimensions after merging`, sizes);
 }
 
 // ------------------------------------------------------------------ permute
@@ -160,7 +160,7 @@ export const permute = opFunction(permuteOp, (x: Tensor, axes: readonly number[]
 
 /** Swaps the last two dimensions. */
 export function transpose(x: Tensor): Tensor {
-  if (x.rank < 2) shapeError('transpose', 'x', 'of two dimensions or more', x.shape);
+  if (x.rank < 2) shapeError('transpose', 'x', 'two dimensions or more', x.shape);
   const axes = x.shape.map((_, i) => i);
   return permuteOp([x], { axes: [...axes.slice(0, -2), x.rank - 1, x.rank - 2] });
 }
@@ -226,7 +226,7 @@ const expandOp = defineOp({
   shape: ([x]: readonly [Tensor], shape: Shape) => {
     const leading = shape.length - x.rank;
     if (leading < 0 || x.shape.some((size, i) => size !== 1 && size !== shape[leading + i])) {
-      shapeError('expand', 'shape', `one that ${formatShape(x.shape)} broadcasts to`, shape);
+      shapeError('expand', 'shape', `a shape that ${formatShape(x.shape)} broadcasts to`, shape);
     }
     checkCopyRank('expand', shape, broadcastStrides(x.shape, shape));
     return { shape, dtype: x.dtype };
@@ -275,9 +275,9 @@ const concatOp = defineOp({
   shape: (tensors: readonly Tensor[], { axis }: ConcatAttributes) => {
     const [first] = tensors;
     for (const tensor of tensors) {
-      if (tensor.dtype !== first.dtype) shapeError('concat', 'tensors', `all of dtype ${first.dtype}`, tensor.dtype);
+      if (tensor.dtype !== first.dtype) shapeError('concat', 'tensors', `dtype ${first.dtype}`, tensor.dtype);
       if (tensor.rank !== first.rank || tensor.shape.some((size, i) => i !== axis && size !== first.shape[i])) {
-        shapeError('concat', 'tensors', `equal to ${formatShape(first.shape)} except along axis ${axis}`, tensor.shape);
+        shapeError('concat', 'tensors', `${formatShape(first.shape)} except along axis ${axis}`, tensor.shape);
       }
     }
     const joined = tensors.reduce((sum, tensor) => sum + tensor.shape[axis], 0);
@@ -293,18 +293,17 @@ const concatOp = defineOp({
 
 /** Joins tensors along an axis; their other dimensions are equal. */
 export const concat = opFunction(concatOp, (tensors: readonly Tensor[], axis: number): Tensor => {
-  if (tensors.length === 0) shapeError('concat', 'tensors', 'at least one', 'none');
+  if (tensors.length === 0) shapeError('concat', 'tensors', 'at least one tensor', 'none');
   return concatOp(tensors, { axis: normalizeAxis('concat', axis, tensors[0].rank) });
 });
 
 /** Joins tensors of one shape along a new axis. */
 export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
-  if (tensors.length === 0) shapeError('stack', 'tensors', 'at least one', 'none');
+  if (tensors.length === 0) shapeError('stack', 'tensors', 'at least one tensor', 'none');
   const { shape, rank } = tensors[0];
   const along = normalizeAxis('stack', axis, rank + 1);
   for (const tensor of tensors) {
-    if (!sameShape(tensor.shape, shape))
-      shapeError('stack', 'tensors', `all of shape ${formatShape(shape)}`, tensor.shape);
+    if (!sameShape(tensor.shape, shape)) shapeError('stack', 'tensors', `shape ${formatShape(shape)}`, tensor.shape);
   }
   return concat(
     tensors.map((tensor) => reshape(tensor, [...shape.slice(0, along), 1, ...shape.slice(along)])),
@@ -328,7 +327,7 @@ function gatherView(x: Tensor, axis: number): { n: number; inner: number; width:
 const gatherOp = defineOp({
   name: 'gather',
   shape: ([x, indices]: readonly [Tensor, Tensor], { axis }: GatherAttributes) => {
-    if (indices.dtype !== 'u32') shapeError('gather', 'indices', 'of dtype u32', indices.dtype);
+    if (indices.dtype !== 'u32') shapeError('gather', 'indices', 'dtype u32', indices.dtype);
     return { shape: [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)], dtype: x.dtype };
   },
   forward: ({ device, inputs: [input, indices], attributes: { axis }, output }) => {

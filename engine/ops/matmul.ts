@@ -24,8 +24,8 @@ function matmulSizes(a: Tensor, b: Tensor, { transposeA, transposeB }: MatmulOpt
     ['a', a],
     ['b', b],
   ] as const) {
-    if (dtype !== 'f32') shapeError('matmul', name, 'of dtype f32', dtype);
-    if (shape.length < 2) shapeError('matmul', name, 'of rank 2 or more', shape);
+    if (dtype !== 'f32') shapeError('matmul', name, 'dtype f32', dtype);
+    if (shape.length < 2) shapeError('matmul', name, 'rank 2 or more', shape);
   }
   const { rows: rowsA, columns: columnsA } = matrixOf(a.shape),
     { rows: rowsB, columns: columnsB } = matrixOf(b.shape);
@@ -36,7 +36,7 @@ function matmulSizes(a: Tensor, b: Tensor, { transposeA, transposeB }: MatmulOpt
   const batchA = a.shape.slice(0, -2),
     batchB = b.shape.slice(0, -2);
   if (a.rank > 2 && b.rank > 2 && !sameShape(batchA, batchB))
-    shapeError('matmul', 'b', `of batch ${formatShape(batchA)} as a, or 2-D`, b.shape);
+    shapeError('matmul', 'b', `batch ${formatShape(batchA)} as in a, or 2-D`, b.shape);
   return { batchShape: a.rank > 2 ? batchA : batchB, m, n, k };
 }
 
@@ -122,7 +122,7 @@ const linearOp = defineOp({
       ['bias', bias],
       ['residual', residual],
     ] as const) {
-      if (tensor && tensor.dtype !== 'f32') shapeError('linear', name, 'of dtype f32', tensor.dtype);
+      if (tensor && tensor.dtype !== 'f32') shapeError('linear', name, 'dtype f32', tensor.dtype);
     }
     if (x.rank < 1) shapeError('linear', 'x', '[..., K]', x.shape);
     const k = x.shape[x.rank - 1];
@@ -133,7 +133,7 @@ const linearOp = defineOp({
       shapeError('linear', 'bias', `[${n}] for weight ${formatShape(weight.shape)}`, bias.shape);
     const shape = [...x.shape.slice(0, -1), n];
     if (residual && !sameShape(residual.shape, shape))
-      shapeError('linear', 'residual', `of the result's shape ${formatShape(shape)}`, residual.shape);
+      shapeError('linear', 'residual', `the result's shape ${formatShape(shape)}`, residual.shape);
     return { shape };
   },
   forward: ({ device, inputs: [x, weight, bias, residual], attributes: { relu }, output, half }) => {

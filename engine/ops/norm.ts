@@ -44,7 +44,7 @@ interface LayerNormAttributes {
 
 function checkFloat(op: string, tensors: Readonly<Record<string, Tensor | null>>): void {
   for (const [name, tensor] of Object.entries(tensors))
-    if (tensor && tensor.dtype !== 'f32') shapeError(op, name, 'of dtype f32', tensor.dtype);
+    if (tensor && tensor.dtype !== 'f32') shapeError(op, name, 'dtype f32', tensor.dtype);
 }
 
 function checkVector(op: string, name: string, tensor: Tensor, size: number): void {
@@ -54,7 +54,7 @@ function checkVector(op: string, name: string, tensor: Tensor, size: number): vo
 
 function checkResidual(op: string, residual: Tensor | null, x: Tensor): void {
   if (residual && !sameShape(residual.shape, x.shape))
-    shapeError(op, 'residual', `of x's shape ${formatShape(x.shape)}`, residual.shape);
+    shapeError(op, 'residual', `x's shape ${formatShape(x.shape)}`, residual.shape);
 }
 
 type Forward = Readonly<Record<'input' | 'gamma' | 'beta' | 'output', Tensor>>;

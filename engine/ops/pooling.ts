@@ -36,7 +36,12 @@ const maxPool2dOp = defineOp({
     const [B, H, W, C] = x.shape;
     const [outH, outW] = [H, W].map((size) => Math.floor((size + 2 * padding - kernel) / stride) + 1);
     if (outH < 1 || outW < 1)
-      shapeError('maxPool2d', 'x', `at least as large as the window of ${kernel} with padding ${padding}`, x.shape);
+      shapeError(
+        'maxPool2d',
+        'x',
+        `a map at least as large as the window of ${kernel} with padding ${padding}`,
+        x.shape,
+      );
     return { shape: [B, outH, outW, C] };
   },
   forward: ({ device, inputs: [x], attributes, output, requiresGrad }): { winners?: Tensor } => {

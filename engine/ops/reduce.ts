@@ -348,7 +348,7 @@ function sumOpOf(name: 'sum' | 'mean'): Op<readonly [Tensor], SumAttributes> {
   return defineOp({
     name,
     shape: ([x]: readonly [Tensor], { axes, keepDims }: SumAttributes) => {
-      if (x.dtype !== 'f32') shapeError(name, 'x', 'of dtype f32', x.dtype);
+      if (x.dtype !== 'f32') shapeError(name, 'x', 'dtype f32', x.dtype);
       return { shape: reducedShape(x.shape, axes, keepDims) };
     },
     forward: ({ device, inputs: [x], attributes: { axes }, output }) => {
@@ -394,7 +394,7 @@ export interface ReduceAxes {
 
 function sumAttributes(op: string, x: Tensor, { axes, keepDims = false }: ReduceAxes): SumAttributes {
   const normal = axes ? axes.map((axis) => normalizeAxis(op, axis, x.rank)) : x.shape.map((_, i) => i);
-  if (new Set(normal).size !== normal.length) shapeError(op, 'axes', 'distinct', axes ?? normal);
+  if (new Set(normal).size !== normal.length) shapeError(op, 'axes', 'distinct axes', axes ?? normal);
   return { axes: normal, keepDims };
 }
 
@@ -421,8 +421,8 @@ function viewAlong(shape: Shape, axis: number): ReductionView {
 const maxOp = defineOp({
   name: 'max',
   shape: ([x]: readonly [Tensor], { axis, keepDims }: MaxAttributes) => {
-    if (x.dtype !== 'f32') shapeError('max', 'x', 'of dtype f32', x.dtype);
-    if (x.shape[axis] === 0) shapeError('max', 'x', `of at least one value along axis ${axis}`, x.shape);
+    if (x.dtype !== 'f32') shapeError('max', 'x', 'dtype f32', x.dtype);
+    if (x.shape[axis] === 0) shapeError('max', 'x', `at least one value along axis ${axis}`, x.shape);
     return { shape: reducedShape(x.shape, [axis], keepDims) };
   },
   forward: ({ device, inputs: [x], attributes: { axis }, output }) => {

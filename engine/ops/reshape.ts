@@ -7,7 +7,7 @@ const reshapeOp = defineOp({
   name: 'reshape',
   shape: ([x]: readonly [Tensor], shape: Shape) => {
     if (sizeOf(shape) !== x.size)
-      shapeError('reshape', 'shape', `of ${x.size} elements (from ${formatShape(x.shape)})`, shape);
+      shapeError('reshape', 'shape', `${x.size} elements (from ${formatShape(x.shape)})`, shape);
     return { shape };
   },
   forward: 'alias',
@@ -19,7 +19,8 @@ export const reshape = opFunction(reshapeOp, (x: Tensor, shape: Shape): Tensor =
   const unknown = shape.indexOf(-1);
   if (unknown < 0) return reshapeOp([x], shape);
   const known = shape.reduce((product, dimension, i) => (i === unknown ? product : product * dimension), 1);
-  if (known === 0 || x.size % known !== 0) shapeError('reshape', 'shape', `to divide ${x.size} elements`, shape);
+  if (known === 0 || x.size % known !== 0)
+    shapeError('reshape', 'shape', `sizes that divide ${x.size} elements`, shape);
   return reshapeOp(
     [x],
     shape.map((dimension, i) => (i === unknown ? x.size / known : dimension)),

@@ -168,7 +168,7 @@ function describeGradient(device: TensorDevice, rows: Rows): RowProblem<RowVaria
 const softmaxOp = defineOp({
   name: 'softmax',
   shape: ([x]: readonly [Tensor], _: SoftmaxAttributes) => {
-    if (x.dtype !== 'f32') shapeError('softmax', 'x', 'of dtype f32', x.dtype);
+    if (x.dtype !== 'f32') shapeError('softmax', 'x', 'dtype f32', x.dtype);
     return { shape: x.shape };
   },
   forward: ({ device, inputs: [input], attributes: { axis }, output }) => {

@@ -14,7 +14,7 @@ function unaryOp(name: UnaryFunction): Op<readonly [Tensor], Constants> {
   return defineOp({
     name,
     shape: ([x]: readonly [Tensor]) => {
-      if (x.dtype !== 'f32') shapeError(name, 'x', 'of dtype f32', x.dtype);
+      if (x.dtype !== 'f32') shapeError(name, 'x', 'dtype f32', x.dtype);
       return { shape: x.shape };
     },
     forward: ({ device, inputs: [input], attributes, output }) => {

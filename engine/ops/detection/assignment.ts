@@ -18,7 +18,7 @@ import type { DType, Tensor } from '../../core/tensor.ts';
 import { checkFocal } from './boxes.ts';
 
 function check(op: string, argument: string, x: Tensor, shape: Shape, dtype: DType = 'f32'): void {
-  if (x.dtype !== dtype) shapeError(op, argument, `of dtype ${dtype}`, x.dtype);
+  if (x.dtype !== dtype) shapeError(op, argument, `dtype ${dtype}`, x.dtype);
   if (!sameShape(x.shape, shape)) shapeError(op, argument, formatShape(shape), x.shape);
 }
 

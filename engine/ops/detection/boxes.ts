@@ -22,7 +22,7 @@ import type { Tensor } from '../../core/tensor.ts';
 const lanes = (count: number): readonly [number, number, number] => linearGrid(Math.ceil(count / 64));
 
 function checkBoxes(op: string, argument: string, x: Tensor, leading = '...'): void {
-  if (x.dtype !== 'f32') shapeError(op, argument, 'of dtype f32', x.dtype);
+  if (x.dtype !== 'f32') shapeError(op, argument, 'dtype f32', x.dtype);
   if (x.rank < 1 || x.shape[x.rank - 1] !== 4) shapeError(op, argument, `[${leading}, 4]`, x.shape);
 }
 
@@ -74,7 +74,7 @@ const initialBoxesOp = defineOp({
     if (!sameShape(sizes.shape, [boxes.shape[0], 4]))
       shapeError('initialBoxes', 'sizes', formatShape([boxes.shape[0], 4]), sizes.shape);
     if (sizes.requiresGrad)
-      shapeError('initialBoxes', 'sizes', 'a constant (it gets no gradient)', 'a tensor that requires one');
+      shapeError('initialBoxes', 'sizes', 'a constant (it gets no gradient)', 'a tensor that requires a gradient');
     return { shape: boxes.shape };
   },
   forward: ({ device, inputs: [boxes, sizes], output }) => {
@@ -176,13 +176,18 @@ const focalTargets = (targets: Tensor): FocalTargets => (targets.dtype === 'f32'
 const sigmoidFocalLossOp = defineOp({
   name: 'sigmoidFocalLoss',
   shape: ([logits, targets]: readonly [Tensor, Tensor], options: FocalOptions) => {
-    if (logits.dtype !== 'f32') shapeError('sigmoidFocalLoss', 'logits', 'of dtype f32', logits.dtype);
+    if (logits.dtype !== 'f32') shapeError('sigmoidFocalLoss', 'logits', 'dtype f32', logits.dtype);
     if (logits.rank < 1) shapeError('sigmoidFocalLoss', 'logits', '[..., C]', logits.shape);
     const expected = focalTargets(targets) === 'dense' ? logits.shape : logits.shape.slice(0, -1);
     if (!sameShape(targets.shape, expected))
       shapeError('sigmoidFocalLoss', `targets (${targets.dtype})`, formatShape(expected), targets.shape);
     if (targets.requiresGrad)
-      shapeError('sigmoidFocalLoss', 'targets', 'constant (they get no gradient)', 'a tensor that requires one');
+      shapeError(
+        'sigmoidFocalLoss',
+        'targets',
+        'a constant (they get no gradient)',
+        'a tensor that requires a gradient',
+      );
     checkFocal('sigmoidFocalLoss', options);
     return { shape: logits.shape };
   },
@@ -228,7 +233,7 @@ const l1LossOp = defineOp({
       ['a', a],
       ['b', b],
     ] as const)
-      if (x.dtype !== 'f32') shapeError('l1Loss', argument, 'of dtype f32', x.dtype);
+      if (x.dtype !== 'f32') shapeError('l1Loss', argument, 'dtype f32', x.dtype);
     if (!sameShape(a.shape, b.shape)) shapeError('l1Loss', 'b', formatShape(a.shape), b.shape);
     return { shape: a.shape };
   },

@@ -164,7 +164,7 @@ const dynamicInteractionOp = defineOp({
     const fail = (argument: string, expected: string, got: Tensor): never =>
       shapeError('dynamicInteraction', argument, expected, got.shape);
     for (const [name, tensor] of Object.entries({ roi, parameters, gamma1, beta1, gamma2, beta2 })) {
-      if (tensor.dtype !== 'f32') shapeError('dynamicInteraction', name, 'of dtype f32', tensor.dtype);
+      if (tensor.dtype !== 'f32') shapeError('dynamicInteraction', name, 'dtype f32', tensor.dtype);
     }
     if (roi.rank !== 3 || roi.shape[2] === 0 || roi.shape[2] % 4 !== 0)
       fail('roi', '[R, P, d] with d a multiple of 4', roi);

@@ -27,7 +27,7 @@ const mixExpertsOp = defineOp({
       ['weights', weights],
       ['values', values],
     ] as const)
-      if (dtype !== 'f32') shapeError('mixExperts', name, 'of dtype f32', dtype);
+      if (dtype !== 'f32') shapeError('mixExperts', name, 'dtype f32', dtype);
     if (weights.rank !== 3) shapeError('mixExperts', 'weights', '[B, E, N]', weights.shape);
     const [batch, experts, rows] = weights.shape;
     if (values.rank !== 3 || values.shape[0] !== experts || values.shape[1] !== rows)

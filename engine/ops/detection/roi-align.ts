@@ -184,7 +184,7 @@ const roiAlignOp = defineOp({
     const [batch, , , channels] = features[0].shape;
     features.forEach((map, level) => {
       const { shape, dtype } = map;
-      if (dtype !== 'f32') shapeError('roiAlign', `features[${level}]`, 'of dtype f32', dtype);
+      if (dtype !== 'f32') shapeError('roiAlign', `features[${level}]`, 'dtype f32', dtype);
       if (shape.length !== 4 || shape[0] !== batch || shape[3] !== channels)
         shapeError(
           'roiAlign',
@@ -193,15 +193,15 @@ const roiAlignOp = defineOp({
           shape,
         );
       if (shape[1] < 1 || shape[2] < 1 || shape[1] > MAX_SIDE || shape[2] > MAX_SIDE)
-        shapeError('roiAlign', `features[${level}]`, `with sides of 1 to ${MAX_SIDE} pixels`, shape);
+        shapeError('roiAlign', `features[${level}]`, `sides of 1 to ${MAX_SIDE} pixels`, shape);
     });
-    if (boxes.dtype !== 'f32') shapeError('roiAlign', 'boxes', 'of dtype f32', boxes.dtype);
+    if (boxes.dtype !== 'f32') shapeError('roiAlign', 'boxes', 'dtype f32', boxes.dtype);
     if (boxes.rank !== 3 || boxes.shape[0] !== batch || boxes.shape[2] !== 4)
       shapeError('roiAlign', 'boxes', `[${batch}, N, 4]`, boxes.shape);
     checkInteger('resolution', resolution);
     checkInteger('samplingRatio', samplingRatio);
     if (strides.length !== features.length)
-      shapeError('roiAlign', 'strides', `one number a level (${features.length})`, strides);
+      shapeError('roiAlign', 'strides', `one number per level (${features.length})`, strides);
     if (!strides.every((stride) => stride > 0 && Number.isFinite(stride)))
       shapeError('roiAlign', 'strides', 'positive numbers', strides);
     if (!(canonicalSize > 0 && Number.isFinite(canonicalSize)))

@@ -50,10 +50,10 @@ const setLossOp = defineOp({
       ['targets.sizes', sizes, [images, 4], 'f32'],
     ];
     for (const [argument, x, shape, dtype] of expected) {
-      if (x.dtype !== dtype) shapeError('setLoss', argument, `of dtype ${dtype}`, x.dtype);
+      if (x.dtype !== dtype) shapeError('setLoss', argument, `dtype ${dtype}`, x.dtype);
       if (!sameShape(x.shape, shape)) shapeError('setLoss', argument, formatShape(shape), x.shape);
       if (x.requiresGrad && x !== logits && x !== boxes)
-        shapeError('setLoss', argument, 'a constant (it gets no gradient)', 'a tensor that requires one');
+        shapeError('setLoss', argument, 'a constant (it gets no gradient)', 'a tensor that requires a gradient');
     }
     checkFocal('setLoss', weights);
     return { shape: [stages, 3] };
