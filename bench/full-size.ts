@@ -15,7 +15,7 @@ import { openDevice } from '../engine/node/index.ts';
 import { storedShape, toStored } from '../engine/nn/index.ts';
 import { criterion } from '../model/criterion.ts';
 import { DynamicSparseRCNN, mapNames, PAPER_R50 } from '../model/index.ts';
-import { uploadTargets } from '../model/matching.ts';
+import { uploadTargets } from '../model/targets.ts';
 import { insteadOfFile, integerOption, orExit, parseArguments } from '../training/commands/arguments.ts';
 import { InputError } from '../training/core/errors.ts';
 import { KEEPS_MEMORY, median } from './measure.ts';

@@ -17,15 +17,17 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
-import { learningRateAt, writeSafetensors, type Device, type SafetensorData } from '../engine/index.ts';
+import { writeSafetensors, type Device, type SafetensorData } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
 import { DynamicSparseRCNN } from '../model/index.ts';
 import { ensureShapesDataset, openDataset, splitRecords } from '../training/data/index.ts';
 import { createTrainingLoader } from '../training/data/loader.ts';
-import { presetConfig, temperatureAt } from '../training/core/recipe.ts';
+import { presetConfig } from '../training/core/recipe.ts';
+import { scheduledLearningRate, temperatureAt } from '../training/core/schedules.ts';
 import { formatTable } from '../training/output/table.ts';
 import { linePlot, type Series } from '../training/pictures/plot.ts';
-import { readMetrics, type StepMetrics } from '../training/core/step-recorder.ts';
+import type { StepMetrics } from '../training/core/metrics-log.ts';
+import { readMetrics } from '../training/output/metrics-files.ts';
 import { runTrain } from '../training/commands/train.ts';
 
 /** 100 iterations of 4 images: each image once. */
@@ -77,26 +79,7 @@ export async function prepare(
   const weights = writeSafetensors(await model.save());
   model.dispose();
 
-  const {
-    seed,
-    batchSize,
-    augmentation,
-    iterations,
-    learningRate,
-    warmupIterations,
-    warmupFactor,
-    milestones,
-    decayFactor,
-    weightDecay,
-    clipNorm,
-  } = training;
-  const schedule = {
-    baseLearningRate: learningRate,
-    warmupIterations,
-    warmupFactor,
-    milestones: milestones.map((share) => Math.round(share * iterations)),
-    decayFactor,
-  };
+  const { seed, batchSize, augmentation, iterations, learningRate, weightDecay, clipNorm } = training;
   const loader = createTrainingLoader({
     records: splitRecords(dataset, 'train'),
     batchSize,
@@ -116,7 +99,7 @@ export async function prepare(
       boxes: Array.from(boxes),
     }));
     steps.push({
-      learningRate: learningRateAt(iteration, schedule),
+      learningRate: scheduledLearningRate(iteration, training),
       temperature: temperatureAt(iteration, training),
       targets,
     });
@@ -164,7 +147,7 @@ export function mean(values: readonly number[]): number {
 }
 
 /** A seed's losses by step. */
-export const lossesOf = (steps: readonly CurveStep[]): number[] => steps.map(({ loss }) => loss);
+export const lossesOf = (steps: readonly Pick<CurveStep, 'loss'>[]): number[] => steps.map(({ loss }) => loss);
 
 /** The mean over the runs at every step. */
 const meanCurve = (runs: readonly (readonly number[])[]): number[] =>

@@ -83,13 +83,16 @@ async function run(way: Way, count: number, warm: boolean): Promise<void> {
   for (let i = 0; i < count; i++) {
     const before = device.dispatches;
     const start = performance.now();
-    const { passes, norm } = await step.run(async () => ({ images, targets }), { learningRate: 1e-4, temperature: 5 });
+    const result = await step.run(async () => ({ images, targets }), {
+      learningRate: 1e-4,
+      values: { temperature: 5 },
+    });
     const host = performance.now() - start;
     way.dispatches = device.dispatches - before;
     const previous = pending;
-    pending = norm.item().then((value) => {
+    pending = result.norm.item().then((value) => {
       way.norms.push(value);
-      for (const tensor of [norm, ...passes.flatMap(({ parts, positives }) => [parts, positives])]) tensor.dispose();
+      result.dispose();
     });
     await previous;
     const now = performance.now();

@@ -22,7 +22,7 @@ import { criterion } from '../model/criterion.ts';
 import { DynamicHead } from '../model/dynamic-head.ts';
 import { FPN } from '../model/fpn.ts';
 import { DynamicSparseRCNN, type ImageTargets, type ModelConfig, type PresetName } from '../model/index.ts';
-import { uploadTargets } from '../model/matching.ts';
+import { uploadTargets } from '../model/targets.ts';
 import { Proposals } from '../model/proposals.ts';
 import { ResNet } from '../model/resnet.ts';
 import { InputError } from '../training/core/errors.ts';
@@ -109,8 +109,8 @@ export function wholeStep(device: Device, config: ModelConfig, sizes: StepSizes,
     name: 'whole step',
     run: async (times) => {
       for (let i = 0; i < times; i++) {
-        const { passes, norm } = await step.run(async () => ({ images, targets }), { learningRate: 0, temperature: 1 });
-        for (const tensor of [norm, ...passes.flatMap(({ parts, positives }) => [parts, positives])]) tensor.dispose();
+        const result = await step.run(async () => ({ images, targets }), { learningRate: 0, values: {} });
+        result.dispose();
       }
       await device.synchronize();
     },

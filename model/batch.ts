@@ -1,16 +1,17 @@
 /**
- * A batch on the device: all that a forward pass and its losses take from the host, in tensors whose values can be overwritten. Batches of one shape can
- * use the same tensors one after the other, as replaying a captured step wants it; numbers that vary from batch to batch are values here and never parameters of kernels.
+ * A batch on the device: the tensors that a forward pass and its losses take from the host. Their values can be
+ * overwritten, so that batches of one shape can use the same tensors one after the other. A captured step needs this:
+ * numbers that vary from batch to batch are values of tensors, never parameters of kernels.
  *
- * Glossary: B images, M rows of ground truths of an image (padded).
+ * Glossary: B images, M rows of ground truths per image (padded).
  */
 import { packedWords, packImages, paddedSize, type Device, type ImageData, type Tensor } from '../engine/index.ts';
-import { packTargets, targetRows, type ImageTargets, type Targets } from './matching.ts';
+import { packTargets, targetRows, type ImageTargets, type Targets } from './targets.ts';
 
 /** Height and width of the network's input are multiples of this: the stride of P5. */
 const DIVISOR = 32;
 
-/** What decides the shapes of a step. Batches of equal shape give the same work on the device. */
+/** Everything that decides the shapes of a step. Batches of equal shape give the same work on the device. */
 export interface BatchShape {
   /** B. */
   readonly images: number;
@@ -19,7 +20,7 @@ export interface BatchShape {
   readonly width: number;
   /** M; 0 without ground truths. */
   readonly rows: number;
-  /** Whether some image has float values: they take four times the memory of bytes. */
+  /** Whether some image has float values. They take four times the memory of bytes. */
   readonly floats: boolean;
 }
 
@@ -35,12 +36,18 @@ export function batchShape(images: readonly ImageData[], targets?: readonly Imag
   };
 }
 
-/** One word for a shape. */
+/** A shape as text. */
 export const shapeKey = ({ images, height, width, rows, floats }: BatchShape): string =>
   `${images}x${height}x${width}x${rows}${floats ? 'f' : ''}`;
 
+/** Numbers that vary from step to step, by name. */
+export interface BatchValues {
+  /** Temperature of the softmax over experts, > 0; default 1, the value of inference. */
+  readonly temperature?: number;
+}
+
 export class Batch {
-  /** u32: images as `packImages` lays them out. */
+  /** u32: images in the layout of `packImages`. */
   readonly packed: Tensor;
   /** [B, 4]: width, height, width, height of the unpadded images, pixels. */
   readonly sizes: Tensor;
@@ -50,7 +57,7 @@ export class Batch {
   private readonly staging: Uint32Array<ArrayBuffer>;
   private highestLabel = -1;
 
-  /** @param classes labels must be below it */
+  /** @param classes labels must be below this number */
   constructor(
     private readonly device: Device,
     readonly shape: BatchShape,
@@ -72,35 +79,34 @@ export class Batch {
           };
   }
 
-  /** The ground truths. Throws where the shape has none. */
+  /** The ground truths. Throws if the shape has none. */
   get targets(): Targets {
-    if (!this.objects) throw new Error('Batch: has no ground truths: its shape was made without targets');
-    return { ...this.objects, sizes: this.sizes, highestLabel: this.highestLabel };
+    return { ...this.requireObjects(), sizes: this.sizes, highestLabel: this.highestLabel };
   }
 
-  /** Overwrites the images and the temperature. Throws where the images have another shape than the batch. */
-  writeImages(images: readonly ImageData[], temperature: number): void {
+  /** Overwrites the images and the step's values. Throws RangeError if the images do not have the batch's shape. */
+  writeImages(images: readonly ImageData[], { temperature = 1 }: BatchValues = {}): void {
     const { device, shape } = this;
     const given = shapeKey({ ...batchShape(images), rows: shape.rows }),
       expected = shapeKey(shape);
-    if (given !== expected) throw new RangeError(`Batch: images must make a batch of shape ${expected}, got ${given}`);
-    if (!(temperature > 0)) throw new RangeError(`Batch: temperature must be > 0, got ${temperature}`);
+    if (given !== expected) throw new RangeError(`Batch: images: expected a batch of shape ${expected}, got ${given}`);
+    if (!(temperature > 0)) throw new RangeError(`Batch: temperature: expected a number > 0, got ${temperature}`);
     device.write(this.packed, packImages(images, this.staging));
     device.write(this.sizes, Float32Array.from(images.flatMap(({ width, height }) => [width, height, width, height])));
     device.write(this.inverseTemperature, Float32Array.of(1 / temperature));
   }
 
-  /** Overwrites all. Throws where images or objects do not fit the batch's shape, naming what is wrong. */
-  write(images: readonly ImageData[], targets: readonly ImageTargets[], temperature: number): void {
-    const { device, objects, classes } = this;
-    if (!objects) throw new Error('Batch: has no ground truths: its shape was made without targets');
+  /** Overwrites everything. Throws RangeError if images or objects do not fit the batch's shape. */
+  write(images: readonly ImageData[], targets: readonly ImageTargets[], values: BatchValues = {}): void {
+    const { device, classes } = this;
+    const objects = this.requireObjects();
     if (targets.length !== images.length)
-      throw new RangeError(`Batch: targets must be of ${images.length} images, got ${targets.length}`);
+      throw new RangeError(`Batch: targets: expected those of ${images.length} images, got ${targets.length}`);
     const { labels, boxes, counts, highestLabel } = packTargets('Batch', targets, objects.maxObjects);
     if (highestLabel >= classes)
-      throw new RangeError(`Batch: labels must be below the model's ${classes} classes, got ${highestLabel}`);
+      throw new RangeError(`Batch: labels: expected numbers below the model's ${classes} classes, got ${highestLabel}`);
     this.highestLabel = highestLabel;
-    this.writeImages(images, temperature);
+    this.writeImages(images, values);
     device.write(objects.labels, labels);
     device.write(objects.boxes, boxes);
     device.write(objects.counts, counts);
@@ -110,5 +116,10 @@ export class Batch {
     for (const tensor of [this.packed, this.sizes, this.inverseTemperature]) tensor.dispose();
     if (this.objects)
       for (const tensor of [this.objects.labels, this.objects.boxes, this.objects.counts]) tensor.dispose();
+  }
+
+  private requireObjects(): Omit<Targets, 'highestLabel' | 'sizes'> {
+    if (!this.objects) throw new Error('Batch: expected a shape with ground truths, got one made without targets');
+    return this.objects;
   }
 }

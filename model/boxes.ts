@@ -5,6 +5,7 @@
  * Glossary: N proposals, C classes, D detections. Boxes are xyxy in pixels of the image, flat: 4 numbers a box.
  */
 import type { ModelConfig } from './config.ts';
+import { MATCHERS } from './matching.ts';
 
 /** Detections of one image, best first. */
 export interface Detections {
@@ -99,7 +100,7 @@ export function selectDetections(
     { length: 4 * proposals.length },
     (_, i) => boxes[4 * proposals[Math.floor(i / 4)] + (i % 4)],
   );
-  if (config.matcher === 'hungarian') return { scores, labels, boxes: clipBoxes(own, size), proposals };
+  if (MATCHERS[config.matcher].oneToOne) return { scores, labels, boxes: clipBoxes(own, size), proposals };
   const kept = nms(own, scores, labels, config.nmsThreshold);
   return {
     scores: Float32Array.from(kept, (i) => scores[i]),

@@ -1,14 +1,22 @@
 /**
- * The training loss: at every stage, labels are assigned to the proposals, and class, L1 and GIoU losses are taken. The total is their sum.
+ * The training loss: at every stage, labels are assigned to the proposals, and class, L1 and GIoU losses are computed.
+ * The total is their sum.
  *
  * Glossary: B images, N proposals, C classes, T stages. Boxes are xyxy, pixels of the padded batch.
  * Sources: [SR] Sparse R-CNN 3.1, arXiv 2011.12450; [DSR] Dynamic Sparse R-CNN, arXiv 2205.02101.
  */
 import { setLoss, stack, sum, type Tensor } from '../engine/index.ts';
-import type { ModelConfig } from './config.ts';
-import { assign, type Assignment, type MatchingConfig, type Targets } from './matching.ts';
+import { assign, type Assignment, type MatchingConfig } from './matching.ts';
+import type { Targets } from './targets.ts';
 
-/** What a stage predicts. */
+/** The loss's terms, in the order of `Losses.parts`: name in files, label in plots. */
+export const LOSS_PARTS = [
+  { name: 'class', label: 'class' },
+  { name: 'l1', label: 'L1' },
+  { name: 'giou', label: 'GIoU' },
+] as const;
+
+/** The predictions of a stage. */
 export interface StagePrediction {
   /** [B, N, C], before the sigmoid. */
   readonly logits: Tensor;
@@ -23,12 +31,16 @@ export interface Losses extends Assignment {
   readonly parts: Tensor;
 }
 
-export type CriterionConfig = MatchingConfig & Pick<ModelConfig, 'numStages'>;
+export type CriterionConfig = MatchingConfig & { readonly numStages: number };
 
-/** Assigns labels at every stage and computes the losses; all stages at once, nothing is read back. Weights of loss and matching are the same. */
+/**
+ * Assigns labels at every stage and computes the losses, all stages at once; nothing is read back.
+ * Loss and matching have the same weights.
+ * @throws RangeError if there are not `numStages` stages, or if a label is not one of the C classes
+ */
 export function criterion(stages: readonly StagePrediction[], targets: Targets, config: CriterionConfig): Losses {
   if (stages.length !== config.numStages)
-    throw new RangeError(`criterion: stages must be ${config.numStages} (numStages), got ${stages.length}`);
+    throw new RangeError(`criterion: stages: expected ${config.numStages} (numStages), got ${stages.length}`);
   const { classWeight, l1Weight, giouWeight, focalAlpha: alpha, focalGamma: gamma } = config;
   return stages[0].logits.device.scope(() => {
     const logits = stack(

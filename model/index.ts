@@ -1,5 +1,5 @@
 /** The model's public surface. */
-export { DynamicSparseRCNN, type Predictions, type Trace } from './detector.ts';
+export { DynamicSparseRCNN, type Predictions, type Trace } from './dynamic-sparse-rcnn.ts';
 export {
   ConfigError,
   MODEL_PRESETS,
@@ -8,10 +8,12 @@ export {
   type ModelConfig,
   type PresetName,
 } from './config.ts';
-export { Batch, batchShape, shapeKey, type BatchShape } from './batch.ts';
+export { Batch, batchShape, shapeKey, type BatchShape, type BatchValues } from './batch.ts';
 export type { Detections } from './boxes.ts';
 export type { Losses } from './criterion.ts';
-export type { ImageTargets } from './matching.ts';
+export { MATCHER_NAMES, MATCHERS, type MatcherName } from './matching.ts';
+export type { Matcher } from './matchers/matcher.ts';
+export type { ImageTargets } from './targets.ts';
 export {
   exportNames,
   mapNames,

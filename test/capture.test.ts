@@ -437,7 +437,7 @@ async function trainBits(
     const first = at;
     const { passes: statistics, norm } = await step.run(async () => sample(at, passes[at++]), {
       learningRate: 1e-3 / (1 + first),
-      temperature: 1 + 9 / (1 + first),
+      values: { temperature: 1 + 9 / (1 + first) },
     });
     for (const tensor of [norm, ...statistics.flatMap(({ parts, positives }) => [parts, positives])]) {
       bits.push(await hex(tensor));
@@ -496,7 +496,7 @@ test('results do not depend on how far objects are padded', async () => {
   const runs: string[][] = [];
   for (const rows of [16, 64]) {
     const batch = model.batch({ ...shape, rows });
-    batch.write(images, targets, 3);
+    batch.write(images, targets, { temperature: 3 });
     const parts = device.scope(() => {
       const losses = model.lossOf(batch);
       backward(losses.total);
@@ -522,17 +522,19 @@ test('a batch refuses what does not fit its shape, by name', () => {
   const { images, targets } = sample(1, false);
   const batch = model.batch(batchShape(images, targets));
   const box = Float32Array.of(1, 2, 3, 4);
-  expect(() => batch.write(sample(1, true).images, targets, 1)).toThrow(
-    'Batch: images must make a batch of shape 2x64x64x8, got 2x64x96x8',
+  expect(() => batch.write(sample(1, true).images, targets)).toThrow(
+    'Batch: images: expected a batch of shape 2x64x64x8, got 2x64x96x8',
   );
-  expect(() => batch.write(images, [targets[0], { labels: [4], boxes: box }], 1)).toThrow(
-    "Batch: labels must be below the model's 4 classes, got 4",
+  expect(() => batch.write(images, [targets[0], { labels: [4], boxes: box }])).toThrow(
+    "Batch: labels: expected numbers below the model's 4 classes, got 4",
   );
-  expect(() =>
-    batch.write(images, [targets[0], { labels: new Uint32Array(9), boxes: new Float32Array(36) }], 1),
-  ).toThrow('Batch: image 1 must have at most 8 objects, got 9');
-  expect(() => batch.write(images, targets.slice(1), 1)).toThrow('Batch: targets must be of 2 images, got 1');
-  expect(() => batch.write(images, targets, 0)).toThrow('Batch: temperature must be > 0, got 0');
+  expect(() => batch.write(images, [targets[0], { labels: new Uint32Array(9), boxes: new Float32Array(36) }])).toThrow(
+    'Batch: labels of image 1: expected at most 8 objects, got 9',
+  );
+  expect(() => batch.write(images, targets.slice(1))).toThrow('Batch: targets: expected those of 2 images, got 1');
+  expect(() => batch.write(images, targets, { temperature: 0 })).toThrow(
+    'Batch: temperature: expected a number > 0, got 0',
+  );
   batch.dispose();
   model.dispose();
 });

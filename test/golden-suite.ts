@@ -5,8 +5,8 @@ import { openDevice, type NodeDeviceOptions } from '../engine/node/index.ts';
 import { toStored } from '../engine/nn/index.ts';
 import { DynamicSparseRCNN, PAPER_R50, validateModelConfig, type ModelConfig } from '../model/index.ts';
 import { criterion } from '../model/criterion.ts';
-import { uploadTargets, type Targets } from '../model/matching.ts';
-import type { Predictions } from '../model/detector.ts';
+import { uploadTargets, type Targets } from '../model/targets.ts';
+import type { Predictions } from '../model/dynamic-sparse-rcnn.ts';
 import { GOLDEN_NAMES, readGolden, type Golden, type GoldenName } from './golden-files.ts';
 import { relativeError } from './op-harness.ts';
 

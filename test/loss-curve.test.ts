@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { lossesOf, mean, prepare, relativeDifferences, trainOurs, type RecordedCurve } from '../bench/loss-curve.ts';
-import type { StepMetrics } from '../training/core/step-recorder.ts';
+import type { StepMetrics } from '../training/core/metrics-log.ts';
 import { testDevice } from './devices.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'loss-curve-'));

@@ -4,7 +4,8 @@ import { linearSumAssignment as referenceAssignment } from 'linear-sum-assignmen
 import { assignLinearSum, backward, linearSumAssignment, Random, type Device, type Tensor } from '../engine/index.ts';
 import { PAPER_R50 } from '../model/config.ts';
 import { criterion } from '../model/criterion.ts';
-import { assign, uploadTargets, type Assignment, type MatchingConfig } from '../model/matching.ts';
+import { assign, type Assignment, type MatchingConfig } from '../model/matching.ts';
+import { uploadTargets } from '../model/targets.ts';
 import { testDevices } from './devices.ts';
 import { GOLDEN_NAMES, readGolden, type Golden } from './golden-files.ts';
 import { decodePlan, sinkhorn, supplies, transportCosts, type Problem } from './matching-reference.ts';
@@ -425,17 +426,19 @@ describe.each(devices)('$label', ({ device }) => {
             capacity,
           ),
         );
-    expect(upload([1], [0, 0, 1])).toThrow('uploadTargets: boxes of image 1 must be 4 numbers for 1 labels, got 3');
+    expect(upload([1], [0, 0, 1])).toThrow('uploadTargets: boxes of image 1: expected 4 numbers for 1 labels, got 3');
     expect(upload([-1], [0, 0, 1, 1])).toThrow(
-      'uploadTargets: labels of image 1 must be integers of at least 0, got -1 at 0',
+      'uploadTargets: labels of image 1: expected integers of at least 0, got -1 at index 0',
     );
-    expect(upload([1], [0, 0, NaN, 1])).toThrow('uploadTargets: boxes of image 1 must be finite, got NaN in box 0');
+    expect(upload([1], [0, 0, NaN, 1])).toThrow(
+      'uploadTargets: boxes of image 1: expected finite numbers, got NaN in box 0',
+    );
     expect(upload([1, 2], [0, 0, 1, 1, 0, 0, 1, 1], 1)).toThrow(
-      'uploadTargets: capacity must be an integer of at least 2, got 1',
+      'uploadTargets: capacity: expected an integer of at least 2, got 1',
     );
     const beyond = { ...randomProblem(4, 1, 3, 1), labels: [3] };
     return expect(assignProblems(device, [[beyond]], { ...PAPER_R50, matcher: 'ota' })).rejects.toThrow(
-      "assign: labels must be below the model's 3 classes, got 3",
+      "assign: labels: expected numbers below the model's 3 classes, got 3",
     );
   });
 

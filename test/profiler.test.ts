@@ -24,7 +24,7 @@ import { countFlops, DynamicSparseRCNN, MODEL_PRESETS } from '../model/index.ts'
 import { ensureShapesDataset } from '../training/data/index.ts';
 import { profileStart } from '../training/commands/profile.ts';
 import { loadConfig } from '../training/core/recipe.ts';
-import { readMetrics } from '../training/core/step-recorder.ts';
+import { readMetrics } from '../training/output/metrics-files.ts';
 import { runTrain } from '../training/commands/train.ts';
 
 const timed = await openDevice();

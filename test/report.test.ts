@@ -11,7 +11,7 @@ import { formatTable } from '../training/output/table.ts';
 import { linePlot, runningMean, writePlot, type PlotOptions, type Series } from '../training/pictures/plot.ts';
 import { metricsTable } from '../training/output/metrics-table.ts';
 import { Progress, progressLine, type ProgressRow } from '../training/output/progress.ts';
-import { pace } from '../training/core/step-recorder.ts';
+import { pace } from '../training/core/metrics-log.ts';
 
 describe('tables', () => {
   test('numbers stand to the right, text to the left', () => {

@@ -10,7 +10,7 @@ import { ensureShapesDataset } from '../training/data/index.ts';
 import { InputError } from '../training/core/errors.ts';
 import { runEvaluate } from '../training/commands/evaluate.ts';
 import { runPredict } from '../training/commands/predict.ts';
-import { readMetrics } from '../training/core/step-recorder.ts';
+import { readMetrics } from '../training/output/metrics-files.ts';
 import { runTrain } from '../training/commands/train.ts';
 import { testDevice } from './devices.ts';
 

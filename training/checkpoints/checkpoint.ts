@@ -108,7 +108,7 @@ export function readDescription(file: Pick<SafetensorsFile, 'metadata'>, path: s
 }
 
 /** Loads all of a model's weights. Throws InputError naming the file where tensors are missing or have another shape. */
-export function loadWeights(model: Module, file: SafetensorsFile, path: string): void {
+export function loadWeights(model: Pick<Module, 'load'>, file: SafetensorsFile, path: string): void {
   try {
     const { missing, unexpected } = model.load(floatTensors(file, path));
     const list = (names: readonly string[]): string =>

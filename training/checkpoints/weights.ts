@@ -5,17 +5,12 @@
 import { readFileSync } from 'node:fs';
 import { readCheckpoint, WeightsError, type CheckpointFile } from '../../engine/index.ts';
 import { storedShape } from '../../engine/nn/index.ts';
-import {
-  mapNames,
-  type DynamicSparseRCNN,
-  type MapNamesOptions,
-  type MappedWeights,
-  type NameTable,
-} from '../../model/index.ts';
+import { mapNames, type MapNamesOptions, type MappedWeights, type NameTable } from '../../model/index.ts';
 import { readDescription } from './checkpoint.ts';
 import { COCO_CATEGORY_IDS, COCO_CLASS_NAMES } from '../data/coco-classes.ts';
 import { asArray, asInteger, asName, asObject, wrong } from '../core/checks.ts';
 import { readJson } from '../data/files.ts';
+import type { Detector } from '../core/detector.ts';
 import { InputError } from '../core/errors.ts';
 import { loadConfig, PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
 import { formatTable } from '../output/table.ts';
@@ -51,9 +46,9 @@ function asInput<T>(body: () => T): T {
   }
 }
 
-function mapped(model: DynamicSparseRCNN, file: CheckpointFile, path: string, options: MapNamesOptions): MappedWeights {
-  const shapes = new Map([...model.tensors()].map((entry) => [entry.name, storedShape(entry)]));
-  const { pixelMean, pixelStd } = model.config;
+function mapped(detector: Detector, file: CheckpointFile, path: string, options: MapNamesOptions): MappedWeights {
+  const shapes = new Map([...detector.tensors()].map((entry) => [entry.name, storedShape(entry)]));
+  const { pixelMean, pixelStd } = detector;
   const result = asInput(() => mapNames(file.tensors, shapes, { ...options, file: path, pixelMean, pixelStd }));
   for (const [name, { data }] of result.loaded) {
     const at = data.findIndex((value) => !Number.isFinite(value));
@@ -89,19 +84,19 @@ export interface LoadPretrainedOptions {
  * @throws InputError naming the file where it cannot be read, or where less than half matches and `partial` is not set
  */
 export function loadPretrained(
-  model: DynamicSparseRCNN,
+  detector: Detector,
   path: string,
   { partial = false, log, classNames, reportFile }: LoadPretrainedOptions,
 ): PretrainedReport {
   const file = readAnyWeights(path);
   let result: MappedWeights;
   try {
-    result = mapped(model, file, path, { partial, broadcastExperts: true });
+    result = mapped(detector, file, path, { partial, broadcastExperts: true });
   } catch (error) {
     throw error instanceof InputError && !partial ? new InputError(`${error.message} (--partial)`) : error;
   }
   const { loaded, table } = result;
-  model.load(loaded);
+  detector.load(loaded);
   const notes = [...table.notes];
   const theirs = ownClassNames(file);
   if (theirs && classNames && theirs.length === classNames.length && theirs.join('\n') !== classNames.join('\n')) {
@@ -177,16 +172,11 @@ export function describeReport(
  * Loads all of a model's tensors from a file; prints what of the file was not used.
  * @throws InputError naming the tensors that the file lacks or has in another shape
  */
-export function loadWhole(
-  model: DynamicSparseRCNN,
-  file: CheckpointFile,
-  path: string,
-  log: (line: string) => void,
-): void {
+export function loadWhole(detector: Detector, file: CheckpointFile, path: string, log: (line: string) => void): void {
   const {
     loaded,
     table: { loaded: taken, missing, reshaped, unexpected, source, scope, notes },
-  } = mapped(model, file, path, { partial: true });
+  } = mapped(detector, file, path, { partial: true });
   const total = taken.length + missing.length + reshaped.length;
   if (scope === 'backbone') {
     throw new InputError(
@@ -210,7 +200,7 @@ export function loadWhole(
   if (unexpected.length > 0)
     log(`warning: ${path}: not in the model and left out (${unexpected.length}): ${few(unexpected)}`);
   for (const note of notes) log(`note: ${path}: ${note}`);
-  model.load(loaded);
+  detector.load(loaded);
 }
 
 /** What `--config` and `--classes` say of weights that do not describe themselves. */

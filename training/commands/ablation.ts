@@ -23,7 +23,7 @@ import {
 import { formatDuration } from '../output/duration.ts';
 import { formatTable } from '../output/table.ts';
 import { writePlot, type Series } from '../pictures/plot.ts';
-import { readEvaluations, type EvaluationLine } from '../core/step-recorder.ts';
+import { readEvaluations, type EvaluationLine } from '../output/metrics-files.ts';
 import { runTrain } from './train.ts';
 
 /** What the rows differ in; every other key is the same for all of them. */

@@ -1,7 +1,8 @@
 /** What a training step of a configuration takes, before any data is read: parameters, memory, FLOPs by part, and the seconds of one measured step. */
 import { backward, Random } from '../../engine/index.ts';
 import { openDevice } from '../../engine/node/index.ts';
-import { countFlops, DynamicSparseRCNN } from '../../model/index.ts';
+import { createDetector } from '../core/create-detector.ts';
+import { computeLosses } from '../core/detector.ts';
 import type { RunConfig, TrainingConfig } from '../core/recipe.ts';
 import { formatDuration } from '../output/duration.ts';
 import { formatTable } from '../output/table.ts';
@@ -52,10 +53,10 @@ export async function dryRun(
 ): Promise<number> {
   const device = await openDevice();
   try {
-    const model = new DynamicSparseRCNN(device, modelConfig, training.seed);
-    const parameters = [...model.tensors()].filter(({ kind }) => kind === 'parameter');
+    const detector = createDetector(device, modelConfig, training.seed);
+    const parameters = [...detector.tensors()].filter(({ kind }) => kind === 'parameter');
     const elements = (list: typeof parameters): number => list.reduce((sum, { tensor }) => sum + tensor.size, 0);
-    const trainable = model.trainable();
+    const trainable = detector.trainable();
     const { width, height } = size;
     console.log(`${preset} on ${device.info.description || device.info.vendor}`);
     console.log(
@@ -64,7 +65,7 @@ export async function dryRun(
     console.log(
       `parameters ${(elements(parameters) / 1e6).toFixed(2)} M, of which trained ${(elements(trainable) / 1e6).toFixed(2)} M`,
     );
-    const flops = countFlops(modelConfig, padded(height), padded(width));
+    const flops = detector.countFlops(padded(height), padded(width));
     const total = Object.values(flops).reduce((a, b) => a + b, 0);
     console.log(
       formatTable(
@@ -77,7 +78,7 @@ export async function dryRun(
       ),
     );
 
-    const step = new TrainingStep(device, model, training);
+    const step = new TrainingStep(device, detector, training);
     const { optimizer } = step;
     const { images, targets } = syntheticBatch(training, modelConfig.numClasses, size);
     const weights = device.memory().liveBytes;
@@ -90,7 +91,7 @@ export async function dryRun(
       device.resetPeak();
       const start = performance.now();
       device.scope(() => {
-        const { total: loss } = model.loss(images, targets, 1);
+        const { total: loss } = computeLosses(detector, images, targets);
         forwardPeak = device.memory().peakBytes;
         backward(loss);
       });
@@ -106,10 +107,10 @@ export async function dryRun(
     let replayed = 0;
     for (let round = 0; training.replay && round < 3; round++) {
       const start = performance.now();
-      const { passes, norm } = await step.run(async () => ({ images, targets }), { learningRate: 0, temperature: 1 });
+      const result = await step.run(async () => ({ images, targets }), { learningRate: 0, values: {} });
       await device.synchronize();
       replayed = performance.now() - start;
-      for (const tensor of [norm, ...passes.flatMap(({ parts, positives }) => [parts, positives])]) tensor.dispose();
+      result.dispose();
     }
     const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(0);
     console.log(

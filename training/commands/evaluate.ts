@@ -1,6 +1,6 @@
 /** Runs a model over a split and measures its detections; and the `evaluate` command. */
 import { join } from 'node:path';
-import { DynamicSparseRCNN } from '../../model/index.ts';
+import { createDetector } from '../core/create-detector.ts';
 import { integerOption, outputFolder, parseArguments } from './arguments.ts';
 import { writeFileAtomic } from '../data/files.ts';
 import { writeDetections } from '../evaluation/coco-files.ts';
@@ -58,7 +58,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
   const device = await openForInference('evaluate', half);
   try {
     if (half) console.log(describeHalf(device));
-    const model = new DynamicSparseRCNN(device, config.model);
+    const model = createDetector(device, config.model);
     loadWhole(model, file, weights, (line) => console.log(line));
     const total = splitRecords(dataset, split).length;
     const started = performance.now();

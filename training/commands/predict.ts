@@ -1,12 +1,14 @@
 /** The `predict` command: image files in, detections as JSON and drawn images out. */
 import { basename, extname, join } from 'node:path';
-import { DynamicSparseRCNN } from '../../model/index.ts';
+import type { Trace } from '../../model/index.ts';
+import { createDetector } from '../core/create-detector.ts';
+import type { Detector } from '../core/detector.ts';
 import { insteadOfFile, numberOption, outputFolder, parseArguments } from './arguments.ts';
 import { writeFileAtomic } from '../data/files.ts';
 import { drawBoxes, writePng, type DrawnBox } from '../pictures/draw.ts';
 import { drawStages, stageHistory, type StageHistory } from '../pictures/draw-stages.ts';
 import { InputError } from '../core/errors.ts';
-import { decodeImage } from '../data/images.ts';
+import { decodeImage, type PixelImage } from '../data/images.ts';
 import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
 import { formatTable } from '../output/table.ts';
 import { type NamedDetection, nameDetections, prepareImage } from '../evaluation/predict-image.ts';
@@ -76,13 +78,13 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
   const device = await openForInference('predict', values.half ?? false);
   try {
     if (values.half) console.log(describeHalf(device));
-    const model = new DynamicSparseRCNN(device, config.model);
+    const model = createDetector(device, config.model);
     loadWhole(model, file, weights, (line) => console.log(line));
     const names = drawnNames(files);
     for (const [i, name] of files.entries()) {
       const image = await decodeImage(name);
       const { input, scale } = await prepareImage(image, config.training.evaluationResize);
-      const trace = values.stages ? await model.trace(input) : null;
+      const trace = values.stages ? await traceOf(model, input) : null;
       const detections = nameDetections(
         trace?.detections ?? (await model.detect([input]))[0],
         scale,
@@ -147,4 +149,10 @@ function drawnNames(files: readonly string[]): string[] {
       return name;
     }
   });
+}
+
+/** Throws InputError if the detector has no stages to draw. */
+function traceOf(detector: Detector, image: PixelImage): Promise<Trace> {
+  if (!detector.trace) throw new InputError(`predict: --stages: expected a model with stages, got ${detector.summary}`);
+  return detector.trace(image);
 }

@@ -1,9 +1,9 @@
 /** The `train` command, top to bottom: configuration, data, device, model, optimiser, resume, then iteration by iteration. */
-import { appendFileSync, existsSync, statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
-import { learningRateAt, ShapeError } from '../../engine/index.ts';
+import { ShapeError } from '../../engine/index.ts';
 import { openDevice } from '../../engine/node/index.ts';
-import { DynamicSparseRCNN } from '../../model/index.ts';
+import { createDetector } from '../core/create-detector.ts';
 import { integerOption, optionalValue, outputFolder, parseArguments } from './arguments.ts';
 import {
   loadWeights,
@@ -24,18 +24,14 @@ import { evaluateModel, evaluationReport } from '../evaluation/evaluate-model.ts
 import { createTrainingLoader } from '../data/loader.ts';
 import { drawRun } from '../pictures/draw-run.ts';
 import { fileToWrite, profileStart, PROFILED_STEPS, StepProfiler } from './profile.ts';
-import {
-  fitToData,
-  loadConfig,
-  PRESET_NAMES,
-  temperatureAt,
-  validateRunConfig,
-  type RunConfig,
-} from '../core/recipe.ts';
+import { fitToData, loadConfig, PRESET_NAMES, validateRunConfig, type RunConfig } from '../core/recipe.ts';
 import { metricsTable } from '../output/metrics-table.ts';
 import { Progress } from '../output/progress.ts';
 import { TrainingStep } from '../core/step.ts';
-import { keepLinesUntil, StepRecorder } from '../core/step-recorder.ts';
+import { appendLine, keepLinesUntil } from '../output/metrics-files.ts';
+import { MetricsLog } from '../core/metrics-log.ts';
+import { trainLoop } from '../core/loop.ts';
+import { formatDuration } from '../output/duration.ts';
 import { loadPretrained } from '../checkpoints/weights.ts';
 
 const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and draws its detections
@@ -176,7 +172,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   log(
     `tuning    ${summary}${earlier && earlier.tuning !== fingerprint ? `; the run began with ${earlier.tuning}: from here on it rounds differently` : ''}`,
   );
-  const model = new DynamicSparseRCNN(device, config.model, training.seed);
+  const model = createDetector(device, config.model, training.seed);
   const reportFile = join(out, 'weights.json');
   const pretrained =
     values.weights === undefined
@@ -190,9 +186,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   const step = new TrainingStep(device, model, training);
   const { optimizer } = step;
   const count = model.trainable().reduce((sum, { tensor }) => sum + tensor.size, 0);
-  log(
-    `model     ${config.preset}: ResNet-${config.model.depth}, ${config.model.numProposals} proposals, ${config.model.numStages} stages, ${(count / 1e6).toFixed(2)} M trainable parameters`,
-  );
+  log(`model     ${config.preset}: ${model.summary}, ${(count / 1e6).toFixed(2)} M trainable parameters`);
 
   // Resume.
   let state: TrainingState = { iteration: 0, optimizerSteps: 0, best: null };
@@ -250,10 +244,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
       workers: training.workers,
     });
     const { AP, AP50 } = result.evaluation.metrics;
-    appendFileSync(
-      evaluationsFile,
-      `${JSON.stringify({ iteration: state.iteration, ...result.evaluation.metrics })}\n`,
-    );
+    appendLine(evaluationsFile, { iteration: state.iteration, ...result.evaluation.metrics });
     progress.note(`evaluation at iteration ${state.iteration}: AP ${AP.toFixed(3)}, AP50 ${AP50.toFixed(3)}`);
     if (state.best && state.best.AP > AP) return;
     state = { ...state, best: { iteration: state.iteration, AP, AP50 } };
@@ -267,33 +258,31 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   };
 
   try {
-    const recorder = new StepRecorder(device, config.model.numStages, training, metricsFile, progress, state.iteration);
-    const schedule = {
-      baseLearningRate: training.learningRate,
-      warmupIterations: training.warmupIterations,
-      warmupFactor: training.warmupFactor,
-      milestones: training.milestones.map((share) => Math.round(share * training.iterations)),
-      decayFactor: training.decayFactor,
-    };
-    while (state.iteration < training.iterations && !interrupted.signal) {
-      const { iteration } = state;
-      const learningRate = learningRateAt(iteration, schedule);
-      const temperature = temperatureAt(iteration, training);
-      await profiler?.before(iteration);
-      const { passes, norm } = await step.run(() => loader.next(), { learningRate, temperature });
-      state = { ...state, iteration: iteration + 1 };
-      await recorder.record(state.iteration, learningRate, passes, norm);
-      const profiled = await profiler?.after(state.iteration);
-      if (profiled) progress.note(profiled);
-
-      const last = state.iteration === training.iterations;
-      const evaluating = last || (training.evaluateEvery > 0 && state.iteration % training.evaluateEvery === 0);
-      const saving = last || state.iteration % training.saveEvery === 0;
-      if (evaluating || saving) await recorder.finish();
-      if (evaluating) await evaluate();
-      if (saving) await save();
-    }
-    await recorder.finish();
+    const metrics = new MetricsLog({
+      device,
+      parts: model.lossParts.map(({ name }) => name),
+      stages: model.stages,
+      iterations: training.iterations,
+      start: state.iteration,
+      onMetrics: (line) => appendLine(metricsFile, line),
+      onProgress: (row) => progress.update(row),
+    });
+    await trainLoop({
+      training,
+      step,
+      log: metrics,
+      start: state.iteration,
+      next: () => loader.next(),
+      stopped: () => interrupted.signal !== null,
+      beforeStep: async (iteration) => profiler?.before(iteration),
+      afterStep: async (iteration) => {
+        state = { ...state, iteration };
+        const profiled = await profiler?.after(iteration);
+        if (profiled) progress.note(profiled);
+      },
+      evaluate,
+      save,
+    });
     if (interrupted.signal && state.iteration < training.iterations) {
       await save();
       progress.end();
@@ -313,8 +302,9 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
       evaluationsFile,
     });
     const best = state.best!;
+    const { steps, seconds, millisecondsPerStep, peakBytes } = metrics.summary();
     log(
-      `best      AP ${best.AP.toFixed(3)}, AP50 ${best.AP50.toFixed(3)} at iteration ${best.iteration}; ${recorder.summary()}`,
+      `best      AP ${best.AP.toFixed(3)}, AP50 ${best.AP50.toFixed(3)} at iteration ${best.iteration}; ${steps} steps in ${formatDuration(seconds)}, median ${millisecondsPerStep.toFixed(0)} ms a step, at most ${Math.round(peakBytes / 1e6)} MB on the device`,
     );
     log(
       `weights   ${relative('.', join(out, 'best.safetensors'))}   (npm run predict -- --weights ${relative('.', join(out, 'best.safetensors'))} IMAGE...)`,

@@ -8,7 +8,8 @@ import {
   type TuningProgress,
 } from '../../engine/index.ts';
 import { loadTuning, resetTuning, saveTuning, tuningFile } from '../../engine/node/tuning-file.ts';
-import { DynamicSparseRCNN } from '../../model/index.ts';
+import { createDetector } from '../core/create-detector.ts';
+import { computeLosses } from '../core/detector.ts';
 import { integerOption, parseArguments } from './arguments.ts';
 import { largestSize, syntheticBatch, type ImageSize } from './dry-run.ts';
 import { InputError } from '../core/errors.ts';
@@ -104,16 +105,16 @@ class TuningLine {
 
 /** Runs what training and prediction run, once, so that the device's tuner has seen their shape classes. */
 async function runOnce(device: Device, { model: config, training }: RunConfig, size: ImageSize): Promise<void> {
-  const model = new DynamicSparseRCNN(device, config, training.seed);
-  const step = new TrainingStep(device, model, training);
+  const detector = createDetector(device, config, training.seed);
+  const step = new TrainingStep(device, detector, training);
   const { images, targets } = syntheticBatch(training, config.numClasses, size);
-  device.scope(() => backward(model.loss(images, targets, 1).total));
+  device.scope(() => backward(computeLosses(detector, images, targets).total));
   step.optimizer.zeroGrad();
   // As evaluation does, and as prediction, image by image.
-  for (const count of new Set([images.length, 1])) await model.detect(images.slice(0, count));
+  for (const count of new Set([images.length, 1])) await detector.detect(images.slice(0, count));
   await device.synchronize();
   step.dispose();
-  model.dispose();
+  detector.dispose();
 }
 
 function excludedLines(results: readonly TunedClass[]): string[] {

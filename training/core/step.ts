@@ -1,4 +1,7 @@
-/** One optimiser step: passes over batches, and the update. Shapes that come again are captured and replayed; the bits are those of running every step anew. */
+/**
+ * One optimizer step: forward and backward passes over batches, then the update. Steps whose shapes come again are
+ * captured and replayed; the bits are the same as those of steps without capture.
+ */
 import {
   AdamW,
   backward,
@@ -9,26 +12,45 @@ import {
   type ImageData,
   type Tensor,
 } from '../../engine/index.ts';
-import { batchShape, shapeKey, type Batch, type DynamicSparseRCNN, type ImageTargets } from '../../model/index.ts';
+import type { ImageTargets } from '../../model/index.ts';
+import type { Detector, DetectorBatch, StepValues } from './detector.ts';
 import type { TrainingConfig } from './recipe.ts';
-import type { PassStatistics } from './step-recorder.ts';
 
-/** Captures that live at once: their commands take about a megabyte of the host each, their memory on the device they share. */
-const CAPTURES = 8;
+/**
+ * Maximum number of captures that live at once. The commands of each take about a megabyte on the host; on the device
+ * all captures share their memory.
+ */
+const MAX_CAPTURES = 8;
 
 export interface PassData {
   readonly images: readonly ImageData[];
   readonly targets: readonly ImageTargets[];
 }
 
+/** The losses of one forward and backward pass, still on the device. S stages, P parts. */
+export interface PassLosses {
+  /** f32 [S, P]: the parts of the loss, in the order of the detector's `lossParts`. */
+  readonly parts: Tensor;
+  /** u32 [S]: positive predictions, over the batch. */
+  readonly positives: Tensor;
+}
+
 export interface StepSettings {
   readonly learningRate: number;
-  /** Of the softmax over experts. */
-  readonly temperature: number;
+  /** Numbers that the detector reads by name. */
+  readonly values: StepValues;
+}
+
+/** The numbers of a step, still on the device. They belong to the caller, who calls `dispose`. */
+export interface StepResult {
+  readonly passes: readonly PassLosses[];
+  /** [1]: total L2 norm of the gradients before clipping. */
+  readonly norm: Tensor;
+  dispose(): void;
 }
 
 interface Update {
-  /** [1]: of the gradients before clipping. */
+  /** [1]: total L2 norm of the gradients before clipping. */
   readonly norm: Tensor;
 }
 
@@ -37,55 +59,53 @@ const NO_INPUTS = { dispose: (): void => undefined };
 export class TrainingStep {
   readonly optimizer: AdamW | SGD;
   private learningRate = 0;
-  /** With accumulation a pass puts its gradients aside, and the update is a capture of its own; without, both are one. */
-  private readonly passes: CaptureCache<Batch, PassStatistics & Partial<Update>>;
+  /**
+   * With accumulation, a pass adds its gradients to the optimizer's sums, and the update is a capture of its own.
+   * Without accumulation, one capture holds the pass and the update.
+   */
+  private readonly passes: CaptureCache<DetectorBatch, PassLosses & Partial<Update>>;
   private readonly updates: CaptureCache<typeof NO_INPUTS, Update>;
 
   constructor(
     private readonly device: Device,
-    private readonly model: DynamicSparseRCNN,
+    private readonly detector: Detector,
     private readonly training: TrainingConfig,
   ) {
     const { optimizer, weightDecay, momentum, accumulation, replay: enabled } = training;
-    const parameters = model.trainable();
+    const parameters = detector.trainable();
     this.optimizer =
       optimizer === 'adamw' ? new AdamW(parameters, { weightDecay }) : new SGD(parameters, { weightDecay, momentum });
     this.passes = new CaptureCache(
       device,
       (batch) => {
-        const { total, parts, counts } = model.lossOf(batch);
+        const { total, parts, counts } = detector.lossOf(batch);
         backward(total);
-        const statistics = { parts: parts.detach(), positives: counts };
-        if (accumulation === 1) return { ...statistics, ...this.update() };
+        const losses = { parts: parts.detach(), positives: counts };
+        if (accumulation === 1) return { ...losses, ...this.update() };
         this.optimizer.accumulate();
-        return statistics;
+        return losses;
       },
-      { capacity: CAPTURES, enabled },
+      { capacity: MAX_CAPTURES, enabled },
     );
     this.updates = new CaptureCache(device, () => this.update(), { enabled });
   }
 
   /**
-   * Records the step's work; nothing is read back.
-   * @param next gives the data of the next pass; called `accumulation` times
-   * @returns copies of the passes' numbers, and of the gradients' norm, [1]: the caller's to dispose
+   * Submits the commands of a step; nothing is read back.
+   * @param next gives the data of the next pass; it is called `accumulation` times
    */
-  async run(
-    next: () => Promise<PassData>,
-    { learningRate, temperature }: StepSettings,
-  ): Promise<{ passes: PassStatistics[]; norm: Tensor }> {
+  async run(next: () => Promise<PassData>, { learningRate, values }: StepSettings): Promise<StepResult> {
     this.learningRate = learningRate;
-    const passes: PassStatistics[] = [];
+    const passes: PassLosses[] = [];
     let norm: Tensor | undefined;
     for (let pass = 0; pass < this.training.accumulation; pass++) {
       const { images, targets } = await next();
-      const shape = batchShape(images, targets);
-      // The first pass sets the gradients put aside, the others add to them.
-      const key = `${shapeKey(shape)}${pass === 0 ? '' : '+'}`;
+      // The first pass overwrites the sums of the gradients, the others add to them.
+      const key = `${this.detector.batchKey(images, targets)}${pass === 0 ? '' : '+'}`;
       const result = this.passes.run(
         key,
-        () => this.model.batch(shape),
-        (batch) => batch.write(images, targets, temperature),
+        () => this.detector.makeBatch(images, targets),
+        (batch) => batch.write(images, targets, values),
       );
       passes.push({ parts: this.copy(result.parts), positives: this.copy(result.positives) });
       ({ norm } = result);
@@ -97,10 +117,17 @@ export class TrainingStep {
     ).norm;
     norm = this.copy(norm);
     this.device.flush();
-    return { passes, norm };
+    const tensors = [norm, ...passes.flatMap(({ parts, positives }) => [parts, positives])];
+    return {
+      passes,
+      norm,
+      dispose: () => {
+        for (const tensor of tensors) tensor.dispose();
+      },
+    };
   }
 
-  /** What is captured at the moment. */
+  /** The captures that live now. */
   get captures(): readonly CaptureReport[] {
     return [...this.passes.reports, ...this.updates.reports];
   }
@@ -122,7 +149,7 @@ export class TrainingStep {
     return { norm: norm.detach() };
   }
 
-  /** Outputs are overwritten by the next replay. */
+  /** The next replay overwrites the outputs of a capture, so the caller gets copies. */
   private copy(tensor: Tensor): Tensor {
     const copy = this.device.keep(this.device.empty(tensor.shape, tensor.dtype));
     this.device.copy(tensor, copy);

@@ -1,7 +1,8 @@
 /** Measures a detector on a split of a data set with COCO's metrics. */
-import type { DynamicSparseRCNN, Detections } from '../../model/index.ts';
+import type { Detections } from '../../model/index.ts';
 import { evaluateDetections, type CocoEvaluation } from '../core/coco-metrics.ts';
 import type { CocoDetection } from '../core/coco-types.ts';
+import type { Detector } from '../core/detector.ts';
 import type { ImageRecord } from '../core/image-record.ts';
 import type { EvaluationResize } from '../core/transforms.ts';
 import { cocoAnnotations, splitRecords, type Dataset } from '../data/index.ts';
@@ -48,7 +49,7 @@ export function toCoco(
 
 /** Detects on every image of a split and computes COCO's metrics. Rejects with InputError where an image cannot be read. */
 export async function evaluateModel(
-  model: DynamicSparseRCNN,
+  detector: Detector,
   dataset: Dataset,
   split: string,
   { batchSize, resize, workers, progress }: EvaluateOptions,
@@ -60,7 +61,7 @@ export async function evaluateModel(
   try {
     let done = 0;
     for await (const { images } of loader) {
-      const found = await model.detect(images);
+      const found = await detector.detect(images);
       found.forEach((ofImage, i) => {
         detections.push(...toCoco(ofImage, images[i].record, images[i].scale, dataset.categoryIds));
       });

@@ -1,5 +1,6 @@
 /** Detects on one image; the detections come back with class names and in pixels of the original image. */
-import type { Detections, DynamicSparseRCNN } from '../../model/index.ts';
+import type { Detections } from '../../model/index.ts';
+import type { Detector } from '../core/detector.ts';
 import { planEvaluation, scaleOf, type EvaluationResize } from '../core/transforms.ts';
 import { transformImage, type PixelImage } from '../data/images.ts';
 
@@ -45,13 +46,13 @@ export async function prepareImage(
 
 /** The detections with at least the score `minScore` on one image, in its own pixels. */
 export async function predictImage(
-  model: DynamicSparseRCNN,
+  detector: Detector,
   image: PixelImage,
   resize: EvaluationResize,
   classNames: readonly string[],
   minScore: number,
 ): Promise<NamedDetection[]> {
   const { input, scale } = await prepareImage(image, resize);
-  const [detections] = await model.detect([input]);
+  const [detections] = await detector.detect([input]);
   return nameDetections(detections, scale, classNames, minScore);
 }

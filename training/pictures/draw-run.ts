@@ -1,13 +1,14 @@
 /** Pictures of a run: detections on validation images beside what is there, a sheet of all of them, and the loss over the iterations. */
 import { mkdirSync } from 'node:fs';
 import { basename, extname, join } from 'node:path';
-import type { DynamicSparseRCNN } from '../../model/index.ts';
+import type { Detector } from '../core/detector.ts';
+import type { StepMetrics } from '../core/metrics-log.ts';
 import type { ImageRecord } from '../core/image-record.ts';
 import { contactSheet, drawBoxes, writePng, type Canvas } from './draw.ts';
 import { decodeImage } from '../data/images.ts';
 import { predictImage } from '../evaluation/predict-image.ts';
-import { runningMean, writePlot } from './plot.ts';
-import { readEvaluations, readMetrics } from '../core/step-recorder.ts';
+import { runningMean, writePlot, type Series } from './plot.ts';
+import { readEvaluations, readMetrics } from '../output/metrics-files.ts';
 import type { EvaluationResize } from '../core/transforms.ts';
 
 /** Drawn from this score on. */
@@ -24,7 +25,7 @@ export interface DrawRunOptions {
 
 /** Writes `predictions/*.png`, `predictions.png`, `loss.png` and, from two evaluations on, `ap.png` into the run's folder; returns the paths, the folder of pictures last. */
 export async function drawRun(
-  model: DynamicSparseRCNN,
+  detector: Detector,
   records: readonly ImageRecord[],
   { out, resize, classNames, metricsFile, evaluationsFile }: DrawRunOptions,
 ): Promise<string[]> {
@@ -35,7 +36,7 @@ export async function drawRun(
   for (const record of records) {
     // As the annotations describe it: their boxes are drawn on it.
     const image = await decodeImage(record.file, record);
-    const detections = await predictImage(model, image, resize, classNames, MIN_SCORE);
+    const detections = await predictImage(detector, image, resize, classNames, MIN_SCORE);
     const groundTruth = record.objects.map(({ box, label }) => ({ box, label, name: '' }));
     const canvas = await drawBoxes(image, detections, { groundTruth });
     writePng(join(folder, `${basename(record.name, extname(record.name))}.png`), canvas);
@@ -47,20 +48,17 @@ export async function drawRun(
   }
   const metrics = readMetrics(metricsFile);
   const window = Math.max(1, Math.round(metrics.length / 40));
-  const series = (
-    [
-      ['total', ({ loss }) => loss],
-      ['class', ({ class_loss }) => sum(class_loss)],
-      ['L1', ({ l1_loss }) => sum(l1_loss)],
-      ['GIoU', ({ giou_loss }) => sum(giou_loss)],
-    ] as readonly (readonly [string, (line: (typeof metrics)[number]) => number])[]
-  ).map(([name, value]) => ({
+  const curve = (name: string, value: (line: StepMetrics) => number): Series => ({
     name,
     points: runningMean(
       metrics.map((line) => [line.iteration, value(line)] as const),
       window,
     ),
-  }));
+  });
+  const series = [
+    curve('total', ({ loss }) => loss),
+    ...detector.lossParts.map(({ name, label }) => curve(label, (line) => sum(line[`${name}_loss`]))),
+  ];
   await writePlot(join(out, 'loss.png'), {
     title: `Loss (mean of ${window} iterations)`,
     xLabel: 'iteration',

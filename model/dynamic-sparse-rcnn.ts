@@ -1,41 +1,44 @@
 /**
- * Dynamic Sparse R-CNN, whole: images in, detections or losses out.
+ * The whole Dynamic Sparse R-CNN: images in, detections or losses out.
  *
- * Glossary: B images; N proposals; C classes; T stages; P2..P5 feature pyramid. Boxes are xyxy, pixels of the padded batch
- * (images lie at its top left, so these are pixels of the image as it went in).
+ * Glossary: B images; N proposals; C classes; T stages; E experts; P2..P5 feature pyramid.
+ * Boxes are xyxy in pixels of the padded batch. Images are padded at the right and bottom only, so these are also pixels
+ * of the unpadded image.
  */
 import { initialBoxes, normalizePacked, Random, type Device, type ImageData, type Tensor } from '../engine/index.ts';
 import { Module } from '../engine/nn/index.ts';
-import { Batch, batchShape, type BatchShape } from './batch.ts';
+import { Batch, batchShape, shapeKey, type BatchShape } from './batch.ts';
 import { selectDetections, type Detections } from './boxes.ts';
 import type { ModelConfig } from './config.ts';
-import { criterion, type Losses } from './criterion.ts';
+import { criterion, LOSS_PARTS, type Losses } from './criterion.ts';
 import { DynamicHead, type StageOutput } from './dynamic-head.ts';
+import { countFlops, type ModelPart } from './flops.ts';
 import { FPN } from './fpn.ts';
-import type { ImageTargets } from './matching.ts';
 import { Proposals, type InitialProposals } from './proposals.ts';
+import type { ImageTargets } from './targets.ts';
 
 export interface Predictions {
   /** P2..P5. */
   readonly pyramid: readonly Tensor[];
   readonly proposals: InitialProposals;
-  /** What the first stage starts from, [B, N, 4] xyxy pixels. */
+  /** [B, N, 4] xyxy pixels: the boxes that the first stage starts from. */
   readonly initialBoxes: Tensor;
   readonly stages: readonly StageOutput[];
 }
 
-/** How the detections of one image came about. Boxes are not clipped to the image. */
+/** The steps from the initial boxes of one image to its detections. Only the detections are clipped to the image. */
 export interface Trace {
   readonly detections: Detections;
-  /** [N, 4]: what the first stage starts from. */
+  /** [N, 4]: the boxes that the first stage starts from. */
   readonly initialBoxes: Float32Array;
   /** [E, N], summing to 1 over E; null without dynamic proposal generation. */
   readonly expertWeights: Float32Array | null;
-  /** What each stage made of each proposal: scores [N, C] in 0 .. 1, boxes [N, 4]. */
+  /** Each stage's output for each proposal: scores [N, C] in 0 .. 1, boxes [N, 4]. */
   readonly stages: readonly { readonly scores: Float32Array; readonly boxes: Float32Array }[];
 }
 
 export class DynamicSparseRCNN extends Module {
+  readonly lossParts = LOSS_PARTS;
   private readonly backbone: FPN;
   private readonly proposals: Proposals;
   private readonly head: DynamicHead;
@@ -53,29 +56,66 @@ export class DynamicSparseRCNN extends Module {
     this.head = this.child('head', new DynamicHead(device, random, config));
   }
 
+  /** T. */
+  get stages(): number {
+    return this.config.numStages;
+  }
+
+  get pixelMean(): readonly number[] {
+    return this.config.pixelMean;
+  }
+
+  get pixelStd(): readonly number[] {
+    return this.config.pixelStd;
+  }
+
+  /** One line for the user. */
+  get summary(): string {
+    const { depth, numProposals, numStages } = this.config;
+    return `ResNet-${depth}, ${numProposals} proposals, ${numStages} stages`;
+  }
+
+  /** FLOPs of a forward pass on one image (pixels, multiples of 32), by part of the model. */
+  countFlops(height: number, width: number): Record<ModelPart, number> {
+    return countFlops(this.config, height, width);
+  }
+
   /**
-   * @param images      RGB, 0..255, of any sizes; padded right and bottom to a multiple of 32
+   * @param images      RGB, 0..255, of any sizes; padded at the right and bottom to a multiple of 32
    * @param temperature of the softmax over experts: 1 at inference
    */
   forward(images: readonly ImageData[], temperature = 1): Predictions {
     const batch = this.batch(batchShape(images));
-    batch.writeImages(images, temperature);
+    batch.writeImages(images, { temperature });
     return this.forwardBatch(batch);
   }
 
   /** Losses of all stages for a batch with its objects; nothing is read back. */
   loss(images: readonly ImageData[], targets: readonly ImageTargets[], temperature: number): Losses {
-    const batch = this.batch(batchShape(images, targets));
-    batch.write(images, targets, temperature);
+    const batch = this.makeBatch(images, targets);
+    batch.write(images, targets, { temperature });
     return this.lossOf(batch);
   }
 
-  /** Device memory for batches of a shape, to be written and passed to `forwardBatch` or `lossOf`, once or again and again. */
+  /**
+   * Device memory for batches of a shape. Write values to it, then pass it to `forwardBatch` or `lossOf`; this can be
+   * repeated with other values.
+   */
   batch(shape: BatchShape): Batch {
     return new Batch(this.device, shape, this.config.numClasses);
   }
 
-  /** `forward` from what is written to a batch: nothing comes from the host, so that it can be captured and replayed. */
+  /** Device memory for batches of the shape of these images and objects. */
+  makeBatch(images: readonly ImageData[], targets: readonly ImageTargets[]): Batch {
+    return this.batch(batchShape(images, targets));
+  }
+
+  /** Names the shape of a batch: batches of one key do the same work on the device. */
+  batchKey(images: readonly ImageData[], targets: readonly ImageTargets[]): string {
+    return shapeKey(batchShape(images, targets));
+  }
+
+  /** `forward` of the values of a batch: nothing comes from the host, so that it can be captured and replayed. */
   forwardBatch(batch: Batch): Predictions {
     const { device, config } = this;
     const { height, width, images } = batch.shape;
@@ -88,12 +128,15 @@ export class DynamicSparseRCNN extends Module {
     return { pyramid, proposals, initialBoxes: boxes, stages: this.head.forward(pyramid, boxes, proposals.features) };
   }
 
-  /** `loss` of what is written to a batch. */
+  /** `loss` of the values of a batch. */
   lossOf(batch: Batch): Losses {
     return criterion(this.forwardBatch(batch).stages, batch.targets, this.config);
   }
 
-  /** Detections of each image, best first: the N best of the N x C scores of the last stage, after NMS where the matcher is many-to-one; boxes clipped to the image. */
+  /**
+   * Detections of each image, best first: the N best of the N x C scores of the last stage. NMS follows unless the
+   * matcher is one-to-one. Boxes are clipped to the image.
+   */
   async detect(images: readonly ImageData[]): Promise<Detections[]> {
     const { device, config } = this;
     const { logits, boxes } = device.noGrad(() =>
@@ -119,7 +162,7 @@ export class DynamicSparseRCNN extends Module {
     }
   }
 
-  /** The detections of one image, as `detect` gives them, with what led to them: initial boxes, expert weights, and every stage's scores and boxes. */
+  /** The detections of one image, as `detect` gives them, with initial boxes, expert weights, and every stage's output. */
   async trace(image: ImageData): Promise<Trace> {
     const { device, config } = this;
     const kept: Tensor[] = [];

@@ -1,0 +1,168 @@
+/**
+ * The numbers of training steps: they are read back from the device while the next step already runs, then passed on as
+ * a line of metrics and as a row of progress. Who writes and shows them is up to the caller.
+ */
+import type { Device } from '../../engine/index.ts';
+import { InputError } from './errors.ts';
+import type { StepResult } from './step.ts';
+
+/** One line of metrics.jsonl. Lists have one entry per stage. */
+export interface StepMetrics {
+  readonly iteration: number;
+  /** Sum of all parts; with accumulation, the mean over the passes. */
+  readonly loss: number;
+  /** Parts of the loss by their names in `Detector.lossParts`, e.g. `class_loss`. */
+  readonly [part: `${string}_loss`]: readonly number[];
+  readonly lr: number;
+  /** Total L2 norm of the gradients before clipping. */
+  readonly grad_norm: number;
+  readonly step_ms: number;
+  /** Positive predictions, over the batch. */
+  readonly positives: readonly number[];
+}
+
+/** A row of progress, for the user. */
+export interface StepProgress {
+  readonly iteration: number;
+  readonly iterations: number;
+  readonly loss: number;
+  /** Parts of the loss by name, summed over the stages. */
+  readonly parts: Readonly<Record<string, number>>;
+  readonly learningRate: number;
+  readonly millisecondsPerStep: number;
+  readonly secondsLeft: number;
+  /** Peak of the device's memory, in MB (10^6 bytes). */
+  readonly megabytes: number;
+}
+
+/** Time and memory of the steps so far. */
+export interface StepSummary {
+  readonly steps: number;
+  readonly seconds: number;
+  readonly millisecondsPerStep: number;
+  readonly peakBytes: number;
+}
+
+export interface MetricsLogOptions {
+  readonly device: Device;
+  /** Names of the loss's parts. */
+  readonly parts: readonly string[];
+  readonly stages: number;
+  /** Steps of the whole training. */
+  readonly iterations: number;
+  /** The iteration that training starts at. */
+  readonly start: number;
+  readonly onMetrics: (line: StepMetrics) => void;
+  readonly onProgress: (row: StepProgress) => void;
+}
+
+/** Several losses can arrive at once. Then the time between two arrivals is about zero, or twice that of a step. */
+const MAX_TOGETHER = 4;
+
+/** Steps whose times the progress row shows. */
+const RECENT_STEPS = 50;
+
+/** Milliseconds of a typical step: the median over means of a few neighbouring steps. */
+export function pace(times: readonly number[]): number {
+  const width = Math.min(MAX_TOGETHER, times.length);
+  const means = times
+    .slice(width - 1)
+    .map((_, i) => times.slice(i, i + width).reduce((a, b) => a + b, 0) / width)
+    .sort((a, b) => a - b);
+  return means[Math.floor(means.length / 2)] ?? 0;
+}
+
+const sum = (list: readonly number[]): number => list.reduce((a, b) => a + b, 0);
+
+export class MetricsLog {
+  private pending: Promise<void> = Promise.resolve();
+  private lastTime = performance.now();
+  private readonly startTime = performance.now();
+  private readonly times: number[] = [];
+
+  constructor(private readonly options: MetricsLogOptions) {}
+
+  /**
+   * Takes over a step's result, reads it and disposes it.
+   * Resolves when the step before it has been logged, so that the host is never more than one step ahead.
+   * @throws InputError if a loss is not finite: the weights are then useless, and only the last checkpoint remains
+   */
+  async add(iteration: number, learningRate: number, result: StepResult): Promise<void> {
+    const before = this.pending;
+    this.pending = this.log(before, iteration, learningRate, result);
+    this.pending.catch(() => undefined);
+    await before;
+  }
+
+  /** Waits for the last step. */
+  async finish(): Promise<void> {
+    await this.pending;
+  }
+
+  summary(): StepSummary {
+    return {
+      steps: this.times.length,
+      seconds: (performance.now() - this.startTime) / 1000,
+      millisecondsPerStep: pace(this.times),
+      peakBytes: this.options.device.memory().peakBytes,
+    };
+  }
+
+  private async log(before: Promise<void>, iteration: number, learningRate: number, result: StepResult): Promise<void> {
+    const { parts: names, stages: stageCount, onMetrics } = this.options;
+    const [gradientNorm, ...values] = await Promise.all([
+      result.norm.item(),
+      ...result.passes.map(async ({ parts, positives }) => ({
+        parts: await parts.read(),
+        positives: await positives.read(),
+      })),
+    ]);
+    result.dispose();
+    await before;
+    const stages = Array.from({ length: stageCount }, (_, s) => s);
+    const parts = names.map((_, part) =>
+      stages.map((s) => values.reduce((total, pass) => total + pass.parts[s * names.length + part], 0) / values.length),
+    );
+    const positives = stages.map((s) => values.reduce((total, pass) => total + pass.positives[s], 0));
+    const now = performance.now();
+    const elapsed = now - this.lastTime;
+    this.lastTime = now;
+    this.times.push(elapsed);
+    const loss = sum(parts.map(sum));
+    if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
+      throw new InputError(
+        `training diverged at iteration ${iteration}: loss ${loss}, gradient norm ${gradientNorm}; ` +
+          `a lower learning rate (now ${learningRate}) may help: --set learningRate=...`,
+      );
+    }
+    onMetrics({
+      iteration,
+      loss,
+      ...Object.fromEntries(names.map((name, part) => [`${name}_loss`, parts[part]])),
+      lr: learningRate,
+      grad_norm: gradientNorm,
+      step_ms: Math.round(elapsed * 10) / 10,
+      positives,
+    });
+    this.showProgress(iteration, learningRate, loss, Object.fromEntries(names.map((name, i) => [name, sum(parts[i])])));
+  }
+
+  private showProgress(
+    iteration: number,
+    learningRate: number,
+    loss: number,
+    parts: Readonly<Record<string, number>>,
+  ): void {
+    const { device, iterations, start, onProgress } = this.options;
+    onProgress({
+      iteration,
+      iterations,
+      loss,
+      parts,
+      learningRate,
+      millisecondsPerStep: pace(this.times.slice(-RECENT_STEPS)),
+      secondsLeft: ((this.lastTime - this.startTime) / 1000 / (iteration - start)) * (iterations - iteration),
+      megabytes: device.memory().peakBytes / 1e6,
+    });
+  }
+}
