@@ -1,6 +1,9 @@
-/** Pool of GPU buffers by size class: creating a buffer costs more than a dispatch, and a new one is cleared at its first use. And the books of all memory on the device. */
+/**
+ * GPU buffers: a pool by size class, an arena for captures, and the ledger of all memory on the device.
+ * Buffers are reused because creating one costs more than a dispatch, and a new one is cleared at its first use.
+ */
 
-/** A GPU buffer out of the pool; `id` names it in cache keys. */
+/** A GPU buffer from the pool; `id` names it in cache keys. */
 export interface PooledBuffer {
   readonly id: number;
   readonly gpu: GPUBuffer;
@@ -8,33 +11,36 @@ export interface PooledBuffer {
 }
 
 export interface MemoryReport {
-  /** Bytes of buffers that tensors hold now or captures have reserved, by size class, and of operand textures in use. */
+  /**
+   * Bytes in use: buffers of tensors, buffers reserved by captures, and operand textures in use.
+   * A buffer counts with its size class.
+   */
   readonly liveBytes: number;
-  /** The most that `liveBytes` has been since the start or the last `resetPeak`. */
+  /** Maximum of `liveBytes` since the start or the last `resetPeak`. */
   readonly peakBytes: number;
   /** Bytes of buffers and textures kept for reuse. */
   readonly pooledBytes: number;
   readonly liveBuffers: number;
 }
 
-const SMALLEST = 256;
-/** One count for all pools: caches name buffers by it. */
+const MIN_BUFFER_BYTES = 256;
+/** Unique over all pools, because caches name buffers by it. */
 let nextId = 1;
 
-/** Rounds up to a quarter step between powers of two, so that at most a fifth is wasted. */
+/** Rounds up to a quarter step between powers of two: at most a fifth is wasted. */
 export function sizeClass(bytes: number): number {
-  if (bytes <= SMALLEST) return SMALLEST;
-  const step = Math.max(SMALLEST, 2 ** Math.floor(Math.log2(bytes - 1)) / 4);
+  if (bytes <= MIN_BUFFER_BYTES) return MIN_BUFFER_BYTES;
+  const step = Math.max(MIN_BUFFER_BYTES, 2 ** Math.floor(Math.log2(bytes - 1)) / 4);
   return Math.ceil(bytes / step) * step;
 }
 
-/** Bytes in use and free, over all pools of a device. */
+/** Counts the bytes in use and the free bytes of all pools of a device. */
 export class MemoryLedger {
   private live = 0;
   private peak = 0;
   private pooled = 0;
 
-  /** Memory was made, and is in use. */
+  /** Memory was created and is in use. */
   add(bytes: number): void {
     this.live += bytes;
     this.peak = Math.max(this.peak, this.live);
@@ -46,7 +52,7 @@ export class MemoryLedger {
     this.add(bytes);
   }
 
-  /** Memory in use is free. */
+  /** Memory in use is free now. */
   release(bytes: number): void {
     this.live -= bytes;
     this.pooled += bytes;
@@ -66,12 +72,16 @@ export class MemoryLedger {
   }
 }
 
+/** Buffers of a device: in use, or free for reuse. */
 export class BufferPool {
   private readonly free = new Map<number, PooledBuffer[]>();
   private freeBytes = 0;
   private liveCount = 0;
 
-  /** @param onDestroy called before buffers are destroyed: pending work must be submitted and cached bind groups dropped. */
+  /**
+   * @param maxBytes  largest buffer of the device
+   * @param onDestroy called before buffers are destroyed; it submits pending work and drops cached bind groups
+   */
   constructor(
     private readonly device: GPUDevice,
     private readonly maxBytes: number,
@@ -79,6 +89,7 @@ export class BufferPool {
     private readonly onDestroy: () => void,
   ) {}
 
+  /** A buffer of at least `bytes` bytes. Throws RangeError if the device has no buffers that large. */
   acquire(bytes: number): PooledBuffer {
     const size = sizeClass(bytes);
     let buffer = this.free.get(size)?.pop();
@@ -104,7 +115,8 @@ export class BufferPool {
   release(buffer: PooledBuffer): void {
     const list = this.free.get(buffer.bytes) ?? [];
     if (list.length === 0) this.free.set(buffer.bytes, list);
-    // The oldest free buffer is handed out first, whatever the order of releases: a step that repeats gets the buffers it had, and its bind groups are there already.
+    // Sorted so that the oldest free buffer is handed out first, whatever the order of releases.
+    // Then a repeated step gets the same buffers again and finds its bind groups in the cache.
     let at = list.length;
     while (at > 0 && list[at - 1].id < buffer.id) at--;
     list.splice(at, 0, buffer);
@@ -113,7 +125,7 @@ export class BufferPool {
     this.freeBytes += buffer.bytes;
   }
 
-  /** Destroys the free buffers where they take more than `keepBytes`. */
+  /** Destroys all free buffers if together they take more than `keepBytes`. */
   trim(keepBytes = 0): void {
     if (this.freeBytes <= keepBytes) return;
     this.onDestroy();
@@ -130,12 +142,16 @@ export class BufferPool {
   }
 }
 
-/** A free buffer of an arena may serve a tensor of down to this share of its size: what lies in the arena is paid for already. */
-const WORST_FIT = 0.5;
+/**
+ * Smallest share of a free arena buffer that a tensor may use. An arena can waste more than the pool does,
+ * because its memory is reserved anyway.
+ */
+const MIN_FIT = 0.5;
 
 /**
- * Memory that captures keep for themselves: taken from the pool as it is needed and used again within, and given back all together at the end.
- * Captures share it: what one computes on the way lies where another does, so that several cost about as much as the largest.
+ * Memory reserved for the intermediate tensors of captures. The arena takes buffers from the pool when it needs them,
+ * reuses them, and gives them back when the last capture is closed.
+ * Captures share the arena, so several of them take about as much memory as the largest.
  */
 export class BufferArena {
   private readonly owned = new Set<PooledBuffer>();
@@ -152,7 +168,7 @@ export class BufferArena {
     return this.total;
   }
 
-  /** The most bytes in use at once since the last `open`. */
+  /** Maximum of bytes in use since the last `open`. */
   get peakBytes(): number {
     return this.peak;
   }
@@ -161,29 +177,28 @@ export class BufferArena {
     return this.owned.has(buffer);
   }
 
-  /** One more capture uses the arena. */
+  /** Registers a capture as a user of the arena. */
   open(): void {
     this.users++;
     this.peak = this.used;
   }
 
-  /** One capture less uses it; the last one gives the memory back to the pool. Buffers still in use then follow when they are released. */
+  /**
+   * Removes a capture. After the last one the free buffers go back to the pool.
+   * Buffers that are still in use follow when they are released.
+   */
   close(): void {
     if (--this.users > 0) return;
     for (const buffer of this.free) this.giveBack(buffer);
     this.free = [];
   }
 
-  /** The best fitting free buffer, or one from the pool. */
+  /** The free buffer that fits best, or one from the pool. */
   acquire(bytes: number): PooledBuffer {
     const size = sizeClass(bytes);
     let best = -1;
     this.free.forEach((buffer, i) => {
-      if (
-        buffer.bytes >= size &&
-        size >= buffer.bytes * WORST_FIT &&
-        (best < 0 || buffer.bytes < this.free[best].bytes)
-      )
+      if (buffer.bytes >= size && size >= buffer.bytes * MIN_FIT && (best < 0 || buffer.bytes < this.free[best].bytes))
         best = i;
     });
     let buffer: PooledBuffer;

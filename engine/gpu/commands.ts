@@ -1,14 +1,17 @@
-/** Commands as data: what the dispatcher encodes at once, and what a capture keeps in a list and encodes again and again. */
+/**
+ * Commands as data. The dispatcher encodes them at once, or a capture keeps them in a list and encodes them at each
+ * replay.
+ */
 import { MAX_PARAMS, type Grid, type Kernel } from '../../kernels/kernel.ts';
 import type { Bound, OperandTexture, TextureLines } from './resources.ts';
 
-/** Where commands and host data go: the device's queue, or while profiling something before it. */
+/** Destination of commands and host data: the device's queue, or a profiler in front of it. */
 export interface CommandSink {
   submit(commands: Iterable<GPUCommandBuffer>): void;
   writeBuffer(buffer: GPUBuffer, offset: number, data: ArrayBuffer, dataOffset: number, size: number): void;
 }
 
-/** One dispatch. Kernel, params and what is bound are for whoever watches. */
+/** One dispatch. `kernel`, `params` and `bound` are there for a profiler. */
 export interface DispatchCommand {
   readonly kind: 'dispatch';
   readonly pipeline: GPUComputePipeline;
@@ -19,7 +22,7 @@ export interface DispatchCommand {
   readonly bound: readonly Bound[];
 }
 
-/** What is encoded outside of a compute pass. Offsets and sizes in bytes. */
+/** A command that is encoded outside of a compute pass. Offsets and sizes in bytes. */
 export type TransferCommand =
   | {
       readonly kind: 'copy';
@@ -40,20 +43,20 @@ export type TransferCommand =
 export type Command = DispatchCommand | TransferCommand;
 
 const SLOT_BYTES = MAX_PARAMS * 4;
-/** Dispatches whose params a block of a list holds. */
+/** Dispatches per parameter block of a command list. */
 const LIST_SLOTS = 1024;
 
-/** The params of a dispatch on the device: a slot of a block. */
+/** The params of a dispatch on the device: one slot of a block. */
 export type ParamSlot = Readonly<GPUBufferBinding>;
 
-/** A uniform buffer with a slot of params for each of many dispatches, and its copy on the host. */
+/** A uniform buffer with one slot of params for each of many dispatches, and its copy on the host. */
 export class ParamBlock {
   private readonly gpu: GPUBuffer;
   private readonly staging: ArrayBuffer;
   private readonly u32: Uint32Array;
   private readonly i32: Int32Array;
   private readonly f32: Float32Array;
-  /** Slots in use, and how many of them the device has. */
+  /** Number of slots in use; number of slots that are on the device already. */
   private used = 0;
   private uploaded = 0;
 
@@ -89,7 +92,7 @@ export class ParamBlock {
     return { buffer: this.gpu, offset: slot * SLOT_BYTES, size: SLOT_BYTES };
   }
 
-  /** Writes to the device what was added since the last time. */
+  /** Writes the slots added since the last upload to the device. */
   upload(queue: CommandSink): void {
     const { used, uploaded } = this;
     if (used > uploaded)
@@ -103,7 +106,7 @@ export class ParamBlock {
     this.uploaded = used;
   }
 
-  /** Its slots are used anew; what was encoded with them must have been submitted. */
+  /** Frees all slots. Work that uses them must have been submitted. */
   reset(): void {
     this.used = this.uploaded = 0;
   }
@@ -113,7 +116,10 @@ export class ParamBlock {
   }
 }
 
-/** Commands in their order, with memory of their own for params and constants, so that they can be encoded at any later time. */
+/**
+ * Commands in order. The list owns the memory of their params and constants,
+ * so the commands can be encoded again at any later time.
+ */
 export class CommandList {
   readonly commands: Command[] = [];
   private readonly blocks: ParamBlock[] = [];
@@ -121,14 +127,17 @@ export class CommandList {
 
   constructor(private readonly device: GPUDevice) {}
 
-  /** Takes up the params of a dispatch. */
+  /** Stores the params of a dispatch. */
   addParams<P extends string>(kernel: Kernel<P>, params: Readonly<Record<P, number>>): ParamSlot {
     let block = this.blocks.at(-1);
-    if (!block || block.full) this.blocks.push((block = new ParamBlock(this.device, LIST_SLOTS)));
+    if (!block || block.full) {
+      block = new ParamBlock(this.device, LIST_SLOTS);
+      this.blocks.push(block);
+    }
     return block.add(kernel, params);
   }
 
-  /** Data from the host become a constant of the list, copied to where they belong each time. */
+  /** Keeps host data as a constant of the list. Each replay copies the constant to its destination. */
   write(destination: GPUBuffer, destinationOffset: number, data: ArrayBuffer, byteOffset: number, bytes: number): void {
     if (bytes === 0) return;
     const source = this.device.createBuffer({
@@ -147,12 +156,12 @@ export class CommandList {
     return this.commands.filter(({ kind }) => kind === 'dispatch').length;
   }
 
-  /** Writes the params to the device: once, when the list is complete. */
+  /** Writes the params to the device. Call it once, when the list is complete. */
   seal(): void {
     for (const block of this.blocks) block.upload(this.device.queue);
   }
 
-  /** Frees the list's memory; what was encoded must have been submitted. */
+  /** Frees the list's memory. Encoded commands must have been submitted. */
   destroy(): void {
     for (const block of this.blocks) block.destroy();
     for (const buffer of this.constants) buffer.destroy();

@@ -1,4 +1,7 @@
-/** Pipelines, bind groups and command encoding: many dispatches a pass, many passes a submit, a bind group for each different dispatch. */
+/**
+ * Encodes commands: many dispatches per pass, many passes per submit, and one cached bind group for each different
+ * dispatch.
+ */
 import type { Kernel, Grid } from '../../kernels/kernel.ts';
 import { ParamBlock, type Command, type CommandList, type CommandSink, type ParamSlot } from './commands.ts';
 import {
@@ -9,54 +12,39 @@ import {
   type OperandTexture,
   type TextureLines,
 } from './resources.ts';
+import { CompileError, PipelineCache, type CompiledKernel } from './pipelines.ts';
 
-/** What watches a dispatcher (profiler.ts). */
+/** Observes a dispatcher (profiler.ts). */
 export interface Probe {
-  /** Whether every dispatch gets a pass, or a submit, of its own. */
+  /** Whether every dispatch gets its own pass, or its own submit. */
   readonly isolate: 'no' | 'pass' | 'submit';
   readonly queue: CommandSink;
   beginPass(): GPUComputePassDescriptor | undefined;
   dispatched(kernel: Kernel, params: Readonly<Record<string, number>>, bound: readonly Bound[], grid: Grid): void;
-  /** Before an encoder is finished. */
+  /** Called before an encoder is finished. */
   finishing(encoder: GPUCommandEncoder): void;
 }
 
-/** Who must know which buffers work writes to (textures.ts). */
+/** Learns which buffers are written (textures.ts). */
 export interface WriteObserver {
-  /** Work that writes to a buffer was recorded. */
+  /** A command writes to the buffer. */
   written(buffer: number): void;
-  /** A list of commands is encoded: it may write to anything. */
+  /** A list of commands is encoded. It may write to any buffer. */
   replaying(): void;
 }
 
-/** A submit costs about as much as a dispatch; submitting this often lets the device start while JavaScript still records. */
+/**
+ * A submit costs about as much as a dispatch. Submitting this often lets the device start while JavaScript still
+ * encodes.
+ */
 const DISPATCHES_PER_SUBMIT = 96;
-/** Beyond this the cache of bind groups starts anew. One costs 17 to 25 us to make, and on lavapipe a memory mapping, of which a process may have 65,530. */
+/**
+ * A full cache of bind groups is emptied. Creating a bind group takes 17 to 25 us, and on lavapipe a memory mapping;
+ * a process may have 65,530 of those.
+ */
 const MAX_BIND_GROUPS = 8192;
 
-interface CompiledKernel {
-  readonly pipeline: GPUComputePipeline;
-  readonly layout: GPUBindGroupLayout;
-  readonly id: number;
-}
-
-class CompileError extends Error {
-  override readonly name = 'CompileError';
-}
-
-/** Formats WGSL messages with the lines they speak of. */
-function formatCompilation(kernel: Kernel, messages: readonly GPUCompilationMessage[]): string {
-  const lines = kernel.source.split('\n');
-  const shown = messages.map((m) => {
-    const from = Math.max(0, m.lineNum - 3);
-    const excerpt = lines
-      .slice(from, m.lineNum + 2)
-      .map((line, i) => `${from + i + 1 === m.lineNum ? '>' : ' '} ${String(from + i + 1).padStart(4)} | ${line}`);
-    return `${m.type} at ${m.lineNum}:${m.linePos}: ${m.message}\n${excerpt.join('\n')}`;
-  });
-  return shown.join('\n');
-}
-
+/** Copies a matrix block by block, then its rest, into a texture. */
 function copyToTexture(
   encoder: GPUCommandEncoder,
   {
@@ -90,22 +78,21 @@ function copyToTexture(
 }
 
 export class Dispatcher {
-  private readonly compiled = new Map<string, CompiledKernel>();
-  private readonly layouts = new Map<string, { layout: GPUBindGroupLayout; pipelineLayout: GPUPipelineLayout }>();
+  private readonly pipelines: PipelineCache;
   /**
-   * The bind groups of what is encoded at once, by kernel, resources and params, and those params: a dispatch that was there before creates nothing and writes nothing.
-   * No dynamic offsets: for each of them lavapipe makes a descriptor set of its own at each dispatch, which takes it some 45 us.
+   * Bind groups outside of captures, by kernel, resources and params. `params` holds their params.
+   * A dispatch that was seen before creates nothing and writes nothing.
+   * Dynamic offsets are not used: lavapipe makes a descriptor set for them at each dispatch, in about 45 us.
    */
   private readonly bindGroups = new Map<string, GPUBindGroup>();
   private readonly params: ParamBlock;
   private encoder: GPUCommandEncoder | null = null;
   private pass: GPUComputePassEncoder | null = null;
   private pipeline: GPUComputePipeline | null = null;
-  /** While a capture is recorded, commands go to its list instead of the encoder. */
+  /** The list of the capture in progress. Commands go there instead of the encoder. */
   captureList: CommandList | null = null;
   private pending = 0;
   private total = 0;
-  private readonly checks = new Set<Promise<void>>();
   private failure: Error | null = null;
   private probe: Probe | null = null;
   private queue: CommandSink;
@@ -115,6 +102,7 @@ export class Dispatcher {
     private readonly observer: WriteObserver,
   ) {
     this.queue = device.queue;
+    this.pipelines = new PipelineCache(device, (error) => this.fail(error));
     this.params = new ParamBlock(device, MAX_BIND_GROUPS);
     device.addEventListener('uncapturederror', (event) => this.fail(new Error(`WebGPU: ${event.error.message}`)));
   }
@@ -124,13 +112,13 @@ export class Dispatcher {
     return this.total;
   }
 
-  /** Remembers the first error; a shader that does not compile outranks what follows from it. */
+  /** Remembers the first error. A CompileError replaces other errors, which usually follow from it. */
   fail(error: Error): void {
     if (this.failure === null || (error instanceof CompileError && !(this.failure instanceof CompileError)))
       this.failure = error;
   }
 
-  /** Records one dispatch. A grid with a zero is nothing to do. */
+  /** Adds one dispatch. A grid with a zero does nothing. */
   run<P extends string, B extends string>(
     kernel: Kernel<P, B>,
     params: Readonly<Record<P, number>>,
@@ -138,7 +126,7 @@ export class Dispatcher {
     grid: Grid,
   ): void {
     if (grid[0] === 0 || grid[1] === 0 || grid[2] === 0) return;
-    const compiled = this.compile(kernel);
+    const compiled = this.pipelines.get(kernel);
     const bound = kernel.buffers.map((b): Bound => {
       const bindable: Bindable = buffers[b.name];
       const resource: Bound = 'storage' in bindable ? bindable.storage.range : bindable;
@@ -156,7 +144,7 @@ export class Dispatcher {
     });
   }
 
-  /** Records a copy between two buffers. */
+  /** Adds a copy between two buffers. */
   copy(source: BufferRange, destination: BufferRange, bytes: number): void {
     if (bytes === 0) return;
     this.observer.written(destination.id);
@@ -170,7 +158,7 @@ export class Dispatcher {
     });
   }
 
-  /** Records a copy of a matrix into an operand texture. */
+  /** Adds a copy of a matrix into an operand texture. */
   copyToTexture(
     { gpu: source, offset: sourceOffset }: BufferRange,
     lines: TextureLines,
@@ -179,19 +167,22 @@ export class Dispatcher {
     this.add({ kind: 'texture', source, sourceOffset, ...lines, texture });
   }
 
-  /** Records zeroing a range. */
+  /** Adds a command that sets a range to zero. */
   clear(range: BufferRange, bytes: number): void {
     this.observer.written(range.id);
     if (bytes > 0) this.add({ kind: 'clear', buffer: range.gpu, offset: range.offset, bytes });
   }
 
-  /** Encodes the commands of a list, in their order, after what was recorded so far. */
+  /** Encodes the commands of a list, in order, after all work so far. */
   replay({ commands }: CommandList): void {
     this.observer.replaying();
     for (const command of commands) this.encode(command);
   }
 
-  /** Writes bytes at once; work recorded so far is submitted before, so that it still sees what was there. In a capture the bytes become constants of it. */
+  /**
+   * Writes bytes at once. Work so far is submitted first, so that it still sees the old values.
+   * In a capture the bytes become a constant of its list.
+   */
   write(range: BufferRange, data: ArrayBuffer, byteOffset: number, bytes: number): void {
     this.observer.written(range.id);
     if (this.captureList) {
@@ -213,28 +204,28 @@ export class Dispatcher {
     this.pending = 0;
   }
 
-  /** Waits for the checks of shaders compiled so far and throws the first error that the device reported. */
+  /** Waits for the checks of all kernels compiled so far. Throws the first error that the device reported. */
   async check(): Promise<void> {
-    while (this.checks.size > 0) await Promise.all(this.checks);
+    await this.pipelines.settled();
     if (this.failure) throw this.failure;
   }
 
-  /** As `check`, but gives the error back and forgets it: for trials of work that may fail, which nothing else depends on. */
+  /** As `check`, but returns the error and forgets it: for trials that may fail, on which no other work depends. */
   async takeFailure(): Promise<Error | null> {
-    while (this.checks.size > 0) await Promise.all(this.checks);
+    await this.pipelines.settled();
     const { failure } = this;
     this.failure = null;
     return failure;
   }
 
-  /** Lets a probe see all that is recorded from here on; null ends that. */
+  /** Shows all further work to a probe; null ends that. */
   watch(probe: Probe | null): void {
     this.flush();
     this.probe = probe;
     this.queue = probe?.queue ?? this.device.queue;
   }
 
-  /** Submits what was encoded and forgets what it named. */
+  /** Submits the encoded work and empties the cache of bind groups. */
   dropBindGroups(): void {
     this.flush();
     this.bindGroups.clear();
@@ -246,7 +237,7 @@ export class Dispatcher {
     else this.encode(command);
   }
 
-  /** The one place where commands reach the encoder, recorded ones and others. */
+  /** The only place where commands reach the encoder, in a replay or otherwise. */
   private encode(command: Command): void {
     if (command.kind === 'dispatch') {
       const { pipeline, bindGroup, grid } = command;
@@ -293,54 +284,6 @@ export class Dispatcher {
   private closePass(): void {
     this.pass?.end();
     this.pass = this.pipeline = null;
-  }
-
-  private compile(kernel: Kernel): CompiledKernel {
-    let compiled = this.compiled.get(kernel.source);
-    if (!compiled) {
-      const { layout, pipelineLayout } = this.layoutOf(kernel);
-      this.device.pushErrorScope('validation');
-      const module = this.device.createShaderModule({ label: kernel.name, code: kernel.source });
-      const pipeline = this.device.createComputePipeline({
-        label: kernel.name,
-        layout: pipelineLayout,
-        compute: { module, entryPoint: 'main' },
-      });
-      const check = Promise.all([this.device.popErrorScope(), module.getCompilationInfo()]).then(([error, info]) => {
-        const errors = info.messages.filter((m) => m.type === 'error');
-        if (errors.length > 0)
-          this.fail(new CompileError(`kernel ${kernel.name} does not compile\n${formatCompilation(kernel, errors)}`));
-        else if (error) this.fail(new CompileError(`kernel ${kernel.name}: ${error.message}`));
-      });
-      this.checks.add(check);
-      void check.finally(() => this.checks.delete(check));
-      compiled = { pipeline, layout, id: this.compiled.size };
-      this.compiled.set(kernel.source, compiled);
-    }
-    return compiled;
-  }
-
-  private layoutOf(kernel: Kernel): { layout: GPUBindGroupLayout; pipelineLayout: GPUPipelineLayout } {
-    const key = kernel.buffers.map((b) => b.access).join(' ');
-    let found = this.layouts.get(key);
-    if (!found) {
-      const visibility = GPUShaderStage.COMPUTE;
-      const layout = this.device.createBindGroupLayout({
-        entries: [
-          { binding: 0, visibility, buffer: { type: 'uniform' } },
-          ...kernel.buffers.map((b, i) => ({
-            binding: i + 1,
-            visibility,
-            ...(b.access === 'texture'
-              ? { storageTexture: { access: 'read-only' as const, format: 'rgba32float' as const } }
-              : { buffer: { type: b.access === 'read' ? ('read-only-storage' as const) : ('storage' as const) } }),
-          })),
-        ],
-      });
-      found = { layout, pipelineLayout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }) };
-      this.layouts.set(key, found);
-    }
-    return found;
   }
 
   private bindGroup<P extends string>(

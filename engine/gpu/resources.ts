@@ -25,7 +25,10 @@ export interface TextureLayout {
   readonly pitch: number;
 }
 
-/** A matrix of `lines` lines of `texels` vec4s, then a last line of `rest` vec4s if `rest` > 0; and its layout in a texture. */
+/**
+ * A matrix of `lines` lines of `texels` vec4s, then a last line of `rest` vec4s if `rest` > 0; and its layout in a
+ * texture.
+ */
 export interface TextureLines {
   readonly lines: number;
   readonly texels: number;
@@ -38,7 +41,10 @@ export interface CopiedMatrix {
   /** The buffer's id. */
   readonly buffer: number;
   readonly offset: number;
-  /** Name of the computation that made the matrix from the buffer (`TensorDevice.derived`); empty for the values themselves. */
+  /**
+   * Name of the computation that made the matrix from the buffer (`TensorDevice.derived`); empty for the values
+   * themselves.
+   */
   readonly form: string;
   readonly lines: number;
   readonly texels: number;
@@ -57,7 +63,10 @@ export interface OperandTexture {
   readonly bytes: number;
   /** Size of the matrix that was copied into the texture last. */
   matrixBytes: number;
-  /** Number of captures that use the texture. It lives as long as they do, but serves other work too: a replay copies its matrices again. */
+  /**
+   * Number of captures that use the texture. It lives as long as they do, but serves other work too: a replay copies
+   * its matrices again.
+   */
   captures: number;
   /** The matrix in the texture; null once the matrix's buffer is written or freed. */
   copied: CopiedMatrix | null;

@@ -1,9 +1,10 @@
 /**
- * Operand textures: matrices copied into rgba32float storage textures, from which software adapters load several times faster than from storage
- * buffers (a buffer load there is a branch and a bounds check for every lane; a texture load is clamped without one).
+ * Operand textures: a pool of rgba32float storage textures that hold copies of matrices.
+ * Software adapters load from textures several times faster than from storage buffers:
+ * a buffer load costs a branch and a bounds check per lane, a texture load is clamped without a branch.
  *
- * A matrix of `lines` lines lies in blocks of `blockLines` lines side by side, so that it may have more lines than a texture has rows:
- * line l, vec4 x at texel (pitch * floor(l / blockLines) + x, l mod blockLines).
+ * A matrix lies in blocks of `blockLines` lines side by side, so that it may have more lines than a texture has rows:
+ * line l, vec4 x is at texel (pitch * floor(l / blockLines) + x, l mod blockLines).
  */
 import type { MemoryLedger } from './buffers.ts';
 import type { Dispatcher } from './dispatcher.ts';
@@ -16,15 +17,17 @@ import {
   type TextureLines,
 } from './resources.ts';
 
-/** The memory that holds a matrix (`Storage` of core/storage.ts). */
+/** The memory of a matrix (`Storage` of core/storage.ts). */
 export interface MatrixMemory {
   readonly range: BufferRange;
+  /** Whether this is a parameter's memory, which is read in every pass and rarely written. */
   readonly lasting: boolean;
 }
 
 /** A matrix to be copied into a texture (`Tensor` of core/tensor.ts). */
 export interface Matrix {
   readonly storage: MatrixMemory;
+  /** Set if the matrix is computed from other memory on the first use of `storage`; `form` names the computation. */
   readonly derivation: { readonly from: MatrixMemory; readonly form: string } | null;
 }
 
@@ -33,27 +36,35 @@ export interface MatrixOperand extends TextureLines {
   readonly matrix: Matrix;
 }
 
-/** copyBufferToTexture wants rows of a multiple of 256 bytes. */
-const TEXELS_OF_A_COPY = 16;
-/** Free textures beyond this are destroyed when another is made. A step of paper-r50 needs some 300 MB of them; making them anew in every step would take it a quarter longer. */
+/** Rows of copyBufferToTexture are multiples of this many texels (256 bytes). */
+const COPY_TEXELS = 16;
+/**
+ * If free textures take more than this, they are destroyed before another one is made.
+ * A step of paper-r50 needs about 300 MB of textures; creating them in every step would make it a quarter slower.
+ */
 const MAX_FREE_BYTES = 512 * 2 ** 20;
 
-/** A larger texture than so many times what a matrix needs is not kept for it. */
-const MAX_KEPT = 1.25;
+/** Maximum ratio of texture size to matrix size for caching. */
+const MAX_KEPT_RATIO = 1.25;
 
-/** Layout of `lines` lines of `texels` texels in textures of at most `maxSide` on a side; null where there is none, or no copy can make it. */
+/**
+ * The layout of `lines` lines of `texels` texels in textures with sides of at most `maxSide`; null if it does not fit
+ * or cannot be copied.
+ */
 export function textureLayout(lines: number, texels: number, maxSide: number): TextureLayout | null {
-  if (texels % TEXELS_OF_A_COPY !== 0 || texels === 0 || lines === 0) return null;
+  if (texels % COPY_TEXELS !== 0 || texels === 0 || lines === 0) return null;
   const blockLines = lines <= maxSide ? lines : 2 ** Math.floor(Math.log2(maxSide));
   const blocks = Math.ceil(lines / blockLines);
   return blocks * texels <= maxSide - ROW_PADDING ? { blocks, blockLines, pitch: texels } : null;
 }
 
-/** Texels that no texture's row is a multiple of 64 long by: rows a power of two apart would fall into the same cache sets. */
+/** Extra texels per row, so that rows are not a power of two apart. Such rows would fall into the same cache sets. */
 const ROW_PADDING = 4;
 
+/** The memory that a matrix's values come from. */
 const sourceOf = (matrix: Matrix): MatrixMemory => matrix.derivation?.from ?? matrix.storage;
 
+/** Describes the copy of an operand. */
 const copyOf = ({ matrix, lines, texels, rest, layout }: MatrixOperand): CopiedMatrix => {
   const { id, offset } = sourceOf(matrix).range;
   return {
@@ -78,33 +89,34 @@ const same = (a: CopiedMatrix, b: CopiedMatrix | null): boolean =>
   a.blockLines === b.blockLines;
 
 /**
- * Textures to copy operands into. One is used by the dispatch after the copy and then goes back at once: the device works in order. A matrix that is still in a free
- * texture, and whose buffer nothing has written since, is not copied again: an upstream gradient serves the gradients by input and weight. Those of parameters
- * (`Storage.lasting`) have textures to themselves in inference, which serve pass after pass, as far as `mostKept` bytes go.
+ * Textures to copy operands into. A texture goes back to the pool right after the dispatches that use it,
+ * since the device works in order. A matrix that is still in a free texture is not copied again if its buffer was not
+ * written since. So the gradients with respect to input and weight share the copy of the upstream gradient.
+ * In inference, parameters (`MatrixMemory.lasting`) keep their textures from pass to pass, up to `maxKeptBytes`.
  */
 export class TexturePool {
   private free: OperandTexture[] = [];
-  /** Textures whose `copied` names a buffer, by its id. */
+  /** Textures by the buffer that their matrix was copied from (its id). */
   private readonly copies = new Map<number, Set<OperandTexture>>();
   private nextId = 1;
   private keptBytes = 0;
-  /** Whether parameters' copies stay in their textures at the moment. */
+  /** Whether copies of parameters stay in their textures now. */
   keeps = false;
 
   /**
-   * @param mostKept   bytes of textures that parameters may have to themselves
-   * @param onDestroy  called before textures are destroyed: pending work must be submitted and cached bind groups dropped
-   * @param mayDestroy whether that is possible now
+   * @param maxKeptBytes maximum bytes of textures that are kept for parameters
+   * @param onDestroy    called before textures are destroyed; it submits pending work and drops cached bind groups
+   * @param mayDestroy   whether textures can be destroyed now
    */
   constructor(
     private readonly device: GPUDevice,
     private readonly ledger: MemoryLedger,
-    private readonly mostKept: number,
+    private readonly maxKeptBytes: number,
     private readonly onDestroy: () => void,
     private readonly mayDestroy: () => boolean,
   ) {}
 
-  /** Runs `body`, in which parameters' copies stay in their textures. */
+  /** Runs `body`. Copies of parameters made in it stay in their textures. */
   keeping<T>(body: () => T): T {
     const before = this.keeps;
     this.keeps = true;
@@ -115,14 +127,14 @@ export class TexturePool {
     }
   }
 
-  /** Runs `body` with matrices in textures. What `body` records is all that sees them. */
+  /** Runs `body` with matrices copied into textures. Only the commands of `body` may use these textures. */
   with<T>(
     operands: readonly MatrixOperand[],
     dispatcher: Dispatcher,
     body: (textures: readonly OperandTexture[]) => T,
   ): T {
-    const wanted = operands.map(copyOf);
-    const textures = wanted.map((copy) => this.holding(copy));
+    const copies = operands.map(copyOf);
+    const textures = copies.map((copy) => this.holding(copy));
     const borrowed = textures.filter((texture) => texture !== null && !texture.kept) as OperandTexture[];
     try {
       operands.forEach(({ matrix, lines, texels, rest, layout }, i) => {
@@ -133,7 +145,7 @@ export class TexturePool {
         textures[i] = texture;
         if (!kept) borrowed.push(texture);
         dispatcher.copyToTexture(matrix.storage.range, { lines, texels, rest, layout }, texture);
-        this.note(texture, wanted[i]);
+        this.note(texture, copies[i]);
       });
       return body(textures as OperandTexture[]);
     } finally {
@@ -141,7 +153,7 @@ export class TexturePool {
     }
   }
 
-  /** To be told of every buffer that recorded work writes to, or that is freed. */
+  /** Call it for every buffer that a command writes, and for every buffer that is freed. */
   written(buffer: number): void {
     const textures = this.copies.get(buffer);
     if (!textures) return;
@@ -152,11 +164,12 @@ export class TexturePool {
     this.copies.delete(buffer);
   }
 
-  /** Nothing that textures hold is relied on any more: work is recorded to, or encoded from, another list. */
+  /** Forgets what all textures hold, because the commands that follow go to another list or come from one. */
   forget(): void {
     for (const buffer of [...this.copies.keys()]) this.written(buffer);
   }
 
+  /** Sets which matrix a texture holds. */
   private note(texture: OperandTexture, copy: CopiedMatrix | null): void {
     const { copied } = texture;
     if (copied) {
@@ -171,7 +184,7 @@ export class TexturePool {
     this.copies.set(copy.buffer, textures);
   }
 
-  /** A free or kept texture that has the matrix. */
+  /** A free or kept texture that holds the matrix. */
   private holding(copy: CopiedMatrix): OperandTexture | null {
     for (const texture of this.copies.get(copy.buffer) ?? []) {
       if (!same(copy, texture.copied)) continue;
@@ -185,26 +198,26 @@ export class TexturePool {
     return null;
   }
 
-  /** A texture of about that size, in texels, that is kept for one matrix; null where no more may be. */
+  /** A texture of about this size (in texels) to keep for one matrix; null if `maxKeptBytes` is used up. */
   private acquireKept(width: number, height: number): OperandTexture | null {
     const bytes = this.sizeFor(width, height).bytes;
     const found = this.smallestFree(width, height);
-    const texture = found && found.bytes <= MAX_KEPT * bytes && found.captures === 0 ? found : null;
-    if (this.keptBytes + (texture?.bytes ?? bytes) > this.mostKept) return null;
+    const texture = found && found.bytes <= MAX_KEPT_RATIO * bytes && found.captures === 0 ? found : null;
+    if (this.keptBytes + (texture?.bytes ?? bytes) > this.maxKeptBytes) return null;
     const kept = texture ? this.take(texture) : this.create(width, height);
     kept.kept = true;
     this.keptBytes += kept.bytes;
     return kept;
   }
 
-  /** What was kept serves everybody again. */
+  /** Frees a kept texture for other matrices. */
   private giveUp(texture: OperandTexture): void {
     texture.kept = false;
     this.keptBytes -= texture.bytes;
     this.release(texture);
   }
 
-  /** A texture at least that large, in texels. */
+  /** A texture of at least this size, in texels. */
   private acquire(width: number, height: number): OperandTexture {
     const texture = this.smallestFree(width, height);
     if (texture) return this.take(texture);
@@ -212,7 +225,10 @@ export class TexturePool {
     return this.create(width, height);
   }
 
-  /** Of the smallest free textures at least that large that which holds nothing, or was not used for longest. */
+  /**
+   * The smallest free texture of at least this size. Among equal ones, the first that holds nothing, else the one
+   * unused longest.
+   */
   private smallestFree(width: number, height: number): OperandTexture | null {
     const fitting = this.free.filter((texture) => texture.width >= width && texture.height >= height);
     return fitting.length === 0
@@ -245,11 +261,12 @@ export class TexturePool {
     this.free = this.free.filter(({ captures }) => captures > 0);
   }
 
+  /** Free textures that no capture uses. */
   private idle(): OperandTexture[] {
     return this.free.filter(({ captures }) => captures === 0);
   }
 
-  /** What a texture of at least that size has, in texels. */
+  /** Sides (in texels) and bytes of the texture to create for at least this size. */
   private sizeFor(
     width: number,
     height: number,
