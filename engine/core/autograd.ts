@@ -1,4 +1,4 @@
-/** Reverse-mode differentiation: a tape of what was computed, and one pass over it in reverse topological order. */
+/** Reverse-mode differentiation: a tape of ops, and one pass over it in reverse topological order. */
 import type { EarlierGradients, TapeNode, Tensor } from './tensor.ts';
 import { formatShape, sameShape, ShapeError } from './shape.ts';
 import { addInPlace } from './accumulate.ts';
@@ -13,7 +13,7 @@ export function addToTape(op: string, inputs: readonly (Tensor | null)[], output
   for (const input of inputs) if (input) input.inGraph = true;
 }
 
-/** The recorded ops that the roots depend on, last first. */
+/** The ops on the tape that the roots depend on, last first. */
 function reverseTopological(roots: readonly TapeNode[]): TapeNode[] {
   const seen = new Set<TapeNode>(roots);
   const stack = [...seen];
@@ -29,21 +29,22 @@ function reverseTopological(roots: readonly TapeNode[]): TapeNode[] {
 }
 
 /**
- * Computes the gradient of `loss` for every parameter it depends on and adds it to the parameter's `grad`.
+ * Computes the gradient of `loss` with respect to every parameter it depends on, and adds it to the parameter's `grad`.
  *
- * @param loss     a tensor; a scalar unless `gradient` is given
- * @param gradient of the quantity to differentiate with respect to `loss`, of its shape; default 1
+ * @param loss     a scalar, or any tensor if `gradient` is given
+ * @param gradient gradient of the quantity to differentiate with respect to `loss`, of its shape; default 1
+ * @throws Error if `loss` is not on the tape; ShapeError if it is no scalar, or `gradient` has another shape
  */
 export function backward(loss: Tensor, gradient?: Tensor): void {
   const { device } = loss;
   if (!loss.requiresGrad)
-    throw new Error('backward: the tensor does not depend on a parameter, or was computed without recording');
-  if (!gradient && loss.size !== 1)
-    throw new ShapeError(
-      `backward: the tensor must be a scalar unless a gradient is given, got ${formatShape(loss.shape)}`,
+    throw new Error(
+      'backward: loss: expected a tensor that depends on a parameter, got a constant, or one computed in noGrad',
     );
+  if (!gradient && loss.size !== 1)
+    throw new ShapeError(`backward: loss: expected a scalar, as no gradient is given, got ${formatShape(loss.shape)}`);
   if (gradient && !sameShape(gradient.shape, loss.shape))
-    throw new ShapeError(`backward: gradient must be ${formatShape(loss.shape)}, got ${formatShape(gradient.shape)}`);
+    throw new ShapeError(`backward: gradient: expected ${formatShape(loss.shape)}, got ${formatShape(gradient.shape)}`);
   device.noGrad(() =>
     device.scope(() =>
       propagate([[loss, gradient ? device.alias(gradient, gradient.shape) : device.tensor([1], loss.shape)]]),
@@ -51,7 +52,10 @@ export function backward(loss: Tensor, gradient?: Tensor): void {
   );
 }
 
-/** Takes gradients of some tensors down the tape; inside a scope, which frees what is left over. The gradients given become the tape's own. */
+/**
+ * Propagates gradients of some tensors down the tape. It takes ownership of these gradients.
+ * Call it inside a scope, which frees the tensors left over.
+ */
 function propagate(roots: readonly (readonly [Tensor, Tensor])[]): void {
   const { device } = roots[0][0];
   const pending = new Map<Tensor, Tensor>();
@@ -91,7 +95,7 @@ function propagate(roots: readonly (readonly [Tensor, Tensor])[]): void {
       return sum;
     };
     const gradients = device.scope(() => {
-      // A vjp may hand its upstream gradient on, even twice: each result gets a handle of its own.
+      // A vjp may return its upstream gradient, even twice. Each result gets its own handle.
       const results = node.vjp(upstream, earlier);
       return results.map((g, i) => (g && (g === upstream || results.indexOf(g) !== i) ? device.alias(g, g.shape) : g));
     });
@@ -106,7 +110,8 @@ function propagate(roots: readonly (readonly [Tensor, Tensor])[]): void {
       }
       if (!sameShape(contribution.shape, input.shape)) {
         throw new ShapeError(
-          `${node.op}: gradient of input ${i} must be ${formatShape(input.shape)}, got ${formatShape(contribution.shape)}`,
+          `${node.op}: gradient of input ${i}: expected ${formatShape(input.shape)}, ` +
+            `got ${formatShape(contribution.shape)}`,
         );
       }
       accumulate(input, contribution);
@@ -115,11 +120,12 @@ function propagate(roots: readonly (readonly [Tensor, Tensor])[]): void {
 }
 
 /**
- * Runs `body` without keeping what it computes on the way, and runs it again when the gradients come (Chen et al., "Training Deep Nets with Sublinear
- * Memory Cost", arXiv 1604.06174): less memory for a second forward pass. Parameters that `body` uses get their gradients as always.
+ * Gradient checkpointing (Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174):
+ * runs `body` without keeping its intermediate tensors, and runs it again in the backward pass.
+ * This costs a second forward pass and saves memory. Parameters that `body` uses get their gradients as usual.
  *
- * @param inputs what `body` computes from besides parameters; the gradient goes through these only
- * @param body   must compute the same values when it runs again
+ * @param inputs the inputs of `body` besides parameters; gradients flow to these only
+ * @param body   computes the same values each time
  */
 export function checkpoint<T extends readonly Tensor[]>(
   inputs: readonly Tensor[],
@@ -128,7 +134,8 @@ export function checkpoint<T extends readonly Tensor[]>(
   const { device } = inputs[0];
   if (!device.gradEnabled) return body(inputs);
   const outputs = device.rehearse(() => device.scope(() => body(inputs)));
-  // All outputs hang on one node, which comes before them on the tape: when it is its turn, the gradients of all of them are there.
+  // All outputs depend on one node, `bundle`, that precedes them on the tape. When its turn comes, the gradients of
+  // all outputs are known.
   const bundle = device.opScope(() => device.empty([0]));
   const gradients: (Tensor | null)[] = outputs.map(() => null);
   addToTape('checkpoint', inputs, bundle, () => {

@@ -1,45 +1,54 @@
-/** `defineOp`: the one place where an op's shape rule, forward and backward stand together, and where recording happens. */
+/** `defineOp`: defines an op by its shape rule, forward and backward function, and puts its calls on the tape. */
 import { addToTape } from './autograd.ts';
 import type { Shape } from './shape.ts';
 import type { DType, EarlierGradients, Tensor, TensorDevice } from './tensor.ts';
 
 export type OpInputs = readonly (Tensor | null)[];
-/** What forward hands to backward besides inputs and output. */
+/** Tensors that forward saves for backward, besides inputs and output. */
+// biome-ignore lint/suspicious/noConfusingVoidType: a forward function that saves nothing returns void
 export type Saved = Readonly<Record<string, Tensor>> | void;
 
+/** Arguments of a forward function. */
 export interface ForwardCall<I extends OpInputs, A> {
   readonly device: TensorDevice;
   readonly inputs: I;
   readonly attributes: A;
-  /** Allocated by the shape rule; forward writes every element. */
+  /** Allocated with the shape of the shape rule. Forward writes every element. */
   readonly output: Tensor;
-  /** Whether backward may follow: otherwise nothing need be saved. */
+  /** Whether backward may follow. If not, nothing needs to be saved. */
   readonly requiresGrad: boolean;
-  /** Whether no gradient follows from anything computed now: then a faster variant may round a little more coarsely (see `Device.inference`). */
+  /**
+   * Whether no gradient follows from what is computed now. Then a faster variant may round more coarsely (see
+   * `Device.inference`).
+   */
   readonly inference: boolean;
-  /** Whether operands of products may be rounded to f16: in inference on a device opened with `halfPrecision`. */
+  /** Whether operands of products may be rounded to f16: in inference, on a device opened with `halfPrecision`. */
   readonly half: boolean;
 }
 
+/** Arguments of a backward function. */
 export interface BackwardCall<I extends OpInputs, A, S>
   extends Omit<ForwardCall<I, A>, 'requiresGrad' | 'inference' | 'half'> {
   readonly saved: S;
-  /** Gradient of the loss by `output`, of its shape. */
+  /** Gradient of the loss with respect to `output`, of its shape. */
   readonly gradient: Tensor;
-  /** Which inputs want a gradient; for the others null may be returned. */
+  /** Which inputs need a gradient. Backward may return null for the others. */
   readonly needs: readonly boolean[];
-  /** See EarlierGradients; an op need not ask. */
+  /** See EarlierGradients. Optional: the tape adds gradients that backward does not take. */
   readonly earlier: EarlierGradients;
 }
 
-/** Vector-Jacobian product: gradients of the inputs, in their order and of their shapes; null where none is wanted or defined. */
+/**
+ * Vector-Jacobian product: gradients of the inputs, in order and of their shapes; null for inputs that need none or
+ * have none.
+ */
 export type Vjp<I extends OpInputs, A, S> = (call: BackwardCall<I, A, S>) => readonly (Tensor | null)[];
 
 export interface OpDefinition<I extends OpInputs, A, S extends Saved> {
   readonly name: string;
-  /** Checks the inputs (throwing errors that name op and argument) and gives the output's shape. */
+  /** Checks the inputs and returns the output's shape. Throws ShapeError with op and argument. */
   readonly shape: (inputs: I, attributes: A) => { readonly shape: Shape; readonly dtype?: DType };
-  /** Writes the output; `alias` instead: the output is the first input under another shape. */
+  /** Writes the output. `alias`: the output is the first input with another shape. */
   readonly forward: ((call: ForwardCall<I, A>) => S) | 'alias';
   readonly backward: Vjp<I, A, S> | 'nondifferentiable';
 }
@@ -50,13 +59,14 @@ export interface OpInfo {
   readonly differentiable: boolean;
 }
 
+/** An op as a function of its inputs and attributes. */
 export interface Op<I extends OpInputs, A> extends OpInfo {
   (inputs: I, attributes: A): Tensor;
 }
 
 /**
- * The public function of an op: `call`, which carries the op's name. engine/ops/table.ts finds ops by this name, so that
- * every op must have test cases.
+ * The public function of an op: `call` with the op's name attached. engine/ops/table.ts finds ops by this name,
+ * and the tests require cases for each of them.
  */
 export function opFunction<F extends (...args: never[]) => Tensor>(
   { opName, differentiable }: OpInfo,
@@ -66,17 +76,19 @@ export function opFunction<F extends (...args: never[]) => Tensor>(
 }
 
 /**
- * Makes a function of an op's definition: it checks the inputs, allocates the output, runs forward in a scope of its own, and records the op where a gradient
- * may be asked for. Throws ShapeError (of the definition's shape rule) where inputs do not fit.
+ * Makes a function from an op's definition. The function checks the inputs, allocates the output, runs forward in its
+ * own scope, and puts the op on the tape if an input requires a gradient.
+ * It throws the shape rule's ShapeError if inputs do not fit.
  */
 export function defineOp<I extends OpInputs, A, S extends Saved = void>(definition: OpDefinition<I, A, S>): Op<I, A> {
   const { name, backward, forward } = definition;
   const apply = (inputs: I, attributes: A): Tensor => {
     const first = inputs.find((input) => input !== null);
-    if (!first) throw new Error(`${name}: needs at least one tensor`);
+    if (!first) throw new Error(`${name}: inputs: expected at least one tensor, got none`);
     const device = first.device;
     for (const input of inputs)
-      if (input && input.device !== device) throw new Error(`${name}: all tensors must be on one device`);
+      if (input && input.device !== device)
+        throw new Error(`${name}: inputs: expected tensors of one device, got several`);
     const { shape, dtype = 'f32' } = definition.shape(inputs, attributes);
     const requiresGrad =
       backward !== 'nondifferentiable' && device.gradEnabled && inputs.some((input) => input?.requiresGrad);

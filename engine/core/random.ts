@@ -1,9 +1,9 @@
 /**
- * Seedable random numbers that are the same on every adapter and in every process.
+ * Random numbers from a seed, equal on every adapter and in every process.
  *
- * The generator is counter-based (Philox4x32-10, Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011):
- * the n-th number is a pure function of (seed, stream, n), so that nothing but those three need be saved to continue exactly,
- * and independent streams (one an image of an epoch, say) need no coordination.
+ * The generator is counter-based: Philox4x32-10, Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
+ * The n-th number is a pure function of (seed, stream, n). So these three are enough to continue a stream exactly,
+ * and independent streams (for example one per image and epoch) need no coordination.
  */
 
 const MULTIPLIER_0 = 0xd2511f53;
@@ -42,7 +42,7 @@ export function philox(
   return [c0, c1, c2, c3];
 }
 
-/** A stream of random numbers: `new Random(seed, stream...)`; equal arguments give equal numbers. */
+/** A stream of random numbers. Equal constructor arguments give equal numbers. */
 export class Random {
   private readonly key: [number, number];
   private counter = 0;
@@ -51,8 +51,9 @@ export class Random {
   private spareNormal: number | null = null;
 
   /**
-   * @param seed    integer in 0 .. 2^32 - 1
-   * @param streams up to two integers in 0 .. 2^32 - 1 that name an independent stream, e.g. (epoch, image)
+   * @param seed      integer in 0 .. 2^32 - 1
+   * @param stream    integer in 0 .. 2^32 - 1; with `substream` it names an independent stream, e.g. (epoch, image)
+   * @param substream integer in 0 .. 2^32 - 1
    */
   constructor(
     seed: number,
@@ -65,7 +66,7 @@ export class Random {
       ['substream', substream],
     ] as const) {
       if (!Number.isInteger(value) || value < 0 || value > 0xffffffff) {
-        throw new RangeError(`Random: ${name} must be an integer in 0 .. 4294967295, got ${value}`);
+        throw new RangeError(`Random: ${name}: expected an integer in 0 .. 4294967295, got ${value}`);
       }
     }
     this.key = [seed, 0x5eed];
@@ -84,15 +85,15 @@ export class Random {
     return this.block[this.used++];
   }
 
-  /** Uniform in [0, 1), with 24 bits, so that it is exact in f32. */
+  /** Uniform in [0, 1), with 24 bits: exact in f32. */
   uniform(): number {
     return (this.uint32() >>> 8) / 0x1000000;
   }
 
-  /** Uniform integer in 0 .. bound - 1 (by rejection, without bias). */
+  /** Uniform integer in 0 .. bound - 1, by rejection, without bias. */
   integer(bound: number): number {
     if (!Number.isInteger(bound) || bound < 1 || bound > 0x100000000)
-      throw new RangeError(`Random.integer: bound must be an integer in 1 .. 2^32, got ${bound}`);
+      throw new RangeError(`Random.integer: bound: expected an integer in 1 .. 2^32, got ${bound}`);
     const limit = 0x100000000 - (0x100000000 % bound);
     for (;;) {
       const value = this.uint32();
@@ -100,7 +101,7 @@ export class Random {
     }
   }
 
-  /** Standard normal (Box and Muller). */
+  /** Standard normal, by the method of Box and Muller. */
   normal(): number {
     if (this.spareNormal !== null) {
       const value = this.spareNormal;
@@ -113,7 +114,7 @@ export class Random {
     return radius * Math.cos(angle);
   }
 
-  /** A random permutation of 0 .. length - 1 (Fisher and Yates). */
+  /** A random permutation of 0 .. length - 1, by the method of Fisher and Yates. */
   permutation(length: number): Uint32Array {
     const order = Uint32Array.from({ length }, (_, i) => i);
     for (let i = length - 1; i > 0; i--) {
@@ -128,7 +129,7 @@ export class Random {
     return Float32Array.from({ length }, () => low + (high - low) * this.uniform());
   }
 
-  /** `length` normal numbers of the given mean and standard deviation as f32. */
+  /** `length` normal numbers with mean `mean` and standard deviation `deviation`, as f32. */
   normalArray(length: number, mean = 0, deviation = 1): Float32Array<ArrayBuffer> {
     return Float32Array.from({ length }, () => mean + deviation * this.normal());
   }

@@ -1,6 +1,6 @@
-/** Shapes: sizes, strides, broadcasting by NumPy's rules, and errors that name the op and the argument. */
+/** Shapes: sizes, strides, broadcasting by NumPy's rules, and errors that name op and argument. */
 
-/** Sizes of the dimensions, the slowest first; [] is a scalar's. */
+/** Sizes of the dimensions, slowest first; [] is a scalar. */
 export type Shape = readonly number[];
 
 /** Number of elements; 1 for the scalar shape []. */
@@ -10,6 +10,7 @@ export function sizeOf(shape: Shape): number {
   return size;
 }
 
+/** `[2, 3]` */
 export function formatShape(shape: Shape): string {
   return `[${shape.join(', ')}]`;
 }
@@ -29,6 +30,7 @@ export function stridesOf(shape: Shape): number[] {
   return strides;
 }
 
+/** A tensor or argument that does not fit an op. */
 export class ShapeError extends Error {
   override readonly name = 'ShapeError';
 }
@@ -40,7 +42,7 @@ export function shapeError(op: string, argument: string, expected: string, got: 
   );
 }
 
-/** The shape that `a` and `b` broadcast to; throws ShapeError naming `op` where they do not. */
+/** The shape that `a` and `b` broadcast to. Throws ShapeError naming `op` if they do not. */
 export function broadcastShapes(op: string, a: Shape, b: Shape): number[] {
   const rank = Math.max(a.length, b.length);
   const out = new Array<number>(rank);
@@ -54,14 +56,14 @@ export function broadcastShapes(op: string, a: Shape, b: Shape): number[] {
   return out;
 }
 
-/** Turns an axis in -rank .. rank - 1 into 0 .. rank - 1; throws ShapeError naming `op` otherwise. */
+/** Maps an axis in -rank .. rank - 1 to 0 .. rank - 1. Throws ShapeError naming `op` if it is out of range. */
 export function normalizeAxis(op: string, axis: number, rank: number): number {
   if (!Number.isInteger(axis) || axis < -rank || axis >= rank)
     shapeError(op, 'axis', `an integer in ${-rank} .. ${rank - 1}`, String(axis));
   return axis < 0 ? axis + rank : axis;
 }
 
-/** Checks that dimensions are non-negative integers. */
+/** Throws ShapeError naming `op` unless all dimensions are non-negative integers. */
 export function checkShape(op: string, shape: Shape): void {
   for (const dimension of shape) {
     if (!Number.isInteger(dimension) || dimension < 0) shapeError(op, 'shape', 'non-negative integers', shape);

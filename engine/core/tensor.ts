@@ -1,5 +1,6 @@
 /**
- * Tensors: handles to a shape, a dtype and a range of a GPU buffer; and `TensorDevice`, the part of a device that tensors and ops use.
+ * Tensors: handles to a shape, a dtype and a range of a GPU buffer; and `TensorDevice`, the part of a device that
+ * tensors and ops use.
  * Tensor, its tape node and its device refer to each other, so their types share this file.
  */
 import type { Grid, Kernel } from '../../kernels/kernel.ts';
@@ -24,7 +25,8 @@ export interface TapeNode {
 }
 
 /**
- * The sum of the gradients that other ops have contributed to an input so far, or null. A backward function that takes it must add it to the gradient it returns.
+ * The sum of the gradients that other ops have contributed to an input so far, or null. A backward function that takes
+ * it must add it to the gradient it returns.
  * Adding it inside the kernel saves a pass over both.
  */
 export type EarlierGradients = (input: number) => Tensor | null;
@@ -39,13 +41,19 @@ export interface TensorDevice {
   readonly limits: GPUSupportedLimits;
   /** Lanes of a subgroup if kernels may rely on it (feature present, one size only), otherwise 0. */
   readonly subgroupSize: number;
-  /** Whether subgroups are the vectors of a processor (software adapters). There kernels with one subgroup per workgroup are fastest; elsewhere tiles in workgroup memory are. */
+  /**
+   * Whether subgroups are the vectors of a processor (software adapters). There kernels with one subgroup per
+   * workgroup are fastest; elsewhere tiles in workgroup memory are.
+   */
   readonly smallSubgroups: boolean;
   /** Whether the adapter can read operands of matrix products from storage textures. */
   readonly operandTextures: boolean;
   /** Whether operands of products may be rounded to f16 in inference (`DeviceOptions.halfPrecision`). */
   readonly halfPrecision: boolean;
-  /** Default operand precision in inference without tuned choices. It is f16 if allowed, except on small subgroups: those are processors, whose f32 kernels stage nothing in workgroup memory. */
+  /**
+   * Default operand precision in inference without tuned choices. It is f16 if allowed, except on small subgroups:
+   * those are processors, whose f32 kernels stage nothing in workgroup memory.
+   */
   readonly expectedPrecision: StagedPrecision;
   readonly force: ForcedVariants;
   readonly tuner: VariantChooser<Tensor>;
@@ -61,7 +69,10 @@ export interface TensorDevice {
   tensor(data: TensorData | readonly number[], shape?: Shape): Tensor;
   /** A tensor that gradients are computed for. It lives until it is disposed. */
   parameter(data: Float32Array<ArrayBuffer>, shape: Shape): Tensor;
-  /** A tensor computed from `from`. For parameters in inference it is evaluated lazily and cached in textures; `form` names the computation. */
+  /**
+   * A tensor computed from `from`. For parameters in inference it is evaluated lazily and cached in textures.
+   * `form` names the computation.
+   */
   derived(from: Tensor, form: string, shape: Shape, compute: (into: Tensor) => void): Tensor;
   /** Another handle to the same values with another shape and no history. */
   alias(tensor: Tensor, shape: Shape): Tensor;
@@ -98,27 +109,39 @@ export interface TensorDevice {
   ): void;
   /** Runs `body` with matrices copied into operand textures. Only the work of `body` may use these textures. */
   withTextures<T>(operands: readonly TextureOperand[], body: (textures: readonly OperandTexture[]) => T): T;
-  /** Runs `body`, the forward pass of an op in inference. Texture copies of parameters, and tensors derived from them, stay for the next pass. */
+  /**
+   * Runs `body`, the forward pass of an op in inference. Texture copies of parameters, and tensors derived from them,
+   * stay for the next pass.
+   */
   keepingOperands<T>(body: () => T): T;
   /** Host work that the commands after it rely on. It runs now and, inside a capture, before each replay. */
   eachTime(action: () => void): void;
 }
 
-/** Values on a device; made by `device.tensor`, `device.parameter`, or an op. Its memory goes back to the pool with its scope, or by `dispose`. */
+/**
+ * Values on a device. `device.tensor`, `device.parameter` and ops make tensors. They do not change, except for
+ * parameters and optimiser state. Their memory goes back to the pool at the end of their scope, or by `dispose`.
+ */
 export class Tensor {
   /** Row-major sizes; [] is a scalar. */
   readonly shape: Shape;
   readonly dtype: DType;
   readonly size: number;
-  /** Whether gradients flow to this tensor: a parameter, or computed from one while recording. */
+  /** Whether gradients flow to this tensor: it is a parameter, or was computed from one on the tape. */
   requiresGrad = false;
-  /** On parameters only: the sum of the gradients of every `backward` since `zeroGrad`. */
+  /** On parameters only: the sum of the gradients of all `backward` calls since `zeroGrad`. */
   grad: Tensor | null = null;
-  /** How this tensor was computed; null for parameters, constants, and whatever was computed without recording. */
+  /** The op that computed this tensor; null for parameters, constants, and tensors computed without the tape. */
   node: TapeNode | null = null;
-  /** Part of a recorded graph: an inner scope hands it to the scope around it instead of freeing it. */
+  /**
+   * Whether the tensor belongs to a graph on the tape. An inner scope hands such tensors to the outer scope instead
+   * of freeing them.
+   */
   inGraph = false;
-  /** Of values that are computed when their memory is first asked for: an operand texture may hold them already (`Device.derived`). */
+  /**
+   * How to compute the values when `storage` is first used; an operand texture may hold them already
+   * (`TensorDevice.derived`).
+   */
   readonly derivation: Derivation | null;
   private data: Storage | 'not computed' | null;
 
@@ -147,30 +170,31 @@ export class Tensor {
     return this.data === null;
   }
 
-  /** The memory behind; throws if the tensor was disposed. */
+  /** The tensor's memory. Throws if the tensor was disposed. */
   get storage(): Storage {
     if (!this.data)
       throw new Error(
-        `a tensor of shape ${formatShape(this.shape)} was used after it had been disposed: keep it, or return it from its scope`,
+        `a tensor of shape ${formatShape(this.shape)} was used after it had been disposed: ` +
+          'keep it, or return it from its scope',
       );
     if (this.data === 'not computed') this.data = this.derivation!.compute();
     return this.data;
   }
 
-  /** Replaces the memory behind (parameters moved into one flat buffer by the optimiser). */
+  /** Replaces the tensor's memory. The optimiser moves parameters into one flat buffer this way. */
   moveTo(storage: Storage): void {
     this.storage.release();
     this.data = storage;
   }
 
-  /** Gives the memory back. Scopes do this by themselves. */
+  /** Frees the tensor. Scopes do this automatically. */
   dispose(): void {
     if (this.data instanceof Storage) this.data.release();
     this.data = null;
     this.node = null;
   }
 
-  /** The same values without history: gradients stop here. Shares memory. */
+  /** The same values without history: gradients stop here. The memory is shared. */
   detach(): Tensor {
     return this.device.alias(this, this.shape);
   }
@@ -181,7 +205,10 @@ export class Tensor {
     this.grad = null;
   }
 
-  /** Copies the values to the host. The only wait in the engine: values arrive when the device is done with what was recorded. */
+  /**
+   * Copies the values to the host after all work so far. This and `Device.synchronize` are the only waits for the
+   * device.
+   */
   async read(): Promise<TensorData> {
     const bytes = await this.device.readBytes(this);
     if (this.dtype === 'f32') return new Float32Array(bytes);
@@ -191,12 +218,12 @@ export class Tensor {
   /** `read` of a tensor with one element. */
   async item(): Promise<number> {
     if (this.size !== 1)
-      throw new Error(`item: the tensor must have one element, got shape ${formatShape(this.shape)}`);
+      throw new Error(`item: expected a tensor with one element, got shape ${formatShape(this.shape)}`);
     return (await this.read())[0];
   }
 }
 
-/** The tensors in a value: itself, or in arrays, maps and plain objects. */
+/** All tensors in a value: the value itself, or inside arrays, maps and plain objects. */
 export function tensorsIn(value: unknown, found: Set<Tensor> = new Set()): Set<Tensor> {
   if (value instanceof Tensor) found.add(value);
   else if (Array.isArray(value)) for (const item of value) tensorsIn(item, found);
