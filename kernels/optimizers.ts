@@ -1,6 +1,6 @@
 /** Optimiser steps over flat buffers of many parameters: global gradient norm and clipping factor, AdamW, SGD. All on the device, nothing read back. */
 import { defineKernel, eachElement, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
-import { teamOf, teamReduction, teamScope } from './reduce.ts';
+import { teamOf, teamReduction, teamScope } from './teams.ts';
 
 const LANES = 64;
 /** vec4s that one team of lanes sums the squares of: partial sums stay short, and few are left for the second pass. */

@@ -1,61 +1,21 @@
 /**
- * Sums, maxima and first positions over one axis of a tensor seen as [outer, n, inner], and the rows that norms and softmax share.
+ * Sums, maxima and first positions over one axis of a tensor seen as [outer, n, inner], and their gradients.
  *
- * inner = 1: a team of lanes a row. inner > 1: a lane a column, neighbours next to each other in memory, so that nothing is exchanged.
- * Long reductions with few outputs are cut into chunks: the same kernel runs again over what the chunks gave. The order of every sum is fixed.
+ * inner = 1: a team of lanes handles each row.
+ * inner > 1: an invocation handles one column. Neighbouring invocations read neighbouring memory, and no values are
+ * exchanged.
+ *
+ * Long reductions with few outputs are cut into chunks. The same kernel then runs again over the results of the chunks.
+ * The order of every sum is fixed.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { withinSubgroup, type SubgroupFunction } from './subgroups.ts';
-
-/** Lanes that work on one row together: a subgroup that is the whole workgroup, or eight lanes that meet in workgroup memory. */
-export interface Team {
-  readonly lanes: number;
-  /** Teams in a workgroup. */
-  readonly count: number;
-  readonly subgroups: boolean;
-  /** Part of a kernel's name. */
-  readonly label: string;
-}
-
-/** @param subgroupSize lanes of a subgroup, 0 where there are none to rely on */
-export function teamOf(subgroupSize: number): Team {
-  return subgroupSize > 0
-    ? { lanes: subgroupSize, count: 1, subgroups: true, label: `sg${subgroupSize}` }
-    : { lanes: 8, count: 8, subgroups: false, label: 'team8' };
-}
-
-const COMBINE = { add: 'a + b', max: 'max(a, b)', min: 'min(a, b)' } as const;
+import { teamOf, teamReduction, teamScope, type Width } from './teams.ts';
 
 /**
- * WGSL of `name(value, lane)`: the sum, maximum or minimum over the lanes of a team, given to all of them. To be called in uniform control flow.
- * Without subgroups every lane reads its team's values in turn: fewer barriers than a tree, and the same order for all lanes.
- */
-export function teamReduction(team: Team, name: string, type: 'f32' | 'vec2f' | 'u32', f: SubgroupFunction): string {
-  if (team.subgroups)
-    return `fn ${name}(value: ${type}, lane: u32) -> ${type} { return ${withinSubgroup(team.lanes, 'value', f)}; }`;
-  return `
-var<workgroup> ${name}Exchange: array<${type}, ${team.lanes * team.count}>;
-fn ${name}(value: ${type}, lane: u32) -> ${type} {
-  ${name}Exchange[lane] = value;
-  workgroupBarrier();
-  let first = lane - lane % ${team.lanes}u;
-  var a = ${name}Exchange[first];
-  for (var i = 1u; i < ${team.lanes}u; i++) { let b = ${name}Exchange[first + i]; a = ${COMBINE[f]}; }
-  workgroupBarrier();
-  return a;
-}`;
-}
-
-/** WGSL that puts `member` (the lane's place in its team) and `item` (the team's number in the grid) in scope. */
-export function teamScope(team: Team): string {
-  return `
-  let member = lane % ${team.lanes}u;
-  let item = linearGroup * ${team.count}u + lane / ${team.lanes}u;`;
-}
-
-/**
- * sum; max; first: the least position along the axis where the input equals `extreme` ([outer, inner], u32 result, 0xffffffff for none);
- * least: minimum of u32, the second stage of `first`.
+ * - `sum` and `max` of f32.
+ * - `first`: the lowest position along the axis where the input equals `extreme` [outer, inner]. The result is u32,
+ *   0xffffffff for none.
+ * - `least`: the minimum of u32, which is the second stage of `first`.
  */
 export type Reduction = 'sum' | 'max' | 'first' | 'least';
 
@@ -98,14 +58,14 @@ interface ColumnLoop {
   readonly text: string;
 }
 
-/** The loop of a lane over its column, four loads at a time: leaves the result in `total`. */
-function columnLoop(reduction: Reduction, width: 1 | 4): ColumnLoop {
+/** The loop of an invocation over its column, four loads at a time. It leaves the result in `total`. */
+function columnLoop(reduction: Reduction, width: Width): ColumnLoop {
   const { element, result, identity, combine } = REDUCTIONS[reduction];
   const vector = { f32: 'vec4f', u32: 'vec4u' } as const;
   const type = width === 4 ? vector[result] : result;
   const value = (at: string): string =>
     reduction === 'first'
-      ? `select(${type}(0xffffffffu), ${type}((${at}) / p.inner), input[base + ${at}] == wanted)`
+      ? `select(${type}(0xffffffffu), ${type}((${at}) / p.inner), input[base + ${at}] == searched)`
       : `input[base + ${at}]`;
   return {
     input: `read ${width === 4 ? vector[element] : element}`,
@@ -115,7 +75,7 @@ function columnLoop(reduction: Reduction, width: 1 | 4): ColumnLoop {
   if (t >= p.lanes) { return; }
   let base = t / p.stride * p.length;
   var i = t % p.stride;
-  ${reduction === 'first' ? 'let wanted = extreme[t / p.stride * p.inner + i % p.inner];' : ''}
+  ${reduction === 'first' ? 'let searched = extreme[t / p.stride * p.inner + i % p.inner];' : ''}
   var total = ${type}(${identity});
   for (; i + 3u * p.stride < p.length; i += 4u * p.stride) {
     let a = ${value('i')};
@@ -135,14 +95,14 @@ function columnLoop(reduction: Reduction, width: 1 | 4): ColumnLoop {
 const COLUMN_PARAMS = { length: 'u32', stride: 'u32', inner: 'u32', lanes: 'u32', factor: 'f32' } as const;
 
 /**
- * A lane a column: [outer, n, inner] to [outer, chunks, inner], lane r of an outer index taking elements r, r + stride, r + 2 stride, ...
- * where stride = chunks * inner is a multiple of inner.
+ * Reduces [outer, n, inner] to [outer, chunks, inner], one column per invocation. Invocation r of an outer index
+ * handles the elements r, r + stride, r + 2 stride, ..., where stride = chunks * inner.
  *
- * Params in elements of `width` values: length = n * inner, stride, inner, lanes = outer * stride.
- * `factor` multiplies sums; it is -infinity for max.
- * `extreme` [outer, inner] is read by `first` only.
+ * Params count elements of `width` values: length = n * inner, stride, inner, lanes = outer * stride.
+ * `factor` multiplies sums; it is -infinity for `max`.
+ * Only `first` reads `extreme` [outer, inner].
  */
-export const columnReduceKernel = kernelFamily((reduction: Reduction, width: 1 | 4) => {
+export const columnReduceKernel = kernelFamily((reduction: Reduction, width: Width) => {
   const { input, output, text } = columnLoop(reduction, width);
   return defineKernel({
     name: `reduce_${reduction}_columns_${width === 4 ? 'vec4' : 'scalar'}`,
@@ -154,8 +114,11 @@ export const columnReduceKernel = kernelFamily((reduction: Reduction, width: 1 |
   });
 });
 
-/** As `columnReduceKernel` for sums with outer = chunks = 1, but the first half of the columns goes to `output` and the second to `other`. */
-export const columnSumPairKernel = kernelFamily((width: 1 | 4) => {
+/**
+ * As `columnReduceKernel` for sums with outer = chunks = 1. The first half of the columns goes to `output`, the second
+ * half to `other`.
+ */
+export const columnSumPairKernel = kernelFamily((width: Width) => {
   const { input, output, text } = columnLoop('sum', width);
   return defineKernel({
     name: `reduce_sum_columns_pair_${width === 4 ? 'vec4' : 'scalar'}`,
@@ -169,16 +132,18 @@ export const columnSumPairKernel = kernelFamily((width: 1 | 4) => {
 });
 
 /**
- * A team a row: [rows, n] to [rows, chunks], chunk c taking elements c * chunk_length up to (c + 1) * chunk_length of its row.
- * `items` = rows * chunks, `per_team` of them in turn by each team. Loads are whole vec4s, masked where a row does not start or end on one; `whole`: n is a multiple of 4.
- * `extreme` [rows] is read by `first` only.
+ * Reduces [rows, n] to [rows, chunks], one chunk per team at a time. Chunk c covers the elements c * chunk_length up to
+ * (c + 1) * chunk_length of its row. There are `items` = rows * chunks; each team handles `per_team` of them in turn.
+ * Loads are whole vec4s, masked where a row does not start or end on a vec4. `whole`: n is a multiple of 4.
+ * Only `first` reads `extreme` [rows].
  */
 export const rowReduceKernel = kernelFamily((reduction: Reduction, subgroupSize: number, whole: boolean) => {
   const { element, result, identity, combine, team: f } = REDUCTIONS[reduction];
   const team = teamOf(subgroupSize);
   const input = element === 'f32' ? 'vec4f' : 'vec4u';
   const type = result === 'f32' ? 'vec4f' : 'vec4u';
-  const value = reduction === 'first' ? `select(${type}(0xffffffffu), at - row * p.n, input[i] == wanted)` : 'input[i]';
+  const value =
+    reduction === 'first' ? `select(${type}(0xffffffffu), at - row * p.n, input[i] == searched)` : 'input[i]';
   return defineKernel({
     name: `reduce_${reduction}_rows_${team.label}${whole ? '_vec4' : ''}`,
     workgroup: [team.lanes * team.count],
@@ -193,7 +158,7 @@ export const rowReduceKernel = kernelFamily((reduction: Reduction, subgroupSize:
     let row = select(0u, cell / p.chunks, live);
     let begin = row * p.n + cell % p.chunks * p.chunk_length;
     let end = select(begin, min(begin + p.chunk_length, row * p.n + p.n), live);
-    ${reduction === 'first' ? `let wanted = ${input}(extreme[row]);` : ''}
+    ${reduction === 'first' ? `let searched = ${input}(extreme[row]);` : ''}
     var total = ${type}(${identity});
     for (var i = begin / 4u + member; i < (end + 3u) / 4u; i += ${team.lanes}u) {
       ${whole && reduction !== 'first' ? '' : 'let at = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u);'}
@@ -208,10 +173,16 @@ export const rowReduceKernel = kernelFamily((reduction: Reduction, subgroupSize:
   });
 });
 
-/** How `spreadKernel` accesses memory: columns: inner in whole vec4s; rows: inner = 1, n in whole vec4s (or outer = 1); scalar: any. */
+/**
+ * How `spreadKernel` accesses memory: columns: inner in whole vec4s; rows: inner = 1, n in whole vec4s (or outer = 1);
+ * scalar: any.
+ */
 export type SpreadForm = 'columns' | 'rows' | 'scalar';
 
-/** The gradient of a sum: [outer, inner] times `factor`, repeated to [outer, n, inner]. Params in whole vec4s where the form has them. */
+/**
+ * The gradient of a sum: [outer, inner] times `factor`, repeated to [outer, n, inner]. Params in whole vec4s where the
+ * form has them.
+ */
 export const spreadKernel = kernelFamily((form: SpreadForm) => {
   const output = form === 'scalar' ? 'f32' : 'vec4f';
   const input = form === 'columns' ? 'vec4f' : 'f32';
@@ -228,7 +199,10 @@ export const spreadKernel = kernelFamily((form: SpreadForm) => {
   });
 });
 
-/** The gradient of a maximum: `upstream` [outer, inner] where a value's position along n is `first` [outer, inner], else 0. */
+/**
+ * The gradient of a maximum: `upstream` [outer, inner] where a value's position along n is `first` [outer, inner], else
+ * 0.
+ */
 export const spreadToFirstKernel = kernelFamily(() =>
   defineKernel({
     name: 'spread_to_first_f32',

@@ -1,21 +1,29 @@
 /**
- * Softmax over the middle axis of [outer, n, inner].
- * inner = 1: a team of lanes a row, in registers up to `MAX_SLOTS` elements a lane, in loops beyond.
- * inner > 1: a lane a column (or four), neighbours next to each other in memory.
+ * Softmax over the middle axis of [outer, n, inner], and its gradient.
+ *
+ * inner = 1: a team of lanes handles each row. Up to `MAX_SLOTS` elements per lane the row is held in registers; beyond
+ * that the lanes loop over memory.
+ * inner > 1: an invocation handles one column (or four). Neighbouring invocations read neighbouring memory.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { linearLoad, linearParams } from './linear.ts';
-import { MAX_SLOTS, type Width } from './norm.ts';
-import { teamOf, teamReduction, teamScope } from './reduce.ts';
+import { range } from './subgroups.ts';
+import {
+  ACCESS,
+  ELEMENT,
+  rowLabel,
+  sumOfElement,
+  teamOf,
+  teamReduction,
+  teamScope,
+  type RowForm,
+  type Width,
+} from './teams.ts';
 
-export { MAX_SLOTS, type Width };
-
-const TYPE = { 1: 'f32', 4: 'vec4f' } as const;
-const ACCESS = { 1: 'scalar', 4: 'vec4' } as const;
-/** What max starts from: the most negative finite number, so that no inf - inf arises. */
+/** Start value of a maximum: the largest negative finite number, so that inf - inf cannot arise. */
 const LOWEST = '-3.402823466e38';
-const sumOf = (width: Width, value: string): string => (width === 4 ? `dot(${value}, vec4f(1.0))` : `(${value})`);
-const maxOf = (width: Width, value: string): string =>
+/** WGSL of the maximum of an element's values. */
+const maxOfElement = (width: Width, value: string): string =>
   width === 4 ? `max(max(${value}.x, ${value}.y), max(${value}.z, ${value}.w))` : value;
 
 const ROW_PARAMS = { rows: 'u32', columns: 'u32', per_team: 'u32' } as const;
@@ -23,62 +31,66 @@ const ROW = `
     let live = item * p.per_team + k < p.rows;
     let o = select(0u, (item * p.per_team + k) * p.columns, live);`;
 
-/** Rows of `columns` elements of `width`; `slots` registers a lane (0: loops); `full`: columns = slots * lanes; `texture`: the input is a linear operand texture. */
-export const softmaxRowsKernel = kernelFamily(
-  (subgroupSize: number, width: Width, slots: number, full: boolean, texture: boolean) => {
-    const team = teamOf(subgroupSize);
-    const V = TYPE[width];
-    const load = (e: string): string => linearLoad(texture, 'input', `(${e})`);
-    const each = (f: (i: number, at: string, masked: boolean) => string): string =>
-      Array.from({ length: slots }, (_, i) => f(i, `o + member + ${i * team.lanes}u`, !full && i === slots - 1)).join(
-        '\n    ',
-      );
-    const all = (f: (i: number) => string, fold: (a: string, b: string) => string): string =>
-      Array.from({ length: slots }, (_, i) => f(i)).reduce(fold);
-    const registers = (): string => `
-    ${each((i, at, masked) => `let x${i} = ${masked ? `select(${V}(${LOWEST}), ${load(at)}, last)` : load(at)};`)}
-    let top = ${all(
-      (i) => `x${i}`,
-      (a, b) => `max(${a}, ${b})`,
-    )};
-    let most = teamMax(${maxOf(width, 'top')}, lane);
-    ${each((i, _, masked) => `let e${i} = ${masked ? `select(${V}(), exp(x${i} - most), last)` : `exp(x${i} - most)`};`)}
-    let factor = 1.0 / teamSum(${sumOf(
-      width,
-      all(
-        (i) => `e${i}`,
-        (a, b) => `${a} + ${b}`,
-      ),
-    )}, lane);
-    ${each((i, at, masked) => `if (${masked ? 'live && last' : 'live'}) { output[${at}] = e${i} * factor; }`)}`;
-    const step = `c < p.columns; c += ${team.lanes}u`;
-    const loops = `
-    var top = ${V}(${LOWEST});
+type ForwardForm = RowForm & {
+  /** Whether the input is a linear operand texture. */
+  readonly texture: boolean;
+};
+
+/** Softmax of rows of `columns` elements of `width` values. Each team handles `per_team` rows in turn. */
+export const softmaxRowsKernel = kernelFamily((form: ForwardForm) => {
+  const { width, slots, full, texture } = form;
+  const team = teamOf(form.subgroupSize);
+  const V = ELEMENT[width];
+  const load = (e: string): string => linearLoad(texture, 'input', `(${e})`);
+  const isMasked = (i: number): boolean => !full && i === slots - 1;
+  const at = (i: number): string => `o + member + ${i * team.lanes}u`;
+  const each = (f: (i: number) => string): string => range(slots).map(f).join('\n    ');
+  const lowest = `${V}(${LOWEST})`;
+  const registers = (): string => `
+    ${each((i) => `let x${i} = ${isMasked(i) ? `select(${lowest}, ${load(at(i))}, last)` : load(at(i))};`)}
+    let top = ${range(slots)
+      .map((i) => `x${i}`)
+      .reduce((a, b) => `max(${a}, ${b})`)};
+    let largest = teamMax(${maxOfElement(width, 'top')}, lane);
+    ${each((i) => {
+      const power = `exp(x${i} - largest)`;
+      return `let e${i} = ${isMasked(i) ? `select(${V}(), ${power}, last)` : power};`;
+    })}
+    let total = ${range(slots)
+      .map((i) => `e${i}`)
+      .join(' + ')};
+    let factor = 1.0 / teamSum(${sumOfElement(width, 'total')}, lane);
+    ${each((i) => `if (${isMasked(i) ? 'live && last' : 'live'}) { output[${at(i)}] = e${i} * factor; }`)}`;
+  const step = `c < p.columns; c += ${team.lanes}u`;
+  const loops = `
+    var top = ${lowest};
     for (var c = member; ${step}) { top = max(top, ${load('o + c')}); }
-    let most = teamMax(${maxOf(width, 'top')}, lane);
+    let largest = teamMax(${maxOfElement(width, 'top')}, lane);
     var s = ${V}();
-    for (var c = member; ${step}) { s += exp(${load('o + c')} - most); }
-    let factor = 1.0 / teamSum(${sumOf(width, 's')}, lane);
-    if (live) { for (var c = member; ${step}) { output[o + c] = exp(${load('o + c')} - most) * factor; } }`;
-    return defineKernel<string, string>({
-      name: `softmax_rows_f32_${team.label}_${ACCESS[width]}_${slots ? `x${slots}${full ? '' : '_masked'}` : 'loops'}${texture ? '_texture' : ''}`,
-      workgroup: [team.lanes * team.count],
-      subgroups: team.subgroups,
-      params: { ...ROW_PARAMS, ...linearParams(texture, 'input') },
-      buffers: { input: texture ? 'texture' : `read ${V}`, output: `write ${V}` },
-      module: `${teamReduction(team, 'teamSum', 'f32', 'add')}\n${teamReduction(team, 'teamMax', 'f32', 'max')}`,
-      body: `${teamScope(team)}
+    for (var c = member; ${step}) { s += exp(${load('o + c')} - largest); }
+    let factor = 1.0 / teamSum(${sumOfElement(width, 's')}, lane);
+    if (live) { for (var c = member; ${step}) { output[o + c] = exp(${load('o + c')} - largest) * factor; } }`;
+  return defineKernel<string, string>({
+    name: `softmax_rows_f32_${rowLabel(form)}${texture ? '_texture' : ''}`,
+    workgroup: [team.lanes * team.count],
+    subgroups: team.subgroups,
+    params: { ...ROW_PARAMS, ...linearParams(texture, 'input') },
+    buffers: { input: texture ? 'texture' : `read ${V}`, output: `write ${V}` },
+    module: `${teamReduction(team, 'teamSum', 'f32', 'add')}\n${teamReduction(team, 'teamMax', 'f32', 'max')}`,
+    body: `${teamScope(team)}
   ${full || slots === 0 ? '' : `let last = member + ${(slots - 1) * team.lanes}u < p.columns;`}
   for (var k = 0u; k < p.per_team; k++) {${ROW}${slots ? registers() : loops}
   }`,
-    });
-  },
-);
+  });
+});
 
-/** gradient = y (u - sum(u y)) over rows. `textures`: y and u are linear operand textures. */
+/**
+ * gradient = y (u - sum(u y)) over rows, where y is the output and u the upstream gradient.
+ * `textures`: y and u are linear operand textures.
+ */
 export const softmaxRowsGradientKernel = kernelFamily((subgroupSize: number, width: Width, textures: boolean) => {
   const team = teamOf(subgroupSize);
-  const V = TYPE[width];
+  const V = ELEMENT[width];
   const step = `c < p.columns; c += ${team.lanes}u`;
   const load = (name: string): string => linearLoad(textures, name, '(o + c)');
   return defineKernel<string, string>({
@@ -96,8 +108,10 @@ export const softmaxRowsGradientKernel = kernelFamily((subgroupSize: number, wid
   for (var k = 0u; k < p.per_team; k++) {${ROW}
     var s = ${V}();
     for (var c = member; ${step}) { s += ${load('output')} * ${load('upstream')}; }
-    let total = teamSum(${sumOf(width, 's')}, lane);
-    if (live) { for (var c = member; ${step}) { gradient[o + c] = ${load('output')} * (${load('upstream')} - total); } }
+    let total = teamSum(${sumOfElement(width, 's')}, lane);
+    if (live) {
+      for (var c = member; ${step}) { gradient[o + c] = ${load('output')} * (${load('upstream')} - total); }
+    }
   }`,
   });
 });
@@ -109,27 +123,29 @@ const COLUMN = `
   let first = t / p.inner * p.n * p.inner + t % p.inner;
   let end = first + p.n * p.inner;`;
 
-/** Columns of n elements, `inner` apart (in elements of `width`); lanes = outer * inner. */
+/**
+ * Softmax of columns of n elements with stride `inner`, which counts elements of `width` values. lanes = outer * inner.
+ */
 export const softmaxColumnsKernel = kernelFamily((width: Width) => {
-  const V = TYPE[width];
+  const V = ELEMENT[width];
   return defineKernel({
     name: `softmax_columns_f32_${ACCESS[width]}`,
     workgroup: [64],
     params: COLUMN_PARAMS,
     buffers: { input: `read ${V}`, output: `write ${V}` },
     body: `${COLUMN}
-  var most = ${V}(${LOWEST});
-  for (var i = first; i < end; i += p.inner) { most = max(most, input[i]); }
+  var largest = ${V}(${LOWEST});
+  for (var i = first; i < end; i += p.inner) { largest = max(largest, input[i]); }
   var s = ${V}();
-  for (var i = first; i < end; i += p.inner) { s += exp(input[i] - most); }
+  for (var i = first; i < end; i += p.inner) { s += exp(input[i] - largest); }
   let factor = 1.0 / s;
-  for (var i = first; i < end; i += p.inner) { output[i] = exp(input[i] - most) * factor; }`,
+  for (var i = first; i < end; i += p.inner) { output[i] = exp(input[i] - largest) * factor; }`,
   });
 });
 
 /** gradient = y (u - sum(u y)) over columns. */
 export const softmaxColumnsGradientKernel = kernelFamily((width: Width) => {
-  const V = TYPE[width];
+  const V = ELEMENT[width];
   return defineKernel({
     name: `softmax_columns_gradient_f32_${ACCESS[width]}`,
     workgroup: [64],

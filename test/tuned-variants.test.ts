@@ -304,12 +304,12 @@ const SABOTAGES: readonly Sabotage[] = [
     wrong: named(/^attention_key_value_gradient_f32_head64_rows2/),
     excluded: /, 2 rows a lane$/,
   },
-  { family: 'softmax', workload: softmaxOf(1101, 61), wrong: named(/^softmax_rows_f32/), excluded: / a team$/ },
+  { family: 'softmax', workload: softmaxOf(1101, 61), wrong: named(/^softmax_rows_f32/), excluded: / per team$/ },
   {
     family: 'softmax-gradient',
     workload: softmaxOf(1101, 61),
     wrong: named(/^softmax_rows_gradient/),
-    excluded: / a team$/,
+    excluded: / per team$/,
   },
   { family: 'layer-norm', workload: layerNormOf(6001, 12), wrong: named(/^layer_norm_f32_sg/), excluded: /^sg/ },
   {
@@ -322,13 +322,13 @@ const SABOTAGES: readonly Sabotage[] = [
     family: 'group-norm',
     workload: groupNormOf([1, 33, 43, 48], 3),
     wrong: named(/^group_norm_(statistics|gradient_sums)_f32_sg/),
-    excluded: /^a subgroup a group$/,
+    excluded: /^a subgroup per group$/,
   },
   {
     family: 'channel-map',
     workload: groupNormOf([1, 33, 43, 48], 3),
     wrong: chunked(Math.ceil((33 * 43) / 32)),
-    excluded: /^32 pixels a lane$/,
+    excluded: /^32 pixels per lane$/,
   },
   { family: 'sum-pairs', workload: layerNormOf(4097, 128), wrong: chunked(20), excluded: /^20 chunks$/ },
   {

@@ -11,7 +11,7 @@ import { defineOp, opFunction, type OpInfo } from '../core/op.ts';
 import { broadcastShapes, shapeError, sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { elementwise } from '../core/elementwise.ts';
-import { sumTo } from './reduce.ts';
+import { sumTo } from './reduce-variants.ts';
 
 /** A run of the output's dimensions, and which operands vary along it. */
 interface Run {
@@ -124,7 +124,7 @@ function binary(name: BinaryFunction): ((a: Tensor, b: Tensor) => Tensor) & OpIn
         );
         return gradient;
       };
-      return [needs[0] ? sumTo(device, by('x'), a.shape) : null, needs[1] ? sumTo(device, by('y'), b.shape) : null];
+      return [needs[0] ? sumTo(by('x'), a.shape) : null, needs[1] ? sumTo(by('y'), b.shape) : null];
     },
   });
   return opFunction(op, (a: Tensor, b: Tensor): Tensor => op([a, b], undefined));

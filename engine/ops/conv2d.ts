@@ -41,7 +41,7 @@ import {
 import { elementwise } from '../core/elementwise.ts';
 import { columnSums, epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
 import { maskGradient } from './relu-gradient.ts';
-import { scaleShiftGradients } from './norm.ts';
+import { scaleShiftGradients } from './scale-shift-gradients.ts';
 import { winograd, winogradWeightGradient } from './winograd.ts';
 
 export interface Conv2dOptions {

@@ -1,18 +1,20 @@
 /**
- * The public ops, one line for each family. A family file exports its public functions and option types, and nothing else.
- * What several families share is in files that are not listed here.
+ * The public ops, one line for each family. A family file exports its public functions and option types, and nothing
+ * else. What several families share is in files that are not listed here.
  */
 export * from './attention.ts';
 export * from './binary.ts';
 export * from './conv2d.ts';
+export * from './group-norm.ts';
 export * from './images.ts';
+export * from './layer-norm.ts';
 export * from './layout.ts';
 export * from './matmul.ts';
-export { groupNorm, layerNorm, scaleShift } from './norm.ts';
 export * from './pooling.ts';
-export { max, mean, sum } from './reduce.ts';
+export * from './reduce.ts';
 export * from './reshape.ts';
 export * from './resize.ts';
+export * from './scale-shift.ts';
 export * from './softmax.ts';
 export * from './unary.ts';
 export {

@@ -16,7 +16,7 @@ import { defineOp, opFunction } from '../core/op.ts';
 import { formatShape, normalizeAxis, sameShape, shapeError, sizeOf, stridesOf, type Shape } from '../core/shape.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
 import { elementwise } from '../core/elementwise.ts';
-import { sumTo } from './reduce.ts';
+import { sumTo } from './reduce-variants.ts';
 import { reshape } from './reshape.ts';
 
 /** A dimension of the output, and how far apart its elements are in the input. */
@@ -233,7 +233,7 @@ const expandOp = defineOp({
   },
   forward: ({ device, inputs: [x], attributes: shape, output }) =>
     copyByStrides(device, x, output, shape, broadcastStrides(x.shape, shape)),
-  backward: ({ device, inputs: [x], gradient }) => [sumTo(device, gradient, x.shape)],
+  backward: ({ inputs: [x], gradient }) => [sumTo(gradient, x.shape)],
 });
 
 /** Repeats x along dimensions of size 1 and along new leading ones, to the shape it broadcasts to. */

@@ -1,42 +1,45 @@
-/** The ways to take the rows of a tensor, for layer norm and softmax, and which one to take: lanes a row, registers or loops, rows a team. */
+/**
+ * The variants for the rows of layer norm and softmax, and the choice among them: lanes per row, registers or loops,
+ * rows per team.
+ */
 import type { Kernel } from '../../kernels/kernel.ts';
-import { MAX_SLOTS, type Width } from '../../kernels/norm.ts';
-import { teamOf } from '../../kernels/reduce.ts';
-import type { TensorDevice } from '../core/tensor.ts';
+import { MAX_SLOTS, teamOf, type Width } from '../../kernels/teams.ts';
 import { hasLinearOperand, prefersTextures } from './operand-textures.ts';
+import type { TensorDevice } from '../core/tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
 import { roundingOf } from './gemm-variants.ts';
 
-/** Teams of lanes that take rows. */
+/** Teams of lanes that handle rows. */
 export interface RowTeams {
-  /** Of subgroups of so many lanes; 0: eight lanes that meet in workgroup memory. */
+  /** Lanes per subgroup; 0: teams of eight lanes that exchange values in workgroup memory. */
   readonly subgroupSize: number;
-  /** Elements (vec4s where rows are made of such) that a lane holds; 0: it loops over memory. */
+  /** Elements (vec4s where row lengths allow) that a lane holds in registers; 0: it loops over memory. */
   readonly slots: number;
-  /** Whether a row fills them. */
+  /** Whether a row fills all registers of all lanes. */
   readonly full: boolean;
-  /** Rows that a team takes in turn. */
+  /** Rows that a team handles in turn. */
   readonly perTeam: number;
   /** Whether rows are read from linear textures. */
   readonly textures: boolean;
 }
 
-/** Null: a lane a row. */
+/** Null: one invocation per row. */
 export type RowVariant = RowTeams | null;
 
-/** Rows as kernels see them, in elements of `width`. */
+/** Rows as kernels see them; `columns` counts elements of `width` values. */
 export interface Rows {
   readonly rows: number;
   readonly columns: number;
   readonly width: Width;
 }
 
+/** `count` values as rows of `size` values. */
 export function rowsOf(count: number, size: number): Rows {
   const width = size % 4 === 0 ? 4 : 1;
   return { rows: size === 0 ? 0 : count / size, columns: size / width, width };
 }
 
-/** What an op says of itself where a shape has not been seen before. */
+/** Describes a shape class to the tuner. */
 export interface RowProblem<V extends RowVariant> extends Pick<TuningProblem<V>, 'tensors' | 'output' | 'run'> {
   readonly expected: V;
   readonly others: readonly V[];
@@ -44,26 +47,29 @@ export interface RowProblem<V extends RowVariant> extends Pick<TuningProblem<V>,
   readonly kernels: (variant: V) => readonly Kernel[];
 }
 
-/** Values from which on a copy in a texture is expected to pay. */
-const WORTH_COPYING = 2 ** 19;
+/** Minimum number of values for which a copy in a texture is expected to pay off. */
+const MIN_WORTH_COPYING = 2 ** 19;
 
-/** Whether rows can be read from textures, and whether that is expected to pay. */
+/** Whether rows can be read from textures, and whether that is expected to pay off. */
 export function rowTextures(
   device: TensorDevice,
   { rows, columns, width }: Rows,
 ): { readonly possible: boolean; readonly expected: boolean } {
   const possible = width === 4 && device.operandTextures && hasLinearOperand(device, [rows, columns * width]);
-  return { possible, expected: possible && prefersTextures(device) && rows * columns * width >= WORTH_COPYING };
+  return { possible, expected: possible && prefersTextures(device) && rows * columns * width >= MIN_WORTH_COPYING };
 }
 
-/** Teams of these lanes, in registers if `held` and where a row fits. */
-export function rowTeams(
-  { columns }: Rows,
-  subgroupSize: number,
-  held: boolean,
-  perTeam: number,
-  textures = false,
-): RowTeams {
+interface TeamOptions {
+  readonly subgroupSize: number;
+  /** Holds rows in registers where they fit. */
+  readonly held: boolean;
+  readonly perTeam: number;
+  /** Default: false. */
+  readonly textures?: boolean;
+}
+
+/** Teams for these rows. */
+export function rowTeams({ columns }: Rows, { subgroupSize, held, perTeam, textures = false }: TeamOptions): RowTeams {
   const { lanes } = teamOf(subgroupSize);
   const slots = Math.ceil(columns / lanes);
   const inRegisters = held && slots <= MAX_SLOTS;
@@ -76,46 +82,58 @@ export function rowTeams(
   };
 }
 
-/** Registers from which on loops may be faster: more of them than a lane has would spill. */
+/** Registers per lane from which on loops may be faster: more registers than a lane has are spilled to memory. */
 const MANY_SLOTS = 5;
 
 /**
- * The other teams that may be faster than the expected ones: of fewer and more rows in turn; of eight lanes where rows leave lanes of a subgroup idle; with loops where many
- * registers would be held; from the other kind of memory if `textures` are possible.
+ * Teams that may be faster than the expected ones:
+ * - fewer and more rows per team;
+ * - eight lanes, where a row leaves lanes of a subgroup idle;
+ * - loops, where many registers would be used;
+ * - the other kind of memory, if `textures` are possible.
  */
 export function otherTeams(rows: Rows, teams: RowTeams, textures: boolean): RowTeams[] {
   const { subgroupSize, slots, perTeam } = teams;
   return [
     { ...teams, perTeam: Math.max(1, perTeam >> 2) },
     { ...teams, perTeam: Math.min(Math.max(1, rows.rows), perTeam * 4) },
-    ...(subgroupSize > 0 && rows.columns < subgroupSize ? [rowTeams(rows, 0, slots > 0, perTeam)] : []),
-    ...(slots >= MANY_SLOTS ? [rowTeams(rows, subgroupSize, false, perTeam)] : []),
+    ...(subgroupSize > 0 && rows.columns < subgroupSize
+      ? [rowTeams(rows, { subgroupSize: 0, held: slots > 0, perTeam })]
+      : []),
+    ...(slots >= MANY_SLOTS ? [rowTeams(rows, { subgroupSize, held: false, perTeam })] : []),
     ...(textures ? [{ ...teams, textures: !teams.textures }] : []),
   ];
 }
 
 function nameOf(variant: RowVariant): string {
-  if (variant === null) return 'a lane a row';
+  if (variant === null) return 'a lane per row';
   const { subgroupSize, slots, perTeam, textures } = variant;
-  return `${teamOf(subgroupSize).label} ${slots > 0 ? 'registers' : 'loops'}, ${perTeam} a team${textures ? ', texture' : ''}`;
+  const memory = `${slots > 0 ? 'registers' : 'loops'}, ${perTeam} per team${textures ? ', texture' : ''}`;
+  return `${teamOf(subgroupSize).label} ${memory}`;
 }
 
-/** The variant for `count` values in rows of `size`: the tuned one, or the op's. What `describe` gives must hold no tensors. */
+/** The rows of a tensor. */
+export interface RowSizes {
+  /** Values of the tensor. */
+  readonly count: number;
+  /** Values per row. */
+  readonly size: number;
+}
+
+/** The tuned or the expected variant for rows. The result of `describe` must not hold tensors. */
 export function chooseRows<V extends RowVariant>(
   device: TensorDevice,
   family: string,
-  count: number,
-  size: number,
+  { count, size }: RowSizes,
   describe: (device: TensorDevice, rows: Rows) => RowProblem<V>,
 ): V {
   return device.tuner.choose(family, `${size === 0 ? 0 : count / size}x${size}`, () =>
-    describeRows(count, size, describe(device, rowsOf(count, size))),
+    describeRows({ count, size }, describe(device, rowsOf(count, size))),
   );
 }
 
 function describeRows<V extends RowVariant>(
-  count: number,
-  size: number,
+  { count, size }: RowSizes,
   { expected, others, plain, kernels, tensors, output, run }: RowProblem<V>,
 ): TuningProblem<V> {
   const candidate = (variant: V): Candidate<V> => ({

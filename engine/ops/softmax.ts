@@ -4,10 +4,9 @@ import {
   softmaxColumnsKernel,
   softmaxRowsGradientKernel,
   softmaxRowsKernel,
-  type Width,
 } from '../../kernels/softmax.ts';
 import { linearGrid, type Grid } from '../../kernels/kernel.ts';
-import { teamOf } from '../../kernels/reduce.ts';
+import { teamOf, type RowForm, type Width } from '../../kernels/teams.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import { normalizeAxis, shapeError, sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
@@ -28,7 +27,7 @@ interface SoftmaxAttributes {
   readonly axis: number;
 }
 
-/** [outer, n, inner]: softmax is over n. */
+/** A tensor seen as [outer, n, inner]; softmax is over n. */
 interface View {
   readonly outer: number;
   readonly n: number;
@@ -41,9 +40,9 @@ const viewOf = (shape: Shape, axis: number): View => ({
   inner: sizeOf(shape.slice(axis + 1)),
 });
 
-/** Rows up to this get a lane each, as columns do. */
+/** Rows up to this length are handled by one invocation each, as columns are. */
 const SHORT_ROW = 8;
-/** The tuner tries that for rows up to this, and teams for rows from `MIN_FOR_TEAMS` on. */
+/** The tuner tries one invocation per row up to this length, and teams from length `MIN_FOR_TEAMS` on. */
 const SHORT_ROW_TRIED = 64;
 const MIN_FOR_TEAMS = 5;
 
@@ -72,18 +71,27 @@ function rowGrid(
   };
 }
 
-/** By teams; a lane a row or column where there are none. */
+/** How the kernel reads rows. */
+const rowForm = ({ width }: Rows, { subgroupSize, slots, full }: RowTeams): RowForm => ({
+  subgroupSize,
+  width,
+  slots,
+  full,
+});
+
+/** The forward pass; without teams one invocation handles each row or column. */
 function normalize({ input, output }: Forward, view: View, teams: RowVariant): void {
   const { device } = output;
   if (teams === null) {
     const { width, params, grid } = columnLayout(view);
-    return device.run(softmaxColumnsKernel(width), params, { input, output }, grid);
+    device.run(softmaxColumnsKernel(width), params, { input, output }, grid);
+    return;
   }
-  const rows = rowsOf(view.outer * view.n, view.n),
-    { params, grid } = rowGrid(rows, teams);
+  const rows = rowsOf(view.outer * view.n, view.n);
+  const { params, grid } = rowGrid(rows, teams);
   withOperands(device, teams.textures, { input }, (texture, operands, shifts) =>
     device.run(
-      softmaxRowsKernel(teams.subgroupSize, rows.width, teams.slots, teams.full, texture),
+      softmaxRowsKernel({ ...rowForm(rows, teams), texture }),
       { ...params, ...shifts },
       { ...operands, output },
       grid,
@@ -95,10 +103,11 @@ function normalizeBackward({ output, upstream, gradient }: Gradient, view: View,
   const { device } = gradient;
   if (teams === null) {
     const { width, params, grid } = columnLayout(view);
-    return device.run(softmaxColumnsGradientKernel(width), params, { output, upstream, gradient }, grid);
+    device.run(softmaxColumnsGradientKernel(width), params, { output, upstream, gradient }, grid);
+    return;
   }
-  const rows = rowsOf(view.outer * view.n, view.n),
-    { params, grid } = rowGrid(rows, teams);
+  const rows = rowsOf(view.outer * view.n, view.n);
+  const { params, grid } = rowGrid(rows, teams);
   withOperands(device, teams.textures, { output, upstream }, (textures, operands, shifts) =>
     device.run(
       softmaxRowsGradientKernel(teams.subgroupSize, rows.width, textures),
@@ -109,23 +118,22 @@ function normalizeBackward({ output, upstream, gradient }: Gradient, view: View,
   );
 }
 
-/** What both passes say of rows; only the forward one holds them in registers. */
-function ways(
+/** The variants for rows. Only the forward pass holds rows in registers (`held`). */
+function rowVariants(
   device: TensorDevice,
   rows: Rows,
   held: boolean,
 ): Pick<RowProblem<RowVariant>, 'expected' | 'others' | 'plain'> {
   const n = rows.columns * rows.width;
-  // A workgroup costs a software adapter about as much as a row.
-  const wanted = device.smallSubgroups ? 128 : 512;
+  // On software adapters starting a workgroup takes about as long as a row.
+  const busyTeams = device.smallSubgroups ? 128 : 512;
   const textures = rowTextures(device, rows);
-  const teams = rowTeams(
-    rows,
-    device.subgroupSize,
+  const teams = rowTeams(rows, {
+    subgroupSize: device.subgroupSize,
     held,
-    Math.min(16, Math.max(4, Math.ceil(rows.rows / wanted))),
-    textures.expected,
-  );
+    perTeam: Math.min(16, Math.max(4, Math.ceil(rows.rows / busyTeams))),
+    textures: textures.expected,
+  });
   const others = [
     ...(n <= SHORT_ROW_TRIED ? [null] : []),
     ...(n >= MIN_FOR_TEAMS ? [teams, ...otherTeams(rows, teams, textures.possible)] : []),
@@ -134,26 +142,26 @@ function ways(
 }
 
 function describeForward(device: TensorDevice, rows: Rows): RowProblem<RowVariant> {
-  const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 },
-    shape = [view.outer, view.n];
+  const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 };
+  const shape = [view.outer, view.n];
   return {
-    ...ways(device, rows, true),
+    ...rowVariants(device, rows, true),
     tensors: { input: shape, output: shape },
     output: 'output',
     run: (variant, filled) => normalize(filled as Forward, view, variant),
     kernels: (variant) => [
       variant === null
         ? softmaxColumnsKernel(1)
-        : softmaxRowsKernel(variant.subgroupSize, rows.width, variant.slots, variant.full, variant.textures),
+        : softmaxRowsKernel({ ...rowForm(rows, variant), texture: variant.textures }),
     ],
   };
 }
 
 function describeGradient(device: TensorDevice, rows: Rows): RowProblem<RowVariant> {
-  const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 },
-    shape = [view.outer, view.n];
+  const view = { outer: rows.rows, n: rows.columns * rows.width, inner: 1 };
+  const shape = [view.outer, view.n];
   return {
-    ...ways(device, rows, false),
+    ...rowVariants(device, rows, false),
     tensors: { output: shape, upstream: shape, gradient: shape },
     output: 'gradient',
     run: (variant, filled) => normalizeBackward(filled as Gradient, view, variant),
@@ -176,7 +184,7 @@ const softmaxOp = defineOp({
     normalize(
       { input, output },
       view,
-      view.inner === 1 ? chooseRows(device, 'softmax', input.size, view.n, describeForward) : null,
+      view.inner === 1 ? chooseRows(device, 'softmax', { count: input.size, size: view.n }, describeForward) : null,
     );
   },
   backward: ({ device, inputs: [input], attributes: { axis }, output, gradient: upstream }) => {
@@ -185,13 +193,16 @@ const softmaxOp = defineOp({
     normalizeBackward(
       { output, upstream, gradient },
       view,
-      view.inner === 1 ? chooseRows(device, 'softmax-gradient', input.size, view.n, describeGradient) : null,
+      view.inner === 1
+        ? chooseRows(device, 'softmax-gradient', { count: input.size, size: view.n }, describeGradient)
+        : null,
     );
     return [gradient];
   },
 });
 
-/** exp(x) / sum(exp(x)) along an axis, the largest value subtracted first. */
-export const softmax = opFunction(softmaxOp, (x: Tensor, axis = -1): Tensor => {
-  return softmaxOp([x], { axis: normalizeAxis('softmax', axis, x.rank) });
-});
+/** exp(x) / sum(exp(x)) along an axis. The maximum is subtracted from x first, so that exp cannot overflow. */
+export const softmax = opFunction(
+  softmaxOp,
+  (x: Tensor, axis = -1): Tensor => softmaxOp([x], { axis: normalizeAxis('softmax', axis, x.rank) }),
+);

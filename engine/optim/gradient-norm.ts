@@ -1,7 +1,7 @@
 /** The norm of all gradients together, and the factor that clips them, computed on the device. */
 import { clippingFactorKernel, NORM_BLOCK, squareSumsKernel } from '../../kernels/optimizers.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
-import { teamOf } from '../../kernels/reduce.ts';
+import { teamOf } from '../../kernels/teams.ts';
 import type { Tensor } from '../core/tensor.ts';
 import type { FlatEntry, FlatParameters } from './flat-parameters.ts';
 

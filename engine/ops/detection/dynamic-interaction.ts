@@ -9,7 +9,7 @@ import {
   type InteractionProblem,
   type InteractionSizes,
 } from './dynamic-interaction-variants.ts';
-import { layerNormGradients, normalizeRows } from '../norm.ts';
+import { layerNormGradients, normalizeRows } from '../layer-norm-variants.ts';
 
 type Inputs = readonly [roi: Tensor, parameters: Tensor, gamma1: Tensor, beta1: Tensor, gamma2: Tensor, beta2: Tensor];
 
@@ -40,7 +40,7 @@ function interact(
     withCopies(device, textures, [roi], ([a]) =>
       multiply(device, { form: 'nn', proposals, m: positions, n: k, k: d, a, b: weights, c: hidden1, strideB }),
     );
-    normalizeRows(hidden1, gamma1, beta1, x1, { epsilon, relu: true });
+    normalizeRows({ input: hidden1, gamma: gamma1, beta: beta1, output: x1 }, { epsilon, relu: true });
     withCopies(device, textures, [x1], ([a]) =>
       multiply(device, {
         form: 'nn',
@@ -88,13 +88,16 @@ function interactBackward(
       strideB,
       startB: d * k,
     });
-    const [byHidden1, byGamma1, byBeta1] = layerNormGradients(hidden1, gamma1, beta1, byX1, { epsilon, relu: true });
+    const [byHidden1, byGamma1, byBeta1] = layerNormGradients(
+      { input: hidden1, gamma: gamma1, beta: beta1, upstream: byX1 },
+      { epsilon, relu: true },
+    );
     withCopies(device, textures, [byHidden1], ([upstream1]) => {
       if (byRoi)
         multiply(device, { form: 'nt', proposals, m: positions, n: d, k, a: upstream1, b: weights, c: byRoi, strideB });
       if (!byParameters) return;
       const x1 = device.empty(hidden1.shape);
-      normalizeRows(hidden1, gamma1, beta1, x1, { epsilon, relu: true });
+      normalizeRows({ input: hidden1, gamma: gamma1, beta: beta1, output: x1 }, { epsilon, relu: true });
       withCopies(device, textures, [roi, x1], ([pooled, middle]) => {
         multiply(device, {
           form: 'tn',
@@ -190,7 +193,7 @@ const dynamicInteractionOp = defineOp({
       epsilon,
       chooseOperands(device, 'dynamic-interaction', sizes, describeForward),
     );
-    normalizeRows(hidden2, gamma2, beta2, output, { epsilon, relu: true });
+    normalizeRows({ input: hidden2, gamma: gamma2, beta: beta2, output }, { epsilon, relu: true });
     return { hidden1, hidden2 };
   },
   backward: ({
@@ -201,10 +204,13 @@ const dynamicInteractionOp = defineOp({
     gradient,
     needs,
   }) => {
-    const [byHidden2, byGamma2, byBeta2] = layerNormGradients(hidden2, gamma2, beta2, gradient, {
-      epsilon,
-      relu: true,
-    });
+    const [byHidden2, byGamma2, byBeta2] = layerNormGradients(
+      { input: hidden2, gamma: gamma2, beta: beta2, upstream: gradient },
+      {
+        epsilon,
+        relu: true,
+      },
+    );
     if (!needs.slice(0, 4).includes(true)) return [null, null, null, null, byGamma2, byBeta2];
     const byRoi = needs[0] ? device.empty(roi.shape) : null;
     const byParameters = needs[1] ? device.empty(parameters.shape) : null;

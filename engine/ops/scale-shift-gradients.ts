@@ -1,0 +1,43 @@
+/** Gradients of act(x * scale + shift + residual) for `scaleShift` and for convolutions with a fused epilogue. */
+import { scaleShiftGradientKernel, scaleShiftResidualGradientKernel } from '../../kernels/scale-shift.ts';
+import { linearGrid } from '../../kernels/kernel.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { mapGrid } from './channel-norm.ts';
+
+/**
+ * Gradients before act(x * scale + shift + residual). `scaled` is the gradient with respect to x, `plain` the gradient
+ * with respect to shift and residual. `wanted` selects them. `plain` may be `upstream` itself.
+ *
+ * @param activated the output of the ReLU, or null without a ReLU
+ */
+export function scaleShiftGradients(
+  upstream: Tensor,
+  scale: Tensor,
+  activated: Tensor | null,
+  wanted: { readonly scaled: boolean; readonly plain: boolean },
+): { scaled: Tensor | null; plain: Tensor | null } {
+  const { device } = upstream;
+  const channels = scale.size;
+  const masksPlain = wanted.plain && activated !== null;
+  if (!wanted.scaled && !masksPlain) return { scaled: null, plain: wanted.plain ? upstream : null };
+  const pixels = channels === 0 ? 0 : upstream.size / channels;
+  const { width, params, workgroups } = mapGrid(device, 'backward', { images: 1, pixels, channels });
+  const scaled = device.empty(upstream.shape);
+  if (!masksPlain) {
+    device.run(
+      scaleShiftGradientKernel(width, activated !== null),
+      params,
+      { output: activated ?? upstream, upstream, scale, gradient: scaled },
+      linearGrid(workgroups),
+    );
+    return { scaled, plain: wanted.plain ? upstream : null };
+  }
+  const plain = device.empty(upstream.shape);
+  device.run(
+    scaleShiftResidualGradientKernel(width),
+    params,
+    { output: activated, upstream, scale, gradient: scaled, residualGradient: plain },
+    linearGrid(workgroups),
+  );
+  return { scaled, plain };
+}
