@@ -16,8 +16,9 @@ import { storedShape, toStored } from '../engine/nn/index.ts';
 import { criterion } from '../model/criterion.ts';
 import { DynamicSparseRCNN, mapNames, PAPER_R50 } from '../model/index.ts';
 import { uploadTargets } from '../model/targets.ts';
-import { insteadOfFile, integerOption, orExit, parseArguments } from '../training/commands/arguments.ts';
+import { integerOption, orExit, parseArguments } from '../training/commands/arguments.ts';
 import { InputError } from '../training/core/errors.ts';
+import { insteadOfFile } from '../training/data/files.ts';
 import { KEEPS_MEMORY, median } from './measure.ts';
 
 const USAGE = `usage: npm run full-size -- FOLDER [--time forward|step] [--rounds 5] [--checkpointing] [--python /usr/bin/python3]

@@ -8,7 +8,7 @@ import { Random, type Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
 import { DynamicSparseRCNN } from '../model/index.ts';
 import { integerOption, orExit, parseArguments } from '../training/commands/arguments.ts';
-import { loadConfig } from '../training/core/recipe.ts';
+import { loadConfig } from '../training/data/config-file.ts';
 import { formatTable } from '../training/output/table.ts';
 import { TrainingStep } from '../training/core/step.ts';
 import { median } from './measure.ts';

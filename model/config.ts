@@ -1,40 +1,47 @@
 /**
- * The model's configuration: one readonly object, validated, and the presets.
+ * The model's configuration: one readonly object, its schema, and the presets.
  *
  * Sources: [SR] Sparse R-CNN, arXiv 2011.12450; [DSR] Dynamic Sparse R-CNN, arXiv 2205.02101; [OTA] arXiv 2103.14259.
  */
+import * as v from 'valibot';
+import { MATCHER_NAMES, type MatchingConfig } from './matching.ts';
+import { fields, firstProblem, integer, number, oneOf, trueOrFalse } from './schema.ts';
 
-export interface ModelConfig {
-  /** ResNet depth: 18 and 34 have basic blocks, 50 and 101 bottlenecks with the stride in the 3x3. */
+/** The fields of matching and loss are described in `MatcherConfig`. */
+export interface ModelConfig extends MatchingConfig {
+  /** ResNet depth: 18 and 34 have basic blocks, 50 and 101 bottlenecks with the stride in the 3x3 convolution. */
   readonly depth: 18 | 34 | 50 | 101;
-  /** Channels of the stem; 64 in the paper. The four residual stages have 1, 2, 4 and 8 times as many (times 4 with bottlenecks). */
+  /**
+   * Channels of the stem; 64 in the paper. The four residual stages have 1, 2, 4 and 8 times as many, with bottlenecks
+   * 4, 8, 16 and 32 times as many. A multiple of 4.
+   */
   readonly stemChannels: number;
   /** `frozen_bn` for pre-trained backbones, `gn` (GroupNorm) for training from scratch. */
   readonly norm: 'frozen_bn' | 'gn';
-  /** Backbone parts without gradient: 1 the stem, 2 also res2, ... 5 all; 0 none. */
+  /** Backbone parts without gradient: 0 none, 1 the stem, 2 also res2, ... 5 all. */
   readonly freezeAt: number;
   /** RGB, 0..255. */
   readonly pixelMean: readonly [number, number, number];
   readonly pixelStd: readonly [number, number, number];
   readonly numClasses: number;
-  /** N: proposals of an image. */
+  /** N: proposals per image. */
   readonly numProposals: number;
   /** T: stages of the dynamic head. */
   readonly numStages: number;
-  /** d: channels of the feature pyramid and width of the head. */
+  /** d: channels of the feature pyramid and width of the head. A multiple of 4 and of `numAttentionHeads`. */
   readonly hiddenDim: number;
   readonly numAttentionHeads: number;
   readonly feedforwardDim: number;
-  /** Inner width of the dynamic interaction. */
+  /** Inner width of the dynamic interaction. A multiple of 4. */
   readonly dynamicDim: number;
   readonly numClassLayers: number;
   readonly numRegressionLayers: number;
-  /** RoIAlign gives this many bins a side. */
+  /** Bins per side of RoIAlign. */
   readonly poolerResolution: number;
   readonly poolerSamplingRatio: number;
-  /** Score that every class starts with: the focal loss's prior. */
+  /** Initial score of every class: the prior of the focal loss. */
   readonly priorProbability: number;
-  /** Where the proposal boxes start: the whole image [SR], or a regular grid (training from scratch). */
+  /** Initial proposal boxes: the whole image [SR], or a regular grid (training from scratch). */
   readonly proposalInit: 'image' | 'grid';
   /** Dynamic proposal generation [DSR 3.3]: off, from P5 only, or with the staircase over P2..P5. */
   readonly dpg: 'none' | 'plain' | 'staircase';
@@ -42,30 +49,16 @@ export interface ModelConfig {
   /** The expert weight generator resizes its features to a square map of this side. */
   readonly expertMapSize: number;
   readonly expertHiddenDim: number;
-  readonly matcher: 'hungarian' | 'ota';
-  /** Units each ground truth supplies; 0: dynamic k [OTA 3.3]. */
-  readonly otaK: number;
-  /** q: dynamic k sums the q largest IoUs. */
-  readonly otaTopQ: number;
-  /** Fewer units at early stages [DSR 3.2]. */
-  readonly unitIncreasing: boolean;
-  readonly unitStep: number;
-  /** At most this share of the proposals becomes positive. */
-  readonly maxPositiveFraction: number;
-  readonly sinkhornEpsilon: number;
-  readonly sinkhornIterations: number;
-  /** Weights of the class, L1 and GIoU terms in loss and matching. */
-  readonly classWeight: number;
-  readonly l1Weight: number;
-  readonly giouWeight: number;
-  readonly focalAlpha: number;
-  readonly focalGamma: number;
-  /** IoU above which NMS drops the lower score of a class; used with the many-to-one matcher only. */
+  /** IoU above which NMS drops the lower score of a class. Used unless the matcher is one-to-one. */
   readonly nmsThreshold: number;
-  /** Recompute residual blocks and head stages in the backward pass instead of keeping what they compute: less memory, about a third more time. */
+  /**
+   * Recompute residual blocks and head stages in the backward pass instead of keeping their values: less memory, about a
+   * third more time.
+   */
   readonly gradientCheckpointing: boolean;
 }
 
+/** The error for a bad configuration: its message names source, field, expected and found value. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';
 }
@@ -112,7 +105,7 @@ export const PAPER_R50: ModelConfig = {
   gradientCheckpointing: false,
 };
 
-/** The whole method at small width, for training from scratch: GroupNorm, nothing frozen, boxes that start as a grid. */
+/** The whole method at small width, for training from scratch: GroupNorm, nothing frozen, boxes that start on a grid. */
 const SMALL: ModelConfig = {
   ...PAPER_R50,
   depth: 18,
@@ -136,7 +129,7 @@ export const MODEL_PRESETS = {
   'paper-r101': { ...PAPER_R50, depth: 101 },
   'sparse-rcnn-r50': { ...PAPER_R50, dpg: 'none', matcher: 'hungarian' },
   small: SMALL,
-  /** For tests and quick looks: everything there, as narrow as it goes. */
+  /** For tests and quick experiments: the whole method, as narrow as possible. */
   tiny: {
     ...SMALL,
     stemChannels: 8,
@@ -153,99 +146,74 @@ export const MODEL_PRESETS = {
 
 export type PresetName = keyof typeof MODEL_PRESETS;
 
-type Check = (value: unknown) => string | null;
+/** A field of the network's width: kernels read four channels at a time. */
+const width = (min: number, max: number) => v.pipe(integer(min, max), v.multipleOf(4, 'a multiple of 4'));
 
-const integer =
-  (min: number, max = Number.MAX_SAFE_INTEGER): Check =>
-  (value) =>
-    Number.isInteger(value) && (value as number) >= min && (value as number) <= max
-      ? null
-      : `an integer ${max === Number.MAX_SAFE_INTEGER ? `>= ${min}` : `in ${min} .. ${max}`}`;
-const number =
-  (min: number, max = Infinity, open = false): Check =>
-  (value) =>
-    typeof value === 'number' && Number.isFinite(value) && (open ? value > min : value >= min) && value <= max
-      ? null
-      : `a number ${open ? '>' : '>='} ${min}${max === Infinity ? '' : ` and <= ${max}`}`;
-const oneOf =
-  (...allowed: readonly (string | number)[]): Check =>
-  (value) =>
-    allowed.includes(value as string | number) ? null : `one of ${allowed.join(', ')}`;
-const boolean: Check = (value) => (typeof value === 'boolean' ? null : 'true or false');
-const three =
-  (each: Check): Check =>
-  (value) =>
-    Array.isArray(value) && value.length === 3 && value.every((v) => each(v) === null)
-      ? null
-      : `three numbers, each ${each(undefined)}`;
+const rgb = (channel: v.GenericSchema<number>) =>
+  v.strictTuple([channel, channel, channel], 'three numbers, for red, green and blue');
 
-// The upper bounds are far beyond anything sensible: they are there so that a slip of the hand is named, and does not take all memory first.
-const CHECKS: Record<keyof ModelConfig, Check> = {
-  depth: oneOf(18, 34, 50, 101),
-  stemChannels: integer(4, 1024),
-  norm: oneOf('frozen_bn', 'gn'),
+/**
+ * The upper bounds are far beyond sensible values. They catch typing errors, which would otherwise use up the memory.
+ */
+const FIELDS: { readonly [K in keyof ModelConfig]: v.GenericSchema<ModelConfig[K]> } = {
+  depth: oneOf([18, 34, 50, 101]),
+  stemChannels: width(4, 1024),
+  norm: oneOf(['frozen_bn', 'gn']),
   freezeAt: integer(0, 5),
-  pixelMean: three(number(0)),
-  pixelStd: three(number(0, Infinity, true)),
+  pixelMean: rgb(number({ min: 0 })),
+  pixelStd: rgb(number({ above: 0 })),
   numClasses: integer(1, 100000),
   numProposals: integer(1, 10000),
   numStages: integer(1, 64),
-  hiddenDim: integer(4, 4096),
+  hiddenDim: width(4, 4096),
   numAttentionHeads: integer(1, 1024),
   feedforwardDim: integer(1, 65536),
-  dynamicDim: integer(4, 1024),
+  dynamicDim: width(4, 1024),
   numClassLayers: integer(0, 64),
   numRegressionLayers: integer(0, 64),
   poolerResolution: integer(1, 64),
   poolerSamplingRatio: integer(1, 16),
-  priorProbability: number(0, 0.5, true),
-  proposalInit: oneOf('image', 'grid'),
-  dpg: oneOf('none', 'plain', 'staircase'),
+  priorProbability: number({ above: 0, max: 0.5 }),
+  proposalInit: oneOf(['image', 'grid']),
+  dpg: oneOf(['none', 'plain', 'staircase']),
   numExperts: integer(1, 1024),
   expertMapSize: integer(1, 256),
   expertHiddenDim: integer(1, 65536),
-  matcher: oneOf('hungarian', 'ota'),
-  otaK: number(0),
+  matcher: oneOf(MATCHER_NAMES),
+  otaK: number({ min: 0 }),
   otaTopQ: integer(1, 64),
-  unitIncreasing: boolean,
-  unitStep: number(0),
-  maxPositiveFraction: number(0, 1, true),
-  sinkhornEpsilon: number(0, Infinity, true),
+  unitIncreasing: trueOrFalse,
+  unitStep: number({ min: 0 }),
+  maxPositiveFraction: number({ above: 0, max: 1 }),
+  sinkhornEpsilon: number({ above: 0 }),
   sinkhornIterations: integer(1, 10000),
-  classWeight: number(0),
-  l1Weight: number(0),
-  giouWeight: number(0),
-  focalAlpha: number(0, 1),
-  focalGamma: number(0),
-  nmsThreshold: number(0, 1),
-  gradientCheckpointing: boolean,
+  classWeight: number({ min: 0 }),
+  l1Weight: number({ min: 0 }),
+  giouWeight: number({ min: 0 }),
+  focalAlpha: number({ min: 0, max: 1 }),
+  focalGamma: number({ min: 0 }),
+  nmsThreshold: number({ min: 0, max: 1 }),
+  gradientCheckpointing: trueOrFalse,
 };
 
+const SCHEMA = v.pipe(
+  fields(FIELDS),
+  v.forward(
+    v.check(
+      ({ hiddenDim, numAttentionHeads }) => hiddenDim % numAttentionHeads === 0,
+      ({ input }) => `a multiple of numAttentionHeads (${input.numAttentionHeads})`,
+    ),
+    ['hiddenDim'],
+  ),
+);
+
 /**
- * Checks every field of a model configuration, and that no other is there.
- * @param source names where it comes from (a file, a preset) in errors
- * @throws ConfigError naming the source, the field, what was expected and what came
+ * Checks every field of a model configuration, and that there is no other field.
+ * @param source names the origin of the configuration (a file, a preset) in errors
+ * @throws ConfigError naming the source, the field, the expected and the found value
  */
 export function validateModelConfig(config: Readonly<Record<string, unknown>>, source: string): ModelConfig {
-  const fail = (field: string, expected: string): never => {
-    throw new ConfigError(
-      `${source}: model.${field} must be ${expected}, got ${JSON.stringify(config[field]) ?? 'nothing'}`,
-    );
-  };
-  for (const field of Object.keys(config)) {
-    if (!Object.hasOwn(CHECKS, field))
-      throw new ConfigError(
-        `${source}: model.${field} is not a field of the model (there are: ${Object.keys(CHECKS).join(', ')})`,
-      );
-  }
-  for (const [field, check] of Object.entries(CHECKS)) {
-    const expected = check(config[field]);
-    if (expected !== null) fail(field, expected);
-  }
-  const valid = { ...config } as Record<string, unknown> as Readonly<Record<keyof ModelConfig, number>>;
-  if (valid.hiddenDim % valid.numAttentionHeads !== 0)
-    fail('hiddenDim', `a multiple of numAttentionHeads (${valid.numAttentionHeads})`);
-  for (const field of ['hiddenDim', 'dynamicDim', 'stemChannels'] as const)
-    if (valid[field] % 4 !== 0) fail(field, 'a multiple of 4');
+  const problem = firstProblem(SCHEMA, config, 'model');
+  if (problem !== null) throw new ConfigError(`${source}: ${problem}`);
   return config as Readonly<Record<string, unknown>> & ModelConfig;
 }

@@ -16,7 +16,8 @@ import { ABLATION_ROWS, runAblation, WHOLE_METHOD } from '../training/commands/a
 import { METRIC_NAMES } from '../training/core/coco-metrics.ts';
 import { ensureShapesDataset, openDataset, splitRecords } from '../training/data/index.ts';
 import { InputError } from '../training/core/errors.ts';
-import { fitToData, loadConfig } from '../training/core/recipe.ts';
+import { fitToData } from '../training/core/fit-to-data.ts';
+import { loadConfig } from '../training/data/config-file.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'ablation-test-'));
 const data = join(folder, 'shapes');
@@ -125,7 +126,7 @@ describe('bad arguments', () => {
     [/--rows: "otta" is not a row; there are sparse-rcnn, .*, dynamic-k/, ['--rows', 'ota,otta']],
     [/--seeds: expected an integer >= 1, got "0"/, ['--seeds', '0']],
     [/--iterations: expected an integer >= 1, got "many"/, ['--iterations', 'many']],
-    [/--set depht: there is no such key/, ['--set', 'depht=18']],
+    [/--set depht: expected one of the keys depth, .*, got depht/, ['--set', 'depht=18']],
     [/model\.matcher is what the rows vary; .*--rows/, ['--set', 'matcher=ota']],
     [/training\.seed is what the runs of a row vary; .*--seeds/, ['--set', 'seed=7']],
     [/--seeds does not go with --report/, ['--report', '--seeds', '3']],

@@ -15,7 +15,7 @@ import { ensureShapesDataset, openDataset, splitWarnings } from '../training/dat
 import { InputError } from '../training/core/errors.ts';
 import { runEvaluate } from '../training/commands/evaluate.ts';
 import { runPredict } from '../training/commands/predict.ts';
-import { loadConfig } from '../training/core/recipe.ts';
+import { loadConfig } from '../training/data/config-file.ts';
 import { runTrain } from '../training/commands/train.ts';
 import { runTune } from '../training/commands/tune.ts';
 import { withoutHalf } from './devices.ts';
@@ -161,37 +161,40 @@ describe('options and configuration', () => {
   test.each([
     [
       'shortSides=64',
-      'training.augmentation: shortSides: expected a list of integers (pixels), e.g. [480, 512], got 64',
+      'training.augmentation.shortSides: expected a list of integers (pixels), e.g. [480, 512], got 64',
     ],
     [
       'augmentation.fixedSize=[64]',
-      'training.augmentation: fixedSize: expected null or [height, width] (pixels), got [64]',
+      'training.augmentation.fixedSize: expected null or [height, width] (pixels), got [64]',
     ],
     [
       'evaluationResize.fixedSize=5',
-      'training.evaluationResize: fixedSize: expected null or [height, width] (pixels), got 5',
+      'training.evaluationResize.fixedSize: expected null or [height, width] (pixels), got 5',
     ],
     [
       'evaluationResize.shortSide=100000',
-      'training.evaluationResize: shortSide: expected at most 16384 (pixels), got 100000',
+      'training.evaluationResize.shortSide: expected at most 16384 (pixels), got 100000',
     ],
     [
       'crop=true',
-      'training.augmentation: crop: expected null or an object of probability, shortSides, minSize, maxSize, got true',
+      'training.augmentation.crop: expected null or an object of probability, shortSides, minSize, maxSize, got true',
     ],
-    ['crop.probability=1', 'got none of the name shortSides'],
-    ['flip=true', 'flip: expected a probability in 0 .. 1, got true'],
-    ['flip=NaN', 'flip: expected a probability in 0 .. 1, got "NaN"'],
+    [
+      'crop.probability=1',
+      'training.augmentation.crop.shortSides: expected a list of integers (pixels), e.g. [480, 512], got nothing',
+    ],
+    ['flip=true', 'training.augmentation.flip: expected a probability in 0 .. 1, got true'],
+    ['flip=NaN', 'training.augmentation.flip: expected a probability in 0 .. 1, got "NaN"'],
     [
       'maxSize=64',
-      '--set maxSize: is ambiguous, write one of training.augmentation.maxSize, training.evaluationResize.maxSize',
+      '--set maxSize: expected one of training.augmentation.maxSize, training.evaluationResize.maxSize, got maxSize',
     ],
-    ['momentum=1', 'training.momentum must be a number >= 0 and < 1, got 1'],
-    ['milestones=[0.9,0.5]', 'training.milestones must be a rising list of numbers in 0 .. 1, got [0.9,0.5]'],
-    ['batchSize=0', 'training.batchSize must be an integer in 1 .. 4096, got 0'],
-    ['workers=100000', 'training.workers must be an integer in 0 .. 64, got 100000'],
-    ['numProposals=1000000000', 'model.numProposals must be an integer in 1 .. 10000, got 1000000000'],
-    ['numAttentionHeads=5', 'model.hiddenDim must be a multiple of numAttentionHeads (5), got 16'],
+    ['momentum=1', 'training.momentum: expected a number >= 0 and < 1, got 1'],
+    ['milestones=[0.9,0.5]', 'training.milestones: expected a rising list of numbers in 0 .. 1, got [0.9,0.5]'],
+    ['batchSize=0', 'training.batchSize: expected an integer in 1 .. 4096, got 0'],
+    ['workers=100000', 'training.workers: expected an integer in 0 .. 64, got 100000'],
+    ['numProposals=1000000000', 'model.numProposals: expected an integer in 1 .. 10000, got 1000000000'],
+    ['numAttentionHeads=5', 'model.hiddenDim: expected a multiple of numAttentionHeads (5), got 16'],
   ])('--set %s is refused', (set, message) => {
     expect(refusedKey(set)).toContain(message);
   });
@@ -207,11 +210,14 @@ describe('options and configuration', () => {
     const file = join(folder, 'broken.json');
     for (const [text, message] of [
       ['{"model": {"depth": 18,}}', 'malformed JSON at line 1, column'],
-      ['[]', 'expected a JSON object'],
-      ['{"modle": {}}', 'modle is not a key'],
-      ['{"model": []}', 'model must be an object'],
-      ['{"preset": "big"}', 'preset must be one of'],
-      ['{"data": 5}', "data: must be a folder's path, got 5"],
+      ['[]', 'expected a JSON object, got []'],
+      [
+        '{"modle": {}}',
+        'modle: expected one of the keys preset, model, training, data, classNames, categoryIds, tuning, got {}',
+      ],
+      ['{"model": []}', 'model: expected an object, got []'],
+      ['{"preset": "big"}', 'preset: expected one of paper-r50, paper-r101, sparse-rcnn-r50, small, tiny, got "big"'],
+      ['{"data": 5}', "data: expected a folder's path, got 5"],
     ]) {
       writeFileSync(file, text);
       expect(await refusal(runTrain(['--config', file]))).toContain(message);
@@ -222,7 +228,9 @@ describe('options and configuration', () => {
     const error = await refusal(
       runTrain(['--config', join(run, 'config.json'), '--set', 'numClasses=7', '--out', join(folder, 'repeated')]),
     );
-    expect(error).toContain('model.numClasses is 7, but the data set has 4 classes');
+    expect(error).toContain(
+      'model.numClasses: expected 4, the number of classes of the data set (circle, square, triangle, star), got 7',
+    );
     expect(loadConfig({ config: join(run, 'config.json'), set: [] })).toMatchObject({
       data,
       classNames: ['circle', 'square', 'triangle', 'star'],

@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { loadConfig } from '../training/core/recipe.ts';
+import { loadConfig } from '../training/data/config-file.ts';
 
 const root = join(import.meta.dirname, '..');
 const file = 'docs/examples/fit-a-curve.ts';

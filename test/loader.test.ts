@@ -10,7 +10,7 @@ import type { ImageRecord } from '../training/core/image-record.ts';
 import { InputError } from '../training/core/errors.ts';
 import { createEvaluationLoader, createTrainingLoader } from '../training/data/loader.ts';
 import type { Batch, TrainingLoaderOptions } from '../training/data/loader.ts';
-import type { Augmentation } from '../training/core/transforms.ts';
+import type { Augmentation } from '../training/core/augmentation.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'loader-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

@@ -23,7 +23,7 @@ import { openDevice } from '../engine/node/index.ts';
 import { countFlops, DynamicSparseRCNN, MODEL_PRESETS } from '../model/index.ts';
 import { ensureShapesDataset } from '../training/data/index.ts';
 import { profileStart } from '../training/commands/profile.ts';
-import { loadConfig } from '../training/core/recipe.ts';
+import { loadConfig } from '../training/data/config-file.ts';
 import { readMetrics } from '../training/output/metrics-files.ts';
 import { runTrain } from '../training/commands/train.ts';
 

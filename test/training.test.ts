@@ -134,17 +134,21 @@ describe('bad input', () => {
 
   test('is refused by name', async () => {
     await refused(/train: Unknown option '--dta'/, '--dta', 'x');
-    await refused(/--set depht: there is no such key; there are .*depth/, '--set', 'depht=18');
-    await refused(/model\.depth must be one of 18, 34, 50, 101, got 19/, '--set', 'depth=19');
-    await refused(/training\.learningRate must be a number > 0, got "fast"/, '--set', 'learningRate=fast');
+    await refused(/--set depht: expected one of the keys depth, stemChannels, .*, got depht/, '--set', 'depht=18');
+    await refused(/model\.depth: expected one of 18, 34, 50, 101, got 19/, '--set', 'depth=19');
+    await refused(/training\.learningRate: expected a number > 0, got "fast"/, '--set', 'learningRate=fast');
     await refused(/--iterations: expected an integer >= 1, got "-1"/, '--iterations=-1');
-    await refused(/--config .*nothing\.json: neither a preset/, '--config', join(folder, 'nothing.json'));
+    await refused(
+      /--config: expected a preset \(paper-r50, .*\) or a JSON file, got .*nothing\.json: nothing there/,
+      '--config',
+      join(folder, 'nothing.json'),
+    );
     await refused(/expected the folder of a data set, got nothing there/, '--data', join(folder, 'nothing'));
     await refused(/already holds a run/, '--data', data, '--out', join(folder, 'whole'));
     await refused(/--seed does not go with --resume/, '--resume', join(folder, 'whole'), '--seed', '3');
     await refused(/nothing.*cannot be read as a run's configuration/, '--resume', join(folder, 'nothing'));
     await refused(
-      /model\.numClasses is 7, but the data set has 4 classes/,
+      /model\.numClasses: expected 4, the number of classes of the data set \(circle, .*\), got 7/,
       '--data',
       data,
       '--out',

@@ -477,6 +477,8 @@ describe('npm run tune', () => {
       'InputError: tune: --size: expected HEIGHTxWIDTH in pixels, e.g. 480x640, got "96"',
     );
     expect(await refused(['--batch', '0'])).toBe('InputError: tune: --batch: expected an integer >= 1, got "0"');
-    expect(await refused(['--preset', 'huge'])).toMatch(/^InputError: --config huge: neither a preset/);
+    expect(await refused(['--preset', 'huge'])).toMatch(
+      /^InputError: --config: expected a preset \(paper-r50, .*\) or a JSON file, got huge: nothing there$/,
+    );
   });
 });

@@ -15,7 +15,8 @@ import type { Module, StoredTensor } from '../../engine/nn/index.ts';
 import { asInteger, asObject, wrong } from '../core/checks.ts';
 import { readJson, writeFileAtomic } from '../data/files.ts';
 import { InputError } from '../core/errors.ts';
-import { validateRunConfig, type RunConfig } from '../core/recipe.ts';
+import { validateRunConfig } from '../core/recipe-schema.ts';
+import type { RunConfig } from '../core/recipe.ts';
 
 /** What a weights file says about itself: enough to predict with nothing else. */
 export interface WeightsDescription {

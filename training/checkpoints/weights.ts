@@ -12,7 +12,8 @@ import { asArray, asInteger, asName, asObject, wrong } from '../core/checks.ts';
 import { readJson } from '../data/files.ts';
 import type { Detector } from '../core/detector.ts';
 import { InputError } from '../core/errors.ts';
-import { loadConfig, PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
+import { loadConfig } from '../data/config-file.ts';
+import { PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
 import { formatTable } from '../output/table.ts';
 
 /** What makes a file of this project describe itself, in every format that is written. */

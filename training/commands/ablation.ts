@@ -11,15 +11,10 @@ import { ensureShapesDataset, openDataset, splitRecords } from '../data/index.ts
 import { asInteger, asObject, shown } from '../core/checks.ts';
 import { readJson, writeFileAtomic } from '../data/files.ts';
 import { InputError } from '../core/errors.ts';
-import {
-  fitToData,
-  loadConfig,
-  presetConfig,
-  PRESET_NAMES,
-  validateRunConfig,
-  type ConfigSource,
-  type RunConfig,
-} from '../core/recipe.ts';
+import { fitToData } from '../core/fit-to-data.ts';
+import { loadConfig, type ConfigSource } from '../data/config-file.ts';
+import { presetConfig, PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
+import { validateRunConfig } from '../core/recipe-schema.ts';
 import { formatDuration } from '../output/duration.ts';
 import { formatTable } from '../output/table.ts';
 import { writePlot, type Series } from '../pictures/plot.ts';

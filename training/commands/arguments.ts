@@ -1,5 +1,5 @@
 /** Reading a subcommand's arguments: unknown or missing ones are errors that name them. */
-import { mkdirSync, statSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { parseArgs, type ParseArgsConfig } from 'node:util';
 import { InputError } from '../core/errors.ts';
 
@@ -39,13 +39,6 @@ export function optionalValue(argv: readonly string[], name: string, unsaid: str
     const next = argv[i + 1];
     return argument === `--${name}` && (next === undefined || next.startsWith('-')) ? `--${name}=${unsaid}` : argument;
   });
-}
-
-/** What is where a file was expected, in the words of an error; null for a file. */
-export function insteadOfFile(path: string): string | null {
-  const entry = statSync(path, { throwIfNoEntry: false });
-  if (entry?.isFile()) return null;
-  return entry === undefined ? 'nothing there' : entry.isDirectory() ? 'a folder' : 'a device or pipe';
 }
 
 /** Makes the folder of `--out` and those above it. Throws InputError where that is not possible. */

@@ -24,7 +24,10 @@ import { evaluateModel, evaluationReport } from '../evaluation/evaluate-model.ts
 import { createTrainingLoader } from '../data/loader.ts';
 import { drawRun } from '../pictures/draw-run.ts';
 import { fileToWrite, profileStart, PROFILED_STEPS, StepProfiler } from './profile.ts';
-import { fitToData, loadConfig, PRESET_NAMES, validateRunConfig, type RunConfig } from '../core/recipe.ts';
+import { fitToData } from '../core/fit-to-data.ts';
+import { loadConfig } from '../data/config-file.ts';
+import { PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
+import { validateRunConfig } from '../core/recipe-schema.ts';
 import { metricsTable } from '../output/metrics-table.ts';
 import { Progress } from '../output/progress.ts';
 import { TrainingStep } from '../core/step.ts';

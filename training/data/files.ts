@@ -1,5 +1,5 @@
 /** Reading whole files as text or JSON, with errors that name file and place, and writing files whole or not at all. */
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs';
 import { parse, printParseErrorCode, type ParseError } from 'jsonc-parser';
 import { InputError } from '../core/errors.ts';
 
@@ -64,4 +64,12 @@ export function writeFileAtomic(path: string, data: string | Uint8Array): void {
     closeSync(file);
   }
   renameSync(temporary, path);
+}
+
+/** What is at a path instead of a file, in the words of an error message; null if there is a file. */
+export function insteadOfFile(path: string): string | null {
+  const entry = statSync(path, { throwIfNoEntry: false });
+  if (entry?.isFile()) return null;
+  if (entry === undefined) return 'nothing there';
+  return entry.isDirectory() ? 'a folder' : 'a device or pipe';
 }

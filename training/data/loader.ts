@@ -10,15 +10,10 @@ import { Random } from '../../engine/core/random.ts';
 import type { ImageRecord } from '../core/image-record.ts';
 import { InputError } from '../core/errors.ts';
 import { ImagePool } from './image-pool.ts';
-import {
-  planAugmentation,
-  planEvaluation,
-  scaleOf,
-  transformBox,
-  validateAugmentation,
-  validateEvaluationResize,
-} from '../core/transforms.ts';
-import type { Augmentation, EvaluationResize, ImageTransform } from '../core/transforms.ts';
+import { validateAugmentation, validateEvaluationResize } from '../core/augmentation.ts';
+import { planAugmentation, planEvaluation, scaleOf, transformBox } from '../core/transforms.ts';
+import type { Augmentation, EvaluationResize } from '../core/augmentation.ts';
+import type { ImageTransform } from '../core/transforms.ts';
 
 export interface BatchImage {
   /** RGB, HWC: height * width * 3 bytes. */

@@ -4,7 +4,7 @@ import { evaluateDetections, type CocoEvaluation } from '../core/coco-metrics.ts
 import type { CocoDetection } from '../core/coco-types.ts';
 import type { Detector } from '../core/detector.ts';
 import type { ImageRecord } from '../core/image-record.ts';
-import type { EvaluationResize } from '../core/transforms.ts';
+import type { EvaluationResize } from '../core/augmentation.ts';
 import { cocoAnnotations, splitRecords, type Dataset } from '../data/index.ts';
 import { createEvaluationLoader } from '../data/loader.ts';
 

@@ -1,7 +1,8 @@
 /** Detects on one image; the detections come back with class names and in pixels of the original image. */
 import type { Detections } from '../../model/index.ts';
 import type { Detector } from '../core/detector.ts';
-import { planEvaluation, scaleOf, type EvaluationResize } from '../core/transforms.ts';
+import type { EvaluationResize } from '../core/augmentation.ts';
+import { planEvaluation, scaleOf } from '../core/transforms.ts';
 import { transformImage, type PixelImage } from '../data/images.ts';
 
 export interface NamedDetection {

@@ -9,7 +9,7 @@ import { decodeImage } from '../data/images.ts';
 import { predictImage } from '../evaluation/predict-image.ts';
 import { runningMean, writePlot, type Series } from './plot.ts';
 import { readEvaluations, readMetrics } from '../output/metrics-files.ts';
-import type { EvaluationResize } from '../core/transforms.ts';
+import type { EvaluationResize } from '../core/augmentation.ts';
 
 /** Drawn from this score on. */
 const MIN_SCORE = 0.3;

@@ -1,0 +1,110 @@
+/** Fits a configuration to the data, except for the keys that the user has set. */
+import type { ModelConfig } from '../../model/index.ts';
+import { InputError } from './errors.ts';
+import type { ImageRecord } from './image-record.ts';
+import type { RunConfig, TrainingConfig } from './recipe.ts';
+
+/** A configuration and its origin. */
+export interface LoadedConfig {
+  readonly config: RunConfig;
+  /** Full keys that a file or `--set` gave. Fitting to the data does not change them. */
+  readonly given: ReadonlySet<string>;
+  /** The data set and its classes that the file names, such as a run's config.json. */
+  readonly data: string | null;
+  readonly classNames: readonly string[] | null;
+}
+
+/** Maximum short side in pixels of images that fitting chooses. */
+const MAX_FITTED_SIDE = 192;
+/** Maximum number of proposals that fitting aims at. */
+const MAX_FITTED_PROPOSALS = 300;
+/** Names that a message lists in full. */
+const MAX_LISTED_NAMES = 6;
+
+/** Keys that decide the size of images. If one is given, fitting does not change any. */
+const SIZE_KEYS = [
+  'augmentation',
+  'augmentation.shortSides',
+  'augmentation.maxSize',
+  'augmentation.fixedSize',
+  'evaluationResize',
+  'evaluationResize.shortSide',
+  'evaluationResize.maxSize',
+  'evaluationResize.fixedSize',
+];
+
+/** Names for a line of output: at most six. */
+export function listNames(names: readonly string[]): string {
+  return names.length > MAX_LISTED_NAMES ? `${names.slice(0, MAX_LISTED_NAMES - 1).join(', ')}, ...` : names.join(', ');
+}
+
+/** The middle value, of an even number of values the upper of the two middle ones. */
+function upperMedian(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)];
+}
+
+interface Fitted {
+  readonly config: RunConfig;
+  /** A sentence for each change. */
+  readonly notes: readonly string[];
+}
+
+/**
+ * Fits a configuration to data: the number of classes, and for the presets that train from scratch the image size (the
+ * images' own if they are small) and the number of proposals (several per object of a crowded image).
+ * @throws InputError if the user has set another number of classes
+ */
+export function fitToData(
+  loaded: LoadedConfig,
+  records: readonly ImageRecord[],
+  classNames: readonly string[],
+): Fitted {
+  const { config, given, classNames: named } = loaded;
+  const notes: string[] = [];
+  let { model, training } = config;
+  if (named && named.join('\n') !== classNames.join('\n'))
+    notes.push(
+      `the classes are those of the data set (${listNames(classNames)}), ` +
+        `not those that the configuration names (${listNames(named)})`,
+    );
+  if (model.numClasses !== classNames.length) {
+    if (given.has('model.numClasses'))
+      throw new InputError(
+        `model.numClasses: expected ${classNames.length}, the number of classes of the data set ` +
+          `(${classNames.join(', ')}), got ${model.numClasses}`,
+      );
+    model = { ...model, numClasses: classNames.length };
+  }
+  if ((config.preset === 'small' || config.preset === 'tiny') && records.length > 0) {
+    if (SIZE_KEYS.every((key) => !given.has(`training.${key}`))) training = fitSizes(training, records, notes);
+    if (!given.has('model.numProposals')) model = fitProposals(model, records, notes);
+  }
+  return { config: { ...config, model, training }, notes };
+}
+
+function fitSizes(training: TrainingConfig, records: readonly ImageRecord[], notes: string[]): TrainingConfig {
+  const ownSide = upperMedian(records.map(({ width, height }) => Math.min(width, height)));
+  const side = Math.min(MAX_FITTED_SIDE, ownSide);
+  if (side === training.evaluationResize.shortSide) return training;
+  const aspect = upperMedian(records.map(({ width, height }) => Math.max(width, height) / Math.min(width, height)));
+  const maxSize = Math.ceil((side * Math.min(aspect, 2) * 1.25) / 32) * 32;
+  notes.push(
+    `short side ${side} px (the images': ${ownSide}); change with --set shortSides=[N] --set shortSide=N ` +
+      `and augmentation.maxSize, evaluationResize.maxSize (${maxSize}) for the long side`,
+  );
+  return {
+    ...training,
+    augmentation: { ...training.augmentation, shortSides: [side], maxSize },
+    evaluationResize: { ...training.evaluationResize, shortSide: side, maxSize },
+  };
+}
+
+function fitProposals(model: ModelConfig, records: readonly ImageRecord[], notes: string[]): ModelConfig {
+  const maxObjects = Math.max(...records.map(({ objects }) => objects.length));
+  // A square number, so that the initial boxes fill a grid.
+  const proposals = Math.ceil(Math.sqrt(Math.min(2 * maxObjects, MAX_FITTED_PROPOSALS))) ** 2;
+  if (proposals <= model.numProposals) return model;
+  notes.push(`${proposals} proposals (up to ${maxObjects} objects per image); change with --set numProposals=N`);
+  return { ...model, numProposals: proposals };
+}
