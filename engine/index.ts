@@ -1,5 +1,6 @@
 /** The engine's public surface, all of it. */
-export { Device, type DeviceInfo, type MemoryReport, type RunningProfile } from './device/device.ts';
+export { Device, type DeviceInfo, type MemoryReport } from './device/device.ts';
+export type { RunningProfile } from './device/device-profiler.ts';
 export { UnsupportedOptionError, type DeviceOptions } from './device/options.ts';
 export type { ForcedVariants } from './core/variants.ts';
 export type {

@@ -191,19 +191,19 @@ describe('a capture', () => {
             .catch((error: Error) => error.message),
         );
       }),
-    ).toThrow('capture: reading a tensor of shape [2] cannot be recorded');
+    ).toThrow('capture: reading a tensor of shape [2] cannot be captured');
     expect(() =>
       device.capture(() => {
         reads.push(device.synchronize().catch((error: Error) => error.message));
       }),
-    ).toThrow('capture: waiting for the device cannot be recorded');
+    ).toThrow('capture: waiting for the device cannot be captured');
     for (const message of await Promise.all(reads)) expect(message).toMatch(/^capture: .* do it before or after$/);
     expect(() => device.capture(() => device.capture(() => affine(x, 2)))).toThrow(
-      'capture: a capture is being recorded already',
+      'capture: another capture is in progress already',
     );
     const good = device.capture(() => affine(x, 2));
     expect(() => device.capture(() => good.replay())).toThrow(
-      'replay: a capture cannot be replayed while another is being recorded',
+      'replay: a capture cannot be replayed while another is in progress',
     );
     expect(() =>
       device.capture(() => {

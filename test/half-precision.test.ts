@@ -89,7 +89,7 @@ test.runIf(!supported)(
 
 test('kernels in f16 are not forced by a device that was not opened for them', async () => {
   await expect(openDevice({ tuning: 'off', force: { precision: 'f16' } })).rejects.toThrow(
-    new UnsupportedOptionError('force.precision: f16 needs halfPrecision: true, got false'),
+    new UnsupportedOptionError('force.precision: expected f32, as halfPrecision is false, got f16'),
   );
 });
 

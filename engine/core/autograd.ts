@@ -1,5 +1,5 @@
 /** Reverse-mode differentiation: a tape of ops, and one pass over it in reverse topological order. */
-import type { EarlierGradients, TapeNode, Tensor } from './tensor.ts';
+import type { EarlierGradients, TapeNode, Tensor, TensorDevice } from './tensor.ts';
 import { formatShape, sameShape, ShapeError } from './shape.ts';
 import { addInPlace } from './accumulate.ts';
 
@@ -52,71 +52,90 @@ export function backward(loss: Tensor, gradient?: Tensor): void {
   );
 }
 
+/** Gradients on their way down the tape: one sum per tensor. */
+class PendingGradients {
+  private readonly sums = new Map<Tensor, Tensor>();
+
+  constructor(private readonly device: TensorDevice) {}
+
+  /** Adds a contribution to a tensor's sum, or to `grad` of a parameter. It takes ownership of the contribution. */
+  add(target: Tensor, contribution: Tensor): void {
+    if (target.node === null) {
+      if (target.grad) addInPlace(target.grad, contribution);
+      else target.grad = this.device.keep(contribution.storage.shared ? this.copyOf(contribution) : contribution);
+      return;
+    }
+    const sum = this.sums.get(target);
+    if (!sum) this.sums.set(target, contribution);
+    else if (!sum.storage.shared) addInPlace(sum, contribution);
+    else {
+      const own = this.copyOf(sum);
+      sum.dispose();
+      addInPlace(own, contribution);
+      this.sums.set(target, own);
+    }
+  }
+
+  /** Removes a tensor's sum and returns it; null if there is none. */
+  take(target: Tensor): Tensor | null {
+    const sum = this.sums.get(target);
+    if (!sum) return null;
+    this.sums.delete(target);
+    return sum;
+  }
+
+  private copyOf(tensor: Tensor): Tensor {
+    const copy = this.device.empty(tensor.shape, tensor.dtype);
+    this.device.copy(tensor, copy);
+    return copy;
+  }
+}
+
 /**
  * Propagates gradients of some tensors down the tape. It takes ownership of these gradients.
  * Call it inside a scope, which frees the tensors left over.
  */
 function propagate(roots: readonly (readonly [Tensor, Tensor])[]): void {
-  const { device } = roots[0][0];
-  const pending = new Map<Tensor, Tensor>();
-  const accumulate = (target: Tensor, contribution: Tensor): void => {
-    if (target.node === null) {
-      if (!target.grad) target.grad = device.keep(contribution.storage.shared ? copyOf(contribution) : contribution);
-      else addInPlace(target.grad, contribution);
+  const pending = new PendingGradients(roots[0][0].device);
+  for (const [root, gradient] of roots) pending.add(root, gradient);
+  for (const node of reverseTopological(roots.flatMap(([root]) => (root.node ? [root.node] : [])))) {
+    const upstream = pending.take(node.output);
+    if (upstream) propagateThrough(node, upstream, pending);
+  }
+}
+
+/** Turns the gradient of a node's output into contributions to the gradients of its inputs. */
+function propagateThrough(node: TapeNode, upstream: Tensor, pending: PendingGradients): void {
+  const { device } = upstream;
+  const taken: Tensor[] = [];
+  const earlier: EarlierGradients = (i) => {
+    const input = node.inputs[i];
+    const sum = input && pending.take(input);
+    if (sum) taken.push(sum);
+    return sum;
+  };
+  const gradients = device.scope(() => {
+    // A vjp may return its upstream gradient, even twice. Each result gets its own handle.
+    const results = node.vjp(upstream, earlier);
+    return results.map((g, i) => (g && (g === upstream || results.indexOf(g) !== i) ? device.alias(g, g.shape) : g));
+  });
+  upstream.dispose();
+  for (const sum of taken) sum.dispose();
+  gradients.forEach((contribution, i) => {
+    const input = node.inputs[i];
+    if (!contribution) return;
+    if (!input?.requiresGrad) {
+      contribution.dispose();
       return;
     }
-    const sum = pending.get(target);
-    if (!sum) pending.set(target, contribution);
-    else if (!sum.storage.shared) addInPlace(sum, contribution);
-    else {
-      const own = copyOf(sum);
-      sum.dispose();
-      addInPlace(own, contribution);
-      pending.set(target, own);
+    if (!sameShape(contribution.shape, input.shape)) {
+      throw new ShapeError(
+        `${node.op}: gradient of input ${i}: expected ${formatShape(input.shape)}, ` +
+          `got ${formatShape(contribution.shape)}`,
+      );
     }
-  };
-  const copyOf = (tensor: Tensor): Tensor => {
-    const copy = device.empty(tensor.shape, tensor.dtype);
-    device.copy(tensor, copy);
-    return copy;
-  };
-  for (const [root, gradient] of roots) accumulate(root, gradient);
-  for (const node of reverseTopological(roots.flatMap(([root]) => (root.node ? [root.node] : [])))) {
-    const upstream = pending.get(node.output);
-    if (!upstream) continue;
-    pending.delete(node.output);
-    const taken: Tensor[] = [];
-    const earlier: EarlierGradients = (i) => {
-      const input = node.inputs[i];
-      const sum = input && pending.get(input);
-      if (!sum) return null;
-      pending.delete(input);
-      taken.push(sum);
-      return sum;
-    };
-    const gradients = device.scope(() => {
-      // A vjp may return its upstream gradient, even twice. Each result gets its own handle.
-      const results = node.vjp(upstream, earlier);
-      return results.map((g, i) => (g && (g === upstream || results.indexOf(g) !== i) ? device.alias(g, g.shape) : g));
-    });
-    upstream.dispose();
-    for (const sum of taken) sum.dispose();
-    gradients.forEach((contribution, i) => {
-      const input = node.inputs[i];
-      if (!contribution) return;
-      if (!input?.requiresGrad) {
-        contribution.dispose();
-        return;
-      }
-      if (!sameShape(contribution.shape, input.shape)) {
-        throw new ShapeError(
-          `${node.op}: gradient of input ${i}: expected ${formatShape(input.shape)}, ` +
-            `got ${formatShape(contribution.shape)}`,
-        );
-      }
-      accumulate(input, contribution);
-    });
-  }
+    pending.add(input, contribution);
+  });
 }
 
 /**

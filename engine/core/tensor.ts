@@ -59,33 +59,46 @@ export interface TensorDevice {
   readonly tuner: VariantChooser<Tensor>;
   /** Whether ops are put on the tape now. */
   readonly gradEnabled: boolean;
-  /** Whether no gradient follows from what is computed now. Then a faster variant may round more coarsely. */
+  /**
+   * Whether no gradient follows from what is computed now. Then a faster variant may round more coarsely.
+   * In training, forward passes keep the precision of plain sums: rounding across the kink of a ReLU changes gradients.
+   */
   readonly inference: boolean;
 
   /** A tensor with undefined values, for ops that write every element. */
   empty(shape: Shape, dtype?: DType): Tensor;
   zeros(shape: Shape, dtype?: DType): Tensor;
-  /** Copies host values to the device. `dtype` follows the array's type; plain numbers are f32. */
+  /**
+   * Copies host values to the device. `dtype` follows the array's type; plain numbers are f32.
+   * In a capture the values are constants, the same at each replay.
+   */
   tensor(data: TensorData | readonly number[], shape?: Shape): Tensor;
-  /** A tensor that gradients are computed for. It lives until it is disposed. */
+  /** A tensor that gradients are computed for. It lives until it is disposed, whatever scope it is made in. */
   parameter(data: Float32Array<ArrayBuffer>, shape: Shape): Tensor;
   /**
-   * A tensor computed from `from`. For parameters in inference it is evaluated lazily and cached in textures.
-   * `form` names the computation.
+   * A tensor computed from `from`. For parameters in inference it is evaluated lazily and cached in textures,
+   * so that weights are transformed once, not in every pass. `form` names the computation.
    */
   derived(from: Tensor, form: string, shape: Shape, compute: (into: Tensor) => void): Tensor;
   /** Another handle to the same values with another shape and no history. */
   alias(tensor: Tensor, shape: Shape): Tensor;
   /** A handle to a range of another tensor's memory; `offset` in elements, a multiple of 64. */
   view(tensor: Tensor, offset: number, shape: Shape): Tensor;
-  /** Overwrites a tensor's values from the host. */
+  /**
+   * Overwrites a tensor's values from the host. In a capture each replay writes the same values, except in
+   * `eachTime`.
+   */
   write(tensor: Tensor, data: TensorData): void;
   /** Copies values between tensors of equal size on the device. */
   copy(source: Tensor, destination: Tensor): void;
-  /** The bytes of a tensor after all work so far. */
+  /** The bytes of a tensor after all work so far. Throws in a capture. */
   readBytes(tensor: Tensor): Promise<ArrayBuffer>;
 
-  /** Runs `body` and frees the tensors made in it, except those it returns or keeps. */
+  /**
+   * Runs `body` and frees the tensors made in it, except those that it returns (directly, in arrays, maps or plain
+   * objects) or keeps. Tensors of a graph on the tape go to the outer scope; the outermost scope frees them.
+   * `body` must not be asynchronous.
+   */
   scope<T>(body: () => T): T;
   /** The scope of one op: as `scope`, but tensors of the graph survive even without an outer scope. */
   opScope<T>(body: () => T): T;
@@ -100,21 +113,24 @@ export interface TensorDevice {
   /** As `noGrad`, for work that is computed again with the tape: the same kernels run, so the values are the same. */
   rehearse<T>(body: () => T): T;
 
-  /** Encodes one dispatch of a kernel. */
+  /** Adds one dispatch of a kernel. Throws if the kernel needs subgroups or f16 and the device lacks them. */
   run<P extends string, B extends string>(
     kernel: Kernel<P, B>,
     params: Readonly<Record<P, number>>,
     buffers: Readonly<Record<B, Tensor | OperandTexture>>,
     grid: Grid,
   ): void;
-  /** Runs `body` with matrices copied into operand textures. Only the work of `body` may use these textures. */
+  /** Runs `body` with matrices copied into operand textures. Only the commands of `body` may use these textures. */
   withTextures<T>(operands: readonly TextureOperand[], body: (textures: readonly OperandTexture[]) => T): T;
   /**
-   * Runs `body`, the forward pass of an op in inference. Texture copies of parameters, and tensors derived from them,
-   * stay for the next pass.
+   * Runs `body`, the forward pass of an op in inference. Texture copies of parameters, and of tensors derived from
+   * them, stay for the next pass. Captures keep nothing.
    */
   keepingOperands<T>(body: () => T): T;
-  /** Host work that the commands after it rely on. It runs now and, inside a capture, before each replay. */
+  /**
+   * Runs host work that later commands rely on, e.g. writing a learning rate. In a capture it runs before each replay
+   * too.
+   */
   eachTime(action: () => void): void;
 }
 

@@ -1,4 +1,4 @@
-/** Captures for steps whose shapes vary: decides which of them to capture, and keeps those used last. */
+/** Captures for steps whose shapes vary: captures the shapes that repeat, and keeps those used last. */
 import { tensorsIn, type Tensor } from '../core/tensor.ts';
 import type { Capture, CaptureReport } from './capture.ts';
 
@@ -10,18 +10,18 @@ export interface CapturingDevice {
 }
 
 export interface CaptureCacheOptions {
-  /** Captures that live at once, 8 unless told: of more, the one not used for longest is dropped. */
+  /** Maximum number of captures, default 8. Beyond it, the capture unused for longest is dropped. */
   readonly capacity?: number;
-  /** False: nothing is captured, every run is a plain one. */
+  /** False: nothing is captured; every step runs plainly. Default true. */
   readonly enabled?: boolean;
 }
 
-/** Keys that are remembered as seen once. */
+/** Maximum number of keys remembered as seen once. */
 const MAX_SEEN = 4096;
 
 /**
- * Steps whose shapes vary: each shape has a key. The first time a key is seen its step runs plainly, the second time it is captured, from then on replayed.
- * Either way it gives the same values.
+ * Runs steps whose shapes vary; each shape has a key. The first time the cache sees a key, the step runs plainly.
+ * The second time it is captured, and then replayed. The values are the same in all cases.
  */
 export class CaptureCache<I extends { dispose(): void }, T> {
   private readonly captured = new Map<string, { readonly inputs: I; readonly capture: Capture<T> }>();
@@ -30,14 +30,14 @@ export class CaptureCache<I extends { dispose(): void }, T> {
   private readonly capacity: number;
   private readonly enabled: boolean;
 
-  /** @param body the step on inputs of one key; what `Device.capture` says of its body holds */
+  /** @param body the step on the inputs of a key; it follows the rules of `Device.capture` */
   constructor(
     private readonly device: CapturingDevice,
     private readonly body: (inputs: I) => T,
     { capacity = 8, enabled = true }: CaptureCacheOptions = {},
   ) {
     if (!Number.isInteger(capacity) || capacity < 1)
-      throw new RangeError(`CaptureCache: capacity must be an integer of at least 1, got ${capacity}`);
+      throw new RangeError(`CaptureCache: capacity: expected an integer of at least 1, got ${capacity}`);
     this.capacity = capacity;
     this.enabled = enabled;
   }
@@ -45,14 +45,14 @@ export class CaptureCache<I extends { dispose(): void }, T> {
   /**
    * Runs the step of a key.
    *
-   * @param make  allocates the inputs: for a key without a capture
-   * @param write gives them their values
-   * @returns     what the body returned; the cache's own, valid until the next run
+   * @param make  allocates the inputs; called for a key without a capture
+   * @param write writes the values of the inputs
+   * @returns     what the body returned; it belongs to the cache and is valid until the next run
    */
   run(key: string, make: () => I, write: (inputs: I) => void): T {
     const known = this.captured.get(key);
     if (known) {
-      this.captured.delete(key); // the last one in the map is the one used last
+      this.captured.delete(key); // keeps the map in order of use, last used last
       this.captured.set(key, known);
       write(known.inputs);
       known.capture.replay();
@@ -80,12 +80,12 @@ export class CaptureCache<I extends { dispose(): void }, T> {
     }
   }
 
-  /** The captures that live now, the one used last at the end. */
+  /** Reports of the current captures, in order of use, last used last. */
   get reports(): readonly CaptureReport[] {
     return [...this.captured.values()].map(({ capture }) => capture.report);
   }
 
-  /** Frees everything. */
+  /** Frees all captures and the outputs of the last run. */
   dispose(): void {
     this.freePlain();
     for (const key of [...this.captured.keys()]) this.drop(key);

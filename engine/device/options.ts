@@ -1,48 +1,57 @@
-/** What a device is opened with, and what is asked of an adapter for it. */
+/** Options of a device, and the features and limits to request for them. */
 import type { ForcedVariants } from '../core/variants.ts';
 
-/** Waits for a promise of the device; `exactly` where the moment is what is measured. Node replaces it: plain awaiting there spins a core that a software adapter needs. */
+/**
+ * Waits for a promise of the device; `exactly` if the time of arrival is measured.
+ * Node replaces it, because plain awaiting there keeps a core busy that a software adapter needs.
+ */
 export type Settle = <T>(promise: Promise<T>, exactly?: boolean) => Promise<T>;
 
 export interface DeviceOptions {
-  /** False keeps to kernels without subgroup operations, also where the adapter has them. */
+  /** False: use only kernels without subgroup operations, even if the adapter supports these. */
   readonly subgroups?: boolean;
   /**
-   * True: in inference (see `Device.inference`), matrix products and convolutions may round their operands to f16 (10 bits after the leading one) on their way into workgroup memory;
-   * depthwise convolutions, Winograd's F(4x4), attention and dynamic interaction keep to f32. Tensors and sums are f32 as ever, and so is all that gradients follow from: training gives
-   * the same bits as without.
-   * Values beyond f16's range are taken as +-65504, so that finite numbers give no infinity; a NaN among operands need not show in the result.
+   * True: in inference (`Device.inference`), matrix products and convolutions may round their operands to f16 when they
+   * stage them in workgroup memory. Depthwise convolutions, Winograd F(4x4), attention and dynamic interaction use f32.
+   * Tensors and sums stay f32. Work that gradients follow from is f32 too, so training gives the same bits as without.
+   * Values beyond the range of f16 become +-65504, so finite numbers give no infinity. A NaN in an operand may not
+   * appear in the result.
    *
-   * The cost model expects f16 to be the faster one where kernels stage operands in workgroup memory, as on GPUs. On adapters with small subgroups (processors), whose kernels do
-   * not, results are f32's until the tuner has measured f16 to be faster (`Tuner.tune`).
+   * The cost model expects f16 to be faster if kernels stage operands in workgroup memory, as on GPUs. Adapters with
+   * small subgroups (processors) do not stage, and use f32 until the tuner finds f16 to be faster (`Tuner.tune`).
    *
-   * Needs the feature `shader-f16`: opening a device throws UnsupportedOptionError where the adapter has none.
+   * Needs the feature `shader-f16`. Opening a device throws UnsupportedOptionError if the adapter lacks it.
    */
   readonly halfPrecision?: boolean;
-  /** Variants of kernels to use wherever they can compute what is asked for, instead of those that are expected, or were tuned (`Device.tuner`), to be faster. */
+  /**
+   * Variants of kernels to use wherever they can compute the result, instead of the expected or tuned ones
+   * (`Device.tuner`).
+   */
   readonly force?: ForcedVariants;
   /**
-   * Where kernels read operands from textures, as on lavapipe: bytes of parameters' copies in textures that stay there in inference (see `Device.inference`) from one pass to the next,
-   * until the parameter is written or freed. Counted in `Device.memory`; default 1 GiB, 0 copies anew in every pass. Parameters that an optimiser has moved into its own memory are not
-   * kept, and captures (`Device.capture`) copy at each replay.
+   * Maximum bytes of textures that keep copies of parameters from pass to pass in inference (`Device.inference`).
+   * It matters if kernels read operands from textures, as on lavapipe. A copy stays until its parameter is written or
+   * freed. Default 1 GiB; with 0, parameters are copied in every pass. `Device.memory` counts these textures.
+   * Parameters that an optimiser has moved into its own memory are not kept, and captures copy at each replay.
    */
   readonly keptOperandBytes?: number;
-  /** `adapter` (the default) asks for the adapter's limits; `default` keeps WebGPU's guaranteed ones. */
+  /** `adapter` (the default): the adapter's limits; `default`: the limits that WebGPU guarantees. */
   readonly limits?: 'adapter' | 'default';
-  /** False leaves the feature `timestamp-query` alone: profiles are then timed by the wall clock. */
+  /** False: do not request the feature `timestamp-query`; profiles then use the wall clock. */
   readonly timestamps?: boolean;
+  /** How to wait for the device; default: plain awaiting. */
   readonly settle?: Settle;
-  /** What WGSL the implementation knows (`GPU.wgslLanguageFeatures`); default: the browser's. */
+  /** WGSL features of the implementation (`GPU.wgslLanguageFeatures`); default: the browser's. */
   readonly languageFeatures?: { has(feature: string): boolean };
 }
 
-/** An option that the adapter cannot fulfil: the message names the option, what it needs and what there is. */
+/** An option that the adapter cannot fulfil. The message names the option, what was expected, and what was found. */
 export class UnsupportedOptionError extends Error {
   override readonly name = 'UnsupportedOptionError';
 }
 
-/** `keptOperandBytes` where it is not given. */
-export const MAX_KEPT_OPERAND_BYTES = 2 ** 30;
+/** Default of `keptOperandBytes`. */
+export const DEFAULT_KEPT_OPERAND_BYTES = 2 ** 30;
 
 const RAISED_LIMITS = [
   'maxBufferSize',
@@ -57,15 +66,19 @@ const RAISED_LIMITS = [
 ] as const;
 const WANTED_FEATURES: readonly GPUFeatureName[] = ['subgroups', 'shader-f16', 'timestamp-query'];
 
-/** Throws UnsupportedOptionError where options need a feature that is not among those of an adapter or device, contradict each other, or make no sense. */
+/**
+ * Throws UnsupportedOptionError if options need a feature that the adapter or device lacks, contradict each other, or
+ * are out of range.
+ */
 export function checkOptions(
-  { halfPrecision = false, force, keptOperandBytes = MAX_KEPT_OPERAND_BYTES }: DeviceOptions,
+  { halfPrecision = false, force, keptOperandBytes = DEFAULT_KEPT_OPERAND_BYTES }: DeviceOptions,
   features: ReadonlySet<string>,
   { description, vendor }: GPUAdapterInfo,
 ): void {
   if (halfPrecision && !features.has('shader-f16')) {
     throw new UnsupportedOptionError(
-      `halfPrecision: expected an adapter with the feature shader-f16, got ${description || vendor || 'one'} with ${[...features].sort().join(', ') || 'no features'}`,
+      'halfPrecision: expected an adapter with the feature shader-f16, ' +
+        `got ${description || vendor || 'one'} with ${[...features].sort().join(', ') || 'no features'}`,
     );
   }
   if (!(keptOperandBytes >= 0))
@@ -73,10 +86,13 @@ export function checkOptions(
       `keptOperandBytes: expected a number of bytes, 0 or more, got ${keptOperandBytes}`,
     );
   if (force?.precision === 'f16' && !halfPrecision)
-    throw new UnsupportedOptionError('force.precision: f16 needs halfPrecision: true, got false');
+    throw new UnsupportedOptionError('force.precision: expected f32, as halfPrecision is false, got f16');
 }
 
-/** The device to request of an adapter: with the features that kernels can use, and limits as the options say. */
+/**
+ * The device to request from an adapter: with the features that kernels can use, and the limits that the options
+ * name.
+ */
 export function deviceDescriptor(adapter: GPUAdapter, options: DeviceOptions): GPUDeviceDescriptor {
   const requiredLimits: Record<string, number> = {};
   if (options.limits !== 'default') for (const name of RAISED_LIMITS) requiredLimits[name] = adapter.limits[name];

@@ -1,6 +1,12 @@
-/** The result of profiling: what each dispatch was and how long the device took for it, what JavaScript did meanwhile, sums by kernel, and a trace for Perfetto. */
+/**
+ * The result of profiling: what each dispatch was and how long the device took for it, what JavaScript did meanwhile,
+ * sums by kernel, and a trace for Perfetto.
+ */
 
-/** `dispatches`: every dispatch is timed, which slows the work down. `submits`: only what the device is given at once is timed, at next to no cost. */
+/**
+ * `dispatches`: every dispatch is timed, which slows the work down. `submits`: only what the device is given at once
+ * is timed, at next to no cost.
+ */
 export type ProfileDetail = 'dispatches' | 'submits';
 export type ProfileTiming = 'timestamps' | 'wall clock';
 
@@ -18,13 +24,19 @@ export interface TimeSpan {
 export interface DispatchRow extends TimeSpan {
   readonly kernel: string;
   readonly workgroups: number;
-  /** Of the buffer ranges bound, each counted once; what goes through memory unless caches help or only part is touched. */
+  /**
+   * Of the buffer ranges bound, each counted once; what goes through memory unless caches help or only part is
+   * touched.
+   */
   readonly bytes: number;
   /** Null for kernels that move bytes rather than compute. */
   readonly flops: number | null;
 }
 
-/** `record`: JavaScript that records commands; `submit`: handing them over; `wait`: nothing but waiting for the device. */
+/**
+ * `record`: JavaScript that records commands; `submit`: handing them over; `wait`: nothing but waiting for the
+ * device.
+ */
 export interface HostSpan extends TimeSpan {
   readonly name: 'record' | 'submit' | 'wait';
 }
@@ -42,7 +54,9 @@ export interface Calibration {
   /** Why not by timestamps; null where they are used. */
   readonly reason: string | null;
   readonly roofline: Roofline;
-  /** Measured time of a dispatch that does nothing; taken off by wall clock, contained in each duration by timestamps. */
+  /**
+   * Measured time of a dispatch that does nothing; taken off by wall clock, contained in each duration by timestamps.
+   */
   readonly emptyDispatchMs: number;
 }
 
@@ -56,7 +70,8 @@ export interface KernelSummary {
   readonly flopsPerSecond: number | null;
   readonly bytesPerSecond: number;
   /**
-   * Time at the adapter's measured peak (arithmetic or memory, whichever takes longer) over time taken, 0 to 1; more where caches serve what would go
+   * Time at the adapter's measured peak (arithmetic or memory, whichever takes longer) over time taken, 0 to 1; more
+   * where caches serve what would go
    * through memory, or bound ranges are touched in part.
    */
   readonly roofline: number;
@@ -71,7 +86,10 @@ export interface Occupancy {
   readonly busyMs: number;
   /** The device had nothing to do while JavaScript was recording or submitting. */
   readonly recordingMs: number;
-  /** The device had nothing to do for other reasons: JavaScript waited for data, or for the device itself before it went on. */
+  /**
+   * The device had nothing to do for other reasons: JavaScript waited for data, or for the device itself before it
+   * went on.
+   */
   readonly otherMs: number;
 }
 
@@ -184,8 +202,10 @@ export class Profile {
   }
 
   /**
-   * How much of the time the device was at work, and what it waited for; measure it with detail `submits`, since timing every dispatch changes it.
-   * Throws by wall clock, where work is held back: there compare `deviceMs` with the time that the same work takes without a profile.
+   * How much of the time the device was at work, and what it waited for; measure it with detail `submits`, since
+   * timing every dispatch changes it.
+   * Throws by wall clock, where work is held back: there compare `deviceMs` with the time that the same work takes
+   * without a profile.
    */
   occupancy(): Occupancy {
     if (this.timing !== 'timestamps')
@@ -204,7 +224,8 @@ export class Profile {
   }
 
   /**
-   * The profile as a trace: write `JSON.stringify({ traceEvents: profile.traceEvents() })` to a file and open it in Perfetto (ui.perfetto.dev) or
+   * The profile as a trace: write `JSON.stringify({ traceEvents: profile.traceEvents() })` to a file and open it in
+   * Perfetto (ui.perfetto.dev) or
    * chrome://tracing. One thread is the device, one JavaScript, one the phases that were marked.
    */
   traceEvents(): TraceEvent[] {

@@ -2,8 +2,10 @@
  * Takes profiles (profile.ts) of what a dispatcher records.
  *
  * While a profile runs, the dispatcher shows it every pass, dispatch and submit (`Probe`). Two ways of timing:
- *  - timestamps (feature `timestamp-query`): every dispatch in a pass of its own, whose begin and end the device writes down;
- *  - wall clock: command buffers are made as always but held back, and run one by one, each waited for, when the caller waits. Less exact, works everywhere.
+ *  - timestamps (feature `timestamp-query`): every dispatch in a pass of its own, whose begin and end the device
+ *    writes down;
+ *  - wall clock: command buffers are made as always but held back, and run one by one, each waited for, when the
+ *    caller waits. Less exact, works everywhere.
  * Both keep the order of all work, so that results are the same bits as without.
  */
 import { dispatchFlops, type Grid, type Kernel } from '../../kernels/kernel.ts';

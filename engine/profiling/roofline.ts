@@ -1,4 +1,7 @@
-/** What an adapter can do at most, measured; and whether its timestamps mean anything: every profile is read against these. */
+/**
+ * What an adapter can do at most, measured; and whether its timestamps mean anything: every profile is read against
+ * these.
+ */
 import { linearGrid } from '../../kernels/kernel.ts';
 import {
   bandwidthKernel,
@@ -22,7 +25,10 @@ const COPIED_BYTES = 64 * 2 ** 20;
 const COPIED_GROUP_BYTES = 16 * COPIED_PER_LANE * ROOFLINE_LANES;
 /** Workgroups that fill the largest GPUs several times over; what is more goes into longer loops. */
 const MAX_PEAK_GROUPS = 16384;
-/** Timestamps are believed if their sum is at least this part of the time waited for, and no more than all of it (and a little for the host's clock). */
+/**
+ * Timestamps are believed if their sum is at least this part of the time waited for, and no more than all of it (and
+ * a little for the host's clock).
+ */
 const BELIEVED = { least: 0.5, most: 1.1 };
 
 export interface CalibrationSetup {

@@ -1,4 +1,7 @@
-/** How the tuner measures one shape class: random operands, every variant held against the plain one, and those that are right timed beside each other. */
+/**
+ * How the tuner measures one shape class: random operands, every variant held against the plain one, and those that
+ * are right timed beside each other.
+ */
 import { bandwidthKernel } from '../../kernels/roofline.ts';
 import type { Dispatcher } from '../gpu/dispatcher.ts';
 import { errorMessage } from '../core/errors.ts';
@@ -50,9 +53,14 @@ const CLEARLY_FASTER = 0.95;
 /** Variants that take more than this many times the fastest one's time are measured once only. */
 const HOPELESS = 1.6;
 const MAX_REPEATS = 256;
-/** Dispatches of a sample: below what a submit holds (dispatcher.ts), so that one pair of timestamps spans all of it. */
+/**
+ * Dispatches of a sample: below what a submit holds (dispatcher.ts), so that one pair of timestamps spans all of it.
+ */
 const SAMPLE_DISPATCHES = 88;
-/** Random values, repeated where operands are longer: a multiple of 64 (see `Device.view`) that hardly any line's length divides. */
+/**
+ * Random values, repeated where operands are longer: a multiple of 64 (see `Device.view`) that hardly any line's
+ * length divides.
+ */
 const BLOCK = 64 * 4093;
 
 const firstLine = (error: unknown): string => errorMessage(error).split('\n')[0];
@@ -181,7 +189,10 @@ export class Bench {
     });
   }
 
-  /** The results of a variant in the order of the problem's outputs, or what went wrong. Values that it does not write are NaN. */
+  /**
+   * The results of a variant in the order of the problem's outputs, or what went wrong. Values that it does not write
+   * are NaN.
+   */
   private async attempt(
     problem: TuningProblem<unknown>,
     variant: unknown,
@@ -257,7 +268,8 @@ export class Bench {
     let best = hopeful.reduce((a, b) => (median(b.samples) < median(a.samples) ? b : a));
     const own = hopeful.find(({ candidate }) => candidate === expected);
     if (own && best !== own) {
-      // Of many, the one that seems fastest has been lucky as well: it must be so once more, alone against the expected one.
+      // Of many, the one that seems fastest has been lucky as well: it must be so once more, alone against the
+      // expected one.
       const other = best;
       const faster = (): boolean =>
         median(other.samples) < CLEARLY_FASTER * median(own.samples) &&
@@ -271,7 +283,10 @@ export class Bench {
     };
   }
 
-  /** Milliseconds of a run: by timestamps where the adapter's are to be believed, otherwise by the wall clock, the time that JavaScript records not included. */
+  /**
+   * Milliseconds of a run: by timestamps where the adapter's are to be believed, otherwise by the wall clock, the
+   * time that JavaScript records not included.
+   */
   private async sample(
     problem: TuningProblem<unknown>,
     { variant }: Candidate<unknown>,
@@ -281,7 +296,8 @@ export class Bench {
     const { device, dispatcher, random } = this;
     const profile = await device.profile(
       () => {
-        // Timestamps are those of passes: an empty one at the front, so that the copies to textures before the first dispatch are inside.
+        // Timestamps are those of passes: an empty one at the front, so that the copies to textures before the first
+        // dispatch are inside.
         dispatcher.run(bandwidthKernel(), { count4: 0 }, { input: random, output: this.poison }, [1, 1, 1]);
         for (let i = 0; i < times; i++) {
           device.forgetOperands(); // which a step has rarely used before

@@ -1,4 +1,7 @@
-/** Tuned choices: which variant of each shape class is fastest on one adapter and driver, as JSON; and the hashes that say when they are out of date. */
+/**
+ * Tuned choices: which variant of each shape class is fastest on one adapter and driver, as JSON; and the hashes that
+ * say when they are out of date.
+ */
 import type { Kernel } from '../../kernels/kernel.ts';
 import { isObject } from '../core/json.ts';
 

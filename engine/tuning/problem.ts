@@ -9,12 +9,16 @@ export type { Candidate } from '../core/variants.ts';
 export type TuningProblem<V> = VariantProblem<V, Tensor>;
 
 /**
- * Whether a pass that reads and writes so many values takes longer than a dispatch alone; a value counts as much as sixteen multiply-adds. Below that variants take the same
+ * Whether a pass that reads and writes so many values takes longer than a dispatch alone; a value counts as much as
+ * sixteen multiply-adds. Below that variants take the same
  * time, and a class has one candidate: nothing to measure.
  */
 export const worthMeasuring = (values: number): boolean => values >= 2 ** 16;
 
-/** The tensors of a problem as shapes, and a function that puts others in their places: so that a class can be run again without holding on to what it was seen with. */
+/**
+ * The tensors of a problem as shapes, and a function that puts others in their places: so that a class can be run
+ * again without holding on to what it was seen with.
+ */
 export function outline<P extends object>(
   problem: P,
 ): {

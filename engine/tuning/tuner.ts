@@ -1,12 +1,17 @@
 /**
  * Picks among variants of a kernel by measuring them on this adapter.
  *
- * Where an op has several ways to compute the same (tile, operands from textures or buffers, slices of a sum, direct or Winograd, rows a lane), a cost model expects one to be the fastest.
- * Its op asks `choose` with a key of the shape class: the exact sizes, and whatever else decides which variants are right. `tune` runs every variant of each class seen so far
- * on random operands, drops those whose result is not that of the plain variant, times the others, and keeps the fastest. Without tuned choices nothing changes.
+ * Where an op has several ways to compute the same (tile, operands from textures or buffers, slices of a sum, direct
+ * or Winograd, rows a lane), a cost model expects one to be the fastest.
+ * Its op asks `choose` with a key of the shape class: the exact sizes, and whatever else decides which variants are
+ * right. `tune` runs every variant of each class seen so far
+ * on random operands, drops those whose result is not that of the plain variant, times the others, and keeps the
+ * fastest. Without tuned choices nothing changes.
  *
- * Choices are JSON (`export`, `import`), for one adapter and driver; each carries a hash of its class's kernels, so that changed kernels are measured anew.
- * Another set of choices rounds differently: the same seed gives the same bits for one set of choices. A capture keeps the variants it was recorded with.
+ * Choices are JSON (`export`, `import`), for one adapter and driver; each carries a hash of its class's kernels, so
+ * that changed kernels are measured anew.
+ * Another set of choices rounds differently: the same seed gives the same bits for one set of choices. A capture keeps
+ * the variants it was recorded with.
  */
 import { sizeOf } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
@@ -103,7 +108,8 @@ export class Tuner implements VariantChooser<Tensor> {
   }
 
   /**
-   * The variant to run: the tuned choice, or the expected one where there is none, where its kernels have changed, and on devices with forced variants (`DeviceOptions.force`).
+   * The variant to run: the tuned choice, or the expected one where there is none, where its kernels have changed, and
+   * on devices with forced variants (`DeviceOptions.force`).
    * Remembers the class for `tune`.
    *
    * @param family   of the op, e.g. `matmul`
@@ -127,7 +133,10 @@ export class Tuner implements VariantChooser<Tensor> {
     return [...this.seen].flatMap(([shapeClass, { pending }]) => (pending ? [shapeClass] : []));
   }
 
-  /** Seen classes whose choice does not count, because a kernel has changed since it was measured; `tune` measures them anew. */
+  /**
+   * Seen classes whose choice does not count, because a kernel has changed since it was measured; `tune` measures
+   * them anew.
+   */
   get stale(): readonly string[] {
     return [...this.outdated];
   }
@@ -188,10 +197,13 @@ export class Tuner implements VariantChooser<Tensor> {
   }
 
   /**
-   * Measures the variants of each class seen so far without a choice, and keeps the fastest; the expected one unless another is clearly faster. A variant whose result is not
-   * the plain one's within its precision, or that fails, is left out and reported. Takes about a second a class, and compiles all variants.
+   * Measures the variants of each class seen so far without a choice, and keeps the fastest; the expected one unless
+   * another is clearly faster. A variant whose result is not
+   * the plain one's within its precision, or that fails, is left out and reported. Takes about a second a class, and
+   * compiles all variants.
    *
-   * Nothing else may be recorded on the device meanwhile. Throws where tuning or a profile is running already, in a capture, and on devices with forced variants.
+   * Nothing else may be recorded on the device meanwhile. Throws where tuning or a profile is running already, in a
+   * capture, and on devices with forced variants.
    */
   async tune({
     onProgress,
@@ -239,7 +251,8 @@ export class Tuner implements VariantChooser<Tensor> {
         latest,
       });
     };
-    // A variant may contain problems with classes of their own, as Winograd's convolutions contain matrix products: those are tuned before it is timed.
+    // A variant may contain problems with classes of their own, as Winograd's convolutions contain matrix products:
+    // those are tuned before it is timed.
     const tuneInner = async (inner: readonly string[]): Promise<void> => {
       for (const shapeClass of inner)
         if (!visited.has(shapeClass) && this.seen.get(shapeClass)?.pending && !signal?.aborted)
