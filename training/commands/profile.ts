@@ -1,4 +1,7 @@
-/** `train --profile`: where the time of a training step goes. Profiles a few steps of the run itself, prints a table by kernel and writes a trace. */
+/**
+ * `train --profile`: the time of a training step, kernel by kernel. Profiles a few steps of the run itself, prints a
+ * table and writes a trace.
+ */
 import { statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Device, KernelSummary, Profile, RunningProfile } from '../../engine/index.ts';
@@ -7,8 +10,11 @@ import type { TrainingConfig } from '../core/recipe.ts';
 import { formatTable } from '../output/table.ts';
 
 /**
- * Phases and their steps. The first compile kernels and fill the pool of buffers; then every dispatch is timed; then, since that slows a step down, only what
- * the device is given at once; and the last steps are timed as a whole, as they are without any profiling.
+ * Phases and their steps:
+ * - warm-up: kernels are compiled and the pool of buffers fills;
+ * - dispatches: every dispatch is timed, which slows a step down;
+ * - submits: only whole submits are timed;
+ * - plain: the steps are timed together, without any profiling.
  */
 const PHASES = [
   ['warm-up', 3],
@@ -19,26 +25,30 @@ const PHASES = [
 type Phase = (typeof PHASES)[number][0];
 const stepsOf = (phase: Phase): number => PHASES.find(([name]) => name === phase)![1];
 
-/** Steps that a profile takes. */
+/** Steps of a profile. */
 export const PROFILED_STEPS = PHASES.reduce((sum, [, steps]) => sum + steps, 0);
 
+/** Minimum share of the time of a kernel that has its own row in the table. */
+const MIN_SHOWN_SHARE = 0.01;
+
 /**
- * The iteration to begin at: the first from `iteration` on from which PROFILED_STEPS are done without an evaluation or a checkpoint between them.
- * Throws InputError where the run has none.
+ * The first iteration, `iteration` or later, at which PROFILED_STEPS can run without an evaluation or a checkpoint
+ * between them. Throws InputError if the run has none.
  */
 export function profileStart(iteration: number, { iterations, evaluateEvery, saveEvery }: TrainingConfig): number {
   const interrupts = (step: number): boolean =>
     step % saveEvery === 0 || (evaluateEvery > 0 && step % evaluateEvery === 0);
   for (let start = iteration; start + PROFILED_STEPS <= iterations; start++) {
-    // The last step may be followed by either: its time is taken before.
+    // An evaluation or a checkpoint may follow the last step, because its time is taken before.
     if (!Array.from({ length: PROFILED_STEPS - 1 }, (_, i) => start + i + 1).some(interrupts)) return start;
   }
   throw new InputError(
-    `train: --profile needs ${PROFILED_STEPS} iterations in a row without evaluation or saving; this run has ${iterations - iteration} to go, with evaluateEvery ${evaluateEvery} and saveEvery ${saveEvery}`,
+    `train: --profile needs ${PROFILED_STEPS} iterations in a row without evaluation or saving; ` +
+      `this run has ${iterations - iteration} to go, with evaluateEvery ${evaluateEvery} and saveEvery ${saveEvery}`,
   );
 }
 
-/** A path given for the trace, checked before there is anything to write. Throws InputError where a folder is there, or none for it to lie in. */
+/** Checks a path for the trace before the run starts. Throws InputError if it is a folder, or if its folder is missing. */
 export function fileToWrite(path: string): string {
   if (statSync(path, { throwIfNoEntry: false })?.isDirectory())
     throw new InputError(`train: --profile: expected a file to write, got the folder ${path}`);
@@ -49,29 +59,20 @@ export function fileToWrite(path: string): string {
 
 const percent = (share: number): string => (100 * share).toFixed(1);
 
-/** The kernels that take a hundredth of the time or more, and the others in one line; calls and times of one step. */
+/** Kernels that take at least a hundredth of the time, and the others in one row. Calls and times are those of one step. */
 export function profileTable(profile: Profile, steps: number): string {
   const kernels = profile.kernels();
-  const shown = kernels.filter(({ share }) => share >= 0.01);
+  const shown = kernels.filter(({ share }) => share >= MIN_SHOWN_SHARE);
   const others = kernels.slice(shown.length);
-  const row = ({
-    kernel,
-    calls,
-    totalMs,
-    share,
-    flopsPerSecond,
-    bytesPerSecond,
-    roofline,
-    limit,
-  }: KernelSummary): (string | number)[] => [
-    kernel,
-    +(calls / steps).toFixed(1),
-    (totalMs / steps).toFixed(2),
-    percent(share),
-    flopsPerSecond === null ? '-' : (flopsPerSecond / 1e9).toFixed(1),
-    (bytesPerSecond / 1e9).toFixed(2),
-    (100 * roofline).toFixed(0),
-    limit,
+  const row = (summary: KernelSummary): (string | number)[] => [
+    summary.kernel,
+    +(summary.calls / steps).toFixed(1),
+    (summary.totalMs / steps).toFixed(2),
+    percent(summary.share),
+    summary.flopsPerSecond === null ? '-' : (summary.flopsPerSecond / 1e9).toFixed(1),
+    (summary.bytesPerSecond / 1e9).toFixed(2),
+    (100 * summary.roofline).toFixed(0),
+    summary.limit,
   ];
   const sum = (list: readonly KernelSummary[], of: (kernel: KernelSummary) => number): number =>
     list.reduce((total, kernel) => total + of(kernel), 0);
@@ -90,30 +91,34 @@ export function profileTable(profile: Profile, steps: number): string {
     [
       ...shown.map(row),
       ...(others.length > 0 ? [together(`${others.length} others`, others)] : []),
-      together('all, a step', kernels),
+      together('all, one step', kernels),
     ],
   );
 }
 
-/** Whether the device waits for JavaScript, and how that was measured; `plainMs` of one step. */
+/** How long the device waits for JavaScript, and how that was measured. `plainMs` is the time of one plain step. */
 function occupancyLines(submits: Profile, plainMs: number): string[] {
   const steps = stepsOf('submits');
-  const step = (ms: number): string => `${ms.toFixed(1)} ms`;
+  const shown = (ms: number): string => `${ms.toFixed(1)} ms`;
   if (submits.timing !== 'timestamps') {
     const deviceMs = submits.deviceMs / steps;
+    const waiting = percent(Math.max(0, 1 - deviceMs / plainMs));
     return [
-      `a step takes ${step(plainMs)} unprofiled, and ${step(deviceMs)} where its commands are held back and given to the device at once:`,
-      `the device waits for JavaScript ${percent(Math.max(0, 1 - deviceMs / plainMs))} % of a step at most (means of ${steps} steps)`,
+      `a step takes ${shown(plainMs)} without profiling, and ${shown(deviceMs)} if the device gets all its commands ` +
+        'at once:',
+      `the device waits for JavaScript ${waiting} % of a step at most (means of ${steps} steps)`,
     ];
   }
   const { wallMs, busyMs, recordingMs, otherMs } = submits.occupancy();
   return [
-    `the device waits for JavaScript ${percent(recordingMs / wallMs)} % of a step: of ${step(wallMs / steps)} it is at work ${step(busyMs / steps)}, and has nothing to do ${step(recordingMs / steps)} while JavaScript records`,
-    `and ${step(otherMs / steps)} for other reasons (batches, reading back), by timestamps around each submit, mean of ${steps} steps; unprofiled a step takes ${step(plainMs)}`,
+    `the device waits for JavaScript ${percent(recordingMs / wallMs)} % of a step: of ${shown(wallMs / steps)} ` +
+      `it works ${shown(busyMs / steps)}, is idle ${shown(recordingMs / steps)} while JavaScript prepares commands,`,
+    `and ${shown(otherMs / steps)} for other reasons (batches, reading back), by timestamps around each submit, ` +
+      `mean of ${steps} steps; without profiling a step takes ${shown(plainMs)}`,
   ];
 }
 
-/** Profiles a run's steps: `before` is called in front of each, `after` behind it; what they resolve to is the report, once. */
+/** Profiles the steps of a run. Call `before` before each step and `after` after it; `after` returns the report once. */
 export class StepProfiler {
   private running: RunningProfile | null = null;
   private profile: Profile | null = null;
@@ -121,8 +126,8 @@ export class StepProfiler {
   private phaseStart = 0;
 
   /**
-   * @param start the iteration to begin at, by `profileStart`
-   * @param file  where the trace goes
+   * @param start the first profiled iteration, from `profileStart`
+   * @param file  path of the trace
    */
   constructor(
     private readonly device: Device,
@@ -142,7 +147,7 @@ export class StepProfiler {
     this.running?.mark(`iteration ${iteration + 1}`);
   }
 
-  /** Resolves to what there is to tell, after the last step; otherwise to null. */
+  /** Resolves to the report after the last profiled step, otherwise to null. */
   async after(iteration: number): Promise<string | null> {
     const phase = PHASES.find((_, i) => iteration === this.begins(i + 1))?.[0];
     if (phase === undefined) return null;
@@ -172,19 +177,18 @@ export class StepProfiler {
   }
 
   private report(profile: Profile, submits: Profile, plainMs: number): string {
-    const {
-      calibration: { reason, roofline, emptyDispatchMs },
-      timing,
-      resolutionNs,
-    } = profile;
+    const { calibration, timing, resolutionNs } = profile;
+    const { reason, roofline, emptyDispatchMs } = calibration;
     const empty = `${(1000 * emptyDispatchMs).toFixed(0)} us`;
+    const coarse = resolutionNs > 1000 ? `; timestamps are multiples of ${resolutionNs / 1000} us` : '';
     return [
       `profile of ${stepsOf('dispatches')} steps, the device timed by ${timing}${reason ? ` (${reason})` : ''}`,
       profileTable(profile, stepsOf('dispatches')),
-      `peak of this adapter as measured: ${(roofline.flopsPerSecond / 1e9).toFixed(0)} GFLOP/s in registers, ${(roofline.bytesPerSecond / 1e9).toFixed(1)} GB/s copied; caches can give more than 100 %`,
+      `measured peak of this adapter: ${(roofline.flopsPerSecond / 1e9).toFixed(0)} GFLOP/s in registers, ` +
+        `${(roofline.bytesPerSecond / 1e9).toFixed(1)} GB/s copied; caches can give more than 100 %`,
       timing === 'timestamps'
-        ? `each dispatch is timed on its own, which adds to it: one that does nothing takes ${empty}${resolutionNs > 1000 ? `; timestamps are multiples of ${resolutionNs / 1000} us` : ''}`
-        : `each dispatch is submitted and waited for on its own; the ${empty} that one takes that does nothing are taken off`,
+        ? `each dispatch is timed alone, which adds to its time: an empty dispatch takes ${empty}${coarse}`
+        : `each dispatch is submitted and waited for alone; the ${empty} of an empty dispatch are subtracted`,
       ...occupancyLines(submits, plainMs),
       `trace     ${this.file}   (open it at ui.perfetto.dev)`,
     ].join('\n');

@@ -1,0 +1,75 @@
+/** The folder of a training run: the paths of its files, and config.json, which describes the run. */
+import { existsSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { asObject, wrong } from '../core/checks.ts';
+import { InputError } from '../core/errors.ts';
+import { validateRunConfig } from '../core/recipe-schema.ts';
+import type { RunConfig } from '../core/recipe.ts';
+import { readJson } from '../data/files.ts';
+
+/** Paths of the files of a run. */
+export interface RunFiles {
+  readonly folder: string;
+  /** RunDescription. */
+  readonly config: string;
+  /** One line per step. */
+  readonly metrics: string;
+  /** One line per evaluation. */
+  readonly evaluations: string;
+  /** The best evaluation, with its detections and its weights. */
+  readonly evaluation: string;
+  readonly detections: string;
+  readonly best: string;
+  /** Folder of the last checkpoint. */
+  readonly last: string;
+  /** Report on the weights that training started from. */
+  readonly weights: string;
+  /** Trace of a profile. */
+  readonly trace: string;
+}
+
+export function runFiles(folder: string): RunFiles {
+  return {
+    folder,
+    config: join(folder, 'config.json'),
+    metrics: join(folder, 'metrics.jsonl'),
+    evaluations: join(folder, 'evaluations.jsonl'),
+    evaluation: join(folder, 'evaluation.json'),
+    detections: join(folder, 'detections.json'),
+    best: join(folder, 'best.safetensors'),
+    last: join(folder, 'last'),
+    weights: join(folder, 'weights.json'),
+    trace: join(folder, 'trace.json'),
+  };
+}
+
+/** The content of config.json: the configuration, and the origin of data and classes. */
+export interface RunDescription extends RunConfig {
+  /** Folder of the data set. */
+  readonly data: string;
+  readonly classNames: readonly string[];
+  readonly categoryIds: readonly number[];
+  /**
+   * Names the tuned choices of kernel variants at the start of the run (npm run tune). Other choices round differently.
+   */
+  readonly tuning: string;
+}
+
+/** Whether a folder holds a run. A run that ended before its first iteration (by an unreadable image) does not count. */
+export function holdsRun({ config, metrics, last, best }: RunFiles): boolean {
+  if (!existsSync(config)) return false;
+  const measured = statSync(metrics, { throwIfNoEntry: false })?.size ?? 0;
+  return measured > 0 || [last, best].some((path) => existsSync(path));
+}
+
+/** Reads a run's config.json. Throws InputError naming file and field. */
+export function readRunDescription(file: string): RunDescription {
+  if (!existsSync(file)) throw new InputError(`${file}: cannot be read as a run's configuration: nothing there`);
+  const json = asObject(readJson(file), file, 'the whole file');
+  const { data, classNames, categoryIds, tuning = 'none' } = json;
+  if (typeof tuning !== 'string') throw wrong(file, 'tuning', 'a text', tuning);
+  if (typeof data !== 'string') throw wrong(file, 'data', "a folder's path", data);
+  if (!Array.isArray(classNames)) throw wrong(file, 'classNames', 'a list', classNames);
+  if (!Array.isArray(categoryIds)) throw wrong(file, 'categoryIds', 'a list', categoryIds);
+  return { ...validateRunConfig(json, file), data, classNames, categoryIds, tuning };
+}

@@ -1,0 +1,228 @@
+/**
+ * A training with everything on disk: it prepares the run's folder, trains, evaluates, saves, and draws the result.
+ * The loop itself is in `core/loop.ts`.
+ */
+import { relative } from 'node:path';
+import { ShapeError, type Device } from '../../engine/index.ts';
+import {
+  loadWeights,
+  readCheckpoint,
+  readWeightsFile,
+  saveCheckpoint,
+  saveWeights,
+  type TrainingState,
+  type WeightsDescription,
+} from '../checkpoints/checkpoint.ts';
+import type { RunDescription, RunFiles } from '../checkpoints/run-folder.ts';
+import { loadPretrained, type PretrainedReport } from '../checkpoints/weights.ts';
+import { createDetector } from '../core/create-detector.ts';
+import type { Detector } from '../core/detector.ts';
+import { InputError } from '../core/errors.ts';
+import type { ImageRecord } from '../core/image-record.ts';
+import { trainLoop } from '../core/loop.ts';
+import { MetricsLog, type StepSummary } from '../core/metrics-log.ts';
+import type { RunConfig } from '../core/recipe.ts';
+import { TrainingStep } from '../core/step.ts';
+import { writeFileAtomic } from '../data/files.ts';
+import { splitRecords, type Dataset } from '../data/index.ts';
+import { createTrainingLoader } from '../data/loader.ts';
+import { writeDetections } from '../evaluation/coco-files.ts';
+import { evaluateModel, evaluationReport, type ModelEvaluation } from '../evaluation/evaluate-model.ts';
+import { appendLine, keepLinesUntil } from '../output/metrics-files.ts';
+import { metricsTable } from '../output/metrics-table.ts';
+import { Progress } from '../output/progress.ts';
+import { drawRun } from '../pictures/draw-run.ts';
+import { outputFolder } from './arguments.ts';
+import type { Interrupt } from './interrupt.ts';
+import { profileStart, StepProfiler } from './profile.ts';
+
+/** Everything that is known before the device is opened. */
+export interface RunPlan {
+  readonly files: RunFiles;
+  readonly config: RunConfig;
+  readonly dataset: Dataset;
+  /** Images of the split "train". */
+  readonly records: readonly ImageRecord[];
+}
+
+export interface PretrainedOptions {
+  /** Weights to start from. */
+  readonly file: string;
+  /** Accepts files of which less than half fits. */
+  readonly partial: boolean;
+}
+
+export interface RunOptions {
+  readonly interrupt: Interrupt;
+  /** Writes the trace of a few profiled steps to this file; null: no profile. */
+  readonly traceFile: string | null;
+}
+
+const path = (file: string): string => relative('.', file);
+const asJson = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;
+
+export class TrainingRun {
+  readonly detector: Detector;
+  private readonly step: TrainingStep;
+  private readonly progress = new Progress();
+  private readonly pretrained: PretrainedReport | null;
+  private state: TrainingState = { iteration: 0, optimizerSteps: 0, best: null };
+
+  /** Creates the model and the optimizer, and loads pretrained weights. Nothing is written. */
+  constructor(
+    private readonly device: Device,
+    private readonly plan: RunPlan,
+    private readonly log: (line: string) => void,
+    pretrained: PretrainedOptions | null,
+  ) {
+    const { config, files, dataset } = plan;
+    this.detector = createDetector(device, config.model, config.training.seed);
+    this.pretrained =
+      pretrained &&
+      loadPretrained(this.detector, pretrained.file, {
+        partial: pretrained.partial,
+        log,
+        classNames: dataset.classNames,
+        reportFile: path(files.weights),
+      });
+    this.step = new TrainingStep(device, this.detector, config.training);
+    const count = this.detector.trainable().reduce((sum, { tensor }) => sum + tensor.size, 0);
+    log(`model     ${config.preset}: ${this.detector.summary}, ${(count / 1e6).toFixed(2)} M trainable parameters`);
+  }
+
+  /** Iterations done. */
+  get iteration(): number {
+    return this.state.iteration;
+  }
+
+  get best(): TrainingState['best'] {
+    return this.state.best;
+  }
+
+  /** Makes the folder of a new run. Throws InputError if it cannot be written. */
+  begin(tuning: string): void {
+    const { config, dataset, files } = this.plan;
+    const { root: data, classNames, categoryIds } = dataset;
+    outputFolder('train', files.folder);
+    const run: RunDescription = { ...config, data, classNames, categoryIds, tuning };
+    writeFileAtomic(files.config, asJson(run));
+    if (this.pretrained) writeFileAtomic(files.weights, asJson(this.pretrained));
+    for (const file of [files.metrics, files.evaluations]) writeFileAtomic(file, '');
+  }
+
+  /** Loads the last checkpoint, and drops the lines of files that come after it. Throws InputError if it does not fit. */
+  resume(): void {
+    const { files } = this.plan;
+    const checkpoint = readCheckpoint(files.last);
+    loadWeights(this.detector, checkpoint.model, checkpoint.path);
+    try {
+      this.step.optimizer.loadState({ tensors: checkpoint.optimizer, step: checkpoint.state.optimizerSteps });
+    } catch (error) {
+      throw error instanceof ShapeError
+        ? new InputError(`${checkpoint.optimizerPath}: ${error.message}; was ${files.config} edited?`)
+        : error;
+    }
+    this.state = checkpoint.state;
+    for (const file of [files.metrics, files.evaluations]) keepLinesUntil(file, this.iteration);
+    this.log(`resume    ${path(files.folder)} at iteration ${this.iteration}`);
+  }
+
+  /**
+   * Trains until the end, or until the interrupt. An interrupted run is saved; a finished run is evaluated and saved.
+   * @returns time and memory of the steps
+   */
+  async train({ interrupt, traceFile }: RunOptions): Promise<StepSummary> {
+    const { training } = this.plan.config;
+    const { seed, batchSize, augmentation, workers, accumulation, iterations } = training;
+    const loader = createTrainingLoader({ records: this.plan.records, batchSize, seed, augmentation, workers });
+    try {
+      loader.seek(this.iteration * accumulation);
+      const profiler =
+        traceFile === null ? null : new StepProfiler(this.device, profileStart(this.iteration, training), traceFile);
+      const log = this.createLog();
+      await trainLoop({
+        training,
+        step: this.step,
+        log,
+        start: this.iteration,
+        next: () => loader.next(),
+        stopped: () => interrupt.signal !== null,
+        beforeStep: async (iteration) => profiler?.before(iteration),
+        afterStep: async (iteration) => {
+          this.state = { ...this.state, iteration };
+          const report = await profiler?.after(iteration);
+          if (report) this.progress.note(report);
+        },
+        evaluate: () => this.evaluate(),
+        save: () => this.save(),
+      });
+      if (this.iteration < iterations) await this.save();
+      return log.summary();
+    } finally {
+      this.progress.end();
+      await loader.close();
+    }
+  }
+
+  /** Measures the best weights if no evaluation has, loads them, and draws the run. Returns the paths of the pictures. */
+  async finish(): Promise<string[]> {
+    const { files, dataset, config } = this.plan;
+    if (this.state.best === null) await this.evaluate();
+    loadWeights(this.detector, readWeightsFile(files.best), files.best);
+    const drawn = splitRecords(dataset, 'val').slice(0, config.training.drawImages);
+    return drawRun(this.detector, drawn, {
+      out: files.folder,
+      resize: config.training.evaluationResize,
+      classNames: dataset.classNames,
+      metricsFile: files.metrics,
+      evaluationsFile: files.evaluations,
+    });
+  }
+
+  private createLog(): MetricsLog {
+    const { files, config } = this.plan;
+    return new MetricsLog({
+      device: this.device,
+      parts: this.detector.lossParts.map(({ name }) => name),
+      stages: this.detector.stages,
+      iterations: config.training.iterations,
+      start: this.iteration,
+      onMetrics: (line) => appendLine(files.metrics, line),
+      onProgress: (row) => this.progress.update(row),
+    });
+  }
+
+  private description(): WeightsDescription {
+    const { config, dataset } = this.plan;
+    const { classNames, categoryIds } = dataset;
+    return { config, classNames, categoryIds, iteration: this.iteration };
+  }
+
+  private async save(): Promise<void> {
+    const { tensors, step: optimizerSteps } = await this.step.optimizer.state();
+    this.state = { ...this.state, optimizerSteps };
+    saveCheckpoint(this.plan.files.last, await this.detector.save(), tensors, this.state, this.description());
+  }
+
+  private async evaluate(): Promise<void> {
+    const { dataset, config, files } = this.plan;
+    const { batchSize, evaluationResize: resize, workers, iterations } = config.training;
+    const result = await evaluateModel(this.detector, dataset, 'val', { batchSize, resize, workers });
+    const { iteration } = this;
+    const { AP, AP50 } = result.evaluation.metrics;
+    appendLine(files.evaluations, { iteration, ...result.evaluation.metrics });
+    this.progress.note(`evaluation at iteration ${iteration}: AP ${AP.toFixed(3)}, AP50 ${AP50.toFixed(3)}`);
+    if (this.state.best && this.state.best.AP > AP) return;
+    this.state = { ...this.state, best: { iteration, AP, AP50 } };
+    await this.saveBest(result);
+    if (iteration === iterations) this.progress.note(metricsTable(result.evaluation));
+  }
+
+  private async saveBest(result: ModelEvaluation): Promise<void> {
+    const { files } = this.plan;
+    saveWeights(files.best, await this.detector.save(), this.description());
+    writeDetections(files.detections, result.detections);
+    const report = evaluationReport(result, 'val', 'best.safetensors');
+    writeFileAtomic(files.evaluation, asJson({ iteration: this.iteration, ...report }));
+  }
+}
