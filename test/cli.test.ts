@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
-import { readWeightsFile } from '../training/checkpoints/checkpoint.ts';
+import { readWeightsFile } from '../training/checkpoints/weights-file.ts';
 import { runCocoEval } from '../training/commands/coco-eval.ts';
 import { ensureShapesDataset, openDataset, splitWarnings } from '../training/data/index.ts';
 import { InputError } from '../training/core/errors.ts';
@@ -419,7 +419,7 @@ describe('weights and checkpoints', () => {
       'no checkpoint to resume from',
     );
     expect(await resumed((path) => writeFileSync(join(path, 'config.json'), 'null'))).toContain(
-      'config.json: the whole file: expected an object, got null',
+      'config.json: expected an object, got null',
     );
     expect(
       await resumed((path) =>

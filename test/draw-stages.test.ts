@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { Random, type Device } from '../engine/index.ts';
 import { DynamicSparseRCNN, MODEL_PRESETS, type ModelConfig, type Trace } from '../model/index.ts';
 import { clipBoxes } from '../model/boxes.ts';
-import { saveWeights } from '../training/checkpoints/checkpoint.ts';
+import { saveWeights } from '../training/checkpoints/weights-file.ts';
 import { drawStages, stageHistory, type StageHistory } from '../training/pictures/draw-stages.ts';
 import { colorOf, type Canvas } from '../training/pictures/draw.ts';
 import { runPredict } from '../training/commands/predict.ts';

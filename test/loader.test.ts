@@ -16,9 +16,8 @@ const folder = mkdtempSync(join(tmpdir(), 'loader-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 let records: readonly ImageRecord[] = [];
 beforeAll(async () => {
-  records = openDataset(await ensureShapesDataset(join(folder, 'shapes'), { trainImages: 10, valImages: 1 })).splits[
-    'train'
-  ];
+  records = openDataset(await ensureShapesDataset(join(folder, 'shapes'), { trainImages: 10, valImages: 1 })).splits
+    .train;
 });
 
 const augmentation: Augmentation = {
@@ -248,8 +247,8 @@ test('workers run under plain `node --import tsx`, and a program that forgets to
   writeFileSync(
     program,
     `
-    import { openDataset } from ${from('datasets/index.ts')};
-    import { createTrainingLoader } from ${from('loader.ts')};
+    import { openDataset } from ${from('data/index.ts')};
+    import { createTrainingLoader } from ${from('data/loader.ts')};
     const records = openDataset(${JSON.stringify(join(folder, 'shapes'))}).splits.train;
     const loader = createTrainingLoader({ records, batchSize: 4, seed: 5, augmentation: ${JSON.stringify(unchanged)}, workers: 2 });
     console.log((await loader.next()).images.length);

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { AdamW, backward, Random } from '../engine/index.ts';
 import { DynamicSparseRCNN, MODEL_PRESETS } from '../model/index.ts';
-import { readDescription, readWeightsFile } from '../training/checkpoints/checkpoint.ts';
+import { readDescription, readWeightsFile } from '../training/checkpoints/weights-file.ts';
 import { ensureShapesDataset } from '../training/data/index.ts';
 import { InputError } from '../training/core/errors.ts';
 import { runEvaluate } from '../training/commands/evaluate.ts';

@@ -1,7 +1,8 @@
 /** The folder of a training run: the paths of its files, and config.json, which describes the run. */
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { asObject, wrong } from '../core/checks.ts';
+import * as v from 'valibot';
+import { anyInteger, checked, list, withFields } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
 import { validateRunConfig } from '../core/recipe-schema.ts';
 import type { RunConfig } from '../core/recipe.ts';
@@ -62,14 +63,18 @@ export function holdsRun({ config, metrics, last, best }: RunFiles): boolean {
   return measured > 0 || [last, best].some((path) => existsSync(path));
 }
 
+const text = v.string('a text');
+
+const ORIGIN = withFields({
+  data: v.string("a folder's path"),
+  classNames: list(text),
+  categoryIds: list(anyInteger),
+  tuning: v.optional(text, 'none'),
+});
+
 /** Reads a run's config.json. Throws InputError naming file and field. */
 export function readRunDescription(file: string): RunDescription {
   if (!existsSync(file)) throw new InputError(`${file}: cannot be read as a run's configuration: nothing there`);
-  const json = asObject(readJson(file), file, 'the whole file');
-  const { data, classNames, categoryIds, tuning = 'none' } = json;
-  if (typeof tuning !== 'string') throw wrong(file, 'tuning', 'a text', tuning);
-  if (typeof data !== 'string') throw wrong(file, 'data', "a folder's path", data);
-  if (!Array.isArray(classNames)) throw wrong(file, 'classNames', 'a list', classNames);
-  if (!Array.isArray(categoryIds)) throw wrong(file, 'categoryIds', 'a list', categoryIds);
-  return { ...validateRunConfig(json, file), data, classNames, categoryIds, tuning };
+  const json = readJson(file);
+  return { ...checked(ORIGIN, json, file), ...validateRunConfig(json, file) };
 }

@@ -8,7 +8,7 @@ import { join, relative, resolve } from 'node:path';
 import type { ModelConfig } from '../../model/index.ts';
 import { integerOption, parseArguments } from './arguments.ts';
 import { ensureShapesDataset, openDataset, splitRecords } from '../data/index.ts';
-import { asInteger, asObject, shown } from '../core/checks.ts';
+import { anyObject, checked, fields, integer, shown } from '../core/checks.ts';
 import { readJson, writeFileAtomic } from '../data/files.ts';
 import { InputError } from '../core/errors.ts';
 import { fitToData } from '../core/fit-to-data.ts';
@@ -272,7 +272,7 @@ function runFolder(out: string, row: AblationRow, seed: number): string {
 function readRun(folder: string, row: AblationRow, seed: number): Run | null {
   const file = join(folder, 'config.json');
   if (!existsSync(file)) return null;
-  const { tuning, ...description } = asObject(readJson(file), file, 'the configuration');
+  const { tuning, ...description } = checked(anyObject, readJson(file), file);
   const config = validateRunConfig({ ...description }, file);
   const evaluations = readEvaluations(join(folder, 'evaluations.jsonl'));
   // Between two renames of saving it is the checkpoint before that remains.
@@ -280,9 +280,7 @@ function readRun(folder: string, row: AblationRow, seed: number): Run | null {
     .map((name) => join(folder, name, 'state.json'))
     .find((path) => existsSync(path));
   const checkpoint =
-    state === undefined
-      ? null
-      : asInteger(asObject(readJson(state), state, 'the state').iteration, 0, state, 'iteration');
+    state === undefined ? null : checked(fields({ iteration: integer(0) }), readJson(state), state).iteration;
   return {
     row,
     seed,

@@ -10,7 +10,8 @@ import { InputError } from '../core/errors.ts';
 import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
 import { formatDuration } from '../output/duration.ts';
 import { metricsTable } from '../output/metrics-table.ts';
-import { DESCRIPTION_HELP, describeWeights, loadWhole, readAnyWeights } from '../checkpoints/weights.ts';
+import { DESCRIPTION_HELP, describeWeights } from '../checkpoints/describe-weights.ts';
+import { loadWhole, readAnyWeights } from '../checkpoints/load-weights.ts';
 
 const HELP = `evaluate: measures weights on a split of a data set by COCO's metrics
 

@@ -12,7 +12,8 @@ import { exportNames } from '../../model/index.ts';
 import { parseArguments } from './arguments.ts';
 import { writeFileAtomic } from '../data/files.ts';
 import { InputError } from '../core/errors.ts';
-import { OWN_METADATA, readAnyWeights, skippedIn } from '../checkpoints/weights.ts';
+import { readAnyWeights, skippedIn } from '../checkpoints/load-weights.ts';
+import { OWN_METADATA } from '../checkpoints/weights-file.ts';
 
 type Writer = (
   tensors: ReadonlyMap<string, CheckpointTensor>,

@@ -12,7 +12,8 @@ import { decodeImage, type PixelImage } from '../data/images.ts';
 import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
 import { formatTable } from '../output/table.ts';
 import { type NamedDetection, nameDetections, prepareImage } from '../evaluation/predict-image.ts';
-import { DESCRIPTION_HELP, describeWeights, loadWhole, readAnyWeights } from '../checkpoints/weights.ts';
+import { DESCRIPTION_HELP, describeWeights } from '../checkpoints/describe-weights.ts';
+import { loadWhole, readAnyWeights } from '../checkpoints/load-weights.ts';
 
 /** One entry of predictions.json. */
 interface Prediction {

@@ -4,17 +4,10 @@
  */
 import { relative } from 'node:path';
 import { ShapeError, type Device } from '../../engine/index.ts';
-import {
-  loadWeights,
-  readCheckpoint,
-  readWeightsFile,
-  saveCheckpoint,
-  saveWeights,
-  type TrainingState,
-  type WeightsDescription,
-} from '../checkpoints/checkpoint.ts';
+import { readCheckpoint, saveCheckpoint, type TrainingState } from '../checkpoints/checkpoint.ts';
+import { loadPretrained, type PretrainedReport } from '../checkpoints/load-weights.ts';
 import type { RunDescription, RunFiles } from '../checkpoints/run-folder.ts';
-import { loadPretrained, type PretrainedReport } from '../checkpoints/weights.ts';
+import { loadWeights, readWeightsFile, saveWeights, type WeightsDescription } from '../checkpoints/weights-file.ts';
 import { createDetector } from '../core/create-detector.ts';
 import type { Detector } from '../core/detector.ts';
 import { InputError } from '../core/errors.ts';
@@ -31,6 +24,7 @@ import { evaluateModel, evaluationReport, type ModelEvaluation } from '../evalua
 import { appendLine, keepLinesUntil } from '../output/metrics-files.ts';
 import { metricsTable } from '../output/metrics-table.ts';
 import { Progress } from '../output/progress.ts';
+import { describeReport } from '../output/weights-report.ts';
 import { drawRun } from '../pictures/draw-run.ts';
 import { outputFolder } from './arguments.ts';
 import type { Interrupt } from './interrupt.ts';
@@ -81,10 +75,9 @@ export class TrainingRun {
       pretrained &&
       loadPretrained(this.detector, pretrained.file, {
         partial: pretrained.partial,
-        log,
         classNames: dataset.classNames,
-        reportFile: path(files.weights),
       });
+    if (this.pretrained) for (const line of describeReport(this.pretrained, path(files.weights))) log(line);
     this.step = new TrainingStep(device, this.detector, config.training);
     const count = this.detector.trainable().reduce((sum, { tensor }) => sum + tensor.size, 0);
     log(`model     ${config.preset}: ${this.detector.summary}, ${(count / 1e6).toFixed(2)} M trainable parameters`);

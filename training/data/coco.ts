@@ -1,199 +1,213 @@
 /**
  * COCO data sets: `annotations/instances_<split>*.json` (https://cocodataset.org/#format-data) and folders of images.
  *
- * Images of `instances_train2017.json` are looked for in `train2017/`, `train/`, `images/train2017/`, `images/train/` and `images/`,
- * those of `instances_val.json` in `val/`, `images/val/` and `images/`, and so on. Classes are numbered in the order of their category ids.
+ * Images of `instances_train2017.json` are looked for in `train2017/`, `train/`, `images/train2017/`, `images/train/`
+ * and `images/`. Images of `instances_val.json` are looked for in `val/`, `images/val/` and `images/`, and so on.
+ * Classes are numbered in the order of their category ids.
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import * as v from 'valibot';
+import { checked, fields, integer, list, nonEmptyText, shown, wrong } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
-import { clipBox, listFolder, missingSplit, requireImages, Warnings } from './dataset.ts';
-import type { Dataset } from './dataset.ts';
-import { asArray, asInteger, asName, asObject, shown, wrong, type JsonObject } from '../core/checks.ts';
 import type { Box, ImageRecord } from '../core/image-record.ts';
-import { readJson } from './files.ts';
+import { listFolder, readJson } from './files.ts';
+import { requireImages, type DataFormat, type DatasetContent } from './format.ts';
+import { clipBox, type Warnings } from './warnings.ts';
 
-const ANNOTATIONS = /^instances_(train|val|test)(.*)\.json$/;
+const ANNOTATION_FILE = /^instances_(train|val|test)(.*)\.json$/;
 
-/** The annotation files of a COCO data set by split; empty if this is none. Throws InputError if a split has two. */
-export function cocoAnnotationFiles(root: string): Map<string, string> {
+const CATEGORY = fields({ id: integer(0), name: nonEmptyText });
+
+const IMAGE = fields({ id: integer(0), file_name: nonEmptyText, width: integer(1), height: integer(1) });
+
+/** JSON has no NaN; `readJson` turns it into null. A box with NaN is degenerate, not malformed. */
+const isEdge = (value: unknown): boolean => typeof value === 'number' || value === null;
+
+const ANNOTATION = fields({
+  image_id: integer(0),
+  category_id: integer(0),
+  iscrowd: v.nullish(v.picklist([0, 1], '0 or 1'), 0),
+  bbox: v.custom<readonly (number | null)[]>(
+    (value) => Array.isArray(value) && value.length === 4 && value.every(isEdge),
+    'four numbers [x, y, width, height]',
+  ),
+  area: v.nullish(v.custom<number>((value) => typeof value === 'number' && value >= 0, 'a number of at least 0')),
+});
+
+const FILE = fields({ images: list(IMAGE), categories: list(CATEGORY), annotations: list(v.unknown()) });
+
+export const coco: DataFormat = {
+  name: 'COCO',
+  files: 'annotations/instances_{train,val,test}*.json',
+  crowdNoun: 'crowds',
+  splitRemedy: (split) =>
+    `annotations/instances_${split}.json with images in ${split}/ ` +
+    '(move about a tenth of the images, with their annotations, out of another split)',
+  findSplits: (root) => [...annotationFiles(root).keys()],
+  read: readCoco,
+};
+
+/** The names of the annotation files by split. Throws InputError if a split has two. */
+function annotationFiles(root: string): Map<string, string> {
   const files = new Map<string, string>();
   for (const name of listFolder(join(root, 'annotations')) ?? []) {
-    const split = ANNOTATIONS.exec(name)?.[1];
+    const split = ANNOTATION_FILE.exec(name)?.[1];
     if (split === undefined) continue;
     const other = files.get(split);
     if (other !== undefined)
       throw new InputError(
-        `${root}: two annotation files for the split "${split}": ${other} and annotations/${name}; keep one`,
+        `${root}: expected one annotation file for the split "${split}", ` +
+          `got annotations/${other} and annotations/${name}`,
       );
-    files.set(split, `annotations/${name}`);
+    files.set(split, name);
   }
   return files;
 }
 
 interface Categories {
-  file: string;
+  readonly file: string;
   /** Class names by category id, in ascending order of the ids. */
-  names: ReadonlyMap<number, string>;
+  readonly names: ReadonlyMap<number, string>;
 }
 
-/**
- * Reads a COCO data set.
- * @param splits which to read; every one must be there
- */
-export function openCoco(root: string, splits: readonly string[]): Dataset {
-  const files = cocoAnnotationFiles(root);
-  const warnings = new Warnings();
+function readCoco(root: string, splits: readonly string[], warnings: Warnings): DatasetContent {
+  const files = annotationFiles(root);
   const records: Record<string, ImageRecord[]> = {};
   let categories: Categories | null = null;
   for (const split of splits) {
-    const name = files.get(split);
-    if (name === undefined) throw missingSplit(root, 'coco', split, [...files.keys()]);
-    const file = join(root, name);
-    const content = asObject(readJson(file), file, 'the whole file');
-    const own = readCategories(content['categories'], file);
+    const name = files.get(split)!;
+    const file = join(root, 'annotations', name);
+    const content = checked(FILE, readJson(file), file);
+    const own = orderCategories(content.categories, file);
     if (categories !== null) requireSameCategories(categories, own);
     categories ??= own;
-    records[split] = readAnnotations(
-      content,
-      file,
-      own,
-      readImages(content['images'], file, root, split, name),
-      warnings,
-    );
+    const images = findImages(content.images, file, imageFolders(root, split, name));
+    addAnnotations(content.annotations, file, own, images, warnings);
+    records[split] = [...images.values()];
   }
   const names = categories?.names ?? new Map<number, string>();
-  return {
-    root,
-    format: 'coco',
-    classNames: [...names.values()],
-    categoryIds: [...names.keys()],
-    splits: records,
-    warnings: warnings.summary(),
-    allWarnings: warnings.all(),
-  };
+  return { classNames: [...names.values()], categoryIds: [...names.keys()], splits: records };
 }
 
-function readCategories(value: unknown, file: string): Categories {
+function orderCategories(entries: readonly v.InferOutput<typeof CATEGORY>[], file: string): Categories {
   const names = new Map<number, string>();
-  asArray(value, file, 'categories').forEach((entry, i) => {
-    const category = asObject(entry, file, `categories[${i}]`);
-    const id = asInteger(category['id'], 0, file, `categories[${i}].id`);
-    const name = asName(category['name'], file, `categories[${i}].name`);
+  entries.forEach(({ id, name }, i) => {
     if (names.has(id)) throw wrong(file, `categories[${i}].id`, 'an id that no other category has', id);
     if ([...names.values()].includes(name))
       throw wrong(file, `categories[${i}].name`, 'a name that no other category has', name);
     names.set(id, name);
   });
-  if (names.size === 0) throw wrong(file, 'categories', 'at least one category', value);
+  if (names.size === 0) throw wrong(file, 'categories', 'at least one category', entries);
   return { file, names: new Map([...names].sort(([a], [b]) => a - b)) };
 }
 
 function requireSameCategories(a: Categories, b: Categories): void {
-  const differing: string[] = [];
+  const differences: string[] = [];
   for (const id of [...new Set([...a.names.keys(), ...b.names.keys()])].sort((p, q) => p - q)) {
     const [inA, inB] = [a.names.get(id), b.names.get(id)];
-    if (inA !== inB) differing.push(`id ${id} is ${shown(inA)} in the first and ${shown(inB)} in the second`);
+    if (inA !== inB) differences.push(`id ${id} is ${shown(inA)} in the first and ${shown(inB)} in the second`);
   }
-  if (differing.length === 0) return;
-  const more = differing.length > 10 ? `; ... and ${differing.length - 10} more` : '';
-  throw new InputError(`${a.file} and ${b.file}: the categories disagree: ${differing.slice(0, 10).join('; ')}${more}`);
+  if (differences.length === 0) return;
+  const more = differences.length > 10 ? `; ... and ${differences.length - 10} more` : '';
+  throw new InputError(
+    `${a.file} and ${b.file}: expected the same categories, got differences: ` +
+      `${differences.slice(0, 10).join('; ')}${more}`,
+  );
 }
 
-function readImages(
-  value: unknown,
-  file: string,
-  root: string,
-  split: string,
-  annotationsName: string,
-): Map<number, ImageRecord> {
-  const suffix = ANNOTATIONS.exec(annotationsName.slice('annotations/'.length))?.[2] ?? '';
-  const folders = [
-    ...new Set([`${split}${suffix}`, split, `images/${split}${suffix}`, `images/${split}`, 'images']),
-  ].flatMap((name) => {
-    const content = listFolder(join(root, name));
-    return content === null ? [] : [{ path: join(root, name), content: new Set(content) }];
-  });
-  // One look into each folder: asking for a hundred thousand files one by one takes its time on a network disk.
-  const find = (name: string) =>
-    folders.find(({ path, content }) => (/[\\/]/.test(name) ? existsSync(join(path, name)) : content.has(name)))
-      ?.path ?? (/[\\/]/.test(name) && existsSync(join(root, name)) ? root : undefined);
+interface ImageFolders {
+  readonly root: string;
+  /** The folders that exist. */
+  readonly present: readonly { readonly path: string; readonly names: ReadonlySet<string> }[];
+  /** The folders where an error says that images were looked for. */
+  readonly lookedIn: readonly string[];
+}
 
+/** Lists each folder once, because a hundred thousand questions for single files are slow on a network disk. */
+function imageFolders(root: string, split: string, annotationFile: string): ImageFolders {
+  const suffix = ANNOTATION_FILE.exec(annotationFile)?.[2] ?? '';
+  const candidates = [`${split}${suffix}`, split, `images/${split}${suffix}`, `images/${split}`, 'images'];
+  const present = [...new Set(candidates)].flatMap((name) => {
+    const names = listFolder(join(root, name));
+    return names === null ? [] : [{ path: join(root, name), names: new Set(names) }];
+  });
+  const lookedIn =
+    present.length > 0
+      ? present.map(({ path }) => path)
+      : [`${split}${suffix}`, split, 'images'].map((name) => `${join(root, name)} (no such folder)`);
+  return { root, present, lookedIn };
+}
+
+/** The path of an image, or undefined. A `file_name` with folders is relative to an image folder or to the root. */
+function findImage({ root, present }: ImageFolders, name: string): string | undefined {
+  const hasFolder = /[\\/]/.test(name);
+  const folder = present.find(({ path, names }) => (hasFolder ? existsSync(join(path, name)) : names.has(name)));
+  if (folder !== undefined) return join(folder.path, name);
+  return hasFolder && existsSync(join(root, name)) ? join(root, name) : undefined;
+}
+
+/** Records without objects, by image id, in the file's order. */
+function findImages(
+  entries: readonly v.InferOutput<typeof IMAGE>[],
+  file: string,
+  folders: ImageFolders,
+): Map<number, ImageRecord> {
   const records = new Map<number, ImageRecord>();
   const missing: string[] = [];
-  const images = asArray(value, file, 'images');
-  images.forEach((entry, i) => {
-    const at = `images[${i}]`;
-    const image = asObject(entry, file, at);
-    const id = asInteger(image['id'], 0, file, `${at}.id`);
-    const name = asName(image['file_name'], file, `${at}.file_name`);
-    const width = asInteger(image['width'], 1, file, `${at}.width`);
-    const height = asInteger(image['height'], 1, file, `${at}.height`);
-    if (records.has(id)) throw wrong(file, `${at}.id`, 'an id that no other image has', id);
-    const folder = find(name);
-    if (folder === undefined) missing.push(`${name} (image ${id})`);
-    records.set(id, { id, file: join(folder ?? root, name), name, width, height, objects: [] });
+  entries.forEach(({ id, file_name: name, width, height }, i) => {
+    if (records.has(id)) throw wrong(file, `images[${i}].id`, 'an id that no other image has', id);
+    const path = findImage(folders, name);
+    if (path === undefined) missing.push(`${name} (image ${id})`);
+    records.set(id, { id, file: path ?? join(folders.root, name), name, width, height, objects: [] });
   });
-  if (images.length === 0) throw wrong(file, 'images', 'at least one image', value);
-  requireImages(
-    file,
-    missing,
-    images.length,
-    folders.length > 0
-      ? folders.map(({ path }) => path)
-      : [join(root, `${split}${suffix}`), join(root, split), join(root, 'images')].map(
-          (path) => `${path} (no such folder)`,
-        ),
-  );
+  if (entries.length === 0) throw wrong(file, 'images', 'at least one image', entries);
+  requireImages(file, missing, entries.length, folders.lookedIn);
   return records;
 }
 
-/** Adds the annotations to the records; returns these in the file's order. */
-function readAnnotations(
-  content: JsonObject,
+const ANNOTATION_ID = fields({ id: integer(0) });
+
+/** Adds the objects to the records. */
+function addAnnotations(
+  entries: readonly unknown[],
   file: string,
   { names }: Categories,
   records: ReadonlyMap<number, ImageRecord>,
   warnings: Warnings,
-): ImageRecord[] {
+): void {
   const labels = new Map([...names.keys()].map((id, label) => [id, label]));
   const known = [...labels.keys()].slice(0, 20).join(', ') + (labels.size > 20 ? ', ...' : '');
   const seen = new Set<number>();
-  asArray(content['annotations'], file, 'annotations').forEach((entry, i) => {
-    const annotation = asObject(entry, file, `annotations[${i}]`);
-    const id = asInteger(annotation['id'], 0, file, `annotations[${i}].id`);
-    const at = `annotation ${id}`;
+  entries.forEach((entry, i) => {
+    const { id } = checked(ANNOTATION_ID, entry, file, `annotations[${i}]`);
     if (seen.has(id)) throw wrong(file, `annotations[${i}].id`, 'an id that no other annotation has', id);
     seen.add(id);
-    const imageId = asInteger(annotation['image_id'], 0, file, `${at}: image_id`);
-    const record = records.get(imageId);
-    if (record === undefined) throw wrong(file, `${at}: image_id`, 'the id of one of the images', imageId);
-    const categoryId = asInteger(annotation['category_id'], 0, file, `${at}: category_id`);
-    const label = labels.get(categoryId);
-    if (label === undefined) throw wrong(file, `${at}: category_id`, `one of the categories (${known})`, categoryId);
-    const crowd = annotation['iscrowd'] ?? 0;
-    if (crowd !== 0 && crowd !== 1) throw wrong(file, `${at}: iscrowd`, '0 or 1', crowd);
-
-    const bbox = asArray(annotation['bbox'], file, `${at}: bbox`);
-    // null stands for NaN (see readJson): degenerate, not malformed.
-    if (bbox.length !== 4 || bbox.some((edge) => typeof edge !== 'number' && edge !== null)) {
-      throw wrong(file, `${at}: bbox`, 'four numbers [x, y, width, height]', bbox);
-    }
-    const [x, y, width, height] = bbox.map((edge) => (typeof edge === 'number' ? edge : NaN));
+    const source = `${file}: annotation ${id}`;
+    const { image_id, category_id, iscrowd, bbox, area } = checked(ANNOTATION, entry, source);
+    const record = records.get(image_id);
+    if (record === undefined) throw wrong(source, 'image_id', 'the id of one of the images', image_id);
+    const label = labels.get(category_id);
+    if (label === undefined) throw wrong(source, 'category_id', `one of the categories (${known})`, category_id);
+    const [x, y, width, height] = bbox.map((edge) => edge ?? NaN);
     const given: Box = [x, y, x + width, y + height];
     const box = clipBox(
-      given,
-      record.width,
-      record.height,
-      `${file}: ${at} (${record.name})`,
-      `bbox [${[x, y, width, height].join(', ')}]`,
+      {
+        box: given,
+        width: record.width,
+        height: record.height,
+        where: `${source} (${record.name})`,
+        text: `bbox [${[x, y, width, height].join(', ')}]`,
+      },
       warnings,
     );
     if (box === null) return;
-
-    const area = annotation['area'] ?? (box[2] - box[0]) * (box[3] - box[1]);
-    if (typeof area !== 'number' || !(area >= 0)) throw wrong(file, `${at}: area`, 'a number of at least 0', area);
-    record.objects.push({ id, label, box, area, crowd: crowd === 1 });
+    record.objects.push({
+      id,
+      label,
+      box,
+      area: area ?? (box[2] - box[0]) * (box[3] - box[1]),
+      crowd: iscrowd === 1,
+    });
   });
-  return [...records.values()];
 }

@@ -1,5 +1,5 @@
-/** Reading whole files as text or JSON, with errors that name file and place, and writing files whole or not at all. */
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs';
+/** Whole files: read as text or JSON, with errors that name file and place, and written whole or not at all. */
+import { closeSync, fsyncSync, openSync, readdirSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs';
 import { parse, printParseErrorCode, type ParseError } from 'jsonc-parser';
 import { InputError } from '../core/errors.ts';
 
@@ -22,31 +22,50 @@ export function readJson(file: string): unknown {
   const text = readText(file);
   try {
     return JSON.parse(text);
-  } catch (error) {
-    try {
-      return JSON.parse(
-        text.replace(/"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b/g, (token) => (token.startsWith('"') ? token : 'null')),
-      );
-    } catch {
-      throw new InputError(
-        `${file}: malformed JSON ${position(text) ?? (error instanceof Error ? error.message : String(error))}`,
-      );
-    }
+  } catch {
+    const withoutNaN = text.replace(/"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b/g, (token) =>
+      token.startsWith('"') ? token : 'null',
+    );
+    return parseJson(withoutNaN, file, text);
   }
 }
 
-/** Where and why `text` stops being JSON, which JSON.parse does not always say. */
-function position(text: string): string | null {
+/** A JSON file's content. Throws InputError with line and column for anything that is not JSON, NaN included. */
+export function readStrictJson(file: string): unknown {
+  return parseJson(readText(file), file);
+}
+
+/** @param original the text to report a position in */
+function parseJson(text: string, file: string, original = text): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    const reason = positionOfError(original) ?? (error instanceof Error ? error.message : String(error));
+    throw new InputError(`${file}: expected JSON, got malformed JSON ${reason}`);
+  }
+}
+
+/** Line, column and reason of the first error. JSON.parse does not always state its position. */
+function positionOfError(text: string): string | null {
   const errors: ParseError[] = [];
   parse(text, errors, { disallowComments: true, allowTrailingComma: false, allowEmptyContent: false });
   const first = errors.at(0);
   if (first === undefined) return null;
   const before = text.slice(0, first.offset).split('\n');
-  // "CommaExpected" and the like, as words.
+  // "CommaExpected" becomes "comma expected".
   const reason = printParseErrorCode(first.error)
     .replace(/(?<=[a-z])[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)
     .toLowerCase();
   return `at line ${before.length}, column ${before[before.length - 1].length + 1}: ${reason}`;
+}
+
+/** The names in a folder, sorted; null if there is no such folder. */
+export function listFolder(folder: string): string[] | null {
+  try {
+    return readdirSync(folder).sort();
+  } catch {
+    return null;
+  }
 }
 
 /**

@@ -1,51 +1,56 @@
-/**
- * Opening a data set: finds out which format a folder has and reads it.
- */
+/** Opens a data set: finds out the format of a folder and reads it. */
 import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { InputError } from '../core/errors.ts';
-import { cocoAnnotationFiles, openCoco } from './coco.ts';
-import { missingSplit } from './dataset.ts';
 import type { Dataset } from './dataset.ts';
-import { openVoc, vocSplits } from './voc.ts';
+import { missingSplit, type DataFormat } from './format.ts';
+import { DATA_FORMATS } from './formats.ts';
+import { Warnings } from './warnings.ts';
 
 export { cocoAnnotations, splitRecords, splitWarnings } from './dataset.ts';
 export type { Dataset } from './dataset.ts';
+export { FORMAT_NAMES } from './formats.ts';
 export { ensureShapesDataset } from './shapes.ts';
 export type { ShapesOptions } from './shapes.ts';
 
+/** The splits that `openDataset` demands where none are named. */
+const DEFAULT_SPLITS: readonly string[] = ['train', 'val'];
+
 /**
- * Reads a COCO or Pascal VOC data set (see coco.ts and voc.ts for their layouts).
+ * Reads a data set of any format in formats.ts.
  *
- * Annotations are checked whole, images for being there; what an image holds is checked when it is decoded.
+ * Annotations are checked completely. Images are checked for existence; their content is checked when it is decoded.
  *
  * @param directory the data set's folder
- * @param options.splits which splits to read, every one of which must be there; without it all there are, "train" and "val" among them
- * @throws InputError naming file, field, what was expected and what came
+ * @param options.splits the splits to read, all of which must exist; default: all, and "train" and "val" must exist
+ * @throws InputError naming file, field, expected and got
  */
 export function openDataset(directory: string, options: { readonly splits?: readonly string[] } = {}): Dataset {
   const root = resolve(directory);
   const entry = statSync(root, { throwIfNoEntry: false });
   if (!entry?.isDirectory())
     throw new InputError(`${root}: expected the folder of a data set, got ${entry ? 'a file' : 'nothing there'}`);
-  const coco = [...cocoAnnotationFiles(root).keys()];
-  const voc = vocSplits(root);
-  if (coco.length > 0 && voc.length > 0) {
+  const { format, present } = recognise(root);
+  for (const split of options.splits ?? DEFAULT_SPLITS)
+    if (!present.includes(split)) throw missingSplit(root, format, split, present);
+  const warnings = new Warnings();
+  const content = format.read(root, options.splits ?? present, warnings);
+  return { root, format, ...content, warnings: warnings.summary(), allWarnings: warnings.all() };
+}
+
+/** The format of a folder and its splits. Throws InputError unless exactly one format fits. */
+function recognise(root: string): { format: DataFormat; present: readonly string[] } {
+  const found = DATA_FORMATS.map((format) => ({ format, present: format.findSplits(root) })).filter(
+    ({ present }) => present.length > 0,
+  );
+  const listed = (formats: readonly DataFormat[]) => formats.map(({ name, files }) => `${name} (${files})`);
+  if (found.length > 1) {
+    const names = listed(found.map(({ format }) => format)).join(' and ');
+    throw new InputError(`${root}: expected one format, got ${names}`);
+  }
+  if (found.length === 0)
     throw new InputError(
-      `${root}: expected one format, got both annotations/instances_*.json (COCO) and ImageSets/Main/*.txt (Pascal VOC)`,
+      `${root}: expected a data set, got none of the known formats: ${listed(DATA_FORMATS).join(', ')}`,
     );
-  }
-  if (coco.length === 0 && voc.length === 0) {
-    throw new InputError(
-      `${root}: no data set here; looked for COCO's annotations/instances_{train,val}*.json ` +
-        `and Pascal VOC's ImageSets/Main/{train,val,test,trainval}.txt`,
-    );
-  }
-  const [format, present] = coco.length > 0 ? ['coco' as const, coco] : ['voc' as const, voc];
-  const splits = options.splits ?? present;
-  if (options.splits === undefined) {
-    for (const split of ['train', 'val'])
-      if (!present.includes(split)) throw missingSplit(root, format, split, present);
-  }
-  return format === 'coco' ? openCoco(root, splits) : openVoc(root, splits);
+  return found[0];
 }

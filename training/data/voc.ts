@@ -1,43 +1,49 @@
 /**
- * Pascal VOC data sets: `Annotations/<name>.xml`, `JPEGImages/<name>.jpg` (or .png), and lists of names, one a line, in
+ * Pascal VOC data sets: `Annotations/<name>.xml`, `JPEGImages/<name>.jpg` (or .png), and lists of names, one per line, in
  * `ImageSets/Main/{train,val,test,trainval}.txt`.
  * Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, and its development kit.
  *
- * - VOC's boxes count pixels from 1 and include the last: a box xmin..xmax covers [xmin - 1, xmax] in the frame used here.
- *   One written by a tool that counts from 0 reaches out of the image by a pixel, is clipped, and named in a warning.
- * - `difficult` objects become `crowd`: no training targets, and in evaluation neither missed nor a false alarm, as VOC's own evaluation has it.
- * - The format has no list of classes: they are the names that occur in any of the lists, sorted.
+ * - VOC counts pixels from 1, and boxes include their last pixel. A box xmin..xmax covers [xmin - 1, xmax] here.
+ *   Some tools count from 0. Their boxes reach out of the image by a pixel; they are clipped, with a warning.
+ * - `difficult` objects become `crowd`: they are no training targets, and in evaluation they are neither missed objects
+ *   nor false alarms, as in VOC's own evaluation.
+ * - The format has no list of classes. The classes are the names in all lists together, sorted.
  */
 import { join, parse } from 'node:path';
 import { XMLParser, XMLValidator } from 'fast-xml-parser';
+import * as v from 'valibot';
+import { anyObject, checked, fields, nonEmptyText, wrong } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
-import { clipBox, listFolder, missingSplit, requireImages, Warnings } from './dataset.ts';
-import type { Dataset } from './dataset.ts';
-import { asName, asObject, wrong } from '../core/checks.ts';
 import type { Box, ImageRecord } from '../core/image-record.ts';
-import { readText } from './files.ts';
+import { listFolder, readText } from './files.ts';
+import { firstNames, requireImages, type DataFormat, type DatasetContent } from './format.ts';
+import { clipBox, type Warnings } from './warnings.ts';
 
 const LISTS: readonly string[] = ['train', 'val', 'test', 'trainval'];
 const IMAGE_EXTENSIONS: readonly string[] = ['.jpg', '.jpeg', '.png'];
 
-/** The names of the splits of a Pascal VOC data set; empty if this is none. */
-export function vocSplits(root: string): string[] {
+export const voc: DataFormat = {
+  name: 'Pascal VOC',
+  files: `ImageSets/Main/{${LISTS.join(',')}}.txt`,
+  crowdNoun: 'difficult ones',
+  splitRemedy: (split) =>
+    `ImageSets/Main/${split}.txt, one image name a line (move about a tenth of the lines out of another list)`,
+  findSplits,
+  read: readVoc,
+};
+
+function findSplits(root: string): readonly string[] {
   const files = listFolder(join(root, 'ImageSets', 'Main')) ?? [];
   return LISTS.filter((split) => files.includes(`${split}.txt`));
 }
 
-/**
- * Reads a Pascal VOC data set. All lists are read, since classes come from them all.
- * @param splits those to return; every one must be there
- */
-export function openVoc(root: string, splits: readonly string[]): Dataset {
-  const present = vocSplits(root);
-  for (const split of splits) if (!present.includes(split)) throw missingSplit(root, 'voc', split, present);
+/** Reads all lists, also those that are not asked for, because the classes come from all of them. */
+function readVoc(root: string, splits: readonly string[], warnings: Warnings): DatasetContent {
+  const present = findSplits(root);
   const lists = new Map(present.map((split) => [split, readList(join(root, 'ImageSets', 'Main', `${split}.txt`))]));
   const names = [...new Set([...lists.values()].flat())].sort();
   const images = findImages(root, names);
   requireAnnotations(root, names);
-  const warnings = new Warnings();
   const parsed = names.map((name) => readAnnotation(join(root, 'Annotations', `${name}.xml`)));
 
   const classNames = [...new Set(parsed.flatMap(({ objects }) => objects.map((object) => object.name)))].sort();
@@ -46,60 +52,40 @@ export function openVoc(root: string, splits: readonly string[]): Dataset {
       `${join(root, 'Annotations')}: expected at least one object in the images of ${present.join(', ')}, got none`,
     );
   }
-  const labels = new Map(classNames.map((name, label) => [name, label]));
-
-  let annotationId = 0;
-  const records = new Map(
-    names.map((name, index): [string, ImageRecord] => {
-      const { file, width, height, objects } = parsed[index];
-      const image = images[index];
-      const record: ImageRecord = {
-        id: index + 1,
-        file: join(root, 'JPEGImages', image),
-        name: image,
-        width,
-        height,
-        objects: [],
-      };
-      for (const {
-        name: className,
-        at,
-        edges: [xmin, ymin, xmax, ymax],
-        difficult,
-      } of objects) {
-        annotationId++;
-        const given: Box = [xmin - 1, ymin - 1, xmax, ymax];
-        const box = clipBox(
-          given,
-          width,
-          height,
-          `${file}: ${at}`,
-          `bndbox ${xmin}..${xmax}, ${ymin}..${ymax} (counted from 1)`,
-          warnings,
-        );
-        if (box === null) continue;
-        record.objects.push({
-          id: annotationId,
-          label: labels.get(className) ?? 0,
-          box,
-          area: (box[2] - box[0]) * (box[3] - box[1]),
-          crowd: difficult,
-        });
-      }
-      return [name, record];
-    }),
-  );
-
-  const recordsOf = (split: string) => (lists.get(split) ?? []).flatMap((name) => records.get(name) ?? []);
+  const records = makeRecords(parsed, images, classNames, warnings);
+  const byName = new Map(names.map((name, i) => [name, records[i]]));
+  const recordsOf = (split: string) => (lists.get(split) ?? []).flatMap((name) => byName.get(name) ?? []);
   return {
-    root,
-    format: 'voc',
     classNames,
     categoryIds: classNames.map((_, label) => label + 1),
     splits: Object.fromEntries(splits.map((split) => [split, recordsOf(split)])),
-    warnings: warnings.summary(),
-    allWarnings: warnings.all(),
   };
+}
+
+/** Records with ids 1, 2, ... Their annotations also have ids 1, 2, ..., dropped boxes included. */
+function makeRecords(
+  parsed: readonly ParsedAnnotation[],
+  images: readonly string[],
+  classNames: readonly string[],
+  warnings: Warnings,
+): ImageRecord[] {
+  const labels = new Map(classNames.map((name, label) => [name, label]));
+  let annotationId = 0;
+  return parsed.map(({ file, width, height, objects }, index) => {
+    const path = images[index];
+    const record: ImageRecord = { id: index + 1, file: path, name: parse(path).base, width, height, objects: [] };
+    for (const { name, at, edges, difficult } of objects) {
+      annotationId++;
+      const [xmin, ymin, xmax, ymax] = edges;
+      const given: Box = [xmin - 1, ymin - 1, xmax, ymax];
+      const text = `bndbox ${xmin}..${xmax}, ${ymin}..${ymax} (counted from 1)`;
+      const box = clipBox({ box: given, width, height, where: `${file}: ${at}`, text }, warnings);
+      if (box === null) continue;
+      const area = (box[2] - box[0]) * (box[3] - box[1]);
+      record.objects.push({ id: annotationId, label: labels.get(name) ?? 0, box, area, crowd: difficult });
+    }
+    return record;
+  });
 }
 
 function readList(file: string): string[] {
@@ -121,7 +107,7 @@ function readList(file: string): string[] {
   return [...lines.keys()];
 }
 
-/** The file in JPEGImages of each name. */
+/** The path in JPEGImages of each name. */
 function findImages(root: string, names: readonly string[]): string[] {
   const folder = join(root, 'JPEGImages');
   const files = new Map<string, string>();
@@ -130,80 +116,87 @@ function findImages(root: string, names: readonly string[]): string[] {
     if (!IMAGE_EXTENSIONS.includes(ext.toLowerCase())) continue;
     const other = files.get(name);
     if (other !== undefined)
-      throw new InputError(`${folder}: two images of the name "${name}": ${other} and ${file}; keep one`);
+      throw new InputError(`${folder}: expected one image of the name "${name}", got ${other} and ${file}`);
     files.set(name, file);
   }
   const missing = names.filter((name) => !files.has(name)).map((name) => `${name}.jpg`);
   requireImages(join(root, 'ImageSets', 'Main'), missing, names.length, [`${folder} (${IMAGE_EXTENSIONS.join(', ')})`]);
-  return names.flatMap((name) => files.get(name) ?? []);
+  return names.flatMap((name) => files.get(name) ?? []).map((file) => join(folder, file));
 }
 
 function requireAnnotations(root: string, names: readonly string[]): void {
   const folder = join(root, 'Annotations');
   const files = new Set(listFolder(folder));
-  const missing = names.filter((name) => !files.has(`${name}.xml`));
+  const missing = names.filter((name) => !files.has(`${name}.xml`)).map((name) => `${name}.xml`);
   if (missing.length === 0) return;
-  const first =
-    missing
-      .slice(0, 3)
-      .map((name) => `${name}.xml`)
-      .join(', ') + (missing.length > 3 ? ', ...' : '');
-  const expected = `an annotation file for each of the ${names.length} images listed in ImageSets/Main`;
-  throw new InputError(`${folder}: expected ${expected}, got none for ${missing.length}: ${first}`);
+  throw new InputError(
+    `${folder}: expected an annotation file for each of the ${names.length} images listed in ImageSets/Main, ` +
+      `got none for ${missing.length}: ${firstNames(missing)}`,
+  );
 }
 
 interface ParsedAnnotation {
-  file: string;
-  width: number;
-  height: number;
-  objects: { name: string; at: string; edges: [number, number, number, number]; difficult: boolean }[];
+  readonly file: string;
+  /** Pixels. */
+  readonly width: number;
+  readonly height: number;
+  readonly objects: readonly ParsedObject[];
 }
 
-// Every value stays text, so that a class named "007" is not a number.
+interface ParsedObject {
+  /** Name of the class. */
+  readonly name: string;
+  /** Number and name of the object, for messages. */
+  readonly at: string;
+  /** xmin, ymin, xmax, ymax; NaN where the file has "nan" or "inf". */
+  readonly edges: readonly [number, number, number, number];
+  readonly difficult: boolean;
+}
+
+// Every value stays text: a class named "007" is not a number.
 const parser = new XMLParser({ ignoreAttributes: true, parseTagValue: false, isArray: (name) => name === 'object' });
+
+/** A number as text. Some tools write "nan" and "inf"; such numbers make a degenerate box. */
+const numberText = v.pipe(
+  v.custom<string>((value) => toNumber(value) !== null, 'a number'),
+  v.transform((text) => toNumber(text) ?? NaN),
+);
+
+function toNumber(value: unknown): number | null {
+  if (typeof value !== 'string' || value.trim() === '') return null;
+  if (/^\s*[-+]?(nan|inf(inity)?)\s*$/i.test(value)) return NaN;
+  return Number.isNaN(Number(value)) ? null : Number(value);
+}
+
+/** Pixels of an image's side, as text. */
+const sizeText = v.pipe(
+  numberText,
+  v.check((value) => Number.isSafeInteger(value) && value >= 1, 'an integer of at least 1'),
+);
+
+const SIZE = fields({ width: sizeText, height: sizeText });
+const BOX = fields({ xmin: numberText, ymin: numberText, xmax: numberText, ymax: numberText });
+const NAMED = fields({ name: nonEmptyText });
+const OBJECT = fields({ bndbox: BOX, difficult: v.optional(v.picklist(['0', '1'], '0 or 1'), '0') });
 
 function readAnnotation(file: string): ParsedAnnotation {
   const text = readText(file);
   const validity = XMLValidator.validate(text);
-  if (validity !== true)
-    throw new InputError(
-      `${file}: malformed XML at line ${validity.err.line}, column ${validity.err.col}: ${validity.err.msg}`,
-    );
-  const content = asObject(parser.parse(text), file, 'the whole file');
-  const annotation = asObject(content['annotation'], file, 'annotation');
-  const size = asObject(annotation['size'], file, 'size');
-  const list = annotation['object'] ?? [];
-  if (!Array.isArray(list)) throw wrong(file, 'object', 'elements', list);
-  const objects = list.map((entry: unknown, i) => {
-    const object = asObject(entry, file, `object ${i + 1}`);
-    const name = asName(object['name'], file, `object ${i + 1}: name`).trim();
-    const at = `object ${i + 1} (${name})`;
-    const box = asObject(object['bndbox'], file, `${at}: bndbox`);
-    const difficult = object['difficult'] ?? '0';
-    if (difficult !== '0' && difficult !== '1') throw wrong(file, `${at}: difficult`, '0 or 1', difficult);
-    const edge = (key: string) => asNumber(box[key], file, `${at}: ${key}`);
-    const edges: [number, number, number, number] = [edge('xmin'), edge('ymin'), edge('xmax'), edge('ymax')];
-    return { name, at, edges, difficult: difficult === '1' };
-  });
-  return {
-    file,
-    width: asSize(size['width'], file, 'size: width'),
-    height: asSize(size['height'], file, 'size: height'),
-    objects,
-  };
-}
-
-/** "nan" and "inf", as tools write them, are numbers that make a degenerate box. */
-function asNumber(value: unknown, file: string, field: string): number {
-  if (typeof value === 'string') {
-    if (/^\s*[-+]?(nan|inf(inity)?)\s*$/i.test(value)) return NaN;
-    if (value.trim() !== '' && !Number.isNaN(Number(value))) return Number(value);
+  if (validity !== true) {
+    const { line, col, msg } = validity.err;
+    throw new InputError(`${file}: expected XML, got malformed XML at line ${line}, column ${col}: ${msg}`);
   }
-  throw wrong(file, field, 'a number', value);
+  const { annotation } = checked(fields({ annotation: anyObject }), parser.parse(text), file);
+  const size = checked(SIZE, annotation.size, file, 'size');
+  const objects = annotation.object ?? [];
+  if (!Array.isArray(objects)) throw wrong(file, 'object', 'elements', objects);
+  return { file, ...size, objects: objects.map((entry: unknown, i) => readObject(entry, file, `object ${i + 1}`)) };
 }
 
-function asSize(value: unknown, file: string, field: string): number {
-  const number = asNumber(value, file, field);
-  if (!Number.isSafeInteger(number) || number < 1) throw wrong(file, field, 'an integer of at least 1', value);
-  return number;
+function readObject(entry: unknown, file: string, place: string): ParsedObject {
+  const name = checked(NAMED, entry, `${file}: ${place}`).name.trim();
+  const at = `${place} (${name})`;
+  const { bndbox, difficult } = checked(OBJECT, entry, `${file}: ${at}`);
+  const { xmin, ymin, xmax, ymax } = bndbox;
+  return { name, at, edges: [xmin, ymin, xmax, ymax], difficult: difficult === '1' };
 }

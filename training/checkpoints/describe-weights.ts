@@ -1,0 +1,112 @@
+/** Finds the configuration and class names of a weights file, in the file itself or in files named by options. */
+import * as v from 'valibot';
+import type { CheckpointFile } from '../../engine/index.ts';
+import { anyObject, checked, fields, integer, list, nonEmptyText, wrong } from '../core/checks.ts';
+import { InputError } from '../core/errors.ts';
+import { PRESET_NAMES } from '../core/recipe.ts';
+import { COCO_CATEGORY_IDS, COCO_CLASS_NAMES } from '../data/coco-classes.ts';
+import { loadConfig } from '../data/config-file.ts';
+import { readJson } from '../data/files.ts';
+import { readDescription, type ModelDescription } from './weights-file.ts';
+
+/** The options `--config` and `--classes`, for weights without a description of their own. */
+export interface DescriptionOptions {
+  readonly config?: string | undefined;
+  readonly classes?: string | undefined;
+}
+
+const NAMES = PRESET_NAMES.join(', ');
+
+/** For the help texts of the commands that use `describeWeights`. */
+export const DESCRIPTION_HELP = `\
+  --config C      for a file without a configuration: a preset (${NAMES})
+                  or a JSON file, such as a run's config.json
+  --classes FILE  for a file without class names: JSON, a list of names or of {"id", "name"},
+                  or a COCO file with its "categories"; default with 80 classes: COCO's`;
+
+/**
+ * The configuration and class names that belong to weights. They come from the weights file; otherwise from `--config`
+ * with `--classes`, from the class names in the configuration's file, or from COCO if there are 80 classes.
+ * @throws InputError where nothing is known, or where an option contradicts the file
+ */
+export function describeWeights(
+  command: string,
+  path: string,
+  file: CheckpointFile,
+  { config: name, classes }: DescriptionOptions,
+): ModelDescription {
+  if (Object.hasOwn(file.metadata, 'config') && Object.hasOwn(file.metadata, 'class_names')) {
+    if (name !== undefined) throw new InputError(`${command}: --config: ${path} carries its own configuration`);
+    if (classes !== undefined) throw new InputError(`${command}: --classes: ${path} carries its own class names`);
+    return readDescription(file, path);
+  }
+  if (name === undefined) {
+    throw new InputError(
+      `${path}: carries no configuration, unlike files of this project: ` +
+        `name its network with --config (${NAMES}, or a JSON file)`,
+    );
+  }
+  const { config, given } = loadConfig({ config: name, set: [] });
+  const { numClasses } = config.model;
+  const named = classes !== undefined ? readClasses(classes) : classesOfRun(name);
+  if (named) {
+    const { length } = named.classNames;
+    if (length === numClasses) return { config, ...named };
+    if (given.has('model.numClasses'))
+      throw new InputError(
+        `${classes ?? name}: expected ${numClasses} classes, as in the configuration ${name}, got ${length}`,
+      );
+    return { config: { ...config, model: { ...config.model, numClasses: length } }, ...named };
+  }
+  if (numClasses === COCO_CLASS_NAMES.length)
+    return { config, classNames: COCO_CLASS_NAMES, categoryIds: COCO_CATEGORY_IDS };
+  throw new InputError(
+    `${command}: ${path} carries no class names: ` +
+      `expected --classes FILE.json with the ${numClasses} classes of ${name}`,
+  );
+}
+
+type Classes = Pick<ModelDescription, 'classNames' | 'categoryIds'>;
+
+/** The class names of a run's config.json; null for presets and for configurations without class names. */
+function classesOfRun(config: string): Classes | null {
+  if ((PRESET_NAMES as readonly string[]).includes(config)) return null;
+  const json = checked(anyObject, readJson(config), config);
+  return json.classNames === undefined ? null : classList(json.classNames, config, 'classNames', json.categoryIds);
+}
+
+function readClasses(file: string): Classes {
+  const json = readJson(file);
+  if (Array.isArray(json)) return classList(json, file, '');
+  const { categories, classNames, categoryIds } = checked(anyObject, json, file);
+  if (classNames !== undefined) return classList(classNames, file, 'classNames', categoryIds);
+  return classList(categories, file, 'categories');
+}
+
+const CATEGORY = fields({ name: nonEmptyText, id: integer(0) });
+
+/**
+ * A list of names or of categories.
+ * @param ids the ids of names, if there are any; names without ids get 1, 2, ...
+ */
+function classList(value: unknown, file: string, field: string, ids?: unknown): Classes {
+  const entries = checked(list(v.unknown()), value, file, field);
+  if (entries.length === 0) throw wrong(file, field, 'at least one class', value);
+  const given = ids === undefined ? null : checked(list(integer(0)), ids, file, 'categoryIds');
+  if (given && given.length !== entries.length) throw wrong(file, 'categoryIds', `${entries.length} ids`, ids);
+  const classes = entries.map((entry, i) =>
+    typeof entry === 'string'
+      ? { name: checked(nonEmptyText, entry, file, `${field}[${i}]`), id: given ? given[i] : i + 1 }
+      : checked(CATEGORY, entry, file, `${field}[${i}]`),
+  );
+  for (const key of ['name', 'id'] as const) {
+    const seen = new Set<string | number>();
+    classes.forEach((entry, i) => {
+      if (seen.has(entry[key])) throw wrong(file, `${field}[${i}]`, `a ${key} that no other class has`, entry[key]);
+      seen.add(entry[key]);
+    });
+  }
+  // Data sets number classes by category id, and COCO's own files list their categories in this order.
+  if (entries.every((entry) => typeof entry === 'object')) classes.sort((a, b) => a.id - b.id);
+  return { classNames: classes.map(({ name }) => name), categoryIds: classes.map(({ id }) => id) };
+}

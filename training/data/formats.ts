@@ -1,0 +1,9 @@
+/** The table of annotation formats. A new format is a file that implements `DataFormat`, and an entry here. */
+import { coco } from './coco.ts';
+import type { DataFormat } from './format.ts';
+import { voc } from './voc.ts';
+
+export const DATA_FORMATS: readonly DataFormat[] = [coco, voc];
+
+/** "COCO or Pascal VOC", for help texts. */
+export const FORMAT_NAMES: string = DATA_FORMATS.map(({ name }) => name).join(' or ');
