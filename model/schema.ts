@@ -47,13 +47,25 @@ export const trueOrFalse: v.GenericSchema<boolean> = v.boolean('true or false');
  */
 export function fields<const E extends v.ObjectEntries>(entries: E, kind = 'an object') {
   const names = Object.keys(entries).join(', ');
-  return v.strictObject(entries, ({ expected, path }) => {
-    if (expected === 'never') return `one of the keys ${names}`;
-    const missing = path?.at(-1)?.key;
-    const found = typeof missing === 'string' && expected === `"${missing}"`;
-    const issues = found ? v.safeParse(entries[missing], undefined).issues : undefined;
-    return issues?.[0].message ?? `${kind} of ${names}`;
-  });
+  return v.strictObject(entries, (issue) =>
+    issue.expected === 'never' ? `one of the keys ${names}` : (missingField(entries, issue) ?? `${kind} of ${names}`),
+  );
+}
+
+/**
+ * The message for a missing field of an object, which comes from the field's own schema.
+ * Valibot itself reports a missing field with the object's message.
+ * @returns null if the issue is not about a missing field
+ */
+export function missingField(entries: v.ObjectEntries, { expected, path }: v.BaseIssue<unknown>): string | null {
+  const name = path?.at(-1)?.key;
+  if (typeof name !== 'string' || expected !== `"${name}"`) return null;
+  return v.safeParse(entries[name], undefined).issues?.[0].message ?? null;
+}
+
+/** The path of an issue's field below the checked value: ".images[3].id"; empty for the value itself. */
+export function fieldPath({ path }: v.BaseIssue<unknown>): string {
+  return (path ?? []).map(({ key }) => (typeof key === 'number' ? `[${key}]` : `.${String(key)}`)).join('');
 }
 
 /**
@@ -64,7 +76,6 @@ export function fields<const E extends v.ObjectEntries>(entries: E, kind = 'an o
 export function firstProblem(schema: v.GenericSchema, value: unknown, name: string): string | null {
   const issue = v.safeParse(schema, value, { abortEarly: true }).issues?.[0];
   if (!issue) return null;
-  const path = (issue.path ?? []).map(({ key }) => (typeof key === 'number' ? `[${key}]` : `.${String(key)}`));
   const got = issue.path ? issue.path[issue.path.length - 1].value : issue.input;
-  return `${name}${path.join('')}: expected ${issue.message}, got ${shown(got)}`;
+  return `${name}${fieldPath(issue)}: expected ${issue.message}, got ${shown(got)}`;
 }

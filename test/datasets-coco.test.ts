@@ -110,7 +110,7 @@ describe('COCO', () => {
     [
       'a width that is text',
       { images: [picture(1, { width: '40' })] },
-      'images[0].width: expected an integer of at least 1, got "40"',
+      'images[0].width: expected an integer >= 1, got "40"',
     ],
     [
       'two images with one id',
@@ -137,7 +137,7 @@ describe('COCO', () => {
     [
       'an annotation without id',
       { annotations: [annotation(1, { id: undefined })] },
-      'annotations[0].id: expected an integer of at least 0, got nothing',
+      'annotations[0].id: expected an integer >= 0, got nothing',
     ],
     [
       'an unknown image',

@@ -79,7 +79,7 @@ describe('Pascal VOC', () => {
     ['another root', '<note></note>', 'annotation: expected an object, got nothing'],
     ['no size', '<annotation></annotation>', 'annotation: expected an object, got ""'],
     ['a width that is text', xml().replace('40', 'wide'), 'size.width: expected a number, got "wide"'],
-    ['a width of 0', xml().replace('40', '0'), 'size.width: expected an integer of at least 1, got 0'],
+    ['a width of 0', xml().replace('40', '0'), 'size.width: expected an integer >= 1, got 0'],
     ['an object without name', xml('<object></object>'), 'object 1: expected an object, got ""'],
     [
       'an object without box',

@@ -7,20 +7,20 @@ import { dirname, join } from 'node:path';
 import * as v from 'valibot';
 import { writeSafetensors, type SafetensorsFile } from '../../engine/index.ts';
 import type { StoredTensor } from '../../engine/nn/index.ts';
-import { checked, fields, integer } from '../core/checks.ts';
+import { checked, withFields, integer } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
 import { readJson, writeFileAtomic } from '../data/files.ts';
 import { floatTensors, readWeightsFile, saveWeights, type WeightsDescription } from './weights-file.ts';
 
 const metric = v.number('a number');
 
-const STATE = fields({
+const STATE = withFields({
   /** Optimiser steps done. */
   iteration: integer(0),
   /** Steps that the optimiser has counted. */
   optimizerSteps: integer(0),
   /** The evaluation with the highest AP. */
-  best: v.nullish(fields({ iteration: integer(0), AP: metric, AP50: metric }), null),
+  best: v.nullish(withFields({ iteration: integer(0), AP: metric, AP50: metric }), null),
 });
 
 /** The content of `state.json`. */

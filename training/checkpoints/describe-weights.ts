@@ -1,7 +1,7 @@
 /** Finds the configuration and class names of a weights file, in the file itself or in files named by options. */
 import * as v from 'valibot';
 import type { CheckpointFile } from '../../engine/index.ts';
-import { anyObject, checked, fields, integer, list, nonEmptyText, wrong } from '../core/checks.ts';
+import { anyObject, checked, withFields, integer, list, nonEmptyText, wrong } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
 import { PRESET_NAMES } from '../core/recipe.ts';
 import { COCO_CATEGORY_IDS, COCO_CLASS_NAMES } from '../data/coco-classes.ts';
@@ -83,7 +83,7 @@ function readClasses(file: string): Classes {
   return classList(categories, file, 'categories');
 }
 
-const CATEGORY = fields({ name: nonEmptyText, id: integer(0) });
+const CATEGORY = withFields({ name: nonEmptyText, id: integer(0) });
 
 /**
  * A list of names or of categories.

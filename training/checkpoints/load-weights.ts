@@ -101,12 +101,7 @@ function classNamesIn(file: CheckpointFile): readonly string[] | null {
  * Loads all of a model's tensors from a file. What the file has beyond them is logged as warnings.
  * @throws InputError naming the tensors that the file lacks or has in another shape
  */
-export function loadWhole(
-  detector: Detector,
-  file: CheckpointFile,
-  path: string,
-  log: (line: string) => void,
-): void {
+export function loadWhole(detector: Detector, file: CheckpointFile, path: string, log: (line: string) => void): void {
   const { loaded, table } = mapped(detector, file, path, { partial: true });
   const { missing, reshaped, unexpected, source, scope, notes } = table;
   const total = table.loaded.length + missing.length + reshaped.length;

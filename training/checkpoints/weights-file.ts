@@ -9,7 +9,7 @@ import {
   type SafetensorsFile,
 } from '../../engine/index.ts';
 import type { Module, StoredTensor } from '../../engine/nn/index.ts';
-import { checked, integer, list, wrong } from '../core/checks.ts';
+import { anyInteger, checked, list, wrong } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
 import { validateRunConfig } from '../core/recipe-schema.ts';
 import type { RunConfig } from '../core/recipe.ts';
@@ -106,7 +106,7 @@ export function readDescription(file: Pick<SafetensorsFile, 'metadata'>, path: s
     }
   };
   const classNames = checked(CLASS_NAMES, field('class_names'), source, 'class_names');
-  const categoryIds = checked(list(integer()), field('category_ids'), source, 'category_ids');
+  const categoryIds = checked(list(anyInteger), field('category_ids'), source, 'category_ids');
   if (categoryIds.length !== classNames.length)
     throw wrong(source, 'category_ids', `${classNames.length} integers, one for each class`, categoryIds);
   const config = validateRunConfig(field('config'), `${source}: config`);

@@ -8,7 +8,7 @@ import { join, relative, resolve } from 'node:path';
 import type { ModelConfig } from '../../model/index.ts';
 import { integerOption, parseArguments } from './arguments.ts';
 import { ensureShapesDataset, openDataset, splitRecords } from '../data/index.ts';
-import { anyObject, checked, fields, integer, shown } from '../core/checks.ts';
+import { anyObject, checked, withFields, integer, shown } from '../core/checks.ts';
 import { readJson, writeFileAtomic } from '../data/files.ts';
 import { InputError } from '../core/errors.ts';
 import { fitToData } from '../core/fit-to-data.ts';
@@ -280,7 +280,7 @@ function readRun(folder: string, row: AblationRow, seed: number): Run | null {
     .map((name) => join(folder, name, 'state.json'))
     .find((path) => existsSync(path));
   const checkpoint =
-    state === undefined ? null : checked(fields({ iteration: integer(0) }), readJson(state), state).iteration;
+    state === undefined ? null : checked(withFields({ iteration: integer(0) }), readJson(state), state).iteration;
   return {
     row,
     seed,

@@ -8,7 +8,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
-import { checked, fields, integer, list, nonEmptyText, shown, wrong } from '../core/checks.ts';
+import { checked, withFields, integer, list, nonEmptyText, shown, wrong } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
 import type { Box, ImageRecord } from '../core/image-record.ts';
 import { listFolder, readJson } from './files.ts';
@@ -17,14 +17,14 @@ import { clipBox, type Warnings } from './warnings.ts';
 
 const ANNOTATION_FILE = /^instances_(train|val|test)(.*)\.json$/;
 
-const CATEGORY = fields({ id: integer(0), name: nonEmptyText });
+const CATEGORY = withFields({ id: integer(0), name: nonEmptyText });
 
-const IMAGE = fields({ id: integer(0), file_name: nonEmptyText, width: integer(1), height: integer(1) });
+const IMAGE = withFields({ id: integer(0), file_name: nonEmptyText, width: integer(1), height: integer(1) });
 
 /** JSON has no NaN; `readJson` turns it into null. A box with NaN is degenerate, not malformed. */
 const isEdge = (value: unknown): boolean => typeof value === 'number' || value === null;
 
-const ANNOTATION = fields({
+const ANNOTATION = withFields({
   image_id: integer(0),
   category_id: integer(0),
   iscrowd: v.nullish(v.picklist([0, 1], '0 or 1'), 0),
@@ -35,7 +35,7 @@ const ANNOTATION = fields({
   area: v.nullish(v.custom<number>((value) => typeof value === 'number' && value >= 0, 'a number of at least 0')),
 });
 
-const FILE = fields({ images: list(IMAGE), categories: list(CATEGORY), annotations: list(v.unknown()) });
+const FILE = withFields({ images: list(IMAGE), categories: list(CATEGORY), annotations: list(v.unknown()) });
 
 export const coco: DataFormat = {
   name: 'COCO',
@@ -166,7 +166,7 @@ function findImages(
   return records;
 }
 
-const ANNOTATION_ID = fields({ id: integer(0) });
+const ANNOTATION_ID = withFields({ id: integer(0) });
 
 /** Adds the objects to the records. */
 function addAnnotations(

@@ -12,7 +12,7 @@
 import { join, parse } from 'node:path';
 import { XMLParser, XMLValidator } from 'fast-xml-parser';
 import * as v from 'valibot';
-import { anyObject, checked, fields, nonEmptyText, wrong } from '../core/checks.ts';
+import { anyObject, checked, withFields, nonEmptyText, wrong } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
 import type { Box, ImageRecord } from '../core/image-record.ts';
 import { listFolder, readText } from './files.ts';
@@ -171,13 +171,13 @@ function toNumber(value: unknown): number | null {
 /** Pixels of an image's side, as text. */
 const sizeText = v.pipe(
   numberText,
-  v.check((value) => Number.isSafeInteger(value) && value >= 1, 'an integer of at least 1'),
+  v.check((value) => Number.isSafeInteger(value) && value >= 1, 'an integer >= 1'),
 );
 
-const SIZE = fields({ width: sizeText, height: sizeText });
-const BOX = fields({ xmin: numberText, ymin: numberText, xmax: numberText, ymax: numberText });
-const NAMED = fields({ name: nonEmptyText });
-const OBJECT = fields({ bndbox: BOX, difficult: v.optional(v.picklist(['0', '1'], '0 or 1'), '0') });
+const SIZE = withFields({ width: sizeText, height: sizeText });
+const BOX = withFields({ xmin: numberText, ymin: numberText, xmax: numberText, ymax: numberText });
+const NAMED = withFields({ name: nonEmptyText });
+const OBJECT = withFields({ bndbox: BOX, difficult: v.optional(v.picklist(['0', '1'], '0 or 1'), '0') });
 
 function readAnnotation(file: string): ParsedAnnotation {
   const text = readText(file);
@@ -186,7 +186,7 @@ function readAnnotation(file: string): ParsedAnnotation {
     const { line, col, msg } = validity.err;
     throw new InputError(`${file}: expected XML, got malformed XML at line ${line}, column ${col}: ${msg}`);
   }
-  const { annotation } = checked(fields({ annotation: anyObject }), parser.parse(text), file);
+  const { annotation } = checked(withFields({ annotation: anyObject }), parser.parse(text), file);
   const size = checked(SIZE, annotation.size, file, 'size');
   const objects = annotation.object ?? [];
   if (!Array.isArray(objects)) throw wrong(file, 'object', 'elements', objects);
