@@ -25,7 +25,7 @@ import { createTrainingLoader } from '../training/data/loader.ts';
 import { presetConfig } from '../training/core/recipe.ts';
 import { scheduledLearningRate, temperatureAt } from '../training/core/schedules.ts';
 import { formatTable } from '../training/output/table.ts';
-import { linePlot, type Series } from '../training/pictures/plot.ts';
+import { stackedPlots } from '../training/pictures/line-plot.ts';
 import type { StepMetrics } from '../training/core/metrics-log.ts';
 import { readMetrics } from '../training/output/metrics-files.ts';
 import { runTrain } from '../training/commands/train.ts';
@@ -239,36 +239,28 @@ function compare(folder: string, plot: string): void {
   );
 
   const points = (values: readonly number[]) => values.map((value, i) => [i + 1, value] as const);
-  const height = 380;
-  const lower: Series[] = candidates.map(({ name, ofMeans }) => ({
-    name,
-    points: points(ofMeans.map((value) => 100 * value)),
-  }));
-  const panels = [
-    linePlot({
+  const averages = candidates.map(({ name, ofMeans }) => `${name} ${percent(mean(ofMeans))} %`).join(', ');
+  const svg = stackedPlots([
+    {
       title: `tiny preset: loss, mean of ${folders.length} seeds`,
       xLabel: 'step',
       yLabel: 'loss',
-      height,
+      height: 380,
       series: [
         { name: 'ours', points: points(meanCurve(ours)) },
         { name: 'PyTorch float32', points: points(expected) },
       ],
-    }),
-    linePlot({
-      title: `difference from PyTorch float32, on average: ${candidates.map(({ name, ofMeans }) => `${name} ${percent(mean(ofMeans))} %`).join(', ')}`,
+    },
+    {
+      title: `difference from PyTorch float32, on average: ${averages}`,
       xLabel: 'step',
       yLabel: '% of the loss',
-      height,
+      height: 380,
       logY: true,
-      series: lower,
-    }),
-  ];
-  writeFileSync(
-    plot,
-    `<svg xmlns="http://www.w3.org/2000/svg" width="720" height="${2 * height}" viewBox="0 0 720 ${2 * height}">\n` +
-      `${panels.map((panel, i) => panel.replace('<svg ', `<svg y="${i * height}" `)).join('')}</svg>\n`,
-  );
+      series: candidates.map(({ name, ofMeans }) => ({ name, points: points(ofMeans.map((value) => 100 * value)) })),
+    },
+  ]);
+  writeFileSync(plot, svg);
   console.log(`drawn in ${plot}`);
 }
 

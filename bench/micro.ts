@@ -7,34 +7,9 @@ import { eagerJob, partsOf, prepare, TOLERANCE, type BenchCase, type Row } from 
 import { benchCases } from './cases.ts';
 import { sampleInterleaved, summarize, type Timing } from './measure.ts';
 import { digits, type Adapter, type Report } from './output.ts';
-import { measureRoof, rooflineSvg } from './roofline.ts';
-
-export interface MicroRow {
-  readonly preset: 'paper' | 'small';
-  readonly op: string;
-  readonly shape: string;
-  readonly part: string;
-  readonly flops: number;
-  readonly bytes: number;
-  /** Largest error relative to the root mean square of the expected values. */
-  readonly error: number;
-  readonly status: 'ok' | 'WRONG';
-  readonly timing: Timing;
-}
-
-export const gigaflops = ({ flops, timing }: Pick<MicroRow, 'flops' | 'timing'>): number => flops / timing.median / 1e6;
-export const gigabytes = ({ bytes, timing }: Pick<MicroRow, 'bytes' | 'timing'>): number => bytes / timing.median / 1e6;
-
-/** What is said where `--only` keeps nothing. */
-export const noRow = (only: RegExp | null): string =>
-  `bench: --only: no row matches ${only?.source ?? ''}; a row reads like "paper matmul nn 256^3 forward"`;
-
-/** What `--only` is matched with: preset, op, shape and part in one line. */
-export const rowText = (
-  preset: string,
-  { op, shape }: { readonly op: string; readonly shape: string },
-  part: string,
-): string => `${preset} ${op} ${shape} ${part}`;
+import { measureRoof } from './roofline.ts';
+import { rooflineSvg } from './roofline-chart.ts';
+import { gigabytes, gigaflops, type MicroRow, noRow, rowText } from './rows.ts';
 
 /** Checks a row. NaN and errors beyond the tolerance are wrong. */
 export async function checkRow({ check }: Pick<Row, 'check'>): Promise<{ error: number; status: MicroRow['status'] }> {

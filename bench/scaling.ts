@@ -4,7 +4,8 @@ import type { Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
 import type { ModelConfig } from '../model/index.ts';
 import { presetConfig } from '../training/core/recipe.ts';
-import { linePlot } from '../training/pictures/plot.ts';
+import { stackedPlots } from '../training/pictures/line-plot.ts';
+import type { PlotOptions } from '../training/pictures/series.ts';
 import { fitPowerLaw, sampleInterleaved, summarize, type PowerLaw, type Timing } from './measure.ts';
 import { digits, type Adapter, type Report } from './output.ts';
 import { sizesOf, wholeStep, type StepSizes, type WholeStep } from './step.ts';
@@ -77,28 +78,26 @@ async function measureAxis(
   }
 }
 
-/** Two panels, both axes logarithmic: time and memory over how many times the smallest value of an axis. */
+/** Two panels with logarithmic axes: time and memory over the value relative to the smallest value of its axis. */
 export function scalingSvg(axes: readonly ScalingAxis[], adapter: string): string {
-  const height = 380;
   const panel = (
     title: string,
     yLabel: string,
     law: (axis: ScalingAxis) => PowerLaw,
-    value: (point: ScalingPoint) => number,
-  ): string =>
-    linePlot({
-      title,
-      xLabel: 'times the smallest value',
-      yLabel,
-      height,
-      logX: true,
-      logY: true,
-      series: axes.map((axis) => ({
-        name: `${axis.name} ^ ${law(axis).exponent.toFixed(2)}`,
-        points: axis.points.map((point) => [point.value / axis.points[0].value, value(point)] as const),
-      })),
-    });
-  const panels = [
+    measured: (point: ScalingPoint) => number,
+  ): PlotOptions => ({
+    title,
+    xLabel: 'times the smallest value',
+    yLabel,
+    height: 380,
+    logX: true,
+    logY: true,
+    series: axes.map((axis) => ({
+      name: `${axis.name} ^ ${law(axis).exponent.toFixed(2)}`,
+      points: axis.points.map((point) => [point.value / axis.points[0].value, measured(point)] as const),
+    })),
+  });
+  return stackedPlots([
     panel(
       `small preset, time of a step: ${adapter}`,
       'ms',
@@ -111,11 +110,7 @@ export function scalingSvg(axes: readonly ScalingAxis[], adapter: string): strin
       ({ memory }) => memory,
       ({ peakBytes }) => peakBytes / 1e6,
     ),
-  ];
-  return (
-    `<svg xmlns="http://www.w3.org/2000/svg" width="720" height="${2 * height}" viewBox="0 0 720 ${2 * height}">\n` +
-    `${panels.map((svg, i) => svg.replace('<svg ', `<svg y="${i * height}" `)).join('')}</svg>\n`
-  );
+  ]);
 }
 
 export interface ScalingOptions {

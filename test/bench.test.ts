@@ -15,12 +15,13 @@ import {
   summarize,
   type Timing,
 } from '../bench/measure.ts';
-import { checkRow, type MicroRow } from '../bench/micro.ts';
+import { checkRow } from '../bench/micro.ts';
 import { adapterOf, digits, placeSection, reportMarkdown, reportText, type Report } from '../bench/output.ts';
 import { targetOf, verdict, type PeerResult } from '../bench/peers/compare.ts';
 import { oneNodeModel } from '../bench/peers/onnx.ts';
 import { matmulReference } from '../bench/references.ts';
-import { attainable, placeLabels, rooflineSvg } from '../bench/roofline.ts';
+import { attainable, placeLabels, rooflineSvg } from '../bench/roofline-chart.ts';
+import type { MicroRow } from '../bench/rows.ts';
 import { axisOf, scalingSvg } from '../bench/scaling.ts';
 import { matmul } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
@@ -310,7 +311,14 @@ describe('pictures', () => {
 
   test('the roofline shows every row with its number and name, at or below the roofs', () => {
     const svg = rooflineSvg(rows, { gigaflops: 100, computeForm: '', gigabytes: 10, copyForm: '' }, 'adapter <1>');
-    for (const { op, shape } of rows) expect(svg).toContain(`>${op} ${shape}, forward<`);
+    for (const preset of ['paper', 'small'])
+      rows
+        .filter((row) => row.preset === preset)
+        .forEach(({ op, shape }, i) => {
+          expect(svg).toContain(`>${String(i + 1).padStart(2, '\u2007')}  ${op} ${shape}, forward<`);
+        });
+    const dots = [...svg.matchAll(/transform="matrix\(3\.5,0,0,3\.5,([^,]*),([^)]*)\)"/g)];
+    expect(dots).toHaveLength(rows.length);
     expect(svg).toContain('adapter &lt;1&gt;');
     expect(svg).not.toMatch(/NaN|Infinity|undefined/);
     expect(attainable({ gigaflops: 100, gigabytes: 10 }, 2)).toBe(20);

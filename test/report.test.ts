@@ -8,7 +8,9 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { evaluateDetections } from '../training/core/coco-metrics.ts';
 import { formatDuration } from '../training/output/duration.ts';
 import { formatTable } from '../training/output/table.ts';
-import { linePlot, runningMean, writePlot, type PlotOptions, type Series } from '../training/pictures/plot.ts';
+import { linePlot } from '../training/pictures/line-plot.ts';
+import { runningMean, type PlotOptions, type Series } from '../training/pictures/series.ts';
+import { writePlot } from '../training/pictures/plot-file.ts';
 import { metricsTable } from '../training/output/metrics-table.ts';
 import { Progress, progressLine, type ProgressRow } from '../training/output/progress.ts';
 import { pace } from '../training/core/metrics-log.ts';
@@ -187,11 +189,27 @@ const plot = (series: readonly Series[], more: Partial<PlotOptions> = {}) =>
   linePlot({ title: 'Loss', xLabel: 'iteration', yLabel: 'loss', series, ...more });
 /** Texts of the SVG's tick labels and titles. */
 const texts = (svg: string) => [...svg.matchAll(/<text[^>]*>([^<]*)</g)].map((match) => match[1]);
-/** Corner points of the lines that are data (drawn with round joins). */
+/** Corner points of the lines that are data (drawn with round joins), one list for each unbroken line. */
 const curves = (svg: string) =>
-  [...svg.matchAll(/<path d="M([^"]*)" fill="none"/g)].map(([, path]) =>
-    path.split('L').map((point) => point.split(' ').map(Number)),
+  [...svg.matchAll(/<path d="M([^"]*)" fill="none"[^>]*stroke-linejoin="round"/g)].flatMap(([, path]) =>
+    path.split('M').map((line) => line.split('L').map((point) => point.split(' ').map(Number))),
   );
+/** Centres of the dots that are data. */
+const dots = (svg: string) =>
+  [...svg.matchAll(/transform="matrix\(3,0,0,3,([^,]*),([^)]*)\)"/g)].map(([, x, y]) => [Number(x), Number(y)]);
+
+/** Where the axes are drawn, in SVG units. */
+const frame = (svg: string) => {
+  const [vertical, horizontal] = ['x', 'y'].map(
+    (_, i) =>
+      [...svg.matchAll(/<path d="M([^"]*)"[^>]*stroke="#777777"/g)]
+        .map(([, path]) => path.split('L').map((point) => point.split(' ').map(Number)))
+        .find(([from, to]) => from[i] === to[i])!,
+  );
+  const [left, right] = horizontal.map(([x]) => x).sort((a, b) => a - b);
+  const [top, bottom] = vertical.map(([, y]) => y).sort((a, b) => a - b);
+  return { left, right, top, bottom };
+};
 
 test('the time of a typical step, also where losses arrive in pairs and where one step took long', () => {
   const pairs = Array.from({ length: 60 }, (_, i) => (i % 2 === 0 ? 10 : 550));
@@ -242,9 +260,12 @@ describe('plots', () => {
     fc.assert(
       fc.property(points, fc.boolean(), (drawn, logY) => {
         const svg = plot([{ name: 'a', points: drawn }], { logY, width: 600, height: 400 });
-        for (const [x, y] of curves(svg).flat()) {
-          expect(x >= 36 && x <= 600 - 12).toBe(true);
-          expect(y >= 40 && y <= 400 - 48).toBe(true);
+        const { left, right, top, bottom } = frame(svg);
+        expect(left > 20 && right < 600 && top > 30 && bottom < 400 - 30).toBe(true);
+        for (const [x, y] of [...curves(svg).flat(), ...dots(svg)]) {
+          // Axes are drawn on whole pixels.
+          expect(x >= left - 0.5 && x <= right + 0.5).toBe(true);
+          expect(y >= top - 0.5 && y <= bottom + 0.5).toBe(true);
         }
         expect(svg).not.toMatch(/NaN|Infinity/);
         expect(svg.includes('no data')).toBe(!drawn.some(([, y]) => Number.isFinite(y) && (!logY || y > 1e-30)));
@@ -303,7 +324,10 @@ describe('plots', () => {
         ]),
       ),
     ).toHaveLength(2);
-    expect(plot([{ name: 'a', points: [[5, 1]] }])).toContain('<circle');
+    expect(dots(plot([{ name: 'a', points: [[5, 1]] }]))).toHaveLength(1);
+    // A long line shows no dots but those of points without neighbours.
+    const long = Array.from({ length: 100 }, (_, x): [number, number] => [x, x === 48 || x === 50 ? NaN : x]);
+    expect(dots(plot([{ name: 'a', points: long }]))).toHaveLength(1);
   });
 
   test('a long run makes a small file that keeps its peaks', () => {
@@ -313,13 +337,10 @@ describe('plots', () => {
     ]);
     const svg = plot([{ name: 'a', points }]);
     expect(svg.length).toBeLessThan(150_000);
-    expect(
-      Math.min(
-        ...curves(svg)
-          .flat()
-          .map(([, y]) => y),
-      ),
-    ).toBe(40);
+    // The peak of 50 is a tick at the end of the axis; without the peak the axis would end at 2.
+    const highest = Math.min(...curves(svg).flatMap((line) => line.map(([, y]) => y)));
+    expect(Math.abs(highest - frame(svg).top)).toBeLessThanOrEqual(0.5);
+    expect(texts(svg)).toContain('50');
   });
 
   test('running means', () => {
@@ -370,6 +391,8 @@ describe('plots', () => {
     const untitled = await grey('b.png', { ...options, title: '' });
     const dark = (pixels: Buffer) => pixels.filter((value) => value < 90).length;
     expect(dark(data)).toBeGreaterThan(dark(untitled.data) + 50);
-    await expect(writePlot(join(folder, 'a.pdf'), options)).rejects.toThrow('must end in .svg or .png');
+    await expect(writePlot(join(folder, 'a.pdf'), options)).rejects.toThrow(
+      'writePlot: path: expected a file that ends in .svg or .png, got',
+    );
   });
 });

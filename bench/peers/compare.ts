@@ -13,8 +13,9 @@ import {
 } from '../case.ts';
 import { benchCases } from '../cases.ts';
 import { largestError, medianRatio, sampleInterleaved, summarize, type Timing } from '../measure.ts';
-import { checkRow, gigaflops, noRow, rowText, spread, type MicroOptions, type MicroRow } from '../micro.ts';
+import { checkRow, type MicroOptions, spread } from '../micro.ts';
 import { digits, type Adapter, type AdapterKind, type Report } from '../output.ts';
+import { gigaflops, type MicroRow, noRow, rowText } from '../rows.ts';
 import { openJax, openTfjs, pretendBrowser, type Peer, type PeerJob } from './frameworks.ts';
 import { installPeers, peerVersions } from './install.ts';
 import { openOnnx } from './onnx.ts';

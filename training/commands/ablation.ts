@@ -17,7 +17,8 @@ import { presetConfig, PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
 import { validateRunConfig } from '../core/recipe-schema.ts';
 import { formatDuration } from '../output/duration.ts';
 import { formatTable } from '../output/table.ts';
-import { writePlot, type Series } from '../pictures/plot.ts';
+import { writePlot } from '../pictures/plot-file.ts';
+import type { Series } from '../pictures/series.ts';
 import { readEvaluations, type EvaluationLine } from '../output/metrics-files.ts';
 import { runTrain } from './train.ts';
 

@@ -7,7 +7,8 @@ import type { ImageRecord } from '../core/image-record.ts';
 import { contactSheet, drawBoxes, writePng, type Canvas } from './draw.ts';
 import { decodeImage } from '../data/images.ts';
 import { predictImage } from '../evaluation/predict-image.ts';
-import { runningMean, writePlot, type Series } from './plot.ts';
+import { runningMean, type Series } from './series.ts';
+import { writePlot } from './plot-file.ts';
 import { readEvaluations, readMetrics } from '../output/metrics-files.ts';
 import type { EvaluationResize } from '../core/augmentation.ts';
 

@@ -6,15 +6,8 @@
  */
 import { createCanvas } from '@napi-rs/canvas';
 import type { Trace } from '../../model/index.ts';
-import {
-  captionFont,
-  colorOf,
-  drawBoxes,
-  textColorOn,
-  type Canvas,
-  type DrawnBox,
-  type SKRSContext2D,
-} from './draw.ts';
+import { colorOf, drawBoxes, textColorOn, type Canvas, type DrawnBox, type SKRSContext2D } from './draw.ts';
+import { captionFont } from './fonts.ts';
 import { decodeImage, type PixelImage } from '../data/images.ts';
 
 type Corners = [x1: number, y1: number, x2: number, y2: number];

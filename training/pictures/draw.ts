@@ -3,10 +3,10 @@
  * Needs no fonts on the machine: text is set in DejaVu Sans Bold from the npm package dejavu-fonts-ttf.
  * Boxes are [x1, y1, x2, y2] in pixels of the image given; small images are enlarged first so that tags can be read.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { createCanvas, GlobalFonts, Image, type Canvas, type SKRSContext2D } from '@napi-rs/canvas';
+import { writeFileSync } from 'node:fs';
+import { createCanvas, Image, type Canvas, type SKRSContext2D } from '@napi-rs/canvas';
 import { decodeImage, type PixelImage } from '../data/images.ts';
+import { BOLD_FONT, registerFonts } from './fonts.ts';
 
 export type { Canvas, SKRSContext2D } from '@napi-rs/canvas';
 
@@ -33,10 +33,6 @@ export interface DrawOptions {
 /** Where enlarging stops by default: from here on tags are legible beside the objects. */
 const LEGIBLE_SIDE = 480;
 const MAX_ENLARGEMENT = 8;
-/** Under a name of its own, so that no font of the machine is taken for it. */
-const TAG_FONT = 'Detection tags';
-/** The family that plots name. */
-const PLOT_FONT = 'DejaVu Sans';
 const DARK = '#000000';
 const LIGHT = '#ffffff';
 
@@ -170,27 +166,6 @@ export async function rasterizeSvg(svg: string, scale = 2): Promise<Canvas> {
   return canvas;
 }
 
-/** A CSS font of `size` pixels for titles and captions on a canvas: DejaVu Sans, whatever fonts the machine has. */
-export function captionFont(size: number, bold = false): string {
-  registerFonts();
-  return `${size}px "${bold ? TAG_FONT : PLOT_FONT}"`;
-}
-
-let fontsRegistered = false;
-
-function registerFonts(): void {
-  if (fontsRegistered) return;
-  const { resolve } = createRequire(import.meta.url);
-  for (const [file, name] of [
-    ['DejaVuSans-Bold.ttf', TAG_FONT],
-    ['DejaVuSans.ttf', PLOT_FONT],
-  ]) {
-    const path = resolve(`dejavu-fonts-ttf/ttf/${file}`);
-    if (!GlobalFonts.register(readFileSync(path), name)) throw new Error(`${path}: not usable as a font`);
-  }
-  fontsRegistered = true;
-}
-
 function check(boxes: readonly DrawnBox[], name: string): void {
   boxes.forEach(({ box, label }, index) => {
     if (!box.every(Number.isFinite) || box[2] < box[0] || box[3] < box[1]) {
@@ -285,14 +260,14 @@ function placeTags(
       .join(' ');
     if (caption === '') continue;
     // In a very small picture the letters shrink before the text is cut.
-    context.font = `${fontSize}px "${TAG_FONT}"`;
+    context.font = `${fontSize}px "${BOLD_FONT}"`;
     const padding = Math.round(fontSize * 0.35);
     const room = canvasWidth - 2 * padding;
     const fitted = Math.max(
       Math.min(fontSize, 9),
       Math.min(fontSize, Math.floor((fontSize * room) / context.measureText(caption).width)),
     );
-    context.font = `${fitted}px "${TAG_FONT}"`;
+    context.font = `${fitted}px "${BOLD_FONT}"`;
     const text = shortened(context, caption, room);
     const width = Math.min(canvasWidth, Math.ceil(context.measureText(text).width) + 2 * padding);
     const height = Math.min(canvasHeight, Math.round(fitted * 1.45));
@@ -350,7 +325,7 @@ function drawTag(context: SKRSContext2D, { text, color, fontSize, x, y, width, h
   context.beginPath();
   context.roundRect(x, y, width, height, 3);
   context.fill();
-  context.font = `${fontSize}px "${TAG_FONT}"`;
+  context.font = `${fontSize}px "${BOLD_FONT}"`;
   context.fillStyle = textColorOn(color);
   context.textAlign = 'center';
   context.textBaseline = 'alphabetic';

@@ -1,0 +1,165 @@
+/** Line plots as SVG text: one, or several below each other. */
+import type { LineSeriesOption } from 'echarts/charts';
+import { type ChartOption, extent, INK, LINE_COLORS, linearAxis, logAxis, logTicks, renderChart } from './chart.ts';
+import type { PlotOptions } from './series.ts';
+
+/** A logarithmic axis treats smaller values as zero, which leaves a gap. */
+const MIN_LOGARITHMIC = 1e-30;
+/** Smaller absolute values are drawn as zero on a linear axis: ECharts rounds numbers to 20 decimals. */
+const MIN_LINEAR = 1e-18;
+/** A series of at most this many points shows each point as a dot. */
+const MAX_DOTS = 40;
+const DOT_SIZE = 6;
+const DEFAULT_WIDTH = 720;
+const DEFAULT_HEIGHT = 420;
+/** Space outside the axes, their numbers and their names, in SVG units. */
+const MARGIN = { left: 8, top: 40, right: 20, bottom: 8 } as const;
+/** A legend entry in SVG units: width of its line, space between entries, and an estimate of a letter's width. */
+const LEGEND = { line: 22, gap: 6, letter: 7.2 } as const;
+const TITLE_SIZE = 15;
+const TEXT_SIZE = 11.5;
+
+/** A line plot with title, axes, ticks and grid, and a legend for several series, as the text of an SVG file. */
+export function linePlot(plot: PlotOptions): string {
+  return stackedPlots([plot]);
+}
+
+/** Line plots below each other in one SVG file, which is as wide as the widest plot. */
+export function stackedPlots(plots: readonly PlotOptions[]): string {
+  let height = 0;
+  const panels = plots.map((plot, index) => {
+    const panel = panelOf(plot, index, height);
+    height += plot.height ?? DEFAULT_HEIGHT;
+    return panel;
+  });
+  const option: ChartOption = {
+    title: panels.flatMap(({ titles }) => titles),
+    legend: panels.flatMap(({ legends }) => legends),
+    grid: panels.map(({ grid }) => grid),
+    xAxis: panels.map(({ xAxis }) => xAxis),
+    yAxis: panels.map(({ yAxis }) => yAxis),
+    series: panels.flatMap(({ series }) => series),
+  };
+  return renderChart(option, { width: Math.max(...plots.map(({ width = DEFAULT_WIDTH }) => width)), height });
+}
+
+/** The parts of a chart that draw one plot. ECharts finds the parts of a panel by the panel's index. */
+function panelOf(
+  {
+    title,
+    xLabel,
+    yLabel,
+    series,
+    logX = false,
+    logY = false,
+    width = DEFAULT_WIDTH,
+    height = DEFAULT_HEIGHT,
+  }: PlotOptions,
+  index: number,
+  top: number,
+) {
+  const isPlottable = ([x, y]: readonly [number, number]) =>
+    Number.isFinite(x) && Number.isFinite(y) && (!logX || x > MIN_LOGARITHMIC) && (!logY || y > MIN_LOGARITHMIC);
+  const plotted = series.flatMap(({ points }) => points.filter(isPlottable));
+  const named = series.filter(({ faint }) => !faint);
+  const legendWidth =
+    named.length > 1 ? LEGEND.line + 18 + LEGEND.letter * Math.max(...named.map(({ name }) => name.length)) : 0;
+  const right = width - MARGIN.right - legendWidth;
+  // Panels may have series of the same name.
+  const seriesName = (name: string) => `${index} ${name}`;
+  const centre = (MARGIN.left + 40 + right) / 2;
+  const titleStyle = { fontSize: TITLE_SIZE, fontWeight: 'normal', color: INK.title } as const;
+  const axisOf = (name: string, log: boolean, values: readonly number[], tickDistance: number, length: number) =>
+    log
+      ? { ...logAxis(name, logTicks(extent(values))), gridIndex: index }
+      : { ...linearAxis(name, Math.max(3, Math.round(length / tickDistance))), gridIndex: index };
+  const xValues = plotted.map(([x]) => x);
+  const yValues = plotted.map(([, y]) => y);
+  return {
+    titles: [
+      { text: title, left: centre, textAlign: 'center' as const, top: top + 10, textStyle: titleStyle },
+      ...(plotted.length > 0
+        ? []
+        : [
+            {
+              text: 'no data',
+              left: centre,
+              textAlign: 'center' as const,
+              top: top + height / 2 - 20,
+              textStyle: { ...titleStyle, fontSize: 14, color: '#888888' },
+            },
+          ]),
+    ],
+    legends:
+      named.length > 1
+        ? [
+            {
+              data: named.map(({ name }) => seriesName(name)),
+              formatter: (name: string) => name.slice(name.indexOf(' ') + 1),
+              orient: 'vertical' as const,
+              left: right + 10,
+              top: top + MARGIN.top - 4,
+              itemWidth: LEGEND.line,
+              // No dot on the line of an entry.
+              itemHeight: 0.01,
+              itemGap: LEGEND.gap,
+              textStyle: { fontSize: TEXT_SIZE, lineHeight: 14, color: INK.name },
+            },
+          ]
+        : [],
+    grid: {
+      left: MARGIN.left,
+      top: top + MARGIN.top,
+      width: right - MARGIN.left,
+      height: height - MARGIN.top - MARGIN.bottom,
+      outerBoundsMode: 'same' as const,
+      outerBoundsContain: 'all' as const,
+    },
+    xAxis: axisOf(xLabel, logX, xValues, 110, width),
+    yAxis: axisOf(yLabel, logY, yValues, 70, height),
+    series: seriesOptions({ series, logX, logY }, isPlottable).map((option, i) => ({
+      ...option,
+      name: seriesName(series[i].name),
+      xAxisIndex: index,
+      yAxisIndex: index,
+    })),
+  };
+}
+
+const drawn = (value: number, log: boolean): number => (log || Math.abs(value) >= MIN_LINEAR ? value : 0);
+
+/** Lines and dots of the series, each with its colour. Series beyond the number of colours are dashed. */
+function seriesOptions(
+  { series, logX = false, logY = false }: Pick<PlotOptions, 'series' | 'logX' | 'logY'>,
+  isPlottable: (point: readonly [number, number]) => boolean,
+): LineSeriesOption[] {
+  let color = 0;
+  return series.map(({ points, faint = false }) => {
+    const stroke = LINE_COLORS[color % LINE_COLORS.length];
+    const dashed = color >= LINE_COLORS.length;
+    if (!faint) color++;
+    const plottable = points.map(isPlottable);
+    const showDots = points.length <= MAX_DOTS && !faint;
+    const data = points.map(([x, y], i) => {
+      const value = plottable[i] ? [drawn(x, logX), drawn(y, logY)] : [x, Number.NaN];
+      // A point without neighbours would be invisible without its dot.
+      const isLone = plottable[i] && !plottable[i - 1] && !plottable[i + 1];
+      return isLone && !showDots ? { value, symbol: 'circle', symbolSize: faint ? 2 : DOT_SIZE } : value;
+    });
+    return {
+      type: 'line',
+      data,
+      symbol: showDots ? 'circle' : 'none',
+      symbolSize: DOT_SIZE,
+      // Few points are single measurements; the default would hide some of them.
+      showAllSymbol: true,
+      sampling: 'minmax',
+      clip: false,
+      silent: true,
+      itemStyle: { color: stroke, opacity: faint ? 0.3 : 1 },
+      lineStyle: faint
+        ? { width: 1, opacity: 0.3, join: 'round' }
+        : { width: 2, join: 'round', type: dashed ? [7, 4] : 'solid' },
+    };
+  });
+}
