@@ -1,16 +1,21 @@
 /**
  * Costs of assigning proposals to ground truths, the units each ground truth supplies, and counts of positives.
  *
- * Glossary: T stages, B images, P = T * B problems, N proposals, C classes, M rows of padded ground truths (of which an image uses `counts`).
+ * Glossary: T stages, B images, P = T * B problems, N proposals, C classes, M rows of padded ground truths per image;
+ * `counts` rows of an image are in use.
  * Sources: [SR] Sparse R-CNN, arXiv 2011.12450; [DSR] Dynamic Sparse R-CNN, arXiv 2205.02101; [OTA] arXiv 2103.14259.
  */
-import { FOCAL, OVERLAP } from './boxes.ts';
+import { OVERLAP } from './boxes.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
+import { FOCAL } from './losses.ts';
 
-/** Largest cost that is handed on; what is beyond, and NaN, becomes this. */
+/** Maximum cost. Larger costs and NaN become this value. */
 export const MAX_COST = 1e6;
 
-/** By the bits: comparisons with NaN are not to be relied on. Infinities and NaN have the largest exponents. */
+/**
+ * WGSL that limits a cost. It compares bits, because comparisons with NaN are unreliable. Infinities and NaN have the
+ * largest exponents.
+ */
 const FINITE = /* wgsl */ `
 fn finiteCost(c: f32) -> f32 {
   let magnitude = bitcast<u32>(c) & 0x7fffffffu;
@@ -19,18 +24,25 @@ fn finiteCost(c: f32) -> f32 {
 
 /**
  * `hungarian` [SR]: class (positive - negative, 1e-8 inside the logarithms) + L1 - GIoU.
- * `transport` [OTA]: cost of the ground truth minus that of the background. Both hold the focal loss of all classes against zero, which cancels
- * except in the target class; an offset of a proposal's column changes no transport plan, so the background's row becomes zero and what is left
- * has no large common part to round away.
+ *
+ * `transport` [OTA]: the cost of the ground truth minus the cost of the background. Both contain the focal loss of all
+ * classes with target zero, which cancels except in the target class. An offset of a proposal's column does not change
+ * the transport plan, so the background's row may become zero. The difference has no large common part that would cost
+ * precision.
  */
 export type CostForm = 'hungarian' | 'transport';
 
 const CLASS_COST: Record<CostForm, string> = {
-  hungarian: `p.alpha * exp(-p.gamma * l.plus) * -log(l.p + 1e-8) - (1.0 - p.alpha) * exp(-p.gamma * l.minus) * -log(l.q + 1e-8)`,
-  transport: `focalPositive(l, p.alpha, p.gamma) - focalNegative(l, p.alpha, p.gamma)`,
+  hungarian: [
+    'p.alpha * exp(-p.gamma * l.plus) * -log(l.p + 1e-8)',
+    '(1.0 - p.alpha) * exp(-p.gamma * l.minus) * -log(l.q + 1e-8)',
+  ].join(' - '),
+  transport: 'focalPositive(l, p.alpha, p.gamma) - focalNegative(l, p.alpha, p.gamma)',
 };
 
-/** One lane a pair -> costs [P, M, N]; rows beyond an image's count are left as they are, and read by nobody. */
+/**
+ * -> costs [P, M, N]. Rows beyond an image's count are not written, and no kernel reads them. One invocation per pair.
+ */
 export const matchingCostsKernel = kernelFamily((form: CostForm) =>
   defineKernel({
     name: `matching_costs_${form}_f32`,
@@ -70,16 +82,20 @@ export const matchingCostsKernel = kernelFamily((form: CostForm) =>
   let l = logistic(logits[proposal * p.classes + labels[image * p.rows + row]]);
   let distance = dot(abs(box - truth) / sizes[image], vec4f(1.0));
   let similarity = giou(box, truth);
-  costs[at] = finiteCost(p.classWeight * (${CLASS_COST[form]}) + p.l1Weight * distance + p.giouWeight * (${form === 'transport' ? '1.0 - similarity' : '-similarity'}));`,
+  let classCost = ${CLASS_COST[form]};
+  let overlapCost = ${form === 'transport' ? '1.0 - similarity' : '-similarity'};
+  costs[at] = finiteCost(p.classWeight * classCost + p.l1Weight * distance + p.giouWeight * overlapCost);`,
   }),
 );
 
-/** The dynamic k that a kernel can find: the top-q values are kept in registers. */
+/** Maximum q of dynamic k: the q largest values are held in registers. */
 export const MAX_TOP_Q = 64;
 
 /**
- * Units that each ground truth supplies, the background's last -> supply [P, M + 1]. One workgroup a problem, one lane a ground truth.
- * `topQ` > 0: dynamic k = floor(sum of the q largest IoUs), at least 1 [OTA 3.3]; 0: k = p.fixed. Then unit increasing and the bound [DSR 3.2].
+ * Units that each ground truth supplies, the background's last -> supply [P, M + 1]. One workgroup per problem, one
+ * invocation per ground truth.
+ * `topQ` > 0: dynamic k = floor(sum of the q largest IoUs), at least 1 [OTA 3.3]. `topQ` = 0: k = p.fixed.
+ * Unit increasing and the bound on positives follow [DSR 3.2].
  */
 export const supplyKernel = kernelFamily((topQ: number) => {
   const slots = Array.from({ length: topQ }, (_, i) => i);
@@ -101,7 +117,7 @@ export const supplyKernel = kernelFamily((topQ: number) => {
       rows: 'u32',
       images: 'u32',
       fixed: 'f32',
-      leastUnits: 'f32',
+      minUnits: 'f32',
       unitStep: 'f32',
       stages: 'u32',
       limit: 'f32',
@@ -120,21 +136,24 @@ export const supplyKernel = kernelFamily((topQ: number) => {
     if (i < count) {
       units = p.fixed;
       ${topQ > 0 ? dynamic : ''}
-      units = max(units - earlier, p.leastUnits);
+      units = max(units - earlier, p.minUnits);
     }
     supply[base + i] = units;
   }
   storageBarrier();
   var total = 0.0;
   for (var i = 0u; i < count; i++) { total += supply[base + i]; }
-  storageBarrier(); // all have read before any scales
+  storageBarrier(); // all invocations read before any invocation scales
   let scale = min(1.0, p.limit / max(total, 1e-30));
   for (var i = lane; i < count; i += 64u) { supply[base + i] *= scale; }
   if (lane == 0u) { supply[base + p.rows] = f32(p.proposals) - total * scale; }`,
   });
 });
 
-/** matched [T, entries] -> number of matched entries of each stage, and max(1, that) as f32. One workgroup a stage. */
+/**
+ * matched [T, entries] -> counts [T], the matched entries of each stage, and positives [T] = max(1, count). One
+ * workgroup per stage.
+ */
 export const countPositivesKernel = kernelFamily(() =>
   defineKernel({
     name: 'count_positives',

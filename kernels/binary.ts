@@ -1,9 +1,11 @@
-/** Elementwise functions of two tensors under broadcasting, and their derivatives. */
+/** Elementwise functions of two tensors with broadcasting, and their derivatives. */
 import { defineKernel, eachElement, kernelFamily, type BufferSpec, type ScalarType } from './kernel.ts';
+import { ACCESS, ELEMENT, type Width } from './teams.ts';
 
 /**
- * WGSL of f(x, y), and of the gradients by x and y given `u`, over `T` (vec4f or f32).
- * Ties of maximum and minimum give each side half, as in PyTorch.
+ * WGSL over `T` (vec4f or f32) of f(x, y), and of the gradients with respect to x and y, where `u` is the upstream
+ * gradient. At ties of maximum and minimum each side gets half of the gradient, as in PyTorch.
+ * A new function needs an entry here and a line in engine/ops/binary.ts.
  */
 const BINARY_FUNCTIONS = {
   add: { value: 'x + y', byX: 'u', byY: 'u' },
@@ -25,18 +27,20 @@ const BINARY_FUNCTIONS = {
 export type BinaryFunction = keyof typeof BINARY_FUNCTIONS;
 
 /**
- * How an operand is read at output element i (of `rank` dimensions, the innermost of `n` elements):
- * full: as the output; scalar: one value for all; vector: along the innermost dimension, by strides over the others;
- * splat: by strides over the others only.
+ * How an operand is read at output element i. The output has `rank` dimensions, the innermost of `n` elements.
+ * - `full`: at i.
+ * - `scalar`: one value for all elements.
+ * - `vector`: along the innermost dimension, and by strides over the others.
+ * - `splat`: by strides over the other dimensions only.
  */
 export type OperandForm = 'full' | 'scalar' | 'vector' | 'splat';
 
-/** The most dimensions that remain after adjacent ones of equal kind are merged. */
+/** Maximum number of dimensions after adjacent dimensions of equal kind are merged. */
 export const MAX_RANK = 5;
 
 /**
- * Sizes of the output's dimensions between the first and the innermost, and each operand's strides but for the innermost dimension,
- * in its own elements.
+ * size1 .. size3: sizes of the output's dimensions between the first and the innermost. x0 .. x3 and y0 .. y3: each
+ * operand's strides in the dimensions before the innermost, in elements of the operand.
  */
 const PARAMS = {
   count: 'u32',
@@ -55,7 +59,7 @@ const PARAMS = {
 } as const satisfies Record<string, ScalarType>;
 export type BinaryParams = Readonly<Record<keyof typeof PARAMS, number>>;
 
-const elementOf = (form: OperandForm, width: 1 | 4): 'f32' | 'vec4f' =>
+const elementOf = (form: OperandForm, width: Width): 'f32' | 'vec4f' =>
   width === 4 && (form === 'full' || form === 'vector') ? 'vec4f' : 'f32';
 
 interface Operands {
@@ -63,10 +67,21 @@ interface Operands {
   readonly text: string;
 }
 
+/** The form of a kernel. */
+export type BinaryForm = {
+  /** Output values per buffer element. */
+  readonly width: Width;
+  readonly rank: number;
+  readonly x: OperandForm;
+  readonly y: OperandForm;
+  /** Invocations per workgroup. */
+  readonly lanes: number;
+};
+
 /** Reads operands x and y of element i. */
-function operands(width: 1 | 4, rank: number, x: OperandForm, y: OperandForm): Operands {
+function operands({ width, rank, x, y }: BinaryForm): Operands {
   const strided = (form: OperandForm): boolean => form === 'vector' || form === 'splat';
-  const T = width === 4 ? 'vec4f' : 'f32';
+  const T = ELEMENT[width];
   const lines: string[] = [];
   if (strided(x) || strided(y)) {
     lines.push('  let inner = i % p.n;', '  var rest = i / p.n;');
@@ -83,49 +98,46 @@ function operands(width: 1 | 4, rank: number, x: OperandForm, y: OperandForm): O
   return { specs: { a: `read ${elementOf(x, width)}`, b: `read ${elementOf(y, width)}` }, text: lines.join('\n') };
 }
 
-const formName = (width: 1 | 4, rank: number, x: OperandForm, y: OperandForm): string =>
-  `f32_${width === 4 ? 'vec4' : 'scalar'}_${x}_${y}${rank > 1 ? `_rank${rank}` : ''}`;
+const formName = ({ width, rank, x, y }: BinaryForm): string =>
+  `f32_${ACCESS[width]}_${x}_${y}${rank > 1 ? `_rank${rank}` : ''}`;
 
-export const binaryKernel = kernelFamily(
-  (f: BinaryFunction, width: 1 | 4, rank: number, x: OperandForm, y: OperandForm, lanes: number) => {
-    const { specs, text } = operands(width, rank, x, y);
-    return defineKernel({
-      name: `${f}_${formName(width, rank, x, y)}`,
-      workgroup: [lanes],
-      params: PARAMS,
-      buffers: { ...specs, output: width === 4 ? 'write vec4f' : 'write f32' },
-      body: eachElement(
-        lanes,
-        'p.count',
-        `
+/** output = f(x, y) */
+export const binaryKernel = kernelFamily((f: BinaryFunction, form: BinaryForm) => {
+  const { specs, text } = operands(form);
+  return defineKernel({
+    name: `${f}_${formName(form)}`,
+    workgroup: [form.lanes],
+    params: PARAMS,
+    buffers: { ...specs, output: `write ${ELEMENT[form.width]}` },
+    body: eachElement(
+      form.lanes,
+      'p.count',
+      `
 ${text}
   output[i] = ${BINARY_FUNCTIONS[f].value};`,
-      ),
-    });
-  },
-);
+    ),
+  });
+});
 
 type Operand = 'x' | 'y';
 
-/** Gradient by one operand, of the output's shape. */
-export const binaryGradientKernel = kernelFamily(
-  (f: BinaryFunction, by: Operand, width: 1 | 4, rank: number, x: OperandForm, y: OperandForm, lanes: number) => {
-    const { specs, text } = operands(width, rank, x, y);
-    const T = width === 4 ? 'vec4f' : 'f32';
-    return defineKernel({
-      name: `${f}_gradient_${by}_${formName(width, rank, x, y)}`,
-      workgroup: [lanes],
-      params: PARAMS,
-      buffers: { ...specs, upstream: `read ${T}`, gradient: `write ${T}` },
-      module: `alias T = ${T};`,
-      body: eachElement(
-        lanes,
-        'p.count',
-        `
+/** Gradient with respect to one operand, of the output's shape. */
+export const binaryGradientKernel = kernelFamily((f: BinaryFunction, operand: Operand, form: BinaryForm) => {
+  const { specs, text } = operands(form);
+  const T = ELEMENT[form.width];
+  return defineKernel({
+    name: `${f}_gradient_${operand}_${formName(form)}`,
+    workgroup: [form.lanes],
+    params: PARAMS,
+    buffers: { ...specs, upstream: `read ${T}`, gradient: `write ${T}` },
+    module: `alias T = ${T};`,
+    body: eachElement(
+      form.lanes,
+      'p.count',
+      `
 ${text}
   let u = upstream[i];
-  gradient[i] = ${BINARY_FUNCTIONS[f][by === 'x' ? 'byX' : 'byY']};`,
-      ),
-    });
-  },
-);
+  gradient[i] = ${BINARY_FUNCTIONS[f][operand === 'x' ? 'byX' : 'byY']};`,
+    ),
+  });
+});

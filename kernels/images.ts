@@ -1,19 +1,22 @@
 /**
- * Images as they were decoded -> a normalised, padded batch. Element by element four neighbouring pixels of a row of the result [batch, height, width, 3].
+ * Decoded images -> a normalised, padded batch [batch, height, width, 3]. One element is `PIXELS_AT_ONCE` neighbouring
+ * pixels of a row of the result.
  *
- * `images` holds four words an image (first word of its values, width, height, 1 for float values or 0 for bytes), and behind them the values:
- * RGB, row by row, as f32 or packed four bytes a word.
+ * `images` starts with four words per image: index of the first word of its values, width, height, and 1 for float
+ * values or 0 for bytes. The values follow: RGB, row by row, as f32 or packed as four bytes per word.
  */
 import { defineKernel, eachPlace, kernelFamily } from './kernel.ts';
 
-/** Pixels of an element. */
+/** Pixels per element. */
 export const PIXELS_AT_ONCE = 4;
 
 const VALUES = Array.from({ length: 3 * PIXELS_AT_ONCE }, (_, i) => i);
 const value = (i: number): string => `values${Math.floor(i / 4)}[${i % 4}]`;
 const WORDS = [0, 1, 2];
+const floatsOf = (word: number): string =>
+  [0, 1, 2, 3].map((c) => `images[min(first + at + ${4 * word + c}u, last)]`).join(', ');
 
-/** @param whole rows of the result are whole lanes, whose values are stored as vec4s; otherwise value by value */
+/** @param whole whether rows of the result consist of whole elements, which are stored as vec4s */
 export const normalizeImagesKernel = kernelFamily((whole: boolean, lanes: number) =>
   defineKernel({
     name: `normalize_images_f32_${whole ? 'vec4' : 'scalar'}`,
@@ -22,7 +25,7 @@ export const normalizeImagesKernel = kernelFamily((whole: boolean, lanes: number
       count: 'u32',
       height: 'u32',
       width: 'u32',
-      quadsARow: 'u32',
+      quadsPerRow: 'u32',
       meanR: 'f32',
       meanG: 'f32',
       meanB: 'f32',
@@ -32,13 +35,15 @@ export const normalizeImagesKernel = kernelFamily((whole: boolean, lanes: number
     },
     buffers: { images: 'read u32', output: whole ? 'write vec4f' : 'write f32' },
     module: `
-fn normalised(value: f32, channel: u32) -> f32 { return (value - vec3f(p.meanR, p.meanG, p.meanB)[channel]) / vec3f(p.stdR, p.stdG, p.stdB)[channel]; }`,
+fn normalised(value: f32, channel: u32) -> f32 {
+  return (value - vec3f(p.meanR, p.meanG, p.meanB)[channel]) / vec3f(p.stdR, p.stdG, p.stdB)[channel];
+}`,
     body: eachPlace(
       {
         lanes,
         count: 'p.count',
         sizes: [
-          ['quad', 'p.quadsARow'],
+          ['quad', 'p.quadsPerRow'],
           ['y', 'p.height'],
         ],
         outermost: 'image',
@@ -52,24 +57,29 @@ fn normalised(value: f32, channel: u32) -> f32 { return (value - vec3f(p.meanR, 
   ${WORDS.map((w) => `var values${w} = vec4f();`).join(' ')}
   if (pixels > 0u) {
     if (images[image * 4u + 3u] != 0u) {
-      // Past the last pixel the last value is read again.
+      // Behind the last pixel the last value is read again.
       let last = first + at + pixels * 3u - 1u;
-      ${WORDS.map((w) => `values${w} = bitcast<vec4f>(vec4u(${[0, 1, 2, 3].map((c) => `images[min(first + at + ${4 * w + c}u, last)]`).join(', ')}));`).join('\n      ')}
+      ${WORDS.map((w) => `values${w} = bitcast<vec4f>(vec4u(${floatsOf(w)}));`).join('\n      ')}
     } else {
-      // Four words hold the bytes of the lane, wherever they begin.
+      // Four words hold the bytes of the element, wherever they begin.
       let word = first + at / 4u;
       let shift = 8u * (at % 4u);
       let last = first + (at + pixels * 3u - 1u) / 4u;
-      let words = vec4u(images[word], images[min(word + 1u, last)], images[min(word + 2u, last)], images[min(word + 3u, last)]);
-      ${WORDS.map(
-        (
-          w,
-        ) => `let bytes${w} = select((words[${w}] >> shift) | (words[${w + 1}] << (32u - shift)), words[${w}], shift == 0u);
-      values${w} = vec4f(vec4u(bytes${w}, bytes${w} >> 8u, bytes${w} >> 16u, bytes${w} >> 24u) & vec4u(255u));`,
+      let words = vec4u(
+        images[word], images[min(word + 1u, last)], images[min(word + 2u, last)], images[min(word + 3u, last)]);
+      ${WORDS.map((w) =>
+        [
+          `let joined${w} = (words[${w}] >> shift) | (words[${w + 1}] << (32u - shift));`,
+          `let bytes${w} = select(joined${w}, words[${w}], shift == 0u);`,
+          `values${w} = vec4f(vec4u(bytes${w}, bytes${w} >> 8u, bytes${w} >> 16u, bytes${w} >> 24u) & vec4u(255u));`,
+        ].join('\n      '),
       ).join('\n      ')}
     }
   }
-  ${VALUES.map((v) => `${value(v)} = select(0.0, normalised(${value(v)}, ${v % 3}u), pixels > ${Math.floor(v / 3)}u);`).join('\n  ')}
+  ${VALUES.map((v) => {
+    const normalised = `normalised(${value(v)}, ${v % 3}u)`;
+    return `${value(v)} = select(0.0, ${normalised}, pixels > ${Math.floor(v / 3)}u);`;
+  }).join('\n  ')}
   ${
     whole
       ? WORDS.map((w) => `output[i * 3u + ${w}u] = values${w};`).join('\n  ')

@@ -1,10 +1,11 @@
 /**
- * Copies that change where elements lie: by strides (permute, slice, expand), transposes, concatenation and its inverse, gathering.
- * They move bits: every buffer is bound as u32, whatever it holds. Only the gradient of gather computes.
+ * Copies that move elements: by strides (permute, slice, expand), transposes, concatenation and its inverse, and
+ * gathering. They copy bits: every buffer is bound as u32, whatever its values. Only the gradient of gather computes.
  */
 import { defineKernel, eachPlace, kernelFamily, type BufferSpec } from './kernel.ts';
+import type { Width } from './teams.ts';
 
-/** The most dimensions that remain after adjacent ones that lie alike are merged. */
+/** Maximum number of dimensions after adjacent dimensions are merged where their strides allow it. */
 export const MAX_COPY_RANK = 6;
 
 const LINEAR = `
@@ -12,15 +13,17 @@ const LINEAR = `
   if (i >= p.count) { return; }`;
 
 /**
- * How the innermost dimension is read: vector: contiguous; splat: one element for all of it; strided: `inner_stride` apart.
+ * How the innermost dimension is read. `vector`: contiguous. `splat`: one element for the whole dimension. `strided`:
+ * elements `inner_stride` apart.
  */
 export type CopyForm = 'vector' | 'splat' | 'strided';
 
 /**
- * output[i0, ..., inner] = input[offset + i0 s0 + ... ]. Output row-major, `n` = innermost size in elements of `width`,
- * size1 .. size4 those of the dimensions between the first and the innermost. Strides and offset in whole vec4s for vector at width 4, otherwise in elements.
+ * output[i0, ..., inner] = input[offset + i0 stride0 + ...]. The output is row-major. `n` is the size of the innermost
+ * dimension in elements of `width` values, size1 .. size4 the sizes of the dimensions between the first and the
+ * innermost. Strides and offset count vec4s for `vector` with width 4, otherwise single values.
  */
-export const stridedCopyKernel = kernelFamily((form: CopyForm, width: 1 | 4, rank: number, lanes: number) => {
+export const stridedCopyKernel = kernelFamily((form: CopyForm, width: Width, rank: number, lanes: number) => {
   const outerDims = Array.from({ length: rank - 1 }, (_, d) => d);
   const sizes =
     rank === 1
@@ -73,7 +76,7 @@ export const stridedCopyKernel = kernelFamily((form: CopyForm, width: 1 | 4, ran
 });
 
 /**
- * [batch, rows, columns] to [batch, columns, rows], 4 x 4 elements at a time; `rows4` and `columns4` in whole vec4s,
+ * [batch, rows, columns] to [batch, columns, rows], 4 x 4 values at a time. `rows4` and `columns4` count vec4s;
  * count = batch * rows4 * columns4.
  */
 export const transposeKernel = kernelFamily((lanes: number) =>
@@ -108,8 +111,11 @@ export const transposeKernel = kernelFamily((lanes: number) =>
   }),
 );
 
-/** [outer, length] into columns start .. start + length of zeros [outer, total]: the gradient of slice. All in elements of `width`. */
-export const padKernel = kernelFamily((width: 1 | 4) => {
+/**
+ * The gradient of slice: copies [outer, length] into the columns start .. start + length of zeros [outer, total]. All
+ * params count elements of `width` values.
+ */
+export const padKernel = kernelFamily((width: Width) => {
   const V = width === 4 ? 'vec4u' : 'u32';
   return defineKernel({
     name: `pad_${width === 4 ? 'vec4' : 'scalar'}`,
@@ -124,14 +130,16 @@ export const padKernel = kernelFamily((width: 1 | 4) => {
   });
 });
 
-/** The most tensors that one dispatch joins: one of the eight storage buffers is the whole. */
+/** Maximum number of tensors that one dispatch joins: eight storage buffers, less one for the whole. */
 export const MAX_PARTS = 7;
 
 /**
- * `join`: parts [outer, length_k] side by side into columns start .. of `whole` [outer, total]; otherwise the other way round.
- * In elements of `width`; end_k is where part k ends, counted from `start`; count = outer * the parts' lengths together.
+ * With `join`: copies the parts [outer, length_k] side by side into `whole` [outer, total], from column `start` on.
+ * Without `join`: copies the other way round.
+ * Params count elements of `width` values. end_k is the end of part k, counted from `start`; count = outer * sum of the
+ * lengths.
  */
-export const concatKernel = kernelFamily((parts: number, width: 1 | 4, join: boolean, lanes: number) => {
+export const concatKernel = kernelFamily((parts: number, width: Width, join: boolean, lanes: number) => {
   const V = width === 4 ? 'vec4u' : 'u32';
   const indices = Array.from({ length: parts }, (_, k) => k);
   const buffers: Record<string, BufferSpec> = { whole: `${join ? 'write' : 'read'} ${V}` };
@@ -157,8 +165,11 @@ export const concatKernel = kernelFamily((parts: number, width: 1 | 4, join: boo
   });
 });
 
-/** output [outer, m, inner] = input [outer, n, inner] at `indices` [m]; zeros where an index is n or more. `inner` in elements of `width`. */
-export const gatherKernel = kernelFamily((width: 1 | 4) => {
+/**
+ * output [outer, m, inner] = input [outer, n, inner] at `indices` [m]. An index of n or more gives zeros. `inner`
+ * counts elements of `width` values.
+ */
+export const gatherKernel = kernelFamily((width: Width) => {
   const V = width === 4 ? 'vec4u' : 'u32';
   return defineKernel({
     name: `gather_${width === 4 ? 'vec4' : 'scalar'}`,
@@ -175,8 +186,9 @@ export const gatherKernel = kernelFamily((width: 1 | 4) => {
 });
 
 /**
- * Lists the positions that chose each source row, in ascending order: `head` [n] (zeros before) gets the first position + 1,
- * `next` [m] the following one + 1, 0 at the end. Four positions a lane, compared with four others a load; every entry has one writer.
+ * Lists the positions that chose each source row, in ascending order, as linked lists. `head` [n], zeros before, gets
+ * the first position + 1 of each row; `next` [m] gets the following position + 1, or 0 at the end. An invocation
+ * handles four positions and compares them with four others per load. Every entry has one writer.
  */
 export const gatherLinksKernel = kernelFamily(() =>
   defineKernel({
@@ -211,7 +223,7 @@ export const gatherLinksKernel = kernelFamily(() =>
 );
 
 /** Gradient of gather: each source row sums the upstream rows of the positions that chose it, in ascending order. */
-export const gatherGradientKernel = kernelFamily((width: 1 | 4) => {
+export const gatherGradientKernel = kernelFamily((width: Width) => {
   const V = width === 4 ? 'vec4f' : 'f32';
   return defineKernel({
     name: `gather_gradient_f32_${width === 4 ? 'vec4' : 'scalar'}`,
@@ -222,7 +234,9 @@ export const gatherGradientKernel = kernelFamily((width: 1 | 4) => {
   let row = i / p.inner;
   let base = row / p.n * p.m;
   var sum = ${V}();
-  for (var link = head[row % p.n]; link != 0u; link = next[link - 1u]) { sum += upstream[(base + link - 1u) * p.inner + i % p.inner]; }
+  for (var link = head[row % p.n]; link != 0u; link = next[link - 1u]) {
+    sum += upstream[(base + link - 1u) * p.inner + i % p.inner];
+  }
   gradient[i] = sum;`,
   });
 });

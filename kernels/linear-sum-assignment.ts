@@ -1,20 +1,24 @@
 /**
- * Linear sum assignment by shortest augmenting paths (Crouse, "On implementing 2D rectangular assignment algorithms", 2016, as in scipy).
- * One workgroup a problem; its lanes share the columns of the longer side, a column always the same lane. Every loop is bounded by a size, so
- * that no costs can hang it.
+ * Linear sum assignment by shortest augmenting paths (Crouse, "On implementing 2D rectangular assignment algorithms",
+ * 2016, as in scipy).
+ * One workgroup per problem. Its lanes share the members of the longer side; each member always belongs to the same
+ * lane. Every loop is bounded by a size, so no costs can make it run forever.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { withinSubgroup } from './subgroups.ts';
 
-/** Lanes of the variant without subgroups: 8 groups of 8 for the two-step reduction. */
+/** Lanes per workgroup without subgroups: 8 groups of 8 for the reduction in two steps. */
 const LANES = 64;
 
-/** The least (value, tag) of all lanes goes to `bestValue`, `bestTag`. */
+/** WGSL that writes the least (value, tag) of all lanes to `bestValue` and `bestTag`. */
 const reduceSubgroup = (lanes: number): string => /* wgsl */ `
       let least = ${withinSubgroup(lanes, 'ownValue', 'min')};
       let candidate = select(NONE, ownTag, ownValue == least);
       let leastTag = ${withinSubgroup(lanes, 'candidate', 'min')};
       if (lane == 0u) { bestValue = least; bestTag = leastTag; }`;
+/** Exchange of the variant without subgroups. */
+const LANE_VALUES = `var<workgroup> laneValue: array<f32, ${LANES}>;
+var<workgroup> laneTag: array<u32, ${LANES}>;`;
 const REDUCE_WORKGROUP = /* wgsl */ `
       laneValue[lane] = ownValue;
       laneTag[lane] = ownTag;
@@ -35,10 +39,11 @@ const REDUCE_WORKGROUP = /* wgsl */ `
       if (lane == 0u) { bestValue = ownValue; bestTag = ownTag; }`;
 
 /**
- * costs [P, rows, columns], of which problem p uses counts[p mod images] rows -> columnOfRow [P, rows], rowOfColumn [P, columns], -1 where unassigned.
- * `values` and `links` are scratch: rows + columns + max(rows, columns) a problem.
+ * costs [P, rows, columns] -> columnOfRow [P, rows], rowOfColumn [P, columns], -1 where unassigned. Problem p uses
+ * counts[p mod images] rows.
+ * `values` and `links` are scratch memory: rows + columns + max(rows, columns) per problem.
  *
- * @param subgroupSize lanes of a workgroup that is one subgroup; 0 for the variant without
+ * @param subgroupSize lanes per workgroup that is one subgroup; 0 for the variant without subgroups
  */
 export const linearSumAssignmentKernel = kernelFamily((subgroupSize: number) => {
   const lanes = subgroupSize > 0 ? subgroupSize : LANES;
@@ -58,18 +63,26 @@ export const linearSumAssignmentKernel = kernelFamily((subgroupSize: number) => 
     module: /* wgsl */ `
 const NONE = 0xffffffffu;
 const CEILING = 1e30f;
-${subgroupSize > 0 ? '' : `var<workgroup> laneValue: array<f32, ${LANES}>;\nvar<workgroup> laneTag: array<u32, ${LANES}>;`}
+${subgroupSize > 0 ? '' : LANE_VALUES}
 var<workgroup> bestValue: f32;
 var<workgroup> bestTag: u32;
-/** What is assigned, by 'short' (the side with fewer members) and 'long': rows are the short side unless flipped. */
+// The assignment by 'short' (the side with fewer members) and 'long'. Rows are the short side unless flipped.
 struct Sides { flipped: bool, rowBase: u32, columnBase: u32 }
-fn longOf(s: Sides, i: u32) -> i32 { if (s.flipped) { return rowOfColumn[s.columnBase + i]; } return columnOfRow[s.rowBase + i]; }
-fn shortOf(s: Sides, j: u32) -> i32 { if (s.flipped) { return columnOfRow[s.rowBase + j]; } return rowOfColumn[s.columnBase + j]; }
+fn longOf(s: Sides, i: u32) -> i32 {
+  if (s.flipped) { return rowOfColumn[s.columnBase + i]; }
+  return columnOfRow[s.rowBase + i];
+}
+fn shortOf(s: Sides, j: u32) -> i32 {
+  if (s.flipped) { return columnOfRow[s.rowBase + j]; }
+  return rowOfColumn[s.columnBase + j];
+}
 fn assign(s: Sides, i: u32, j: u32) {
   if (s.flipped) { rowOfColumn[s.columnBase + i] = i32(j); columnOfRow[s.rowBase + j] = i32(i); }
   else { columnOfRow[s.rowBase + i] = i32(j); rowOfColumn[s.columnBase + j] = i32(i); }
 }
-fn finite(c: f32) -> f32 { return select(c, CEILING, (bitcast<u32>(c) & 0x7fffffffu) > bitcast<u32>(CEILING)); }`,
+fn finite(c: f32) -> f32 {
+  return select(c, CEILING, (bitcast<u32>(c) & 0x7fffffffu) > bitcast<u32>(CEILING));
+}`,
     body: /* wgsl */ `
   let problem = linearGroup;
   if (problem >= p.problems) { return; }
@@ -81,10 +94,12 @@ fn finite(c: f32) -> f32 { return select(c, CEILING, (bitcast<u32>(c) & 0x7fffff
   let shortStride = select(p.columns, 1u, sides.flipped);
   let longStride = select(1u, p.columns, sides.flipped);
   let base = problem * (p.rows + p.columns + max(p.rows, p.columns));
-  let dualShort = base;                              // values: duals of both sides, length of the shortest path to each long
+  // values: duals of both sides, length of the shortest path to each long
+  let dualShort = base;
   let dualLong = dualShort + shorts;
   let shortest = dualLong + longs;
-  let doneShort = base;                              // links: the search (root + 1) that visited a short or long, the short before a long on its path
+  // links: the search (root + 1) that visited each short and long, the short before each long on its path
+  let doneShort = base;
   let doneLong = doneShort + shorts;
   let path = doneLong + longs;
   for (var i = lane; i < p.rows; i += ${lanes}u) { columnOfRow[sides.rowBase + i] = -1; }
@@ -97,21 +112,23 @@ fn finite(c: f32) -> f32 { return select(c, CEILING, (bitcast<u32>(c) & 0x7fffff
     var at = root;
     var length = 0.0;
     var sink = NONE;
-    for (var step = 0u; step <= root; step++) { // each step but the last visits an assigned long, of which there are 'root'
+    // Each step but the last visits an assigned long; there are 'root' of them.
+    for (var step = 0u; step <= root; step++) {
       if (lane == 0u) { links[doneShort + at] = search; }
       let dual = values[dualShort + at];
       var ownValue = 3e38;
       var ownTag = NONE;
       for (var j = lane; j < longs; j += ${lanes}u) {
         if (links[doneLong + j] == search) { continue; }
-        let reduced = length + ((finite(costs[costBase + at * shortStride + j * longStride]) - dual) - values[dualLong + j]);
+        let cost = finite(costs[costBase + at * shortStride + j * longStride]);
+        let reduced = length + ((cost - dual) - values[dualLong + j]);
         var value = values[shortest + j];
         if (step == 0u || reduced < value) {
           value = reduced;
           values[shortest + j] = reduced;
           links[path + j] = i32(at);
         }
-        let tag = select(j, j + longs, shortOf(sides, j) >= 0); // free ones first among equals, then by index
+        let tag = select(j, j + longs, shortOf(sides, j) >= 0); // among equals free longs first, then by index
         if (value < ownValue || (value == ownValue && tag < ownTag)) { ownValue = value; ownTag = tag; }
       }
       ${subgroupSize > 0 ? reduceSubgroup(lanes) : REDUCE_WORKGROUP}
@@ -130,7 +147,9 @@ fn finite(c: f32) -> f32 { return select(c, CEILING, (bitcast<u32>(c) & 0x7fffff
     if (sink != NONE) {
       for (var i = lane; i < shorts; i += ${lanes}u) {
         if (i == root) { values[dualShort + i] += length; }
-        else if (links[doneShort + i] == search) { values[dualShort + i] += length - values[shortest + u32(longOf(sides, i))]; }
+        else if (links[doneShort + i] == search) {
+          values[dualShort + i] += length - values[shortest + u32(longOf(sides, i))];
+        }
       }
       for (var j = lane; j < longs; j += ${lanes}u) {
         if (links[doneLong + j] == search) { values[dualLong + j] -= length - values[shortest + j]; }

@@ -1,15 +1,19 @@
-/** Optimiser steps over flat buffers of many parameters: global gradient norm and clipping factor, AdamW, SGD. All on the device, nothing read back. */
+/**
+ * Optimiser steps over flat buffers of many parameters: norm of all gradients, clipping factor, AdamW and SGD. All work
+ * stays on the device; nothing is read back.
+ */
 import { defineKernel, eachElement, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';
 import { teamOf, teamReduction, teamScope } from './teams.ts';
 
 const LANES = 64;
-/** vec4s that one team of lanes sums the squares of: partial sums stay short, and few are left for the second pass. */
+/** vec4s per partial sum: the partial sums stay short, and few are left for the second dispatch. */
 export const NORM_BLOCK = 2048;
 
-/** One partial sum of squares for each block of NORM_BLOCK vec4s. */
+/** One partial sum of squares for each block of NORM_BLOCK vec4s. One team per block. */
 export const squareSumsKernel = kernelFamily((subgroupSize: number) => {
   const team = teamOf(subgroupSize);
   const square = (at: string): string => `dot(gradient[p.first4 + ${at}], gradient[p.first4 + ${at}])`;
+  const squareAfter = (steps: number): string => square(`i + ${steps * team.lanes}u`);
   return defineKernel({
     name: `square_sums_f32_vec4_${team.label}`,
     workgroup: [team.lanes * team.count],
@@ -22,7 +26,7 @@ export const squareSumsKernel = kernelFamily((subgroupSize: number) => {
   var i = item * ${NORM_BLOCK}u + member;
   var sum = 0.0;
   for (; i + ${3 * team.lanes}u < end; i += ${4 * team.lanes}u) {
-    sum += (${square('i')} + ${square(`i + ${team.lanes}u`)}) + (${square(`i + ${2 * team.lanes}u`)} + ${square(`i + ${3 * team.lanes}u`)});
+    sum += (${square('i')} + ${squareAfter(1)}) + (${squareAfter(2)} + ${squareAfter(3)});
   }
   for (; i < end; i += ${team.lanes}u) { sum += ${square('i')}; }
   let total = teamSum(sum, lane);
@@ -31,8 +35,9 @@ export const squareSumsKernel = kernelFamily((subgroupSize: number) => {
 });
 
 /**
- * One workgroup: `norm[0]`, the norm of the gradients times `scale`, and `factor[0]`, what the gradients are to be multiplied by: `scale`, and where `clips` is 1
- * also min(1, maxNorm / (norm + 1e-6)), which is PyTorch's clip_grad_norm_. A NaN stays one.
+ * Writes `norm[0]`, the norm of the gradients times `scale`, and `factor[0]`, the factor of the gradients in an update.
+ * The factor is `scale`, and where `clips` is 1 also min(1, maxNorm / (norm + 1e-6)), as in PyTorch's clip_grad_norm_.
+ * NaN stays NaN. One workgroup.
  */
 export const clippingFactorKernel = kernelFamily(() =>
   defineKernel({
@@ -57,7 +62,10 @@ export const clippingFactorKernel = kernelFamily(() =>
   }),
 );
 
-/** Decoupled weight decay, then Adam: torch.optim.AdamW. `rates[slot]` is (lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), 1 - lr * weightDecay): what changes from step to step. */
+/**
+ * AdamW as in torch.optim.AdamW: decoupled weight decay, then Adam. `rates[slot]` holds the values that change from
+ * step to step: (lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), 1 - lr * weightDecay).
+ */
 export const adamwKernel = kernelFamily((lanes: number) =>
   defineKernel({
     name: 'adamw_f32_vec4',
@@ -92,7 +100,10 @@ ${eachElement(
 
 export type MomentumKind = 'plain' | 'momentum' | 'nesterov';
 
-/** torch.optim.SGD: decay joins the gradient; the momentum buffer starts at zero, so that its first value is the gradient. `rates[slot].x` is the learning rate. */
+/**
+ * SGD as in torch.optim.SGD. Weight decay is added to the gradient. The momentum buffer starts at zero, so that its
+ * first value is the gradient. `rates[slot].x` is the learning rate.
+ */
 export const sgdKernel = kernelFamily((kind: MomentumKind, lanes: number): Kernel => {
   const buffers: Record<string, BufferSpec> = {
     gradient: 'read vec4f',

@@ -1,6 +1,6 @@
 /**
- * Max pooling in NHWC, output (or input) pixels by vec4s of channels; channels that are no multiple of 4 go one by one.
- * `channels` counts elements of the buffers: vec4s or single values.
+ * Max pooling of NHWC maps and its gradient. Invocations handle vec4s of channels, or single channels where the number
+ * of channels is not a multiple of 4. `channels` counts buffer elements: vec4s or single values.
  */
 import { defineKernel, eachPlace, kernelFamily, type Kernel } from './kernel.ts';
 import { linearBuffers, linearLoad, linearParams } from './linear.ts';
@@ -18,11 +18,11 @@ const PARAMS = {
   padding: 'u32',
 } as const;
 
-/** Windows of so many pixels at most are unrolled: a loop costs its variables in every turn. */
+/** Maximum number of pixels of a window that is unrolled. A loop would update its variables at every pixel. */
 const MAX_UNROLLED = 16;
 
-/** WGSL of `visit` for every pixel of a window, in its order. */
-const ofWindow = (kernel: number, visit: (ky: string, kx: string) => string): string =>
+/** WGSL of `visit` for every pixel of a window, in row-major order. */
+const eachWindowPixel = (kernel: number, visit: (ky: string, kx: string) => string): string =>
   kernel * kernel <= MAX_UNROLLED
     ? range(kernel)
         .flatMap((ky) => range(kernel).map((kx) => visit(`${ky}u`, `${kx}u`)))
@@ -33,26 +33,52 @@ const ofWindow = (kernel: number, visit: (ky: string, kx: string) => string): st
 const isNan = (u: string, value: string): string =>
   `((bitcast<${u}>(${value}) & ${u}(0x7fffffffu)) > ${u}(0x7f800000u))`;
 
-/** The maximum of a window. What `max` and comparisons give with NaN is up to the adapter, so NaNs are told by their bits; as in PyTorch they win. */
-function maximumOf(kernel: number, f: string, u: string, load: (ky: string, kx: string) => string): string {
+/** How a kernel reads a window. */
+interface Window {
+  /** The window's side. */
+  readonly kernel: number;
+  /** WGSL types of a buffer element, as float and as unsigned integer. */
+  readonly f: 'f32' | 'vec4f';
+  readonly u: 'u32' | 'vec4u';
+  /** WGSL of the value at a pixel of the window. */
+  readonly load: (ky: string, kx: string) => string;
+}
+
+/**
+ * WGSL of the maximum of a window. As in PyTorch, NaN wins. The results of `max` and comparisons with NaN depend on the
+ * adapter, so NaNs are recognised by their bits.
+ */
+function maximumOf({ kernel, f, u, load }: Window): string {
   return `
   var best = ${load('0u', '0u')};
   var magnitude = ${u}();
-  ${ofWindow(kernel, (ky, kx) => `{ let value = ${load(ky, kx)}; best = max(best, value); magnitude = max(magnitude, bitcast<${u}>(value) & ${u}(0x7fffffffu)); }`)}
+  ${eachWindowPixel(
+    kernel,
+    (ky, kx) => `{
+    let value = ${load(ky, kx)};
+    best = max(best, value);
+    magnitude = max(magnitude, bitcast<${u}>(value) & ${u}(0x7fffffffu));
+  }`,
+  )}
   output[i] = bitcast<${f}>(select(bitcast<${u}>(best), ${u}(0x7fc00000u), magnitude > ${u}(0x7f800000u)));`;
 }
 
-/** The same, and which pixel it was: the first whatever it is, so that a window of -infinity has a winner too, then whatever is larger, or a NaN. */
-function winnerOf(kernel: number, f: string, u: string, load: (ky: string, kx: string) => string): string {
+/**
+ * As `maximumOf`, and also which pixel it was. The first pixel always wins at first, so that a window of -infinity has
+ * a winner. After it a larger value wins, or a NaN.
+ */
+function winnerOf({ kernel, f, u, load }: Window): string {
+  const none = f === 'f32' ? 'false' : 'vec4<bool>()';
   return `
   var best = ${f}();
   var winner = ${u}(0xffffffffu);
-  ${ofWindow(
+  ${eachWindowPixel(
     kernel,
     (ky, kx) => `{
     let value = ${load(ky, kx)};
     let beats = ((value > best) & !${isNan(u, 'best')}) | ${isNan(u, 'value')} | (winner == ${u}(0xffffffffu));
-    let wins = select(${f === 'f32' ? 'false' : 'vec4<bool>()'}, beats, y0 + ${ky} - p.padding < p.height && x0 + ${kx} - p.padding < p.width);
+    let inside = y0 + ${ky} - p.padding < p.height && x0 + ${kx} - p.padding < p.width;
+    let wins = select(${none}, beats, inside);
     best = select(best, value, wins);
     winner = select(winner, ${u}(${ky} * ${kernel}u + ${kx}), wins);
   }`,
@@ -61,53 +87,65 @@ function winnerOf(kernel: number, f: string, u: string, load: (ky: string, kx: s
   winners[i] = winner;`;
 }
 
-/**
- * `kernel`: the window's side; `texture`: the input is a linear operand texture, of vec4s. `winners`: also writes which pixel of its window each maximum was, which its
- * gradient needs.
- */
-export const maxPool2dKernel = kernelFamily(
-  (vec4: boolean, texture: boolean, kernel: number, winners: boolean, lanes: number): Kernel => {
-    const [f, u] = vec4 ? ['vec4f', 'vec4u'] : ['f32', 'u32'];
-    // In the padding the pixel at the border is met again: no load is left out, and to a maximum it makes no difference, since the window has that pixel anyway.
-    const inside = (at: string, size: string): string =>
-      `(clamp(${at}, p.padding, p.padding + ${size} - 1u) - p.padding)`;
-    const load = (ky: string, kx: string): string =>
-      linearLoad(
-        texture,
-        'input',
-        `((line + ${inside(`y0 + ${ky}`, 'p.height')} * p.width + ${inside(`x0 + ${kx}`, 'p.width')}) * p.channels + c)`,
-      );
-    return defineKernel<string, string>({
-      name: `max_pool2d_${kernel}x${kernel}_f32${vec4 ? '_vec4' : ''}${texture ? '_texture' : ''}${winners ? '_winners' : ''}`,
-      workgroup: [lanes],
-      params: { ...PARAMS, ...linearParams(texture, 'input') },
-      buffers: {
-        ...(vec4 ? linearBuffers(texture, 'input') : { input: 'read f32' as const }),
-        output: vec4 ? 'write vec4f' : 'write f32',
-        ...(winners ? { winners: vec4 ? ('write vec4u' as const) : ('write u32' as const) } : {}),
+type ForwardForm = {
+  readonly vec4: boolean;
+  /** Whether the input is a linear operand texture of vec4s. */
+  readonly texture: boolean;
+  /** The window's side. */
+  readonly kernel: number;
+  /** Whether to write which pixel of its window each maximum is; the gradient needs this. */
+  readonly winners: boolean;
+  /** Invocations per workgroup. */
+  readonly lanes: number;
+};
+
+/** Maximum over windows. */
+export const maxPool2dKernel = kernelFamily(({ vec4, texture, kernel, winners, lanes }: ForwardForm): Kernel => {
+  const f = vec4 ? 'vec4f' : 'f32';
+  const u = vec4 ? 'vec4u' : 'u32';
+  // In the padding the nearest pixel at the border is read again. The window contains that pixel anyway, so the maximum
+  // does not change.
+  const inside = (at: string, size: string): string =>
+    `(clamp(${at}, p.padding, p.padding + ${size} - 1u) - p.padding)`;
+  const load = (ky: string, kx: string): string => {
+    const [y, x] = [inside(`y0 + ${ky}`, 'p.height'), inside(`x0 + ${kx}`, 'p.width')];
+    return linearLoad(texture, 'input', `((line + ${y} * p.width + ${x}) * p.channels + c)`);
+  };
+  return defineKernel<string, string>({
+    name: [
+      `max_pool2d_${kernel}x${kernel}_f32`,
+      vec4 ? '_vec4' : '',
+      texture ? '_texture' : '',
+      winners ? '_winners' : '',
+    ].join(''),
+    workgroup: [lanes],
+    params: { ...PARAMS, ...linearParams(texture, 'input') },
+    buffers: {
+      ...(vec4 ? linearBuffers(texture, 'input') : { input: 'read f32' as const }),
+      output: vec4 ? 'write vec4f' : 'write f32',
+      ...(winners ? { winners: vec4 ? ('write vec4u' as const) : ('write u32' as const) } : {}),
+    },
+    body: eachPlace(
+      {
+        lanes,
+        count: 'p.count',
+        sizes: [
+          ['c', 'p.channels'],
+          ['ox', 'p.outW'],
+          ['oy', 'p.outH'],
+        ],
+        outermost: 'image',
       },
-      body: eachPlace(
-        {
-          lanes,
-          count: 'p.count',
-          sizes: [
-            ['c', 'p.channels'],
-            ['ox', 'p.outW'],
-            ['oy', 'p.outH'],
-          ],
-          outermost: 'image',
-        },
-        `
+      `
   let x0 = ox * p.stride;
   let y0 = oy * p.stride;
   let line = image * p.height * p.width;
-  ${(winners ? winnerOf : maximumOf)(kernel, f, u, load)}`,
-      ),
-    });
-  },
-);
+  ${(winners ? winnerOf : maximumOf)({ kernel, f, u, load })}`,
+    ),
+  });
+});
 
-/** Gathers: an input pixel takes the gradient of every window whose winner it is. */
+/** Gradient: an input pixel sums the upstream gradients of all windows that it won. */
 export const maxPool2dGradientKernel = kernelFamily((vec4: boolean, lanes: number) => {
   const f = vec4 ? 'vec4f' : 'f32';
   const u = vec4 ? 'vec4u' : 'u32';
@@ -132,7 +170,7 @@ export const maxPool2dGradientKernel = kernelFamily((vec4: boolean, lanes: numbe
       `
   let x = column + p.padding;
   let y = line + p.padding;
-  // Windows that hold the pixel: those that start at most kernel - 1 before it.
+  // Windows that contain the pixel start at most kernel - 1 before it.
   let firstX = (max(x + 1u, p.kernel) - p.kernel + p.stride - 1u) / p.stride;
   let firstY = (max(y + 1u, p.kernel) - p.kernel + p.stride - 1u) / p.stride;
   var sum = ${f}();

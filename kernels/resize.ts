@@ -1,13 +1,13 @@
 /**
- * Resizing of images [batch, height, width, channels] and the transposes of it, pixel by pixel and vec4 by vec4 of channels (channels that are no multiple
- * of 4 go one by one; `channels` counts elements of the buffers).
+ * Resizing of NHWC maps and its gradients. Invocations handle vec4s of channels, or single channels where the number of
+ * channels is not a multiple of 4. `channels` counts buffer elements: vec4s or single values.
  */
 import { defineKernel, eachPlace, kernelFamily } from './kernel.ts';
 
 const element = (vec4: boolean): 'vec4f' | 'f32' => (vec4 ? 'vec4f' : 'f32');
 const suffix = (vec4: boolean): string => (vec4 ? '_vec4' : '');
 
-/** Runs `statements` for every pixel (image, y, x) and channel `c`, element `i`. */
+/** WGSL that runs `statements` for every element `i`, at pixel (image, y, x) and channel `c`. */
 const eachPixel = (lanes: number, height: string, width: string, statements: string): string =>
   eachPlace(
     {
@@ -25,7 +25,7 @@ const eachPixel = (lanes: number, height: string, width: string, statements: str
 
 const NEAREST_PARAMS = { count: 'u32', height: 'u32', width: 'u32', factor: 'u32', channels: 'u32' } as const;
 
-/** Every input pixel, written `factor` x `factor` times. */
+/** Repeats every input pixel in a block of `factor` x `factor` pixels. */
 export const upsampleNearestKernel = kernelFamily((vec4: boolean, lanes: number) =>
   defineKernel({
     name: `upsample_nearest_f32${suffix(vec4)}`,
@@ -47,7 +47,7 @@ export const upsampleNearestKernel = kernelFamily((vec4: boolean, lanes: number)
   }),
 );
 
-/** Sum over the block of pixels that repeat this one. */
+/** Gradient: sums over the block of pixels that repeat an input pixel. */
 export const upsampleNearestGradientKernel = kernelFamily((vec4: boolean, lanes: number) =>
   defineKernel({
     name: `upsample_nearest_gradient_f32${suffix(vec4)}`,
@@ -61,9 +61,8 @@ export const upsampleNearestGradientKernel = kernelFamily((vec4: boolean, lanes:
       `
   var sum = ${element(vec4)}();
   for (var dy = 0u; dy < p.factor; dy++) {
-    for (var dx = 0u; dx < p.factor; dx++) {
-      sum += upstream[((image * p.height * p.factor + y * p.factor + dy) * p.width * p.factor + x * p.factor + dx) * p.channels + c];
-    }
+    let row = (image * p.height * p.factor + y * p.factor + dy) * p.width * p.factor + x * p.factor;
+    for (var dx = 0u; dx < p.factor; dx++) { sum += upstream[(row + dx) * p.channels + c]; }
   }
   gradient[i] = sum;`,
     ),
@@ -83,8 +82,9 @@ const BILINEAR_PARAMS = {
 } as const;
 
 /**
- * Along one axis, output pixel `at` reads the inputs `low` and `high` with weights 1 - t and t: pixel centres lie at half integers (align_corners = false),
- * and positions before the first centre are moved to it. Forward and gradient share this, so that they agree to the bit on who reads whom.
+ * Along one axis, output pixel `at` reads the input pixels `low` and `high` with weights 1 - t and t. Pixel centres lie
+ * at half integers (align_corners = false); positions before the first centre are moved to the first centre. Forward
+ * and gradient share this function, so that they agree to the bit.
  */
 const TAPS = `
 struct Taps { low: u32, high: u32, t: f32 }
@@ -94,6 +94,7 @@ fn taps(at: u32, scale: f32, size: u32) -> Taps {
   return Taps(low, min(low + 1u, size - 1u), position - f32(low));
 }`;
 
+/** Bilinear interpolation. */
 export const resizeBilinearKernel = kernelFamily((vec4: boolean, lanes: number) =>
   defineKernel({
     name: `resize_bilinear_f32${suffix(vec4)}`,
@@ -101,7 +102,9 @@ export const resizeBilinearKernel = kernelFamily((vec4: boolean, lanes: number) 
     params: BILINEAR_PARAMS,
     buffers: { input: `read ${element(vec4)}`, output: `write ${element(vec4)}` },
     module: `${TAPS}
-fn at(image: u32, y: u32, x: u32, c: u32) -> ${element(vec4)} { return input[((image * p.height + y) * p.width + x) * p.channels + c]; }`,
+fn at(image: u32, y: u32, x: u32, c: u32) -> ${element(vec4)} {
+  return input[((image * p.height + y) * p.width + x) * p.channels + c];
+}`,
     body: eachPixel(
       lanes,
       'p.outH',
@@ -116,7 +119,10 @@ fn at(image: u32, y: u32, x: u32, c: u32) -> ${element(vec4)} { return input[((i
   }),
 );
 
-/** Gathers: an input pixel looks at the range of output pixels whose position lies within one pixel of it (and one more on either side, for rounding). */
+/**
+ * Gradient: an input pixel sums over the output pixels whose positions lie within one pixel of it. The range has one
+ * more pixel on either side, because of rounding.
+ */
 export const resizeBilinearGradientKernel = kernelFamily((vec4: boolean, lanes: number) =>
   defineKernel({
     name: `resize_bilinear_gradient_f32${suffix(vec4)}`,
@@ -124,12 +130,14 @@ export const resizeBilinearGradientKernel = kernelFamily((vec4: boolean, lanes: 
     params: BILINEAR_PARAMS,
     buffers: { upstream: `read ${element(vec4)}`, gradient: `write ${element(vec4)}` },
     module: `${TAPS}
-// What output pixel at reads of input pixel own.
+// The weight with which output pixel at reads input pixel own.
 fn weightOf(at: u32, own: u32, scale: f32, size: u32) -> f32 {
   let t = taps(at, scale, size);
   return select(0.0, 1.0 - t.t, t.low == own) + select(0.0, t.t, t.high == own);
 }
-fn firstReader(own: u32, scale: f32) -> u32 { return select(u32(max((f32(own) - 0.5) / scale - 1.5, 0.0)), 0u, own == 0u); }
+fn firstReader(own: u32, scale: f32) -> u32 {
+  return select(u32(max((f32(own) - 0.5) / scale - 1.5, 0.0)), 0u, own == 0u);
+}
 fn lastReader(own: u32, scale: f32, size: u32, outSize: u32) -> u32 {
   return select(min(u32((f32(own) + 1.5) / scale + 1.5), outSize - 1u), outSize - 1u, own + 1u == size);
 }`,

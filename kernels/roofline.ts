@@ -1,19 +1,27 @@
-/** Two kernels that measure what an adapter can do at most: multiply-adds in registers, and bytes through memory. What other kernels reach is held against them. */
+/**
+ * Two kernels that measure an adapter's peak: multiply-adds in registers, and bytes through memory. Other kernels are
+ * compared with these peaks.
+ */
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { range } from './subgroups.ts';
 
-/** Independent sums of a lane, as vec4s: enough to hide the latency of a multiply-add, few enough to stay in the registers of a CPU's vector unit (more were slower on lavapipe). */
+/**
+ * Independent sums per invocation, as vec4s. Two hide the latency of a multiply-add and stay in the registers of a
+ * CPU's vector unit. More were slower on lavapipe.
+ */
 const SUMS = 2;
-/** Multiply-adds of each sum in one turn of the loop, so that the loop itself costs nothing. */
+/** Multiply-adds of each sum per turn of the loop, so that the loop itself takes negligible time. */
 const UNROLLED = 16;
 
-/** Lanes of a workgroup, in both kernels. */
+/** Invocations per workgroup in both kernels. */
 export const ROOFLINE_LANES = 64;
 
-/** FLOPs of a lane in one turn: two for each multiply-add of each component. */
+/** FLOPs per invocation and turn: two for each multiply-add of each component. */
 export const PEAK_FLOPS_PER_TURN = SUMS * UNROLLED * 4 * 2;
 
-/** `turns` times UNROLLED multiply-adds on registers; one store a lane at the end, so that nothing can be left out. */
+/**
+ * `turns` times UNROLLED multiply-adds on registers. One store per invocation keeps the compiler from removing them.
+ */
 export const peakFlopsKernel = kernelFamily(() =>
   defineKernel({
     name: 'roofline_multiply_add_f32',
@@ -43,7 +51,7 @@ export const peakFlopsKernel = kernelFamily(() =>
   }),
 );
 
-/** vec4s that a lane copies: several at once were the fastest on software adapters. */
+/** vec4s that an invocation copies. Several at once were fastest on software adapters. */
 export const COPIED_PER_LANE = 4;
 
 /** output = input for the first `count4` vec4s, in whole workgroups. */

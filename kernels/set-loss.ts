@@ -1,15 +1,17 @@
 /**
- * The loss of all stages: focal loss of every logit, L1 and GIoU of matched boxes, summed in a fixed order in two steps; and its gradients.
+ * The set loss of all stages: focal loss of every logit, L1 and GIoU of matched boxes. Sums are taken in two dispatches
+ * in a fixed order. Also its gradients.
  *
- * Glossary: T stages, B images, N proposals, C classes, M rows of padded ground truths of an image.
+ * Glossary: T stages, B images, N proposals, C classes, M rows of padded ground truths per image.
  */
-import { FOCAL, OVERLAP } from './boxes.ts';
+import { OVERLAP } from './boxes.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
+import { FOCAL } from './losses.ts';
 
-/** Proposals that a workgroup of the first step sums over. */
+/** Proposals that one workgroup of the first dispatch sums over. */
 export const PROPOSALS_PER_GROUP = 16;
 
-/** Sums of 64 lanes' vec3 in a fixed order; lane 0 has the result. */
+/** WGSL of the sum of 64 invocations' vec3f in a fixed order. Lane 0 gets the result. */
 const SUM_LANES = /* wgsl */ `
 var<workgroup> laneSums: array<vec3f, 64>;
 fn sumLanes(lane: u32, own: vec3f) -> vec3f {
@@ -26,7 +28,7 @@ fn sumLanes(lane: u32, own: vec3f) -> vec3f {
   return total;
 }`;
 
-/** Negative loss of x is the positive loss of -x with the other weight. */
+/** The negative loss of x is the positive loss of -x with weight 1 - alpha. */
 const SIDE = /* wgsl */ `
 struct Side { logistic: Logistic, weight: f32, sign: f32 }
 fn side(x: f32, positive: bool, alpha: f32) -> Side {
@@ -34,7 +36,10 @@ fn side(x: f32, positive: bool, alpha: f32) -> Side {
   return Side(logistic(sign * x), select(1.0 - alpha, alpha, positive), sign);
 }`;
 
-/** logits [T, B * N, C], boxes [T, B * N] -> partials [T, groups]: unweighted sums of class, L1, GIoU losses (and a zero). */
+/**
+ * logits [T, B * N, C], boxes [T, B * N] -> partials [T, groups]: unweighted sums of class, L1 and GIoU loss, and a
+ * zero.
+ */
 export const setLossPartialsKernel = kernelFamily(() =>
   defineKernel({
     name: 'set_loss_partials_f32',
@@ -88,7 +93,10 @@ export const setLossPartialsKernel = kernelFamily(() =>
   }),
 );
 
-/** partials [T, groups], positives [T] -> parts [T, 3], weighted and divided by the stage's positives. One workgroup a stage. */
+/**
+ * partials [T, groups], positives [T] -> parts [T, 3], weighted and divided by the stage's positives. One workgroup per
+ * stage.
+ */
 export const setLossTotalsKernel = kernelFamily(() =>
   defineKernel({
     name: 'set_loss_totals_f32',
@@ -109,7 +117,7 @@ export const setLossTotalsKernel = kernelFamily(() =>
   }),
 );
 
-/** One lane a logit. */
+/** Gradient with respect to the logits. One invocation per logit. */
 export const setLossLogitsGradientKernel = kernelFamily(() =>
   defineKernel({
     name: 'set_loss_logits_gradient_f32',
@@ -142,11 +150,12 @@ export const setLossLogitsGradientKernel = kernelFamily(() =>
   var positive = false;
   if (object >= 0) { positive = labels[row % p.rows / p.proposals * p.capacity + u32(object)] == at % p.classes; }
   let s = side(logits[at], positive, p.alpha);
-  gradient[at] = upstream[3u * stage] * p.classWeight / positives[stage] * s.sign * focalPositiveDerivative(s.logistic, s.weight, p.gamma);`,
+  gradient[at] = upstream[3u * stage] * p.classWeight / positives[stage] * s.sign
+    * focalPositiveDerivative(s.logistic, s.weight, p.gamma);`,
   }),
 );
 
-/** One lane a box; zero where unmatched. */
+/** Gradient with respect to the boxes, zero for unmatched boxes. One invocation per box. */
 export const setLossBoxesGradientKernel = kernelFamily(() =>
   defineKernel({
     name: 'set_loss_boxes_gradient_f32',
@@ -172,7 +181,8 @@ export const setLossBoxesGradientKernel = kernelFamily(() =>
     let image = row % p.rows / p.proposals;
     let truth = targetBoxes[image * p.capacity + u32(object)];
     let box = boxes[row];
-    sum = (upstream[3u * stage + 1u] * p.l1Weight * sign(box - truth) / sizes[image] - upstream[3u * stage + 2u] * p.giouWeight * giouDerivative(box, truth)) / positives[stage];
+    sum = (upstream[3u * stage + 1u] * p.l1Weight * sign(box - truth) / sizes[image]
+      - upstream[3u * stage + 2u] * p.giouWeight * giouDerivative(box, truth)) / positives[stage];
   }
   gradient[row] = sum;`,
   }),

@@ -1,17 +1,23 @@
 /**
- * Entropy-regularised optimal transport by Sinkhorn and Knopp's iterations in the log domain, and its decoding [OTA, arXiv 2103.14259].
+ * Entropy-regularised optimal transport by the iterations of Sinkhorn and Knopp in the log domain, and its decoding
+ * [OTA, arXiv 2103.14259].
  *
- * One workgroup a problem: `count` suppliers (rows) and the background against N demanders of one unit (columns). Costs K come
- * divided by epsilon and relative to the background's, whose row is therefore zero. With a = u / epsilon, b = v / epsilon, an iteration is
+ * One workgroup per problem. The suppliers are `count` rows and the background; the demanders are N columns of one unit
+ * each. Costs K are divided by epsilon and relative to the background's costs, so the background's row is zero. With a
+ * = u / epsilon and b = v / epsilon, an iteration is
  *   b_j = log(1 + 1e-8)        - logsumexp_i (a_i - K_ij)
  *   a_i = log(supply_i + 1e-8) - logsumexp_j (b_j - K_ij)
- * which is the usual v <- epsilon (log demand - logsumexp((u + v - cost) / epsilon)) + v with v taken out of the sum. b follows from a, so that an
- * offset of a column's costs and the common start u = v = 1 cancel: starting from a = 0 gives the same plan.
+ * This is the usual v <- epsilon (log demand - logsumexp((u + v - cost) / epsilon)) + v with v moved out of the sum.
+ * b follows from a, so an offset of a column's costs and the usual start u = v = 1 cancel. Starting from a = 0 gives
+ * the same plan.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { withinSubgroup } from './subgroups.ts';
 
-/** Running logsumexp: `shift` the largest term so far, `sum` of exp(term - shift). One exponential a term. */
+/**
+ * WGSL of a running logsumexp: `shift` is the largest term so far, `sum` adds up exp(term - shift). One exponential per
+ * term.
+ */
 const LOG_SUM = /* wgsl */ `
 struct LogSum { shift: f32, sum: f32 }
 const EMPTY = LogSum(-3e38, 0.0);
@@ -23,8 +29,9 @@ fn including(l: LogSum, x: f32) -> LogSum {
 fn logSum(l: LogSum) -> f32 { return l.shift + log(l.sum); }`;
 
 /**
- * Runs over the rows 0 .. count: every lane puts its share of row `row` (columns `seat`, `seat + width`, ...) into `terms`; then the lane with seat 0
- * has the whole and writes. One subgroup a workgroup: all lanes share each row. Otherwise `width` lanes share one of `lanes / width` rows.
+ * WGSL of a loop over the rows 0 .. count. Every lane adds its share of row `row` (columns `seat`, `seat + width`, ...)
+ * to `terms`; then the lane with seat 0 has the total `whole` and runs `write`.
+ * With a subgroup as workgroup, all lanes share each row. Otherwise `width` lanes share each of `lanes / width` rows.
  */
 function rowSweep(lanes: number, subgroup: boolean, share: string, write: string): string {
   if (subgroup) {
@@ -60,13 +67,18 @@ function rowSweep(lanes: number, subgroup: boolean, share: string, write: string
 }
 
 /**
- * costs [P, M, N], counts [B], supply [P, M + 1] -> potentials [P, 2, M + 1] (a, and the largest b_j - K_ij of a row) and [P, N] (b), and
- * matched [P, N]: each row of the plan is divided by its maximum, each column takes its largest entry (the lowest row among equals, as argmax does
- * in PyTorch; the background, -1, comes last). Decoded from logarithms: no row or column can underflow. Two rows that both have their maximum in one
- * column are an exact tie, so that b_j - K_ij must be one rounded operation wherever it stands: hence the costs come divided by epsilon.
+ * costs [P, M, N], counts [B], supply [P, M + 1] -> potentials and assignment:
+ * - rowState [P, 2, M + 1]: a, and the largest b_j - K_ij of each row;
+ * - columnState [P, N]: b;
+ * - matched [P, N]: each row of the plan is divided by its maximum, then each column takes its largest entry. Among
+ *   equal entries it takes the lowest row, as argmax does in PyTorch; the background, -1, comes last.
  *
- * @param lanes    of a workgroup: a power of two from 32 to 256, or the size of a subgroup
- * @param subgroup a workgroup is one subgroup
+ * The assignment is decoded from logarithms, so no row or column can underflow. Two rows that both have their maximum
+ * in one column are an exact tie. Therefore b_j - K_ij must be one rounded operation everywhere, and costs are divided
+ * by epsilon beforehand.
+ *
+ * @param lanes    lanes per workgroup: a power of two from 32 to 256, or the size of a subgroup
+ * @param subgroup whether a workgroup is one subgroup
  */
 export const sinkhornKernel = kernelFamily((lanes: number, subgroup: boolean) =>
   defineKernel({
@@ -98,7 +110,7 @@ export const sinkhornKernel = kernelFamily((lanes: number, subgroup: boolean) =>
   ${
     subgroup
       ? `let width = ${lanes}u;`
-      : `var width = 32u; // lanes of a row: fewer where there are more rows
+      : `var width = 32u; // lanes per row: fewer where there are more rows
   while (width > 8u && ${lanes}u / width < count + 1u) { width /= 2u; }`
   }
   let seat = lane % width;
@@ -148,7 +160,8 @@ export const sinkhornKernel = kernelFamily((lanes: number, subgroup: boolean) =>
     var best = -1;
     var bestScore = -3e38;
     for (var i = 0u; i < count; i++) {
-      let score = (columnState[columnBase + j] - costs[costBase + i * p.columns + j]) - rowState[largestBase + i]; // exactly 0 at a row's maximum
+      // exactly 0 at a row's maximum
+      let score = (columnState[columnBase + j] - costs[costBase + i * p.columns + j]) - rowState[largestBase + i];
       if (score > bestScore) { bestScore = score; best = i32(i); }
     }
     matched[columnBase + j] = select(best, -1, columnState[columnBase + j] - rowState[largestBase + count] > bestScore);
@@ -156,7 +169,7 @@ export const sinkhornKernel = kernelFamily((lanes: number, subgroup: boolean) =>
   }),
 );
 
-/** The plan itself, for looking at: [P, M + 1, N], background last, padded rows zero. One lane an entry. */
+/** The plan, for inspection: [P, M + 1, N], background last, padded rows zero. One invocation per entry. */
 export const transportPlanKernel = kernelFamily(() =>
   defineKernel({
     name: 'transport_plan_f32',

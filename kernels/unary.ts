@@ -1,7 +1,10 @@
-/** Elementwise functions of one tensor, and their derivatives, vec4 by vec4. */
+/** Elementwise functions of one tensor and their derivatives. Invocations handle whole vec4s. */
 import { defineKernel, eachElement, kernelFamily } from './kernel.ts';
 
-/** WGSL of f(x) and of its derivative in terms of input `x` and output `y`, over vec4f; `a` and `b` are the op's two numbers. */
+/**
+ * WGSL over vec4f of f(x), and of its derivative in terms of input `x` and output `y`. `p.a` and `p.b` are the op's
+ * numbers. A new function needs an entry here and a line in engine/ops/unary.ts.
+ */
 export const UNARY_FUNCTIONS = {
   relu: { value: 'max(x, vec4f())', derivative: 'select(vec4f(), vec4f(1.0), y > vec4f())' },
   sigmoid: { value: '1.0 / (1.0 + exp(-x))', derivative: 'y * (1.0 - y)' },

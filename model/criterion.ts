@@ -52,7 +52,7 @@ export function criterion(stages: readonly StagePrediction[], targets: Targets, 
       0,
     );
     const assignment = assign(logits, boxes, targets, config);
-    const parts = setLoss(logits, boxes, assignment, targets, { classWeight, l1Weight, giouWeight, alpha, gamma });
+    const parts = setLoss({ logits, boxes }, assignment, targets, { classWeight, l1Weight, giouWeight, alpha, gamma });
     return { total: sum(parts), parts, ...assignment };
   });
 }

@@ -3,6 +3,7 @@ import {
   binaryGradientKernel,
   binaryKernel,
   MAX_RANK,
+  type BinaryForm,
   type BinaryFunction,
   type BinaryParams,
   type OperandForm,
@@ -13,7 +14,7 @@ import type { Tensor } from '../core/tensor.ts';
 import { elementwise } from '../core/elementwise.ts';
 import { sumTo } from './reduce-variants.ts';
 
-/** A run of the output's dimensions, and which operands vary along it. */
+/** Adjacent dimensions of the output, merged, and which operands vary along them. */
 interface Run {
   size: number;
   readonly x: boolean;
@@ -35,10 +36,7 @@ function mergedRuns(output: Shape, x: Shape, y: Shape): Run[] {
 }
 
 interface Launch {
-  readonly width: 1 | 4;
-  readonly rank: number;
-  readonly x: OperandForm;
-  readonly y: OperandForm;
+  readonly form: Omit<BinaryForm, 'lanes'>;
   readonly params: BinaryParams;
   readonly count: number;
 }
@@ -69,10 +67,7 @@ function launchOf(output: Shape, xShape: Shape, yShape: Shape): Launch {
   const [x0, x1, x2, x3] = x.strides;
   const [y0, y1, y2, y3] = y.strides;
   return {
-    width,
-    rank,
-    x: x.form,
-    y: y.form,
+    form: { width, rank, x: x.form, y: y.form },
     count,
     params: {
       count,
@@ -106,25 +101,20 @@ function binary(name: BinaryFunction): ((a: Tensor, b: Tensor) => Tensor) & OpIn
       return { shape };
     },
     forward: ({ device, inputs: [a, b], output }) => {
-      const { width, rank, x, y, params, count } = launchOf(output.shape, a.shape, b.shape);
+      const { form, params, count } = launchOf(output.shape, a.shape, b.shape);
       const { lanes, grid } = elementwise(device, count);
-      device.run(binaryKernel(name, width, rank, x, y, lanes), params, { a, b, output }, grid);
+      device.run(binaryKernel(name, { ...form, lanes }), params, { a, b, output }, grid);
     },
     backward: ({ device, inputs: [a, b], output, gradient: upstream, needs }) => {
-      const { width, rank, x, y, params, count } = launchOf(output.shape, a.shape, b.shape);
+      const { form, params, count } = launchOf(output.shape, a.shape, b.shape);
       const { lanes, grid } = elementwise(device, count);
-      const by = (operand: 'x' | 'y'): Tensor => {
+      const gradientOf = (operand: 'x' | 'y'): Tensor => {
         if (name === 'add' || (name === 'sub' && operand === 'x')) return upstream;
         const gradient = device.empty(output.shape);
-        device.run(
-          binaryGradientKernel(name, operand, width, rank, x, y, lanes),
-          params,
-          { a, b, upstream, gradient },
-          grid,
-        );
+        device.run(binaryGradientKernel(name, operand, { ...form, lanes }), params, { a, b, upstream, gradient }, grid);
         return gradient;
       };
-      return [needs[0] ? sumTo(by('x'), a.shape) : null, needs[1] ? sumTo(by('y'), b.shape) : null];
+      return [needs[0] ? sumTo(gradientOf('x'), a.shape) : null, needs[1] ? sumTo(gradientOf('y'), b.shape) : null];
     },
   });
   return opFunction(op, (a: Tensor, b: Tensor): Tensor => op([a, b], undefined));

@@ -110,14 +110,14 @@ export function normalizePacked(
   const { device } = packed;
   const [height, width] = paddedSize([], options);
   const output = device.empty([batch, height, width, 3]);
-  const quadsARow = Math.ceil(width / PIXELS_AT_ONCE);
-  const count = batch * height * quadsARow;
+  const quadsPerRow = Math.ceil(width / PIXELS_AT_ONCE);
+  const count = batch * height * quadsPerRow;
   const { lanes, grid } = elementwise(device, count, MIN_SHARE);
   const [meanR, meanG, meanB] = options.mean;
   const [stdR, stdG, stdB] = options.std;
   device.run(
     normalizeImagesKernel(width % PIXELS_AT_ONCE === 0, lanes),
-    { count, height, width, quadsARow, meanR, meanG, meanB, stdR, stdG, stdB },
+    { count, height, width, quadsPerRow, meanR, meanG, meanB, stdR, stdG, stdB },
     { images: packed, output },
     grid,
   );

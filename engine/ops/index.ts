@@ -17,28 +17,11 @@ export * from './resize.ts';
 export * from './scale-shift.ts';
 export * from './softmax.ts';
 export * from './unary.ts';
-export {
-  assignLinearSum,
-  countPositives,
-  linearSumAssignment,
-  matchingCosts,
-  transportAssignment,
-  transportSupply,
-  type MatchingWeights,
-  type PaddedTargets,
-  type SupplyOptions,
-  type TransportOptions,
-} from './detection/assignment.ts';
-export {
-  boxGiou,
-  boxIou,
-  decodeBoxes,
-  initialBoxes,
-  l1Loss,
-  sigmoidFocalLoss,
-  type FocalOptions,
-} from './detection/boxes.ts';
+export type { FocalOptions, MatchingWeights, PaddedTargets } from './detection/arguments.ts';
+export * from './detection/assignment.ts';
+export * from './detection/boxes.ts';
 export * from './detection/dynamic-interaction.ts';
 export * from './detection/experts.ts';
+export * from './detection/losses.ts';
 export * from './detection/roi-align.ts';
 export * from './detection/set-loss.ts';

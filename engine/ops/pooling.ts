@@ -52,7 +52,7 @@ const maxPool2dOp = defineOp({
     const { lanes, grid } = elementwise(device, count);
     withOperands(device, vec4 && prefersTextures(device), { input: x }, (texture, operands, shifts) =>
       device.run(
-        maxPool2dKernel(vec4, texture, attributes.kernel, winners !== null, lanes),
+        maxPool2dKernel({ vec4, texture, kernel: attributes.kernel, winners: winners !== null, lanes }),
         { count, ...sizes, ...shifts },
         { ...operands, output, ...(winners && { winners }) },
         grid,

@@ -10,8 +10,7 @@ export const OTA: Matcher = {
   oneToOne: false,
   match({ logits, boxes, targets }, config, details) {
     const costs = matchingCosts(
-      logits,
-      boxes,
+      { logits, boxes },
       targets,
       'transport',
       matchingWeights(config, 1 / config.sinkhornEpsilon),

@@ -67,8 +67,7 @@ function lossCase(
     run: ([logits, boxes, found, count, labels, objects, sizes]) => {
       const counts = labels.device.tensor(new Uint32Array(images).fill(capacity), [images]);
       return setLoss(
-        logits,
-        boxes,
+        { logits, boxes },
         { matched: found, positives: count },
         { labels, boxes: objects, counts, sizes },
         weights,

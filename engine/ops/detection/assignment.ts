@@ -1,7 +1,9 @@
 /**
- * Label assignment on the device: matching costs, supplies, optimal transport, linear sum assignment. Without gradients, and nothing is read back.
+ * Label assignment on the device: matching costs, supplies, optimal transport and linear sum assignment. These
+ * functions have no gradients and read nothing back.
  *
- * Glossary: T stages, B images, P problems (T * B of them, stage-major), N proposals, C classes, M rows of padded ground truths of an image.
+ * Glossary: T stages, B images, P = T * B problems in stage-major order, N proposals, C classes, M rows of padded
+ * ground truths per image.
  */
 import {
   countPositivesKernel,
@@ -13,58 +15,29 @@ import {
 import { linearGrid } from '../../../kernels/kernel.ts';
 import { linearSumAssignmentKernel } from '../../../kernels/linear-sum-assignment.ts';
 import { sinkhornKernel, transportPlanKernel } from '../../../kernels/sinkhorn.ts';
-import { formatShape, sameShape, shapeError, type Shape } from '../../core/shape.ts';
-import type { DType, Tensor } from '../../core/tensor.ts';
-import { checkFocal } from './boxes.ts';
-
-function check(op: string, argument: string, x: Tensor, shape: Shape, dtype: DType = 'f32'): void {
-  if (x.dtype !== dtype) shapeError(op, argument, `dtype ${dtype}`, x.dtype);
-  if (!sameShape(x.shape, shape)) shapeError(op, argument, formatShape(shape), x.shape);
-}
-
-/** Ground truths of a batch, padded to M rows an image. */
-export interface PaddedTargets {
-  /** u32 [B, M], classes. */
-  readonly labels: Tensor;
-  /** f32 [B, M, 4], xyxy in pixels. */
-  readonly boxes: Tensor;
-  /** u32 [B]: rows in use. What is beyond has no influence. */
-  readonly counts: Tensor;
-  /** f32 [B, 4]: width, height, width, height of the unpadded images in pixels. */
-  readonly sizes: Tensor;
-}
-
-/** Checks a batch's targets against each other; returns B and M. */
-export function checkTargets(op: string, targets: PaddedTargets): { images: number; rows: number } {
-  if (targets.labels.rank !== 2) shapeError(op, 'targets.labels', '[B, M]', targets.labels.shape);
-  const [images, rows] = targets.labels.shape;
-  check(op, 'targets.labels', targets.labels, [images, rows], 'u32');
-  check(op, 'targets.boxes', targets.boxes, [images, rows, 4]);
-  check(op, 'targets.counts', targets.counts, [images], 'u32');
-  check(op, 'targets.sizes', targets.sizes, [images, 4]);
-  return { images, rows };
-}
-
-export interface MatchingWeights {
-  readonly classWeight: number;
-  readonly l1Weight: number;
-  readonly giouWeight: number;
-  readonly alpha: number;
-  readonly gamma: number;
-}
+import { shapeError } from '../../core/shape.ts';
+import type { Tensor } from '../../core/tensor.ts';
+import {
+  checkFocal,
+  checksOf,
+  checkTargets,
+  type MatchingWeights,
+  type PaddedTargets,
+  type Predictions,
+} from './arguments.ts';
 
 /**
- * Costs of giving a ground truth to a proposal: focal class cost, L1 of the boxes divided by the image's size, GIoU, weighted.
- * `hungarian`: class (positive - negative) + L1 - GIoU [Sparse R-CNN 3.1]. `transport`: the foreground's minus the background's cost [OTA]:
- * class (positive - negative) + L1 + (1 - GIoU). NaN and costs beyond 1e6 become 1e6.
+ * Costs of assigning ground truths to proposals: focal class cost, L1 of the boxes divided by the image's size, and
+ * GIoU, weighted. NaN and costs beyond 1e6 become 1e6.
  *
- * @param logits [T, B, N, C]
- * @param boxes  [T, B, N, 4] xyxy in pixels
- * @returns      [T, B, M, N]; rows beyond an image's count are undefined
+ * `hungarian`: class (positive - negative) + L1 - GIoU [Sparse R-CNN 3.1].
+ * `transport`: the foreground's minus the background's cost [OTA]: class (positive - negative) + L1 + (1 - GIoU).
+ *
+ * @returns [T, B, M, N]; rows beyond an image's count are undefined
+ * @throws ShapeError or RangeError where an argument does not fit
  */
 export function matchingCosts(
-  logits: Tensor,
-  boxes: Tensor,
+  { logits, boxes }: Predictions,
   targets: PaddedTargets,
   form: CostForm,
   weights: MatchingWeights,
@@ -73,8 +46,9 @@ export function matchingCosts(
   if (logits.rank !== 4 || logits.shape[1] !== images)
     shapeError('matchingCosts', 'logits', `[T, ${images}, N, C]`, logits.shape);
   const [stages, , proposals, classes] = logits.shape;
-  check('matchingCosts', 'logits', logits, logits.shape);
-  check('matchingCosts', 'boxes', boxes, [stages, images, proposals, 4]);
+  const check = checksOf('matchingCosts');
+  check('logits', logits, logits.shape);
+  check('boxes', boxes, [stages, images, proposals, 4]);
   checkFocal('matchingCosts', weights);
   const { alpha, gamma, classWeight, l1Weight, giouWeight } = weights;
   const { device } = logits;
@@ -97,21 +71,25 @@ export function matchingCosts(
 }
 
 export interface SupplyOptions {
-  /** Units each ground truth supplies; 0: dynamic k, floor of the sum of the `topQ` largest IoUs, at least 1. */
+  /**
+   * Units that each ground truth supplies. 0: dynamic k, the floor of the sum of the `topQ` largest IoUs, at least 1.
+   */
   readonly k: number;
-  /** 1 .. 64 */
+  /** Number of IoUs of dynamic k, 1 .. 64. */
   readonly topQ: number;
-  /** Units less for every stage before the last, never below 1; null: all stages alike. */
+  /** Units less for every stage before the last, never below 1. Null: all stages have the same units. */
   readonly unitStep: number | null;
-  /** At most this share of the proposals becomes positive: beyond it all supplies are scaled down. */
+  /** Maximum share of positive proposals. All supplies are scaled down where they exceed it. */
   readonly maxPositiveFraction: number;
 }
 
 /**
- * Units that each supplier gives: dynamic k [OTA 3.3], unit increasing and the bound on positives [Dynamic Sparse R-CNN 3.2].
+ * Units that each supplier gives: dynamic k [OTA 3.3], unit increasing and the bound on positives
+ * [Dynamic Sparse R-CNN 3.2].
  *
  * @param boxes [T, B, N, 4] predicted boxes, xyxy in pixels
- * @returns     [T, B, M + 1]: ground truths, zero where padded, then the background, which gives the rest of the N units
+ * @returns [T, B, M + 1]: the ground truths' units, zero where padded, then the background's, which are the rest of N
+ * @throws ShapeError or RangeError where an argument does not fit
  */
 export function transportSupply(boxes: Tensor, targets: PaddedTargets, options: SupplyOptions): Tensor {
   const { images, rows } = checkTargets('transportSupply', targets);
@@ -119,9 +97,9 @@ export function transportSupply(boxes: Tensor, targets: PaddedTargets, options: 
     shapeError('transportSupply', 'boxes', `[T, ${images}, N, 4]`, boxes.shape);
   const { k, topQ, unitStep, maxPositiveFraction } = options;
   if (k === 0 && !(Number.isInteger(topQ) && topQ >= 1 && topQ <= MAX_TOP_Q))
-    throw new RangeError(`transportSupply: topQ must be an integer in 1 .. ${MAX_TOP_Q}, got ${topQ}`);
+    throw new RangeError(`transportSupply: topQ: expected an integer in 1 .. ${MAX_TOP_Q}, got ${topQ}`);
   if (!(k >= 0 && Number.isFinite(k)))
-    throw new RangeError(`transportSupply: k must be a finite number of at least 0, got ${k}`);
+    throw new RangeError(`transportSupply: k: expected a finite number >= 0, got ${k}`);
   const [stages, , proposals] = boxes.shape;
   const problems = stages * images;
   const { device } = boxes;
@@ -133,7 +111,7 @@ export function transportSupply(boxes: Tensor, targets: PaddedTargets, options: 
     images,
     stages,
     fixed: k,
-    leastUnits: unitStep === null ? 0 : 1,
+    minUnits: unitStep === null ? 0 : 1,
     unitStep: unitStep ?? 0,
     limit: maxPositiveFraction * proposals,
   };
@@ -148,18 +126,21 @@ export function transportSupply(boxes: Tensor, targets: PaddedTargets, options: 
 
 export interface TransportOptions {
   readonly iterations: number;
-  /** Also computes the plan. */
+  /** Whether to compute the plan too; default false. */
   readonly plan?: boolean;
 }
 
 /**
- * Optimal transport by Sinkhorn's iterations in the log domain, and its decoding [OTA 3.1]: every row of the plan is divided by its maximum, every
- * proposal goes to the supplier with the largest entry of its column, the lowest one among equals.
+ * Optimal transport by Sinkhorn's iterations in the log domain, and its decoding [OTA 3.1]. Every row of the plan is
+ * divided by its maximum; then every proposal goes to the supplier with the largest entry in its column. Among equal
+ * entries the lowest row wins.
  *
  * @param costs  [T, B, M, N], relative to the background's and divided by epsilon, the strength of the entropy term
  * @param supply [T, B, M + 1], background last; its sum should be N
  * @param counts u32 [B]: rows in use
- * @returns matched i32 [T, B, N]: the row, or -1 for the background; plan [T, B, M + 1, N] where asked for, background last, padded rows zero
+ * @returns matched i32 [T, B, N]: the row, or -1 for the background. plan [T, B, M + 1, N] with `options.plan`:
+ *   background last, padded rows zero
+ * @throws ShapeError or RangeError where an argument does not fit
  */
 export function transportAssignment(
   costs: Tensor,
@@ -169,19 +150,21 @@ export function transportAssignment(
 ): { matched: Tensor; plan: Tensor | null } {
   if (costs.rank !== 4) shapeError('transportAssignment', 'costs', '[T, B, M, N]', costs.shape);
   const [stages, images, rows, columns] = costs.shape;
-  check('transportAssignment', 'costs', costs, costs.shape);
-  check('transportAssignment', 'supply', supply, [stages, images, rows + 1]);
-  check('transportAssignment', 'counts', counts, [images], 'u32');
+  const check = checksOf('transportAssignment');
+  check('costs', costs, costs.shape);
+  check('supply', supply, [stages, images, rows + 1]);
+  check('counts', counts, [images], 'u32');
   const { iterations } = options;
   if (!Number.isInteger(iterations) || iterations < 1)
-    throw new RangeError(`transportAssignment: iterations must be an integer of at least 1, got ${iterations}`);
+    throw new RangeError(`transportAssignment: iterations: expected an integer >= 1, got ${iterations}`);
   const { device } = costs;
   return device.scope(() => {
     const problems = stages * images;
     const matched = device.empty([stages, images, columns], 'i32');
-    const rowState = device.empty([problems, 2, rows + 1]),
-      columnState = device.empty([problems, columns]);
-    const narrow = device.subgroupSize > 0 && device.subgroupSize <= 16; // a workgroup of one subgroup needs no barriers, but is too few lanes for a GPU
+    const rowState = device.empty([problems, 2, rows + 1]);
+    const columnState = device.empty([problems, columns]);
+    // A workgroup of one subgroup needs no barriers. On GPUs it would have too few lanes.
+    const narrow = device.subgroupSize > 0 && device.subgroupSize <= 16;
     const kernel = narrow
       ? sinkhornKernel(device.subgroupSize, true)
       : sinkhornKernel(columns <= 128 ? 64 : 256, false);
@@ -205,18 +188,18 @@ export function transportAssignment(
 }
 
 /**
- * How many proposals of each stage are matched.
+ * Number of matched proposals of each stage.
  *
  * @param matched i32 [T, ...], negative where unmatched
- * @returns counts u32 [T], and positives f32 [T] = max(1, count), what losses are divided by
+ * @returns counts u32 [T], and positives f32 [T] = max(1, count), the divisors of losses
  */
 export function countPositives(matched: Tensor): { counts: Tensor; positives: Tensor } {
   if (matched.rank < 1) shapeError('countPositives', 'matched', '[T, ...]', matched.shape);
-  check('countPositives', 'matched', matched, matched.shape, 'i32');
+  checksOf('countPositives')('matched', matched, matched.shape, 'i32');
   const stages = matched.shape[0];
   const { device } = matched;
-  const counts = device.empty([stages], 'u32'),
-    positives = device.empty([stages]);
+  const counts = device.empty([stages], 'u32');
+  const positives = device.empty([stages]);
   device.run(
     countPositivesKernel(),
     { stages, entries: stages === 0 ? 0 : matched.size / stages },
@@ -227,29 +210,33 @@ export function countPositives(matched: Tensor): { counts: Tensor; positives: Te
 }
 
 /**
- * Exact linear sum assignment of many rectangular problems at once, by shortest augmenting paths (Jonker and Volgenant, in Crouse's form, as in scipy).
- * Ties go to columns that are still free, then to the lowest index. Costs are used in f32; NaN, infinities and what is beyond 1e30 count as 1e30.
+ * Exact linear sum assignment of many rectangular problems at once, by shortest augmenting paths (Jonker and Volgenant,
+ * in Crouse's form, as in scipy). Ties go to columns that are still free, then to the lowest index. Costs are used in
+ * f32; NaN, infinities and costs beyond 1e30 count as 1e30.
  *
- * @param costs  [..., n, m], n or m the larger
- * @param counts u32 [B]: rows in use, problem p having counts[p mod B]; default: all
- * @returns columns i32 [..., n]: the column of each row, -1 where it has none; rows i32 [..., m]: the row of each column. min(n, m) pairs.
+ * @param costs  [..., n, m]; n and m may be in any order of size
+ * @param counts u32 [B]: rows in use; problem p has counts[p mod B]. Default: all rows
+ * @returns columns i32 [..., n]: the column of each row; rows i32 [..., m]: the row of each column; -1 where there is
+ *   none. Each problem has min(n, m) pairs
+ * @throws ShapeError where an argument does not fit
  */
-export function assignLinearSum(costs: Tensor, counts?: Tensor): { columns: Tensor; rows: Tensor } {
+export function linearSumAssignment(costs: Tensor, counts?: Tensor): { columns: Tensor; rows: Tensor } {
   if (costs.rank < 2) shapeError('linearSumAssignment', 'costs', '[..., n, m]', costs.shape);
-  check('linearSumAssignment', 'costs', costs, costs.shape);
+  const check = checksOf('linearSumAssignment');
+  check('costs', costs, costs.shape);
   const { device } = costs;
-  const leading = costs.shape.slice(0, -2),
-    [n, m] = costs.shape.slice(-2);
+  const leading = costs.shape.slice(0, -2);
+  const [n, m] = costs.shape.slice(-2);
   const problems = leading.reduce((product, size) => product * size, 1);
   return device.scope(() => {
     const used = counts ?? device.tensor(Uint32Array.of(n), [1]);
-    check('linearSumAssignment', 'counts', used, [used.size], 'u32');
+    check('counts', used, [used.size], 'u32');
     if (used.size === 0 || problems % used.size !== 0)
       shapeError('linearSumAssignment', 'counts', `[B] with B a divisor of ${problems}`, used.shape);
-    const columns = device.empty([...leading, n], 'i32'),
-      rows = device.empty([...leading, m], 'i32');
-    const values = device.empty([problems, n + m + Math.max(n, m)]),
-      links = device.empty([problems, n + m + Math.max(n, m)], 'i32');
+    const columns = device.empty([...leading, n], 'i32');
+    const rows = device.empty([...leading, m], 'i32');
+    const values = device.empty([problems, n + m + Math.max(n, m)]);
+    const links = device.empty([problems, n + m + Math.max(n, m)], 'i32');
     device.run(
       linearSumAssignmentKernel(device.subgroupSize),
       { problems, rows: n, columns: m, images: used.size },
@@ -259,6 +246,3 @@ export function assignLinearSum(costs: Tensor, counts?: Tensor): { columns: Tens
     return { columns, rows };
   });
 }
-
-/** The column of each row in the least-cost one-to-one assignment: costs [..., n, m] -> i32 [..., n], -1 where n > m leaves a row without one. See assignLinearSum. */
-export const linearSumAssignment = (costs: Tensor): Tensor => costs.device.scope(() => assignLinearSum(costs).columns);

@@ -1,15 +1,16 @@
-/** Mixtures of experts: each proposal's boxes and features as a weighted sum of the experts' (dynamic proposal generation). */
+/** Mixtures of experts: weighted sums of the boxes and features of several learned sets of proposals. */
 import {
   mixExpertsKernel,
   mixExpertsValuesGradientKernel,
   mixExpertsWeightsGradientKernel,
 } from '../../../kernels/experts.ts';
-import { linearGrid } from '../../../kernels/kernel.ts';
+import { linearGrid, type Grid } from '../../../kernels/kernel.ts';
 import { defineOp, opFunction } from '../../core/op.ts';
 import { shapeError } from '../../core/shape.ts';
 import type { Tensor } from '../../core/tensor.ts';
 
-function sizes(
+/** Params of the kernels, and how they access values. */
+function sizesOf(
   weights: Tensor,
   values: Tensor,
 ): { access: 'vec4' | 'scalar'; batch: number; experts: number; rows: number; width: number } {
@@ -18,7 +19,7 @@ function sizes(
   return { access: k % 4 === 0 ? 'vec4' : 'scalar', batch, experts, rows, width: k % 4 === 0 ? k / 4 : k };
 }
 
-const grid = (count: number): ReturnType<typeof linearGrid> => linearGrid(Math.ceil(count / 64));
+const gridOf = (count: number): Grid => linearGrid(Math.ceil(count / 64));
 
 const mixExpertsOp = defineOp({
   name: 'mixExperts',
@@ -35,38 +36,43 @@ const mixExpertsOp = defineOp({
     return { shape: [batch, rows, values.shape[2]] };
   },
   forward: ({ device, inputs: [weights, values], output }) => {
-    const { access, ...params } = sizes(weights, values);
+    const { access, ...params } = sizesOf(weights, values);
     const count = params.batch * params.rows * params.width;
-    device.run(mixExpertsKernel(access), { count, ...params }, { weights, values, output }, grid(count));
+    device.run(mixExpertsKernel(access), { count, ...params }, { weights, values, output }, gridOf(count));
   },
   backward: ({ device, inputs: [weights, values], gradient: upstream, needs }) => {
-    const { access, ...params } = sizes(weights, values);
-    const byWeights = needs[0] ? device.empty(weights.shape) : null;
-    if (byWeights) {
+    const { access, ...params } = sizesOf(weights, values);
+    const weightsGradient = needs[0] ? device.empty(weights.shape) : null;
+    if (weightsGradient) {
       device.run(
         mixExpertsWeightsGradientKernel(access),
         { count: weights.size, ...params },
-        { values, upstream, gradient: byWeights },
-        grid(weights.size),
+        { values, upstream, gradient: weightsGradient },
+        gridOf(weights.size),
       );
     }
-    const byValues = needs[1] ? device.empty(values.shape) : null;
-    if (byValues) {
+    const valuesGradient = needs[1] ? device.empty(values.shape) : null;
+    if (valuesGradient) {
       const count = params.experts * params.rows * params.width;
       device.run(
         mixExpertsValuesGradientKernel(access),
         { count, ...params },
-        { weights, upstream, gradient: byValues },
-        grid(count),
+        { weights, upstream, gradient: valuesGradient },
+        gridOf(count),
       );
     }
-    return [byWeights, byValues];
+    return [weightsGradient, valuesGradient];
   },
 });
 
 /**
- * Mixes experts row by row: weights [B, E, N] and values [E, N, K] give [B, N, K], einsum('ben,enk->bnk').
- * With it each image gets proposal boxes and features of its own out of E learned sets (dynamic proposal generation in the paper).
+ * Mixes experts row by row: einsum('ben,enk->bnk'). Each image gets its own proposal boxes and features out of E
+ * learned sets [Dynamic Sparse R-CNN, dynamic proposal generation].
+ *
+ * @param weights [B, E, N]
+ * @param values  [E, N, K]
+ * @returns       [B, N, K]
+ * @throws ShapeError where shapes or dtypes do not fit
  */
 export const mixExperts = opFunction(
   mixExpertsOp,

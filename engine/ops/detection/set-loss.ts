@@ -8,10 +8,16 @@ import {
   setLossTotalsKernel,
 } from '../../../kernels/set-loss.ts';
 import { defineOp, opFunction } from '../../core/op.ts';
-import { formatShape, sameShape, shapeError, type Shape } from '../../core/shape.ts';
+import { shapeError, type Shape } from '../../core/shape.ts';
 import type { DType, Tensor } from '../../core/tensor.ts';
-import { checkTargets, type MatchingWeights, type PaddedTargets } from './assignment.ts';
-import { checkFocal } from './boxes.ts';
+import {
+  checkFocal,
+  checksOf,
+  checkTargets,
+  type MatchingWeights,
+  type PaddedTargets,
+  type Predictions,
+} from './arguments.ts';
 
 type Inputs = readonly [
   logits: Tensor,
@@ -23,7 +29,9 @@ type Inputs = readonly [
   sizes: Tensor,
 ];
 
-/** What the kernels call the sizes: rows are the B * N proposals of a stage, capacity the M rows of an image's ground truths. */
+/**
+ * Params of the kernels: `rows` are the B * N proposals of a stage, `capacity` the M rows of an image's ground truths.
+ */
 function sizesOf([logits, , , , labels]: Inputs): {
   stages: number;
   proposals: number;
@@ -49,9 +57,9 @@ const setLossOp = defineOp({
       ['targets.boxes', targetBoxes, [images, labels.shape[1], 4], 'f32'],
       ['targets.sizes', sizes, [images, 4], 'f32'],
     ];
+    const check = checksOf('setLoss');
     for (const [argument, x, shape, dtype] of expected) {
-      if (x.dtype !== dtype) shapeError('setLoss', argument, `dtype ${dtype}`, x.dtype);
-      if (!sameShape(x.shape, shape)) shapeError('setLoss', argument, formatShape(shape), x.shape);
+      check(argument, x, shape, dtype);
       if (x.requiresGrad && x !== logits && x !== boxes)
         shapeError('setLoss', argument, 'a constant (it gets no gradient)', 'a tensor that requires a gradient');
     }
@@ -85,7 +93,7 @@ const setLossOp = defineOp({
   }) => {
     const [logits, boxes, matched, positives, labels, targetBoxes, sizes] = inputs;
     const { rows, proposals, classes, capacity } = sizesOf(inputs);
-    const byLogits = (): Tensor => {
+    const logitsGradient = (): Tensor => {
       const gradient = device.empty(logits.shape);
       const params = { count: logits.size, rows, proposals, classes, capacity, alpha, gamma, classWeight };
       device.run(
@@ -96,7 +104,7 @@ const setLossOp = defineOp({
       );
       return gradient;
     };
-    const byBoxes = (): Tensor => {
+    const boxesGradient = (): Tensor => {
       const gradient = device.empty(boxes.shape);
       const params = { count: boxes.size / 4, rows, proposals, capacity, l1Weight, giouWeight };
       device.run(
@@ -107,32 +115,29 @@ const setLossOp = defineOp({
       );
       return gradient;
     };
-    return [needs[0] ? byLogits() : null, needs[1] ? byBoxes() : null, null, null, null, null, null];
+    return [needs[0] ? logitsGradient() : null, needs[1] ? boxesGradient() : null, null, null, null, null, null];
   },
 });
 
 /**
- * Loss of every stage [Sparse R-CNN 3.1]: sigmoid focal loss summed over all N * C logits of all images; over matched proposals, L1 of the boxes divided by the
- * image's size, and 1 - GIoU. Each weighted and divided by the stage's positives. The sums have a fixed order.
+ * Loss of every stage [Sparse R-CNN 3.1]: the sigmoid focal loss summed over all N * C logits of all images; over
+ * matched proposals, L1 of the boxes divided by the image's size, and 1 - GIoU. Each is weighted and divided by the
+ * stage's positives. The sums have a fixed order.
  *
- * @param logits     [T, B, N, C]
- * @param boxes      [T, B, N, 4] xyxy in pixels
- * @param assignment matched i32 [T, B, N]: the ground truth of each proposal, negative for none; positives f32 [T]
- * @returns          [T, 3]: class, L1, GIoU
+ * @param predictions logits [T, B, N, C]; boxes [T, B, N, 4] xyxy in pixels
+ * @param assignment  matched i32 [T, B, N]: the ground truth of each proposal, negative for none; positives f32 [T]
+ * @returns           [T, 3]: class, L1, GIoU
+ * @throws ShapeError or RangeError where an argument does not fit
  */
 export const setLoss = opFunction(
   setLossOp,
   (
-    logits: Tensor,
-    boxes: Tensor,
-    assignment: { readonly matched: Tensor; readonly positives: Tensor },
+    { logits, boxes }: Predictions,
+    { matched, positives }: { readonly matched: Tensor; readonly positives: Tensor },
     targets: PaddedTargets,
     weights: MatchingWeights,
   ): Tensor => {
     checkTargets('setLoss', targets);
-    return setLossOp(
-      [logits, boxes, assignment.matched, assignment.positives, targets.labels, targets.boxes, targets.sizes],
-      weights,
-    );
+    return setLossOp([logits, boxes, matched, positives, targets.labels, targets.boxes, targets.sizes], weights);
   },
 );
