@@ -1,28 +1,29 @@
 /**
- * How the tuner measures one shape class: random operands, every variant held against the plain one, and those that
- * are right timed beside each other.
+ * How the tuner measures one shape class: compares every variant with the plain one on random operands, and times the
+ * valid ones.
  */
 import { bandwidthKernel } from '../../kernels/roofline.ts';
-import type { Dispatcher } from '../gpu/dispatcher.ts';
 import { errorMessage } from '../core/errors.ts';
 import { Random } from '../core/random.ts';
 import { sizeOf } from '../core/shape.ts';
 import { median } from '../core/statistics.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
+import type { Dispatcher } from '../gpu/dispatcher.ts';
 import type { Profile, ProfileOptions } from '../profiling/profile.ts';
-import type { Candidate, TuningProblem } from './problem.ts';
+import { outputsOf, type Candidate, type TuningProblem } from './problem.ts';
 
 /** What the benchmark uses of a device. */
 export interface BenchmarkDevice extends TensorDevice {
   readonly gpu: GPUDevice;
   readonly lost: Promise<string>;
-  /** Dispatches encoded since the device was opened. */
+  /** Number of dispatches since the device was opened. */
   readonly dispatches: number;
   synchronize(): Promise<void>;
   forgetOperands(): void;
   profile(work: () => unknown, options: ProfileOptions): Promise<Profile>;
 }
 
+/** A variant that is not valid, and why. */
 export interface Exclusion {
   readonly variant: string;
   readonly reason: string;
@@ -32,43 +33,52 @@ export interface MeasureOptions {
   readonly rounds: number;
   readonly sampleMs: number;
   readonly maxBytes: number;
-  /** Called when all variants have run once, before any is timed. */
+  /** Called after all variants have run once, before any of them is timed. */
   readonly afterValidation: () => Promise<void>;
 }
 
 export interface Measured {
-  /** The variant to keep and the milliseconds of one run; null where nothing could be measured. */
+  /** The variant to keep and its milliseconds per run; null if nothing could be measured. */
   readonly best: { readonly name: string; readonly ms: number } | null;
-  /** Null where the expected variant was excluded, or nothing measured. */
+  /** Null if the expected variant was excluded, or nothing was measured. */
   readonly expectedMs: number | null;
-  /** Why there is no best. */
+  /** Why there is no best variant. */
   readonly skipped: string | null;
   readonly excluded: readonly Exclusion[];
 }
 
 type Tensors = Readonly<Record<string, Tensor>>;
 
-/** A variant must take less than this part of the expected one's time to replace it: noise shall not. */
+/** The samples of one variant. */
+interface Job {
+  readonly candidate: Candidate<unknown>;
+  /** Milliseconds of the first run. */
+  readonly first: number;
+  /** Runs per sample. */
+  readonly repeats: number;
+  /** Milliseconds per run. */
+  samples: number[];
+}
+
+/** A variant replaces the expected one if it takes less than this part of its time, so that noise does not decide. */
 const CLEARLY_FASTER = 0.95;
-/** Variants that take more than this many times the fastest one's time are measured once only. */
-const HOPELESS = 1.6;
+/** Variants that take more than this many times the fastest one's time are measured only once. */
+const CLEARLY_SLOWER = 1.6;
 const MAX_REPEATS = 256;
-/**
- * Dispatches of a sample: below what a submit holds (dispatcher.ts), so that one pair of timestamps spans all of it.
- */
+/** Dispatches of a sample; fewer than a submit holds (dispatcher.ts), so that one pair of timestamps spans them all. */
 const SAMPLE_DISPATCHES = 88;
 /**
- * Random values, repeated where operands are longer: a multiple of 64 (see `Device.view`) that hardly any line's
- * length divides.
+ * Number of random values; longer operands repeat them. It is a multiple of 64 (`TensorDevice.view`) and divides hardly
+ * any line length.
  */
 const BLOCK = 64 * 4093;
 
 const firstLine = (error: unknown): string => errorMessage(error).split('\n')[0];
 
-/** Relative L2 distance; NaN where a value is not finite. */
+/** Relative L2 distance; NaN if a value is not finite. */
 function distance(actual: Float32Array, expected: Float32Array): number {
-  let difference = 0,
-    size = 0;
+  let difference = 0;
+  let size = 0;
   for (let i = 0; i < expected.length; i++) {
     difference += (actual[i] - expected[i]) ** 2;
     size += expected[i] ** 2;
@@ -76,12 +86,31 @@ function distance(actual: Float32Array, expected: Float32Array): number {
   return difference === 0 ? 0 : Math.sqrt(difference / size);
 }
 
-const outputsOf = ({ output }: TuningProblem<unknown>): readonly string[] =>
-  typeof output === 'string' ? [output] : output;
+/** What is wrong with a variant's results, compared with the plain one's; null if the differences are rounding. */
+function wrongResult(
+  problem: TuningProblem<unknown>,
+  results: readonly Float32Array[],
+  reference: readonly Float32Array[],
+  tolerance: number,
+): string | null {
+  const names = outputsOf(problem);
+  for (const [i, name] of names.entries()) {
+    const error = distance(results[i], reference[i]);
+    if (error <= tolerance) continue;
+    const output = names.length === 1 ? 'result' : name;
+    return (
+      `its ${output} is wrong: expected a relative difference of at most ${tolerance.toExponential(1)} ` +
+      `from the plain variant's, got ${error.toExponential(1)}`
+    );
+  }
+  return null;
+}
 
-/** Internal: `Tuner.tune` makes one. */
-export class Bench {
+/** Measures shape classes on a device. Internal: `Tuner.tune` makes one. */
+export class VariantBenchmark {
+  /** Random values that operands are filled with. */
   private random!: Tensor;
+  /** NaN values that outputs are filled with, to find elements that a variant does not write. */
   private poison!: Tensor;
   private lost: string | null = null;
 
@@ -96,9 +125,8 @@ export class Bench {
 
   open(): void {
     const { device } = this;
-    [this.random, this.poison] = [new Random(1).uniformArray(BLOCK, -1, 1), new Float32Array(BLOCK).fill(NaN)].map(
-      (values) => device.keep(device.tensor(values)),
-    );
+    this.random = device.keep(device.tensor(new Random(1).uniformArray(BLOCK, -1, 1)));
+    this.poison = device.keep(device.tensor(new Float32Array(BLOCK).fill(NaN)));
   }
 
   close(): void {
@@ -106,22 +134,23 @@ export class Bench {
     this.poison?.dispose();
   }
 
-  /** Measures one class; the expected candidate comes first. Its tensors live for the time of the call. */
+  /** Measures one class. The expected candidate comes first. The tensors of the problem live during the call. */
   async measure(
     problem: TuningProblem<unknown>,
     candidates: readonly Candidate<unknown>[],
     options: MeasureOptions,
   ): Promise<Measured> {
-    const bytes = Object.values(problem.tensors).reduce((sum, shape) => sum + 4 * sizeOf(shape), 0);
     const skip = (skipped: string, excluded: readonly Exclusion[] = []): Measured => ({
       best: null,
       expectedMs: null,
       skipped,
       excluded,
     });
+    const bytes = Object.values(problem.tensors).reduce((sum, shape) => sum + 4 * sizeOf(shape), 0);
     if (bytes > options.maxBytes)
       return skip(
-        `operands and results take ${Math.ceil(bytes / 2 ** 20)} MiB, more than ${Math.floor(options.maxBytes / 2 ** 20)}`,
+        `operands and results take ${Math.ceil(bytes / 2 ** 20)} MiB, ` +
+          `more than ${Math.floor(options.maxBytes / 2 ** 20)}`,
       );
     const tensors: Record<string, Tensor> = {};
     try {
@@ -132,23 +161,16 @@ export class Bench {
       }
       const reference = await this.attempt(problem, problem.plain, tensors);
       if (typeof reference === 'string') return skip(`the plain variant fails: ${reference}`);
-      const excluded: Exclusion[] = [];
-      const right: Candidate<unknown>[] = [];
-      for (const candidate of candidates) {
-        const result = await this.attempt(problem, candidate.variant, tensors);
-        const reason =
-          typeof result === 'string' ? result : this.difference(problem, result, reference, candidate.tolerance);
-        if (reason === null) right.push(candidate);
-        else excluded.push({ variant: candidate.name, reason });
-      }
-      if (right.length === 0) return skip('no variant is right', excluded);
+      const { valid, excluded } = await this.validate(problem, candidates, reference, tensors);
+      if (valid.length === 0) return skip('no variant is right', excluded);
       await options.afterValidation();
-      return { ...(await this.fastest(problem, right, tensors, options)), skipped: null, excluded };
+      return { ...(await this.fastest(problem, valid, tensors, options)), skipped: null, excluded };
     } finally {
       for (const tensor of Object.values(tensors)) tensor.dispose();
     }
   }
 
+  /** Makes the tensors of a problem and fills its operands. */
   private allocate(problem: TuningProblem<unknown>, tensors: Record<string, Tensor>): void {
     const { device } = this;
     const outputs = outputsOf(problem);
@@ -157,27 +179,14 @@ export class Bench {
       tensors[name] = device.keep(device.empty(shape));
       const values = problem.values?.[name];
       if (values) device.write(tensors[name], values(new Random(2), sizeOf(shape)));
-      // Each from another place of the random values, so that no two operands are alike.
-      else if (!outputs.includes(name)) this.fill(tensors[name], this.random, (start += 64 * 509));
+      else if (!outputs.includes(name)) {
+        start += 64 * 509; // each operand starts elsewhere in the random values, so that no two are alike
+        this.fill(tensors[name], this.random, start);
+      }
     }
   }
 
-  /** What is wrong with a variant's results beside the plain one's; null where the differences are rounding. */
-  private difference(
-    problem: TuningProblem<unknown>,
-    results: readonly Float32Array[],
-    reference: readonly Float32Array[],
-    tolerance: number,
-  ): string | null {
-    const names = outputsOf(problem);
-    for (const [i, name] of names.entries()) {
-      const error = distance(results[i], reference[i]);
-      if (error <= tolerance) continue;
-      return `its ${names.length === 1 ? 'result' : name} is wrong: it differs from the plain variant's by ${error.toExponential(1)} of its size, at most ${tolerance.toExponential(1)} is rounding`;
-    }
-    return null;
-  }
-
+  /** Fills a tensor with a block of values, repeated, from element `start` on. */
   private fill(tensor: Tensor, block: Tensor, start: number): void {
     const { device } = this;
     device.scope(() => {
@@ -189,9 +198,27 @@ export class Bench {
     });
   }
 
+  /** Runs every candidate once, and separates the valid ones from those that fail or give other results. */
+  private async validate(
+    problem: TuningProblem<unknown>,
+    candidates: readonly Candidate<unknown>[],
+    reference: readonly Float32Array[],
+    tensors: Tensors,
+  ): Promise<{ readonly valid: Candidate<unknown>[]; readonly excluded: Exclusion[] }> {
+    const valid: Candidate<unknown>[] = [];
+    const excluded: Exclusion[] = [];
+    for (const candidate of candidates) {
+      const result = await this.attempt(problem, candidate.variant, tensors);
+      const reason = typeof result === 'string' ? result : wrongResult(problem, result, reference, candidate.tolerance);
+      if (reason === null) valid.push(candidate);
+      else excluded.push({ variant: candidate.name, reason });
+    }
+    return { valid, excluded };
+  }
+
   /**
-   * The results of a variant in the order of the problem's outputs, or what went wrong. Values that it does not write
-   * are NaN.
+   * The results of a variant in the order of the problem's outputs, or what failed. Values that it does not write are
+   * NaN.
    */
   private async attempt(
     problem: TuningProblem<unknown>,
@@ -223,69 +250,61 @@ export class Bench {
     return results;
   }
 
-  /** Times variants that are right, and says which to keep. */
+  /** Times valid variants, and picks the one to keep. */
   private async fastest(
     problem: TuningProblem<unknown>,
     candidates: readonly Candidate<unknown>[],
     tensors: Tensors,
     { rounds, sampleMs }: MeasureOptions,
   ): Promise<Pick<Measured, 'best' | 'expectedMs'>> {
-    const { device } = this;
-    const expected = candidates.find(({ name }) => name === problem.expected.name) ?? null;
-    const jobs: {
-      readonly candidate: Candidate<unknown>;
-      readonly first: number;
-      readonly repeats: number;
-      readonly samples: number[];
-    }[] = [];
-    for (const candidate of candidates) {
-      const before = device.dispatches;
-      const first = await this.sample(problem, candidate, tensors, 1);
-      const dispatches = Math.max(1, device.dispatches - before - 1);
-      jobs.push({
-        candidate,
-        first,
-        repeats: Math.max(
-          1,
-          Math.min(
-            MAX_REPEATS,
-            Math.round(sampleMs / Math.max(1e-3, first)),
-            Math.floor(SAMPLE_DISPATCHES / dispatches),
-          ),
-        ),
-        samples: [],
-      });
-    }
-    const least = Math.min(...jobs.map(({ first }) => first));
-    const hopeful = jobs.filter(({ candidate, first }) => first <= least * HOPELESS || candidate === expected);
-    const measureRounds = async (list: typeof jobs): Promise<void> => {
-      for (const { samples } of list) samples.length = 0;
+    const measureRounds = async (jobs: readonly Job[]): Promise<void> => {
+      for (const job of jobs) job.samples = [];
       for (let round = 0; round < rounds; round++)
-        for (const { candidate, repeats, samples } of list)
+        for (const { candidate, repeats, samples } of jobs)
           samples.push(await this.sample(problem, candidate, tensors, repeats));
     };
-    await measureRounds(hopeful);
-    let best = hopeful.reduce((a, b) => (median(b.samples) < median(a.samples) ? b : a));
-    const own = hopeful.find(({ candidate }) => candidate === expected);
-    if (own && best !== own) {
-      // Of many, the one that seems fastest has been lucky as well: it must be so once more, alone against the
-      // expected one.
-      const other = best;
+    const jobs: Job[] = [];
+    for (const candidate of candidates) jobs.push(await this.firstRun(problem, candidate, tensors, sampleMs));
+    const shortest = Math.min(...jobs.map(({ first }) => first));
+    const isExpected = ({ candidate }: Job): boolean => candidate.name === problem.expected.name;
+    const competing = jobs.filter((job) => job.first <= shortest * CLEARLY_SLOWER || isExpected(job));
+    await measureRounds(competing);
+    const fastest = competing.reduce((a, b) => (median(b.samples) < median(a.samples) ? b : a));
+    const expected = competing.find(isExpected);
+    let best = fastest;
+    if (expected && fastest !== expected) {
       const faster = (): boolean =>
-        median(other.samples) < CLEARLY_FASTER * median(own.samples) &&
-        median(other.samples.map((ms, i) => ms / own.samples[i])) < CLEARLY_FASTER;
-      if (faster()) await measureRounds([own, other]);
-      if (!faster()) best = own;
+        median(fastest.samples) < CLEARLY_FASTER * median(expected.samples) &&
+        median(fastest.samples.map((ms, i) => ms / expected.samples[i])) < CLEARLY_FASTER;
+      // The fastest of many variants was probably lucky too, so it is measured again, alone with the expected one.
+      if (faster()) await measureRounds([expected, fastest]);
+      if (!faster()) best = expected;
     }
     return {
       best: { name: best.candidate.name, ms: median(best.samples) },
-      expectedMs: own ? median(own.samples) : null,
+      expectedMs: expected ? median(expected.samples) : null,
     };
   }
 
+  /** Runs a variant once, and plans how often a sample repeats it. */
+  private async firstRun(
+    problem: TuningProblem<unknown>,
+    candidate: Candidate<unknown>,
+    tensors: Tensors,
+    sampleMs: number,
+  ): Promise<Job> {
+    const { device } = this;
+    const before = device.dispatches;
+    const first = await this.sample(problem, candidate, tensors, 1);
+    const dispatches = Math.max(1, device.dispatches - before - 1);
+    const wanted = Math.round(sampleMs / Math.max(1e-3, first));
+    const repeats = Math.max(1, Math.min(MAX_REPEATS, wanted, Math.floor(SAMPLE_DISPATCHES / dispatches)));
+    return { candidate, first, repeats, samples: [] };
+  }
+
   /**
-   * Milliseconds of a run: by timestamps where the adapter's are to be believed, otherwise by the wall clock, the
-   * time that JavaScript records not included.
+   * Milliseconds per run: by timestamps if the adapter's are reliable, otherwise by the wall clock without the time in
+   * which JavaScript encodes.
    */
   private async sample(
     problem: TuningProblem<unknown>,
@@ -293,14 +312,13 @@ export class Bench {
     tensors: Tensors,
     times: number,
   ): Promise<number> {
-    const { device, dispatcher, random } = this;
+    const { device, dispatcher, random, poison } = this;
     const profile = await device.profile(
       () => {
-        // Timestamps are those of passes: an empty one at the front, so that the copies to textures before the first
-        // dispatch are inside.
-        dispatcher.run(bandwidthKernel(), { count4: 0 }, { input: random, output: this.poison }, [1, 1, 1]);
+        // Timestamps belong to passes. This empty dispatch opens one, so that copies to textures are timed as well.
+        dispatcher.run(bandwidthKernel(), { count4: 0 }, { input: random, output: poison }, [1, 1, 1]);
         for (let i = 0; i < times; i++) {
-          device.forgetOperands(); // which a step has rarely used before
+          device.forgetOperands(); // in a step, operands have rarely been used before
           device.scope(() => problem.run(variant, tensors));
         }
       },

@@ -1,22 +1,22 @@
 /**
- * Tuned choices: which variant of each shape class is fastest on one adapter and driver, as JSON; and the hashes that
- * say when they are out of date.
+ * Tuned choices: the fastest variant of each shape class on one adapter and driver, as JSON; and the hashes that date
+ * them.
  */
 import type { Kernel } from '../../kernels/kernel.ts';
-import { isObject } from '../core/json.ts';
+import { isObject, shown } from '../core/json.ts';
 
-/** A measured choice. Times in milliseconds of one run. */
+/** A measured choice. Times in milliseconds per run. */
 export interface TunedChoice {
   readonly variant: string;
   /** Hash of the class's kernels. */
   readonly kernels: string;
   readonly ms: number;
-  /** The cost model's choice, and its time; null where it is not a valid one. */
+  /** The cost model's choice and its time. The time is null if that variant failed. */
   readonly expected: string;
   readonly expectedMs: number | null;
 }
 
-/** The choices of one adapter and driver, as JSON. */
+/** The choices for one adapter and driver, as JSON. */
 export interface TunedChoices {
   readonly version: typeof TUNING_VERSION;
   readonly adapter: string;
@@ -26,32 +26,33 @@ export interface TunedChoices {
   readonly choices: Readonly<Record<string, TunedChoice>>;
 }
 
-/** Of the format. */
+/** Version of the format. */
 export const TUNING_VERSION = 1;
 
-/** Choices that cannot be understood: the message names source, field, what was expected and what came. */
+/** Choices in a wrong format. The message names source, field, what was expected, and what was found. */
 export class TuningError extends Error {
   override readonly name = 'TuningError';
 }
 
-/** Checks what `import` and files are given. Throws TuningError naming `source` and the field. */
+/** Checks choices of unknown type. Throws TuningError naming `source` and the field. */
 export function parseTunedChoices(json: unknown, source: string): TunedChoices {
-  const wrong = (field: string, expected: string, got: unknown): never => {
-    throw new TuningError(
-      `${source}: ${field === '' ? 'tuned choices' : field} must be ${expected}, got ${JSON.stringify(got)?.slice(0, 80) ?? 'nothing'}`,
-    );
+  const wrong = (field: string, expected: string, got: unknown): TuningError =>
+    new TuningError(`${source}: ${field}: expected ${expected}, got ${shown(got)}`);
+  const text = (value: unknown, field: string): string => {
+    if (typeof value !== 'string') throw wrong(field, 'text', value);
+    return value;
   };
-  const text = (value: unknown, field: string): string =>
-    typeof value === 'string' ? value : wrong(field, 'text', value);
-  const time = (value: unknown, field: string): number =>
-    typeof value === 'number' && value >= 0 ? value : wrong(field, 'a number of milliseconds', value);
-  if (!isObject(json)) return wrong('', 'an object', json);
-  const { version, subgroupSize } = json;
-  if (version !== TUNING_VERSION) return wrong('version', String(TUNING_VERSION), version);
-  if (!isObject(json.choices)) return wrong('choices', 'an object', json.choices);
-  const choices = Object.entries(json.choices).map(([shapeClass, value]): [string, TunedChoice] => {
+  const time = (value: unknown, field: string): number => {
+    if (typeof value !== 'number' || !(value >= 0)) throw wrong(field, 'a number of milliseconds', value);
+    return value;
+  };
+  if (!isObject(json)) throw wrong('tuned choices', 'an object', json);
+  const { version, adapter, driver, subgroupSize, choices } = json;
+  if (version !== TUNING_VERSION) throw wrong('version', String(TUNING_VERSION), version);
+  if (!isObject(choices)) throw wrong('choices', 'an object', choices);
+  const parsed = Object.entries(choices).map(([shapeClass, value]): [string, TunedChoice] => {
     const at = `choices[${JSON.stringify(shapeClass)}]`;
-    if (!isObject(value)) return wrong(at, 'an object', value);
+    if (!isObject(value)) throw wrong(at, 'an object', value);
     return [
       shapeClass,
       {
@@ -63,21 +64,24 @@ export function parseTunedChoices(json: unknown, source: string): TunedChoices {
       },
     ];
   });
+  const size = (value: unknown): number => {
+    if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0)
+      throw wrong('subgroupSize', 'an integer >= 0', value);
+    return value;
+  };
   return {
     version: TUNING_VERSION,
-    adapter: text(json.adapter, 'adapter'),
-    driver: text(json.driver, 'driver'),
-    subgroupSize:
-      typeof subgroupSize === 'number' && Number.isSafeInteger(subgroupSize) && subgroupSize >= 0
-        ? subgroupSize
-        : wrong('subgroupSize', 'an integer >= 0', subgroupSize),
-    choices: Object.fromEntries(choices),
+    adapter: text(adapter, 'adapter'),
+    driver: text(driver, 'driver'),
+    subgroupSize: size(subgroupSize),
+    choices: Object.fromEntries(parsed),
   };
 }
 
-export function hash(texts: Iterable<string>): string {
-  let a = 0x811c9dc5,
-    b = 0x9747b28c;
+/** A hash of texts in order, 16 hexadecimal digits (two FNV-like sums of 32 bits). */
+function hash(texts: Iterable<string>): string {
+  let a = 0x811c9dc5;
+  let b = 0x9747b28c;
   for (const text of texts) {
     for (let i = 0; i <= text.length; i++) {
       const code = i < text.length ? text.charCodeAt(i) : 0x1ffff;
@@ -90,8 +94,23 @@ export function hash(texts: Iterable<string>): string {
 
 const sourceHashes = new WeakMap<Kernel, string>();
 
-export function sourceHash(kernel: Kernel): string {
+function sourceHash(kernel: Kernel): string {
   let known = sourceHashes.get(kernel);
-  if (known === undefined) sourceHashes.set(kernel, (known = hash([kernel.source])));
+  if (known === undefined) {
+    known = hash([kernel.source]);
+    sourceHashes.set(kernel, known);
+  }
   return known;
+}
+
+/**
+ * A hash of the sources of kernels, each source counted once. A choice is valid as long as its kernels have this
+ * hash.
+ */
+export const kernelsHash = (kernels: readonly Kernel[]): string => hash(new Set(kernels.map(sourceHash)));
+
+/** A short name of a set of choices: equal sets give equal bits. `none` for the empty set. */
+export function fingerprintOf(choices: ReadonlyMap<string, TunedChoice>): string {
+  if (choices.size === 0) return 'none';
+  return hash([...choices].map(([shapeClass, { variant }]) => `${shapeClass}: ${variant}`).sort()).slice(0, 12);
 }

@@ -1,7 +1,7 @@
 /** Tuning problems: a shape class of an op with its variants, as ops describe it and the tuner measures it. */
 import type { Shape } from '../core/shape.ts';
 import { Tensor } from '../core/tensor.ts';
-import type { VariantProblem } from '../core/variants.ts';
+import type { Candidate, VariantProblem } from '../core/variants.ts';
 
 export type { Candidate } from '../core/variants.ts';
 
@@ -9,15 +9,14 @@ export type { Candidate } from '../core/variants.ts';
 export type TuningProblem<V> = VariantProblem<V, Tensor>;
 
 /**
- * Whether a pass that reads and writes so many values takes longer than a dispatch alone; a value counts as much as
- * sixteen multiply-adds. Below that variants take the same
- * time, and a class has one candidate: nothing to measure.
+ * Whether a pass that reads and writes `values` values takes longer than a dispatch alone. A value counts as sixteen
+ * multiply-adds. Below that all variants take the same time, so a class has one candidate and nothing to measure.
  */
 export const worthMeasuring = (values: number): boolean => values >= 2 ** 16;
 
 /**
- * The tensors of a problem as shapes, and a function that puts others in their places: so that a class can be run
- * again without holding on to what it was seen with.
+ * Splits the arguments of an op into the shapes of its tensors, and a function that fills in other tensors.
+ * So a problem can be run again without retaining the tensors it was seen with.
  */
 export function outline<P extends object>(
   problem: P,
@@ -34,3 +33,17 @@ export function outline<P extends object>(
     fill: (tensors) => ({ ...settings, ...tensors }) as P,
   };
 }
+
+/** All candidates of a problem, the expected one first, each name once. */
+export function allCandidates<V>({ expected, candidates }: TuningProblem<V>): Candidate<V>[] {
+  return [
+    expected,
+    ...candidates.filter(
+      ({ name }, i) => name !== expected.name && candidates.findIndex((other) => other.name === name) === i,
+    ),
+  ];
+}
+
+/** Names of the output tensors of a problem. */
+export const outputsOf = ({ output }: TuningProblem<unknown>): readonly string[] =>
+  typeof output === 'string' ? [output] : output;

@@ -1,25 +1,30 @@
 /**
- * Picks among variants of a kernel by measuring them on this adapter.
+ * The tuner: picks among variants of kernels by measuring them on this adapter.
  *
- * Where an op has several ways to compute the same (tile, operands from textures or buffers, slices of a sum, direct
- * or Winograd, rows a lane), a cost model expects one to be the fastest.
- * Its op asks `choose` with a key of the shape class: the exact sizes, and whatever else decides which variants are
- * right. `tune` runs every variant of each class seen so far
- * on random operands, drops those whose result is not that of the plain variant, times the others, and keeps the
- * fastest. Without tuned choices nothing changes.
+ * An op may have several ways to compute the same result: tiles, operands from textures or buffers, slices of a sum,
+ * direct or Winograd, rows per lane. A cost model expects one of them to be fastest. The op asks `choose` with a key of
+ * the shape class: the exact sizes, and everything else that decides which variants are valid.
+ * `tune` runs every variant of each class seen so far on random operands, drops those whose result differs from the
+ * plain variant's, times the others, and keeps the fastest. Without tuned choices nothing changes.
  *
- * Choices are JSON (`export`, `import`), for one adapter and driver; each carries a hash of its class's kernels, so
- * that changed kernels are measured anew.
- * Another set of choices rounds differently: the same seed gives the same bits for one set of choices. A capture keeps
- * the variants it was recorded with.
+ * Choices are JSON (`export`, `import`) for one adapter and driver. Each has a hash of its class's kernels, so that
+ * changed kernels are measured again. Different choices round differently: a seed gives the same bits for one set of
+ * choices. A capture keeps its variants.
  */
 import { sizeOf } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 import type { VariantChooser } from '../core/variants.ts';
 import type { Dispatcher } from '../gpu/dispatcher.ts';
-import { Bench, type BenchmarkDevice, type Exclusion } from './benchmark.ts';
-import { hash, parseTunedChoices, sourceHash, TUNING_VERSION, type TunedChoice, type TunedChoices } from './choices.ts';
-import type { Candidate, TuningProblem } from './problem.ts';
+import { VariantBenchmark, type BenchmarkDevice, type Exclusion } from './benchmark.ts';
+import {
+  fingerprintOf,
+  kernelsHash,
+  parseTunedChoices,
+  TUNING_VERSION,
+  type TunedChoice,
+  type TunedChoices,
+} from './choices.ts';
+import { allCandidates, type Candidate, type TuningProblem } from './problem.ts';
 
 /** What the tuner uses of a device. */
 export interface TunableDevice extends BenchmarkDevice {
@@ -28,10 +33,10 @@ export interface TunableDevice extends BenchmarkDevice {
   readonly capturing: boolean;
 }
 
-/** What became of a shape class. */
+/** The result for one shape class. */
 export interface TunedClass {
   readonly shapeClass: string;
-  /** Null where nothing was measured or no variant was right: then the cost model's choice stays. */
+  /** Null if nothing was measured or all variants failed. The cost model's choice then stays. */
   readonly choice: TunedChoice | null;
   /** Why there is no choice. */
   readonly skipped: string | null;
@@ -41,7 +46,7 @@ export interface TunedClass {
 
 export interface TuningProgress {
   readonly done: number;
-  /** Grows where a variant turns out to contain products of sizes not seen before. */
+  /** It grows when a variant turns out to contain products of new sizes. */
   readonly total: number;
   readonly latest: TunedClass;
 }
@@ -49,53 +54,47 @@ export interface TuningProgress {
 export interface TuneOptions {
   /** Called after each shape class. */
   readonly onProgress?: (progress: TuningProgress) => void;
-  /** Stops before the next class; what was tuned until then is kept. */
+  /** Stops before the next class. Choices made until then are kept. */
   readonly signal?: AbortSignal;
-  /** Interleaved rounds, of which the median counts; default 5. */
+  /** Number of interleaved rounds; their median counts. Default 5. */
   readonly rounds?: number;
-  /** About how long a sample takes, in milliseconds; default 12. */
+  /** Approximate duration of a sample in milliseconds, default 12. */
   readonly sampleMs?: number;
-  /** Classes whose operands and results take more bytes than this keep the cost model's choice; default 512 MiB. */
+  /** Classes with more bytes of operands and results keep the cost model's choice. Default 512 MiB. */
   readonly maxBytes?: number;
 }
 
-interface Seen {
+/** A shape class that an op has asked for. */
+interface SeenClass {
   readonly problem: TuningProblem<unknown>;
   readonly chosen: Candidate<unknown>;
-  /** Whether there is something to measure that has not been. */
+  /** Whether it has several variants and no tuned choice. */
   readonly pending: boolean;
 }
 
-/** Shape classes remembered at once; the one seen first is forgotten first. */
-const MAX_SEEN = 8192;
-
-/** The candidates with the expected one at the head, each name once. */
-function allCandidates({ expected, candidates }: TuningProblem<unknown>): Candidate<unknown>[] {
-  return [
-    expected,
-    ...candidates.filter(
-      ({ name }, i) => name !== expected.name && candidates.findIndex((other) => other.name === name) === i,
-    ),
-  ];
+/** State of one call of `tune`. */
+interface TuningRun {
+  readonly benchmark: VariantBenchmark;
+  readonly options: Required<Pick<TuneOptions, 'rounds' | 'sampleMs' | 'maxBytes'>> & TuneOptions;
+  readonly results: TunedClass[];
+  readonly visited: Set<string>;
 }
 
-const kernelsHash = (problem: TuningProblem<unknown>): string =>
-  hash(
-    new Set(
-      allCandidates(problem)
-        .flatMap(({ kernels }) => kernels())
-        .map(sourceHash),
-    ).values(),
-  );
+/** Maximum number of shape classes remembered; the one seen first is forgotten first. */
+const MAX_SEEN = 8192;
+
+const hashOf = (problem: TuningProblem<unknown>): string =>
+  kernelsHash(allCandidates(problem).flatMap(({ kernels }) => kernels()));
 
 /** A device's tuner: `device.tuner`. */
 export class Tuner implements VariantChooser<Tensor> {
   /** Vendor, architecture and device of the adapter. */
   readonly adapter: string;
-  private readonly seen = new Map<string, Seen>();
+  private readonly seen = new Map<string, SeenClass>();
   private choices = new Map<string, TunedChoice>();
+  /** Classes whose stored choice no longer fits their kernels or variants. */
   private readonly outdated = new Set<string>();
-  /** Classes asked for since the last validation began. */
+  /** Classes that ops asked for since the last validation began. */
   private readonly touched = new Set<string>();
   private running = false;
 
@@ -108,13 +107,12 @@ export class Tuner implements VariantChooser<Tensor> {
   }
 
   /**
-   * The variant to run: the tuned choice, or the expected one where there is none, where its kernels have changed, and
-   * on devices with forced variants (`DeviceOptions.force`).
-   * Remembers the class for `tune`.
+   * The variant to run: the tuned choice, or else the expected one. Choices do not count if their kernels have changed,
+   * and on devices with forced variants (`DeviceOptions.force`). Remembers the class for `tune`.
    *
-   * @param family   of the op, e.g. `matmul`
-   * @param key      of the shape class within the family: all that decides which variants are right and fast
-   * @param describe called where the class has not been seen before
+   * @param family   the op, e.g. `matmul`
+   * @param key      the shape class within the family: everything that decides which variants are valid and fast
+   * @param describe called if the class has not been seen before
    */
   choose<V>(family: string, key: string, describe: () => TuningProblem<V>): V {
     const shapeClass = `${family} ${key}`;
@@ -128,33 +126,28 @@ export class Tuner implements VariantChooser<Tensor> {
     return seen.chosen.variant as V;
   }
 
-  /** Shape classes that were seen and have more than one variant, but no tuned choice. */
+  /** Shape classes seen so far that have more than one variant and no tuned choice. */
   get pending(): readonly string[] {
     return [...this.seen].flatMap(([shapeClass, { pending }]) => (pending ? [shapeClass] : []));
   }
 
-  /**
-   * Seen classes whose choice does not count, because a kernel has changed since it was measured; `tune` measures
-   * them anew.
-   */
+  /** Seen classes whose choice does not count because a kernel has changed. `tune` measures them again. */
   get stale(): readonly string[] {
     return [...this.outdated];
   }
 
-  /** Names the choices at hand: equal ones give equal bits. `none` where there are none. */
+  /** A name of the current choices: equal choices give equal bits. `none` without choices. */
   get fingerprint(): string {
-    return this.choices.size === 0
-      ? 'none'
-      : hash([...this.choices].map(([shapeClass, { variant }]) => `${shapeClass}: ${variant}`).sort()).slice(0, 12);
+    return fingerprintOf(this.choices);
   }
 
-  /** The choices at hand in a few words, for logs: how many, and their fingerprint. */
+  /** The number of choices and their fingerprint, for logs. */
   get summary(): string {
     const { size } = this.choices;
     return size === 0 ? 'none' : `${size} tuned ${size === 1 ? 'choice' : 'choices'} (${this.fingerprint})`;
   }
 
-  /** All choices, for `import` on a device of the same adapter and driver. */
+  /** All choices, for `import` on a device with the same adapter and driver. */
   export(): TunedChoices {
     const { info, subgroupSize } = this.device;
     return {
@@ -167,12 +160,12 @@ export class Tuner implements VariantChooser<Tensor> {
   }
 
   /**
-   * Takes over choices, in addition to those at hand. What was captured before keeps its variants.
+   * Adds choices to the current ones. Earlier captures keep their variants.
    *
-   * @param json   what `export` gave, also by way of JSON
+   * @param json   the result of `export`, or JSON of it
    * @param source named in errors
-   * @returns      how many choices were taken over; 0 where they are another adapter's, driver's or subgroup size's
-   * @throws TuningError where it is no such thing, naming the field
+   * @returns      the number of choices added; 0 if they are for another adapter, driver or subgroup size
+   * @throws TuningError naming the field if the format is wrong
    */
   import(json: unknown, source = 'import'): number {
     const given = parseTunedChoices(json, source);
@@ -190,97 +183,98 @@ export class Tuner implements VariantChooser<Tensor> {
     );
   }
 
-  /** Forgets all choices: the cost model's hold again. */
+  /** Forgets all choices: the cost model decides again. */
   reset(): void {
     this.choices.clear();
     this.resolveAll();
   }
 
   /**
-   * Measures the variants of each class seen so far without a choice, and keeps the fastest; the expected one unless
-   * another is clearly faster. A variant whose result is not
-   * the plain one's within its precision, or that fails, is left out and reported. Takes about a second a class, and
-   * compiles all variants.
+   * Measures the variants of each class seen so far that has no choice, and keeps the fastest. The expected variant
+   * stays unless another is clearly faster. A variant that fails, or whose result differs from the plain one's by more
+   * than rounding, is excluded and reported. Takes about a second per class, and compiles all variants.
    *
-   * Nothing else may be recorded on the device meanwhile. Throws where tuning or a profile is running already, in a
-   * capture, and on devices with forced variants.
+   * No other work may use the device meanwhile. Throws if tuning or a profile is running already, in a capture, and on
+   * devices with forced variants.
    */
-  async tune({
-    onProgress,
-    signal,
-    rounds = 5,
-    sampleMs = 12,
-    maxBytes = 512 * 2 ** 20,
-  }: TuneOptions = {}): Promise<readonly TunedClass[]> {
+  async tune(options: TuneOptions = {}): Promise<readonly TunedClass[]> {
     const { device } = this;
     if (this.running) throw new Error('tune: the device is being tuned already');
-    if (device.capturing) throw new Error('tune: variants cannot be measured while a capture is recorded');
+    if (device.capturing) throw new Error('tune: variants cannot be measured during a capture');
     if (this.forced) throw new Error('tune: the device was opened with forced variants, which leave nothing to choose');
     this.running = true;
-    const results: TunedClass[] = [];
-    const visited = new Set<string>();
-    const bench = new Bench(device, this.dispatcher);
-    const tuneOne = async (shapeClass: string): Promise<void> => {
-      visited.add(shapeClass);
-      const { problem } = this.seen.get(shapeClass)!;
-      const candidates = allCandidates(problem);
-      this.touched.clear();
-      const result = await bench.measure(problem, candidates, {
-        rounds,
-        sampleMs,
-        maxBytes,
-        afterValidation: () => tuneInner([...this.touched]),
-      });
-      let choice: TunedChoice | null = null;
-      if (result.best !== null) {
-        choice = {
-          variant: result.best.name,
-          kernels: kernelsHash(problem),
-          ms: result.best.ms,
-          expected: problem.expected.name,
-          expectedMs: result.expectedMs,
-        };
-        this.choices.set(shapeClass, choice);
-        this.seen.set(shapeClass, this.resolve(shapeClass, problem));
-      }
-      const latest = { shapeClass, choice, skipped: result.skipped, excluded: result.excluded };
-      results.push(latest);
-      onProgress?.({
-        done: results.length,
-        total: results.length + this.pending.filter((name) => !visited.has(name)).length,
-        latest,
-      });
-    };
-    // A variant may contain problems with classes of their own, as Winograd's convolutions contain matrix products:
-    // those are tuned before it is timed.
-    const tuneInner = async (inner: readonly string[]): Promise<void> => {
-      for (const shapeClass of inner)
-        if (!visited.has(shapeClass) && this.seen.get(shapeClass)?.pending && !signal?.aborted)
-          await tuneOne(shapeClass);
+    const { rounds = 5, sampleMs = 12, maxBytes = 512 * 2 ** 20 } = options;
+    const run: TuningRun = {
+      benchmark: new VariantBenchmark(device, this.dispatcher),
+      options: { ...options, rounds, sampleMs, maxBytes },
+      results: [],
+      visited: new Set(),
     };
     try {
       await device.synchronize();
-      bench.open();
+      run.benchmark.open();
       for (;;) {
-        const next = this.pending.find((name) => !visited.has(name));
-        if (next === undefined || signal?.aborted) return results;
-        await tuneOne(next);
+        const next = this.pending.find((name) => !run.visited.has(name));
+        if (next === undefined || options.signal?.aborted) return run.results;
+        await this.tuneClass(next, run);
       }
     } finally {
       this.running = false;
-      bench.close();
+      run.benchmark.close();
     }
+  }
+
+  /** Measures one class, stores its choice, and reports progress. */
+  private async tuneClass(shapeClass: string, run: TuningRun): Promise<void> {
+    const { benchmark, results, visited } = run;
+    const { rounds, sampleMs, maxBytes, onProgress } = run.options;
+    visited.add(shapeClass);
+    const { problem } = this.seen.get(shapeClass)!;
+    this.touched.clear();
+    const result = await benchmark.measure(problem, allCandidates(problem), {
+      rounds,
+      sampleMs,
+      maxBytes,
+      afterValidation: () => this.tuneContained([...this.touched], run),
+    });
+    let choice: TunedChoice | null = null;
+    if (result.best !== null) {
+      choice = {
+        variant: result.best.name,
+        kernels: hashOf(problem),
+        ms: result.best.ms,
+        expected: problem.expected.name,
+        expectedMs: result.expectedMs,
+      };
+      this.choices.set(shapeClass, choice);
+      this.seen.set(shapeClass, this.resolve(shapeClass, problem));
+    }
+    const latest = { shapeClass, choice, skipped: result.skipped, excluded: result.excluded };
+    results.push(latest);
+    const left = this.pending.filter((name) => !visited.has(name)).length;
+    onProgress?.({ done: results.length, total: results.length + left, latest });
+  }
+
+  /**
+   * Tunes the classes that the variants of another class use, before that class is timed.
+   * Winograd convolutions, for example, contain matrix products.
+   */
+  private async tuneContained(shapeClasses: readonly string[], run: TuningRun): Promise<void> {
+    for (const shapeClass of shapeClasses)
+      if (!run.visited.has(shapeClass) && this.seen.get(shapeClass)?.pending && !run.options.signal?.aborted)
+        await this.tuneClass(shapeClass, run);
   }
 
   private get forced(): boolean {
     return Object.values(this.device.force).some((variant) => variant !== undefined);
   }
 
-  private resolve(shapeClass: string, problem: TuningProblem<unknown>): Seen {
+  /** Looks up the choice of a class: the stored one if it is valid, else the expected one. */
+  private resolve(shapeClass: string, problem: TuningProblem<unknown>): SeenClass {
     const candidates = allCandidates(problem);
     const stored = this.choices.get(shapeClass);
     const chosen =
-      stored && !this.forced && stored.kernels === kernelsHash(problem)
+      stored && !this.forced && stored.kernels === hashOf(problem)
         ? candidates.find(({ name }) => name === stored.variant)
         : undefined;
     if (stored && !this.forced && !chosen) this.outdated.add(shapeClass);
