@@ -33,7 +33,10 @@ export interface DetectorLosses {
   readonly total: Tensor;
   /** f32 [S, P]: the parts of each stage, in the order of `lossParts`. */
   readonly parts: Tensor;
-  /** u32 [S]: positive predictions of each stage, over the batch. */
+  /**
+   * u32 or f32 [S]: positive predictions of each stage, over the batch. Like `parts`, computed by `lossOf`: tensors of
+   * the batch itself do not outlive the pass.
+   */
   readonly counts: Tensor;
 }
 

@@ -31,7 +31,7 @@ export interface PassData {
 export interface PassLosses {
   /** f32 [S, P]: the parts of the loss, in the order of the detector's `lossParts`. */
   readonly parts: Tensor;
-  /** u32 [S]: positive predictions, over the batch. */
+  /** [S]: positive predictions, over the batch. */
   readonly positives: Tensor;
 }
 
