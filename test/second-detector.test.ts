@@ -27,7 +27,7 @@ import { constant, Conv2d, Module } from '../engine/nn/index.ts';
 import { clipBoxes, nms, topScores } from '../model/boxes.ts';
 import { FPN } from '../model/fpn.ts';
 import { MODEL_PRESETS, type Detections, type ImageTargets, type ModelConfig } from '../model/index.ts';
-import { loadPretrained } from '../training/checkpoints/weights.ts';
+import { loadPretrained } from '../training/checkpoints/load-weights.ts';
 import type { Detector, DetectorBatch, DetectorLosses } from '../training/core/detector.ts';
 import { trainLoop } from '../training/core/loop.ts';
 import { MetricsLog, type StepMetrics } from '../training/core/metrics-log.ts';
