@@ -9,7 +9,8 @@
  */
 import { defineKernel, kernelFamily, type BufferSpec, type KernelFlops } from './kernel.ts';
 import { linearLoad, linearParams } from './linear.ts';
-import { handOut, range } from './subgroups.ts';
+import { range } from './repeat.ts';
+import { broadcastLane } from './subgroups.ts';
 
 /** The largest head: rows are held in registers. */
 export const MAX_HEAD_SIZE = 64;
@@ -118,7 +119,7 @@ function rows(
       const handed = together.flatMap((name, r) =>
         range(quads).map((q) => {
           const v = r * quads + q;
-          return `let ${name}_${q} = ${handOut(access, `${buffer}${Math.floor(v / access)}`, v % access)};`;
+          return `let ${name}_${q} = ${broadcastLane(access, `${buffer}${Math.floor(v / access)}`, v % access)};`;
         }),
       );
       return [...own, ...handed];

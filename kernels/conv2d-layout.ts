@@ -1,7 +1,10 @@
-/** The small kernels around convolutions (conv2d.ts, conv2d-weight-gradient.ts): channels filled up and cut off, weights in the order that a pass reads them in, sums of partial results. */
+/**
+ * The small kernels around convolutions: they pad and crop channels, reorder weights, and add up partial sums.
+ * In all of them one invocation computes one vec4, unless noted otherwise.
+ */
 import { defineKernel, kernelFamily } from './kernel.ts';
 
-/** Sums `parts` equal pieces of a buffer, always in the same order. */
+/** Adds up `parts` equal pieces of a buffer, always in the same order. */
 export const sumPartsKernel = kernelFamily(() =>
   defineKernel({
     name: 'sum_parts_f32_vec4',
@@ -18,8 +21,9 @@ export const sumPartsKernel = kernelFamily(() =>
 );
 
 /**
- * [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columns4To vec4], filled up with zeros: for channel counts that are no multiple
- * of 4. One lane a vec4. `plain`: one group and no rows to fill up, as with images; then one division finds the place (software adapters divide lane by lane).
+ * [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columns4To vec4s], padded with zeros: for channel
+ * counts that are not a multiple of 4. `plain`: one group and no padded rows, as with images. Then one division finds the
+ * position; CPUs divide lane by lane.
  */
 export const padChannelsKernel = kernelFamily((plain: boolean) =>
   defineKernel({
@@ -42,16 +46,19 @@ export const padChannelsKernel = kernelFamily((plain: boolean) =>
   let column = i % p.columns4To * 4u;
   let g = (i / p.columns4To) % p.groups;
   let row = (i / (p.columns4To * p.groups)) % p.rowsTo;
-  let first = (((i / (p.columns4To * p.groups * p.rowsTo)) * p.rowsFrom + row) * p.groups + g) * p.columnsFrom + column;
+  let first =
+    (((i / (p.columns4To * p.groups * p.rowsTo)) * p.rowsFrom + row) * p.groups + g) * p.columnsFrom + column;
   let inside = vec4<bool>(row < p.rowsFrom) & (vec4u(column) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columnsFrom));`
   }
-  output[i] = select(vec4f(), vec4f(input[first], input[first + 1u], input[first + 2u], input[first + 3u]), inside);`,
+  output[i] =
+    select(vec4f(), vec4f(input[first], input[first + 1u], input[first + 2u], input[first + 3u]), inside);`,
   }),
 );
 
 /**
- * Weights [kh, kw * channels, N] as images taken by lines want them: [classes, kh, vectors * 4, N], those of a class moved to where its pixels begin within a vec4, zeros around.
- * One lane a vec4, `count` of them in a line; a grid of lines by kh by classes.
+ * Weights [kh, kw * channels, N] for images read by lines (conv2d.ts): [classes, kh, vectors * 4, N]. The weights of a
+ * class are moved to the position within a vec4 where its windows start, with zeros around them.
+ * A line has `count` vec4s. The grid is (workgroups of a line, kh, classes).
  */
 export const lineWeightsKernel = kernelFamily(() =>
   defineKernel({
@@ -65,11 +72,15 @@ export const lineWeightsKernel = kernelFamily(() =>
   let row = i / p.N4;
   let place = u32((i32(group.z * p.stride) + p.padX) * p.channels) & 3u;
   let tap = row - place;
-  output[(group.z * p.kh + group.y) * p.count + i] = select(vec4f(), input[(group.y * p.taps + tap) * p.N4 + i - row * p.N4], tap < p.taps);`,
+  output[(group.z * p.kh + group.y) * p.count + i] =
+    select(vec4f(), input[(group.y * p.taps + tap) * p.N4 + i - row * p.N4], tap < p.taps);`,
   }),
 );
 
-/** The other way round: [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columnsTo], cut off. One lane an element of the result. */
+/**
+ * The reverse of padding: [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columnsTo]. One invocation
+ * computes one element of the result.
+ */
 export const cropChannelsKernel = kernelFamily(() =>
   defineKernel({
     name: 'conv2d_crop_channels_f32',
@@ -88,8 +99,8 @@ export const cropChannelsKernel = kernelFamily(() =>
 );
 
 /**
- * Weights [kh, kw, K, groups, N] as the gradient by the input reads them: [taps, N, groups, K], taps sorted by phase (ky % step, kx % step) and
- * reversed within it. One lane transposes a block of 4 x 4.
+ * Weights [kh, kw, K, groups, N] for the gradient with respect to the input: [taps, N, groups, K]. Taps are sorted by
+ * phase (ky % step, kx % step) and reversed within a phase. One invocation transposes a block of 4 x 4.
  */
 export const transposeWeightsKernel = kernelFamily(() =>
   defineKernel({
@@ -114,7 +125,10 @@ fn before(size: u32, phase: u32) -> u32 { return (size / p.step) * phase + min(s
   let to = first + (tapsY - 1u - ky / p.step) * tapsX + tapsX - 1u - kx / p.step;
   let origin = ((tap * p.K4 + k) * 4u * p.groups + g) * p.N4 + n;
   let pitch = p.groups * p.N4;
-  let block = transpose(mat4x4f(input[origin], input[origin + pitch], input[origin + 2u * pitch], input[origin + 3u * pitch]));
-  for (var r = 0u; r < 4u; r++) { output[((to * p.N4 + n) * 4u + r) * p.groups * p.K4 + g * p.K4 + k] = block[r]; }`,
+  let block = transpose(mat4x4f(
+    input[origin], input[origin + pitch], input[origin + 2u * pitch], input[origin + 3u * pitch]));
+  for (var r = 0u; r < 4u; r++) {
+    output[((to * p.N4 + n) * 4u + r) * p.groups * p.K4 + g * p.K4 + k] = block[r];
+  }`,
   }),
 );

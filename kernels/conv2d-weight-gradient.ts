@@ -1,11 +1,15 @@
 /**
- * The gradient of a convolution by its weight, in NHWC, as implicit GEMM: by subgroups, where output channels are few the other way around, and through workgroup memory.
- * Names are those of conv2d.ts: source, image read by the forward pass, [batch, sourceH, sourceW, groups, K]; upstream [batch, outH, outW, groups, N]; K4 and N4 count vec4s.
+ * The gradient of a convolution with respect to its weight, in NHWC, as implicit GEMM. Three variants: by subgroups, by
+ * subgroups for few output channels, and through workgroup memory.
+ *
+ * Names are those of conv2d.ts: source, the image read by the forward pass, [batch, sourceH, sourceW, groups, K];
+ * upstream gradient [batch, outH, outW, groups, N]; K4 and N4 count vec4s.
  */
-import { defineKernel, kernelFamily, type KernelFlops } from './kernel.ts';
-import { eachRow, handOut, lines, meetRow, range, resultsArray } from './subgroups.ts';
+import { defineKernel, kernelFamily, type BufferSpec, type KernelFlops } from './kernel.ts';
+import { joined, lines, range } from './repeat.ts';
+import { broadcastLane, resultsArray, rowLoop, shareRowValue } from './subgroups.ts';
 
-const WEIGHT_GRADIENT_PARAMS = {
+const PARAMS = {
   lines: 'u32',
   linesPerSplit: 'u32',
   sourceH: 'u32',
@@ -23,17 +27,29 @@ const WEIGHT_GRADIENT_PARAMS = {
   tilesN: 'u32',
   tiles: 'u32',
 } as const;
-const flops: KernelFlops<keyof typeof WEIGHT_GRADIENT_PARAMS> = (p) =>
+
+const flops: KernelFlops<keyof typeof PARAMS> = (p) =>
   2 * p.lines * p.outW * p.groups * (4 * p.K4) * (4 * p.N4) * p.kh * p.kw;
 
-const WEIGHT_GRADIENT_BUFFERS = { source: 'read vec4f', upstream: 'read vec4f', partialSums: 'write vec4f' } as const;
-/** Vec4 `x` of the image row at `line` (as in convLoads). */
-const weightGradientLoads = (textures: boolean): string => `
-fn loadSource(line: u32, x: u32) -> vec4f { return ${textures ? 'textureLoad(source, vec2u(x, line))' : 'source[line + x]'}; }
-fn loadUpstream(line: u32, x: u32) -> vec4f { return ${textures ? 'textureLoad(upstream, vec2u(x, line))' : 'upstream[line + x]'}; }`;
+/** `textures`: the rows of both images are read from operand textures. */
+function buffersOf(textures: boolean): Readonly<Record<'source' | 'upstream' | 'partialSums', BufferSpec>> {
+  const image = textures ? 'texture' : 'read vec4f';
+  return { source: image, upstream: image, partialSums: 'write vec4f' };
+}
 
-/** Rows of this GEMM are (kx, channel) of one kernel row ky, columns are output channels; the sum runs over the lines (image, oy) of one split. */
-const weightGradientTile = (rows4: number, columns4: number): string => `
+/** WGSL that loads vec4 `x` of the image row at `line` (as in convLoads). */
+function loaders(textures: boolean): string {
+  const load = (name: string): string => (textures ? `textureLoad(${name}, vec2u(x, line))` : `${name}[line + x]`);
+  return `
+fn loadSource(line: u32, x: u32) -> vec4f { return ${load('source')}; }
+fn loadUpstream(line: u32, x: u32) -> vec4f { return ${load('upstream')}; }`;
+}
+
+/**
+ * WGSL that finds the tile of a workgroup. Rows of this GEMM are (kx, channel) of one kernel row ky. Columns are output
+ * channels. The sum runs over the lines (image, oy) of one split.
+ */
+const placeTile = (rows4: number, columns4: number): string => `
   if (linearGroup >= p.tiles) { return; }
   let ky = (linearGroup / p.tilesM) % p.kh;
   let tileN = (linearGroup / (p.tilesM * p.kh)) % p.tilesN;
@@ -48,12 +64,15 @@ const weightGradientTile = (rows4: number, columns4: number): string => `
   let firstLine = split * p.linesPerSplit;
   let lastLine = min(firstLine + p.linesPerSplit, p.lines);`;
 
-/** Where in a source line the tap's channels lie, seen from the tap of column 0 without padding. */
+/** WGSL of the offset of a tap's channels in a source line, relative to the tap of column 0 without padding. */
 const sourceOffset = (i: number | string): string =>
   `let offset${i} = (i32(m${i} / p.K4) - p.padding) * i32(sourcePitch) + i32(g * p.K4 + m${i} % p.K4);`;
 
-/** The heads of the loops over the lines of a split and the pixels of each, `pixels` at a time from `x` on: the line of the source that tap row ky reads, and that of the upstream gradient. */
-function eachPixels(textures: boolean, pixels: number): string {
+/**
+ * WGSL of the heads of two loops: over the lines of a split, and over the pixels of a line, `pixels` at a time from `x`
+ * on. It finds the source line that tap row ky reads, and the line of the upstream gradient.
+ */
+function pixelLoop(textures: boolean, pixels: number): string {
   const line = (row: string, length: string): string => (textures ? row : `(${row}) * ${length}`);
   return `  for (var outLine = firstLine; outLine < lastLine; outLine++) {
     let y = i32((outLine % p.outH) * p.stride + ky) - p.padding;
@@ -63,86 +82,109 @@ function eachPixels(textures: boolean, pixels: number): string {
     for (var x = 0u; x < p.outW; x += ${pixels}u) {`;
 }
 
+/** What selects one shader of the subgroup variants. */
+export type SubgroupWeightGradientOptions = {
+  /** Subgroup size. */
+  readonly lanes: number;
+  /** Rows (kx, channel) and columns (output channels) of the tile. */
+  readonly rows: number;
+  readonly columns: number;
+  /** Pixels per turn of the loop. */
+  readonly pixels: number;
+  /** The rows of both images are read from operand textures. */
+  readonly textures: boolean;
+};
+
+function nameOf({ lanes, rows, columns, pixels, textures }: SubgroupWeightGradientOptions): string {
+  return `conv2d_weight_gradient_f32_sg${lanes}_${rows}x${columns}_p${pixels}${textures ? '_texture' : ''}`;
+}
+
 /**
- * A workgroup is one subgroup: `rows` (kx, channel) by `columns` output channels, `pixels` a turn of the loop. Where registers are many, the upstream values of one vec4 of
- * columns stay in them while the rows go by. `textures`: rows of both images are read from operand textures.
+ * One subgroup per workgroup. Where there are many registers, the upstream values of one vec4 of columns stay in them
+ * while the rows go by.
  */
-export const convWeightGradientSubgroupKernel = kernelFamily(
-  (subgroup: number, rows: number, columns: number, pixels: number, textures: boolean) => {
-    const ta = rows / 4 / subgroup;
-    const tn = columns / 4 / subgroup;
-    const parts = subgroup <= 4 ? [range(tn)] : range(tn).map((j) => [j]);
-    return defineKernel({
-      name: `conv2d_weight_gradient_f32_sg${subgroup}_${rows}x${columns}_p${pixels}${textures ? '_texture' : ''}`,
-      workgroup: [subgroup],
-      subgroups: true,
-      params: WEIGHT_GRADIENT_PARAMS,
-      flops,
-      buffers: { ...WEIGHT_GRADIENT_BUFFERS, ...(textures ? { source: 'texture', upstream: 'texture' } : {}) },
-      module: weightGradientLoads(textures),
-      body: `${weightGradientTile(rows / 4, columns / 4)}
-${lines(ta, (i) => `  let m${i} = min(mFirst + ${subgroup * i}u + lane, rows4 - 1u); ${sourceOffset(i)}`)}
-${lines(tn, (j) => `  let column${j} = g * p.N4 + min(c0 + ${subgroup * j}u + lane, p.N4 - 1u);`)}
-${lines(rows, (r) => lines(tn, (j) => `  var c${r}_${j} = vec4f();`))}
-${eachPixels(textures, pixels)}
+export const convWeightGradientSubgroupKernel = kernelFamily((options: SubgroupWeightGradientOptions) => {
+  const { lanes, rows, columns, pixels, textures } = options;
+  const blocks = rows / 4 / lanes;
+  const vectors = columns / 4 / lanes;
+  const parts = lanes <= 4 ? [range(vectors)] : range(vectors).map((j) => [j]);
+  const loadBlock = (u: number, i: number): string => {
+    const e = `e${u}_${i}`;
+    const inside = `${e} < lineLength${u > 0 ? ` && x + ${u}u < p.outW` : ''}`;
+    return `      let ${e} = u32(i32(x${u} * p.stride * sourcePitch) + offset${i});
+      let a${u}_${i} = select(vec4f(), loadSource(sourceLine, ${e}), ${inside});`;
+  };
+  const product = (part: readonly number[], first: number, r: number, u: number): string => {
+    const within = r % (lanes * 4);
+    const value = `a${u}_${Math.floor(r / (lanes * 4))}[${within & 3}]`;
+    const s = `s${first}_${r}_${u}`;
+    const terms = part.map((j) => `c${r}_${j} = fma(${s}, b${u}_${j}, c${r}_${j});`).join(' ');
+    return `      let ${s} = vec4f(${shareRowValue(lanes, value, within >> 2)}); ${terms}`;
+  };
+  const store = (j: number): string => {
+    const at = `(firstRow + row) * upstreamPitch + column${j}`;
+    return `    if (c0 + ${lanes * j}u + lane < p.N4) { partialSums[${at}] = results[r * ${vectors}u + ${j}u]; }`;
+  };
+  return defineKernel({
+    name: nameOf(options),
+    workgroup: [lanes],
+    subgroups: true,
+    params: PARAMS,
+    flops,
+    buffers: buffersOf(textures),
+    module: loaders(textures),
+    body: `${placeTile(rows / 4, columns / 4)}
+${lines(blocks, (i) => `  let m${i} = min(mFirst + ${lanes * i}u + lane, rows4 - 1u); ${sourceOffset(i)}`)}
+${lines(vectors, (j) => `  let column${j} = g * p.N4 + min(c0 + ${lanes * j}u + lane, p.N4 - 1u);`)}
+${lines(rows, (r) => lines(vectors, (j) => `  var c${r}_${j} = vec4f();`))}
+${pixelLoop(textures, pixels)}
 ${lines(
   pixels,
   (u) => `${u > 0 ? `      let x${u} = min(x + ${u}u, p.outW - 1u);` : '      let x0 = x;'}
-${lines(
-  ta,
-  (i) => `      let e${u}_${i} = u32(i32(x${u} * p.stride * sourcePitch) + offset${i});
-      let a${u}_${i} = select(vec4f(), loadSource(sourceLine, e${u}_${i}), e${u}_${i} < lineLength${u > 0 ? ` && x + ${u}u < p.outW` : ''});`,
+${lines(blocks, (i) => loadBlock(u, i))}
+${lines(vectors, (j) => `      let b${u}_${j} = loadUpstream(upstreamLine, x${u} * upstreamPitch + column${j});`)}`,
 )}
-${lines(tn, (j) => `      let b${u}_${j} = loadUpstream(upstreamLine, x${u} * upstreamPitch + column${j});`)}`,
-)}
-${parts
-  .map((part, first) =>
-    lines(rows, (r) =>
-      lines(pixels, (u) => {
-        const within = r % (subgroup * 4);
-        const s = `s${first}_${r}_${u}`;
-        return `      let ${s} = vec4f(${meetRow(subgroup, `a${u}_${Math.floor(r / (subgroup * 4))}[${within & 3}]`, within >> 2)}); ${part
-          .map((j) => `c${r}_${j} = fma(${s}, b${u}_${j}, c${r}_${j});`)
-          .join(' ')}`;
-      }),
-    ),
-  )
-  .join('\n')}
+${parts.map((part, first) => lines(rows, (r) => lines(pixels, (u) => product(part, first, r, u)))).join('\n')}
     }
   }
   ${resultsArray(
-    subgroup,
+    lanes,
     'vec4f',
-    range(rows).flatMap((r) => range(tn).map((j) => `c${r}_${j}`)),
+    range(rows).flatMap((r) => range(vectors).map((j) => `c${r}_${j}`)),
   )}
   let firstRow = ((split * p.kh + ky) * rows4 + mFirst) * 4u;
-  ${eachRow(subgroup, rows, '(rows4 - mFirst) * 4u', 4)}
-${lines(tn, (j) => `    if (c0 + ${subgroup * j}u + lane < p.N4) { partialSums[(firstRow + row) * upstreamPitch + column${j}] = results[r * ${tn}u + ${j}u]; }`)}
+  ${rowLoop(lanes, rows, '(rows4 - mFirst) * 4u', 4)}
+${lines(vectors, store)}
   }`,
-    });
-  },
-);
+  });
+});
 
 /**
- * The same for few output channels, where most lanes would have no columns of their own: `columns` of them (see isNarrow), whose values the lanes hand out; each lane keeps one vec4 of
- * (kx, channel).
+ * The subgroup variant for few output channels (isNarrow), where most lanes would have no columns of their own. Lanes
+ * share the upstream values of all `columns`. Each lane keeps one vec4 of (kx, channel), so a tile has 4 * lanes rows.
  */
 export const convNarrowWeightGradientKernel = kernelFamily(
-  (subgroup: number, columns: number, pixels: number, textures: boolean) => {
+  ({ lanes, columns, pixels, textures }: Omit<SubgroupWeightGradientOptions, 'rows'>) => {
     const columns4 = columns / 4;
+    const product = (n: number, u: number): string => {
+      const upstream = broadcastLane(lanes, `b${u}[${n & 3}]`, n >> 2);
+      return `sum${n} = fma(a${u}, vec4f(${upstream}), sum${n});`;
+    };
+    const store = (j: number, q: number): string =>
+      `    partialSums[at + ${q}u * upstreamPitch] = vec4f(${joined(4, ', ', (n) => `sum${4 * j + n}[${q}]`)});`;
     return defineKernel({
-      name: `conv2d_weight_gradient_f32_sg${subgroup}_${4 * subgroup}x${columns}_p${pixels}${textures ? '_texture' : ''}`,
-      workgroup: [subgroup],
+      name: nameOf({ lanes, rows: 4 * lanes, columns, pixels, textures }),
+      workgroup: [lanes],
       subgroups: true,
-      params: WEIGHT_GRADIENT_PARAMS,
+      params: PARAMS,
       flops,
-      buffers: { ...WEIGHT_GRADIENT_BUFFERS, ...(textures ? { source: 'texture', upstream: 'texture' } : {}) },
-      module: weightGradientLoads(textures),
-      body: `${weightGradientTile(subgroup, columns4)}
+      buffers: buffersOf(textures),
+      module: loaders(textures),
+      body: `${placeTile(lanes, columns4)}
   let m = min(mFirst + lane, rows4 - 1u); ${sourceOffset('')}
   let column = g * p.N4 + min(c0 + lane % ${columns4}u, p.N4 - 1u);
 ${lines(columns, (n) => `  var sum${n} = vec4f();`)}
-${eachPixels(textures, pixels)}
+${pixelLoop(textures, pixels)}
 ${lines(
   pixels,
   (u) => `      let x${u} = min(x + ${u}u, p.outW - 1u);
@@ -150,13 +192,7 @@ ${lines(
       let a${u} = select(vec4f(), loadSource(sourceLine, e${u}), e${u} < lineLength && x + ${u}u < p.outW);
       let b${u} = loadUpstream(upstreamLine, x${u} * upstreamPitch + column);`,
 )}
-${lines(
-  columns,
-  (n) =>
-    `      ${range(pixels)
-      .map((u) => `sum${n} = fma(a${u}, vec4f(${handOut(subgroup, `b${u}[${n & 3}]`, n >> 2)}), sum${n});`)
-      .join(' ')}`,
-)}
+${lines(columns, (n) => `      ${joined(pixels, ' ', (u) => product(n, u))}`)}
     }
   }
   if (mFirst + lane >= rows4) { return; }
@@ -165,22 +201,17 @@ ${lines(
   columns4,
   (j) => `  if (c0 + ${j}u < p.N4) {
     let at = firstRow * upstreamPitch + g * p.N4 + c0 + ${j}u;
-${lines(
-  4,
-  (q) =>
-    `    partialSums[at + ${q}u * upstreamPitch] = vec4f(${range(4)
-      .map((n) => `sum${4 * j + n}[${q}]`)
-      .join(', ')});`,
-)}
+${lines(4, (q) => store(j, q))}
   }`,
 )}`,
     });
   },
 );
 
-/** Pixels that a workgroup-memory tile of the gradient by the weight holds. */
+/** Pixels that a tile in workgroup memory holds. */
 const DEPTH = 16;
 
+/** A workgroup computes a square tile of `tile` rows by `tile` columns through workgroup memory. */
 export const convWeightGradientTiledKernel = kernelFamily((tile: number) => {
   const side = tile / 4;
   const lanes = side * side;
@@ -188,13 +219,13 @@ export const convWeightGradientTiledKernel = kernelFamily((tile: number) => {
   return defineKernel({
     name: `conv2d_weight_gradient_f32_tile${tile}`,
     workgroup: [lanes],
-    params: WEIGHT_GRADIENT_PARAMS,
+    params: PARAMS,
     flops,
-    buffers: WEIGHT_GRADIENT_BUFFERS,
-    module: `${weightGradientLoads(false)}
+    buffers: buffersOf(false),
+    module: `${loaders(false)}
 var<workgroup> tileA: array<vec4f, ${side * DEPTH}>;
 var<workgroup> tileB: array<vec4f, ${side * DEPTH}>;`,
-    body: `${weightGradientTile(side, side)}
+    body: `${placeTile(side, side)}
   let mOwn = min(mFirst + lane % ${side}u, rows4 - 1u);
   ${sourceOffset('Own')}
   let column = g * p.N4 + min(c0 + lane % ${side}u, p.N4 - 1u);
@@ -211,7 +242,8 @@ ${lines(
       let y = u32(i32((outLine % p.outH) * p.stride + ky) - p.padding);
       let e = u32(i32((pixel % p.outW) * p.stride * sourcePitch) + offsetOwn);
       let inside = wanted < lastPixel && y < p.sourceH && e < lineLength;
-      tileA[lane + ${i * lanes}u] = select(vec4f(), loadSource(((outLine / p.outH) * p.sourceH + y) * lineLength, e), inside);
+      tileA[lane + ${i * lanes}u] =
+        select(vec4f(), loadSource(((outLine / p.outH) * p.sourceH + y) * lineLength, e), inside);
       tileB[lane + ${i * lanes}u] = loadUpstream(pixel * upstreamPitch, column);
     }`,
 )}

@@ -1,11 +1,12 @@
 /**
- * Depthwise convolution in NHWC: every channel with a filter of its own, so there is nothing to share between channels and one lane computes one vec4 of
- * channels. Images [batch, height, width, C4], weights [kh, kw, C4], both vec4. `textures`: what is read is in linear operand textures.
+ * Depthwise convolution in NHWC: every channel has its own filter. Nothing can be shared between channels, so one
+ * invocation computes one vec4 of channels. Images are [batch, height, width, C4], weights [kh, kw, C4], both in vec4s.
+ * `textures`: what is read is in linear operand textures.
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, eachPlace, kernelFamily } from './kernel.ts';
 import { linearBuffers, linearLoad, linearParams } from './linear.ts';
-import { range } from './subgroups.ts';
+import { joined } from './repeat.ts';
 
 const PARAMS = {
   count: 'u32',
@@ -20,12 +21,25 @@ const PARAMS = {
   padding: 'i32',
 } as const;
 
-/** Element by element a vec4 of channels of `pixels` neighbouring output pixels of a line, which share what is loaded of the weights. */
-export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, epilogue: Epilogue, lanes: number) =>
-  defineKernel({
+/**
+ * Each element is one vec4 of channels of `pixels` neighbouring output pixels of a line. These pixels share the loaded
+ * weights. `lanes`: invocations per workgroup.
+ */
+export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, epilogue: Epilogue, lanes: number) => {
+  const sourceAt = (q: number): string => `((image * p.sourceH + y) * p.sourceW + column${q}) * p.C4 + c`;
+  const tap = (q: number): string => {
+    const value = `select(vec4f(), ${linearLoad(textures, 'source', `at${q}`)}, column${q} < p.sourceW)`;
+    return `let column${q} = u32(x0 + i32(kx + ${q}u * p.stride)); let at${q} = ${sourceAt(q)};
+      sum${q} = fma(${value}, weight, sum${q});`;
+  };
+  const store = (q: number): string => {
+    const value = withEpilogue(epilogue, { sum: `sum${q}`, residual: 'residual[e]' });
+    return `${q > 0 ? `if (ox + ${q}u < p.outW) ` : ''}{ let e = to + ${q}u * p.C4; output[e] = ${value}; }`;
+  };
+  return defineKernel({
     name: `depthwise_f32_vec4_x${pixels}${textures ? '_texture' : ''}${epilogue}`,
     workgroup: [lanes],
-    /** `parts`: elements of a line and vec4 of channels. */
+    /** `parts`: elements of a line for each vec4 of channels. */
     params: { ...PARAMS, parts: 'u32', ...linearParams(textures, 'source', 'weights') },
     flops: (p) => 2 * 4 * (p.count / p.parts) * p.outW * p.kh * p.kw,
     buffers: {
@@ -48,43 +62,32 @@ export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, 
   let ox = part * ${pixels}u;
   let x0 = i32(ox * p.stride) - p.padding;
   let y0 = i32(oy * p.stride) - p.padding;
-  ${range(pixels)
-    .map((q) => `var sum${q} = vec4f();`)
-    .join(' ')}
+  ${joined(pixels, ' ', (q) => `var sum${q} = vec4f();`)}
   for (var ky = 0u; ky < p.kh; ky++) {
     let y = u32(y0 + i32(ky));
     if (y >= p.sourceH) { continue; }
     for (var kx = 0u; kx < p.kw; kx++) {
       let tap = (ky * p.kw + kx) * p.C4 + c;
       let weight = ${linearLoad(textures, 'weights', 'tap')};
-      ${range(pixels)
-        .map(
-          (
-            q,
-          ) => `let column${q} = u32(x0 + i32(kx + ${q}u * p.stride)); let at${q} = ((image * p.sourceH + y) * p.sourceW + column${q}) * p.C4 + c;
-      sum${q} = fma(select(vec4f(), ${linearLoad(textures, 'source', `at${q}`)}, column${q} < p.sourceW), weight, sum${q});`,
-        )
-        .join('\n      ')}
+      ${joined(pixels, '\n      ', tap)}
     }
   }
   ${columnOperands(epilogue, '', (buffer) => `${buffer}[c]`)}
   let to = ((image * p.outH + oy) * p.outW + ox) * p.C4 + c;
-  ${range(pixels)
-    .map(
-      (q) =>
-        `${q > 0 ? `if (ox + ${q}u < p.outW) ` : ''}{ let e = to + ${q}u * p.C4; output[e] = ${withEpilogue(epilogue, `sum${q}`, '', 'residual[e]', 'vec4f()')}; }`,
-    )
-    .join('\n  ')}`,
+  ${joined(pixels, '\n  ', store)}`,
     ),
-  }),
-);
+  });
+});
 
 /**
- * An input pixel and vec4 of channels gathers from the output pixels that read it, through the taps stride apart that meet one: output row oy reads row
- * y (counted in the padded image) by tap y - oy * stride.
+ * Gradient with respect to the input. Each element is one vec4 of channels of an input pixel. It gathers from the output
+ * pixels that read this pixel. Output row oy reads row y (counted in the padded image) by tap y - oy * stride, so the
+ * taps of one pixel are `stride` apart.
  */
-export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lanes: number) =>
-  defineKernel({
+export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lanes: number) => {
+  const upstream = linearLoad(textures, 'upstream', 'there');
+  const weight = linearLoad(textures, 'weights', 'tap');
+  return defineKernel({
     name: `depthwise_input_gradient_f32_vec4${textures ? '_texture' : ''}`,
     workgroup: [lanes],
     params: { ...PARAMS, ...linearParams(textures, 'upstream', 'weights') },
@@ -114,7 +117,7 @@ export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lan
       if (oy < p.outH && ox < p.outW) {
         let there = ((image * p.outH + oy) * p.outW + ox) * p.C4 + c;
         let tap = (ky * p.kw + kx) * p.C4 + c;
-        sum = fma(${linearLoad(textures, 'upstream', 'there')}, ${linearLoad(textures, 'weights', 'tap')}, sum);
+        sum = fma(${upstream}, ${weight}, sum);
       }
       kx += p.stride;
     }
@@ -122,12 +125,14 @@ export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lan
   }
   gradient[i] = sum;`,
     ),
-  }),
-);
+  });
+});
 
-/** One lane a tap, a vec4 of channels and a split of the lines (image, oy). */
-export const depthwiseWeightGradientKernel = kernelFamily((textures: boolean) =>
-  defineKernel({
+/** Gradient with respect to the weight. One invocation takes a tap, a vec4 of channels and a split of lines (image, oy). */
+export const depthwiseWeightGradientKernel = kernelFamily((textures: boolean) => {
+  const source = linearLoad(textures, 'source', 'there');
+  const upstream = linearLoad(textures, 'upstream', 'own');
+  return defineKernel({
     name: `depthwise_weight_gradient_f32_vec4${textures ? '_texture' : ''}`,
     workgroup: [64],
     params: {
@@ -165,9 +170,9 @@ export const depthwiseWeightGradientKernel = kernelFamily((textures: boolean) =>
       if (x >= p.sourceW) { continue; }
       let there = (sourceLine + x) * p.C4 + c;
       let own = (outLine * p.outW + ox) * p.C4 + c;
-      sum = fma(${linearLoad(textures, 'source', 'there')}, ${linearLoad(textures, 'upstream', 'own')}, sum);
+      sum = fma(${source}, ${upstream}, sum);
     }
   }
   partialSums[i] = sum;`,
-  }),
-);
+  });
+});

@@ -10,7 +10,8 @@
 import { defineKernel, kernelFamily, type Kernel, type KernelFlops } from './kernel.ts';
 import { linearBuffers, linearLoad, linearParams } from './linear.ts';
 import type { MatmulTile } from './matmul.ts';
-import { eachRow, laneColumn, laneResults, range, resultsArray, rowValue } from './subgroups.ts';
+import { range } from './repeat.ts';
+import { laneColumn, laneResults, resultsArray, rowLoop, rowValue } from './subgroups.ts';
 
 /** `nn`: C = A B, `nt`: C = A B^T, `tn`: C = A^T B. */
 export type InteractionForm = 'nn' | 'nt' | 'tn';
@@ -133,7 +134,7 @@ export const subgroupInteractionKernel = kernelFamily(
                 ? `c${row}_${j} = fma(s${row}_${step}, vb${j}[${step}], c${row}_${j});`
                 : `c${row}_${j} = fma(${type}(s${row}_${step}), vb${step}_${j}, c${row}_${j});`,
             );
-            return `let s${row}_${step} = ${rowValue(lanes, transposedA, 'va', row, step)}; ${terms.join(' ')}`;
+            return `let s${row}_${step} = ${rowValue({ lanes, transposed: transposedA, name: 'va' }, row, step)}; ${terms.join(' ')}`;
           })
           .join('\n'),
       )
@@ -173,7 +174,7 @@ ${[...loadsA, ...loadsB].join('\n')}
 ${products}
   }
   ${resultsArray(lanes, stored, laneResults(rows, vectors, wide))}
-  ${eachRow(lanes, rows, 'p.m - row0', transposedA ? 4 : 1)}
+  ${rowLoop(lanes, rows, 'p.m - row0', transposedA ? 4 : 1)}
     ${stores.join('\n    ')}
   }`,
     });

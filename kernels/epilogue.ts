@@ -1,17 +1,20 @@
 /**
- * What matrix products and convolutions do with a sum before they store it: act(sum * scale + bias + residual), any part of which may be missing. Scale and bias
- * have one value a column (output channel), the residual has the output's shape. So a convolution, its frozen batch norm, the residual and the ReLU are one kernel.
+ * The epilogue of matrix products and convolutions: act(sum * scale + bias + residual), computed before the store.
+ * Every part is optional. Scale and bias have one value per column (output channel). The residual has the output's
+ * shape. So a convolution, its frozen batch norm, the residual and the ReLU are one kernel.
  */
 import type { BufferSpec } from './kernel.ts';
 
-/** The parts there are, as the end of a kernel's name; '' is the plain sum. */
+/** The parts that are present, as the end of a kernel's name. '' is the plain sum. */
 export type Epilogue = `${'' | '_scale'}${'' | '_bias'}${'' | '_residual'}${'' | '_relu'}`;
 export type EpilogueOperand = 'scale' | 'bias' | 'residual';
-/** Those with one value a column. */
+/** Operands with one value per column. */
 export type ColumnOperand = Exclude<EpilogueOperand, 'residual'>;
 
 export function epilogueOf(parts: Readonly<Record<EpilogueOperand | 'relu', boolean>>): Epilogue {
-  return `${parts.scale ? '_scale' : ''}${parts.bias ? '_bias' : ''}${parts.residual ? '_residual' : ''}${parts.relu ? '_relu' : ''}`;
+  return `${parts.scale ? '_scale' : ''}${parts.bias ? '_bias' : ''}${parts.residual ? '_residual' : ''}${
+    parts.relu ? '_relu' : ''
+  }`;
 }
 
 export const reads = (epilogue: Epilogue, operand: EpilogueOperand): boolean => epilogue.includes(`_${operand}`);
@@ -24,7 +27,7 @@ export function epilogueBuffers(epilogue: Epilogue, element: 'vec4f' | 'f32'): R
   );
 }
 
-/** WGSL that loads the column operands of vec4s or elements of columns into `scale<suffix>` and `bias<suffix>`. */
+/** WGSL that loads the column operands into `scale<suffix>` and `bias<suffix>`; `load` gives the load expression. */
 export function columnOperands(
   epilogue: Epilogue,
   suffix: string | number,
@@ -37,15 +40,26 @@ export function columnOperands(
     .join(' ');
 }
 
-/** WGSL of the value to store, from an expression for the sum, the suffix of its column operands, an expression for the residual, and the zero of the type. */
+/** WGSL expressions that the value to store is made of. */
+export interface EpilogueTerms {
+  readonly sum: string;
+  /** Suffix of the column operands, as given to `columnOperands`; default ''. */
+  readonly suffix?: string | number;
+  readonly residual: string;
+  /** Zero of the type; default `vec4f()`. */
+  readonly zero?: string;
+}
+
+/** WGSL of the value to store. */
 export function withEpilogue(
   epilogue: Epilogue,
-  sum: string,
-  suffix: string | number,
-  residual: string,
-  zero: string,
+  { sum, suffix = '', residual, zero = 'vec4f()' }: EpilogueTerms,
 ): string {
-  const scaled = `${sum}${reads(epilogue, 'scale') ? ` * scale${suffix}` : ''}`;
-  const value = `${scaled}${reads(epilogue, 'bias') ? ` + bias${suffix}` : ''}${reads(epilogue, 'residual') ? ` + ${residual}` : ''}`;
+  const terms = [
+    `${sum}${reads(epilogue, 'scale') ? ` * scale${suffix}` : ''}`,
+    ...(reads(epilogue, 'bias') ? [`bias${suffix}`] : []),
+    ...(reads(epilogue, 'residual') ? [residual] : []),
+  ];
+  const value = terms.join(' + ');
   return epilogue.endsWith('_relu') ? `max(${value}, ${zero})` : value;
 }

@@ -4,8 +4,8 @@
  *
  * `defineKernel` writes the part of the shader that all kernels share. A kernel file writes only what it computes:
  *  - `struct Params` at binding 0, made from `params`, read as `p.name`;
- *  - one storage buffer for each entry of `buffers`, from binding 1 on, under its own name. With the spec `texture` it is
- *    a storage texture of vec4f, read with textureLoad;
+ *  - one storage buffer for each entry of `buffers`, from binding 1 on, under its own name. With the spec `texture` it
+ *    is a storage texture of vec4f, read with textureLoad;
  *  - `fn main`, whose `body` sees `group` and `groups` (workgroup id and count), `local` (invocation id in the
  *    workgroup), `lane` (the same as a flat index) and `linearGroup` (flat workgroup index, see `linearGrid`).
  */
@@ -111,7 +111,9 @@ ${spec.body}
   };
 }
 
-/** FLOPs of one dispatch of a kernel; null for a kernel that declares none. Throws where `params` lacks one it reads. */
+/**
+ * FLOPs of one dispatch of a kernel; null for a kernel that declares none. Throws where `params` lacks one it reads.
+ */
 export function dispatchFlops(
   { name, flops }: Pick<Kernel, 'name' | 'flops'>,
   params: Readonly<Record<string, number>>,
@@ -159,10 +161,13 @@ export type Grid = readonly [x: number, y: number, z: number];
  * The body of an elementwise kernel with `lanes` invocations per workgroup. It runs `statements` for each element `i`
  * below `count`. Each workgroup takes one contiguous range of elements, whatever the grid.
  */
-export const eachElement = (lanes: number, count: string, statements: string): string => `
+export function eachElement(lanes: number, count: string, statements: string): string {
+  const end = `min(${count}, (linearGroup + 1u) * share)`;
+  return `
   let allLanes = groups.x * groups.y * groups.z * ${lanes}u;
   let share = (${count} + allLanes - 1u) / allLanes * ${lanes}u;
-  for (var i = linearGroup * share + lane; i < min(${count}, (linearGroup + 1u) * share); i += ${lanes}u) { ${statements} }`;
+  for (var i = linearGroup * share + lane; i < ${end}; i += ${lanes}u) { ${statements} }`;
+}
 
 /** Invocations per workgroup on GPUs, where each invocation handles one element. */
 export const GPU_LANES = 64;
@@ -182,9 +187,9 @@ export interface PlaceLoop {
 }
 
 /**
- * As `eachElement`, and also computes the indices of element i + `offset` in an array with axes `sizes`.
- * CPUs divide integers lane by lane, about 150 cycles for 16 lanes. So where one invocation handles a range of elements,
- * it computes the indices by division once and then increments them.
+ * As `eachElement`, and also computes the indices of element i + `offset` in an array with axes `sizes`. CPUs divide
+ * integers lane by lane, about 150 cycles for 16 lanes. So where one invocation handles a range of elements, it
+ * computes the indices by division once and then increments them.
  */
 export function eachPlace({ lanes, count, sizes, outermost, offset = '0u' }: PlaceLoop, statements: string): string {
   const split = (whole: string, suffix: string): string =>

@@ -4,7 +4,7 @@
  */
 import { defineKernel, eachPlace, kernelFamily, type Kernel } from './kernel.ts';
 import { linearBuffers, linearLoad, linearParams } from './linear.ts';
-import { range } from './subgroups.ts';
+import { range } from './repeat.ts';
 
 const PARAMS = {
   count: 'u32',

@@ -6,7 +6,7 @@
  * row, over the boxes of its image and level in their order. No atomics, and the same bits every time.
  */
 import { defineKernel, kernelFamily, type BufferSpec } from './kernel.ts';
-import { handOut } from './subgroups.ts';
+import { broadcastLane } from './subgroups.ts';
 
 export const MAX_LEVELS = 4;
 /** Neighbouring pixels of a row that one lane of the gradient kernel holds: culling boxes and reading the upstream gradient is shared by them. */
@@ -346,7 +346,7 @@ fn reaches(start: f32, bin: f32, b: u32, first: f32, last: f32, size: f32) -> bo
       for (var c = binFirst; c < binEnd; c++) {
         column += binWeight(geometry.y, geometry.w, c, fy, size.y) * upstream[((base + c) * p.resolution + b) * p.channels + channel];
       }
-      ${PIXELS.map((j) => `sum${j} += ${handOut(subgroup, `own${Math.floor(j / subgroup)}`, j % subgroup)} * column;`).join(' ')}
+      ${PIXELS.map((j) => `sum${j} += ${broadcastLane(subgroup, `own${Math.floor(j / subgroup)}`, j % subgroup)} * column;`).join(' ')}
     }
   }
   ${storeRun(adds)}`,

@@ -3,7 +3,7 @@
  * compared with these peaks.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
-import { range } from './subgroups.ts';
+import { range } from './repeat.ts';
 
 /**
  * Independent sums per invocation, as vec4s. Two hide the latency of a multiply-add and stay in the registers of a

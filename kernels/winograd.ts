@@ -14,7 +14,7 @@
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, eachPlace, kernelFamily } from './kernel.ts';
 import { linearBuffers, linearLoad, linearParams } from './linear.ts';
-import { range } from './subgroups.ts';
+import { range } from './repeat.ts';
 
 export const WINOGRAD_SIZES = [2, 4] as const;
 export type WinogradSize = (typeof WINOGRAD_SIZES)[number];
@@ -315,7 +315,7 @@ export const winogradOutputKernel = kernelFamily(
     let x = originX + e % ${m}u;
     if (y < p.height && x < p.width) {
       let at = ((image * p.height + y) * p.width + x) * p.channels4 + c;
-      target_[at] = ${withEpilogue(epilogue, 'results[e]', '', 'residual[at]', 'vec4f()')};
+      target_[at] = ${withEpilogue(epilogue, { sum: 'results[e]', residual: 'residual[at]' })};
     }
   }`,
       ),
