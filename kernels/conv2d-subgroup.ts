@@ -1,7 +1,8 @@
 /**
  * Convolution for adapters with small subgroups. See conv2d.ts for the names.
  *
- * A workgroup is one subgroup and computes `rows` pixels by `columns` channels. Every value is loaded once for all lanes.
+ * A workgroup is one subgroup and computes `rows` pixels by `columns` channels. Every value is loaded once for all
+ * lanes.
  *  - Wide tiles are at least as wide as the subgroup's vec4s. Each lane loads the channels of its own pixels and shares
  *    their components; each lane keeps its own columns of the weights.
  *  - Narrow tiles (isNarrow): each lane keeps its own pixels, with all columns, and lanes share the weights.
@@ -67,7 +68,9 @@ function divide({ lanes, rows, columns }: SubgroupConvOptions): Division {
   };
 }
 
-/** WGSL of the weights of a narrow tile that a lane loads. Weight (kk, j) is in lane (kk * vectors + j) mod subgroup. */
+/**
+ * WGSL of the weights of a narrow tile that a lane loads. Weight (kk, j) is in lane (kk * vectors + j) mod subgroup.
+ */
 const placeWeights = ({ lanes, columns }: SubgroupConvOptions, { vectors }: Division): string =>
   lines(Math.ceil(columns / lanes), (i) =>
     [
@@ -81,9 +84,7 @@ const placeWeights = ({ lanes, columns }: SubgroupConvOptions, { vectors }: Divi
 const loadWeights = ({ lanes, columns }: SubgroupConvOptions, { narrow, vectors }: Division): string =>
   narrow
     ? lines(Math.ceil(columns / lanes), (i) => `        let w${i} = loadWeights(k + tap${i}, from${i});`)
-    : lines(4, (kk) =>
-        lines(vectors, (j) => `        let b${kk}_${j} = loadWeights(k + ${kk}u, column${j});`),
-      );
+    : lines(4, (kk) => lines(vectors, (j) => `        let b${kk}_${j} = loadWeights(k + ${kk}u, column${j});`));
 
 /** WGSL of the multiply-adds of four channels. The weights of one vec4 of columns stay in registers over all pixels. */
 function products({ lanes, rows }: SubgroupConvOptions, { narrow, pixels, vectors }: Division): string {
@@ -100,8 +101,7 @@ function products({ lanes, rows }: SubgroupConvOptions, { narrow, pixels, vector
 ${lines(pixels, (r) => `        ${joined(4, ' ', (kk) => term(r, j, kk))}`)}`,
     );
   }
-  const value = (r: number, kk: number): string =>
-    shareRowValue(lanes, `a${Math.floor(r / lanes)}[${kk}]`, r % lanes);
+  const value = (r: number, kk: number): string => shareRowValue(lanes, `a${Math.floor(r / lanes)}[${kk}]`, r % lanes);
   const terms = (r: number, kk: number): string =>
     joined(vectors, ' ', (j) => `c${r}_${j} = fma(s${r}_${kk}, b${kk}_${j}, c${r}_${j});`);
   return lines(rows, (r) => lines(4, (kk) => `        let s${r}_${kk} = vec4f(${value(r, kk)}); ${terms(r, kk)}`));
@@ -118,7 +118,11 @@ function stores({ lanes, rows, epilogue }: SubgroupConvOptions, division: Divisi
     if (r0 + row >= M) { break; }`
     : rowLoop(lanes, rows, 'M - r0', 1);
   const store = (j: number): string => {
-    const value = withEpilogue(epilogue, { sum: `results[r * ${vectors}u + ${j}u]`, suffix: j, residual: 'residual[at]' });
+    const value = withEpilogue(epilogue, {
+      sum: `results[r * ${vectors}u + ${j}u]`,
+      suffix: j,
+      residual: 'residual[at]',
+    });
     return `    if (${column(j)} < p.N4) { let at = pixel * targetPitch + column${j}; target_[at] = ${value}; }`;
   };
   return `${inOrder ? FIRST_TARGET_PIXEL : ''}

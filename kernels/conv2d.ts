@@ -12,14 +12,14 @@
  *    see `padChannelsKernel`;
  *  - weights: [taps, K, groups, N].
  *
- * Phases. The target pixels are divided into step * step phases. Phase (ry, rx) has the pixels that meet only the kernel
- * rows ky = ry (mod step) and the kernel columns kx = rx (mod step). Within a phase, target pixels are a plain
- * convolution of neighbouring source pixels. The forward pass has one phase. The gradient with respect to the input of a
- * convolution with stride s has s * s phases. It reads the upstream gradient as source. Its weights are transposed,
+ * Phases. The target pixels are divided into step * step phases. Phase (ry, rx) has the pixels that meet only the
+ * kernel rows ky = ry (mod step) and the kernel columns kx = rx (mod step). Within a phase, target pixels are a plain
+ * convolution of neighbouring source pixels. The forward pass has one phase. The gradient with respect to the input of
+ * a convolution with stride s has s * s phases. It reads the upstream gradient as source. Its weights are transposed,
  * reversed and sorted by phase (`transposeWeightsKernel`). So nothing is multiplied by inserted zeros.
  *
- * Taps. Along a row of the source, the columns of the taps and their channels are contiguous in memory. So kx and channel
- * are one loop, and one comparison per vec4 handles the zero padding at left and right.
+ * Taps. Along a row of the source, the columns of the taps and their channels are contiguous in memory. So kx and
+ * channel are one loop, and one comparison per vec4 handles the zero padding at left and right.
  *
  * Reading by lines. An image whose channels are not a multiple of 4 (a photograph) needs no padding where its lines are
  * whole vec4s. The window of an output pixel then starts at one of at most four positions within a vec4, and every
@@ -73,8 +73,9 @@ export const convFlops =
     (byLines ? p.classes : p.step * p.step);
 
 /**
- * WGSL of `loadSource` and `loadWeights`. `loadSource` reads vec4 `x` of the image row at `line`: the index of its first
- * vec4 in a buffer, or its number in an operand texture. `loadWeights` reads vec4 `column` of a row of the weights.
+ * WGSL of `loadSource` and `loadWeights`. `loadSource` reads vec4 `x` of the image row at `line`: the index of its
+ * first vec4 in a buffer, or its number in an operand texture. `loadWeights` reads vec4 `column` of a row of the
+ * weights.
  */
 export function convLoads(sourceTexture: boolean, weightsTexture: boolean): string {
   const source = sourceTexture ? 'textureLoad(source, vec2u(x, line))' : 'source[line + x]';
@@ -179,7 +180,9 @@ export const TARGET_PIXEL = `
       ].join(' + ')}
     }`;
 
-/** As TARGET_PIXEL, for a loop over consecutive pixels from `r0` on: WGSL before the loop, and at the end of its body. */
+/**
+ * As TARGET_PIXEL, for a loop over consecutive pixels from `r0` on: WGSL before the loop, and at the end of its body.
+ */
 export const FIRST_TARGET_PIXEL = `
   var targetRow = r0 / rowsX;
   var targetX = r0 - targetRow * rowsX;

@@ -80,9 +80,9 @@ export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, 
 });
 
 /**
- * Gradient with respect to the input. Each element is one vec4 of channels of an input pixel. It gathers from the output
- * pixels that read this pixel. Output row oy reads row y (counted in the padded image) by tap y - oy * stride, so the
- * taps of one pixel are `stride` apart.
+ * Gradient with respect to the input. Each element is one vec4 of channels of an input pixel. It gathers from the
+ * output pixels that read this pixel. Output row oy reads row y (counted in the padded image) by tap y - oy * stride,
+ * so the taps of one pixel are `stride` apart.
  */
 export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lanes: number) => {
   const upstream = linearLoad(textures, 'upstream', 'there');
@@ -128,7 +128,9 @@ export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lan
   });
 });
 
-/** Gradient with respect to the weight. One invocation takes a tap, a vec4 of channels and a split of lines (image, oy). */
+/**
+ * Gradient with respect to the weight. One invocation takes a tap, a vec4 of channels and a split of lines (image, oy).
+ */
 export const depthwiseWeightGradientKernel = kernelFamily((textures: boolean) => {
   const source = linearLoad(textures, 'source', 'there');
   const upstream = linearLoad(textures, 'upstream', 'own');

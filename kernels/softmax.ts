@@ -7,7 +7,7 @@
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { linearLoad, linearParams } from './linear.ts';
-import { range } from './subgroups.ts';
+import { range } from './repeat.ts';
 import {
   ACCESS,
   ELEMENT,

@@ -14,7 +14,7 @@ import { shapeError, type Shape } from '../core/shape.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
 import { hasLinearOperand, prefersTextures, withOperands } from './operand-textures.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
-import { roundingOf } from './gemm-variants.ts';
+import { roundingOf } from './rounding.ts';
 
 interface AttentionVariant {
   /** Whether queries, keys, values and upstream gradient are read from linear textures. */

@@ -3,7 +3,7 @@ import { columnReduceKernel, columnSumPairKernel } from '../../kernels/reduce.ts
 import { linearGrid } from '../../kernels/kernel.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
-import { roundingOf } from './gemm-variants.ts';
+import { roundingOf } from './rounding.ts';
 import { LONG_COLUMN, MAX_CHUNKS, MAX_CHUNKS_TRIED, widthOf } from './reduce-variants.ts';
 
 function describePairs(n: number, columns: number, expected: number): TuningProblem<number> {

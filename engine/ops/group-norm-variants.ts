@@ -13,7 +13,7 @@ import type { Random } from '../core/random.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
 import { channelGrid, MAX_CHUNKS, PIXELS_SUMMED, type MapSizes } from './channel-norm.ts';
-import { roundingOf } from './gemm-variants.ts';
+import { roundingOf } from './rounding.ts';
 
 /** Maximum number of vec4s of a group that one subgroup is expected to handle well. */
 const MAX_WHOLE_GROUP = 16384;

@@ -8,7 +8,7 @@ import { teamOf } from '../../kernels/teams.ts';
 import { sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
-import { roundingOf } from './gemm-variants.ts';
+import { roundingOf } from './rounding.ts';
 
 /** Columns up to this length, and rows up to `LONG_ROW`, are reduced in one pass. */
 export const LONG_COLUMN = 128;

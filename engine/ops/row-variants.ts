@@ -7,7 +7,7 @@ import { MAX_SLOTS, teamOf, type Width } from '../../kernels/teams.ts';
 import { hasLinearOperand, prefersTextures } from './operand-textures.ts';
 import type { TensorDevice } from '../core/tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
-import { roundingOf } from './gemm-variants.ts';
+import { roundingOf } from './rounding.ts';
 
 /** Teams of lanes that handle rows. */
 export interface RowTeams {

@@ -1,123 +1,50 @@
-/** Launches Winograd convolutions and their gradients by the weights (kernels/winograd.ts): decides where they pay, and runs their transforms around a batched matrix product. Records nothing. */
+/**
+ * Launches Winograd convolutions and their gradients with respect to the weights (kernels/winograd.ts): transforms
+ * around a batched matrix product. winograd-variants.ts decides where they pay. It has no gradients.
+ */
 import { linearGrid, type Grid } from '../../kernels/kernel.ts';
 import {
   winogradOutputKernel,
-  WINOGRAD_SIZES,
   winogradTilesKernel,
   winogradWeightGradientKernel,
   winogradWeightsKernel,
   type WinogradSize,
 } from '../../kernels/winograd.ts';
+import { elementwise } from '../core/elementwise.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
 import type { OperandTexture } from '../gpu/resources.ts';
+import { gemm } from './gemm.ts';
+import { epilogueOperands, type EpilogueOperands } from './gemm-problem.ts';
 import { prefersTextures, textureOperand, withOperands } from './operand-textures.ts';
-import { elementwise } from '../core/elementwise.ts';
-import { epilogueOperands, gemm, type EpilogueOperands } from './gemm.ts';
+import { halfProducts, winogradTiles, type WinogradCall } from './winograd-variants.ts';
 
-/** A 3x3 convolution of stride 1: source [batch, sourceH, sourceW, K], target [batch, targetH, targetW, N], K and N in vec4s. */
-export interface WinogradCall {
-  readonly batch: number;
-  readonly sourceH: number;
-  readonly sourceW: number;
-  readonly targetH: number;
-  readonly targetW: number;
-  readonly K4: number;
-  readonly N4: number;
-  /** Zeros around the source, at least on the top and left. */
-  readonly padding: number;
-}
-
-/** Transformed tiles of a range may take this much memory: more would not stay in a processor's caches either. */
-const RANGE_BYTES = 32 * 2 ** 20;
-
-/** What one value of a tile costs in the transforms, and one of the weights (neighbours in memory), in multiply-adds of the matrix product, measured on software adapters. */
-const TILE_VALUE_COST = 28;
-const WEIGHT_VALUE_COST = 16;
-
-const sizeOfTiles = (
-  m: WinogradSize,
-  { batch, targetH, targetW }: Pick<WinogradCall, 'batch' | 'targetH' | 'targetW'>,
-): { elements: number; tilesY: number; tilesX: number; all: number } => {
-  const tilesY = Math.ceil(targetH / m),
-    tilesX = Math.ceil(targetW / m);
-  return { elements: (m + 2) ** 2, tilesY, tilesX, all: batch * tilesY * tilesX };
-};
-
-/** The size forced, or the one with the least work; null where the direct sum's is less. */
-function chooseSize(
-  { force: { convolution } }: TensorDevice,
-  direct: number,
-  sizes: readonly WinogradSize[],
-  work: (m: WinogradSize) => number,
-): WinogradSize | null {
-  // F(4x4) only where it may be chosen: its rounding in a forward pass that gradients follow would move values across a ReLU.
-  if (convolution !== undefined)
-    return convolution === 'direct' ? null : convolution === 'winograd4' && sizes.includes(4) ? 4 : 2;
-  const works = sizes.map(work);
-  const least = Math.min(direct, ...works);
-  return least === direct ? null : sizes[works.indexOf(least)];
-}
-
-/** The variant with the least work, or null where the direct sum has: every value that a transform touches costs, so few channels or few tiles do not pay. */
-export function winogradSize(
-  device: TensorDevice,
-  call: WinogradCall,
-  sizes: readonly WinogradSize[],
-): WinogradSize | null {
-  const { batch, targetH, targetW } = call,
-    K = call.K4 * 4,
-    N = call.N4 * 4;
-  return chooseSize(device, batch * targetH * targetW * 9 * K * N, sizes, (m) => {
-    const { elements, all: tiles } = sizeOfTiles(m, call);
-    return (
-      tiles * elements * K * N +
-      2 * tiles * elements * (K + N) * TILE_VALUE_COST +
-      K * N * (9 + 2 * elements) * WEIGHT_VALUE_COST
-    );
-  });
-}
-
-/**
- * The same of a gradient by the weights, whose tiles are sums over many more lines; and what a multiply-add of the direct sum costs. A multiply-add is so slow in subgroups of 4
- * (SwiftShader) that values cost little beside it. GPUs are taken to be like lavapipe, for want of measurements.
- */
-const GRADIENT_COSTS = { direct: 1.1, tileValue: 85, weightValue: 108 };
-const GRADIENT_COSTS_OF_QUADS = { direct: 1.4, tileValue: 13, weightValue: 23 };
-
-/** As winogradSize, for the gradient by the weights. */
-export function winogradGradientSize(device: TensorDevice, call: WinogradCall): WinogradSize | null {
-  const { direct, tileValue, weightValue } = device.subgroupSize === 4 ? GRADIENT_COSTS_OF_QUADS : GRADIENT_COSTS;
-  const { batch, targetH, targetW } = call,
-    K = call.K4 * 4,
-    N = call.N4 * 4;
-  return chooseSize(device, direct * batch * targetH * targetW * 9 * K * N, WINOGRAD_SIZES, (m) => {
-    const { elements, all: tiles } = sizeOfTiles(m, call);
-    return tiles * elements * (K * N + (K + N) * tileValue) + K * N * elements * weightValue;
-  });
-}
+/** Maximum memory of the transformed tiles of a range. More would not stay in the caches of a CPU. */
+const MAX_RANGE_BYTES = 32 * 2 ** 20;
 
 const gridOf = (count: number): Grid => linearGrid(Math.ceil(count / 64));
-/** Tiles and vec4s of channels that make a lane's start worth its cost. */
+/** Minimum elements (tiles x vec4s of channels) that make an invocation's start worth its cost. */
 const MIN_SHARE = 2;
 
+/** Consecutive tiles that are transformed at once. */
 interface TileRange {
-  /** As the kernels have them. */
+  /** Params of the kernels. */
   readonly params: Readonly<Record<'firstTile' | 'tiles' | 'tilesY' | 'tilesX', number>>;
-  /** The part of a tensor with [elements, tiles, channels] of the largest range that this one fills. */
+  /** The part of a tensor [elements, tiles, channels], made for the largest range, that this range fills. */
   readonly part: (tensor: Tensor, channels: number) => Tensor;
 }
 
-/** The tiles of a call in ranges that are transformed at once, and how many the largest one has. */
+/** The tiles of a call in ranges, and the number of tiles of the largest range. */
 function tileRanges(
   device: TensorDevice,
   m: WinogradSize,
   call: WinogradCall,
 ): { readonly perRange: number; readonly ranges: readonly TileRange[] } {
-  const { elements, tilesY, tilesX, all } = sizeOfTiles(m, call);
-  const perRange = Math.ceil(all / Math.ceil((all * elements * Math.max(call.K4, call.N4) * 16) / RANGE_BYTES));
+  const { elements, tilesY, tilesX, tiles: all } = winogradTiles(m, call);
+  const bytes = all * elements * Math.max(call.K4, call.N4) * 16;
+  const perRange = Math.ceil(all / Math.ceil(bytes / MAX_RANGE_BYTES));
   const ranges = Array.from({ length: Math.ceil(all / perRange) }, (_, i): TileRange => {
-    const firstTile = i * perRange,
-      tiles = Math.min(perRange, all - firstTile);
+    const firstTile = i * perRange;
+    const tiles = Math.min(perRange, all - firstTile);
     return {
       params: { firstTile, tiles, tilesY, tilesX },
       part: (tensor, channels) => (tiles === perRange ? tensor : device.view(tensor, 0, [elements * tiles * channels])),
@@ -126,15 +53,21 @@ function tileRanges(
   return { perRange, ranges };
 }
 
-/** Transforms a range of tiles of the source or of the upstream gradient. */
-function transformTiles(
-  m: WinogradSize,
-  of: 'input' | 'upstream',
-  { params: { tiles, ...range } }: TileRange,
-  { sourceH, sourceW, targetH, targetW, K4, N4, padding }: WinogradCall,
-  image: Tensor,
-  transformed: Tensor,
-): void {
+/** A range of tiles to transform. */
+interface TileTransform {
+  readonly m: WinogradSize;
+  readonly of: 'input' | 'upstream';
+  readonly range: TileRange;
+  readonly call: WinogradCall;
+  /** The source, or the upstream gradient. */
+  readonly image: Tensor;
+  /** Receives the transformed tiles. */
+  readonly transformed: Tensor;
+}
+
+function transformTiles({ m, of, range, call, image, transformed }: TileTransform): void {
+  const { sourceH, sourceW, targetH, targetW, K4, N4, padding } = call;
+  const { tiles, ...placed } = range.params;
   const [height, width, channels4, zeros] =
     of === 'input' ? [sourceH, sourceW, K4, padding] : [targetH, targetW, N4, 0];
   const count = tiles * channels4;
@@ -146,7 +79,7 @@ function transformTiles(
   const run = (source: Tensor | OperandTexture): void =>
     device.run(
       winogradTilesKernel(m, of, rows !== null, lanes),
-      { ...range, count, height, width, channels4, padding: zeros },
+      { ...placed, count, height, width, channels4, padding: zeros },
       { image_: source, transformed },
       grid,
     );
@@ -154,52 +87,57 @@ function transformTiles(
   else run(image);
 }
 
-/**
- * Whether the product may be in f16 where a convolution may. The transforms of F(4x4) make 6 times of what rounding its operands does to a direct sum (0.16 % of the result), and
- * values up to 32 times as large, soon beyond f16's range: it stays in f32. F(2x2) makes 1.8 times of it, and values 4 times as large. Of random operands, -1 .. 1.
- */
-export const halfProducts = (m: WinogradSize): boolean => m === 2;
+/** Weights [3, 3, K, N] transformed to [elements, K, N]; cached for parameters at inference. */
+function transformedWeights(device: TensorDevice, m: WinogradSize, { K4, N4 }: WinogradCall, weights: Tensor): Tensor {
+  const [k, n] = [K4 * 4, N4 * 4];
+  return device.derived(weights, `winograd${m}`, [(m + 2) ** 2, k, n], (into) => {
+    const count = k * N4;
+    // A view: the weights themselves need no texture that is kept for them, because only the transformed ones are used
+    // again.
+    const operand = { weights: device.view(weights, 0, weights.shape) };
+    withOperands(device, prefersTextures(device), operand, (textures, operands, shifts) =>
+      device.run(
+        winogradWeightsKernel(m, textures),
+        { count, ...shifts },
+        { ...operands, transformed: into },
+        gridOf(count),
+      ),
+    );
+  });
+}
 
-/** target = source * weights [3, 3, K, N], through the epilogue; `half`: operands may be rounded to f16. */
+/** The operands of a Winograd convolution. */
+export interface WinogradConvolution extends EpilogueOperands {
+  readonly source: Tensor;
+  /** [3, 3, K, N]. */
+  readonly weights: Tensor;
+  readonly target: Tensor;
+}
+
+/**
+ * target = source * weights, with an epilogue.
+ *
+ * @param half operands of the product may be rounded to f16
+ */
 export function winograd(
   device: TensorDevice,
   m: WinogradSize,
   call: WinogradCall,
-  source: Tensor,
-  weights: Tensor,
-  operands: EpilogueOperands,
-  target: Tensor,
-  half: boolean,
+  { source, weights, target, half, ...operands }: WinogradConvolution & { readonly half: boolean },
 ): void {
   const { targetH, targetW, K4, N4 } = call;
   const { epilogue, buffers } = epilogueOperands(operands);
   const [k, n] = [K4 * 4, N4 * 4];
-  const { elements } = sizeOfTiles(m, call);
+  const { elements } = winogradTiles(m, call);
   const { perRange, ranges } = tileRanges(device, m, call);
-
-  const transformed = device.derived(weights, `winograd${m}`, [elements, k, n], (into) => {
-    const count = k * N4;
-    // A view: a texture that holds the products' operand has no use for one with the weights themselves.
-    withOperands(
-      device,
-      prefersTextures(device),
-      { weights: device.view(weights, 0, weights.shape) },
-      (textures, operands, shifts) =>
-        device.run(
-          winogradWeightsKernel(m, textures),
-          { count, ...shifts },
-          { ...operands, transformed: into },
-          gridOf(count),
-        ),
-    );
-  });
-  const values = device.empty([elements * perRange * k]),
-    sums = device.empty([elements * perRange * n]);
+  const transformed = transformedWeights(device, m, call, weights);
+  const values = device.empty([elements * perRange * k]);
+  const sums = device.empty([elements * perRange * n]);
   for (const range of ranges) {
     const { tiles, ...placed } = range.params;
-    const inputs = range.part(values, k),
-      products = range.part(sums, n);
-    transformTiles(m, 'input', range, call, source, inputs);
+    const inputs = range.part(values, k);
+    const products = range.part(sums, n);
+    transformTiles({ m, of: 'input', range, call, image: source, transformed: inputs });
     gemm(device, {
       a: inputs,
       transposeA: false,
@@ -225,27 +163,35 @@ export function winograd(
   }
 }
 
-/** The gradient by the weights, [3, 3, K, N], of a convolution whose output's gradient is `upstream` [batch, targetH, targetW, N]. */
+/** The operands of a gradient with respect to the weights. */
+export interface WinogradGradient {
+  /** The image read by the forward pass. */
+  readonly source: Tensor;
+  /** [batch, targetH, targetW, N]. */
+  readonly upstream: Tensor;
+  /** [3, 3, K, N], receives the result. */
+  readonly gradient: Tensor;
+}
+
+/** The gradient of a convolution with respect to its weights. */
 export function winogradWeightGradient(
   device: TensorDevice,
   m: WinogradSize,
   call: WinogradCall,
-  source: Tensor,
-  upstream: Tensor,
-  gradient: Tensor,
+  { source, upstream, gradient }: WinogradGradient,
 ): void {
   const [k, n] = [call.K4 * 4, call.N4 * 4];
-  const { elements } = sizeOfTiles(m, call);
+  const { elements } = winogradTiles(m, call);
   const { perRange, ranges } = tileRanges(device, m, call);
-  const values = device.empty([elements * perRange * k]),
-    gradients = device.empty([elements * perRange * n]);
-  // Each range adds to the sums of those before, from one of two tensors to the other.
+  const values = device.empty([elements * perRange * k]);
+  const gradients = device.empty([elements * perRange * n]);
+  // Each range adds to the sums of the ranges before, from one of two tensors to the other.
   const sums = Array.from({ length: Math.min(2, ranges.length) }, () => device.empty([elements, k, n]));
   for (const [i, range] of ranges.entries()) {
-    const a = range.part(values, k),
-      b = range.part(gradients, n);
-    transformTiles(m, 'input', range, call, source, a);
-    transformTiles(m, 'upstream', range, call, upstream, b);
+    const a = range.part(values, k);
+    const b = range.part(gradients, n);
+    transformTiles({ m, of: 'input', range, call, image: source, transformed: a });
+    transformTiles({ m, of: 'upstream', range, call, image: upstream, transformed: b });
     gemm(device, {
       a,
       transposeA: true,
@@ -260,16 +206,13 @@ export function winogradWeightGradient(
     });
   }
   const count = k * call.N4;
-  withOperands(
-    device,
-    prefersTextures(device),
-    { products: sums[(ranges.length - 1) % 2] },
-    (textures, operands, shifts) =>
-      device.run(
-        winogradWeightGradientKernel(m, textures),
-        { count, ...shifts },
-        { ...operands, gradient },
-        gridOf(count),
-      ),
+  const products = sums[(ranges.length - 1) % 2];
+  withOperands(device, prefersTextures(device), { products }, (textures, operands, shifts) =>
+    device.run(
+      winogradWeightGradientKernel(m, textures),
+      { count, ...shifts },
+      { ...operands, gradient },
+      gridOf(count),
+    ),
   );
 }

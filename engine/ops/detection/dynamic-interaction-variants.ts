@@ -14,7 +14,7 @@ import { linearGrid } from '../../../kernels/kernel.ts';
 import type { Tensor, TensorDevice } from '../../core/tensor.ts';
 import { hasLinearOperand, prefersTextures, withLinearCopies, type LinearCopy } from '../operand-textures.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../../tuning/problem.ts';
-import { roundingOf } from '../gemm-variants.ts';
+import { roundingOf } from '../rounding.ts';
 
 /** A matrix in memory, and its copy in a linear operand texture where products may read it from there. */
 export interface Operand {

@@ -113,7 +113,10 @@ function pool({ boxes, features, output }: Pooling, attributes: Attributes, { ac
       linearGrid(Math.ceil(count / 64)),
     );
   };
-  if (access !== 'texture') return run(features);
+  if (access !== 'texture') {
+    run(features);
+    return;
+  }
   const operands = features.map((map) =>
     textureOperand(map, map.shape[0] * map.shape[1], map.shape[2] * channels, true),
   );
