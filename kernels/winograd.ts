@@ -1,20 +1,26 @@
 /**
- * Winograd's minimal filtering for 3x3 convolutions of stride 1 (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308):
- * F(2x2, 3x3) and F(4x4, 3x3), NHWC. Three transforms around a batched matrix product [elements, tiles, K] x [elements, K, N]:
+ * Winograd's minimal filtering for 3x3 convolutions of stride 1, NHWC: F(2x2, 3x3) and F(4x4, 3x3). Source: Lavin and
+ * Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308.
  *
- *   U = G g G^T of the weights, V = B^T d B of the image's tiles, y = A^T (U V) A of the products.
+ * There are three transforms around a batched matrix product [elements, tiles, K] x [elements, K, N]:
+ *  - U = G g G^T of the weights,
+ *  - V = B^T d B of the image's tiles,
+ *  - y = A^T (U V) A of the products.
  *
- * F(4x4) multiplies 4 times less than the direct sum, but rounds about twice as coarsely; F(2x2) multiplies 2.25 times less at the direct sum's precision.
+ * F(4x4) multiplies 4 times less than the direct sum, but rounds about twice as coarsely. F(2x2) multiplies 2.25 times
+ * less at the precision of the direct sum.
  *
- * The gradient by the weights is a correlation too, of each input tile with the upstream gradient's tile in the place of the weights: F(3x3, 2x2) and F(3x3, 4x4), at the same points
- * and therefore with the same V. The sum over tiles is that of a batched product [elements, K, tiles] x [elements, tiles, N].
+ * The gradient with respect to the weights is a correlation too: of each input tile with the tile of the upstream
+ * gradient, which takes the place of the weights. It uses F(3x3, 2x2) and F(3x3, 4x4) at the same points, so V is the
+ * same. The sum over tiles is that of a batched product [elements, K, tiles] x [elements, tiles, N].
  *
- * Glossary. m: side of an output tile; side t = m + 2 of an input tile, t * t elements; tiles: [batch, tilesY, tilesX], a range of them at a time; K, N channels in vec4s.
+ * Glossary: m is the side of an output tile; m + 2 is the side of an input tile, which has (m + 2)^2 elements; tiles
+ * are [batch, tilesY, tilesX], processed in ranges; K and N are channels in vec4s.
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, eachPlace, kernelFamily } from './kernel.ts';
 import { linearBuffers, linearLoad, linearParams } from './linear.ts';
-import { range } from './repeat.ts';
+import { joined, range } from './repeat.ts';
 
 export const WINOGRAD_SIZES = [2, 4] as const;
 export type WinogradSize = (typeof WINOGRAD_SIZES)[number];
@@ -22,17 +28,17 @@ export type WinogradSize = (typeof WINOGRAD_SIZES)[number];
 type Matrix = readonly (readonly number[])[];
 
 interface Matrices {
-  /** B^T, of tiles of the image. */
+  /** B^T, for tiles of the image. */
   readonly input: Matrix;
-  /** G and A^T of a convolution. */
+  /** G and A^T for a convolution. */
   readonly weight: Matrix;
   readonly output: Matrix;
-  /** G and A^T of the gradient by the weights. */
+  /** G and A^T for the gradient with respect to the weights. */
   readonly upstream: Matrix;
   readonly gradient: Matrix;
 }
 
-/** Those of F(4x4) at the points 0, a, -a, b, -b and infinity. */
+/** The matrices of F(4x4) at the points 0, a, -a, b, -b and infinity. */
 function matricesAt(a: number, b: number): Matrices {
   const [a2, b2] = [a ** 2, b ** 2];
   const points = [0, a, -a, b, -b];
@@ -41,7 +47,7 @@ function matricesAt(a: number, b: number): Matrices {
     ...[1, 1].map(() => 1 / (2 * a2 * (a2 - b2))),
     ...[1, 1].map(() => 1 / (2 * b2 * (b2 - a2))),
   ];
-  /** Powers of the points up to `degree`: by point, the last row that of infinity. */
+  /** Powers of the points up to `degree`: one row per point, the last row for infinity. */
   const powers = (degree: number): number[][] => [
     ...points.map((x) => range(degree + 1).map((e) => x ** e)),
     range(degree + 1).map((e) => (e === degree ? 1 : 0)),
@@ -65,8 +71,8 @@ function matricesAt(a: number, b: number): Matrices {
 }
 
 /**
- * F(4x4) at 3/4 and 3/2 rounds half as coarsely as at the usual 1 and 2 (relative L2 error of a sum over 64 channels in float32: 0.9e-6 and 1.8e-6, simulated), and all of B^T and A^T
- * is exact in binary.
+ * F(4x4) at the points 3/4 and 3/2 rounds half as coarsely as at the usual points 1 and 2. The simulated relative L2
+ * error of a sum over 64 channels in f32 is 0.9e-6 instead of 1.8e-6. All elements of B^T and A^T are exact in binary.
  */
 const MATRICES: Readonly<Record<WinogradSize, Matrices>> = {
   2: {
@@ -115,7 +121,7 @@ function weightedSum(row: readonly number[], names: readonly string[]): string {
     .join('');
 }
 
-/** WGSL that computes `name`i_j, the elements of M X M^T, from X given by names[row][column]. */
+/** WGSL that computes `<name>i_j`, the elements of M X M^T, from X given by names[row][column]. */
 function sandwich(matrix: Matrix, names: readonly (readonly string[])[], name: string): string {
   const half = matrix.map((row, i) =>
     names[0].map(
@@ -138,10 +144,32 @@ function sandwich(matrix: Matrix, names: readonly (readonly string[])[], name: s
   return [...half, ...whole].map((line) => line.join(' ')).join('\n  ');
 }
 
+/** Text for each element of a matrix, by row and column. */
 const grid = (rows: number, columns: number, name: (i: number, j: number) => string): string[][] =>
   range(rows).map((i) => range(columns).map((j) => name(i, j)));
 
-/** U [elements, K, N] of weights [3, 3, K, N]. One lane a vec4. `texture`: the weights are a linear operand texture. */
+/** WGSL that stores the elements `<name>i_j` of a transformed tile of side `side`. */
+const transformedArray = (side: number, name: string): string => {
+  const elements = grid(side, side, (a, b) => `${name}${a}_${b}`).flat();
+  return `var results = array<vec4f, ${elements.length}>(${elements.join(', ')});
+  for (var e = 0u; e < ${elements.length}u; e++) { transformed[e * p.count + i] = results[e]; }`;
+};
+
+/**
+ * WGSL that loads `<value>i_j`, the elements of a tile of side `side`, from `name`, whose elements are p.count apart.
+ */
+const loadElements = (texture: boolean, name: string, side: number, value: string): string =>
+  grid(side, side, (i, j) => {
+    const at = `at${i}_${j}`;
+    return `let ${at} = ${i * side + j}u * p.count + i; let ${value}${i}_${j} = ${linearLoad(texture, name, at)};`;
+  })
+    .flat()
+    .join('\n  ');
+
+/**
+ * U [elements, K, N] of weights [3, 3, K, N]. One invocation computes one vec4.
+ * `texture`: the weights are a linear operand texture.
+ */
 export const winogradWeightsKernel = kernelFamily((m: WinogradSize, texture: boolean) => {
   const side = m + 2;
   return defineKernel({
@@ -152,30 +180,20 @@ export const winogradWeightsKernel = kernelFamily((m: WinogradSize, texture: boo
     body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
-  ${grid(
-    3,
-    3,
-    (a, b) =>
-      `let at${a}_${b} = ${a * 3 + b}u * p.count + i; let g${a}_${b} = ${linearLoad(texture, 'weights', `at${a}_${b}`)};`,
-  )
-    .flat()
-    .join('\n  ')}
+  ${loadElements(texture, 'weights', 3, 'g')}
   ${sandwich(
     MATRICES[m].weight,
     grid(3, 3, (a, b) => `g${a}_${b}`),
     'u',
   )}
-  var results = array<vec4f, ${side * side}>(${grid(side, side, (a, b) => `u${a}_${b}`)
-    .flat()
-    .join(', ')});
-  for (var e = 0u; e < ${side * side}u; e++) { transformed[e * p.count + i] = results[e]; }`,
+  ${transformedArray(side, 'u')}`,
   });
 });
 
 const TILE_PARAMS = {
   /** Tiles x vec4s of channels. */
   count: 'u32',
-  /** Of the range. */
+  /** First tile of the range. */
   firstTile: 'u32',
   tilesY: 'u32',
   tilesX: 'u32',
@@ -184,7 +202,7 @@ const TILE_PARAMS = {
   channels4: 'u32',
 } as const;
 
-/** Runs `statements` for every tile of the range and vec4 `c` of channels, element `i`. */
+/** WGSL that runs `statements` for every tile of the range and every vec4 `c` of channels, as element `i`. */
 const eachTile = (lanes: number, m: number, statements: string): string =>
   eachPlace(
     {
@@ -205,13 +223,27 @@ const eachTile = (lanes: number, m: number, statements: string): string =>
   );
 
 /**
- * V [elements, tiles, K] of the `input` image [batch, height, width, K] with `padding` zeros around it, whose tiles overlap by two pixels; or U [elements, tiles, N] of the
- * `upstream` gradient [batch, height, width, N], whose tiles do not. `texture`: the image is an operand texture, a line a row of pixels.
+ * V [elements, tiles, K] of the `input` image [batch, height, width, K] with `padding` zeros around it, whose tiles
+ * overlap by two pixels; or U [elements, tiles, N] of the `upstream` gradient [batch, height, width, N], whose tiles do
+ * not overlap. `texture`: the image is an operand texture, one line per row of pixels.
  */
 export const winogradTilesKernel = kernelFamily(
   (m: WinogradSize, of: 'input' | 'upstream', texture: boolean, lanes: number) => {
     const side = m + 2;
     const loaded = of === 'input' ? side : m;
+    const line = (i: number): string => (texture ? `image * p.height + y${i}` : `(image * p.height + y${i}) * p.width`);
+    const load = (i: number, j: number): string =>
+      texture
+        ? `textureLoad(image_, vec2u(x${j} * p.channels4 + c, line${i}))`
+        : `image_[(line${i} + x${j}) * p.channels4 + c]`;
+    const row = (i: number): string =>
+      [
+        `let y${i} = originY + ${i}u - p.padding;`,
+        `let line${i} = ${line(i)};`,
+        `let insideY${i} = y${i} < p.height;`,
+      ].join(' ');
+    const element = (i: number, j: number): string =>
+      `let d${i}_${j} = select(vec4f(), ${load(i, j)}, insideY${i} && insideX${j});`;
     return defineKernel({
       name: `winograd${m}_${of}_f32${texture ? '_texture' : ''}`,
       workgroup: [lanes],
@@ -220,38 +252,28 @@ export const winogradTilesKernel = kernelFamily(
       body: eachTile(
         lanes,
         m,
-        `  ${range(loaded)
-          .map((j) => `let x${j} = originX + ${j}u - p.padding; let insideX${j} = x${j} < p.width;`)
-          .join('\n  ')}
-  ${range(loaded)
-    .map(
-      (i) =>
-        `let y${i} = originY + ${i}u - p.padding; let line${i} = ${texture ? 'image * p.height + y' : '(image * p.height + y'}${i}${texture ? '' : ') * p.width'}; let insideY${i} = y${i} < p.height;`,
-    )
-    .join('\n  ')}
-  ${grid(
-    loaded,
-    loaded,
-    (i, j) =>
-      `let d${i}_${j} = select(vec4f(), ${texture ? `textureLoad(image_, vec2u(x${j} * p.channels4 + c, line${i}))` : `image_[(line${i} + x${j}) * p.channels4 + c]`}, insideY${i} && insideX${j});`,
-  )
-    .flat()
-    .join('\n  ')}
+        `  ${joined(
+          loaded,
+          '\n  ',
+          (j) => `let x${j} = originX + ${j}u - p.padding; let insideX${j} = x${j} < p.width;`,
+        )}
+  ${joined(loaded, '\n  ', row)}
+  ${grid(loaded, loaded, element).flat().join('\n  ')}
   ${sandwich(
     MATRICES[m][of],
     grid(loaded, loaded, (i, j) => `d${i}_${j}`),
     'v',
   )}
-  var results = array<vec4f, ${side * side}>(${grid(side, side, (a, b) => `v${a}_${b}`)
-    .flat()
-    .join(', ')});
-  for (var e = 0u; e < ${side * side}u; e++) { transformed[e * p.count + i] = results[e]; }`,
+  ${transformedArray(side, 'v')}`,
       ),
     });
   },
 );
 
-/** The gradient by the weights [3, 3, K, N] of products [elements, K, N]. One lane a vec4. `texture`: the products are a linear operand texture. */
+/**
+ * The gradient with respect to the weights, [3, 3, K, N], of products [elements, K, N]. One invocation computes one
+ * vec4. `texture`: the products are a linear operand texture.
+ */
 export const winogradWeightGradientKernel = kernelFamily((m: WinogradSize, texture: boolean) => {
   const side = m + 2;
   return defineKernel({
@@ -262,14 +284,7 @@ export const winogradWeightGradientKernel = kernelFamily((m: WinogradSize, textu
     body: `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
-  ${grid(
-    side,
-    side,
-    (a, b) =>
-      `let at${a}_${b} = ${a * side + b}u * p.count + i; let q${a}_${b} = ${linearLoad(texture, 'products', `at${a}_${b}`)};`,
-  )
-    .flat()
-    .join('\n  ')}
+  ${loadElements(texture, 'products', side, 'q')}
   ${sandwich(
     MATRICES[m].gradient,
     grid(side, side, (a, b) => `q${a}_${b}`),
@@ -281,7 +296,10 @@ export const winogradWeightGradientKernel = kernelFamily((m: WinogradSize, textu
   });
 });
 
-/** y [batch, height, width, N] of products [elements, tiles, N], and the epilogue. `texture`: the products are a linear operand texture. */
+/**
+ * y [batch, height, width, N] of products [elements, tiles, N], with an epilogue.
+ * `texture`: the products are a linear operand texture.
+ */
 export const winogradOutputKernel = kernelFamily(
   (m: WinogradSize, epilogue: Epilogue, texture: boolean, lanes: number) => {
     const side = m + 2;
@@ -293,23 +311,14 @@ export const winogradOutputKernel = kernelFamily(
       body: eachTile(
         lanes,
         m,
-        `  ${grid(
-          side,
-          side,
-          (i, j) =>
-            `let at${i}_${j} = ${i * side + j}u * p.count + i; let q${i}_${j} = ${linearLoad(texture, 'products', `at${i}_${j}`)};`,
-        )
-          .flat()
-          .join('\n  ')}
+        `  ${loadElements(texture, 'products', side, 'q')}
   ${sandwich(
     MATRICES[m].output,
     grid(side, side, (i, j) => `q${i}_${j}`),
     'y',
   )}
   ${columnOperands(epilogue, '', (buffer) => `${buffer}[c]`)}
-  var results = array<vec4f, ${m * m}>(${range(m * m)
-    .map((e) => `y${Math.floor(e / m)}_${e % m}`)
-    .join(', ')});
+  var results = array<vec4f, ${m * m}>(${joined(m * m, ', ', (e) => `y${Math.floor(e / m)}_${e % m}`)});
   for (var e = 0u; e < ${m * m}u; e++) {
     let y = originY + e / ${m}u;
     let x = originX + e % ${m}u;
