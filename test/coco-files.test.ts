@@ -1,4 +1,4 @@
-/** COCO files: what is written reads back; what the format does not allow is refused with file, entry, field, expected and got; the coco-eval command. */
+/** COCO files: files that are written read back; bad files are refused with file, entry and field; the coco-eval command. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -53,7 +53,7 @@ function expectInputError(run: () => unknown, ...parts: string[]) {
 }
 
 describe('round trip', () => {
-  test('what is written reads back the same, scores to the last bit', () => {
+  test('files read back as they were written, scores to the last bit', () => {
     const truthPath = join(folder, 'gt.json');
     const foundPath = join(folder, 'dt.json');
     writeGroundTruth(truthPath, groundTruth);
@@ -70,7 +70,7 @@ describe('round trip', () => {
     expect(readGroundTruth(path)).toEqual({ images: [], annotations: [], categories: [] });
   });
 
-  test('fields detection does not need are read over', () => {
+  test('fields that detection does not need are ignored', () => {
     const rich = {
       info: {},
       licenses: [],
@@ -82,7 +82,7 @@ describe('round trip', () => {
     expect(parseDetections([{ ...detection, id: 4, area: 3 }], 'dt.json', groundTruth)).toEqual([detection]);
   });
 
-  test('a score JSON cannot hold is refused, and the file before it stays', () => {
+  test('a score that JSON cannot hold is refused, and the earlier file stays', () => {
     const path = join(folder, 'kept.json');
     writeDetections(path, [detection]);
     expect(() => writeDetections(path, [detection, { ...detection, score: NaN }])).toThrow('detections[1]');
@@ -110,13 +110,13 @@ describe('refused ground truths', () => {
     [
       'category without name',
       { ...groundTruth, categories: [{ id: 3 }] },
-      ['categories[0].name: expected a name', 'got nothing'],
+      ['categories[0].name: expected a text that is not empty', 'got nothing'],
     ],
-    ['image twice', { ...groundTruth, images: [image, image] }, ['images[1].id', 'got 7', 'images[0]']],
+    ['image twice', { ...groundTruth, images: [image, image] }, ['images[1].id: expected another id than that of images[0], got 7']],
     [
       'annotation id twice',
       { ...groundTruth, annotations: [annotation, annotation] },
-      ['annotations[1].id', 'got 1', 'annotations[0]'],
+      ['annotations[1].id: expected another id than that of annotations[0], got 1'],
     ],
     [
       'unknown image',
@@ -149,9 +149,9 @@ describe('refused ground truths', () => {
       ['annotations[0].iscrowd: expected 0 or 1, got 2'],
     ],
     [
-      'image of no width',
+      'image with width 0',
       { ...groundTruth, images: [{ ...image, width: 0 }] },
-      ['images[0].width: expected a positive integer', 'got 0'],
+      ['images[0].width: expected an integer >= 1', 'got 0'],
     ],
     [
       'id with a fraction',
@@ -199,11 +199,11 @@ describe('refused detections', () => {
   );
 });
 
-describe('files that are no JSON', () => {
+describe('files that are not JSON', () => {
   test.each([
-    ['broken', '[{"score": 1,]', 'position 13'],
-    ['NaN as Python writes it', '[{"score": NaN}]', 'NaN'],
-    ['empty', '', 'an empty file'],
+    ['broken', '[{"score": 1,]', 'malformed JSON at line 1, column 14: property name expected'],
+    ['NaN as Python writes it', '[{"score": NaN}]', 'malformed JSON at line 1, column 12: invalid symbol'],
+    ['empty', '', 'malformed JSON at line 1, column 1: value expected'],
   ])('%s', (_, content, got) => {
     const path = file('bad.json', content);
     expectInputError(() => readDetections(path, groundTruth), path, 'expected JSON', got);
@@ -214,7 +214,7 @@ describe('files that are no JSON', () => {
     expectInputError(() => readGroundTruth(path), path, 'cannot be read');
   });
 
-  test('a byte order mark is no error', () => {
+  test('a byte order mark is allowed', () => {
     expect(readDetections(file('bom.json', '\ufeff[]'), groundTruth)).toEqual([]);
   });
 });
@@ -228,7 +228,7 @@ describe('coco-eval', () => {
     return { code, stdout: String(stdout.read() ?? ''), stderr: String(stderr.read() ?? '') };
   }
 
-  test('prints the twelve numbers by name and those of each category', async () => {
+  test('prints the twelve metrics by name, for all categories and for each', async () => {
     const { code, stdout, stderr } = await run(
       '--annotations',
       join(golden, '1.gt.json'),
@@ -266,7 +266,7 @@ describe('coco-eval', () => {
     await expect(run(...argv)).rejects.toBeInstanceOf(InputError);
   });
 
-  test('an annotation with id 0 is warned about beside the numbers, not among them', async () => {
+  test('a warning about an annotation with id 0 goes to stderr, not to the JSON', async () => {
     writeGroundTruth(join(folder, 'zero.json'), { ...groundTruth, annotations: [{ ...annotation, id: 0 }] });
     writeDetections(join(folder, 'found.json'), [detection]);
     const { stdout, stderr } = await run(

@@ -9,7 +9,7 @@ import { ensureShapesDataset, openDataset } from '../training/data/index.ts';
 import type { ImageRecord } from '../training/core/image-record.ts';
 import { InputError } from '../training/core/errors.ts';
 import { createEvaluationLoader, createTrainingLoader } from '../training/data/loader.ts';
-import type { Batch, TrainingLoaderOptions } from '../training/data/loader.ts';
+import type { LoadedBatch, TrainingLoaderOptions } from '../training/data/loader.ts';
 import type { Augmentation } from '../training/core/augmentation.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'loader-'));
@@ -31,7 +31,7 @@ const unchanged: Augmentation = { flip: 0, shortSides: [96], maxSize: 96, crop: 
 const evaluation = { shortSide: 96, maxSize: 96, fixedSize: null };
 
 /** A batch with a digest in place of the pixels: quick to compare. */
-function digest({ images, targets, iteration }: Batch) {
+function digest({ images, targets, iteration }: LoadedBatch) {
   return {
     iteration,
     targets,
@@ -40,10 +40,10 @@ function digest({ images, targets, iteration }: Batch) {
 }
 
 /** The first `count` batches from `start` on. */
-async function take(count: number, options: Partial<TrainingLoaderOptions> = {}, start = 0): Promise<Batch[]> {
+async function take(count: number, options: Partial<TrainingLoaderOptions> = {}, start = 0): Promise<LoadedBatch[]> {
   const loader = createTrainingLoader({ records, batchSize: 4, seed: 5, augmentation, workers: 0, ...options });
   loader.seek(start);
-  const batches: Batch[] = [];
+  const batches: LoadedBatch[] = [];
   for (let i = 0; i < count; i++) batches.push(await loader.next());
   await loader.close();
   return batches;
@@ -144,7 +144,7 @@ describe('evaluation', () => {
       });
       expect(loader.length).toBe(3);
       for (let pass = 0; pass < 2; pass++) {
-        const batches: Batch[] = [];
+        const batches: LoadedBatch[] = [];
         for await (const batch of loader) batches.push(batch);
         expect(batches.map(({ images }) => images.length)).toEqual([4, 4, 2]);
         expect(batches.flatMap(({ images }) => images.map(({ record }) => record))).toEqual(records);

@@ -34,7 +34,7 @@ export interface BatchTargets {
   labels: Uint32Array;
 }
 
-export interface Batch {
+export interface LoadedBatch {
   images: BatchImage[];
   /** One for each image, in the same order. */
   targets: BatchTargets[];
@@ -64,7 +64,7 @@ export interface EvaluationLoaderOptions extends LoaderOptions {
 
 export interface TrainingLoader {
   /** The batch of the next iteration. Rejects with InputError, naming the file, if an image cannot be read; asked again, tries again. */
-  next(): Promise<Batch>;
+  next(): Promise<LoadedBatch>;
   /** Makes `iteration` (from 0) the next one. */
   seek(iteration: number): void;
   /** Ends the workers; `next` rejects from then on. */
@@ -72,7 +72,7 @@ export interface TrainingLoader {
 }
 
 /** Iterates over all images once, in order; the last batch may be smaller. Can be iterated again until closed. */
-export interface EvaluationLoader extends AsyncIterable<Batch> {
+export interface EvaluationLoader extends AsyncIterable<LoadedBatch> {
   /** Number of batches. */
   readonly length: number;
   close(): Promise<void>;
@@ -112,7 +112,7 @@ export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLo
     );
 
   let iteration = 0;
-  let ahead: Promise<Batch>[] = [];
+  let ahead: Promise<LoadedBatch>[] = [];
   return {
     async next() {
       while (ahead.length <= prefetch) ahead.push(handled(prepare(iteration + ahead.length)));
@@ -157,7 +157,7 @@ export function createEvaluationLoader(options: EvaluationLoaderOptions): Evalua
   return {
     length,
     async *[Symbol.asyncIterator]() {
-      const ahead: Promise<Batch>[] = [];
+      const ahead: Promise<LoadedBatch>[] = [];
       for (let number = 0; number < length; number++) {
         while (ahead.length <= prefetch && number + ahead.length < length)
           ahead.push(handled(prepare(number + ahead.length)));
@@ -211,7 +211,7 @@ async function readBatch(
   iteration: number,
   sameSize: boolean,
   samples: readonly Sample[],
-): Promise<Batch> {
+): Promise<LoadedBatch> {
   const images = await Promise.all(
     samples.map(async ({ index, record, transform }): Promise<BatchImage> => {
       const stated = { width: record.width, height: record.height };
