@@ -5,7 +5,10 @@ import { shown } from '../engine/core/json.ts';
 /** An integer in min .. max. */
 export function integer(min: number, max = Number.MAX_SAFE_INTEGER): v.GenericSchema<number> {
   const expected = `an integer ${max === Number.MAX_SAFE_INTEGER ? `>= ${min}` : `in ${min} .. ${max}`}`;
-  return v.pipe(v.number(expected), v.safeInteger(expected), v.minValue(min, expected), v.maxValue(max, expected));
+  return v.custom<number>(
+    (value) => Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max,
+    expected,
+  );
 }
 
 export interface Interval {

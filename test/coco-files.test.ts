@@ -112,7 +112,11 @@ describe('refused ground truths', () => {
       { ...groundTruth, categories: [{ id: 3 }] },
       ['categories[0].name: expected a text that is not empty', 'got nothing'],
     ],
-    ['image twice', { ...groundTruth, images: [image, image] }, ['images[1].id: expected another id than that of images[0], got 7']],
+    [
+      'image twice',
+      { ...groundTruth, images: [image, image] },
+      ['images[1].id: expected another id than that of images[0], got 7'],
+    ],
     [
       'annotation id twice',
       { ...groundTruth, annotations: [annotation, annotation] },

@@ -8,7 +8,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
-import { checked, withFields, integer, list, nonEmptyText, shown, wrong } from '../core/checks.ts';
+import { checked, integer, isObject, list, nonEmptyText, shown, withFields, wrong } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
 import type { Box, ImageRecord } from '../core/image-record.ts';
 import { listFolder, readJson } from './files.ts';
@@ -25,6 +25,7 @@ const IMAGE = withFields({ id: integer(0), file_name: nonEmptyText, width: integ
 const isEdge = (value: unknown): boolean => typeof value === 'number' || value === null;
 
 const ANNOTATION = withFields({
+  id: integer(0),
   image_id: integer(0),
   category_id: integer(0),
   iscrowd: v.nullish(v.picklist([0, 1], '0 or 1'), 0),
@@ -166,8 +167,6 @@ function findImages(
   return records;
 }
 
-const ANNOTATION_ID = withFields({ id: integer(0) });
-
 /** Adds the objects to the records. */
 function addAnnotations(
   entries: readonly unknown[],
@@ -180,11 +179,13 @@ function addAnnotations(
   const known = [...labels.keys()].slice(0, 20).join(', ') + (labels.size > 20 ? ', ...' : '');
   const seen = new Set<number>();
   entries.forEach((entry, i) => {
-    const { id } = checked(ANNOTATION_ID, entry, file, `annotations[${i}]`);
+    // Errors name an annotation by its id. Without a valid id they name its place in the file.
+    const hasId = isObject(entry) && Number.isSafeInteger(entry.id);
+    const source = hasId ? `${file}: annotation ${entry.id}` : file;
+    const annotation = checked(ANNOTATION, entry, source, hasId ? '' : `annotations[${i}]`);
+    const { id, image_id, category_id, iscrowd, bbox, area } = annotation;
     if (seen.has(id)) throw wrong(file, `annotations[${i}].id`, 'an id that no other annotation has', id);
     seen.add(id);
-    const source = `${file}: annotation ${id}`;
-    const { image_id, category_id, iscrowd, bbox, area } = checked(ANNOTATION, entry, source);
     const record = records.get(image_id);
     if (record === undefined) throw wrong(source, 'image_id', 'the id of one of the images', image_id);
     const label = labels.get(category_id);
