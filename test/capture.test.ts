@@ -368,13 +368,16 @@ describe('an optimiser', () => {
       });
     const first = pass(() => loss(parameters, x));
     expect(() => first.replay()).toThrow(
-      'AdamW: a captured accumulate was replayed where p0 had a gradient put aside, unlike at the capture',
+      'AdamW: replayed accumulate: expected no accumulated gradient of p0 as at the capture, ' +
+        'got an accumulated gradient of p0',
     );
     const step = device.capture(() => {
       optimizer.step({ learningRate: 1e-3 });
       optimizer.zeroGrad();
     });
-    expect(() => step.replay()).toThrow('AdamW: a step captured with 2 gradients put aside was replayed with 0');
+    expect(() => step.replay()).toThrow(
+      'AdamW: replayed step: expected 2 accumulated gradients as at the capture, got 0',
+    );
     device.scope(() => {
       backward(sum(square(parameters[0].tensor)));
       optimizer.step({ learningRate: 1e-3 });
@@ -382,7 +385,8 @@ describe('an optimiser', () => {
     });
     first.replay();
     expect(() => step.replay()).toThrow(
-      'AdamW: p0 has had 2 updates and p1 1, which were as many when the step was captured: capture it anew',
+      'AdamW: replayed step: expected as many updates of p0 as of p1, as at the capture, ' +
+        'got 2 and 1; capture the step again',
     );
     for (const capture of [first, step]) capture.dispose();
     optimizer.dispose();

@@ -266,33 +266,37 @@ test('a state that does not fit is refused, and what is wrong is named', async (
     return { step: state.step, tensors };
   };
   expect(() => optimizer.loadState(changed((t) => t.delete('firstMoment.bias')))).toThrow(
-    'AdamW: firstMoment.bias is missing in the state',
+    'AdamW: firstMoment.bias: expected a value in the state, got none',
   );
   expect(() =>
     optimizer.loadState(changed((t) => t.set('firstMoment.bias', { shape: [8], data: new Float32Array(8) }))),
-  ).toThrow('AdamW: firstMoment.bias must be [7], got [8]');
+  ).toThrow('AdamW: firstMoment.bias: expected [7], got [8]');
   expect(() =>
     optimizer.loadState(changed((t) => t.set('momentum.bias', { shape: [7], data: new Float32Array(7) }))),
-  ).toThrow('AdamW: momentum.bias in the state belongs to no parameter');
+  ).toThrow('AdamW: momentum.bias: expected the name of a parameter');
   optimizer.dispose();
   free(parameters);
 });
 
 test('options out of range and parameters given twice are refused', () => {
   const [first] = parametersOf(randomValues(6));
-  expect(() => new AdamW([])).toThrow('AdamW: parameters must not be empty');
+  expect(() => new AdamW([])).toThrow('AdamW: parameters: expected at least one, got none');
   expect(() => new AdamW([first, { ...first }])).toThrow(
-    'AdamW: parameters must have names of their own, got weight twice',
+    'AdamW: parameters: expected distinct names, got weight twice',
   );
   expect(() => new AdamW([first, { ...first, name: 'other' }])).toThrow(
-    'AdamW: parameter other is already there under another name',
+    'AdamW: parameter other: expected a tensor of its own, got one with another name',
   );
-  expect(() => new AdamW([first], { betas: [0.9, 1] })).toThrow('AdamW: betas[1] must be a number >= 0 and < 1, got 1');
-  expect(() => new SGD([first], { nesterov: true })).toThrow('SGD: nesterov needs a momentum > 0, got 0');
+  expect(() => new AdamW([first], { betas: [0.9, 1] })).toThrow(
+    'AdamW: betas[1]: expected a number >= 0 and < 1, got 1',
+  );
+  expect(() => new SGD([first], { nesterov: true })).toThrow(
+    'SGD: momentum: expected a number > 0 with nesterov, got 0',
+  );
   const optimizer = new SGD([first]);
-  expect(() => optimizer.step({ learningRate: NaN })).toThrow('SGD: learningRate must be a number >= 0, got NaN');
+  expect(() => optimizer.step({ learningRate: NaN })).toThrow('SGD: learningRate: expected a number >= 0, got NaN');
   expect(() => optimizer.step({ learningRate: 1, maxGradientNorm: 0 })).toThrow(
-    'SGD: maxGradientNorm must be > 0, got 0',
+    'SGD: maxGradientNorm: expected a number > 0, got 0',
   );
   optimizer.dispose();
   first.tensor.dispose();

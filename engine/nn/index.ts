@@ -1,4 +1,4 @@
-/** Modules and layers. */
+/** Modules, layers with parameters, and initial values of weights. */
 export {
   Module,
   fromStored,

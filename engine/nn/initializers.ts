@@ -1,8 +1,9 @@
-/** Initial values of weights, by PyTorch's formulas. */
+/** Initial values of weights, by PyTorch's formulas. Each function returns `length` values. */
 import type { Random } from '../core/random.ts';
 
 type Values = Float32Array<ArrayBuffer>;
 
+/** The same value everywhere. */
 export function constant(length: number, value: number): Values {
   return new Float32Array(length).fill(value);
 }
@@ -13,12 +14,15 @@ export function xavierUniform(random: Random, length: number, fanIn: number, fan
   return random.uniformArray(length, -bound, bound);
 }
 
-/** He et al. 2015 for ReLU, fan-out mode: normal of deviation sqrt(2 / fanOut). */
+/** He et al. 2015 for ReLU, fan-out mode: normal with standard deviation sqrt(2 / fanOut). */
 export function kaimingNormalFanOut(random: Random, length: number, fanOut: number): Values {
   return random.normalArray(length, 0, Math.sqrt(2 / fanOut));
 }
 
-/** He et al. 2015, fan-in mode: uniform in +-sqrt(6 / ((1 + slope^2) fanIn)). `slope` 1 is Detectron2's c2_xavier_fill, sqrt(5) PyTorch's default of Linear and Conv2d. */
+/**
+ * He et al. 2015, fan-in mode: uniform in +-sqrt(6 / ((1 + slope^2) fanIn)).
+ * `slope` 1 is Detectron2's c2_xavier_fill; sqrt(5) is PyTorch's default of Linear and Conv2d.
+ */
 export function kaimingUniform(random: Random, length: number, fanIn: number, slope: number): Values {
   const bound = Math.sqrt(6 / ((1 + slope * slope) * fanIn));
   return random.uniformArray(length, -bound, bound);

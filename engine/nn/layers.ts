@@ -1,4 +1,4 @@
-/** Layers with parameters, named as in PyTorch. */
+/** Layers with parameters. Layers and parameters are named as in PyTorch. */
 import type { Device } from '../device/device.ts';
 import { multiheadAttention } from '../ops/attention.ts';
 import { conv2d } from '../ops/conv2d.ts';
@@ -19,16 +19,16 @@ export interface Activation {
 }
 
 export interface NormOptions extends Activation {
-  /** Added after the normalisation and before the activation, of the input's shape. */
+  /** Added after the normalisation and before the activation; of the input's shape. */
   readonly residual?: Tensor;
 }
 
-/** x [..., inputs] -> act(x weight^T + bias + residual) [..., outputs]; weight [outputs, inputs]. */
+/** x [..., inputs] -> act(x weight^T + bias + residual) [..., outputs], with weight [outputs, inputs]. */
 export class Linear extends Module {
   readonly weight: Tensor;
   readonly bias: Tensor | null;
 
-  /** @param init `xavier`: Glorot uniform weights; `default`: PyTorch's. Biases are PyTorch's default in both. */
+  /** @param init `xavier`: Glorot uniform weights; `default`: PyTorch's weights. Both have PyTorch's default biases. */
   constructor(
     device: Device,
     random: Random,
@@ -56,11 +56,13 @@ export interface Conv2dOptions {
   readonly padding?: number;
   readonly groups?: number;
   readonly bias?: boolean;
-  /** `fan-out`: He normal by fan-out; `c2-xavier`: Detectron2's for FPN, with zero biases; `default`: PyTorch's. */
+  /** `fan-out`: He normal, fan-out mode. `c2-xavier`: Detectron2's for FPN, with zero biases. `default`: PyTorch's. */
   readonly init?: 'fan-out' | 'c2-xavier' | 'default';
 }
 
-/** x [B, H, W, inputs] -> [B, H', W', outputs]; weight [k, k, inputs / groups, outputs]. */
+/**
+ * x [B, H, W, inputs] -> [B, H', W', outputs], with weight [k, k, inputs / groups, outputs]. Default padding: k / 2.
+ */
 export class Conv2d extends Module {
   readonly weight: Tensor;
   readonly bias: Tensor | null;
@@ -99,14 +101,17 @@ export class Conv2d extends Module {
       : null;
   }
 
-  /** @param norm a frozen batch norm of the result, in the same kernel; only for a convolution without a bias of its own */
+  /**
+   * @param norm scale and shift of a frozen batch norm, applied in the same kernel
+   * @throws Error with `norm` where the convolution has a bias
+   */
   forward(
     x: Tensor,
     epilogue: NormOptions = {},
     norm: { readonly scale: Tensor; readonly shift: Tensor } | null = null,
   ): Tensor {
     if (norm && this.bias)
-      throw new Error('Conv2d: a norm in the same kernel takes the place of the bias, but this convolution has one');
+      throw new Error('Conv2d: norm: expected a convolution without bias, because the norm replaces the bias');
     return conv2d(x, this.weight, norm ? norm.shift : this.bias, {
       stride: this.stride,
       padding: this.padding,
@@ -133,7 +138,7 @@ export class LayerNorm extends Module {
   }
 }
 
-/** Normalises each image over groups of channels (the last axis). */
+/** Normalises each image over groups of channels, which are the last axis. */
 export class GroupNorm extends Module {
   readonly weight: Tensor;
   readonly bias: Tensor;
@@ -153,7 +158,10 @@ export class GroupNorm extends Module {
   }
 }
 
-/** Batch normalisation with fixed statistics: y = x * weight / sqrt(running_var + 1e-5) + (bias - running_mean * that). Nothing of it is trained. */
+/**
+ * Batch normalisation with fixed statistics: y = x * scale + shift, with scale = weight / sqrt(running_var + 1e-5) and
+ * shift = bias - running_mean * scale. It has no trainable parameters.
+ */
 export class FrozenBatchNorm extends Module {
   private readonly weight: Tensor;
   private readonly bias: Tensor;
@@ -180,9 +188,10 @@ export class FrozenBatchNorm extends Module {
     return scaleShift(x, scale, shift, options);
   }
 
-  /** The factor and the offset of each channel, [channels]. */
+  /** Scale and shift of each channel, [channels]. */
   affine(): { readonly scale: Tensor; readonly shift: Tensor } {
-    return (this.folded ??= this.fold());
+    this.folded ??= this.fold();
+    return this.folded;
   }
 
   private fold(): { scale: Tensor; shift: Tensor } {
@@ -199,7 +208,7 @@ export class FrozenBatchNorm extends Module {
   }
 }
 
-/** Self-attention over the second axis: x [B, N, features] -> [B, N, features], plus a residual of that shape. */
+/** Self-attention over the second axis: x [B, N, features] -> [B, N, features]. A residual of this shape is added. */
 export class MultiheadAttention extends Module {
   private readonly projection: Tensor;
   private readonly projectionBias: Tensor;
@@ -224,8 +233,7 @@ export class MultiheadAttention extends Module {
   }
 
   forward(x: Tensor, residual?: Tensor): Tensor {
-    return this.output.forward(multiheadAttention(linear(x, this.projection, this.projectionBias), this.heads), {
-      residual,
-    });
+    const qkv = linear(x, this.projection, this.projectionBias);
+    return this.output.forward(multiheadAttention(qkv, this.heads), { residual });
   }
 }

@@ -1,44 +1,52 @@
-/** Modules: named parameters and buffers in a tree. Names and shapes in files are PyTorch's; memory layouts are the kernels'. */
+/**
+ * Modules: a tree of named parameters and buffers. Names and shapes in files are PyTorch's; layouts in memory are those
+ * of the kernels.
+ */
 import type { Device } from '../device/device.ts';
 import { ShapeError, formatShape, sameShape, sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 
-/** How a tensor lies in memory against how PyTorch stores it: `conv` is [kh, kw, C/groups, O] here and [O, C/groups, kh, kw] there. */
+/**
+ * Layout of a tensor: `same` as PyTorch's, or `conv`: [kh, kw, C / groups, O] in memory, [O, C / groups, kh, kw] in
+ * PyTorch.
+ */
 export type WeightLayout = 'same' | 'conv';
 
 export interface NamedTensor {
-  /** Dotted, e.g. `head.head_series.0.linear1.weight`. */
+  /** Path with dots, e.g. `head.head_series.0.linear1.weight`. */
   readonly name: string;
   readonly tensor: Tensor;
   readonly layout: WeightLayout;
-  /** Buffers (running statistics) are saved but never trained. */
+  /** Buffers, such as running statistics, are saved but never trained. */
   readonly kind: 'parameter' | 'buffer';
 }
 
-/** A tensor as files hold it: PyTorch's shape and order. */
+/** Values of a tensor in a file, in PyTorch's shape and order. */
 export interface StoredTensor {
   readonly shape: readonly number[];
   readonly data: Float32Array<ArrayBuffer>;
 }
 
+/** A node of the tree. Subclasses add parameters, buffers and children in their constructors. */
 export abstract class Module {
   private readonly children = new Map<string, Module>();
   private readonly own = new Map<string, NamedTensor>();
 
   constructor(readonly device: Device) {}
 
-  /** Adds a module under a name; the empty name puts its tensors beside this module's own. */
+  /** Adds a module under a name. With an empty name its tensors are named like this module's own. */
   protected child<M extends Module>(name: string, module: M): M {
     this.children.set(name, module);
     return module;
   }
 
-  /** A list of modules, named `name.0`, `name.1`, ... */
+  /** Adds a list of modules, named `name.0`, `name.1`, ... */
   protected childList<M extends Module>(name: string, modules: readonly M[]): readonly M[] {
     modules.forEach((module, i) => this.children.set(`${name}.${i}`, module));
     return modules;
   }
 
+  /** Adds a trainable tensor with these initial values. */
   protected parameter(
     name: string,
     shape: Shape,
@@ -50,29 +58,30 @@ export abstract class Module {
     return tensor;
   }
 
+  /** Adds a tensor that is saved but not trained. */
   protected buffer(name: string, shape: Shape, data: Float32Array<ArrayBuffer>): Tensor {
     const tensor = this.device.keep(this.device.tensor(data, shape));
     this.own.set(name, { name, tensor, layout: 'same', kind: 'buffer' });
     return tensor;
   }
 
-  /** All parameters and buffers below this module, in the order of construction. */
+  /** All parameters and buffers of this module and its children, in order of construction. */
   *tensors(prefix = ''): Generator<NamedTensor> {
     for (const entry of this.own.values()) yield { ...entry, name: prefix + entry.name };
     for (const [name, module] of this.children) yield* module.tensors(name === '' ? prefix : `${prefix}${name}.`);
   }
 
-  /** What an optimiser trains: parameters that are not frozen. */
+  /** The parameters that an optimiser trains: all that are not frozen. */
   trainable(): NamedTensor[] {
     return [...this.tensors()].filter(({ kind, tensor }) => kind === 'parameter' && tensor.requiresGrad);
   }
 
-  /** Stops gradients for every parameter below. */
+  /** Stops gradients of all parameters of this module and its children. */
   freeze(): void {
     for (const { kind, tensor } of this.tensors()) if (kind === 'parameter') tensor.requiresGrad = false;
   }
 
-  /** Called after values were loaded; modules that cache something computed from them drop it. */
+  /** Called after values were loaded. Modules discard here what they computed from the old values. */
   protected loaded(): void {}
 
   private notifyLoaded(): void {
@@ -80,7 +89,7 @@ export abstract class Module {
     for (const module of this.children.values()) module.notifyLoaded();
   }
 
-  /** Values of all tensors, for a file. */
+  /** Reads the values of all tensors, for a file. */
   async save(): Promise<Map<string, StoredTensor>> {
     const out = new Map<string, StoredTensor>();
     for (const entry of this.tensors())
@@ -89,9 +98,10 @@ export abstract class Module {
   }
 
   /**
-   * Overwrites the tensors that `values` names.
-   * @returns the names that are missing in `values`, and those in `values` that this module does not have
-   * @throws ShapeError naming the tensor where a shape differs
+   * Overwrites the tensors named in `values`.
+   * @returns names of tensors that `values` lacks (`missing`), and names in `values` that this module lacks
+   *   (`unexpected`)
+   * @throws ShapeError with the tensor's name where a shape differs
    */
   load(values: ReadonlyMap<string, StoredTensor>): { missing: string[]; unexpected: string[] } {
     const missing: string[] = [];
@@ -106,7 +116,7 @@ export abstract class Module {
       const expected = storedShape(entry);
       if (!sameShape(expected, value.shape))
         throw new ShapeError(
-          `${entry.name}: the model has shape ${formatShape(expected)}, the file ${formatShape(value.shape)}`,
+          `${entry.name}: expected shape ${formatShape(expected)} (of the model), got ${formatShape(value.shape)}`,
         );
       this.device.write(entry.tensor, fromStored(entry, value.data));
     }
@@ -114,7 +124,7 @@ export abstract class Module {
     return { missing, unexpected: [...values.keys()].filter((name) => !known.has(name)) };
   }
 
-  /** Frees all tensors below. */
+  /** Frees all tensors of this module and its children. */
   dispose(): void {
     for (const { tensor } of this.tensors()) {
       tensor.zeroGrad();
@@ -124,14 +134,14 @@ export abstract class Module {
   }
 }
 
-/** The shape under which a tensor is stored. */
+/** The shape of a tensor in files. */
 export function storedShape({ tensor, layout }: Pick<NamedTensor, 'tensor' | 'layout'>): readonly number[] {
   if (layout === 'same') return tensor.shape;
   const [kh, kw, c, o] = tensor.shape;
   return [o, c, kh, kw];
 }
 
-/** Our values in PyTorch's order. */
+/** Converts values in memory to PyTorch's order. */
 export function toStored(entry: Pick<NamedTensor, 'tensor' | 'layout'>, data: Float32Array<ArrayBuffer>): StoredTensor {
   const shape = storedShape(entry);
   if (entry.layout === 'same') return { shape, data };
@@ -144,7 +154,7 @@ export function toStored(entry: Pick<NamedTensor, 'tensor' | 'layout'>, data: Fl
   return { shape, data: out };
 }
 
-/** PyTorch's values in our order. */
+/** Converts values in PyTorch's order to the order in memory. */
 export function fromStored(
   entry: Pick<NamedTensor, 'tensor' | 'layout'>,
   data: Float32Array<ArrayBuffer>,

@@ -1,4 +1,7 @@
-/** AdamW over all parameters in a handful of dispatches (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019). */
+/**
+ * AdamW for all parameters in a few dispatches (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR
+ * 2019).
+ */
 import { adamwKernel } from '../../kernels/optimizers.ts';
 import { elementwise } from '../core/elementwise.ts';
 import type { Tensor } from '../core/tensor.ts';
@@ -6,15 +9,18 @@ import type { FlatRun, NamedParameter } from './flat-parameters.ts';
 import { checkFraction, Optimizer } from './optimizer.ts';
 
 export interface AdamWOptions {
-  /** Decay of the moments; default [0.9, 0.999]. */
+  /** Decay rates of the first and second moment; default [0.9, 0.999]. */
   readonly betas?: readonly [number, number];
-  /** Added to the root of the second moment; default 1e-8. */
+  /** Added to the square root of the second moment; default 1e-8. */
   readonly epsilon?: number;
-  /** Share of a parameter, times the learning rate, taken off each step; default 0.01. */
+  /** Each step subtracts weightDecay * learningRate * parameter from a parameter; default 0.01. */
   readonly weightDecay?: number;
 }
 
-/** torch.optim.AdamW: the same defaults, and the same numbers but for f32 rounding. Moves the parameters' memory (see FlatParameters). */
+/**
+ * torch.optim.AdamW: the same defaults, and the same numbers except for f32 rounding. It moves the parameters' memory
+ * (see FlatParameters).
+ */
 export class AdamW extends Optimizer {
   private readonly betas: readonly [number, number];
   private readonly epsilon: number;
@@ -34,16 +40,20 @@ export class AdamW extends Optimizer {
     this.weightDecay = weightDecay;
   }
 
-  protected override rates(learningRate: number, t: number): readonly number[] {
+  protected override rates(learningRate: number, updates: number): readonly number[] {
     const [beta1, beta2] = this.betas;
-    return [learningRate / (1 - beta1 ** t), 1 / Math.sqrt(1 - beta2 ** t), 1 - learningRate * this.weightDecay];
+    return [
+      learningRate / (1 - beta1 ** updates),
+      1 / Math.sqrt(1 - beta2 ** updates),
+      1 - learningRate * this.weightDecay,
+    ];
   }
 
   protected override update(runs: readonly FlatRun[], rates: Tensor): void {
     const { device, values, gradients } = this.flat;
     const [beta1, beta2] = this.betas;
-    const first = this.moment('firstMoment'),
-      second = this.moment('secondMoment');
+    const first = this.moment('firstMoment');
+    const second = this.moment('secondMoment');
     for (const [slot, { chunk, offset, count }] of runs.entries()) {
       const params = {
         first4: offset / 4,

@@ -1,27 +1,29 @@
 /**
- * Parameters in few flat buffers, so that an optimiser needs a handful of dispatches for all of them. Each parameter starts at a multiple of 64 elements
- * (the alignment of bindings); a buffer ends where the device's binding limit would be passed.
+ * Parameters in a few flat buffers, so that an optimiser needs few dispatches. Each parameter starts at a multiple of
+ * 64 elements, the alignment of bindings. Buffers are no larger than the device's binding limit.
  */
 import { addInPlace } from '../core/accumulate.ts';
 import { formatShape, sameShape, ShapeError, type Shape } from '../core/shape.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
 
 export interface NamedParameter {
-  /** Unique among the parameters; names its state in checkpoints. */
+  /** Unique among the parameters. It names the parameter's state in checkpoints. */
   readonly name: string;
   readonly tensor: Tensor;
 }
 
+/** A parameter's place in the flat buffers. Offsets and sizes count elements. */
 export interface FlatEntry extends NamedParameter {
   readonly index: number;
-  /** Which flat buffer, and from which element on. */
+  /** Index of the flat buffer. */
   readonly chunk: number;
+  /** First element in the flat buffer. */
   readonly offset: number;
-  /** Elements with padding. */
+  /** Number of elements with padding. */
   readonly padded: number;
 }
 
-/** Neighbouring parameters of one flat buffer; elements. */
+/** Neighbouring parameters of one flat buffer. Offset and count are in elements. */
 export interface FlatRun {
   readonly chunk: number;
   readonly offset: number;
@@ -29,18 +31,19 @@ export interface FlatRun {
   readonly entries: readonly FlatEntry[];
 }
 
-/** Values with a shape, as files hold them. Shapes are the engine's own (convolution weights [kh, kw, C / groups, O]). */
+/** Values with a shape, for files. Shapes are the engine's (convolution weights [kh, kw, C / groups, O]). */
 export interface StoredValues {
   readonly shape: Shape;
   readonly data: Float32Array<ArrayBuffer>;
 }
 
+/** Elements; 256 bytes. */
 const ALIGNMENT = 64;
 
-/** One tensor for each flat buffer: values, gradients, moments. */
+/** One tensor per flat buffer: values, gradients or moments. */
 export type FlatTensors = readonly Tensor[];
 
-/** Parameters gathered in flat buffers with a gradient buffer for each: what AdamW and SGD work on. */
+/** Parameters in flat buffers, with a gradient buffer for each flat buffer. AdamW and SGD update them. */
 export class FlatParameters {
   readonly device: TensorDevice;
   readonly entries: readonly FlatEntry[];
@@ -49,32 +52,37 @@ export class FlatParameters {
   private readonly lengths: readonly number[];
 
   /**
-   * Moves the parameters' memory into flat buffers: the tensors stay the same, with the same values.
-   * @param owner         names the caller in errors
-   * @param largestBuffer bytes that a flat buffer may have; default: what the device can bind
+   * Moves the parameters' memory into flat buffers. The tensors stay the same objects, with the same values.
+   * @param owner         the caller's name in errors
+   * @param largestBuffer maximum size of a flat buffer in bytes; default: the device's limits
    */
   constructor(owner: string, parameters: readonly NamedParameter[], largestBuffer = Infinity) {
-    if (parameters.length === 0) throw new Error(`${owner}: parameters must not be empty`);
+    if (parameters.length === 0) throw new Error(`${owner}: parameters: expected at least one, got none`);
     this.device = parameters[0].tensor.device;
-    const names = new Set<string>(),
-      tensors = new Set<Tensor>();
+    const names = new Set<string>();
+    const tensors = new Set<Tensor>();
     for (const { name, tensor } of parameters) {
-      if (names.has(name)) throw new Error(`${owner}: parameters must have names of their own, got ${name} twice`);
-      if (tensors.has(tensor)) throw new Error(`${owner}: parameter ${name} is already there under another name`);
+      if (names.has(name)) throw new Error(`${owner}: parameters: expected distinct names, got ${name} twice`);
+      if (tensors.has(tensor))
+        throw new Error(`${owner}: parameter ${name}: expected a tensor of its own, got one with another name`);
       if (tensor.dtype !== 'f32')
-        throw new Error(`${owner}: parameter ${name} must be of dtype f32, got ${tensor.dtype}`);
+        throw new Error(`${owner}: parameter ${name}: expected dtype f32, got ${tensor.dtype}`);
       if (tensor.device !== this.device)
-        throw new Error(`${owner}: parameter ${name} is on another device than ${parameters[0].name}`);
+        throw new Error(
+          `${owner}: parameter ${name}: expected the device of ${parameters[0].name}, got another device`,
+        );
       names.add(name);
       tensors.add(tensor);
     }
     const { maxBufferSize, maxStorageBufferBindingSize } = this.device.limits;
-    // A power of two: the buffer pool rounds other sizes up, perhaps beyond the limit. A larger parameter gets a buffer to itself.
-    const most = 2 ** Math.floor(Math.log2(Math.min(maxBufferSize, maxStorageBufferBindingSize, largestBuffer) / 4));
+    // A power of two, because the buffer pool rounds other sizes up, perhaps beyond the limit.
+    // A larger parameter gets a buffer to itself.
+    const maxBytes = Math.min(maxBufferSize, maxStorageBufferBindingSize, largestBuffer);
+    const maxLength = 2 ** Math.floor(Math.log2(maxBytes / 4));
     const lengths: number[] = [];
     this.entries = parameters.map(({ name, tensor }, index) => {
       const padded = Math.max(ALIGNMENT, Math.ceil(tensor.size / ALIGNMENT) * ALIGNMENT);
-      if (lengths.length === 0 || lengths[lengths.length - 1] + padded > most) lengths.push(0);
+      if (lengths.length === 0 || lengths[lengths.length - 1] + padded > maxLength) lengths.push(0);
       const chunk = lengths.length - 1;
       const offset = lengths[chunk];
       lengths[chunk] += padded;
@@ -92,17 +100,19 @@ export class FlatParameters {
     });
   }
 
-  /** Zeroed flat buffers like those of the values; they live until disposed. */
+  /** New flat buffers of zeros, of the same sizes as the values. They live until they are disposed. */
   zeros(): FlatTensors {
     return this.lengths.map((length) => this.device.keep(this.device.zeros([length])));
   }
 
-  /** The part of flat buffers that belongs to a parameter, in its shape. */
+  /** The part of `flat` that belongs to a parameter, in the parameter's shape. */
   view(flat: FlatTensors, { chunk, offset, tensor }: FlatEntry): Tensor {
     return this.device.view(flat[chunk], offset, tensor.shape);
   }
 
-  /** Copies the gradient of each entry into its flat buffer, or adds it where `adds` says so. Padding stays zero. */
+  /**
+   * Copies the gradient of each entry into its flat buffer, or adds it where `adds` returns true. Padding stays zero.
+   */
   gatherGradients(entries: readonly FlatEntry[], adds: (entry: FlatEntry) => boolean = () => false): void {
     this.device.scope(() => {
       for (const entry of entries) {
@@ -115,7 +125,7 @@ export class FlatParameters {
     });
   }
 
-  /** Joins neighbours to runs as long as `key` gives the same for them. */
+  /** Joins neighbouring entries with equal `key` into runs. */
   runs(entries: readonly FlatEntry[], key: (entry: FlatEntry) => number): FlatRun[] {
     const runs: { chunk: number; offset: number; count: number; entries: FlatEntry[] }[] = [];
     for (const entry of entries) {
@@ -133,11 +143,12 @@ export class FlatParameters {
     return runs;
   }
 
+  /** Frees the gradients of all parameters. */
   zeroGrad(): void {
     for (const { tensor } of this.entries) tensor.zeroGrad();
   }
 
-  /** Copies flat buffers to the host, by parameter; their names get `prefix` and a dot before them. */
+  /** Copies flat buffers to the host: the values of each parameter, under the name `prefix.name`. */
   async read(flat: FlatTensors, prefix: string): Promise<Map<string, StoredValues>> {
     const chunks: Float32Array[] = [];
     for (const tensor of flat) chunks.push((await tensor.read()) as Float32Array);
@@ -149,7 +160,7 @@ export class FlatParameters {
     );
   }
 
-  /** Writes what `read` gave back into flat buffers; `values` were checked. */
+  /** Writes values as `read` returns them into flat buffers. The caller has checked them. */
   write(flat: FlatTensors, prefix: string, values: ReadonlyMap<string, StoredValues>): void {
     this.device.scope(() => {
       for (const entry of this.entries) {
@@ -159,7 +170,10 @@ export class FlatParameters {
     });
   }
 
-  /** Throws unless `values` holds exactly `prefix.name` for each prefix and parameter, of the parameter's shape, and the `others`. */
+  /**
+   * Throws ShapeError unless `values` has exactly these names and shapes: `prefix.name` for each prefix and parameter,
+   * and the `others`.
+   */
   check(
     owner: string,
     prefixes: readonly string[],
@@ -171,15 +185,15 @@ export class FlatParameters {
       for (const { name, tensor } of this.entries) expected.set(`${prefix}.${name}`, tensor.shape);
     for (const [name, shape] of expected) {
       const stored = values.get(name);
-      if (!stored) throw new ShapeError(`${owner}: ${name} is missing in the state`);
+      if (!stored) throw new ShapeError(`${owner}: ${name}: expected a value in the state, got none`);
       if (!sameShape(stored.shape, shape))
-        throw new ShapeError(`${owner}: ${name} must be ${formatShape(shape)}, got ${formatShape(stored.shape)}`);
+        throw new ShapeError(`${owner}: ${name}: expected ${formatShape(shape)}, got ${formatShape(stored.shape)}`);
     }
     for (const name of values.keys())
-      if (!expected.has(name)) throw new ShapeError(`${owner}: ${name} in the state belongs to no parameter`);
+      if (!expected.has(name)) throw new ShapeError(`${owner}: ${name}: expected the name of a parameter`);
   }
 
-  /** Frees the flat gradients and this object's hold on the values; the parameters stay usable. */
+  /** Frees the flat gradients and this object's references to the values. The parameters stay usable. */
   dispose(): void {
     for (const tensor of [...this.values, ...this.gradients]) tensor.dispose();
   }

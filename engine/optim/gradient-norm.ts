@@ -1,4 +1,4 @@
-/** The norm of all gradients together, and the factor that clips them, computed on the device. */
+/** The norm of all gradients together and the factor that clips them, computed on the device. */
 import { clippingFactorKernel, NORM_BLOCK, squareSumsKernel } from '../../kernels/optimizers.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/teams.ts';
@@ -6,16 +6,22 @@ import type { Tensor } from '../core/tensor.ts';
 import type { FlatEntry, FlatParameters } from './flat-parameters.ts';
 
 export interface ClippingOptions {
-  /** Gradients are scaled down to this total L2 norm where theirs is larger (torch.nn.utils.clip_grad_norm_); undefined: never. */
+  /**
+   * Maximum L2 norm of all gradients together; larger gradients are scaled down, as by clip_grad_norm_. Default: no
+   * limit.
+   */
   readonly maxGradientNorm?: number;
-  /** Multiplies the gradients before anything else, e.g. 1 / passes when they were accumulated over several; default 1. */
+  /**
+   * Multiplies the gradients first, e.g. 1 / passes where gradients were accumulated over several passes. Default 1.
+   */
   readonly gradientScale?: number;
 }
 
+/** Norm and clipping factor of the flat gradients. */
 export class GradientNorm {
   /** [1]: the norm of the last step's gradients after scaling, before clipping. */
   readonly norm: Tensor;
-  /** [1]: what an update multiplies gradients by. */
+  /** [1]: the factor of the gradients in an update. */
   readonly factor: Tensor;
 
   constructor(private readonly flat: FlatParameters) {
@@ -23,12 +29,12 @@ export class GradientNorm {
     this.factor = flat.device.keep(flat.device.zeros([1]));
   }
 
-  /** Takes the gradients of `entries` from the flat buffers. */
+  /** Writes `norm` and `factor` for the gradients of `entries` in the flat buffers. */
   compute(owner: string, entries: readonly FlatEntry[], { maxGradientNorm, gradientScale = 1 }: ClippingOptions): void {
     if (maxGradientNorm !== undefined && !(maxGradientNorm > 0))
-      throw new RangeError(`${owner}: maxGradientNorm must be > 0, got ${maxGradientNorm}`);
+      throw new RangeError(`${owner}: maxGradientNorm: expected a number > 0, got ${maxGradientNorm}`);
     if (!Number.isFinite(gradientScale) || gradientScale <= 0)
-      throw new RangeError(`${owner}: gradientScale must be a number > 0, got ${gradientScale}`);
+      throw new RangeError(`${owner}: gradientScale: expected a number > 0, got ${gradientScale}`);
     const { device, gradients } = this.flat;
     const runs = this.flat.runs(entries, () => 0);
     const blocks = runs.map(({ count }) => Math.ceil(count / 4 / NORM_BLOCK));

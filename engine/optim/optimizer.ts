@@ -1,4 +1,4 @@
-/** What AdamW and SGD share: flat parameters, the gradients' norm, the order of a step, and state for checkpoints. */
+/** The base of AdamW and SGD: flat parameters, the gradients' norm, the order of a step, and state for checkpoints. */
 import type { Tensor } from '../core/tensor.ts';
 import {
   FlatParameters,
@@ -11,31 +11,32 @@ import {
 import { GradientNorm, type ClippingOptions } from './gradient-norm.ts';
 
 export interface StepOptions extends ClippingOptions {
-  /** A function is asked at each step: also at each replay of a captured one. */
+  /** A function is called at every step, including every replay of a captured step. */
   readonly learningRate: number | (() => number);
 }
 
-/** All that a resumed training needs to go on with the same bits. */
+/** The state that a resumed training needs to continue with the same bits. */
 export interface OptimizerState {
-  /** Calls of `step`. */
+  /** Number of calls of `step`. */
   readonly step: number;
   /** Moments by `kind.parameter`, and `steps`, the number of updates of each parameter. */
   readonly tensors: ReadonlyMap<string, StoredValues>;
 }
 
+/** An optimiser of named parameters. Its steps can be captured and replayed (see engine/device/capture.ts). */
 export abstract class Optimizer {
   protected readonly flat: FlatParameters;
   protected readonly clipping: GradientNorm;
-  /** Updates that each parameter has had: one without a gradient has none. */
+  /** Number of updates of each parameter. A step without a gradient is no update. */
   private updates: number[];
   private steps = 0;
-  /** Parameters whose gradients `accumulate` has put into the flat buffers since `zeroGrad`. */
+  /** Parameters whose gradients `accumulate` has added to the flat buffers since `zeroGrad`. */
   private readonly accumulated = new Set<FlatEntry>();
-  /** [parameters, 4]: a row of `rates` for each run of parameters that an update takes together. */
+  /** [parameters, 4]: row i holds the `rates` of run i of parameters. */
   private readonly rateTable: Tensor;
   private readonly moments: Readonly<Record<string, FlatTensors>>;
 
-  /** @param kinds names of the buffers of state that a parameter needs */
+  /** @param kinds names of the moments that each parameter has */
   protected constructor(
     private readonly owner: string,
     parameters: readonly NamedParameter[],
@@ -48,37 +49,46 @@ export abstract class Optimizer {
     this.moments = Object.fromEntries(kinds.map((kind) => [kind, this.flat.zeros()]));
   }
 
-  /** What an update depends on that changes from step to step, at most four numbers: kernels take them from device memory, so that a captured step can be replayed. */
+  /**
+   * At most four numbers of an update that change from step to step. Kernels read them from device memory, so that a
+   * captured step can be replayed.
+   */
   protected abstract rates(learningRate: number, updates: number): readonly number[];
 
-  /** Updates runs of parameters from the flat gradients; the rates of run i are row i of `rates`. */
+  /** Updates runs of parameters from the flat gradients. Row i of `rates` belongs to run i. */
   protected abstract update(runs: readonly FlatRun[], rates: Tensor): void;
 
+  /** The flat buffers of a moment. */
   protected moment(kind: string): FlatTensors {
     return this.moments[kind];
   }
 
   /**
-   * Updates all parameters that have a gradient; those without are left as they are, as in PyTorch: no decay, no change of moments, and the step that
-   * corrects their moments' bias is the number of their own updates. Records work and reads nothing back. Gradients stay: call `zeroGrad`.
+   * Updates all parameters that have a gradient. As in PyTorch, parameters without a gradient do not change: no decay,
+   * and no change of moments. The bias correction of moments uses the parameter's own number of updates. Nothing is
+   * read back. Gradients stay: call `zeroGrad`.
    *
-   * @returns the total norm of the gradients, scaled and not yet clipped, [1]; it belongs to the optimiser, and the next step overwrites it
+   * @returns the norm of all gradients, scaled and before clipping, [1]. It belongs to the optimiser; the next step
+   *   overwrites it
+   * @throws RangeError where an option is out of range
    */
   step(options: StepOptions): Tensor {
     const { device, entries } = this.flat;
     device.noGrad(() =>
       device.scope(() => {
         if (this.accumulated.size > 0) this.accumulate();
-        const aside = this.accumulated.size;
+        const accumulatedCount = this.accumulated.size;
         const present =
-          aside > 0
+          accumulatedCount > 0
             ? entries.filter((entry) => this.accumulated.has(entry))
             : entries.filter(({ tensor }) => tensor.grad !== null);
-        if (aside === 0) this.flat.gatherGradients(present);
+        if (accumulatedCount === 0) this.flat.gatherGradients(present);
         device.eachTime(() => {
-          if (this.accumulated.size !== aside)
+          const { size } = this.accumulated;
+          if (size !== accumulatedCount)
             throw new Error(
-              `${this.owner}: a step captured with ${aside} gradients put aside was replayed with ${this.accumulated.size}`,
+              `${this.owner}: replayed step: expected ${accumulatedCount} accumulated gradients as at the capture, ` +
+                `got ${size}`,
             );
         });
         this.clipping.compute(this.owner, present, options);
@@ -90,18 +100,19 @@ export abstract class Optimizer {
     return this.clipping.norm;
   }
 
-  /** The host's part of a step: counts it, and writes the rates of each run. */
+  /** The host's part of a step: counts updates and writes the rates of each run. */
   private advance(runs: readonly FlatRun[], given: StepOptions['learningRate']): void {
     const learningRate = typeof given === 'function' ? given() : given;
     if (!Number.isFinite(learningRate) || learningRate < 0)
-      throw new RangeError(`${this.owner}: learningRate must be a number >= 0, got ${learningRate}`);
+      throw new RangeError(`${this.owner}: learningRate: expected a number >= 0, got ${learningRate}`);
     for (const {
       entries: [first, ...others],
     } of runs) {
       const other = others.find(({ index }) => this.updates[index] !== this.updates[first.index]);
       if (other)
         throw new Error(
-          `${this.owner}: ${first.name} has had ${this.updates[first.index]} updates and ${other.name} ${this.updates[other.index]}, which were as many when the step was captured: capture it anew`,
+          `${this.owner}: replayed step: expected as many updates of ${first.name} as of ${other.name}, as at the ` +
+            `capture, got ${this.updates[first.index]} and ${this.updates[other.index]}; capture the step again`,
         );
     }
     const table = new Float32Array(this.rateTable.size);
@@ -114,8 +125,9 @@ export abstract class Optimizer {
   }
 
   /**
-   * Adds the gradients that the parameters have now to those put aside since `zeroGrad`, and frees them; `step` then takes the sums. For passes that are
-   * captured: a replayed `backward` leaves nothing in the parameters' `grad`.
+   * Adds the parameters' current gradients to the gradients accumulated since `zeroGrad`, and frees the current ones.
+   * `step` then uses the sums. Captured passes need this, because a replayed `backward` leaves nothing in the
+   * parameters' `grad`.
    */
   accumulate(): void {
     const { device, entries } = this.flat;
@@ -126,7 +138,8 @@ export abstract class Optimizer {
       for (const entry of present) {
         if (this.accumulated.has(entry) !== earlier.has(entry))
           throw new Error(
-            `${this.owner}: a captured accumulate was replayed where ${entry.name} had ${earlier.has(entry) ? 'no gradient put aside' : 'a gradient put aside'}, unlike at the capture`,
+            `${this.owner}: replayed accumulate: expected ${accumulatedText(earlier, entry)} as at the capture, ` +
+              `got ${accumulatedText(this.accumulated, entry)}`,
           );
       }
       for (const entry of present) this.accumulated.add(entry);
@@ -151,17 +164,20 @@ export abstract class Optimizer {
     return { step, tensors };
   }
 
-  /** Takes up a state that `state` of an optimiser for the same parameters gave. Throws ShapeError naming the tensor that is missing, unknown or misshapen. */
+  /**
+   * Loads a state that `state` returned for an optimiser of the same parameters.
+   * @throws ShapeError with the name of a tensor that is missing, unknown or of another shape
+   */
   loadState({ step, tensors }: OptimizerState): void {
     if (!Number.isInteger(step) || step < 0)
-      throw new RangeError(`${this.owner}: step must be an integer >= 0, got ${step}`);
+      throw new RangeError(`${this.owner}: step: expected an integer >= 0, got ${step}`);
     this.flat.check(this.owner, Object.keys(this.moments), tensors, { steps: [this.updates.length] });
     for (const [kind, flat] of Object.entries(this.moments)) this.flat.write(flat, kind, tensors);
     this.updates = [...(tensors.get('steps')?.data ?? [])];
     this.steps = step;
   }
 
-  /** Frees the optimiser's memory; the parameters stay usable. */
+  /** Frees the optimiser's memory. The parameters stay usable. */
   dispose(): void {
     for (const flat of Object.values(this.moments)) for (const tensor of flat) tensor.dispose();
     this.clipping.dispose();
@@ -170,10 +186,15 @@ export abstract class Optimizer {
   }
 }
 
-/** Throws unless 0 <= value < limit. */
+/** `no accumulated gradient of x` or `an accumulated gradient of x`. */
+function accumulatedText(accumulated: ReadonlySet<FlatEntry>, entry: FlatEntry): string {
+  return `${accumulated.has(entry) ? 'an' : 'no'} accumulated gradient of ${entry.name}`;
+}
+
+/** Throws RangeError unless 0 <= value < limit. */
 export function checkFraction(owner: string, field: string, value: number, limit = 1): void {
   if (!(value >= 0 && value < limit))
     throw new RangeError(
-      `${owner}: ${field} must be a number >= 0${limit === Infinity ? '' : ` and < ${limit}`}, got ${value}`,
+      `${owner}: ${field}: expected a number >= 0${limit === Infinity ? '' : ` and < ${limit}`}, got ${value}`,
     );
 }

@@ -1,19 +1,20 @@
-/** Learning rate by iteration. */
+/** Learning rate schedules. */
 
 export interface WarmupStepSchedule {
   readonly baseLearningRate: number;
-  /** Iterations of warm-up; 0: none. */
+  /** Iterations of warm-up; 0: no warm-up. */
   readonly warmupIterations: number;
-  /** Share of the learning rate at iteration 0. */
+  /** Factor of the learning rate at iteration 0. */
   readonly warmupFactor: number;
-  /** Rising iterations from which on the learning rate is multiplied once more by `decayFactor`. */
+  /** Iterations in ascending order. From each on, the learning rate is multiplied once more by `decayFactor`. */
   readonly milestones: readonly number[];
   readonly decayFactor: number;
 }
 
 /**
- * Linear warm-up times step decay, as Detectron2's WarmupMultiStepLR. The two overlap where a milestone lies within the warm-up.
- * @param iteration counted from 0: the optimiser steps done before
+ * Linear warm-up times step decay, as Detectron2's WarmupMultiStepLR. Both apply where a milestone lies within the
+ * warm-up.
+ * @param iteration number of optimiser steps before this one
  */
 export function learningRateAt(
   iteration: number,

@@ -1,4 +1,4 @@
-/** Stochastic gradient descent with momentum, over all parameters in a handful of dispatches. */
+/** Stochastic gradient descent with momentum, for all parameters in a few dispatches. */
 import { sgdKernel, type MomentumKind } from '../../kernels/optimizers.ts';
 import { elementwise } from '../core/elementwise.ts';
 import type { Tensor } from '../core/tensor.ts';
@@ -6,15 +6,15 @@ import type { FlatRun, NamedParameter } from './flat-parameters.ts';
 import { checkFraction, Optimizer } from './optimizer.ts';
 
 export interface SGDOptions {
-  /** Default 0: none, and no memory for it. */
+  /** Default 0: no momentum, and no memory for it. */
   readonly momentum?: number;
-  /** Needs momentum; default false. */
+  /** Nesterov momentum; needs `momentum` > 0. Default false. */
   readonly nesterov?: boolean;
-  /** Times the parameter, added to its (clipped) gradient; default 0. */
+  /** Each step adds weightDecay * parameter to the clipped gradient; default 0. */
   readonly weightDecay?: number;
 }
 
-/** torch.optim.SGD without dampening. Moves the parameters' memory (see FlatParameters). */
+/** torch.optim.SGD without dampening. It moves the parameters' memory (see FlatParameters). */
 export class SGD extends Optimizer {
   private readonly momentum: number;
   private readonly kind: MomentumKind;
@@ -26,7 +26,7 @@ export class SGD extends Optimizer {
   ) {
     checkFraction('SGD', 'momentum', momentum);
     checkFraction('SGD', 'weightDecay', weightDecay, Infinity);
-    if (nesterov && momentum === 0) throw new RangeError('SGD: nesterov needs a momentum > 0, got 0');
+    if (nesterov && momentum === 0) throw new RangeError('SGD: momentum: expected a number > 0 with nesterov, got 0');
     super('SGD', parameters, momentum > 0 ? ['momentum'] : []);
     this.momentum = momentum;
     this.kind = nesterov ? 'nesterov' : momentum > 0 ? 'momentum' : 'plain';
