@@ -107,8 +107,8 @@ export const random = (shape: readonly number[], seed: number): HostArray => ({
   data: noise(sizeOf(shape), seed),
 });
 
-const EDGE = 32,
-  WITHIN = 160;
+const EDGE = 32;
+const WITHIN = 160;
 
 /** Flat indices to check of an array: all of a small one; otherwise the first, the last, and some between them. */
 export function sampleIndices(size: number): number[] {
@@ -236,8 +236,8 @@ export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, toget
     };
   });
   if (!together || gradients.length === 0) return [forward, ...rows];
-  const by = gradients.flatMap((part) => part.by),
-    leaves = leavesOf(by);
+  const by = gradients.flatMap((part) => part.by);
+  const leaves = leavesOf(by);
   return [
     forward,
     ...rows,
@@ -261,8 +261,8 @@ export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, toget
 }
 
 /** Work and traffic of a parameter in a step; the norm's and the gathering's are not counted, since they could be spared. */
-const ADAMW_FLOPS = 14,
-  ADAMW_BYTES = 4 * 7;
+const ADAMW_FLOPS = 14;
+const ADAMW_BYTES = 4 * 7;
 
 function prepareAdamW(device: Device, { op, shape, parameters, tensors }: AdamWCase): Row {
   const each = Math.floor(parameters / tensors);
@@ -275,9 +275,9 @@ function prepareAdamW(device: Device, { op, shape, parameters, tensors }: AdamWC
     tensor.grad = device.keep(device.tensor(gradients[i], [each]));
   });
   const optimizer = new AdamW(list);
-  const learningRate = 1e-3,
-    weightDecay = 0.01,
-    epsilon = 1e-8;
+  const learningRate = 1e-3;
+  const weightDecay = 0.01;
+  const epsilon = 1e-8;
   const step = (): void => {
     optimizer.step({ learningRate });
   };
@@ -293,9 +293,9 @@ function prepareAdamW(device: Device, { op, shape, parameters, tensors }: AdamWC
       step();
       let worst = 0;
       for (const [i, { tensor }] of list.entries()) {
-        const before = noise(each, i + 1),
-          values = await tensor.read(),
-          indices = sampleIndices(each);
+        const before = noise(each, i + 1);
+        const values = await tensor.read();
+        const indices = sampleIndices(each);
         const moved = indices.map((at) => values[at] - before[at]);
         const expected = indices.map(
           (at) =>

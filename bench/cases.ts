@@ -34,8 +34,8 @@ function matmulCase(
   { batch = 0, gradients = false }: { batch?: number; gradients?: boolean } = {},
 ): OpCase {
   const [transposeA, transposeB] = [form === 'tn', form === 'nt'];
-  const a = transposeA ? [k, m] : [m, k],
-    b = transposeB ? [n, k] : [k, n];
+  const a = transposeA ? [k, m] : [m, k];
+  const b = transposeB ? [n, k] : [k, n];
   const lead = batch > 0 ? [batch] : [];
   const flops = 2 * Math.max(1, batch) * m * k * n;
   const product = m === k && k === n ? `${m}^3` : `${m}x${k} . ${k}x${n}`;
@@ -132,8 +132,8 @@ function interactionCase(proposals: number, positions: number, d: number, k: num
 }
 
 /** Floating-point operations an element, counted one for each of + - * / max exp sqrt: nominal, these kernels move bytes. */
-const NORM_FLOPS = { forward: 7, backward: 13 },
-  SOFTMAX_FLOPS = { forward: 5, backward: 4 };
+const NORM_FLOPS = { forward: 7, backward: 13 };
+const SOFTMAX_FLOPS = { forward: 5, backward: 4 };
 
 function layerNormCase(rows: number, d: number): OpCase {
   return {
@@ -301,8 +301,8 @@ function presetCases(config: ModelConfig, batch: number, height: number, width: 
 
 const { 'paper-r50': PAPER, small: SMALL } = MODEL_PRESETS;
 /** Batch and image size of the `small` preset. */
-const SMALL_BATCH = 8,
-  SMALL_SIDE = 96;
+const SMALL_BATCH = 8;
+const SMALL_SIDE = 96;
 
 function smallCases(): BenchCase[] {
   const {

@@ -173,8 +173,8 @@ if (options.time === undefined) {
     const assigned = await matched.read();
     let differing = 0;
     for (let s = 0; s < config.numStages; s++) {
-      const pairs = integers(`stage${s}.match.0`),
-        reference = new Array<number>(config.numProposals).fill(-1);
+      const pairs = integers(`stage${s}.match.0`);
+      const reference = new Array<number>(config.numProposals).fill(-1);
       for (let i = 0; i < pairs.length / 2; i++) reference[pairs[i]] = pairs[pairs.length / 2 + i];
       reference.forEach((value, n) => {
         if (value !== assigned[s * config.numProposals + n]) differing++;

@@ -132,8 +132,8 @@ export function fitPowerLaw(points: readonly (readonly [x: number, y: number])[]
   const logs = points.map(([x, y]) => [Math.log(x), Math.log(y)] as const);
   const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
   const [mx, my] = [mean(logs.map(([x]) => x)), mean(logs.map(([, y]) => y))];
-  const xx = logs.reduce((sum, [x]) => sum + (x - mx) ** 2, 0),
-    yy = logs.reduce((sum, [, y]) => sum + (y - my) ** 2, 0);
+  const xx = logs.reduce((sum, [x]) => sum + (x - mx) ** 2, 0);
+  const yy = logs.reduce((sum, [, y]) => sum + (y - my) ** 2, 0);
   if (xx === 0) throw new RangeError('fitPowerLaw: expected two different x');
   const xy = logs.reduce((sum, [x, y]) => sum + (x - mx) * (y - my), 0);
   const exponent = xy / xx;

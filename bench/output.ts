@@ -92,8 +92,8 @@ export function reportMarkdown(
 
 /** Puts a section into a page: in the place of the one with the same marks, otherwise at its end. */
 export function placeSection(page: string, section: string): string {
-  const begin = section.slice(0, section.indexOf('\n')),
-    end = section.slice(section.lastIndexOf('\n') + 1);
+  const begin = section.slice(0, section.indexOf('\n'));
+  const end = section.slice(section.lastIndexOf('\n') + 1);
   const [from, to] = [page.indexOf(begin), page.indexOf(end)];
   if (from >= 0 && to > from) return page.slice(0, from) + section + page.slice(to + end.length);
   return `${page.trimEnd()}${page.trim() === '' ? '' : '\n\n'}${section}\n`;

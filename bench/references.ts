@@ -48,8 +48,8 @@ export function matmulReference(
   transposeB: boolean,
   upstream: HostArray,
 ): Reference {
-  const [rowsA, columnsA] = a.shape.slice(-2),
-    [rowsB, columnsB] = b.shape.slice(-2);
+  const [rowsA, columnsA] = a.shape.slice(-2);
+  const [rowsB, columnsB] = b.shape.slice(-2);
   const [m, k] = transposeA ? [columnsA, rowsA] : [rowsA, columnsA];
   const n = transposeB ? rowsB : columnsB;
   const atA = (batch: number, i: number, j: number): number =>
@@ -178,15 +178,15 @@ function throughNormalization(
   upstream: (i: number) => number,
 ): (i: number) => number {
   const length = values.length;
-  const mean = sigma(length, upstream) / length,
-    along = sigma(length, (i) => upstream(i) * values[i]) / length;
+  const mean = sigma(length, upstream) / length;
+  const along = sigma(length, (i) => upstream(i) * values[i]) / length;
   return (i) => inverse * (upstream(i) - mean - values[i] * along);
 }
 
 /** Of the rows of x [..., D]. */
 export function layerNormReference(x: HostArray, gamma: HostArray, beta: HostArray, upstream: HostArray): Reference {
-  const d = gamma.data.length,
-    rows = x.data.length / d;
+  const d = gamma.data.length;
+  const rows = x.data.length / d;
   const row = remembered((r) => normalized(d, (i) => x.data[r * d + i]));
   const rowGradient = remembered((r) => throughNormalization(row(r), (i) => upstream.data[r * d + i] * gamma.data[i]));
   return {
@@ -207,9 +207,9 @@ export function groupNormReference(
   groups: number,
   upstream: HostArray,
 ): Reference {
-  const C = gamma.data.length,
-    B = x.shape[0],
-    width = C / groups;
+  const C = gamma.data.length;
+  const B = x.shape[0];
+  const width = C / groups;
   const pixels = x.data.length / (B * C);
   /** Where the i-th value of a group (of an image) lies. */
   const place = (group: number, i: number): number =>
@@ -268,9 +268,9 @@ export function sumReference(x: HostArray, upstream: HostArray): Reference {
 /** qkv [B, N, 3 d]. */
 export function attentionReference(qkv: HostArray, heads: number, upstream: HostArray): Reference {
   const [, n, width] = qkv.shape;
-  const d = width / 3,
-    size = d / heads,
-    scale = 1 / Math.sqrt(size);
+  const d = width / 3;
+  const size = d / heads;
+  const scale = 1 / Math.sqrt(size);
   const at = (part: number, b: number, h: number, i: number, c: number): number =>
     qkv.data[(b * n + i) * width + part * d + h * size + c];
   const up = (b: number, h: number, i: number, c: number): number => upstream.data[(b * n + i) * d + h * size + c];
@@ -396,8 +396,8 @@ export function roiAlignReference(
   { resolution: r, samples: n, strides }: RoiGeometry,
   upstream: HostArray,
 ): Reference {
-  const perImage = boxes.shape[1],
-    C = maps[0].shape[3];
+  const perImage = boxes.shape[1];
+  const C = maps[0].shape[3];
   const levelOf = (box: number): number => {
     const [x1, y1, x2, y2] = boxes.data.subarray(4 * box, 4 * box + 4);
     const level = Math.floor(4 + Math.log2(Math.sqrt(Math.max(0, (x2 - x1) * (y2 - y1))) / 224 + 1e-8));
@@ -409,19 +409,19 @@ export function roiAlignReference(
   };
   /** The pixels (of all images of its level) that a bin is the weighted sum of. */
   const bin = remembered((key) => {
-    const box = Math.floor(key / (r * r)),
-      [by, bx] = [Math.floor(key / r) % r, key % r];
+    const box = Math.floor(key / (r * r));
+    const [by, bx] = [Math.floor(key / r) % r, key % r];
     const level = levelOf(box);
     const [, height, width] = maps[level].shape;
     const [x1, y1, x2, y2] = Array.from(boxes.data.subarray(4 * box, 4 * box + 4), (v) => v / strides[level] - 0.5);
     const pixels: [pixel: number, weight: number][] = [];
     for (let sy = 0; sy < n; sy++)
       for (let sx = 0; sx < n; sx++) {
-        const y = y1 + ((y2 - y1) * (by + (sy + 0.5) / n)) / r,
-          x = x1 + ((x2 - x1) * (bx + (sx + 0.5) / n)) / r;
+        const y = y1 + ((y2 - y1) * (by + (sy + 0.5) / n)) / r;
+        const x = x1 + ((x2 - x1) * (bx + (sx + 0.5) / n)) / r;
         if (y < -1 || y > height || x < -1 || x > width) continue;
-        const [y0, yy, fy] = axis(y, height),
-          [x0, xx, fx] = axis(x, width);
+        const [y0, yy, fy] = axis(y, height);
+        const [x0, xx, fx] = axis(x, width);
         const first = Math.floor(box / perImage) * height * width;
         for (const [py, px, weight] of [
           [y0, x0, (1 - fy) * (1 - fx)],

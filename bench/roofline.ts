@@ -15,9 +15,9 @@ export interface Roof {
   readonly copyForm: string;
 }
 
-const LANES = 64,
-  GROUPS = 256,
-  ITERATIONS = 2048;
+const LANES = 64;
+const GROUPS = 256;
+const ITERATIONS = 2048;
 
 /** An outer product as of a matrix product: `rows` scalars times `columns` vec4s added to as many sums in registers, again and again. */
 const multiplyAddKernel = kernelFamily((rows: number, columns: number) => {

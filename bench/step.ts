@@ -367,8 +367,8 @@ export async function measureStep({ preset, rounds, python, log }: StepOptions):
       torch: name && torchOf(name),
     });
     const forwardRow = (part: Part): StepRow => {
-      const i = at(forward[part]),
-        previous = at(forward.backbone);
+      const i = at(forward[part]);
+      const previous = at(forward.backbone);
       return part === 'pyramid'
         ? row('forward: pyramid', minus(samples[i], samples[previous]), dispatches[i] - dispatches[previous], part)
         : row(part === 'upload' ? 'upload, normalise' : `forward: ${part}`, samples[i], dispatches[i], part);

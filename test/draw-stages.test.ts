@@ -9,8 +9,10 @@ import { Random, type Device } from '../engine/index.ts';
 import { DynamicSparseRCNN, MODEL_PRESETS, type ModelConfig, type Trace } from '../model/index.ts';
 import { clipBoxes } from '../model/boxes.ts';
 import { saveWeights } from '../training/checkpoints/weights-file.ts';
-import { drawStages, stageHistory, type StageHistory } from '../training/pictures/draw-stages.ts';
-import { colorOf, type Canvas } from '../training/pictures/draw.ts';
+import { drawStages } from '../training/pictures/draw-stages.ts';
+import { stageHistory, type StageHistory } from '../training/pictures/stage-history.ts';
+import { colorOf } from '../training/pictures/colors.ts';
+import type { Canvas } from '@napi-rs/canvas';
 import { runPredict } from '../training/commands/predict.ts';
 import { presetConfig } from '../training/core/recipe.ts';
 import { testDevice } from './devices.ts';
@@ -233,8 +235,8 @@ describe('picture', () => {
   });
 
   test('of hundreds of proposals, of no detection, of one proposal detected twice, of boxes with negative sides and beyond the image', async () => {
-    const many = movingBoxes(300, 2, 4, 10),
-      few = movingBoxes(16, 2, 4, 10);
+    const many = movingBoxes(300, 2, 4, 10);
+    const few = movingBoxes(16, 2, 4, 10);
     // Columns too narrow for numbers: those of the numbered boxes again, wide.
     expect(
       (await drawStages(square, many, 'title')).height - (await drawStages(square, few, 'title')).height,
@@ -259,9 +261,9 @@ describe('picture', () => {
 
 describe('predict --stages', () => {
   test.each(Object.entries(VARIANTS))('%s: numbers and a picture beside the detections', async (name, config) => {
-    const weights = join(folder, `${name}.safetensors`),
-      out = join(folder, name),
-      file = join(folder, 'photo.png');
+    const weights = join(folder, `${name}.safetensors`);
+    const out = join(folder, name);
+    const file = join(folder, 'photo.png');
     await sharp(image.data, { raw: { ...SIZE, channels: 3 } })
       .png()
       .toFile(file);
@@ -300,8 +302,8 @@ describe('predict --stages', () => {
   });
 
   test('without the flag there are no stages; images of one name, and one named as a picture of stages, do not overwrite each other', async () => {
-    const weights = join(folder, 'staircase.safetensors'),
-      out = join(folder, 'names');
+    const weights = join(folder, 'staircase.safetensors');
+    const out = join(folder, 'names');
     const files = ['photo.png', 'photo-stages.png'].map((name) => join(folder, name));
     await sharp(image.data, { raw: { ...SIZE, channels: 3 } })
       .png()

@@ -5,16 +5,11 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import {
-  colorOf,
-  contactSheet,
-  drawBoxes,
-  rasterizeSvg,
-  textColorOn,
-  writePng,
-  type Canvas,
-  type DrawnBox,
-} from '../training/pictures/draw.ts';
+import { colorOf, textColorOn } from '../training/pictures/colors.ts';
+import { contactSheet } from '../training/pictures/contact-sheet.ts';
+import { drawBoxes, type DrawnBox } from '../training/pictures/draw-boxes.ts';
+import { rasterizeSvg, writePng } from '../training/pictures/png.ts';
+import type { Canvas } from '@napi-rs/canvas';
 import { InputError } from '../training/core/errors.ts';
 import type { PixelImage } from '../training/data/images.ts';
 
@@ -167,12 +162,12 @@ describe('boxes', () => {
   test('what cannot be drawn is refused by name', async () => {
     const box = (...box: [number, number, number, number]): DrawnBox => ({ box, label: 0, name: '' });
     await expect(drawBoxes(grey(8, 8), [box(0, 0, 1, 1), box(3, 0, 2, 1)])).rejects.toThrow(
-      'boxes[1].box must be [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2, got [3, 0, 2, 1]',
+      'boxes[1].box: expected [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2, got [3, 0, 2, 1]',
     );
     await expect(drawBoxes(grey(8, 8), [], { groundTruth: [box(0, 0, NaN, 1)] })).rejects.toThrow('groundTruth[0].box');
     await expect(drawBoxes(grey(8, 8), [{ ...box(0, 0, 1, 1), label: -1 }])).rejects.toThrow('boxes[0].label');
     await expect(drawBoxes({ ...grey(8, 8), width: 9 }, [])).rejects.toThrow(
-      'image.data must hold height * width * 3 = 216 bytes, got 192',
+      'image.data: expected height * width * 3 = 216 bytes, got 192',
     );
     await expect(drawBoxes(grey(8, 8), [], { scale: 0 })).rejects.toThrow('scale');
   });
@@ -252,8 +247,8 @@ describe('contact sheet', () => {
   test('fewer pictures than columns make no empty columns; none, or no column, is refused', async () => {
     const image = await drawBoxes(grey(10, 10), [], { scale: 1 });
     expect(contactSheet([image], 4, { gap: 0 }).width).toBe(10);
-    expect(() => contactSheet([], 2)).toThrow('images must not be empty');
-    expect(() => contactSheet([image], 0)).toThrow('columns must be a positive integer, got 0');
+    expect(() => contactSheet([], 2)).toThrow('images: expected at least one, got none');
+    expect(() => contactSheet([image], 0)).toThrow('columns: expected a positive integer, got 0');
   });
 });
 

@@ -135,8 +135,8 @@ async function compareCase(
       const expected = indices.map(entry);
       const { error, status } = await checkRow(row);
 
-      const jobs: PeerJob[] = [],
-        notes = new Map<string, string>();
+      const jobs: PeerJob[] = [];
+      const notes = new Map<string, string>();
       for (const peer of peers) {
         try {
           const job = peer.job(benchCase, host, upstream, part);

@@ -138,10 +138,10 @@ export async function openTfjs(): Promise<Peer> {
     gamma2: TfTensor,
     beta2: TfTensor,
   ): TfTensor => {
-    const [r, , d] = roi.shape,
-      [k] = gamma1.shape;
-    const w1 = tf.reshape(tf.slice(parameters, [0, 0], [r, d * k]), [r, d, k]),
-      w2 = tf.reshape(tf.slice(parameters, [0, d * k], [r, d * k]), [r, k, d]);
+    const [r, , d] = roi.shape;
+    const [k] = gamma1.shape;
+    const w1 = tf.reshape(tf.slice(parameters, [0, 0], [r, d * k]), [r, d, k]);
+    const w2 = tf.reshape(tf.slice(parameters, [0, d * k], [r, d * k]), [r, k, d]);
     return tf.relu(layerNorm(tf.matMul(tf.relu(layerNorm(tf.matMul(roi, w1), gamma1, beta1)), w2), gamma2, beta2));
   };
   const functionOf = (op: PeerOp): ((...inputs: TfTensor[]) => TfTensor) => {
@@ -265,11 +265,11 @@ export async function openJax(): Promise<Peer> {
     if (op.kind === 'layerNorm') return layerNorm;
     if (op.kind === 'softmax') return (x) => nn.softmax(x);
     if (op.kind === 'sum') return (x) => np.sum(x);
-    const [r, , d] = inputs.roi.shape,
-      [k] = inputs.gamma1.shape;
+    const [r, , d] = inputs.roi.shape;
+    const [k] = inputs.gamma1.shape;
     return (roi, parameters, gamma1, beta1, gamma2, beta2) => {
-      const w1 = parameters.ref.slice([], [0, d * k]).reshape([r, d, k]),
-        w2 = parameters.slice([], [d * k, 2 * d * k]).reshape([r, k, d]);
+      const w1 = parameters.ref.slice([], [0, d * k]).reshape([r, d, k]);
+      const w2 = parameters.slice([], [d * k, 2 * d * k]).reshape([r, k, d]);
       return nn.relu(layerNorm(np.matmul(nn.relu(layerNorm(np.matmul(roi, w1), gamma1, beta1)), w2), gamma2, beta2));
     };
   };
@@ -314,8 +314,8 @@ export async function openJax(): Promise<Peer> {
       return {
         name: 'jax-js',
         run: async (times) => {
-          const made: JaxArray[] = [],
-            ready: Promise<JaxArray>[] = [];
+          const made: JaxArray[] = [];
+          const ready: Promise<JaxArray>[] = [];
           for (let i = 0; i < times; i++) {
             const results = launch();
             made.push(...results);

@@ -39,11 +39,11 @@ const bytes = (field: number, content: readonly number[]): number[] => [
 ];
 const text = (field: number, value: string): number[] => bytes(field, [...new TextEncoder().encode(value)]);
 
-const FLOAT = 1,
-  INT = 2,
-  INTS = 7,
-  IR_VERSION = 8,
-  OPSET = 13;
+const FLOAT = 1;
+const INT = 2;
+const INTS = 7;
+const IR_VERSION = 8;
+const OPSET = 13;
 
 const integers = (name: string, values: readonly number[]): number[] =>
   bytes(5, [...text(1, name), ...values.flatMap((value) => number(8, value)), ...number(20, INTS)]);
@@ -93,8 +93,8 @@ export function openOnnx(): Peer {
     job: ({ peer }, inputs, _, part) => {
       if (part !== 'forward' || (peer?.kind !== 'matmul' && peer?.kind !== 'conv2d')) return null;
       const [a, b] = Object.values(inputs);
-      const rank = a.shape.length,
-        conv = peer.kind === 'conv2d';
+      const rank = a.shape.length;
+      const conv = peer.kind === 'conv2d';
       if (peer.kind === 'matmul' && rank > 2 && (peer.transposeA || peer.transposeB)) return null;
       const feeds = conv
         ? {

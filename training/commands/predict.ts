@@ -1,46 +1,50 @@
-/** The `predict` command: image files in, detections as JSON and drawn images out. */
+/** The `predict` command: detects objects on image files; writes the detections as JSON and draws them. */
 import { basename, extname, join } from 'node:path';
 import type { Trace } from '../../model/index.ts';
-import { createDetector } from '../core/create-detector.ts';
-import type { Detector } from '../core/detector.ts';
-import { numberOption, outputFolder, parseArguments } from './arguments.ts';
-import { insteadOfFile, writeFileAtomic } from '../data/files.ts';
-import { drawBoxes, writePng, type DrawnBox } from '../pictures/draw.ts';
-import { drawStages, stageHistory, type StageHistory } from '../pictures/draw-stages.ts';
-import { InputError } from '../core/errors.ts';
-import { decodeImage, type PixelImage } from '../data/images.ts';
-import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
-import { formatTable } from '../output/table.ts';
-import { type NamedDetection, nameDetections, prepareImage } from '../evaluation/predict-image.ts';
 import { DESCRIPTION_HELP, describeWeights } from '../checkpoints/describe-weights.ts';
 import { loadWhole, readAnyWeights } from '../checkpoints/load-weights.ts';
+import type { EvaluationResize } from '../core/augmentation.ts';
+import { createDetector } from '../core/create-detector.ts';
+import type { Detector } from '../core/detector.ts';
+import { InputError } from '../core/errors.ts';
+import { insteadOfFile, writeFileAtomic } from '../data/files.ts';
+import { decodeImage, type PixelImage } from '../data/images.ts';
+import { type NamedDetection, nameDetections, prepareImage } from '../evaluation/predict-image.ts';
+import { formatTable } from '../output/table.ts';
+import { drawBoxes } from '../pictures/draw-boxes.ts';
+import { drawStages } from '../pictures/draw-stages.ts';
+import { writePng } from '../pictures/png.ts';
+import { stageHistory, type StageHistory } from '../pictures/stage-history.ts';
+import { numberOption, outputFolder, parseArguments } from './arguments.ts';
+import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
 
 /** One entry of predictions.json. */
 interface Prediction {
   readonly file: string;
   readonly drawn: string;
   readonly detections: readonly NamedDetection[];
-  /** With --stages. */
+  /** Only with --stages. */
   readonly stages?: StageHistory & { readonly drawn: string };
 }
 
-/** Between an image's name and .png. */
+/** The file name of a stage picture is the name of the image, this suffix, and .png. */
 const STAGES_SUFFIX = '-stages';
 
 const HELP = `predict: detects objects on images
 
   npm run predict -- --weights FILE [--score 0.3] [--stages] [--half] [--out DIR] IMAGE...
 
-  --weights FILE  weights of this project (runs/.../best.safetensors), which carry configuration and class names; or of PyTorch or Detectron2 (.pth, .pt, .pkl)
+  --weights FILE  weights of this project (runs/.../best.safetensors), which contain configuration and class names;
+                  or weights of PyTorch or Detectron2 (.pth, .pt, .pkl)
 ${DESCRIPTION_HELP}
-  --score S       leave out detections below this score, 0 .. 1 (default 0.3)
-  --stages        also draw, as NAME-stages.png, how the boxes of the best detections move through the stages, the initial boxes,
-                  and the image's expert weights; the numbers go to predictions.json under "stages"
+  --score S       minimum score of a detection, 0 .. 1 (default 0.3)
+  --stages        also draw how the boxes of the best detections move from the initial boxes through the stages, and
+                  the image's expert weights, as NAME-stages.png; predictions.json has the numbers under "stages"
 ${HALF_HELP}
-  --out DIR       where predictions.json and the drawn images go (default: predictions)
+  --out DIR       folder of predictions.json and the drawn images (default: predictions)
   --help          this text
 
-An image that cannot be decoded ends the command; what was detected on the images before it is written.
+An image that cannot be decoded ends the command. The detections on the images before it are still written.
 `;
 
 /** Runs the subcommand; resolves to the exit code. */
@@ -66,7 +70,7 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
   }
   const { weights, out } = values;
   if (weights === undefined) throw new InputError('predict: --weights: expected a file, got nothing');
-  const leastScore = numberOption('predict', 'score', values.score, 0, 1);
+  const minScore = numberOption('predict', 'score', values.score, 0, 1);
   if (files.length === 0) throw new InputError('predict: expected at least one image, got none');
   for (const image of files) {
     const instead = insteadOfFile(image);
@@ -79,65 +83,64 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
   const device = await openForInference('predict', values.half ?? false);
   try {
     if (values.half) console.log(describeHalf(device));
-    const model = createDetector(device, config.model);
-    loadWhole(model, file, weights, (line) => console.log(line));
+    const detector = createDetector(device, config.model);
+    loadWhole(detector, file, weights, (line) => console.log(line));
     const names = drawnNames(files);
+    const options = { resize: config.training.evaluationResize, classNames, minScore, stages: values.stages ?? false };
     for (const [i, name] of files.entries()) {
-      const image = await decodeImage(name);
-      const { input, scale } = await prepareImage(image, config.training.evaluationResize);
-      const trace = values.stages ? await traceOf(model, input) : null;
-      const detections = nameDetections(
-        trace?.detections ?? (await model.detect([input]))[0],
-        scale,
-        classNames,
-        leastScore,
-      );
-      const drawn = join(out, `${names[i]}.png`);
-      writePng(
-        drawn,
-        await drawBoxes(
-          image,
-          detections.map((d): DrawnBox => d),
-        ),
-      );
-      let stages: Prediction['stages'];
-      if (trace) {
-        stages = {
-          drawn: join(out, `${names[i]}${STAGES_SUFFIX}.png`),
-          ...stageHistory(trace, scale, classNames, leastScore),
-        };
-        writePng(
-          stages.drawn,
-          await drawStages(
-            image,
-            stages,
-            `${basename(name)}: from initial boxes to detections of score ${leastScore} or more`,
-          ),
-        );
-      }
-      results.push({ file: name, drawn, detections, stages });
-      console.log(
-        formatTable(
-          [name, 'score', 'x0', 'y0', 'x1', 'y1'],
-          detections.map(({ name: label, score, box }) => [label, score.toFixed(3), ...box.map((v) => v.toFixed(1))]),
-        ),
-      );
+      const result = await predictFile(detector, name, join(out, names[i]), options);
+      results.push(result);
+      console.log(detectionTable(result));
     }
     return 0;
   } finally {
     device.destroy();
-    // Also where an image could not be decoded: the work on those before it is kept.
+    // After an image that cannot be decoded, too: the results of the images before it are kept.
     if (results.length > 0) {
       writeFileAtomic(join(out, 'predictions.json'), `${JSON.stringify(results, null, 2)}\n`);
       const pictures = results.length * (values.stages ? 2 : 1);
-      console.log(
-        `wrote ${join(out, 'predictions.json')} and ${pictures} drawn image${pictures === 1 ? '' : 's'} to ${out}`,
-      );
+      const drawn = `${pictures} drawn image${pictures === 1 ? '' : 's'}`;
+      console.log(`wrote ${join(out, 'predictions.json')} and ${drawn} to ${out}`);
     }
   }
 }
 
-/** A name without ending for each image's drawings; images of one name from several folders get numbers. */
+interface PredictOptions {
+  readonly resize: EvaluationResize;
+  readonly classNames: readonly string[];
+  readonly minScore: number;
+  readonly stages: boolean;
+}
+
+/** Detects on one image file and draws the result; `stem` is the path of the drawings without suffix and ending. */
+async function predictFile(
+  detector: Detector,
+  file: string,
+  stem: string,
+  { resize, classNames, minScore, stages }: PredictOptions,
+): Promise<Prediction> {
+  const image = await decodeImage(file);
+  const { input, scale } = await prepareImage(image, resize);
+  const trace = stages ? await traceOf(detector, input) : null;
+  const found = trace?.detections ?? (await detector.detect([input]))[0];
+  const detections = nameDetections(found, scale, classNames, minScore);
+  const drawn = `${stem}.png`;
+  writePng(drawn, await drawBoxes(image, detections));
+  if (!trace) return { file, drawn, detections };
+  const history = { drawn: `${stem}${STAGES_SUFFIX}.png`, ...stageHistory(trace, scale, classNames, minScore) };
+  const title = `${basename(file)}: from initial boxes to detections of score ${minScore} or more`;
+  writePng(history.drawn, await drawStages(image, history, title));
+  return { file, drawn, detections, stages: history };
+}
+
+function detectionTable({ file, detections }: Prediction): string {
+  return formatTable(
+    [file, 'score', 'x0', 'y0', 'x1', 'y1'],
+    detections.map(({ name, score, box }) => [name, score.toFixed(3), ...box.map((value) => value.toFixed(1))]),
+  );
+}
+
+/** The name of each image's drawings without ending. Images of the same name from several folders get numbers. */
 function drawnNames(files: readonly string[]): string[] {
   const used = new Set<string>();
   return files.map((file) => {
@@ -145,8 +148,8 @@ function drawnNames(files: readonly string[]): string[] {
     for (let count = 1; ; count++) {
       const name = count === 1 ? stem : `${stem}-${count}`;
       const taken = [name, `${name}${STAGES_SUFFIX}`];
-      if (taken.some((one) => used.has(one))) continue;
-      for (const one of taken) used.add(one);
+      if (taken.some((drawing) => used.has(drawing))) continue;
+      for (const drawing of taken) used.add(drawing);
       return name;
     }
   });

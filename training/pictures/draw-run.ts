@@ -1,19 +1,25 @@
-/** Pictures of a run: detections on validation images beside what is there, a sheet of all of them, and the loss over the iterations. */
+/** The pictures of a training run: detections on validation images, the loss, and the metrics over the iterations. */
 import { mkdirSync } from 'node:fs';
 import { basename, extname, join } from 'node:path';
+import type { Canvas } from '@napi-rs/canvas';
+import type { EvaluationResize } from '../core/augmentation.ts';
 import type { Detector } from '../core/detector.ts';
-import type { StepMetrics } from '../core/metrics-log.ts';
 import type { ImageRecord } from '../core/image-record.ts';
-import { contactSheet, drawBoxes, writePng, type Canvas } from './draw.ts';
+import type { StepMetrics } from '../core/metrics-log.ts';
 import { decodeImage } from '../data/images.ts';
 import { predictImage } from '../evaluation/predict-image.ts';
-import { runningMean, type Series } from './series.ts';
-import { writePlot } from './plot-file.ts';
 import { readEvaluations, readMetrics } from '../output/metrics-files.ts';
-import type { EvaluationResize } from '../core/augmentation.ts';
+import { contactSheet } from './contact-sheet.ts';
+import { drawBoxes } from './draw-boxes.ts';
+import { writePlot } from './plot-file.ts';
+import { writePng } from './png.ts';
+import { runningMean, type Series } from './series.ts';
 
-/** Drawn from this score on. */
+/** Detections with lower scores are not drawn. */
 const MIN_SCORE = 0.3;
+/** The loss is averaged over this share of the run. */
+const AVERAGED_SHARE = 1 / 40;
+const MAX_SHEET_COLUMNS = 4;
 
 export interface DrawRunOptions {
   /** The run's folder. */
@@ -24,18 +30,33 @@ export interface DrawRunOptions {
   readonly evaluationsFile: string;
 }
 
-/** Writes `predictions/*.png`, `predictions.png`, `loss.png` and, from two evaluations on, `ap.png` into the run's folder; returns the paths, the folder of pictures last. */
+/**
+ * Writes into the run's folder: `predictions/*.png` and `predictions.png` (all of them on one sheet), `loss.png`, and
+ * `ap.png` if there are at least two evaluations. Returns their paths, the folder of predictions last.
+ */
 export async function drawRun(
   detector: Detector,
   records: readonly ImageRecord[],
-  { out, resize, classNames, metricsFile, evaluationsFile }: DrawRunOptions,
+  options: DrawRunOptions,
 ): Promise<string[]> {
-  const folder = join(out, 'predictions');
+  const folder = join(options.out, 'predictions');
+  const sheet = await drawPredictions(detector, records, folder, options);
+  const loss = await plotLoss(detector, options);
+  const metrics = await plotMetrics(options);
+  return [...sheet, loss, ...metrics, folder];
+}
+
+/** Draws detections and ground truth on each image; returns the path of the sheet, or nothing without images. */
+async function drawPredictions(
+  detector: Detector,
+  records: readonly ImageRecord[],
+  folder: string,
+  { out, resize, classNames }: DrawRunOptions,
+): Promise<string[]> {
   mkdirSync(folder, { recursive: true });
-  const drawn: string[] = [];
   const canvases: Canvas[] = [];
   for (const record of records) {
-    // As the annotations describe it: their boxes are drawn on it.
+    // Decoded in the size that the annotations state: their boxes are drawn on it.
     const image = await decodeImage(record.file, record);
     const detections = await predictImage(detector, image, resize, classNames, MIN_SCORE);
     const groundTruth = record.objects.map(({ box, label }) => ({ box, label, name: '' }));
@@ -43,12 +64,16 @@ export async function drawRun(
     writePng(join(folder, `${basename(record.name, extname(record.name))}.png`), canvas);
     canvases.push(canvas);
   }
-  if (canvases.length > 0) {
-    writePng(join(out, 'predictions.png'), contactSheet(canvases, Math.min(4, canvases.length)));
-    drawn.push(join(out, 'predictions.png'));
-  }
+  if (canvases.length === 0) return [];
+  const sheet = join(out, 'predictions.png');
+  writePng(sheet, contactSheet(canvases, Math.min(MAX_SHEET_COLUMNS, canvases.length)));
+  return [sheet];
+}
+
+/** Plots the total loss and its parts, each summed over the stages; returns the path. */
+async function plotLoss(detector: Detector, { out, metricsFile }: DrawRunOptions): Promise<string> {
   const metrics = readMetrics(metricsFile);
-  const window = Math.max(1, Math.round(metrics.length / 40));
+  const window = Math.max(1, Math.round(metrics.length * AVERAGED_SHARE));
   const curve = (name: string, value: (line: StepMetrics) => number): Series => ({
     name,
     points: runningMean(
@@ -56,33 +81,34 @@ export async function drawRun(
       window,
     ),
   });
-  const series = [
-    curve('total', ({ loss }) => loss),
-    ...detector.lossParts.map(({ name, label }) => curve(label, (line) => sum(line[`${name}_loss`]))),
-  ];
-  await writePlot(join(out, 'loss.png'), {
+  const path = join(out, 'loss.png');
+  await writePlot(path, {
     title: `Loss (mean of ${window} iterations)`,
     xLabel: 'iteration',
     yLabel: 'loss',
-    series,
+    series: [
+      curve('total', ({ loss }) => loss),
+      ...detector.lossParts.map(({ name, label }) => curve(label, (line) => sum(line[`${name}_loss`]))),
+    ],
   });
-  drawn.push(join(out, 'loss.png'));
+  return path;
+}
+
+/** Plots AP and AP50 over the iterations; returns the path, or nothing before the second evaluation. */
+async function plotMetrics({ out, evaluationsFile }: DrawRunOptions): Promise<string[]> {
   const evaluations = readEvaluations(evaluationsFile);
-  if (evaluations.length > 1) {
-    const curves = (['AP', 'AP50'] as const).map((name) => ({
+  if (evaluations.length < 2) return [];
+  const path = join(out, 'ap.png');
+  await writePlot(path, {
+    title: 'COCO metrics on the validation images',
+    xLabel: 'iteration',
+    yLabel: 'AP',
+    series: (['AP', 'AP50'] as const).map((name) => ({
       name,
       points: evaluations.map((line) => [line.iteration, line[name]] as const),
-    }));
-    await writePlot(join(out, 'ap.png'), {
-      title: 'COCO metrics on the validation images',
-      xLabel: 'iteration',
-      yLabel: 'AP',
-      series: curves,
-    });
-    drawn.push(join(out, 'ap.png'));
-  }
-  drawn.push(folder);
-  return drawn;
+    })),
+  });
+  return [path];
 }
 
 function sum(list: readonly number[]): number {

@@ -13,7 +13,7 @@ export async function writePlot(path: string, plot: PlotOptions): Promise<void> 
   const svg = linePlot(plot);
   if (ending === '.svg') writeFileSync(path, svg);
   else {
-    const { rasterizeSvg, writePng } = await import('./draw.ts');
+    const { rasterizeSvg, writePng } = await import('./png.ts');
     writePng(path, await rasterizeSvg(svg, 2));
   }
 }
