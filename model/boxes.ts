@@ -1,8 +1,8 @@
 /**
- * Boxes on the host: clipping, the best scores, class-wise NMS: from a stage's logits and boxes to detections.
- * (Delta coding, IoU and GIoU on the device are ops of the engine: `decodeBoxes`, `boxIou`, `boxGiou`.)
+ * Detections from the logits and boxes of a stage, on the host: the best scores, class-wise NMS, clipping.
+ * (Ops of the engine do delta coding, IoU and GIoU on the device: `decodeBoxes`, `boxIou`, `boxGiou`.)
  *
- * Glossary: N proposals, C classes, D detections. Boxes are xyxy in pixels of the image, flat: 4 numbers a box.
+ * Glossary: N proposals, C classes, D detections. Boxes are xyxy in pixels of the image, flat: 4 numbers per box.
  */
 import type { ModelConfig } from './config.ts';
 import { MATCHERS } from './matching.ts';
@@ -15,11 +15,11 @@ export interface Detections {
   readonly labels: Uint32Array;
   /** 4 D, clipped to the image. */
   readonly boxes: Float32Array;
-  /** The proposal each comes from; one proposal may be detected as several classes. */
+  /** D: the proposal of each detection. A proposal can be detected as several classes. */
   readonly proposals: Uint32Array;
 }
 
-/** Clips corner boxes to 0 .. width, 0 .. height. */
+/** Clips xyxy boxes to 0 .. width, 0 .. height. */
 export function clipBoxes(
   boxes: ArrayLike<number>,
   [width, height]: readonly [number, number],
@@ -31,12 +31,12 @@ export function clipBoxes(
 export interface TopScores {
   readonly scores: Float32Array<ArrayBuffer>;
   readonly labels: Uint32Array<ArrayBuffer>;
-  /** The proposal each score belongs to; one proposal may appear with several classes. */
+  /** The proposal of each score. A proposal can appear with several classes. */
   readonly proposals: Uint32Array<ArrayBuffer>;
 }
 
 /**
- * The `count` best of the N * C scores, best first; equal logits by lower index, NaN last.
+ * The `count` best of the N * C scores, best first. Equal logits are sorted by index, NaN is last.
  * @param logits [N, C]
  */
 export function topScores(logits: ArrayLike<number>, classes: number, count: number): TopScores {
@@ -52,10 +52,11 @@ export function topScores(logits: ArrayLike<number>, classes: number, count: num
 }
 
 /**
- * Class-wise non-maximum suppression: from the best score down, a box stays unless a better one that stays, of the same class, overlaps it by more than
- * `threshold` IoU. Equal scores by lower index. (The usual trick of shifting each class's boxes apart, without its rounding.)
+ * Class-wise non-maximum suppression. From the best score down, a box is kept unless a kept box of the same class
+ * overlaps it by more than `threshold` IoU. Equal scores are sorted by index. (The usual implementation shifts the
+ * boxes of each class apart, which rounds; this one does not.)
  *
- * @returns indices of the boxes that stay, best first
+ * @returns indices of the kept boxes, best first
  */
 export function nms(
   boxes: ArrayLike<number>,
@@ -73,17 +74,18 @@ export function nms(
   const kept: number[] = [];
   const keptOfClass = new Map<number, number[]>();
   for (const i of order) {
-    const rivals = keptOfClass.get(labels[i]) ?? [];
-    if (rivals.some((j) => iou(j, i) > threshold)) continue;
+    const sameClass = keptOfClass.get(labels[i]) ?? [];
+    if (sameClass.some((j) => iou(j, i) > threshold)) continue;
     kept.push(i);
-    rivals.push(i);
-    keptOfClass.set(labels[i], rivals);
+    sameClass.push(i);
+    keptOfClass.set(labels[i], sameClass);
   }
   return kept;
 }
 
 /**
- * Detections of one image from the last stage: the N best of the N * C scores; with the many-to-one matcher (OTA) NMS within each class.
+ * Detections of one image from the last stage: the N best of the N * C scores. NMS within each class follows, unless
+ * the matcher is one-to-one.
  *
  * @param logits [N, C]
  * @param boxes  [N, 4] xyxy in pixels
@@ -96,17 +98,17 @@ export function selectDetections(
   config: Pick<ModelConfig, 'numProposals' | 'numClasses' | 'matcher' | 'nmsThreshold'>,
 ): Detections {
   const { scores, labels, proposals } = topScores(logits, config.numClasses, config.numProposals);
-  const own = Float32Array.from(
+  const candidates = Float32Array.from(
     { length: 4 * proposals.length },
     (_, i) => boxes[4 * proposals[Math.floor(i / 4)] + (i % 4)],
   );
-  if (MATCHERS[config.matcher].oneToOne) return { scores, labels, boxes: clipBoxes(own, size), proposals };
-  const kept = nms(own, scores, labels, config.nmsThreshold);
+  if (MATCHERS[config.matcher].oneToOne) return { scores, labels, boxes: clipBoxes(candidates, size), proposals };
+  const kept = nms(candidates, scores, labels, config.nmsThreshold);
   return {
     scores: Float32Array.from(kept, (i) => scores[i]),
     labels: Uint32Array.from(kept, (i) => labels[i]),
     boxes: clipBoxes(
-      kept.flatMap((i) => Array.from(own.subarray(4 * i, 4 * i + 4))),
+      kept.flatMap((i) => Array.from(candidates.subarray(4 * i, 4 * i + 4))),
       size,
     ),
     proposals: Uint32Array.from(kept, (i) => proposals[i]),

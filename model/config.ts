@@ -52,8 +52,8 @@ export interface ModelConfig extends MatchingConfig {
   /** IoU above which NMS drops the lower score of a class. Used unless the matcher is one-to-one. */
   readonly nmsThreshold: number;
   /**
-   * Recompute residual blocks and head stages in the backward pass instead of keeping their values: less memory, about a
-   * third more time.
+   * Recompute residual blocks and head stages in the backward pass instead of keeping their values. It needs less
+   * memory and about a third more time.
    */
   readonly gradientCheckpointing: boolean;
 }
@@ -105,7 +105,7 @@ export const PAPER_R50: ModelConfig = {
   gradientCheckpointing: false,
 };
 
-/** The whole method at small width, for training from scratch: GroupNorm, nothing frozen, boxes that start on a grid. */
+/** The whole method at small width, for training from scratch: GroupNorm, nothing frozen, boxes start on a grid. */
 const SMALL: ModelConfig = {
   ...PAPER_R50,
   depth: 18,

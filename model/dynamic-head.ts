@@ -1,9 +1,12 @@
 /**
- * The dynamic head [SR 3.3]: T stages, each pools the proposals' features, lets the proposals attend to one another, lets each proposal's own
- * two 1x1 convolutions filter its region, and predicts classes and refined boxes.
+ * The dynamic head [SR 3.3]: T stages. Each stage pools the features of the proposals' regions, applies self-attention
+ * between the proposals, filters each region by two 1x1 convolutions that its proposal generates, and predicts classes
+ * and refined boxes.
  *
- * Glossary: B images, N proposals, C classes, d width, k inner width, r pooler resolution. Boxes are xyxy, pixels of the padded batch.
- * Names follow the [SR] checkpoints: `head_series.<s>.self_attn.in_proj_weight`, `.inst_interact.dynamic_layer.weight`, ...
+ * Glossary: B images, N proposals, C classes, R = B * N, d width, k inner width, r pooler resolution.
+ * Boxes are xyxy, pixels of the padded batch.
+ * Names follow the [SR] checkpoints: `head_series.<s>.self_attn.in_proj_weight`,
+ * `.inst_interact.dynamic_layer.weight`, ...
  */
 import {
   add,
@@ -19,7 +22,7 @@ import { constant, LayerNorm, Linear, Module, MultiheadAttention } from '../engi
 import type { ModelConfig } from './config.ts';
 import { poolRois } from './roi-pooler.ts';
 
-/** Dynamic instance interaction: two 1x1 convolutions whose weights each proposal feature generates. */
+/** Dynamic instance interaction: two 1x1 convolutions. Each proposal feature generates their weights. */
 class DynamicConv extends Module {
   private readonly dynamicLayer: Linear;
   private readonly norm1: LayerNorm;
@@ -51,7 +54,7 @@ class DynamicConv extends Module {
   }
 }
 
-/** Linear without bias, LayerNorm, ReLU, repeated; named 0, 1, (2 is the ReLU,) 3, 4, ... as in the checkpoints. */
+/** Linear without bias, LayerNorm, ReLU, repeated. Names as in the checkpoints: 0, 1, (2 is the ReLU,) 3, 4, ... */
 class Tower extends Module {
   private readonly layers: readonly { readonly linear: Linear; readonly norm: LayerNorm }[];
 
@@ -73,7 +76,7 @@ export interface StageOutput {
   readonly logits: Tensor;
   /** [B, N, 4]. */
   readonly boxes: Tensor;
-  /** [B, N, d], for the next stage. */
+  /** [B, N, d]: the proposal features for the next stage. */
   readonly proposal: Tensor;
 }
 
@@ -146,20 +149,23 @@ export class DynamicHead extends Module {
     );
   }
 
-  /** boxes [B, N, 4], features [B, N, d] -> each stage's output. Gradients do not flow between stages through boxes. */
+  /**
+   * boxes [B, N, 4], features [B, N, d] -> the output of each stage. Gradients do not flow through boxes to earlier
+   * stages.
+   */
   forward(pyramid: readonly Tensor[], boxes: Tensor, features: Tensor): StageOutput[] {
-    let at = { boxes, proposal: features };
+    let input = { boxes, proposal: features };
     return this.stages.map((stage) => {
       const output = this.config.gradientCheckpointing
-        ? checkpointed(stage, pyramid, at.boxes, at.proposal)
-        : stage.forward(pyramid, at.boxes, at.proposal);
-      at = { boxes: output.boxes.detach(), proposal: output.proposal };
+        ? checkpointed(stage, pyramid, input.boxes, input.proposal)
+        : stage.forward(pyramid, input.boxes, input.proposal);
+      input = { boxes: output.boxes.detach(), proposal: output.proposal };
       return output;
     });
   }
 }
 
-/** A stage that computes itself again in the backward pass. */
+/** A stage whose values are not kept: the backward pass computes them again. */
 function checkpointed(stage: Stage, pyramid: readonly Tensor[], boxes: Tensor, proposal: Tensor): StageOutput {
   const [logits, refined, next] = checkpoint([boxes, proposal, ...pyramid], ([b, p, ...levels]) => {
     const output = stage.forward(levels, b, p);

@@ -2,8 +2,8 @@
  * The whole Dynamic Sparse R-CNN: images in, detections or losses out.
  *
  * Glossary: B images; N proposals; C classes; T stages; E experts; P2..P5 feature pyramid.
- * Boxes are xyxy in pixels of the padded batch. Images are padded at the right and bottom only, so these are also pixels
- * of the unpadded image.
+ * Boxes are xyxy in pixels of the padded batch. Images are padded at the right and bottom only, so these are also
+ * pixels of the unpadded image.
  */
 import { initialBoxes, normalizePacked, Random, type Device, type ImageData, type Tensor } from '../engine/index.ts';
 import { Module } from '../engine/nn/index.ts';
@@ -162,7 +162,7 @@ export class DynamicSparseRCNN extends Module {
     }
   }
 
-  /** The detections of one image, as `detect` gives them, with initial boxes, expert weights, and every stage's output. */
+  /** The detections of one image as in `detect`, with initial boxes, expert weights, and every stage's output. */
   async trace(image: ImageData): Promise<Trace> {
     const { device, config } = this;
     const kept: Tensor[] = [];

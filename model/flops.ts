@@ -1,6 +1,7 @@
 /**
- * Floating-point operations of a forward pass, counted from the configuration: two for each multiply-add of convolutions, linear layers and batched products.
- * Norms, activations, resizing, pooling and matching are left out: they move bytes rather than compute.
+ * Floating-point operations of a forward pass, counted from the configuration: two per multiply-add of convolutions,
+ * linear layers and batched products. Norms, activations, resizing, pooling and matching are ignored: they mostly move
+ * bytes.
  */
 import type { ModelConfig } from './config.ts';
 import { RESNET_BLOCKS } from './resnet.ts';
@@ -15,7 +16,7 @@ export type ModelPart =
 
 const half = (size: number): number => Math.ceil(size / 2);
 
-/** FLOPs of one image of the given size (pixels, multiples of 32) by part of the model. */
+/** FLOPs of a forward pass on one image of the given size (pixels, multiples of 32), by part of the model. */
 export function countFlops(config: ModelConfig, height: number, width: number): Record<ModelPart, number> {
   const conv = (h: number, w: number, from: number, to: number, kernel: number): number =>
     2 * h * w * from * to * kernel * kernel;

@@ -1,5 +1,6 @@
 /**
- * Feature pyramid [FPN, arXiv 1612.03144]: 1x1 laterals and 3x3 outputs with bias, nearest x2 top-down, summed. C2..C5 to P2..P5 of d channels.
+ * Feature pyramid [FPN, arXiv 1612.03144]: C2..C5 to P2..P5 of d channels. 1x1 lateral and 3x3 output convolutions with
+ * bias; the coarser level is upsampled (nearest neighbour, factor 2) and added.
  * Names follow Detectron2: `bottom_up.*`, `fpn_lateral2.weight`, `fpn_output2.bias`, ...
  */
 import { upsampleNearest, type Device, type Random, type Tensor } from '../engine/index.ts';
@@ -21,7 +22,7 @@ export class FPN extends Module {
     this.outputs = this.bottomUp.channels.map((_, i) => conv(`fpn_output${i + 2}`, config.hiddenDim, 3));
   }
 
-  /** x [B, H, W, 3], normalised; H and W multiples of 32 -> P2..P5: [B, H / s, W / s, d], s of 4, 8, 16, 32. */
+  /** x [B, H, W, 3], normalized; H and W multiples of 32 -> P2..P5: [B, H / s, W / s, d], s = 4, 8, 16, 32. */
   forward(x: Tensor): Tensor[] {
     const features = this.bottomUp.forward(x);
     const pyramid: Tensor[] = [];

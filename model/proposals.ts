@@ -1,5 +1,6 @@
 /**
- * Initial proposals: learned boxes and features [SR 3.2], or dynamic proposal generation [DSR 3.3]: mixtures of experts by weights that the image decides.
+ * Initial proposals: learned boxes and features [SR 3.2], or dynamic proposal generation [DSR 3.3]. The latter mixes
+ * experts with weights that depend on the image.
  *
  * Glossary: B images, N proposals, E experts, d width. Boxes here are (cx, cy, w, h), normalized to the unpadded image.
  */
@@ -21,8 +22,10 @@ import type { ModelConfig } from './config.ts';
 
 /**
  * P2..P5 to softmax weights over the experts [DSR 3.3].
- * Staircase: x = P2; three times x = concat(depthwise 3x3 / 2 of x, next level); once more depthwise 3x3 / 2. Plain: x = P5.
- * Then: bilinear resize to S x S, sum over channels, linear, ReLU, linear, softmax over experts at a temperature [DC, arXiv 1912.03458].
+ * - Staircase: x = P2; three times x = concat(depthwise 3x3 with stride 2 of x, next level); one more such convolution.
+ * - Plain: x = P5.
+ * Then bilinear resize to S x S, sum over channels, linear, ReLU, linear, softmax over experts at a temperature
+ * [DC, arXiv 1912.03458].
  */
 export class ExpertWeights extends Module {
   private readonly depthwise: readonly Conv2d[];
@@ -66,7 +69,7 @@ export class ExpertWeights extends Module {
   }
 }
 
-/** (cx, cy, w, h) of N boxes on a regular grid of the unit square, each half as large again as its cell. */
+/** (cx, cy, w, h) of boxes on a regular grid of the unit square. Each side is 1.5 times that of the grid's cell. */
 export function gridBoxes(count: number): Float32Array<ArrayBuffer> {
   const columns = Math.ceil(Math.sqrt(count)),
     rows = Math.ceil(count / columns);
@@ -107,12 +110,12 @@ export class Proposals extends Module {
     super(device);
     const { numProposals: n, hiddenDim: d } = config;
     const experts = config.dpg === 'none' ? 1 : config.numExperts;
-    const one =
+    const initial =
       config.proposalInit === 'grid'
         ? gridBoxes(n)
         : Float32Array.from({ length: n * 4 }, (_, i) => (i % 4 < 2 ? 0.5 : 1));
     const boxes = new Float32Array(experts * n * 4);
-    for (let e = 0; e < experts; e++) boxes.set(one, e * n * 4);
+    for (let e = 0; e < experts; e++) boxes.set(initial, e * n * 4);
     this.boxes = this.parameter('boxes', [experts, n, 4], boxes);
     this.features = this.parameter('features', [experts, n, d], random.normalArray(experts * n * d));
     this.weights = config.dpg === 'none' ? null : this.child('weights', new ExpertWeights(device, random, config));

@@ -1,8 +1,9 @@
 /**
- * ResNet as Detectron2 builds it: stem, res2..res5, the stride of a bottleneck in its 3x3 convolution.
+ * ResNet as in Detectron2: stem, res2..res5, the stride of a bottleneck in its 3x3 convolution.
  *
- * Glossary: B images; H, W pixels of the padded batch (multiples of 32); feature maps NHWC.
- * Names follow Detectron2: `stem.conv1.weight`, `stem.conv1.norm.bias`, `res2.0.conv1.weight`, `res3.0.shortcut.norm.weight`, ...
+ * Glossary: B images; H, W pixels of the padded batch (multiples of 32). Feature maps are NHWC.
+ * Names follow Detectron2: `stem.conv1.weight`, `stem.conv1.norm.bias`, `res2.0.conv1.weight`,
+ * `res3.0.shortcut.norm.weight`, ...
  */
 import { checkpoint, maxPool2d, type Device, type Random, type Tensor } from '../engine/index.ts';
 import { Conv2d, FrozenBatchNorm, GroupNorm, Module, type NormOptions } from '../engine/nn/index.ts';
@@ -11,7 +12,10 @@ import type { ModelConfig } from './config.ts';
 /** Residual blocks of res2..res5. */
 export const RESNET_BLOCKS = { 18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3] } as const;
 
-/** A convolution without bias, followed by its norm; ReLU and residual ride along with the norm, and a frozen one with the convolution. */
+/**
+ * A convolution without bias and its norm. The kernel of the norm also applies ReLU and residual. A frozen batch norm
+ * is applied in the kernel of the convolution.
+ */
 class NormedConv extends Module {
   private readonly conv: Conv2d;
   private readonly norm: FrozenBatchNorm | GroupNorm;
@@ -27,7 +31,7 @@ class NormedConv extends Module {
   ) {
     super(device);
     this.conv = this.child('', new Conv2d(device, random, inputs, outputs, kernel, { stride, init: 'fan-out' }));
-    // 32 groups, fewer (4 channels each) in narrow layers.
+    // 32 groups. Layers with fewer than 128 channels have groups of 4 channels.
     this.norm = this.child(
       'norm',
       config.norm === 'frozen_bn'
@@ -85,7 +89,7 @@ class Block extends Module {
 }
 
 export class ResNet extends Module {
-  /** Channels of res2..res5, whose strides are 4, 8, 16, 32. */
+  /** Channels of res2..res5. Their strides are 4, 8, 16, 32. */
   readonly channels: readonly number[];
   private readonly stem: NormedConv;
   private readonly stages: readonly (readonly Block[])[];
@@ -113,16 +117,16 @@ export class ResNet extends Module {
     for (const part of frozen) for (const module of part) module.freeze();
   }
 
-  /** x [B, H, W, 3], normalised -> C2..C5: [B, H / s, W / s, channels] at strides s of 4, 8, 16, 32. */
+  /** x [B, H, W, 3], normalized -> C2..C5: [B, H / s, W / s, channels] at strides s = 4, 8, 16, 32. */
   forward(x: Tensor): Tensor[] {
     const { device } = this;
     let y = device.scope(() =>
       maxPool2d(this.stem.forward(x, { activation: 'relu' }), { kernel: 3, stride: 2, padding: 1 }),
     );
     return this.stages.map((blocks, i) => {
-      const saving = this.config.gradientCheckpointing && i + 1 >= this.config.freezeAt;
+      const recomputed = this.config.gradientCheckpointing && i + 1 >= this.config.freezeAt;
       for (const block of blocks)
-        y = saving ? checkpoint([y], ([input]) => [block.forward(input)])[0] : block.forward(y);
+        y = recomputed ? checkpoint([y], ([input]) => [block.forward(input)])[0] : block.forward(y);
       return y;
     });
   }

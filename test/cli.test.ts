@@ -115,7 +115,9 @@ describe('the program', () => {
     ]);
     expect(unknown).toMatchObject({
       code: 2,
-      stderr: expect.stringMatching(/^error: frobnicate: no such command; there are train, .*\n$/),
+      stderr: expect.stringMatching(
+        /^error: frobnicate: expected one of the commands train, .*doctor, got frobnicate\n$/,
+      ),
     });
     expect(option).toMatchObject({
       code: 2,

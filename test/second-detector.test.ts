@@ -333,7 +333,7 @@ describe('a detector with other loss parts', () => {
     writeFileSync(file, writeSafetensors(await detector.save()));
     expect(readFileSync(file).length).toBeGreaterThan(0);
     const other: Detector = new DenseDetector(device, config, 2);
-    const { missing, reshaped } = loadPretrained(other, file, { log: () => undefined });
+    const { missing, reshaped } = loadPretrained(other, file);
     expect([...missing, ...reshaped]).toEqual([]);
     const image = { data: new Uint8Array(64 * 64 * 3).fill(90), width: 64, height: 64 };
     expect(await other.detect([image])).toEqual(await detector.detect([image]));

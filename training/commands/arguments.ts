@@ -1,11 +1,15 @@
-/** Reading a subcommand's arguments: unknown or missing ones are errors that name them. */
+/** Reads the arguments of subcommands. Errors name the command and the option. */
 import { mkdirSync } from 'node:fs';
 import { parseArgs, type ParseArgsConfig } from 'node:util';
 import { InputError } from '../core/errors.ts';
 
 type Options = NonNullable<ParseArgsConfig['options']>;
 
-/** Strict `parseArgs`; `-h` is `--help`. Throws InputError that begins with the command's name. */
+/**
+ * Strict `parseArgs`; `-h` means `--help`.
+ * @param command names the command in errors
+ * @throws InputError for unknown options, missing values and empty values
+ */
 export function parseArguments<O extends Options, P extends boolean = false>(
   command: string,
   argv: readonly string[],
@@ -21,56 +25,58 @@ export function parseArguments<O extends Options, P extends boolean = false>(
         allowPositionals: allowPositionals ?? false,
       });
     } catch (error) {
-      throw new InputError(
-        `${command}: ${error instanceof Error ? error.message.replaceAll('\n', ' ') : String(error)} (see npm run ${command} -- --help)`,
-      );
+      const reason = error instanceof Error ? error.message.replaceAll('\n', ' ') : String(error);
+      throw new InputError(`${command}: ${reason} (see npm run ${command} -- --help)`);
     }
   };
   const parsed = parse();
-  // What a shell makes of "$UNSET"; as a path it would be the current folder.
+  // A shell turns "$UNSET" into an empty text. As a path it would be the current folder.
   for (const [name, value] of Object.entries(parsed.values))
     if (value === '') throw new InputError(`${command}: --${name}: expected a value, got an empty text`);
   return parsed;
 }
 
-/** Gives an option whose value may be left out (`--name`, or `--name VALUE`) the value `unsaid` where nothing follows it; for commands without positional arguments. */
-export function optionalValue(argv: readonly string[], name: string, unsaid: string): string[] {
+/**
+ * Gives an option without a value (`--name` instead of `--name VALUE`) the value `fallback`. For commands without
+ * positional arguments.
+ */
+export function optionalValue(argv: readonly string[], name: string, fallback: string): string[] {
   return argv.map((argument, i) => {
     const next = argv[i + 1];
-    return argument === `--${name}` && (next === undefined || next.startsWith('-')) ? `--${name}=${unsaid}` : argument;
+    const hasValue = next !== undefined && !next.startsWith('-');
+    return argument === `--${name}` && !hasValue ? `--${name}=${fallback}` : argument;
   });
 }
 
-/** Makes the folder of `--out` and those above it. Throws InputError where that is not possible. */
+/** Makes the folder of `--out` and those above it. Throws InputError if that is not possible. */
 export function outputFolder(command: string, path: string): void {
   try {
     mkdirSync(path, { recursive: true });
   } catch (error) {
-    throw new InputError(
-      `${command}: --out: expected a folder that can be written, got ${path} (${error instanceof Error ? error.message : String(error)})`,
-    );
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new InputError(`${command}: --out: expected a folder that can be written, got ${path} (${reason})`);
   }
 }
 
 /** An integer option. Throws InputError naming it. */
-export function integerOption(command: string, name: string, text: string, least: number): number {
+export function integerOption(command: string, name: string, text: string, minimum: number): number {
   const value = Number(text);
-  if (text.trim() === '' || !Number.isSafeInteger(value) || value < least)
-    throw new InputError(`${command}: --${name}: expected an integer >= ${least}, got ${JSON.stringify(text)}`);
+  if (text.trim() === '' || !Number.isSafeInteger(value) || value < minimum)
+    throw new InputError(`${command}: --${name}: expected an integer >= ${minimum}, got ${JSON.stringify(text)}`);
   return value;
 }
 
-/** A numeric option within bounds. Throws InputError naming it. */
-export function numberOption(command: string, name: string, text: string, least: number, most: number): number {
+/** A numeric option in minimum .. maximum. Throws InputError naming it. */
+export function numberOption(command: string, name: string, text: string, minimum: number, maximum: number): number {
   const value = Number(text);
-  if (text.trim() === '' || !(value >= least && value <= most))
+  if (text.trim() === '' || !(value >= minimum && value <= maximum))
     throw new InputError(
-      `${command}: --${name}: expected a number in ${least} .. ${most}, got ${JSON.stringify(text)}`,
+      `${command}: --${name}: expected a number in ${minimum} .. ${maximum}, got ${JSON.stringify(text)}`,
     );
   return value;
 }
 
-/** What `read` gives. An InputError is printed instead, and ends the process with code 2: for programs that are scripts. */
+/** The result of `read`. For programs that are scripts: an InputError is printed and ends the process with code 2. */
 export function orExit<T>(read: () => T): T {
   try {
     return read();

@@ -1,20 +1,34 @@
-/** The device of commands that infer, and what `--half` means to them. */
+/** The device of commands that detect, and their option `--half`. */
 import { UnsupportedOptionError, type Device } from '../../engine/index.ts';
 import { openDevice, type NodeDeviceOptions } from '../../engine/node/index.ts';
 import { InputError } from '../core/errors.ts';
 
-export const HALF_HELP =
-  '  --half          round operands of matrix products and convolutions to f16, sums stay f32; needs an adapter with shader-f16 (npm run doctor lists features)';
+export const HALF_HELP = `\
+  --half          round operands of matrix products and convolutions to f16; sums stay f32.
+                  Needs an adapter with shader-f16 (npm run doctor lists features)`;
 
-/** What `--half` comes to on a device, in a line: on a processor's adapter f32 stays unless tuned choices say otherwise. */
+/**
+ * The effect of `--half` on a device, as one line. Adapters that run on a processor keep f32, except where tuning has
+ * chosen f16.
+ */
 export function describeHalf({ expectedPrecision, tuner }: Device): string {
   if (expectedPrecision === 'f16')
-    return 'half      operands of matrix products and convolutions in f16, unless npm run tune -- --half has chosen f32';
+    return (
+      'half      operands of matrix products and convolutions are f16, ' +
+      'except where npm run tune -- --half has chosen f32'
+    );
   const chosen = Object.values(tuner.export().choices).filter(({ variant }) => /\bf16\b/.test(variant)).length;
-  return `half      this adapter's f32 kernels are expected to be faster; f16 where npm run tune -- --half has chosen it: ${chosen} ${chosen === 1 ? 'choice' : 'choices'}`;
+  return (
+    "half      this adapter's f32 kernels are expected to be faster; " +
+    `f16 where npm run tune -- --half has chosen it: ${chosen} ${chosen === 1 ? 'choice' : 'choices'}`
+  );
 }
 
-/** Opens the device of a command; with `half` one that may round to f16. Throws InputError naming `--half` where the adapter cannot do it. */
+/**
+ * Opens the device of a command.
+ * @param half allows operands in f16
+ * @throws InputError naming `--half` if the adapter does not support it
+ */
 export async function openForInference(
   command: string,
   half: boolean,

@@ -48,7 +48,7 @@ export function profileStart(iteration: number, { iterations, evaluateEvery, sav
   );
 }
 
-/** Checks a path for the trace before the run starts. Throws InputError if it is a folder, or if its folder is missing. */
+/** Checks the path of the trace before the run starts. Throws InputError for a folder, or if its folder is missing. */
 export function fileToWrite(path: string): string {
   if (statSync(path, { throwIfNoEntry: false })?.isDirectory())
     throw new InputError(`train: --profile: expected a file to write, got the folder ${path}`);
@@ -59,7 +59,7 @@ export function fileToWrite(path: string): string {
 
 const percent = (share: number): string => (100 * share).toFixed(1);
 
-/** Kernels that take at least a hundredth of the time, and the others in one row. Calls and times are those of one step. */
+/** Kernels that take at least a hundredth of the time, and the others in one row. Calls and times of one step. */
 export function profileTable(profile: Profile, steps: number): string {
   const kernels = profile.kernels();
   const shown = kernels.filter(({ share }) => share >= MIN_SHOWN_SHARE);
@@ -118,7 +118,7 @@ function occupancyLines(submits: Profile, plainMs: number): string[] {
   ];
 }
 
-/** Profiles the steps of a run. Call `before` before each step and `after` after it; `after` returns the report once. */
+/** Profiles steps of a run. Call `before` before each step and `after` after it; `after` returns the report once. */
 export class StepProfiler {
   private running: RunningProfile | null = null;
   private profile: Profile | null = null;

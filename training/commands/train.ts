@@ -38,9 +38,9 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
   --dry-run        print parameters, memory, FLOPs by part and the seconds of one measured step, then stop.
                    The batch is the largest that the augmentation gives;
                    choose another with --set augmentation.fixedSize=[HEIGHT,WIDTH]
-  --profile [FILE] measure ${PROFILED_STEPS} steps (the first ones warm up), then train on. Prints the time of each kernel,
-                   and how long the device waits for JavaScript. Writes a trace for ui.perfetto.dev
-                   (default: trace.json in the run's folder)
+  --profile [FILE] measure ${PROFILED_STEPS} steps (the first ones warm up), then train on.
+                   Prints the time of each kernel, and how long the device waits for JavaScript.
+                   Writes a trace for ui.perfetto.dev (default: trace.json in the run's folder)
   --help           print this text
 `;
 

@@ -103,7 +103,7 @@ export class TrainingRun {
     for (const file of [files.metrics, files.evaluations]) writeFileAtomic(file, '');
   }
 
-  /** Loads the last checkpoint, and drops the lines of files that come after it. Throws InputError if it does not fit. */
+  /** Loads the last checkpoint, and drops the lines of files after it. Throws InputError if it does not fit. */
   resume(): void {
     const { files } = this.plan;
     const checkpoint = readCheckpoint(files.last);
@@ -157,7 +157,7 @@ export class TrainingRun {
     }
   }
 
-  /** Measures the best weights if no evaluation has, loads them, and draws the run. Returns the paths of the pictures. */
+  /** Loads the best weights and draws the run; evaluates it first if no evaluation exists. Returns the pictures' paths. */
   async finish(): Promise<string[]> {
     const { files, dataset, config } = this.plan;
     if (this.state.best === null) await this.evaluate();

@@ -25,7 +25,7 @@ import { integerOption, parseArguments } from './arguments.ts';
 import { openForInference } from './inference-device.ts';
 import { onInterrupt } from './interrupt.ts';
 
-const HELP = `tune: measures variants of kernels on this machine's adapter, and stores the fastest for training and prediction
+const HELP = `tune: measures variants of kernels on this machine's adapter, and stores the fastest
 
   npm run tune -- [options]     run one inference and one training step on noise; measure each size that occurs
   npm run tune -- --list        print the choices stored for this adapter and driver

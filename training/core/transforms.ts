@@ -2,8 +2,8 @@
  * The geometry of augmentation: the resize, crop and flip of an image, and the boxes that result. `images.ts` applies
  * them to pixels.
  *
- * Boxes are xyxy pixels. The order follows Sparse R-CNN's data mapper: with some probability a resize and a random crop,
- * then the resize to the network's size. The data mapper flips first; here the flip is last. The images are equally
+ * Boxes are xyxy pixels. The order follows Sparse R-CNN's data mapper: with some probability a resize and a random
+ * crop, then the resize to the network's size. The data mapper flips first; here the flip is last. The images are equally
  * likely, because a crop is as likely on the left as on the right.
  */
 import type { Random } from '../../engine/core/random.ts';
@@ -23,7 +23,8 @@ export interface ImageTransform {
 }
 
 /**
- * The size with this short side, or smaller if the long side exceeded `maxSize`. The aspect ratio is kept up to rounding.
+ * The size with this short side, or a smaller size if the long side is above `maxSize`. The aspect ratio is kept up to
+ * rounding.
  * Arithmetic and rounding are those of Detectron2's ResizeShortestEdge.
  */
 export function resizedSize({ width, height }: Size, shortSide: number, maxSize: number): Size {
