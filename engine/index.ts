@@ -1,4 +1,4 @@
-/** The engine's public surface, all of it. */
+/** The engine's public surface. The ops follow from their families: see ops/index.ts. */
 export { Device, type DeviceInfo, type MemoryReport } from './device/device.ts';
 export type { RunningProfile } from './device/device-profiler.ts';
 export { UnsupportedOptionError, type DeviceOptions } from './device/options.ts';

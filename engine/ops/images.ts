@@ -1,4 +1,4 @@
-/** From decoded images to the network's input. */
+/** Conversion of decoded images to the network's input. */
 import { normalizeImagesKernel, PIXELS_AT_ONCE } from '../../kernels/images.ts';
 import { shapeError } from '../core/shape.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
@@ -13,7 +13,7 @@ export interface ImageData {
 }
 
 export interface NormalizeOptions {
-  /** Of each channel, in the images' unit. */
+  /** Mean and standard deviation of each channel, in the images' unit. */
   readonly mean: readonly [r: number, g: number, b: number];
   readonly std: readonly [r: number, g: number, b: number];
   /** Height and width of the batch are multiples of this; default 32. */
@@ -23,8 +23,9 @@ export interface NormalizeOptions {
   readonly width?: number;
 }
 
+/** Words before the values, per image. */
 const HEAD_WORDS = 4;
-/** Elements of `normalizeImagesKernel`, a dozen values each, that make a lane's start worth its cost. */
+/** Minimum number of elements of `normalizeImagesKernel`, of a dozen values each, per invocation. */
 const MIN_SHARE = 4;
 
 function checkImages(images: readonly ImageData[]): void {
@@ -42,12 +43,19 @@ function checkImages(images: readonly ImageData[]): void {
 const isFloat = ({ data }: ImageData): boolean => data instanceof Float32Array;
 const wordsOf = (values: number, float: boolean): number => (float ? values : Math.ceil(values / 4));
 
-/** Words that `packImages` needs for a batch of images of up to this size, of bytes or with floats among them. */
+/**
+ * Words that `packImages` needs for a batch of images of up to this size.
+ * @param floats whether some images may have float values; otherwise all have bytes
+ */
 export function packedWords(batch: number, height: number, width: number, floats: boolean): number {
   return batch * (HEAD_WORDS + wordsOf(height * width * 3, floats));
 }
 
-/** All images in one array, as the kernel reads it; into `packed` where it is given, and there from the beginning. Throws ShapeError where an image's data do not fit its size. */
+/**
+ * Packs images into one array for `normalizePacked` (kernels/images.ts has the format). Writes from the start of
+ * `packed` where it is given.
+ * @throws ShapeError where an image's data do not fit its size, or where `packed` is too short
+ */
 export function packImages(images: readonly ImageData[], packed?: Uint32Array<ArrayBuffer>): Uint32Array<ArrayBuffer> {
   checkImages(images);
   const words = images.map((image) => wordsOf(image.data.length, isFloat(image)));
@@ -72,7 +80,7 @@ function checkStatistics({ divisor = 32, std }: NormalizeOptions): void {
     shapeError('normalizeImages', 'std', 'three positive numbers', `[${std.join(', ')}]`);
 }
 
-/** Height and width of the batch that `normalizeImages` makes of these images. */
+/** Height and width of the batch that `normalizeImages` returns for these images. */
 export function paddedSize(
   images: readonly { readonly width: number; readonly height: number }[],
   { divisor = 32, height, width }: Omit<NormalizeOptions, 'mean' | 'std'>,
@@ -88,8 +96,11 @@ export function paddedSize(
 }
 
 /**
- * Uploads images and makes the network's input of them on the device: (value - mean) / std, with zeros (the mean colour) at right and bottom up to a common size.
- * [B, H, W, 3]; carries no gradient. One upload, one dispatch. Throws ShapeError where an image's data do not fit its size, or it does not fit the given one.
+ * Uploads images and normalises them on the device: (value - mean) / std. Zeros, the mean colour, fill the right and
+ * bottom up to a common size. One upload, one dispatch; no gradient.
+ *
+ * @returns [B, H, W, 3]
+ * @throws ShapeError where an image's data do not fit its size, or where an image does not fit the given size
  */
 export function normalizeImages(device: TensorDevice, images: readonly ImageData[], options: NormalizeOptions): Tensor {
   checkImages(images);
@@ -100,7 +111,10 @@ export function normalizeImages(device: TensorDevice, images: readonly ImageData
   );
 }
 
-/** `normalizeImages` of images that are on the device already, as `packImages` lays them out: `batch` of them, each within the height and width given. */
+/**
+ * `normalizeImages` of images that are already on the device, in the format of `packImages`. There are `batch` images,
+ * none larger than the given height and width.
+ */
 export function normalizePacked(
   packed: Tensor,
   batch: number,

@@ -1,4 +1,4 @@
-/** Ops that change where elements lie: permute, transpose, slice, expand, concat, stack, gather. For tensors of any dtype. */
+/** Ops that move elements: permute, transpose, slice, expand, concat, stack and gather. They accept every dtype. */
 import {
   concatKernel,
   gatherGradientKernel,
@@ -14,18 +14,18 @@ import {
 import { linearGrid } from '../../kernels/kernel.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import { formatShape, normalizeAxis, sameShape, shapeError, sizeOf, stridesOf, type Shape } from '../core/shape.ts';
-import type { Tensor, TensorDevice } from '../core/tensor.ts';
+import type { Tensor } from '../core/tensor.ts';
 import { elementwise } from '../core/elementwise.ts';
 import { sumTo } from './reduce-variants.ts';
 import { reshape } from './reshape.ts';
 
-/** A dimension of the output, and how far apart its elements are in the input. */
+/** A dimension of the output, and the stride of its elements in the input. */
 interface Dimension {
   size: number;
   stride: number;
 }
 
-/** Merges dimensions that lie in the input as one would. */
+/** Merges adjacent dimensions whose strides in the input are those of one dimension. */
 function mergedDimensions(sizes: Shape, strides: readonly number[]): Dimension[] {
   const merged: Dimension[] = [];
   sizes.forEach((size, i) => {
@@ -39,7 +39,7 @@ function mergedDimensions(sizes: Shape, strides: readonly number[]): Dimension[]
   return merged.length > 0 ? merged : [{ size: 1, stride: 1 }];
 }
 
-/** Whether the copy is [batch, rows, columns] to [batch, columns, rows], with or without a batch, in whole vec4s. */
+/** Whether the copy is [batch, rows, columns] to [batch, columns, rows], with or without batch, in whole vec4s. */
 function isTranspose(dims: readonly Dimension[]): boolean {
   if (dims.length !== 2 && dims.length !== 3) return false;
   const [across, along] = dims.slice(-2);
@@ -48,15 +48,16 @@ function isTranspose(dims: readonly Dimension[]): boolean {
   return dims.length === 2 || dims[0].stride === across.size * along.size;
 }
 
-/** output (row-major, of `sizes`) = input at offset + sum of index * stride. */
-function copyByStrides(
-  device: TensorDevice,
-  input: Tensor,
-  output: Tensor,
-  sizes: Shape,
-  strides: readonly number[],
-  offset = 0,
-): void {
+/** Which elements of an input a copy reads: sizes of the output's dimensions, and strides and offset in the input. */
+interface Strided {
+  readonly sizes: Shape;
+  readonly strides: readonly number[];
+  readonly offset?: number;
+}
+
+/** output (row-major) = input at offset + sum of index * stride. */
+function copyByStrides(input: Tensor, output: Tensor, { sizes, strides, offset = 0 }: Strided): void {
+  const { device } = output;
   if (output.size === 0) return;
   const dims = mergedDimensions(sizes, strides);
   const rank = dims.length;
@@ -126,31 +127,25 @@ const permuteOp = defineOp({
     );
     return { shape, dtype: x.dtype };
   },
-  forward: ({ device, inputs: [x], attributes: { axes }, output }) => {
+  forward: ({ inputs: [x], attributes: { axes }, output }) => {
     const strides = stridesOf(x.shape);
-    copyByStrides(
-      device,
-      x,
-      output,
-      output.shape,
-      axes.map((axis) => strides[axis]),
-    );
+    copyByStrides(x, output, { sizes: output.shape, strides: axes.map((axis) => strides[axis]) });
   },
   backward: ({ device, inputs: [x], attributes: { axes }, gradient: upstream }) => {
     const gradient = device.empty(x.shape);
     const strides = stridesOf(upstream.shape);
-    copyByStrides(
-      device,
-      upstream,
-      gradient,
-      x.shape,
-      x.shape.map((_, axis) => strides[axes.indexOf(axis)]),
-    );
+    copyByStrides(upstream, gradient, {
+      sizes: x.shape,
+      strides: x.shape.map((_, axis) => strides[axes.indexOf(axis)]),
+    });
     return [gradient];
   },
 });
 
-/** Reorders dimensions: dimension i of the result is dimension axes[i] of x. */
+/**
+ * Reorders dimensions: dimension i of the result is dimension axes[i] of x. Throws ShapeError unless each axis occurs
+ * once.
+ */
 export const permute = opFunction(permuteOp, (x: Tensor, axes: readonly number[]): Tensor => {
   const normal = axes.map((axis) => normalizeAxis('permute', axis, x.rank));
   if (normal.length !== x.rank || new Set(normal).size !== x.rank)
@@ -158,7 +153,7 @@ export const permute = opFunction(permuteOp, (x: Tensor, axes: readonly number[]
   return permuteOp([x], { axes: normal });
 });
 
-/** Swaps the last two dimensions. */
+/** Swaps the last two dimensions. Throws ShapeError where there are fewer. */
 export function transpose(x: Tensor): Tensor {
   if (x.rank < 2) shapeError('transpose', 'x', 'two dimensions or more', x.shape);
   const axes = x.shape.map((_, i) => i);
@@ -179,9 +174,9 @@ const sliceOp = defineOp({
     shape: x.shape.map((size, i) => (i === axis ? end - start : size)),
     dtype: x.dtype,
   }),
-  forward: ({ device, inputs: [x], attributes: { axis, start }, output }) => {
+  forward: ({ inputs: [x], attributes: { axis, start }, output }) => {
     const strides = stridesOf(x.shape);
-    copyByStrides(device, x, output, output.shape, strides, start * strides[axis]);
+    copyByStrides(x, output, { sizes: output.shape, strides, offset: start * strides[axis] });
   },
   backward: ({ device, inputs: [x], attributes: { axis, start, end }, gradient: input }) => {
     const output = device.empty(x.shape);
@@ -195,7 +190,10 @@ const sliceOp = defineOp({
   },
 });
 
-/** Elements start .. end - 1 along an axis; negative ones are counted from the end. */
+/**
+ * Elements start .. end - 1 along an axis. Negative positions count from the end; `end` defaults to the size of the
+ * axis. Throws ShapeError where the range does not lie within the axis.
+ */
 export const slice = opFunction(
   sliceOp,
   (x: Tensor, axis: number, start: number, end: number = x.shape[normalizeAxis('slice', axis, x.rank)]): Tensor => {
@@ -214,7 +212,7 @@ export const slice = opFunction(
   },
 );
 
-/** Strides of x under the shape it is broadcast to. */
+/** Strides of x in the dimensions of the shape that x is broadcast to. */
 function broadcastStrides(x: Shape, shape: Shape): number[] {
   const strides = stridesOf(x);
   const leading = shape.length - x.length;
@@ -231,12 +229,12 @@ const expandOp = defineOp({
     checkCopyRank('expand', shape, broadcastStrides(x.shape, shape));
     return { shape, dtype: x.dtype };
   },
-  forward: ({ device, inputs: [x], attributes: shape, output }) =>
-    copyByStrides(device, x, output, shape, broadcastStrides(x.shape, shape)),
+  forward: ({ inputs: [x], attributes: shape, output }) =>
+    copyByStrides(x, output, { sizes: shape, strides: broadcastStrides(x.shape, shape) }),
   backward: ({ inputs: [x], gradient }) => [sumTo(gradient, x.shape)],
 });
 
-/** Repeats x along dimensions of size 1 and along new leading ones, to the shape it broadcasts to. */
+/** Broadcasts x to a shape: repeats it along dimensions of size 1 and along new leading dimensions. */
 export const expand = opFunction(expandOp, (x: Tensor, shape: Shape): Tensor => expandOp([x], shape));
 
 // ------------------------------------------------------------------ concat
@@ -245,8 +243,9 @@ interface ConcatAttributes {
   readonly axis: number;
 }
 
-/** Copies parts [.., size_k, ..] side by side into `whole` along an axis, or back. */
-function copyParts(device: TensorDevice, whole: Tensor, parts: readonly Tensor[], axis: number, join: boolean): void {
+/** Copies parts [.., size_k, ..] side by side into `whole` along an axis (`join`), or back. */
+function copyParts(whole: Tensor, parts: readonly Tensor[], axis: number, join: boolean): void {
+  const { device } = whole;
   const inner = stridesOf(whole.shape)[axis];
   const outer = sizeOf(whole.shape.slice(0, axis));
   const lengths = parts.map((part) => part.shape[axis] * inner);
@@ -283,21 +282,21 @@ const concatOp = defineOp({
     const joined = tensors.reduce((sum, tensor) => sum + tensor.shape[axis], 0);
     return { shape: first.shape.map((size, i) => (i === axis ? joined : size)), dtype: first.dtype };
   },
-  forward: ({ device, inputs, attributes: { axis }, output }) => copyParts(device, output, inputs, axis, true),
+  forward: ({ inputs, attributes: { axis }, output }) => copyParts(output, inputs, axis, true),
   backward: ({ device, inputs, attributes: { axis }, gradient, needs }) => {
     const gradients = inputs.map((input) => device.empty(input.shape));
-    copyParts(device, gradient, gradients, axis, false);
+    copyParts(gradient, gradients, axis, false);
     return gradients.map((each, i) => (needs[i] ? each : null));
   },
 });
 
-/** Joins tensors along an axis; their other dimensions are equal. */
+/** Joins tensors along an axis. Their other dimensions must be equal. */
 export const concat = opFunction(concatOp, (tensors: readonly Tensor[], axis: number): Tensor => {
   if (tensors.length === 0) shapeError('concat', 'tensors', 'at least one tensor', 'none');
   return concatOp(tensors, { axis: normalizeAxis('concat', axis, tensors[0].rank) });
 });
 
-/** Joins tensors of one shape along a new axis. */
+/** Joins tensors of equal shape along a new axis. */
 export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
   if (tensors.length === 0) shapeError('stack', 'tensors', 'at least one tensor', 'none');
   const { shape, rank } = tensors[0];
@@ -317,7 +316,7 @@ interface GatherAttributes {
   readonly axis: number;
 }
 
-/** x as [outer, n, inner], inner in elements of the width that it allows. */
+/** Sizes of x as [outer, n, inner]. `inner` counts elements of `width` values. */
 function gatherView(x: Tensor, axis: number): { n: number; inner: number; width: 1 | 4 } {
   const inner = stridesOf(x.shape)[axis];
   const width = inner % 4 === 0 ? 4 : 1;
@@ -359,8 +358,8 @@ const gatherOp = defineOp({
 });
 
 /**
- * Picks rows along an axis: x.shape with dimension `axis` replaced by the shape of `indices` (u32, below the axis' size).
- * An index beyond the axis gives zeros and no gradient: the device cannot throw.
+ * Picks rows along an axis. In the result's shape, the shape of `indices` (u32) replaces dimension `axis` of x.
+ * An index beyond the axis gives zeros and no gradient, because the device cannot throw.
  */
 export const gather = opFunction(gatherOp, (x: Tensor, indices: Tensor, axis = 0): Tensor => {
   return gatherOp([x, indices], { axis: normalizeAxis('gather', axis, x.rank) });

@@ -1,4 +1,4 @@
-/** Max pooling, NHWC. */
+/** Max pooling of NHWC maps. */
 import { maxPool2dGradientKernel, maxPool2dKernel } from '../../kernels/pooling.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import { shapeError, type Shape } from '../core/shape.ts';
@@ -9,7 +9,7 @@ import { elementwise } from '../core/elementwise.ts';
 export interface MaxPool2dOptions {
   /** Side of the square window. */
   readonly kernel: number;
-  /** Default: the kernel. */
+  /** Default: `kernel`. */
   readonly stride?: number;
   /** Pixels of -infinity on each of the four sides, at most half the kernel; default 0. */
   readonly padding?: number;
@@ -17,7 +17,7 @@ export interface MaxPool2dOptions {
 
 type Attributes = Required<MaxPool2dOptions>;
 
-/** Sizes as the kernels want them, channels in vec4 where that goes. */
+/** Params of the kernels. `channels` counts vec4s where the number of channels allows it. */
 function sizesOf([, height, width, C]: Shape, [, outH, outW]: Shape, { kernel, stride, padding }: Attributes) {
   return { height, width, outH, outW, channels: C % 4 === 0 ? C / 4 : C, kernel, stride, padding };
 }
@@ -77,8 +77,12 @@ const maxPool2dOp = defineOp({
 });
 
 /**
- * Maximum over windows of x [B, H, W, C]: [B, OH, OW, C] with OH = floor((H + 2 padding - kernel) / stride) + 1. The gradient goes to the first maximum
- * of a window in row-major order. As torch.nn.functional.max_pool2d.
+ * Maximum over windows, as torch.nn.functional.max_pool2d. The gradient goes to the first maximum of a window in
+ * row-major order.
+ *
+ * @param x [B, H, W, C]
+ * @returns [B, OH, OW, C] with OH = floor((H + 2 padding - kernel) / stride) + 1
+ * @throws ShapeError where an argument does not fit
  */
 export const maxPool2d = opFunction(
   maxPool2dOp,

@@ -3,7 +3,7 @@ import { unaryGradientKernel } from '../../kernels/unary.ts';
 import { elementwise } from '../core/elementwise.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
 
-/** Gradient before a ReLU whose output was `activated`. */
+/** Gradient with respect to the input of a ReLU with the output `activated`. */
 export function maskGradient(device: TensorDevice, upstream: Tensor, activated: Tensor): Tensor {
   const gradient = device.empty(upstream.shape);
   const count4 = Math.ceil(upstream.size / 4);

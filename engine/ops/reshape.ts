@@ -1,4 +1,4 @@
-/** The same values under another shape, without a copy. */
+/** Reshaping without a copy. */
 import { defineOp, opFunction } from '../core/op.ts';
 import { formatShape, shapeError, sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
@@ -14,7 +14,7 @@ const reshapeOp = defineOp({
   backward: ({ device, inputs: [x], gradient }) => [device.alias(gradient, x.shape)],
 });
 
-/** Row-major reshape; one dimension may be -1 and is worked out. Shares memory with `x`. */
+/** Row-major reshape. One dimension may be -1; it is computed. The result shares memory with `x`. */
 export const reshape = opFunction(reshapeOp, (x: Tensor, shape: Shape): Tensor => {
   const unknown = shape.indexOf(-1);
   if (unknown < 0) return reshapeOp([x], shape);

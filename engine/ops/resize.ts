@@ -1,4 +1,4 @@
-/** Resizing of feature maps, NHWC: nearest neighbour by a whole factor, and bilinear to any size. */
+/** Resizing of NHWC maps: nearest neighbour by an integer factor, and bilinear to any size. */
 import {
   resizeBilinearGradientKernel,
   resizeBilinearKernel,
@@ -15,7 +15,7 @@ function checkMap(op: string, x: Tensor): void {
     shapeError(op, 'x', '[B, H, W, C] of dtype f32', x.rank === 4 ? x.dtype : x.shape);
 }
 
-/** Whether channels go by four, how many elements that makes, and the launch for them. */
+/** Whether invocations handle vec4s of channels, the number of elements, and the launch. */
 function launchOf(tensor: Tensor) {
   const C = tensor.shape[3];
   const vec4 = C % 4 === 0;
@@ -90,15 +90,15 @@ const resizeBilinearOp = defineOp({
   },
 });
 
-/** Every pixel of x [B, H, W, C] repeated in a block of factor x factor: [B, H factor, W factor, C]. */
+/** Repeats every pixel of x [B, H, W, C] in a block of factor x factor pixels: [B, H factor, W factor, C]. */
 export const upsampleNearest = opFunction(
   upsampleNearestOp,
   (x: Tensor, factor: number): Tensor => upsampleNearestOp([x], { factor }),
 );
 
 /**
- * Bilinear interpolation of x [B, H, W, C] at the pixel centres of a grid of `size`: [B, size[0], size[1], C]. As torch.nn.functional.interpolate with
- * mode 'bilinear', align_corners=False: no smoothing before downscaling.
+ * Bilinear interpolation of x [B, H, W, C] at the pixel centres of a grid of `size`: [B, size[0], size[1], C].
+ * As torch.nn.functional.interpolate with mode 'bilinear' and align_corners=False: no smoothing before downscaling.
  */
 export const resizeBilinear = opFunction(
   resizeBilinearOp,
