@@ -1,4 +1,4 @@
-/** COCO files: files that are written read back; bad files are refused with file, entry and field; the coco-eval command. */
+/** COCO files: written files read back, bad files are refused with file, entry and field; the coco-eval command. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -79,7 +79,8 @@ export const coco = (change: Entry) =>
   });
 
 export const object = (name: string, [xmin, ymin, xmax, ymax]: readonly (number | string)[], extra = '') =>
-  `<object><name>${name}</name>${extra}<bndbox><xmin>${xmin}</xmin><ymin>${ymin}</ymin><xmax>${xmax}</xmax><ymax>${ymax}</ymax></bndbox></object>`;
+  `<object><name>${name}</name>${extra}<bndbox><xmin>${xmin}</xmin><ymin>${ymin}</ymin>` +
+  `<xmax>${xmax}</xmax><ymax>${ymax}</ymax></bndbox></object>`;
 export const xml = (...objects: string[]) => `<annotation verified="yes"><filename>whatever.jpg</filename>
 <size><width>40</width><height>30</height><depth>3</depth></size>${objects.join('')}</annotation>\n`;
 /** A VOC data set with three images, one in each list. `first` is the annotation of the first image. */

@@ -197,7 +197,8 @@ describe('COCO', () => {
   test('an error about missing images has their number, the first names, and the folders that were searched', () => {
     const root = coco({ images: [1, 2, 3, 4].map((id) => picture(id)) });
     expect(refusal(() => openDataset(root))).toBe(
-      `${join(root, 'annotations/instances_train.json')}: 2 of 4 images are missing: 3.jpg (image 3), 4.jpg (image 4); looked in ${join(root, 'train')}`,
+      `${join(root, 'annotations/instances_train.json')}: 2 of 4 images are missing: ` +
+        `3.jpg (image 3), 4.jpg (image 4); looked in ${join(root, 'train')}`,
     );
     const none = write({
       'annotations/instances_train.json': instances(),
@@ -215,7 +216,8 @@ describe('COCO', () => {
       ],
     });
     expect(refusal(() => openDataset(root))).toBe(
-      `${join(root, 'annotations/instances_train.json')} and ${join(root, 'annotations/instances_val.json')}: expected the same categories, got differences: ` +
+      `${join(root, 'annotations/instances_train.json')} and ${join(root, 'annotations/instances_val.json')}: ` +
+        'expected the same categories, got differences: ' +
         'id 7 is "wolf" in the first and "dog" in the second; id 8 is "cow" in the first and nothing in the second',
     );
   });
@@ -278,11 +280,12 @@ describe('COCO', () => {
     const dataset = openDataset(root);
     expect(dataset.splits.train[0].objects.map(({ id }) => id)).toEqual([1]);
     expect(dataset.allWarnings).toEqual([
-      `${join(root, 'annotations/instances_train.json')}: annotation 2 (NaN "1".jpg): bbox [NaN, 1, 2, 3] has no extent`,
+      `${join(root, 'annotations/instances_train.json')}: annotation 2 (NaN "1".jpg): ` +
+        'bbox [NaN, 1, 2, 3] has no extent',
     ]);
   });
 
-  test('the summary of warnings has ten cases of each kind and the number of the others; the whole list is kept', () => {
+  test('the summary of warnings has ten cases of each kind; the whole list is kept', () => {
     const dataset = openDataset(
       coco({ annotations: Array.from({ length: 25 }, (_, i) => annotation(i, { bbox: [0, 0, 0, 0] })) }),
     );

@@ -7,7 +7,7 @@ import { folder, instances, object, refusal, write, xml } from './dataset-files.
 describe('folders', () => {
   test('without a data set are refused; the error lists the known formats', () => {
     expect(refusal(() => openDataset(write({ 'photos/1.jpg': null })))).toMatch(
-      /expected a data set, got none of the known formats: COCO \(annotations\/instances_.*\), Pascal VOC \(ImageSets\/Main/,
+      /a data set, got none of the known formats: COCO \(annotations\/instances_.*\), Pascal VOC \(ImageSets\/Main/,
     );
     expect(refusal(() => openDataset(join(folder, 'nowhere')))).toContain(
       'nowhere: expected the folder of a data set, got nothing there',

@@ -1,4 +1,4 @@
-/** The loader: a batch depends on seed and iteration alone, every image comes once an epoch, and errors arrive with the file's name. */
+/** The loader: a batch depends only on seed and iteration, every image occurs once per epoch, and errors name the file. */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { copyFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
@@ -30,7 +30,7 @@ const augmentation: Augmentation = {
 const unchanged: Augmentation = { flip: 0, shortSides: [96], maxSize: 96, crop: null, fixedSize: null };
 const evaluation = { shortSide: 96, maxSize: 96, fixedSize: null };
 
-/** A batch with a digest in place of the pixels: quick to compare. */
+/** A batch with a digest in place of the pixels, which is quick to compare. */
 function digest({ images, targets, iteration }: LoadedBatch) {
   return {
     iteration,
@@ -39,7 +39,7 @@ function digest({ images, targets, iteration }: LoadedBatch) {
   };
 }
 
-/** The first `count` batches from `start` on. */
+/** `count` batches from iteration `start` on. */
 async function take(count: number, options: Partial<TrainingLoaderOptions> = {}, start = 0): Promise<LoadedBatch[]> {
   const loader = createTrainingLoader({ records, batchSize: 4, seed: 5, augmentation, workers: 0, ...options });
   loader.seek(start);
@@ -50,7 +50,7 @@ async function take(count: number, options: Partial<TrainingLoaderOptions> = {},
 }
 
 describe('training', () => {
-  test('the same batches for no worker, two workers, any prefetching and any cache; another seed, other batches', async () => {
+  test('workers, prefetching and cache do not change the batches; another seed does', async () => {
     const digests = async (options: Partial<TrainingLoaderOptions>) => (await take(6, options)).map(digest);
     const expected = await digests({});
     expect(await digests({ workers: 2 })).toEqual(expected);
@@ -59,7 +59,7 @@ describe('training', () => {
     expect(await digests({ seed: 6 })).not.toEqual(expected);
   });
 
-  test('resized images that are kept are those that are not', async () => {
+  test('cached resized images equal those that are not cached', async () => {
     for (const same of [
       { ...augmentation, crop: null, fixedSize: [50, 70] as const },
       { ...augmentation, crop: null, shortSides: [64] },
@@ -82,7 +82,7 @@ describe('training', () => {
     await loader.close();
   });
 
-  test('every image once an epoch, in another order each time, batches running on across epochs', async () => {
+  test('every image occurs once per epoch, in another order each time; batches span epochs', async () => {
     // 15 batches of 4 are 6 epochs of 10.
     const ids = (await take(15, { augmentation: unchanged })).flatMap((batch) =>
       batch.images.map(({ record }) => record.id),
@@ -92,14 +92,14 @@ describe('training', () => {
     expect(new Set(epochs.map(String)).size).toBe(6);
   });
 
-  test('a batch larger than the data set repeats images, each time augmented anew', async () => {
+  test('a batch larger than the data set repeats images with other augmentations', async () => {
     const [{ images }] = await take(1, { batchSize: 23 });
     expect(images.length).toBe(23);
     const same = images.filter(({ record }) => record === images[0].record);
     expect(new Set(same.map(({ width, height, data }) => `${width} ${height} ${data.join()}`)).size).toBeGreaterThan(1);
   });
 
-  test('without augmentation images and boxes are those of the data set, and crowds are no targets', async () => {
+  test('without augmentation, images and boxes are those of the data set; crowds are no targets', async () => {
     const withCrowd = records.map((record, i) =>
       i > 0 ? record : { ...record, objects: record.objects.map((object) => ({ ...object, crowd: true })) },
     );
@@ -114,7 +114,7 @@ describe('training', () => {
     }
   });
 
-  test('handing an image over leaves the cached one intact', async () => {
+  test('transferring an image leaves the cached image intact', async () => {
     const loader = createTrainingLoader({
       records: records.slice(0, 1),
       batchSize: 1,
@@ -203,7 +203,7 @@ describe('errors', () => {
     },
   );
 
-  test('next fails for the iteration with the bad image, not for those before, and again when asked again', async () => {
+  test('next fails at the iteration with the bad image, and fails again at the second attempt', async () => {
     const file = join(folder, 'none.png');
     const bad = records.map((record) => ({ ...record, file: record.id === 4 ? file : record.file }));
     const loader = createTrainingLoader({
@@ -224,7 +224,7 @@ describe('errors', () => {
     await expect(loader.next()).rejects.toThrow('closed');
   });
 
-  test('options that make no sense', () => {
+  test('bad options are refused', () => {
     const options: TrainingLoaderOptions = { records, batchSize: 4, seed: 5, augmentation };
     expect(() => createTrainingLoader({ ...options, batchSize: 0 })).toThrow(
       'loader: batchSize: expected an integer of at least 1, got 0',
@@ -250,7 +250,8 @@ test('workers run under plain `node --import tsx`, and a program that forgets to
     import { openDataset } from ${from('data/index.ts')};
     import { createTrainingLoader } from ${from('data/loader.ts')};
     const records = openDataset(${JSON.stringify(join(folder, 'shapes'))}).splits.train;
-    const loader = createTrainingLoader({ records, batchSize: 4, seed: 5, augmentation: ${JSON.stringify(unchanged)}, workers: 2 });
+    const augmentation = ${JSON.stringify(unchanged)};
+    const loader = createTrainingLoader({ records, batchSize: 4, seed: 5, augmentation, workers: 2 });
     console.log((await loader.next()).images.length);
   `,
   );

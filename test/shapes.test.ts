@@ -37,7 +37,7 @@ describe('shapes', () => {
     expect(new Set(images).size).toBe(2 * 17);
   });
 
-  test('are read without a warning: four classes, one to five objects per image, inside, of the documented sizes', async () => {
+  test('are read without a warning; classes, numbers, places and sizes of objects are as documented', async () => {
     const dataset = openDataset(
       await ensureShapesDataset(join(folder, 'shapes-many'), { trainImages: 150, valImages: 100 }),
     );

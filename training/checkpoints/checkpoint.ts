@@ -1,6 +1,6 @@
 /**
  * Checkpoints of a training run. A checkpoint is a folder with `model.safetensors`, `optimizer.safetensors` and
- * `state.json`. It is written beside its place and then renamed: an interruption at any moment leaves a whole checkpoint.
+ * `state.json`. It is written under another name and then renamed, so an interruption leaves a whole checkpoint.
  */
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';

@@ -107,8 +107,9 @@ export function loadWhole(detector: Detector, file: CheckpointFile, path: string
   const total = table.loaded.length + missing.length + reshaped.length;
   if (scope === 'backbone') {
     throw new InputError(
-      `${path}: expected a whole model, got a backbone only (names as of ${source}), which lacks ${missing.length} of ` +
-        `the model's ${total} tensors: ${firstOf(missing)}; train from it with npm run train -- --weights`,
+      `${path}: expected a whole model, got a backbone only (names as of ${source}), ` +
+        `which lacks ${missing.length} of the model's ${total} tensors: ${firstOf(missing)}; ` +
+        'train from it with npm run train -- --weights',
     );
   }
   if (missing.length > 0)

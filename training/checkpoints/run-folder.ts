@@ -56,7 +56,7 @@ export interface RunDescription extends RunConfig {
   readonly tuning: string;
 }
 
-/** Whether a folder holds a run. A run that ended before its first iteration (by an unreadable image) does not count. */
+/** Whether a folder holds a run. A run that ended before its first iteration (an unreadable image) does not count. */
 export function holdsRun({ config, metrics, last, best }: RunFiles): boolean {
   if (!existsSync(config)) return false;
   const measured = statSync(metrics, { throwIfNoEntry: false })?.size ?? 0;

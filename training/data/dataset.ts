@@ -69,7 +69,7 @@ function firstCases(items: readonly string[]): string {
 
 /**
  * The ground truth of a split as COCO's instances JSON, which the COCO metrics and pycocotools read.
- * Boxes are [x, y, width, height]. Degenerate boxes are absent and the others are clipped to their image, as in training.
+ * Boxes are [x, y, width, height]. As in training, degenerate boxes are absent and others are clipped to their image.
  */
 export function cocoAnnotations(dataset: Dataset, split: string): CocoGroundTruth {
   const records = splitRecords(dataset, split);

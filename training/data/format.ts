@@ -41,7 +41,7 @@ export function missingSplit(root: string, format: DataFormat, split: string, pr
   return new InputError(`${root}: no split "${split}" (${found}); to make one, write ${format.splitRemedy(split)}`);
 }
 
-/** Throws InputError if an image is missing. The error shows the first missing images and the folders that were searched. */
+/** Throws InputError if an image is missing. The error has the first missing images and the searched folders. */
 export function requireImages(
   source: string,
   missing: readonly string[],

@@ -1,7 +1,8 @@
 /**
  * Decodes and transforms images in worker threads, or in the calling thread.
  *
- * Each image is always given to the same worker, so that no two cache the same one. A pool that is idle does not keep the process alive.
+ * An image always goes to the same worker, so that only one worker caches it. An idle pool does not keep the process
+ * alive.
  */
 import { Worker } from 'node:worker_threads';
 import { InputError } from '../core/errors.ts';
@@ -12,20 +13,23 @@ import type { ImageTransform } from '../core/transforms.ts';
 
 export interface ImageTask {
   file: string;
-  /** Size that the annotations state. */
+  /** The size that the annotations state. */
   stated: Size;
   transform: ImageTransform;
-  /** The transform resizes this image to the same size each time, without a crop: the resized image is worth keeping, not the decoded one. */
+  /** The transform gives the same size each time, without a crop. The cache then keeps the resized image. */
   sameSize: boolean;
 }
 
-/** From the pool to a worker. */
+/** A message from the pool to a worker. */
 export type PoolRequest = ImageTask & { id: number };
 
-/** From a worker to the pool; `input`: the error is an InputError. */
+/** A message from a worker to the pool. `input`: the error is an InputError. */
 export type PoolResponse = { id: number; image: PixelImage } | { id: number; error: string; input: boolean };
 
-/** Does one task after the other, keeping up to `cacheBytes` of images. An image's tasks must agree in `sameSize`, and then in the size. */
+/**
+ * Does one task after the other, with a cache of `cacheBytes`.
+ * All tasks of an image must have the same `sameSize`, and with `sameSize` the same size.
+ */
 export function createImageReader(cacheBytes: number): (task: ImageTask) => Promise<PixelImage> {
   const cache = new ImageCache(cacheBytes);
   let previous: Promise<unknown> = Promise.resolve();
@@ -59,14 +63,14 @@ export class ImagePool {
   private broken: Error | null = null;
 
   /**
-   * @param workers    threads; 0: the calling one
-   * @param cacheBytes of images kept in memory, all threads together
+   * @param workers    number of threads; 0: the calling thread does the work
+   * @param cacheBytes bytes of cached images, all threads together
    */
   constructor(workers: number, cacheBytes: number) {
     this.readHere = workers === 0 ? createImageReader(cacheBytes) : null;
     this.busy = new Array<number>(workers).fill(0);
     this.threads = this.busy.map(() => {
-      // A worker of its own in plain JavaScript loads the TypeScript one: Node 20 does not pass a parent's loader on to its workers.
+      // A worker in plain JavaScript loads the TypeScript worker, because Node 20 passes no loader on to workers.
       const thread = new Worker(new URL('./image-worker.mjs', import.meta.url), {
         execArgv: [],
         workerData: Math.floor(cacheBytes / workers),
@@ -79,7 +83,7 @@ export class ImagePool {
     });
   }
 
-  /** @param key any integer that stands for the image, e.g. its index: chooses the worker */
+  /** @param key an integer that identifies the image, e.g. its index; it decides which worker reads the image */
   read(task: ImageTask, key: number): Promise<PixelImage> {
     if (this.broken !== null) return Promise.reject(this.broken);
     if (this.readHere !== null) return this.readHere(task);
@@ -93,7 +97,7 @@ export class ImagePool {
     });
   }
 
-  /** Ends the threads. What is still being read is rejected. */
+  /** Ends the threads. Images that are still being read are rejected. */
   async close(): Promise<void> {
     this.fail(new Error('image pool: closed'));
     await Promise.all(this.threads.map((thread) => thread.terminate()));

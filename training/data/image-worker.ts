@@ -1,4 +1,4 @@
-/** A worker thread of ImagePool: answers each request with the pixels, handed over without copying, or with an error. */
+/** A worker thread of ImagePool. It answers each request with pixels, transferred without a copy, or with an error. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { InputError } from '../core/errors.ts';
 import { createImageReader } from './image-pool.ts';

@@ -1,6 +1,4 @@
-/**
- * Pixels: decoding image files, resizing, cropping and flipping. RGB bytes, height x width x 3 (HWC).
- */
+/** Pixels: decodes image files, resizes, crops and flips. Images are RGB bytes, height x width x 3 (HWC). */
 import sharp from 'sharp';
 import { InputError } from '../core/errors.ts';
 import type { Size } from '../core/image-record.ts';
@@ -11,18 +9,19 @@ export interface PixelImage extends Size {
   data: Uint8Array;
 }
 
-// One image uses one core: several are decoded at a time, and others work too. What is worth keeping, ImageCache keeps.
+// One image uses one core, because several images are decoded at the same time. ImageCache replaces sharp's own cache.
 sharp.concurrency(1);
 sharp.cache(false);
 
 /**
- * Decodes an image file (JPEG, PNG, WebP, TIFF, ...; grey, palette, alpha, CMYK and 16 bit become 8-bit RGB; alpha and colour profiles are left out
- * of account, as Detectron2 does).
+ * Decodes an image file (JPEG, PNG, WebP, TIFF, ...). Grey, palette, alpha, CMYK and 16-bit images become 8-bit RGB.
+ * Alpha and colour profiles are ignored, as in Detectron2.
  *
- * An EXIF orientation is applied, as in Detectron2, unless `stated` shows that the annotations were made on the image as it is stored.
+ * An EXIF orientation is applied, as in Detectron2. It is not applied if only the size without it equals `stated`: the
+ * annotations were then made on the image as it is stored.
  *
- * @param stated size that the annotations give
- * @throws InputError naming the file if it cannot be decoded, or is not of the stated size
+ * @param stated the size that the annotations give
+ * @throws InputError naming the file if it cannot be decoded, or does not have the stated size
  */
 export async function decodeImage(file: string, stated: Size | null = null): Promise<PixelImage> {
   try {
@@ -49,8 +48,8 @@ export async function decodeImage(file: string, stated: Size | null = null): Pro
 }
 
 /**
- * Resizes bilinearly; a reduction averages over all pixels it covers (libvips' "linear" kernel, like Pillow's BILINEAR).
- * Returns the image itself if it already has the size.
+ * Resizes bilinearly. A reduction averages over all pixels that it covers (libvips' "linear" kernel, like Pillow's
+ * BILINEAR). Returns the same image if it already has the size.
  */
 export async function resizeImage(image: PixelImage, { width, height }: Size): Promise<PixelImage> {
   if (image.width === width && image.height === height) return image;
@@ -61,7 +60,7 @@ export async function resizeImage(image: PixelImage, { width, height }: Size): P
   return { data: ownBytes(data), width: info.width, height: info.height };
 }
 
-/** The same bytes as a plain Uint8Array that is the whole of its buffer, so that the buffer can be handed to another thread. */
+/** The same bytes as a Uint8Array that fills its buffer, so that the buffer can be transferred to another thread. */
 function ownBytes(data: Uint8Array): Uint8Array {
   return data.byteLength === data.buffer.byteLength ? new Uint8Array(data.buffer) : Uint8Array.from(data);
 }
@@ -84,7 +83,7 @@ function cropImage(image: PixelImage, { x, y, width, height }: NonNullable<Image
   return { data, width, height };
 }
 
-/** Left and right exchanged. */
+/** Exchanges left and right. */
 function flipImage({ data, width, height }: PixelImage): PixelImage {
   const flipped = new Uint8Array(data.length);
   for (let row = 0; row < height; row++) {
@@ -98,7 +97,7 @@ function flipImage({ data, width, height }: PixelImage): PixelImage {
   return { data: flipped, width, height };
 }
 
-/** Decoded images, the least recently used of which go when they take more than `capacity` bytes. */
+/** Decoded images of at most `capacity` bytes together. The least recently used images are dropped. */
 export class ImageCache {
   private readonly images = new Map<string, PixelImage>();
   private bytes = 0;
@@ -108,7 +107,7 @@ export class ImageCache {
   get(key: string): PixelImage | undefined {
     const image = this.images.get(key);
     if (image !== undefined) {
-      // A Map lists its keys in the order of insertion: the first is the least recently used.
+      // A Map lists its keys in the order of insertion, so the first key is the least recently used.
       this.images.delete(key);
       this.images.set(key, image);
     }

@@ -1,34 +1,40 @@
 /**
  * Batches of images and boxes, ready for upload, prepared ahead by an ImagePool.
  *
- * The training batch of an iteration is a function of (seed, iteration) alone: the images come from one permutation an epoch, batches run on
- * from one epoch into the next (every image once an epoch, no short batch), and each image's augmentation has a random stream of its own.
- * So continuing a run is `seek(iteration)`, and neither the number of workers nor the prefetching changes anything.
- * Images are not grouped by aspect ratio: batches mix landscape and portrait, at the cost of some padding.
+ * The training batch of an iteration depends only on (seed, iteration):
+ * - Each epoch has one permutation of the images. Every image occurs once per epoch.
+ * - A batch may span two epochs, so no batch is short.
+ * - The augmentation of each image has a random stream of its own.
+ *
+ * So `seek(iteration)` continues a run, and the numbers of workers and of prefetched batches have no effect.
+ * Images are not grouped by aspect ratio. Batches mix landscape and portrait, which costs some padding.
  */
 import { Random } from '../../engine/core/random.ts';
-import type { ImageRecord } from '../core/image-record.ts';
-import { InputError } from '../core/errors.ts';
-import { ImagePool } from './image-pool.ts';
 import { validateAugmentation, validateEvaluationResize } from '../core/augmentation.ts';
-import { planAugmentation, planEvaluation, scaleOf, transformBox } from '../core/transforms.ts';
 import type { Augmentation, EvaluationResize } from '../core/augmentation.ts';
+import { InputError } from '../core/errors.ts';
+import type { ImageRecord } from '../core/image-record.ts';
+import { planAugmentation, planEvaluation, scaleOf, transformBox } from '../core/transforms.ts';
 import type { ImageTransform } from '../core/transforms.ts';
+import { ImagePool } from './image-pool.ts';
 
 export interface BatchImage {
   /** RGB, HWC: height * width * 3 bytes. */
   data: Uint8Array;
-  /** Pixels, as the network sees them, without padding. */
+  /** Pixels of the network's input, without padding. */
   width: number;
   height: number;
   record: ImageRecord;
-  /** Network pixels per pixel of the original, [horizontally, vertically]. (A training image may be cropped and flipped, too.) */
+  /**
+   * Network pixels per pixel of the original, [horizontally, vertically].
+   * A training image may also be cropped and flipped.
+   */
   scale: [number, number];
 }
 
-/** The objects of one image; crowds are not among them. */
+/** The objects of one image, without crowds. */
 export interface BatchTargets {
-  /** [M, 4] xyxy, pixels of the resized image. */
+  /** [M, 4] xyxy in pixels of the resized image. */
   boxes: Float32Array;
   /** [M] 0-based class indices. */
   labels: Uint32Array;
@@ -38,18 +44,21 @@ export interface LoadedBatch {
   images: BatchImage[];
   /** One for each image, in the same order. */
   targets: BatchTargets[];
-  /** Training: the iteration this batch belongs to, counted from 0; evaluation: the number of the batch. */
+  /** Training: the iteration of this batch. Evaluation: the number of this batch. Both count from 0. */
   iteration: number;
 }
 
 interface LoaderOptions {
   records: readonly ImageRecord[];
   batchSize: number;
-  /** Threads that decode and transform; 0: the calling thread does. 1 unless told. */
+  /** Threads that decode and transform; 0: the calling thread does it. Default: 1. */
   workers?: number;
-  /** Batches prepared ahead; 2 unless told. */
+  /** Batches prepared ahead. Default: 2. */
   prefetch?: number;
-  /** Bytes of images kept in memory, all workers together: decoded, or resized where that is the same each time. 256 MiB unless told. */
+  /**
+   * Bytes of cached images, all workers together. Default: 256 MiB.
+   * The cache holds decoded images, or resized images where each epoch gives the same size.
+   */
   cacheBytes?: number;
 }
 
@@ -63,7 +72,10 @@ export interface EvaluationLoaderOptions extends LoaderOptions {
 }
 
 export interface TrainingLoader {
-  /** The batch of the next iteration. Rejects with InputError, naming the file, if an image cannot be read; asked again, tries again. */
+  /**
+   * The batch of the next iteration. Rejects with InputError naming the file if an image cannot be read.
+   * The next call then tries the same iteration again.
+   */
   next(): Promise<LoadedBatch>;
   /** Makes `iteration` (from 0) the next one. */
   seek(iteration: number): void;
@@ -71,7 +83,7 @@ export interface TrainingLoader {
   close(): Promise<void>;
 }
 
-/** Iterates over all images once, in order; the last batch may be smaller. Can be iterated again until closed. */
+/** Iterates over all images once, in order. The last batch may be smaller. It can be iterated again until closed. */
 export interface EvaluationLoader extends AsyncIterable<LoadedBatch> {
   /** Number of batches. */
   readonly length: number;
@@ -80,14 +92,14 @@ export interface EvaluationLoader extends AsyncIterable<LoadedBatch> {
 
 const DEFAULT_CACHE_BYTES = 256 * 2 ** 20;
 
-/** Names the streams that the loader's own seed and each epoch's order are drawn from; image positions stay below. */
+/** Number of the random streams for the loader's seed and the order of each epoch. Image positions are smaller. */
 const RESERVED_STREAM = 0xffffffff;
 
-/** Batches without end for training. Throws InputError if an option makes no sense. */
+/** Batches for training, without end. Throws InputError if an option has a bad value. */
 export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLoader {
   const { records, batchSize, augmentation } = options;
   validateAugmentation(augmentation);
-  // A seed of its own, so that its numbers are unrelated to those a model of the same seed starts from.
+  // A seed of its own, so that these numbers are unrelated to the initial weights of a model with the same seed.
   const seed = new Random(options.seed, RESERVED_STREAM, RESERVED_STREAM).uint32();
   const { pool, prefetch } = open(options);
   const order = createEpochOrder(records.length, seed);
@@ -100,8 +112,8 @@ export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLo
       sameSize,
       Array.from({ length: batchSize }, (_, slot) => {
         const position = iteration * batchSize + slot;
-        const epoch = Math.floor(position / records.length),
-          place = position % records.length;
+        const epoch = Math.floor(position / records.length);
+        const place = position % records.length;
         const index = order(epoch)[place];
         return {
           index,
@@ -129,7 +141,7 @@ export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLo
     },
     seek(to) {
       if (!Number.isSafeInteger(to) || to < 0)
-        throw new RangeError(`TrainingLoader.seek: iteration must be an integer of at least 0, got ${to}`);
+        throw new RangeError(`TrainingLoader.seek: iteration: expected an integer of at least 0, got ${to}`);
       iteration = to;
       ahead = [];
     },
@@ -137,7 +149,7 @@ export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLo
   };
 }
 
-/** Batches for evaluation, resized only. Throws InputError if an option makes no sense. */
+/** Batches for evaluation; images are only resized. Throws InputError if an option has a bad value. */
 export function createEvaluationLoader(options: EvaluationLoaderOptions): EvaluationLoader {
   const { records, batchSize, resize } = options;
   validateEvaluationResize(resize);
@@ -177,15 +189,18 @@ function open(options: LoaderOptions): { pool: ImagePool; prefetch: number } {
     ['prefetch', prefetch, 0],
     ['cacheBytes', cacheBytes, 0],
   ] as const;
-  for (const [name, value, least] of limits) {
-    if (Number.isSafeInteger(value) && value >= least) continue;
-    throw new InputError(`loader: ${name}: expected an integer of at least ${least}, got ${value}`);
+  for (const [name, value, min] of limits) {
+    if (Number.isSafeInteger(value) && value >= min) continue;
+    throw new InputError(`loader: ${name}: expected an integer of at least ${min}, got ${value}`);
   }
   if (records.length === 0) throw new InputError('loader: records: expected at least one image, got none');
   return { pool: new ImagePool(workers, cacheBytes), prefetch };
 }
 
-/** The order of the images in an epoch. Remembers the two latest epochs, between which batches and prefetching go back and forth. */
+/**
+ * The order of the images in an epoch.
+ * It remembers the two latest epochs, because prefetching asks for the next epoch while batches still need this one.
+ */
 function createEpochOrder(length: number, seed: number): (epoch: number) => Uint32Array {
   const known = new Map<number, Uint32Array>();
   return (epoch) => {
@@ -200,7 +215,7 @@ function createEpochOrder(length: number, seed: number): (epoch: number) => Uint
 }
 
 interface Sample {
-  /** Of the record, in the records. */
+  /** Index of the record in the loader's records. */
   index: number;
   record: ImageRecord;
   transform: ImageTransform;
@@ -223,8 +238,8 @@ async function readBatch(
 }
 
 function targetsOf({ record, transform }: Sample): BatchTargets {
-  const boxes: number[] = [],
-    labels: number[] = [];
+  const boxes: number[] = [];
+  const labels: number[] = [];
   for (const object of record.objects) {
     const box = object.crowd ? null : transformBox(object.box, transform, record);
     if (box === null) continue;
@@ -234,7 +249,7 @@ function targetsOf({ record, transform }: Sample): BatchTargets {
   return { boxes: Float32Array.from(boxes), labels: Uint32Array.from(labels) };
 }
 
-/** A batch prepared ahead may fail before anyone asks for it; that alone must not end the process. */
+/** A batch prepared ahead may fail before it is requested. Such a failure must not end the process. */
 function handled<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => undefined);
   return promise;

@@ -1,6 +1,6 @@
 /**
- * Pascal VOC data sets: `Annotations/<name>.xml`, `JPEGImages/<name>.jpg` (or .png), and lists of names, one per line, in
- * `ImageSets/Main/{train,val,test,trainval}.txt`.
+ * Pascal VOC data sets: `Annotations/<name>.xml`, `JPEGImages/<name>.jpg` (or .png), and lists of names, one per line,
+ * in `ImageSets/Main/{train,val,test,trainval}.txt`.
  * Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, and its development kit.
  *
  * - VOC counts pixels from 1, and boxes include their last pixel. A box xmin..xmax covers [xmin - 1, xmax] here.

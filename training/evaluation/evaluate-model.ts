@@ -47,7 +47,7 @@ export function toCoco(
   });
 }
 
-/** Detects on every image of a split and computes COCO's metrics. Rejects with InputError where an image cannot be read. */
+/** Detects on every image of a split and computes COCO's metrics. Rejects with InputError if an image is unreadable. */
 export async function evaluateModel(
   detector: Detector,
   dataset: Dataset,
