@@ -1,4 +1,4 @@
-/** Weights out: what is written for PyTorch and Detectron2 comes back bit for bit, lies where PyTorch wants it, and has the names of Sparse R-CNN's checkpoints. */
+/** Export of weights for PyTorch and Detectron2: every bit comes back, with the layout and names that they expect. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -81,7 +81,7 @@ for (const [format, file, write] of WRITERS) {
   });
 }
 
-test('a torch zip is what PyTorch maps into memory: stored entries at multiples of 64 bytes, data.pkl, version, each storage by its number', () => {
+test('a torch zip can be mapped into memory: stored entries at multiples of 64 bytes, one per storage', () => {
   const bytes = writeTorchZip(
     new Map([
       ['a', { shape: [3], data: floats(1, 2, 3) }],
@@ -126,7 +126,7 @@ const EXPERTS: Tensors = new Map([
 ]);
 
 describe('names', () => {
-  test("proposals without experts are Sparse R-CNN's embeddings", () => {
+  test("proposals without experts get the names of Sparse R-CNN's embeddings", () => {
     const { tensors, notes } = exportNames(LEARNED);
     expect([...tensors].map(([name, { shape }]) => [name, shape])).toEqual([
       ['backbone.fpn_lateral2.weight', [4, 8, 1, 1]],
@@ -140,19 +140,19 @@ describe('names', () => {
     expect(exportNames(tensors)).toEqual({ tensors, notes: [] });
   });
 
-  test('experts keep theirs, one expert with a generator too; a note says so', () => {
+  test('proposals with experts keep their names, also with one expert; a note says so', () => {
     const { tensors, notes } = exportNames(EXPERTS);
     expect(tensors).toEqual(EXPERTS);
     expect(notes).toEqual([expect.stringContaining('no experts')]);
   });
 
-  test('wrappers are taken off', () => {
+  test('prefixes of wrappers are removed', () => {
     expect([
       ...exportNames(new Map([...LEARNED].map(([name, value]) => [`module.${name}`, value]))).tensors.keys(),
     ]).toEqual([...exportNames(LEARNED).tensors.keys()]);
   });
 
-  test('those of other code bases are refused', () => {
+  test('names of other code bases are refused', () => {
     expect(() => exportNames(new Map([['layer1.0.conv1.weight', tensor(1)]]), 'r.pth')).toThrow(
       'r.pth: expected the names of this project or of Detectron2, got those of torchvision',
     );
@@ -172,7 +172,7 @@ describe('npm run export', () => {
     rmSync(folder, { recursive: true, force: true });
   });
 
-  test('goes from format to format and ends with the bytes that it began with', async () => {
+  test('from format to format, the last file has the bytes of the first', async () => {
     writeFileSync(
       at('a.safetensors'),
       writeSafetensors(EXPERTS, {
@@ -200,7 +200,7 @@ describe('npm run export', () => {
     ]);
   });
 
-  test('bad input is refused by name', async () => {
+  test('bad input is refused with its name', async () => {
     const refused = (...argv: string[]): Promise<unknown> =>
       runExport(argv).then(
         () => null,
@@ -212,8 +212,8 @@ describe('npm run export', () => {
         ['--weights', at('a.safetensors')],
         /export: --out: expected a file that ends in one of \.safetensors, \.pth, \.pkl/,
       ],
-      [['--weights', at('a.safetensors'), '--out', at('x.onnx')], /x\.onnx: expected a name that ends in/],
-      [['--weights', at('a.safetensors'), '--out', at('a.safetensors')], /is the file to read/],
+      [['--weights', at('a.safetensors'), '--out', at('x.onnx')], /export: --out: expected a name that ends in one of .*, got .*x\.onnx/],
+      [['--weights', at('a.safetensors'), '--out', at('a.safetensors')], /export: --out: expected another file than --weights, got .*a\.safetensors/],
       [['--weights', at('nothing.pth'), '--out', at('x.pth')], /nothing\.pth: cannot be read/],
       [
         [

@@ -1,25 +1,29 @@
 /**
- * The `coco-eval` command: measures a COCO results file against a COCO ground-truth file and prints the numbers as JSON.
- * Stands alone: needs no GPU, no model and no data set, so results of any detector can be measured.
+ * The `coco-eval` command: measures a COCO results file against a COCO ground-truth file and prints the metrics as JSON.
+ * It needs no GPU, no model and no data set, so it can measure the results of any detector.
  */
-import { parseArguments } from './arguments.ts';
-import { readDetections, readGroundTruth } from '../evaluation/coco-files.ts';
 import { evaluateDetections } from '../core/coco-metrics.ts';
 import { InputError } from '../core/errors.ts';
+import { readDetections, readGroundTruth } from '../evaluation/coco-files.ts';
+import { parseArguments } from './arguments.ts';
 
 const HELP = `coco-eval: COCO's twelve detection metrics for boxes, as pycocotools computes them
 
   npm run coco-eval -- --annotations GT.json --detections DT.json
 
   --annotations FILE  ground truth in COCO's format (images, annotations, categories)
-  --detections FILE   results in COCO's format: [{"image_id", "category_id", "bbox": [x, y, width, height], "score"}, ...]
+  --detections FILE   results in COCO's format:
+                      [{"image_id", "category_id", "bbox": [x, y, width, height], "score"}, ...]
   --help              this text
 
-Prints one JSON object: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl (0 to 1; -1: no ground truth to measure by),
-the counts of images, groundTruths and detections, and byCategory with the same of each category. Exits with 2 on bad input.
+Prints one JSON object:
+  AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl  0 to 1; -1: no ground truth to measure by
+  images, groundTruths, detections                                counts
+  byCategory                                                      the same for each category
+Exits with 2 on bad input.
 `;
 
-/** Runs the command on the arguments after its name; resolves to the exit code. Throws InputError on bad arguments or files. */
+/** Runs the command. Resolves to the exit code; rejects with InputError on bad arguments or files. */
 export async function runCocoEval(
   argv: string[],
   stdout: NodeJS.WritableStream = process.stdout,
@@ -36,16 +40,13 @@ export async function runCocoEval(
   }
   const groundTruth = readGroundTruth(required(options.annotations, '--annotations'));
   const detections = readDetections(required(options.detections, '--detections'), groundTruth);
-  const {
-    metrics,
-    images,
-    groundTruths,
-    detections: measured,
-    byCategory,
-    warnings,
-  } = evaluateDetections(groundTruth, detections);
+  const { metrics, warnings, images, groundTruths, byCategory, ...counts } = evaluateDetections(
+    groundTruth,
+    detections,
+  );
   for (const warning of warnings) stderr.write(`${options.annotations}: ${warning}\n`);
-  stdout.write(`${JSON.stringify({ ...metrics, images, groundTruths, detections: measured, byCategory }, null, 2)}\n`);
+  const report = { ...metrics, images, groundTruths, detections: counts.detections, byCategory };
+  stdout.write(`${JSON.stringify(report, null, 2)}\n`);
   return 0;
 }
 

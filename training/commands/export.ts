@@ -1,19 +1,13 @@
 /** The `export` command: weights of this project as files that PyTorch and Detectron2 load. */
 import { mkdirSync } from 'node:fs';
 import { dirname, extname, resolve } from 'node:path';
-import {
-  writeDetectron2Pickle,
-  WeightsError,
-  writeSafetensors,
-  writeTorchZip,
-  type CheckpointTensor,
-} from '../../engine/index.ts';
+import { writeDetectron2Pickle, writeSafetensors, writeTorchZip, type CheckpointTensor } from '../../engine/index.ts';
 import { exportNames } from '../../model/index.ts';
-import { parseArguments } from './arguments.ts';
-import { writeFileAtomic } from '../data/files.ts';
-import { InputError } from '../core/errors.ts';
 import { readAnyWeights, skippedIn } from '../checkpoints/load-weights.ts';
-import { OWN_METADATA } from '../checkpoints/weights-file.ts';
+import { OWN_METADATA, weightsErrorsAsInput } from '../checkpoints/weights-file.ts';
+import { InputError } from '../core/errors.ts';
+import { writeFileAtomic } from '../data/files.ts';
+import { parseArguments } from './arguments.ts';
 
 type Writer = (
   tensors: ReadonlyMap<string, CheckpointTensor>,
@@ -31,16 +25,18 @@ const HELP = `export: writes weights for PyTorch and Detectron2
 
   npm run export -- --weights FILE --out FILE.pth
 
-  --weights FILE  weights of this project (runs/.../best.safetensors), or a file with Detectron2's names in any format that train reads
-  --out FILE      .pth: torch.load of PyTorch >= 1.6 gives {"model": tensors by Detectron2's names, ...};
+  --weights FILE  weights of this project (runs/.../best.safetensors), or a file with Detectron2's names
+                  in any format that train reads
+  --out FILE      the ending decides the format:
+                  .pth: torch.load of PyTorch >= 1.6 gives {"model": tensors by Detectron2's names, ...};
                   .pkl: Python's pickle of {"model": numpy arrays, "__author__": ...}, as in Detectron2's model zoo;
                   .safetensors
   --help          this text
 
-Configuration and class names go along, so that evaluate and predict read each of them without more.
+The file also contains configuration and class names. evaluate and predict read it without further options.
 `;
 
-/** Runs the subcommand; resolves to the exit code. */
+/** Runs the command. Resolves to the exit code; rejects with InputError on bad arguments or files. */
 export async function runExport(argv: readonly string[]): Promise<number> {
   const { values } = parseArguments('export', argv, {
     weights: { type: 'string' },
@@ -57,23 +53,19 @@ export async function runExport(argv: readonly string[]): Promise<number> {
     throw new InputError(`export: --out: expected a file that ends in one of ${ENDINGS}, got nothing`);
   const ending = extname(out).toLowerCase();
   if (!Object.hasOwn(WRITERS, ending))
-    throw new InputError(`export: --out ${out}: expected a name that ends in one of ${ENDINGS}`);
+    throw new InputError(`export: --out: expected a name that ends in one of ${ENDINGS}, got ${out}`);
   if (resolve(out) === resolve(weights))
-    throw new InputError(`export: --out ${out}: is the file to read; expected another name`);
+    throw new InputError(`export: --out: expected another file than --weights, got ${out}`);
   const file = readAnyWeights(weights);
-  try {
-    const { tensors, notes } = exportNames(file.tensors, weights);
-    const metadata = Object.fromEntries(
-      OWN_METADATA.flatMap((key) => (Object.hasOwn(file.metadata, key) ? [[key, file.metadata[key]]] : [])),
-    );
-    const bytes = WRITERS[ending](tensors, metadata);
-    mkdirSync(dirname(resolve(out)), { recursive: true });
-    writeFileAtomic(out, bytes);
-    for (const { name, reason } of skippedIn(file)) console.log(`left out  ${name}: ${reason}`);
-    for (const note of notes) console.log(`note      ${note}`);
-    console.log(`wrote     ${out}: ${tensors.size} tensors, ${(bytes.length / 1e6).toFixed(1)} MB`);
-    return 0;
-  } catch (error) {
-    throw error instanceof WeightsError ? new InputError(error.message) : error;
-  }
+  const { tensors, notes } = weightsErrorsAsInput(() => exportNames(file.tensors, weights));
+  const metadata = Object.fromEntries(
+    OWN_METADATA.flatMap((key) => (Object.hasOwn(file.metadata, key) ? [[key, file.metadata[key]]] : [])),
+  );
+  const bytes = weightsErrorsAsInput(() => WRITERS[ending](tensors, metadata));
+  mkdirSync(dirname(resolve(out)), { recursive: true });
+  writeFileAtomic(out, bytes);
+  for (const { name, reason } of skippedIn(file)) console.log(`left out  ${name}: ${reason}`);
+  for (const note of notes) console.log(`note      ${note}`);
+  console.log(`wrote     ${out}: ${tensors.size} tensors, ${(bytes.length / 1e6).toFixed(1)} MB`);
+  return 0;
 }
