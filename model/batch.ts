@@ -46,7 +46,7 @@ export interface BatchValues {
   readonly temperature?: number;
 }
 
-export class Batch {
+export class DeviceBatch {
   /** u32: images in the layout of `packImages`. */
   readonly packed: Tensor;
   /** [B, 4]: width, height, width, height of the unpadded images, pixels. */
@@ -89,8 +89,9 @@ export class Batch {
     const { device, shape } = this;
     const given = shapeKey({ ...batchShape(images), rows: shape.rows }),
       expected = shapeKey(shape);
-    if (given !== expected) throw new RangeError(`Batch: images: expected a batch of shape ${expected}, got ${given}`);
-    if (!(temperature > 0)) throw new RangeError(`Batch: temperature: expected a number > 0, got ${temperature}`);
+    if (given !== expected)
+      throw new RangeError(`DeviceBatch: images: expected a batch of shape ${expected}, got ${given}`);
+    if (!(temperature > 0)) throw new RangeError(`DeviceBatch: temperature: expected a number > 0, got ${temperature}`);
     device.write(this.packed, packImages(images, this.staging));
     device.write(this.sizes, Float32Array.from(images.flatMap(({ width, height }) => [width, height, width, height])));
     device.write(this.inverseTemperature, Float32Array.of(1 / temperature));
@@ -101,10 +102,12 @@ export class Batch {
     const { device, classes } = this;
     const objects = this.requireObjects();
     if (targets.length !== images.length)
-      throw new RangeError(`Batch: targets: expected those of ${images.length} images, got ${targets.length}`);
-    const { labels, boxes, counts, highestLabel } = packTargets('Batch', targets, objects.maxObjects);
+      throw new RangeError(`DeviceBatch: targets: expected those of ${images.length} images, got ${targets.length}`);
+    const { labels, boxes, counts, highestLabel } = packTargets('DeviceBatch', targets, objects.maxObjects);
     if (highestLabel >= classes)
-      throw new RangeError(`Batch: labels: expected numbers below the model's ${classes} classes, got ${highestLabel}`);
+      throw new RangeError(
+        `DeviceBatch: labels: expected numbers below the model's ${classes} classes, got ${highestLabel}`,
+      );
     this.highestLabel = highestLabel;
     this.writeImages(images, values);
     device.write(objects.labels, labels);
@@ -119,7 +122,8 @@ export class Batch {
   }
 
   private requireObjects(): Omit<Targets, 'highestLabel' | 'sizes'> {
-    if (!this.objects) throw new Error('Batch: expected a shape with ground truths, got one made without targets');
+    if (!this.objects)
+      throw new Error('DeviceBatch: expected a shape with ground truths, got one made without targets');
     return this.objects;
   }
 }

@@ -7,7 +7,7 @@
  */
 import { initialBoxes, normalizePacked, Random, type Device, type ImageData, type Tensor } from '../engine/index.ts';
 import { Module } from '../engine/nn/index.ts';
-import { Batch, batchShape, shapeKey, type BatchShape } from './batch.ts';
+import { DeviceBatch, batchShape, shapeKey, type BatchShape } from './batch.ts';
 import { selectDetections, type Detections } from './boxes.ts';
 import type { ModelConfig } from './config.ts';
 import { criterion, LOSS_PARTS, type Losses } from './criterion.ts';
@@ -101,12 +101,12 @@ export class DynamicSparseRCNN extends Module {
    * Device memory for batches of a shape. Write values to it, then pass it to `forwardBatch` or `lossOf`; this can be
    * repeated with other values.
    */
-  batch(shape: BatchShape): Batch {
-    return new Batch(this.device, shape, this.config.numClasses);
+  batch(shape: BatchShape): DeviceBatch {
+    return new DeviceBatch(this.device, shape, this.config.numClasses);
   }
 
   /** Device memory for batches of the shape of these images and objects. */
-  makeBatch(images: readonly ImageData[], targets: readonly ImageTargets[]): Batch {
+  makeBatch(images: readonly ImageData[], targets: readonly ImageTargets[]): DeviceBatch {
     return this.batch(batchShape(images, targets));
   }
 
@@ -116,7 +116,7 @@ export class DynamicSparseRCNN extends Module {
   }
 
   /** `forward` of the values of a batch: nothing comes from the host, so that it can be captured and replayed. */
-  forwardBatch(batch: Batch): Predictions {
+  forwardBatch(batch: DeviceBatch): Predictions {
     const { device, config } = this;
     const { height, width, images } = batch.shape;
     const x = device.opScope(() =>
@@ -129,7 +129,7 @@ export class DynamicSparseRCNN extends Module {
   }
 
   /** `loss` of the values of a batch. */
-  lossOf(batch: Batch): Losses {
+  lossOf(batch: DeviceBatch): Losses {
     return criterion(this.forwardBatch(batch).stages, batch.targets, this.config);
   }
 

@@ -8,7 +8,7 @@ export {
   type ModelConfig,
   type PresetName,
 } from './config.ts';
-export { Batch, batchShape, shapeKey, type BatchShape, type BatchValues } from './batch.ts';
+export { DeviceBatch, batchShape, shapeKey, type BatchShape, type BatchValues } from './batch.ts';
 export type { Detections } from './boxes.ts';
 export type { Losses } from './criterion.ts';
 export { MATCHER_NAMES, MATCHERS, type MatcherName } from './matching.ts';

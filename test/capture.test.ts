@@ -527,17 +527,19 @@ test('a batch refuses what does not fit its shape, by name', () => {
   const batch = model.batch(batchShape(images, targets));
   const box = Float32Array.of(1, 2, 3, 4);
   expect(() => batch.write(sample(1, true).images, targets)).toThrow(
-    'Batch: images: expected a batch of shape 2x64x64x8, got 2x64x96x8',
+    'DeviceBatch: images: expected a batch of shape 2x64x64x8, got 2x64x96x8',
   );
   expect(() => batch.write(images, [targets[0], { labels: [4], boxes: box }])).toThrow(
-    "Batch: labels: expected numbers below the model's 4 classes, got 4",
+    "DeviceBatch: labels: expected numbers below the model's 4 classes, got 4",
   );
   expect(() => batch.write(images, [targets[0], { labels: new Uint32Array(9), boxes: new Float32Array(36) }])).toThrow(
-    'Batch: labels of image 1: expected at most 8 objects, got 9',
+    'DeviceBatch: labels of image 1: expected at most 8 objects, got 9',
   );
-  expect(() => batch.write(images, targets.slice(1))).toThrow('Batch: targets: expected those of 2 images, got 1');
+  expect(() => batch.write(images, targets.slice(1))).toThrow(
+    'DeviceBatch: targets: expected those of 2 images, got 1',
+  );
   expect(() => batch.write(images, targets, { temperature: 0 })).toThrow(
-    'Batch: temperature: expected a number > 0, got 0',
+    'DeviceBatch: temperature: expected a number > 0, got 0',
   );
   batch.dispose();
   model.dispose();

@@ -1,6 +1,6 @@
 /**
- * The command line and bad input: every error is one line that names file, field, what was expected and what came, with exit code 2 and no stack;
- * what is left out of the data is said.
+ * The command line and bad input. Every error is one line that names file, field, the expected and the found value,
+ * with exit code 2 and without a stack trace. Ignored data is reported.
  */
 import { spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
@@ -99,7 +99,7 @@ describe('the program', () => {
       expect({ code, stderr, helpful: stdout.includes('--help') }).toEqual({ code: 0, stderr: '', helpful: true });
   });
 
-  test('ends with 2 and one line where the input is at fault', async () => {
+  test('ends with code 2 and one line for bad input', async () => {
     const [unknown, option, file, folderBelowFile] = await Promise.all([
       cli(['frobnicate']),
       cli(['train', '--dta', 'x']),
@@ -134,14 +134,14 @@ describe('the program', () => {
   test.each([
     ['DSRCNN_DRIVER', 'DSRCNN_DRIVER: must be one of auto, gpu, lavapipe, swiftshader, got "abacus"'],
     ['DSRCNN_ROBUSTNESS', 'DSRCNN_ROBUSTNESS: must be on or off, got "abacus"'],
-  ])('says without a stack what %s may be', async (variable, complaint) => {
+  ])('refuses a bad %s without a stack trace', async (variable, complaint) => {
     vi.stubEnv(variable, 'abacus');
     const { code, stderr } = await cli(['train', ...TINY, '--out', join(folder, 'abacus')]);
     vi.unstubAllEnvs();
     expect({ code, stderr }).toEqual({ code: 1, stderr: `error: ${complaint}\n` });
   });
 
-  test('saves a training whose reader has gone', async () => {
+  test('saves a training when the reader of its output has gone', async () => {
     const out = join(folder, 'unread');
     const { code, stderr } = await cli(['train', ...TINY, '--iterations', '100000', '--out', out], true);
     expect(code).toBe(130);
@@ -208,7 +208,7 @@ describe('options and configuration', () => {
     });
   });
 
-  test('a configuration file that is none is refused with the place', async () => {
+  test('a bad configuration file is refused by place or key', async () => {
     const file = join(folder, 'broken.json');
     for (const [text, message] of [
       ['{"model": {"depth": 18,}}', 'malformed JSON at line 1, column'],
@@ -239,7 +239,7 @@ describe('options and configuration', () => {
     });
   });
 
-  test('empty values are refused: as paths they would be the current folder', async () => {
+  test('empty values are refused, because as paths they are the current folder', async () => {
     expect(await refusal(runTrain(['--out', '']))).toBe('train: --out: expected a value, got an empty text');
     expect(await refusal(runEvaluate(['--weights', '']))).toBe(
       'evaluate: --weights: expected a value, got an empty text',
@@ -254,7 +254,7 @@ describe('options and configuration', () => {
 });
 
 describe('data', () => {
-  test('without any object to learn from is refused, crowds alone as well', async () => {
+  test('without objects to learn from, or with crowds only, is refused', async () => {
     for (const root of [
       changed('none', (json) => {
         json.annotations = [];
@@ -269,7 +269,7 @@ describe('data', () => {
     }
   });
 
-  test('with a class that is never learnt, nothing to measure by, or shared images is warned about', () => {
+  test('with unlearnt classes, nothing to measure by, or shared images gives warnings', () => {
     const root = changed('odd', (json) => {
       json.annotations = json.annotations.filter(({ category_id }) => category_id !== 4);
       json.images[0].file_name = '../val/1.png';
@@ -283,7 +283,7 @@ describe('data', () => {
     ]);
   });
 
-  test('with an image that cannot be decoded names it, and trains once that is mended', async () => {
+  test('with an image that cannot be decoded is refused by its name, and trains once it is repaired', async () => {
     const root = changed('truncated', () => undefined);
     truncateSync(join(root, 'train', '03.png'), 900);
     const train = () =>
@@ -302,7 +302,8 @@ describe('data', () => {
         join(folder, 'mended'),
       ]);
     expect(await refusal(train())).toContain(`${join(root, 'train', '03.png')}: cannot be decoded`);
-    // Once mended, the same command works: the folder of a run that did not begin is no obstacle, that of one that did is.
+    // Once the image is repaired, the same command works. The folder of a run that never began can be used again, that
+    // of a run that began cannot.
     cpSync(join(data, 'train', '03.png'), join(root, 'train', '03.png'));
     expect(await train()).toBe(0);
     expect(await refusal(train())).toContain('already holds a run');
@@ -312,7 +313,7 @@ describe('data', () => {
 describe('weights and checkpoints', () => {
   const image = join(data, 'val', '1.png');
 
-  test('what cannot be read is refused by file', async () => {
+  test('unreadable weights are refused by file', async () => {
     const bytes = readFileSync(join(run, 'best.safetensors'));
     const file = join(folder, 'weights.safetensors');
     const spoiled = Buffer.from(bytes);
@@ -331,7 +332,7 @@ describe('weights and checkpoints', () => {
     expect(existsSync(join(folder, 'unpredicted', 'predictions.json'))).toBe(false);
   });
 
-  test('predict says what is there instead of an image, and keeps what it detected before one that is broken', async () => {
+  test('predict refuses paths that are not images, and keeps its detections before a broken image', async () => {
     const weights = join(run, 'best.safetensors'),
       out = join(folder, 'half-predicted'),
       broken = join(folder, 'broken.png');
@@ -358,7 +359,7 @@ describe('weights and checkpoints', () => {
     ]);
   });
 
-  test('with --half, predict and evaluate say what it comes to, and find the same objects; an adapter without shader-f16 is refused', async () => {
+  test('--half is described, finds the same objects, and is refused without shader-f16', async () => {
     const weights = join(run, 'best.safetensors'),
       out = join(folder, 'half');
     const probe = await openDevice();
@@ -407,7 +408,7 @@ describe('weights and checkpoints', () => {
     }
   });
 
-  test('a run that was changed by hand is not continued wrongly', async () => {
+  test('a run with changed or missing files is not continued', async () => {
     const broken = join(folder, 'broken-run');
     const resumed = async (change: (path: string) => void): Promise<unknown> => {
       rmSync(broken, { recursive: true, force: true });

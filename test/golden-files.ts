@@ -1,4 +1,4 @@
-/** Reads the golden files: recorded runs of the method in PyTorch (see test/golden/README.md). */
+/** Reads the golden files: results of the method in PyTorch (see test/golden/README.md). */
 import { readFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
 import { readSafetensors, type SafetensorsFile } from '../engine/index.ts';
@@ -13,7 +13,7 @@ export const GOLDEN_NAMES = [
 export type GoldenName = (typeof GOLDEN_NAMES)[number];
 
 export interface Golden extends SafetensorsFile {
-  /** The reference's Config as JSON gives it (snake_case names). */
+  /** The reference's Config as JSON (snake_case names). */
   readonly config: Readonly<Record<string, unknown>>;
   readonly meta: { readonly temperature: number; readonly sizes: readonly string[] };
   /** Values of a float tensor. */

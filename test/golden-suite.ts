@@ -1,4 +1,7 @@
-/** Tests of the whole model against recorded PyTorch runs in float64: every intermediate, all gradients, three AdamW steps, detections (see test/golden/README.md). */
+/**
+ * Tests of the whole model against PyTorch runs in float64: every intermediate result, all gradients, three AdamW
+ * steps, and detections (see test/golden/README.md).
+ */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { AdamW, backward, type Device } from '../engine/index.ts';
 import { openDevice, type NodeDeviceOptions } from '../engine/node/index.ts';
@@ -10,10 +13,10 @@ import type { Predictions } from '../model/dynamic-sparse-rcnn.ts';
 import { GOLDEN_NAMES, readGolden, type Golden, type GoldenName } from './golden-files.ts';
 import { relativeError } from './op-harness.ts';
 
-/** PyTorch's own float32 run stays within 1.5e-4 of these files. */
+/** Relative L2 error. PyTorch's own float32 run stays within 1.5e-4 of these files. */
 const TOLERANCE = 5e-4;
 
-/** The reference's snake_case configuration as ours. */
+/** The reference's configuration, which has snake_case names, as ours. */
 function modelConfig(golden: Golden): ModelConfig {
   const renamed: Record<string, string> = {
     num_cls_layers: 'numClassLayers',
@@ -48,7 +51,7 @@ function targets(golden: Golden): { labels: Uint32Array<ArrayBuffer>; boxes: Flo
   }));
 }
 
-/** Loads the recorded initial weights. */
+/** Loads the initial weights of the file. */
 function loadInitial(model: DynamicSparseRCNN, golden: Golden): void {
   const prefix = 'weights.';
   const values = new Map(
@@ -68,10 +71,15 @@ function channelsFirst(data: ArrayLike<number>, [b, h, w, c]: readonly number[])
   return out;
 }
 
-/** Scores closer than this, relatively, are in no order that float32 could keep: a score is a sigmoid of sums of thousands of products. */
+/**
+ * Scores with a smaller relative difference have no order that float32 can keep: a score is the sigmoid of sums of
+ * thousands of products.
+ */
 const TIE = 1e-5;
 
-/** For each detection expected, the rank of the one found: its own, or where scores tie that of the next unused one with its label. */
+/**
+ * The rank of the found detection for each expected one: the same rank, or among ties the next unused with its label.
+ */
 function orderOfTies(scores: ArrayLike<number>, expected: readonly number[], found: readonly number[]): number[] {
   const unused = new Set(found.keys());
   return expected.map((label, i) => {
@@ -82,7 +90,7 @@ function orderOfTies(scores: ArrayLike<number>, expected: readonly number[], fou
   });
 }
 
-/** The kernels that a device chooses, and others in turn. */
+/** The kernels that a device chooses, and others. */
 const VARIANTS = {
   'as chosen': {},
   "WebGPU's default limits": { limits: 'default' },
@@ -93,9 +101,12 @@ const VARIANTS = {
 } satisfies Readonly<Record<string, NodeDeviceOptions>>;
 export type Variant = keyof typeof VARIANTS;
 export const VARIANT_NAMES = Object.keys(VARIANTS) as Variant[];
-/** Its kernels are not for small subgroups: it has a file of its own (vitest.config.ts). */
+/** A separate file tests this variant, because its kernels are not for small subgroups (vitest.config.ts). */
 export const WITHOUT_SUBGROUPS: Variant = 'default limits, no subgroups';
-/** Every file runs as chosen, this one with every variant; `GOLDEN_VARIANTS=all` in the environment: all with all, in about 8 minutes. */
+/**
+ * The file that runs with every variant; the others run as chosen. `GOLDEN_VARIANTS=all` in the environment runs every
+ * file with every variant, in about 8 minutes.
+ */
 const WITH_ALL_VARIANTS: GoldenName = 'r18-staircase-ota';
 
 interface Run {
@@ -252,12 +263,13 @@ function testRun({ name, options }: Run): void {
     };
     const plain = await run(false),
       saving = await run(true);
-    // The same sums in another order; F(4x4) rounds more coarsely.
+    // The order of the sums differs. F(4x4) rounds more coarsely.
     const rounding = options.force?.convolution === 'winograd4' ? 2e-5 : 1e-5;
     saving.gradients.forEach((gradient, i) =>
       expect(relativeError(gradient, plain.gradients[i])).toBeLessThanOrEqual(rounding),
     );
-    // Scratch memory and textures of operands are part of the peak, are not spared, and weigh much in networks as small as these.
+    // The peak includes scratch memory and textures of operands, which are not saved. In small networks their share is
+    // large.
     expect(saving.peak).toBeLessThan(0.9 * plain.peak);
   });
 

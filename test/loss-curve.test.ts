@@ -1,8 +1,12 @@
 /**
- * A hundred steps of the `tiny` preset follow PyTorch's loss (bench/loss-curve.ts recorded it; see there why single runs part after some steps, whoever computes them).
+ * A hundred steps of the `tiny` preset follow PyTorch's loss, which bench/loss-curve.ts has stored. It also explains
+ * why single runs diverge after some steps in any implementation.
  *
- * Two runs: at the preset's learning rate, where rounding grows to percents within ten steps, so that the bar is how far PyTorch's float32 and float64 part;
- * and at a twentieth of it, where both stay together long enough to compare closely. The initial weights, batches and schedules are made anew and held against a checksum.
+ * Two runs:
+ * - at the preset's learning rate: rounding errors grow to percents within ten steps, so the tolerance is the
+ *   difference between PyTorch's float32 and float64 runs;
+ * - at a twentieth of it: both stay close long enough for a close comparison.
+ * The initial weights, batches and schedules are computed again and compared with a checksum.
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -26,7 +30,7 @@ afterAll(() => {
 const recorded = (name: string): RecordedCurve =>
   JSON.parse(readFileSync(new URL(`golden/loss-curve/${name}.json`, import.meta.url), 'utf8')) as RecordedCurve;
 
-/** Means of ten steps at a time. */
+/** Means over groups of ten steps. */
 const byTen = (values: readonly number[]): number[] =>
   Array.from({ length: values.length / 10 }, (_, i) => mean(values.slice(10 * i, 10 * i + 10)));
 
@@ -44,7 +48,8 @@ describe.each(['low-rate', 'preset'])('%s', (name) => {
   });
 
   test('takes the same first steps: loss, its parts, gradient norm, positives', () => {
-    // As far as PyTorch's float32 stays within 1e-5 of its float64; ten times that, for another order of the sums.
+    // PyTorch's float32 stays within 1e-5 of its float64 for so many steps. The tolerance is ten times that, because
+    // the order of the sums differs.
     const together = name === 'preset' ? 4 : 16;
     const closely = (actual: readonly number[], expected: readonly number[], tolerance: number) => {
       for (const difference of relativeDifferences(actual, expected)) expect(difference).toBeLessThanOrEqual(tolerance);

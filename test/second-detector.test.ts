@@ -1,6 +1,6 @@
 /**
- * Training, evaluation and drawing work with any `Detector`: here a small dense one-stage detector in the manner of FCOS
- * (arXiv 1904.01355), with other loss parts and without proposals, matching, stages and temperature.
+ * Training, evaluation and drawing work with any `Detector`: here a small dense one-stage detector in the manner of
+ * FCOS (arXiv 1904.01355), with other loss parts and without proposals, matching, stages and temperature.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,4 +1,7 @@
-/** Training as a user sees it: the same seed gives the same bits, a run stopped and resumed equals one that was not, memory does not grow, files are whole. */
+/**
+ * Training from the command line: the same seed gives the same bits, a resumed run equals an uninterrupted one, memory
+ * does not grow, files are complete.
+ */
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -42,13 +45,13 @@ const train = (out: string, ...more: string[]): Promise<number> =>
     join(folder, out),
     ...more,
   ]);
-/** The lines without what depends on the clock. */
+/** The lines without the times of steps. */
 const losses = (out: string): unknown[] =>
   readMetrics(join(folder, out, 'metrics.jsonl')).map(({ step_ms, ...rest }) => rest);
 const weights = (out: string): Buffer => readFileSync(join(folder, out, 'last', 'model.safetensors'));
 
 describe('a run', () => {
-  test('leaves what the README promises', async () => {
+  test('writes its files', async () => {
     expect(await train('whole')).toBe(0);
     const out = join(folder, 'whole');
     expect(readMetrics(join(out, 'metrics.jsonl')).map(({ iteration }) => iteration)).toEqual([
@@ -86,7 +89,7 @@ describe('a run', () => {
     expect(losses('other')).not.toEqual(losses('whole'));
   });
 
-  test('that was stopped and resumed equals one that was not', async () => {
+  test('that was stopped and resumed equals an uninterrupted one', async () => {
     const metricsFile = join(folder, 'stopped', 'metrics.jsonl');
     const watch = setInterval(() => {
       if (existsSync(metricsFile) && readMetrics(metricsFile).length >= 3) {
@@ -102,7 +105,7 @@ describe('a run', () => {
     expect(weights('stopped').equals(weights('whole'))).toBe(true);
   });
 
-  test('is evaluated again to the same numbers, and predicts from its weights alone', async () => {
+  test('is evaluated again with the same numbers, and predicts from its weights alone', async () => {
     const best = join(folder, 'whole', 'best.safetensors');
     const out = join(folder, 'evaluated');
     expect(await runEvaluate(['--weights', best, '--data', data, '--out', out])).toBe(0);
@@ -158,7 +161,7 @@ describe('bad input', () => {
     );
   });
 
-  test('weights of another shape are refused by the tensor', async () => {
+  test("weights of another shape are refused by the tensor's name", async () => {
     await refused(
       /best\.safetensors: .*less than half .*another shape.*--partial/,
       '--data',

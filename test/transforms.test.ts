@@ -1,4 +1,4 @@
-/** Augmentation: where boxes go, which sizes come out, and that pixels go where boxes go. */
+/** Augmentation: boxes and sizes after a transform, and pixels that follow their boxes. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -32,7 +32,7 @@ const quarters = fc.tuple(unit, unit, unit, unit);
 
 describe('sizes', () => {
   test("equal Detectron2's ResizeShortestEdge", () => {
-    // Worked out from the formula of detectron2.data.transforms.ResizeShortestEdge.get_output_shape, int(x + 0.5) included.
+    // From the formula of detectron2.data.transforms.ResizeShortestEdge.get_output_shape, with int(x + 0.5).
     expect(resizedSize({ width: 640, height: 480 }, 800, 1333)).toEqual({ width: 1067, height: 800 });
     expect(resizedSize({ width: 480, height: 640 }, 800, 1333)).toEqual({ width: 800, height: 1067 });
     expect(resizedSize({ width: 500, height: 375 }, 608, 1333)).toEqual({ width: 811, height: 608 });
@@ -40,11 +40,13 @@ describe('sizes', () => {
     expect(resizedSize({ width: 333, height: 333 }, 500, 400)).toEqual({ width: 400, height: 400 });
   });
 
-  test('a one-pixel side does not vanish', () => {
+  test('a side of one pixel stays', () => {
     expect(resizedSize({ width: 5000, height: 1 }, 800, 1333)).toEqual({ width: 1333, height: 1 });
   });
 
-  test('of the paper: short side from its list or the long side at the limit; crops of 384 to 600 of an image resized to 400, 500 or 600', () => {
+  // The short side is in the list, or the long side is at the limit. Crops have sides of 384 to 600, and are cut from
+  // an image resized to 400, 500 or 600.
+  test('of the paper are within its bounds', () => {
     fc.assert(
       fc.property(sizes, seeds, (size, seed) => {
         const transform = planAugmentation(size, PAPER_AUGMENTATION, new Random(seed));
@@ -93,7 +95,7 @@ describe('sizes', () => {
     expect(scaleOf(evaluation, { width: 640, height: 480 })).toEqual([0.4, 0.4]);
   });
 
-  test('flips and crops come as often as asked', () => {
+  test('flips and crops have the probabilities of the settings', () => {
     const plans = Array.from({ length: 2000 }, (_, i) =>
       planAugmentation({ width: 640, height: 480 }, PAPER_AUGMENTATION, new Random(7, i)),
     );
@@ -126,7 +128,7 @@ describe('boxes', () => {
     );
   });
 
-  test('flipped twice are where they were', () => {
+  test('flipped twice are unchanged', () => {
     fc.assert(
       fc.property(sizes, quarters, (size, numbers) => {
         const flip: ImageTransform = { uncropped: null, crop: null, ...size, flip: true };
@@ -140,7 +142,7 @@ describe('boxes', () => {
     );
   });
 
-  test('of which nothing lies in the crop are dropped, others clipped', () => {
+  test('outside the crop are dropped, others are clipped', () => {
     const transform: ImageTransform = {
       uncropped: { width: 100, height: 100 },
       crop: { x: 50, y: 20, width: 50, height: 60 },
@@ -163,7 +165,7 @@ function drawn({ width, height }: Size, [x0, y0, x1, y1]: Box): PixelImage {
   return { data, width, height };
 }
 
-/** Bounds of what is brighter than half. */
+/** Bounds of the pixels brighter than half. */
 function brightBounds({ data, width, height }: PixelImage): Box {
   const bounds: Box = [width, height, 0, 0];
   for (let y = 0; y < height; y++) {
@@ -181,7 +183,7 @@ function brightBounds({ data, width, height }: PixelImage): Box {
 }
 
 describe('pixels', () => {
-  test('go where their boxes go, through crops, resizes and flips', async () => {
+  test('follow their boxes through crops, resizes and flips', async () => {
     const augmentation: Augmentation = {
       flip: 0.5,
       shortSides: [60, 90, 120],
@@ -202,7 +204,8 @@ describe('pixels', () => {
         transform.width * transform.height * 3,
       ]);
       const expected = transformBox(box, transform, size);
-      // A threshold at half finds an edge to the nearest pixel, after each of up to two resizes: the first one's error is scaled by the second, up to 2.
+      // A threshold at half the brightness finds an edge to the nearest pixel after each of up to two resizes. The
+      // second resize scales the error of the first by up to 2.
       if (expected !== null && expected[2] - expected[0] > 4 && expected[3] - expected[1] > 4) {
         brightBounds(image).forEach((edge, k) =>
           expect(Math.abs(edge - expected[k]), `image ${i}, edge ${k}`).toBeLessThanOrEqual(2),
@@ -211,7 +214,7 @@ describe('pixels', () => {
     }
   });
 
-  test('flipped twice are the same bytes, and an image passed through is a copy', async () => {
+  test('flipped twice are the same bytes, and an unchanged image is a copy', async () => {
     const size = { width: 7, height: 5 };
     const image: PixelImage = { ...size, data: Uint8Array.from({ length: 105 }, (_, i) => i * 2) };
     const flip: ImageTransform = { uncropped: null, crop: null, ...size, flip: true };
@@ -259,7 +262,7 @@ describe('pixels', () => {
     );
   });
 
-  test('the cache forgets what was used least recently, and takes nothing larger than itself', () => {
+  test('the cache drops the least recently used image, and ignores images larger than itself', () => {
     const image = (bytes: number): PixelImage => ({ data: new Uint8Array(bytes), width: bytes / 3, height: 1 });
     const cache = new ImageCache(30);
     cache.set('a', image(12));
@@ -271,7 +274,7 @@ describe('pixels', () => {
   });
 });
 
-describe('settings that make no sense', () => {
+describe('bad settings are refused', () => {
   const bad: [string, Partial<Augmentation>][] = [
     ['augmentation.flip: expected a probability in 0 .. 1, got 1.5', { flip: 1.5 }],
     ['augmentation.shortSides: expected at least one size, or a fixedSize, got []', { shortSides: [] }],

@@ -157,7 +157,9 @@ export class TrainingRun {
     }
   }
 
-  /** Loads the best weights and draws the run; evaluates it first if no evaluation exists. Returns the pictures' paths. */
+  /**
+   * Loads the best weights and draws the run; evaluates it first if no evaluation exists. Returns the pictures' paths.
+   */
   async finish(): Promise<string[]> {
     const { files, dataset, config } = this.plan;
     if (this.state.best === null) await this.evaluate();

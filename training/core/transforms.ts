@@ -3,8 +3,8 @@
  * them to pixels.
  *
  * Boxes are xyxy pixels. The order follows Sparse R-CNN's data mapper: with some probability a resize and a random
- * crop, then the resize to the network's size. The data mapper flips first; here the flip is last. The images are equally
- * likely, because a crop is as likely on the left as on the right.
+ * crop, then the resize to the network's size. The data mapper flips first; here the flip is last. The images are
+ * equally likely, because a crop is as likely on the left as on the right.
  */
 import type { Random } from '../../engine/core/random.ts';
 import type { Augmentation, EvaluationResize } from './augmentation.ts';
