@@ -1,12 +1,9 @@
 /**
- * The result of profiling: what each dispatch was and how long the device took for it, what JavaScript did meanwhile,
- * sums by kernel, and a trace for Perfetto.
+ * Profiles: each dispatch with its device time, what JavaScript did meanwhile, sums by kernel, and a trace for
+ * Perfetto.
  */
 
-/**
- * `dispatches`: every dispatch is timed, which slows the work down. `submits`: only what the device is given at once
- * is timed, at next to no cost.
- */
+/** `dispatches`: times every dispatch, which slows the work down. `submits`: times whole submits, at almost no cost. */
 export type ProfileDetail = 'dispatches' | 'submits';
 export type ProfileTiming = 'timestamps' | 'wall clock';
 
@@ -21,42 +18,38 @@ export interface TimeSpan {
   readonly durationMs: number;
 }
 
+/** One dispatch. */
 export interface DispatchRow extends TimeSpan {
   readonly kernel: string;
   readonly workgroups: number;
   /**
-   * Of the buffer ranges bound, each counted once; what goes through memory unless caches help or only part is
-   * touched.
+   * Size of the bound buffer ranges and matrices, each counted once. It equals the memory traffic unless caches help,
+   * or the kernel uses only part of a range.
    */
   readonly bytes: number;
-  /** Null for kernels that move bytes rather than compute. */
+  /** Null for kernels that only move data. */
   readonly flops: number | null;
 }
 
-/**
- * `record`: JavaScript that records commands; `submit`: handing them over; `wait`: nothing but waiting for the
- * device.
- */
+/** `encode`: JavaScript encodes commands; `submit`: it submits them; `wait`: it only waits for the device. */
 export interface HostSpan extends TimeSpan {
-  readonly name: 'record' | 'submit' | 'wait';
+  readonly name: 'encode' | 'submit' | 'wait';
 }
 
-/** What the adapter does at most, measured by two small kernels (kernels/roofline.ts). */
+/** Peak rates of the adapter, measured by two small kernels (kernels/roofline.ts). */
 export interface Roofline {
   readonly flopsPerSecond: number;
-  /** Read and written together. */
+  /** Sum of bytes read and written. */
   readonly bytesPerSecond: number;
 }
 
-/** What is measured once a device, before its first profile. */
+/** Measured once per device, before its first profile. */
 export interface Calibration {
   readonly timing: ProfileTiming;
-  /** Why not by timestamps; null where they are used. */
+  /** Why timestamps are not used; null if they are. */
   readonly reason: string | null;
   readonly roofline: Roofline;
-  /**
-   * Measured time of a dispatch that does nothing; taken off by wall clock, contained in each duration by timestamps.
-   */
+  /** Time of an empty dispatch. Durations by wall clock exclude it; durations by timestamps contain it. */
   readonly emptyDispatchMs: number;
 }
 
@@ -65,31 +58,27 @@ export interface KernelSummary {
   readonly kernel: string;
   readonly calls: number;
   readonly totalMs: number;
-  /** Of the time of all kernels, 0 to 1. */
+  /** Share of the time of all kernels, 0 to 1. */
   readonly share: number;
   readonly flopsPerSecond: number | null;
   readonly bytesPerSecond: number;
   /**
-   * Time at the adapter's measured peak (arithmetic or memory, whichever takes longer) over time taken, 0 to 1; more
-   * where caches serve what would go
-   * through memory, or bound ranges are touched in part.
+   * Time at the adapter's peak rate (arithmetic or memory, whichever takes longer) divided by the time taken, 0 to 1.
+   * It is larger than 1 if caches save memory traffic, or the kernel uses only part of a bound range.
    */
   readonly roofline: number;
-  /** Which of the two would take longer at its peak. */
+  /** Which of the two takes longer at its peak rate. */
   readonly limit: 'compute' | 'memory';
 }
 
-/** How a stretch of work used the device. The parts add up to `wallMs`. */
+/** How some work used the device. The parts add up to `wallMs`. */
 export interface Occupancy {
-  /** From the start of the profile until the device had done all. */
+  /** From the start of the profile until the device had done all work. */
   readonly wallMs: number;
   readonly busyMs: number;
-  /** The device had nothing to do while JavaScript was recording or submitting. */
-  readonly recordingMs: number;
-  /**
-   * The device had nothing to do for other reasons: JavaScript waited for data, or for the device itself before it
-   * went on.
-   */
+  /** The device was idle while JavaScript encoded or submitted. */
+  readonly encodingMs: number;
+  /** The device was idle for other reasons: JavaScript waited for data, or for an earlier result. */
   readonly otherMs: number;
 }
 
@@ -113,10 +102,12 @@ export type TraceEvent =
       readonly args: { readonly name: string };
     };
 
-const TRACE_DEVICE = 1,
-  TRACE_HOST = 2,
-  TRACE_PHASES = 3;
+/** Thread numbers in the trace. */
+const TRACE_DEVICE = 1;
+const TRACE_HOST = 2;
+const TRACE_PHASES = 3;
 
+/** Milliseconds of spans within `from` .. `to`. */
 function overlap(spans: readonly TimeSpan[], from: number, to: number): number {
   return spans.reduce(
     (sum, { startMs, durationMs }) => sum + Math.max(0, Math.min(to, startMs + durationMs) - Math.max(from, startMs)),
@@ -124,39 +115,64 @@ function overlap(spans: readonly TimeSpan[], from: number, to: number): number {
   );
 }
 
-/** The result of `device.profile`. */
-export class Profile {
-  readonly timing: ProfileTiming;
-  readonly roofline: Roofline;
+/** The measurements of a profile. */
+export interface ProfileData {
+  readonly adapter: string;
+  readonly detail: ProfileDetail;
+  readonly calibration: Calibration;
+  /** All dispatches in order. Durations are 0 with detail `submits`. */
+  readonly rows: readonly DispatchRow[];
+  /** When the device was busy, without overlap: one span per dispatch, or per submit. */
+  readonly busy: readonly TimeSpan[];
+  readonly host: readonly HostSpan[];
+  readonly phases: readonly (TimeSpan & { readonly name: string })[];
+  readonly wallMs: number;
+  /** Resolution of the device's clock: all timestamps are multiples of it. 0 by wall clock. */
+  readonly resolutionNs: number;
+}
 
-  constructor(
-    readonly adapter: string,
-    readonly detail: ProfileDetail,
-    readonly calibration: Calibration,
-    /** Every dispatch in the order of recording; durations are 0 with detail `submits`. */
-    readonly rows: readonly DispatchRow[],
-    /** When the device was at work, without overlap: by dispatch, or by submit. */
-    readonly busy: readonly TimeSpan[],
-    readonly host: readonly HostSpan[],
-    readonly phases: readonly (TimeSpan & { readonly name: string })[],
-    readonly wallMs: number,
-    /** Coarseness of the device's clock: what all timestamps are multiples of. 0 by wall clock. */
-    readonly resolutionNs: number,
-  ) {
-    this.timing = calibration.timing;
-    this.roofline = calibration.roofline;
+/** The result of `device.profile`. */
+export class Profile implements ProfileData {
+  readonly adapter: string;
+  readonly detail: ProfileDetail;
+  readonly calibration: Calibration;
+  readonly rows: readonly DispatchRow[];
+  readonly busy: readonly TimeSpan[];
+  readonly host: readonly HostSpan[];
+  readonly phases: readonly (TimeSpan & { readonly name: string })[];
+  readonly wallMs: number;
+  readonly resolutionNs: number;
+
+  constructor(data: ProfileData) {
+    this.adapter = data.adapter;
+    this.detail = data.detail;
+    this.calibration = data.calibration;
+    this.rows = data.rows;
+    this.busy = data.busy;
+    this.host = data.host;
+    this.phases = data.phases;
+    this.wallMs = data.wallMs;
+    this.resolutionNs = data.resolutionNs;
   }
 
-  /** Device time of all that was timed, in milliseconds. */
+  get timing(): ProfileTiming {
+    return this.calibration.timing;
+  }
+
+  get roofline(): Roofline {
+    return this.calibration.roofline;
+  }
+
+  /** Sum of all measured device times, in milliseconds. */
   get deviceMs(): number {
     return this.busy.reduce((sum, { durationMs }) => sum + durationMs, 0);
   }
 
-  /** Sums by kernel, by falling time. Throws with detail `submits`, which times no single dispatch. */
+  /** Sums by kernel, longest first. Throws with detail `submits`, which does not time single dispatches. */
   kernels(): KernelSummary[] {
     if (this.detail !== 'dispatches')
       throw new Error(
-        "kernels: a profile with detail 'submits' times no single dispatch; profile with detail 'dispatches'",
+        "kernels: expected a profile with detail 'dispatches', got 'submits', which does not time single dispatches",
       );
     const { flopsPerSecond: peak, bytesPerSecond: bandwidth } = this.roofline;
     const sums = new Map<
@@ -202,31 +218,30 @@ export class Profile {
   }
 
   /**
-   * How much of the time the device was at work, and what it waited for; measure it with detail `submits`, since
-   * timing every dispatch changes it.
-   * Throws by wall clock, where work is held back: there compare `deviceMs` with the time that the same work takes
-   * without a profile.
+   * How much of the time the device was busy, and what it waited for. Measure it with detail `submits`, since timing
+   * every dispatch changes it. Throws for profiles by wall clock, where work is held back. For these, compare
+   * `deviceMs` with the time of the same work without a profile.
    */
   occupancy(): Occupancy {
     if (this.timing !== 'timestamps')
       throw new Error(
-        'occupancy: needs timestamps, which this device or adapter does not offer; compare deviceMs with the time of the same work without a profile',
+        'occupancy: expected a profile with timestamps, got one by wall clock; ' +
+          'compare deviceMs with the time of the same work without a profile',
       );
-    const recording = this.host.filter(({ name }) => name !== 'wait');
-    let recordingMs = 0,
-      end = 0;
+    const encoding = this.host.filter(({ name }) => name !== 'wait');
+    let encodingMs = 0;
+    let end = 0;
     for (const { startMs, durationMs } of this.busy) {
-      if (startMs > end) recordingMs += overlap(recording, end, startMs);
+      if (startMs > end) encodingMs += overlap(encoding, end, startMs);
       end = Math.max(end, startMs + durationMs);
     }
     const wallMs = Math.max(this.wallMs, end);
-    return { wallMs, busyMs: this.deviceMs, recordingMs, otherMs: Math.max(0, wallMs - this.deviceMs - recordingMs) };
+    return { wallMs, busyMs: this.deviceMs, encodingMs, otherMs: Math.max(0, wallMs - this.deviceMs - encodingMs) };
   }
 
   /**
    * The profile as a trace: write `JSON.stringify({ traceEvents: profile.traceEvents() })` to a file and open it in
-   * Perfetto (ui.perfetto.dev) or
-   * chrome://tracing. One thread is the device, one JavaScript, one the phases that were marked.
+   * Perfetto (ui.perfetto.dev) or chrome://tracing. The threads are the device, JavaScript, and the marked phases.
    */
   traceEvents(): TraceEvent[] {
     const named = (tid: number, name: string): TraceEvent => ({

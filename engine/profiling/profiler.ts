@@ -1,12 +1,11 @@
 /**
- * Takes profiles (profile.ts) of what a dispatcher records.
+ * The profiler: takes a profile (profile.ts) of what a dispatcher encodes.
  *
- * While a profile runs, the dispatcher shows it every pass, dispatch and submit (`Probe`). Two ways of timing:
- *  - timestamps (feature `timestamp-query`): every dispatch in a pass of its own, whose begin and end the device
- *    writes down;
- *  - wall clock: command buffers are made as always but held back, and run one by one, each waited for, when the
- *    caller waits. Less exact, works everywhere.
- * Both keep the order of all work, so that results are the same bits as without.
+ * During a profile the dispatcher shows it every pass, dispatch and submit (`Probe`). There are two ways of timing:
+ *  - timestamps (feature `timestamp-query`): every dispatch has its own pass, and the device notes its begin and end;
+ *  - wall clock: command buffers are held back, and run one by one when the caller waits. This is less exact, and works
+ *    on every device.
+ * Both keep the order of all work, so results are the same bits as without a profile.
  */
 import { dispatchFlops, type Grid, type Kernel } from '../../kernels/kernel.ts';
 import type { CommandSink } from '../gpu/commands.ts';
@@ -20,12 +19,9 @@ import {
   type ProfileTiming,
   type TimeSpan,
 } from './profile.ts';
+import { PassTimestamps } from './timestamps.ts';
 
-/** Two a pass; what WebGPU allows in one set. */
-const MAX_QUERIES = 4096;
-/** Resolved when so few are left: more than the passes of a submit take. */
-const QUERY_RESERVE = 512;
-
+/** Work that waits for the next `drain`; `row` is the dispatch of a submit of its own. */
 type Held =
   | { readonly kind: 'write'; readonly run: () => void }
   | { readonly kind: 'commands'; readonly commands: Iterable<GPUCommandBuffer>; readonly row: number | null };
@@ -35,42 +31,47 @@ export interface ProfilerSetup {
   readonly dispatcher: Dispatcher;
   readonly detail: ProfileDetail;
   readonly timing: ProfileTiming;
-  /** Waits for all submitted work; `exactly` where the moment is what is measured. */
+  /** Waits for all submitted work; `exactly` if the time of arrival is measured. */
   readonly wait: (exactly: boolean) => Promise<unknown>;
 }
 
-/** Collects from its making until `finish`. Internal: `Device.startProfile` makes it. */
+/** Times in milliseconds of the host's clock. */
+interface Span {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** Collects from its construction until `finish`. Internal: `Device.startProfile` makes one. */
 export class Profiler implements Probe {
   readonly isolate: Probe['isolate'];
   readonly queue: CommandSink;
   private readonly startTime = performance.now();
   private readonly rows: { kernel: string; workgroups: number; bytes: number; flops: number | null }[] = [];
-  private readonly host: { name: HostSpan['name']; from: number; to: number }[] = [];
-  private readonly waits: { from: number; to: number }[] = [];
+  private readonly host: (Span & { readonly name: HostSpan['name'] })[] = [];
+  private readonly waits: Span[] = [];
   private readonly marks: { name: string; from: number }[] = [];
-  /** Host times of the submits, and of each pass the submit that it belongs to. */
+  /** Host times of the submits. */
   private readonly submitTimes: number[] = [];
+  /** For each pass, the index of its submit. */
   private readonly passSubmits: number[] = [];
   private openWaits = 0;
   private waitStart = 0;
-  /** Since when JavaScript has been recording without giving way; null while it is elsewhere. */
-  private recordingSince: number | null = null;
+  /** Start of the current synchronous span of encoding; null when idle. */
+  private encodingSince: number | null = null;
+  /** Null by wall clock. */
+  private readonly timestamps: PassTimestamps | null;
 
-  private readonly querySet: GPUQuerySet | null;
-  private queries = 0;
-  private readonly resolved: { readonly staging: GPUBuffer; readonly count: number }[] = [];
-
+  /** Work held back, by wall clock only. */
   private readonly held: Held[] = [];
   private heldRows = 0;
   private draining: Promise<void> | null = null;
-  /** Measured by wall clock: of each row, or of each batch. */
-  private readonly measured: { from: number; to: number }[] = [];
+  /** Measured by wall clock: one span per row, or per batch of submits. */
+  private readonly measured: Span[] = [];
 
   constructor(private readonly setup: ProfilerSetup) {
     const { gpu, detail, timing } = setup;
     this.isolate = detail === 'submits' ? 'no' : timing === 'timestamps' ? 'pass' : 'submit';
-    this.querySet =
-      timing === 'timestamps' ? gpu.createQuerySet({ label: 'profile', type: 'timestamp', count: MAX_QUERIES }) : null;
+    this.timestamps = timing === 'timestamps' ? new PassTimestamps(gpu) : null;
     this.queue = {
       submit: (commands) => this.submit(commands),
       writeBuffer: (buffer, offset, data, dataOffset, size) => this.writeBuffer(buffer, offset, data, dataOffset, size),
@@ -78,37 +79,31 @@ export class Profiler implements Probe {
     setup.dispatcher.watch(this);
   }
 
-  /** Whether command buffers wait for the next `drain`: what they use must not be destroyed. */
+  /** Whether command buffers wait for the next `drain`. The resources they use must not be destroyed. */
   get holds(): boolean {
-    return this.querySet === null;
+    return this.timestamps === null;
   }
 
-  /** Begins a phase, which lasts until the next mark. */
+  /** Begins a phase. It lasts until the next mark. */
   mark(name: string): void {
     this.marks.push({ name, from: performance.now() });
   }
 
-  /** JavaScript is recording from here until it gives way. */
+  /** Notes that JavaScript encodes from now until the end of the current task. */
   touch(): void {
-    if (this.recordingSince !== null) return;
-    this.recordingSince = performance.now();
+    if (this.encodingSince !== null) return;
+    this.encodingSince = performance.now();
     queueMicrotask(() => {
-      if (this.recordingSince !== null)
-        this.host.push({ name: 'record', from: this.recordingSince, to: performance.now() });
-      this.recordingSince = null;
+      if (this.encodingSince !== null)
+        this.host.push({ name: 'encode', from: this.encodingSince, to: performance.now() });
+      this.encodingSince = null;
     });
   }
 
   beginPass(): GPUComputePassDescriptor | undefined {
-    if (!this.querySet) return undefined;
-    const timestampWrites = {
-      querySet: this.querySet,
-      beginningOfPassWriteIndex: this.queries,
-      endOfPassWriteIndex: this.queries + 1,
-    };
-    this.queries += 2;
+    if (!this.timestamps) return undefined;
     this.passSubmits.push(this.submitTimes.length);
-    return { timestampWrites };
+    return this.timestamps.nextPass();
   }
 
   dispatched(kernel: Kernel, params: Readonly<Record<string, number>>, bound: readonly Bound[], grid: Grid): void {
@@ -134,10 +129,10 @@ export class Profiler implements Probe {
   }
 
   finishing(encoder: GPUCommandEncoder): void {
-    if (this.queries > MAX_QUERIES - QUERY_RESERVE) this.resolve(encoder);
+    this.timestamps?.resolveIfFull(encoder);
   }
 
-  /** Runs a wait for the device: runs first what was held back, and notes when JavaScript waited. */
+  /** Waits for the device: first runs the work held back, then notes how long JavaScript waited. */
   async wait<T>(arrival: () => Promise<T>): Promise<T> {
     if (this.openWaits++ === 0) this.waitStart = performance.now();
     try {
@@ -148,14 +143,14 @@ export class Profiler implements Probe {
     }
   }
 
-  /** Waits until the device has done all that was recorded, and makes the profile of it. */
+  /** Waits until the device has done all work, and makes the profile of it. */
   async finish(adapter: string, calibration: Calibration): Promise<Profile> {
     const { dispatcher } = this.setup;
     try {
       do {
         dispatcher.flush();
         await this.wait(() => this.allDone());
-        dispatcher.flush(); // whoever runs beside may have recorded meanwhile
+        dispatcher.flush(); // concurrent code may have encoded work meanwhile
       } while (this.held.length > 0);
       dispatcher.watch(null);
       const end = performance.now();
@@ -163,20 +158,22 @@ export class Profiler implements Probe {
       return await this.collect(adapter, calibration, end);
     } finally {
       dispatcher.watch(null);
-      this.querySet?.destroy();
-      for (const { staging } of this.resolved) staging.destroy();
+      this.timestamps?.destroy();
     }
   }
 
   private async collect(adapter: string, calibration: Calibration, end: number): Promise<Profile> {
-    const { times, resolutionNs } = await this.readTimestamps();
-    const spans = this.querySet
+    const { times, resolutionNs } = (await this.timestamps?.read(() => this.allDone())) ?? {
+      times: [],
+      resolutionNs: 0,
+    };
+    const spans = this.timestamps
       ? this.deviceSpans(times)
       : this.measured.map(({ from, to }) => ({
           from,
           to: Math.max(from, to - (this.isolate === 'submit' ? calibration.emptyDispatchMs : 0)),
         }));
-    const relative = ({ from, to }: { from: number; to: number }): TimeSpan => ({
+    const relative = ({ from, to }: Span): TimeSpan => ({
       startMs: from - this.startTime,
       durationMs: to - from,
     });
@@ -188,17 +185,17 @@ export class Profiler implements Probe {
       ...relative({ from, to: this.marks[i + 1]?.from ?? end }),
     }));
     const host = this.hostSpans().map(({ name, ...span }) => ({ name, ...relative(span) }));
-    return new Profile(
+    return new Profile({
       adapter,
-      this.setup.detail,
+      detail: this.setup.detail,
       calibration,
       rows,
-      spans.map(relative),
+      busy: spans.map(relative),
       host,
       phases,
-      end - this.startTime,
+      wallMs: end - this.startTime,
       resolutionNs,
-    );
+    });
   }
 
   // ------------------------------------------------------------------ the queue
@@ -210,20 +207,20 @@ export class Profiler implements Probe {
   private submit(commands: Iterable<GPUCommandBuffer>): void {
     const before = performance.now();
     if (this.holds) {
-      // With a submit for each dispatch: the row that was recorded last, unless these are copies alone.
+      // If each dispatch has its own submit, this is the row of the last dispatch, or null if there are only copies.
       const row = this.isolate === 'submit' && this.heldRows < this.rows.length ? this.heldRows++ : null;
       this.held.push({ kind: 'commands', commands, row });
     } else {
       this.setup.gpu.queue.submit(commands);
     }
     this.submitTimes.push(before);
-    if (this.recordingSince !== null) {
+    if (this.encodingSince !== null) {
       const after = performance.now();
       this.host.push(
-        { name: 'record', from: this.recordingSince, to: before },
+        { name: 'encode', from: this.encodingSince, to: before },
         { name: 'submit', from: before, to: after },
       );
-      this.recordingSince = after;
+      this.encodingSince = after;
     }
   }
 
@@ -246,7 +243,7 @@ export class Profiler implements Probe {
     }
   }
 
-  /** Runs what was held back until now: dispatch by dispatch, or all at once. */
+  /** Runs the work held back so far: dispatch by dispatch, or all at once. */
   private async runHeld(): Promise<void> {
     const { queue } = this.setup.gpu;
     const work = this.held.splice(0);
@@ -276,52 +273,13 @@ export class Profiler implements Probe {
     this.measured.push({ from, to: performance.now() });
   }
 
-  // ------------------------------------------------------------------ timestamps
+  // ------------------------------------------------------------------ spans
 
-  private resolve(encoder: GPUCommandEncoder): void {
-    if (!this.querySet || this.queries === 0) return;
-    const { gpu } = this.setup;
-    const size = this.queries * 8;
-    const buffer = gpu.createBuffer({
-      label: 'timestamps',
-      size,
-      usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
-    });
-    const staging = gpu.createBuffer({
-      label: 'timestamps read',
-      size,
-      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
-    });
-    encoder.resolveQuerySet(this.querySet, 0, this.queries, buffer, 0);
-    encoder.copyBufferToBuffer(buffer, 0, staging, 0, size);
-    this.resolved.push({ staging, count: this.queries });
-    this.queries = 0;
-  }
-
-  /** Begin and end of each pass in milliseconds of the device's clock. */
-  private async readTimestamps(): Promise<{ times: number[]; resolutionNs: number }> {
-    if (!this.querySet) return { times: [], resolutionNs: 0 };
-    const encoder = this.setup.gpu.createCommandEncoder();
-    this.resolve(encoder);
-    this.setup.gpu.queue.submit([encoder.finish()]);
-    const raw: bigint[] = [];
-    for (const { staging } of this.resolved) {
-      await Promise.all([staging.mapAsync(GPUMapMode.READ), this.allDone()]);
-      raw.push(...new BigUint64Array(staging.getMappedRange()));
-      staging.unmap();
-    }
-    const first = raw[0] ?? 0n;
-    return {
-      times: raw.map((value) => Number(value - first) / 1e6),
-      resolutionNs: raw.length > 0 ? commonDivisor(raw) : 0,
-    };
-  }
-
-  /** When the device was at work by the host's clock, without overlap: by pass, or by submit. */
-  private deviceSpans(times: readonly number[]): { from: number; to: number }[] {
-    // No pass begins before its submit; for the one that waited least, the two moments are taken as one.
+  /** When the device was busy, by the host's clock and without overlap: one span per pass, or per submit. */
+  private deviceSpans(times: readonly number[]): Span[] {
+    // No pass begins before its submit. The offset of the clocks assumes that the fastest pass began with its submit.
     let offset = -Infinity;
-    const perSubmit = new Map<number, { from: number; to: number }>();
+    const perSubmit = new Map<number, Span>();
     this.passSubmits.forEach((submit, i) => {
       const from = times[2 * i],
         to = times[2 * i + 1];
@@ -335,17 +293,15 @@ export class Profiler implements Probe {
         : this.passSubmits.map((_, i) => ({ from: times[2 * i], to: times[2 * i + 1] }));
     let end = -Infinity;
     return raw.map(({ from, to }) => {
-      // What runs at the same time as the one before is counted once.
+      // Time that overlaps with the span before is counted once.
       const start = Math.max(from, end);
       end = Math.max(start, to);
       return { from: start + offset, to: end + offset };
     });
   }
 
-  // ------------------------------------------------------------------ the host
-
-  /** Recording and submitting as noted, and between them those parts of the waits in which nothing was recorded. */
-  private hostSpans(): { name: HostSpan['name']; from: number; to: number }[] {
+  /** The spans of encoding and submitting, and the parts of the waits between them. */
+  private hostSpans(): (Span & { readonly name: HostSpan['name'] })[] {
     const active = [...this.host].sort((a, b) => a.from - b.from);
     const waiting: typeof this.host = [];
     for (const { from, to } of this.waits) {
@@ -360,13 +316,4 @@ export class Profiler implements Probe {
     }
     return [...active, ...waiting].sort((a, b) => a.from - b.from);
   }
-}
-
-function commonDivisor(values: readonly bigint[]): number {
-  let divisor = 0n;
-  for (let value of values) {
-    while (value !== 0n) [divisor, value] = [value, divisor % value];
-    if (divisor === 1n) break;
-  }
-  return Number(divisor);
 }

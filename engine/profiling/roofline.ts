@@ -1,7 +1,4 @@
-/**
- * What an adapter can do at most, measured; and whether its timestamps mean anything: every profile is read against
- * these.
- */
+/** Calibration: the peak rates of an adapter, and whether its timestamps are reliable. All profiles refer to it. */
 import { linearGrid } from '../../kernels/kernel.ts';
 import {
   bandwidthKernel,
@@ -16,30 +13,31 @@ import type { BufferHolder } from '../gpu/resources.ts';
 import type { Calibration, Profile, ProfileTiming } from './profile.ts';
 import { Profiler, type ProfilerSetup } from './profiler.ts';
 
-/** Long enough that the latency of a submit does not count. */
+/** Minimum duration of the arithmetic measurement: long enough that the latency of a submit does not count. */
 const MEASURED_MS = 10;
 const MEASUREMENTS = 5;
 const EMPTY_DISPATCHES = 15;
-/** Copied to measure bandwidth: more than the caches of most devices. */
+/** Bytes copied to measure bandwidth: more than the caches of most devices. */
 const COPIED_BYTES = 64 * 2 ** 20;
 const COPIED_GROUP_BYTES = 16 * COPIED_PER_LANE * ROOFLINE_LANES;
-/** Workgroups that fill the largest GPUs several times over; what is more goes into longer loops. */
+/** This many workgroups fill the largest GPUs several times over. Beyond it the loops get longer. */
 const MAX_PEAK_GROUPS = 16384;
 /**
- * Timestamps are believed if their sum is at least this part of the time waited for, and no more than all of it (and
- * a little for the host's clock).
+ * Timestamps are reliable if the device time is at least this part of the time that the host waits, and at most all of
+ * it, with a margin for the host's clock.
  */
-const BELIEVED = { least: 0.5, most: 1.1 };
+const MIN_TIMESTAMP_RATIO = 0.5;
+const MAX_TIMESTAMP_RATIO = 1.1;
 
 export interface CalibrationSetup {
   readonly gpu: GPUDevice;
   readonly dispatcher: Dispatcher;
-  /** Whether timestamps may be asked for. */
+  /** Whether the device offers timestamps. */
   readonly timestamps: boolean;
   readonly wait: ProfilerSetup['wait'];
 }
 
-/** Measures an otherwise idle device: less than a second and 128 MiB, given back afterwards. */
+/** Measures an otherwise idle device. It takes less than a second and 128 MiB, which are freed afterwards. */
 export async function calibrate(setup: CalibrationSetup): Promise<Calibration> {
   const { gpu, dispatcher } = setup;
   const bytes =
@@ -50,100 +48,101 @@ export async function calibrate(setup: CalibrationSetup): Promise<Calibration> {
     return { storage: { range: { id, gpu: buffer, offset: 0, bytes } } };
   });
   try {
-    if (!setup.timestamps) return await measure(setup, 'wall clock', 'the device offers no timestamps', buffers);
-    const measured = await measure(setup, 'timestamps', null, buffers);
-    if (measured !== null) return measured;
-    return await measure(
-      setup,
-      'wall clock',
-      'the timestamps of this adapter do not agree with the time that its work takes',
-      buffers,
-    );
+    let reason = 'the device offers no timestamps';
+    if (setup.timestamps) {
+      const calibrator = new Calibrator(setup, 'timestamps', buffers);
+      if (await calibrator.growPeakWork()) return await calibrator.measure(null);
+      reason = 'the timestamps of this adapter do not agree with the time that its work takes';
+    }
+    const calibrator = new Calibrator(setup, 'wall clock', buffers);
+    await calibrator.growPeakWork();
+    return await calibrator.measure(reason);
   } finally {
     dispatcher.dropBindGroups();
     for (const { storage } of buffers) storage.range.gpu.destroy();
   }
 }
 
-async function measure(
-  setup: CalibrationSetup,
-  timing: 'wall clock',
-  reason: string,
-  buffers: readonly BufferHolder[],
-): Promise<Calibration>;
-/** Null: the timestamps are not to be believed. */
-async function measure(
-  setup: CalibrationSetup,
-  timing: 'timestamps',
-  reason: null,
-  buffers: readonly BufferHolder[],
-): Promise<Calibration | null>;
-async function measure(
-  { gpu, dispatcher, wait }: CalibrationSetup,
-  timing: ProfileTiming,
-  reason: string | null,
-  [input, output]: readonly BufferHolder[],
-): Promise<Calibration | null> {
-  const unknown: Calibration = {
-    timing,
-    reason,
-    roofline: { flopsPerSecond: 1, bytesPerSecond: 1 },
-    emptyDispatchMs: 0,
-  };
-  const timed = async (work: () => void): Promise<Profile> => {
-    const profiler = new Profiler({ gpu, dispatcher, detail: 'dispatches', timing, wait });
-    work();
-    return profiler.finish('', unknown);
-  };
-  const times = async (count: number, work: () => void): Promise<number[]> => {
-    const { rows } = await timed(() => {
-      for (let i = 0; i < count; i++) work();
+/** Measures the peak rates by one way of timing. */
+class Calibrator {
+  /** Size of the arithmetic measurement: workgroups, and turns of their loops. */
+  private groups = 64;
+  private turns = 64;
+
+  constructor(
+    private readonly setup: CalibrationSetup,
+    private readonly timing: ProfileTiming,
+    private readonly buffers: readonly BufferHolder[],
+  ) {}
+
+  /** Makes the arithmetic measurement long enough. Returns whether its device time agrees with the time waited for. */
+  async growPeakWork(): Promise<boolean> {
+    await this.profile(() => this.multiplyAdd()); // compiles
+    for (;;) {
+      const start = performance.now();
+      const [{ durationMs }] = (await this.profile(() => this.multiplyAdd())).rows;
+      const waited = performance.now() - start;
+      if (waited >= MEASURED_MS)
+        return durationMs > MIN_TIMESTAMP_RATIO * waited && durationMs < MAX_TIMESTAMP_RATIO * waited;
+      if (this.groups < MAX_PEAK_GROUPS) this.groups *= 4;
+      else this.turns *= 4;
+    }
+  }
+
+  /** @param reason why timestamps are not used; null if they are */
+  async measure(reason: string | null): Promise<Calibration> {
+    const flops = this.groups * ROOFLINE_LANES * this.turns * PEAK_FLOPS_PER_TURN;
+    const peakMs = Math.min(...(await this.times(MEASUREMENTS, () => this.multiplyAdd())));
+    const count4 = this.buffers[0].storage.range.bytes / 16;
+    await this.profile(() => this.copy(count4)); // clears the new buffers
+    const copyMs = Math.min(...(await this.times(MEASUREMENTS, () => this.copy(count4))));
+    const emptyMs = median(await this.times(EMPTY_DISPATCHES, () => this.empty()));
+    // By wall clock, the time of a dispatch contains its submit and the wait for it.
+    const latency = this.timing === 'wall clock' ? emptyMs : 0;
+    return {
+      timing: this.timing,
+      reason,
+      emptyDispatchMs: emptyMs,
+      roofline: {
+        flopsPerSecond: (1e3 * flops) / (peakMs - latency),
+        bytesPerSecond: (1e3 * 32 * count4) / (copyMs - latency),
+      },
+    };
+  }
+
+  private multiplyAdd(): void {
+    const [, output] = this.buffers;
+    const params = { turns: this.turns, factor: 0.999, addend: 0.5, count: 1024 };
+    this.setup.dispatcher.run(peakFlopsKernel(), params, { output }, linearGrid(this.groups));
+  }
+
+  /** Copies `count4` vec4s from one buffer to the other. */
+  private copy(count4: number): void {
+    const [input, output] = this.buffers;
+    const grid = linearGrid((16 * count4) / COPIED_GROUP_BYTES);
+    this.setup.dispatcher.run(bandwidthKernel(), { count4 }, { input, output }, grid);
+  }
+
+  private empty(): void {
+    const [input, output] = this.buffers;
+    this.setup.dispatcher.run(bandwidthKernel(), { count4: 0 }, { input, output }, [1, 1, 1]);
+  }
+
+  /** Device times of `count` dispatches, in milliseconds. */
+  private async times(count: number, dispatch: () => void): Promise<number[]> {
+    const { rows } = await this.profile(() => {
+      for (let i = 0; i < count; i++) dispatch();
     });
     return rows.map(({ durationMs }) => durationMs);
-  };
-
-  const peak = { groups: 64, turns: 64 };
-  const multiplyAdd = (): void =>
-    dispatcher.run(
-      peakFlopsKernel(),
-      { turns: peak.turns, factor: 0.999, addend: 0.5, count: 1024 },
-      { output },
-      linearGrid(peak.groups),
-    );
-  await timed(multiplyAdd); // compiles
-  for (;;) {
-    const start = performance.now();
-    const [{ durationMs }] = (await timed(multiplyAdd)).rows;
-    const waited = performance.now() - start;
-    if (waited < MEASURED_MS) {
-      if (peak.groups < MAX_PEAK_GROUPS) peak.groups *= 4;
-      else peak.turns *= 4;
-      continue;
-    }
-    if (timing === 'timestamps' && !(durationMs > BELIEVED.least * waited && durationMs < BELIEVED.most * waited))
-      return null;
-    break;
   }
-  const flops = peak.groups * ROOFLINE_LANES * peak.turns * PEAK_FLOPS_PER_TURN;
-  const peakMs = Math.min(...(await times(MEASUREMENTS, multiplyAdd)));
 
-  const count4 = input.storage.range.bytes / 16;
-  const copy = (): void =>
-    dispatcher.run(bandwidthKernel(), { count4 }, { input, output }, linearGrid((16 * count4) / COPIED_GROUP_BYTES));
-  await timed(copy); // clears the new buffers
-  const copyMs = Math.min(...(await times(MEASUREMENTS, copy)));
-
-  const empty = (): void => dispatcher.run(bandwidthKernel(), { count4: 0 }, { input, output }, [1, 1, 1]);
-  const emptyMs = median(await times(EMPTY_DISPATCHES, empty));
-  // By wall clock the time of a dispatch contains the submit and the wait for it.
-  const latency = timing === 'wall clock' ? emptyMs : 0;
-  return {
-    timing,
-    reason,
-    emptyDispatchMs: emptyMs,
-    roofline: {
-      flopsPerSecond: (1e3 * flops) / (peakMs - latency),
-      bytesPerSecond: (1e3 * 32 * count4) / (copyMs - latency),
-    },
-  };
+  /** A profile without calibration. */
+  private async profile(work: () => void): Promise<Profile> {
+    const { gpu, dispatcher, wait } = this.setup;
+    const { timing } = this;
+    const profiler = new Profiler({ gpu, dispatcher, detail: 'dispatches', timing, wait });
+    work();
+    const roofline = { flopsPerSecond: 1, bytesPerSecond: 1 };
+    return profiler.finish('', { timing, reason: null, roofline, emptyDispatchMs: 0 });
+  }
 }

@@ -109,10 +109,10 @@ function occupancyLines(submits: Profile, plainMs: number): string[] {
       `the device waits for JavaScript ${waiting} % of a step at most (means of ${steps} steps)`,
     ];
   }
-  const { wallMs, busyMs, recordingMs, otherMs } = submits.occupancy();
+  const { wallMs, busyMs, encodingMs, otherMs } = submits.occupancy();
   return [
-    `the device waits for JavaScript ${percent(recordingMs / wallMs)} % of a step: of ${shown(wallMs / steps)} ` +
-      `it works ${shown(busyMs / steps)}, is idle ${shown(recordingMs / steps)} while JavaScript prepares commands,`,
+    `the device waits for JavaScript ${percent(encodingMs / wallMs)} % of a step: of ${shown(wallMs / steps)} ` +
+      `it works ${shown(busyMs / steps)}, is idle ${shown(encodingMs / steps)} while JavaScript prepares commands,`,
     `and ${shown(otherMs / steps)} for other reasons (batches, reading back), by timestamps around each submit, ` +
       `mean of ${steps} steps; without profiling a step takes ${shown(plainMs)}`,
   ];
