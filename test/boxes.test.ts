@@ -1,4 +1,4 @@
-/** Boxes on the host: clipping, best scores, NMS, and detections against recorded runs. */
+/** Boxes on the host: clipping, best scores, NMS, and detections compared with the golden files. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { clipBoxes, nms, selectDetections, topScores } from '../model/boxes.ts';
@@ -13,13 +13,13 @@ test('clipBoxes keeps what is inside', () =>
   expect([...clipBoxes([-3, 5, 120, 90, 10, 10, 20, 20], [100, 50])]).toEqual([0, 5, 100, 50, 10, 10, 20, 20]));
 
 describe('topScores', () => {
-  test('best first, equal ones by lower index, with their proposals and classes', () => {
+  test('sorts by score, then by index, and returns proposals and classes', () => {
     const { scores, labels, proposals } = topScores([0, 2, -1, 2, 5, 0], 2, 5);
     expect([...proposals]).toEqual([2, 0, 1, 0, 2]);
     expect([...labels]).toEqual([0, 1, 1, 0, 1]);
     expect(scores[0]).toBeCloseTo(1 / (1 + Math.exp(-5)), 6);
   });
-  test('asks for no more than there are', () => expect(topScores([1, 2], 1, 10).scores.length).toBe(2));
+  test('returns fewer scores where there are fewer', () => expect(topScores([1, 2], 1, 10).scores.length).toBe(2));
 });
 
 describe('nms', () => {
@@ -49,12 +49,14 @@ describe('nms', () => {
   });
   test('overlap of exactly the threshold survives', () =>
     expect(nms([0, 0, 2, 1, 0, 0, 1, 1], [0.9, 0.8], [0, 0], 0.5)).toEqual([0, 1]));
-  test('another class is no rival', () =>
+  test('boxes of other classes do not compete', () =>
     expect(nms([0, 0, 1, 1, 0, 0, 1, 1], [0.5, 0.9], [0, 1], 0.1)).toEqual([1, 0]));
 });
 
-// The other recorded runs detect at another softmax temperature than their recorded stages have; the golden test of the whole model has those.
-test('recorded: the same detections in the same order', () => {
+// The other golden files detect at another softmax temperature than their stages have. The golden test of the whole
+// model
+// covers them.
+test('golden file: the same detections in the same order', () => {
   const golden = readGolden('r50-sparse-rcnn');
   const number = (key: string): number => Number(golden.config[key]);
   const config = {
@@ -76,7 +78,7 @@ test('recorded: the same detections in the same order', () => {
       config,
     );
     expect([...labels]).toEqual(golden.integers(`detect.${b}.labels`).data);
-    // Recorded values are rounded from float64.
+    // Golden values are rounded from float64.
     expect(relativeError(scores, golden.floats(`detect.${b}.scores`).data)).toBeLessThanOrEqual(1e-6);
     expect(relativeError(boxes, golden.floats(`detect.${b}.boxes`).data)).toBeLessThanOrEqual(1e-6);
   });

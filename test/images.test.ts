@@ -1,4 +1,4 @@
-/** Decoded images to the network's input: values, padding, and errors that name the image. */
+/** Conversion of decoded images to the network's input: values, padding, and errors that name the image. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { normalizeImages, Random, ShapeError, type ImageData, type NormalizeOptions } from '../engine/index.ts';
@@ -15,7 +15,7 @@ function randomImage(width: number, height: number, seed: number, float = false)
   return { width, height, data: float ? Float32Array.from(values) : Uint8Array.from(values) };
 }
 
-/** (x - mean) / std where there is an image, 0 elsewhere. */
+/** (x - mean) / std inside the image, 0 elsewhere. */
 function reference(images: readonly ImageData[], H: number, W: number, { mean, std }: NormalizeOptions): Float64Array {
   const batch = new Float64Array(images.length * H * W * 3);
   images.forEach(({ data, width, height }, b) => {
@@ -34,7 +34,7 @@ async function check(images: readonly ImageData[], options: NormalizeOptions, H:
   expect(batch.shape).toEqual([images.length, H, W, 3]);
   expect(batch.requiresGrad).toBe(false);
   const expected = reference(images, H, W, options);
-  // Rounding of a subtraction and a division of numbers up to 255: some units in the last place of 255 / std.
+  // A subtraction and a division of numbers up to 255 round by some units in the last place of 255 / std.
   (await batch.read()).forEach((value, i) => {
     if (!(Math.abs(value - expected[i]) <= 2e-6)) throw new Error(`value ${i} must be ${expected[i]}, got ${value}`);
   });
@@ -57,7 +57,7 @@ describe('normalizeImages', () => {
       5,
     );
   });
-  test('the same size for every batch where one is given', async () => {
+  test('a given size is the size of every batch', async () => {
     await check([randomImage(20, 10, 7)], { ...statistics, height: 40, width: 96 }, 64, 96);
   });
   test('images of any sizes', async () => {
@@ -78,14 +78,14 @@ describe('normalizeImages', () => {
       { seed: 20220521, numRuns: 12 },
     );
   });
-  test('one dispatch a batch', () => {
+  test('one dispatch per batch', () => {
     const before = device.dispatches;
     device.scope(() => {
       normalizeImages(device, [randomImage(8, 8, 8), randomImage(9, 9, 9)], statistics);
     });
     expect(device.dispatches - before).toBe(1);
   });
-  test('errors name the image and what is wrong with it', () => {
+  test('errors name the image and the wrong value', () => {
     const fails = (images: readonly ImageData[], options: Partial<NormalizeOptions>, message: string): void => {
       const run = (): void => {
         normalizeImages(device, images, { ...statistics, ...options });

@@ -1,17 +1,17 @@
-/** Optimal transport assignment in float64, written for clarity: what the device's assignment is compared with. */
+/** Optimal transport assignment in float64, written for clarity. The device's assignment is compared with it. */
 import type { MatchingConfig } from '../model/matching.ts';
 import { focal, overlaps } from './op-cases/boxes.ts';
 
 /** One image at one stage: N proposals, M objects, C classes. */
 export interface Problem {
   readonly classes: number;
-  /** N * C */
+  /** N * C values. */
   readonly logits: ArrayLike<number>;
-  /** N * 4, xyxy pixels */
+  /** N * 4 values, xyxy in pixels. */
   readonly boxes: ArrayLike<number>;
-  /** M */
+  /** M values. */
   readonly labels: ArrayLike<number>;
-  /** M * 4 */
+  /** M * 4 values. */
   readonly objects: ArrayLike<number>;
   readonly size: readonly [number, number];
 }
@@ -23,7 +23,7 @@ const logSumExp = (values: readonly number[]): number => {
   return top + Math.log(sum(values.map((x) => Math.exp(x - top))));
 };
 
-/** Transport costs [M + 1][N] with the focal loss of all classes, as the paper writes them, background last. */
+/** Transport costs [M + 1][N] with the focal loss of all classes, as in the paper. The background is the last row. */
 export function transportCosts(
   { classes, logits, boxes, labels, objects, size }: Problem,
   config: MatchingConfig,
@@ -62,7 +62,7 @@ export function supplies({ boxes, objects }: Problem, stage: number, stages: num
   return units.map((k) => k * Math.min(1, (config.maxPositiveFraction * n) / sum(units)));
 }
 
-/** The transport plan [M + 1][N], from u = v = 1, v first. */
+/** The transport plan [M + 1][N]. Iterations start from u = v = 1 and update v first. */
 export function sinkhorn(
   costs: readonly (readonly number[])[],
   supply: readonly number[],
@@ -84,7 +84,7 @@ export function sinkhorn(
   return costs.map((cost, i) => cost.map((c, j) => Math.exp((u[i] + v[j] - c) / epsilon)));
 }
 
-/** The object of each proposal, -1 for the background (the last row). */
+/** The object of each proposal, -1 for the background, which is the last row. */
 export function decodePlan(plan: readonly (readonly number[])[]): number[] {
   const scaled = plan.map((entries) => entries.map((x) => x / Math.max(...entries)));
   return plan[0].map((_, j) => {

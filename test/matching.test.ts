@@ -1,4 +1,7 @@
-/** Label assignment: optimal transport and linear sum assignment against recorded runs, float64, another library, and what must hold of any assignment. */
+/**
+ * Label assignment: optimal transport and linear sum assignment compared with golden files, float64 and another
+ * library, and properties of every assignment.
+ */
 import { describe, expect, test } from 'vitest';
 import { linearSumAssignment as referenceAssignment } from 'linear-sum-assignment';
 import { backward, linearSumAssignment, Random, type Device, type Tensor } from '../engine/index.ts';
@@ -14,7 +17,10 @@ import { relativeError } from './op-harness.ts';
 
 const devices = await testDevices();
 
-/** Entries are exp((u + v - cost) / 0.1): rounding errors of costs and potentials of some hundreds (divided by epsilon) are what an entry's relative error is made of. */
+/**
+ * Entries are exp((u + v - cost) / 0.1). Costs and potentials divided by epsilon are some hundreds; their rounding
+ * errors determine the relative error of an entry.
+ */
 const PLAN_TOLERANCE = 5e-5;
 
 /** Sums of a few hundred terms of one sign in f32. */
@@ -23,12 +29,12 @@ const LOSS_TOLERANCE = 1e-5;
 /** [stage][image] */
 type Problems = readonly (readonly Problem[])[];
 
-/** What was assigned, read back: [stage][image]. */
+/** An assignment on the host: [stage][image]. */
 interface Assigned {
   readonly matched: number[][][];
   readonly positives: number[];
   readonly counts: number[];
-  /** M of the padding. */
+  /** M, the number of padded rows. */
   readonly rows: number;
   /** [stage][image][row], background at `rows`; empty for the Hungarian matcher. */
   readonly supply: number[][][];
@@ -40,7 +46,7 @@ function chunk<T>(values: readonly T[], size: number): T[][] {
   return Array.from({ length: values.length / size }, (_, i) => values.slice(i * size, (i + 1) * size));
 }
 
-/** Uploads problems of equal N and C, assigns, reads back. */
+/** Uploads problems of equal N and C, assigns, and reads the result back. */
 async function assignProblems(
   device: Device,
   problems: Problems,
@@ -93,7 +99,7 @@ async function assignProblems(
   };
 }
 
-/** Objects, proposals of which some lie near an object, and logits that favour their classes a little. */
+/** Objects; proposals, some of them near an object; logits that slightly favour the objects' classes. */
 function randomProblem(n: number, m: number, classes: number, seed: number): Problem {
   const random = new Random(seed);
   const objects = boxesInput([m, 4], seed + 1000).data;
@@ -108,7 +114,7 @@ function randomProblem(n: number, m: number, classes: number, seed: number): Pro
   return { classes, logits, boxes, labels, objects, size: [100, 100] };
 }
 
-/** The rows of a padded supply or plan that are in use: the objects', and the background's. */
+/** The rows of a padded supply or plan in use: those of objects, and the background. */
 const inUse = <T>(values: readonly T[], m: number): T[] => [...values.slice(0, m), values[values.length - 1]];
 
 describe.each(devices)('$label', ({ device }) => {
@@ -185,14 +191,17 @@ describe.each(devices)('$label', ({ device }) => {
         expect(Math.abs(plan[0][0].reduce((total, entries) => total + entries[j], 0) - 1)).toBeLessThanOrEqual(1e-4);
     });
 
-    test('at least a fifth of the proposals stay background however many objects there are', async () => {
+    test('at least a fifth of the proposals stay background for any number of objects', async () => {
       const { supply } = await assignProblems(device, [[randomProblem(20, 60, 6, 3)]], OTA);
       expect(supply[0][0].at(-1)).toBeCloseTo(4, 4);
     });
   });
 
   describe('linear sum assignment', () => {
-    /** Solves problems of one size in one dispatch; checks that the answers are assignments; returns their total costs. */
+    /**
+     * Solves problems of equal size in one dispatch, checks that the results are assignments, and returns their total
+     * costs.
+     */
     async function solve(costs: readonly (readonly number[])[], n: number, m: number): Promise<number[]> {
       const { columns, rows } = device.scope(() =>
         linearSumAssignment(device.tensor(costs.flat(), [costs.length, n, m])),
@@ -279,13 +288,13 @@ describe.each(devices)('$label', ({ device }) => {
       }
     });
 
-    test('among equals the lowest index', async () => {
+    test('equal costs go to the lowest index', async () => {
       const columns = device.scope(() => linearSumAssignment(device.tensor([1, 1, 1, 1, 1, 1], [2, 3])).columns);
       expect(Array.from(await columns.read())).toEqual([0, 1]);
       columns.dispose();
     });
 
-    test('forbidden pairs are avoided; nothing hangs on NaN', async () => {
+    test('forbidden pairs are avoided, and NaN does not hang the kernel', async () => {
       const { columns, nothing } = device.scope(() => ({
         columns: linearSumAssignment(device.tensor([Infinity, 3, 1, NaN], [2, 2])).columns,
         nothing: linearSumAssignment(device.tensor(new Float32Array(3 * 20 * 30).fill(NaN), [3, 20, 30])).columns,
@@ -319,7 +328,7 @@ describe.each(devices)('$label', ({ device }) => {
       }
     });
 
-    test('what pads the targets has no influence, be it NaN', async () => {
+    test('the padding of targets has no influence, even if it is NaN', async () => {
       const { rows, matched } = await assignProblems(device, [images], config);
       const hostile = device.scope(() => {
         const targets = uploadTargets(
@@ -354,7 +363,7 @@ describe.each(devices)('$label', ({ device }) => {
       hostile.dispose();
     });
 
-    test('NaN and infinite predictions neither hang nor leave the range', async () => {
+    test('NaN and infinite predictions neither hang nor give indices out of range', async () => {
       const [image] = images;
       for (const bad of [NaN, Infinity, -Infinity]) {
         const boxes = Array.from(image.boxes, (x, i) => (i % 5 === 0 ? bad : x)),
@@ -364,14 +373,14 @@ describe.each(devices)('$label', ({ device }) => {
       }
     });
 
-    test('the same bits twice, and no GPU byte stays behind', async () => {
+    test('the same bits twice, and no GPU memory stays allocated', async () => {
       const before = device.memory().liveBytes;
       const first = await assignProblems(device, [images], config);
       expect(await assignProblems(device, [images], config)).toEqual(first);
       expect(device.memory().liveBytes).toBe(before);
     });
 
-    test('a training step: the loss falls against its gradient, and no GPU byte stays behind', async () => {
+    test('a step along the negative gradient lowers the loss, and no GPU memory stays allocated', async () => {
       const before = device.memory().liveBytes;
       const logits = device.parameter(Float32Array.from(images.flatMap((p) => Array.from(p.logits))), [4, 21, 5]);
       const boxes = device.parameter(Float32Array.from(images.flatMap((p) => Array.from(p.boxes))), [4, 21, 4]);
@@ -410,7 +419,7 @@ describe.each(devices)('$label', ({ device }) => {
     });
   });
 
-  test('objects that cannot be: errors name image and field', () => {
+  test('impossible objects: errors name image and field', () => {
     const upload =
       (labels: number[], boxes: number[], capacity?: number): (() => unknown) =>
       () =>
@@ -444,7 +453,7 @@ describe.each(devices)('$label', ({ device }) => {
     );
   });
 
-  describe.each(GOLDEN_NAMES)('recorded: %s', (name) => {
+  describe.each(GOLDEN_NAMES)('golden file: %s', (name) => {
     const golden: Golden = readGolden(name);
     const number = (key: string): number => Number(golden.config[key]);
     const config: MatchingConfig = {

@@ -1,32 +1,32 @@
 /**
- * Checks one op case on one device: forward against a float64 reference, gradients against central differences of that reference,
- * the same bits twice, and no GPU byte left behind.
+ * Checks one op case on one device: the output against a float64 reference, gradients against central differences of
+ * the reference, the same bits in two runs, and no GPU memory left allocated.
  */
 import fc from 'fast-check';
 import { expect } from 'vitest';
 import { backward, Random, type Device, type DType, type Tensor } from '../engine/index.ts';
 
-/** A float64 array with a shape: what references compute with. */
+/** A float64 array with a shape, for references. */
 export interface NdArray {
   readonly shape: readonly number[];
   readonly data: Float64Array;
 }
 
 export interface OpInput extends NdArray {
-  /** f32 unless given; integer inputs get no gradient. */
+  /** Default f32. Integer inputs get no gradient. */
   readonly dtype?: DType;
-  /** False: no gradient is asked for (default: true for f32). */
+  /** Whether the input requires a gradient; default: true for f32. */
   readonly differentiate?: boolean;
 }
 
 export interface OpCase {
-  /** What is special about it, e.g. "row longer than a tile". */
+  /** What the case covers, e.g. "row longer than a tile". */
   readonly name: string;
   readonly inputs: readonly OpInput[];
   run(inputs: readonly Tensor[]): Tensor;
-  /** Written for clarity, in float64. */
+  /** The same function in float64, written for clarity. */
   reference(inputs: readonly NdArray[]): NdArray;
-  /** Relative L2 error allowed; default 1e-5: f32 rounding with room for sums of some thousands. */
+  /** Allowed relative L2 error; default 1e-5, which is f32 rounding with room for sums of some thousand terms. */
   readonly tolerance?: number;
   /** Step of the central differences, relative to max(1, |x|); default 1e-5. Smaller near kinks. */
   readonly step?: number;
@@ -39,7 +39,7 @@ export function ndarray(shape: readonly number[], data: ArrayLike<number>): NdAr
   return { shape, data: Float64Array.from(data) };
 }
 
-/** Normal values, rounded to f32 so that both sides start from the same numbers. */
+/** Normal values, rounded to f32 so that op and reference get the same numbers. */
 export function randomInput(
   shape: readonly number[],
   seed: number,
@@ -62,7 +62,7 @@ export function integerInput(shape: readonly number[], bound: number, seed: numb
   return { shape, data: Float64Array.from({ length: sizeOf(shape) }, () => random.integer(bound)), dtype: 'u32' };
 }
 
-/** Cases from a fast-check arbitrary, always the same ones. */
+/** Cases from a fast-check arbitrary; every run has the same cases. */
 export function sampleCases<T>(
   count: number,
   arbitrary: fc.Arbitrary<T>,
@@ -71,7 +71,7 @@ export function sampleCases<T>(
   return fc.sample(arbitrary, { seed: 20220521, numRuns: count }).map(toCase);
 }
 
-/** sqrt(sum (a-b)^2 / sum b^2); NaN and infinities that differ count as infinitely wrong. */
+/** sqrt(sum (a-b)^2 / sum b^2). NaN or infinity on one side only gives infinity. */
 export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
   if (actual.length !== expected.length) return Infinity;
   let difference = 0,
@@ -122,7 +122,7 @@ async function evaluate(
   return { shape, output, gradients };
 }
 
-/** Coordinates to differentiate along: all of a small input, a sample of a large one. */
+/** Coordinates of the central differences: all coordinates of a small input, a sample of a large input. */
 function coordinates(size: number, random: Random): number[] {
   return size <= 24
     ? Array.from({ length: size }, (_, i) => i)
@@ -149,7 +149,7 @@ export async function checkOp(device: Device, op: OpCase, differentiable: boolea
   expect(again.output, 'the same bits twice').toEqual(output);
   expect(again.gradients, 'the same gradient bits twice').toEqual(gradients);
   if (device.force.convolution) {
-    // Without gradients other variants may be taken.
+    // Without gradients the op may choose other variants.
     const inferred = await evaluate(device, op, null, true);
     expect(
       relativeError(inferred.output, expected.data),
@@ -182,7 +182,7 @@ export async function checkOp(device: Device, op: OpCase, differentiable: boolea
       ),
     );
     const got = picked.map((i) => gradient[i]);
-    // Scaled by the typical size of the whole gradient: a coordinate that happens to be near zero is no reason to be exact there.
+    // Errors are relative to the typical size of the whole gradient, because single coordinates may be close to zero.
     const rms = Math.sqrt(weightedSum(gradient, gradient) / gradient.length);
     const floor = Math.max(Math.sqrt(weightedSum(numeric, numeric) / numeric.length), rms, 1e-12);
     const worst = Math.max(...numeric.map((value, i) => Math.abs(value - got[i])));

@@ -1,4 +1,7 @@
-/** Tests of the engine's ops, forward and gradient, against float64 references. `OPS=relu,exp` in the environment narrows the run while working on an op. */
+/**
+ * Tests of the engine's ops, forward and gradient, against float64 references. The environment variable `OPS=relu,exp`
+ * limits a run to these ops.
+ */
 import { describe, test } from 'vitest';
 import { ops, type OpName } from '../engine/ops/table.ts';
 import type { TestDevice } from './devices.ts';
@@ -10,10 +13,10 @@ export const OP_NAMES = Object.keys(opCases) as OpName[];
 
 /** Registers the tests of ops on devices. */
 export function testOps(devices: readonly TestDevice[], names: readonly OpName[]): void {
-  const wanted = names.filter((name) => !chosen || chosen.includes(name));
-  if (wanted.length === 0) return;
+  const selected = names.filter((name) => !chosen || chosen.includes(name));
+  if (selected.length === 0) return;
   describe.each(devices)('$label', ({ device }) => {
-    describe.each(wanted)('%s', (name) => {
+    describe.each(selected)('%s', (name) => {
       test.each<OpCase>(opCases[name])('$name', async (op) => checkOp(device, op, ops[name].differentiable));
     });
   });

@@ -1,4 +1,4 @@
-/** Every op of the engine with nothing but WebGPU's defaults: limits, and no subgroups. */
+/** Every op of the engine with WebGPU's default limits and without subgroups. */
 import { defaultLimitsDevice } from './devices.ts';
 import { OP_NAMES, testOps } from './op-suite.ts';
 

@@ -1,4 +1,4 @@
-/** Every op of the engine on the adapter at hand, and those that have variants with variants forced. */
+/** Every op of the engine on the current adapter, and ops with variants also with forced variants. */
 import { adapterDevice, forcedDevices } from './devices.ts';
 import { OP_NAMES, testOps } from './op-suite.ts';
 

@@ -1,4 +1,7 @@
-/** Optimisers against float64 re-implementations of torch.optim and clip_grad_norm_, their state, and the learning-rate schedule. */
+/**
+ * Optimisers compared with float64 implementations of torch.optim and clip_grad_norm_; their state; the learning rate
+ * schedule.
+ */
 import { describe, expect, test } from 'vitest';
 import {
   AdamW,
@@ -17,7 +20,7 @@ import { relativeError, sizeOf } from './op-harness.ts';
 
 const device = await testDevice();
 
-/** Odd sizes, a scalar, a whole block, more than one block of the norm's partial sums. */
+/** Odd sizes, a scalar, a whole block, and more than one block of the norm's partial sums. */
 const SHAPES: Readonly<Record<string, readonly number[]>> = {
   weight: [3, 5],
   bias: [7],
@@ -26,7 +29,7 @@ const SHAPES: Readonly<Record<string, readonly number[]>> = {
   large: [131, 67],
 };
 const NAMES = Object.keys(SHAPES);
-/** f32 rounding over a few steps; a wrong constant is off by far more. */
+/** f32 rounding over a few steps. A wrong constant causes a much larger error. */
 const TOLERANCE = 2e-6;
 
 type Values = Record<string, Float64Array>;
@@ -39,7 +42,7 @@ const randomValues = (seed: number, scale = 1): Values =>
 const parametersOf = (values: Values): NamedParameter[] =>
   NAMES.map((name) => ({ name, tensor: device.parameter(Float32Array.from(values[name]), SHAPES[name]) }));
 
-/** Gradients as a training gives them: through `backward`, which adds them up. */
+/** Sets gradients as a training does: by `backward`, which adds them up. */
 function accumulate(parameters: readonly NamedParameter[], gradients: Values): void {
   device.scope(() => {
     for (const { name, tensor } of parameters)
@@ -71,7 +74,7 @@ interface Clipping {
   readonly gradientScale?: number;
 }
 
-/** torch.nn.utils.clip_grad_norm_ after scaling; parameters without a gradient are not in `gradients`. */
+/** torch.nn.utils.clip_grad_norm_ after scaling. `gradients` has no entries for parameters without a gradient. */
 function clip(
   gradients: Values,
   { maxGradientNorm = Infinity, gradientScale = 1 }: Clipping,
@@ -90,7 +93,7 @@ function clip(
 
 type ReferenceStep = (values: Values, gradients: Values, learningRate: number) => void;
 
-/** torch.optim.AdamW, one parameter after the other. */
+/** torch.optim.AdamW, parameter by parameter. */
 function adamwReference(beta1: number, beta2: number, epsilon: number, weightDecay: number): ReferenceStep {
   const state = new Map<string, { m: Float64Array; v: Float64Array; t: number }>();
   return (values, gradients, learningRate) => {
@@ -131,7 +134,10 @@ const add = (a: Values, b: Values): Values =>
 const without = (values: Values, name: string): Values =>
   Object.fromEntries(Object.entries(values).filter(([other]) => other !== name));
 
-/** Five steps of two accumulated backwards each, the learning rate changing, `scale` without a gradient in the second and `large` in the third. */
+/**
+ * Five steps of two accumulated backward passes each, with changing learning rates. Parameter `scale` has no gradient
+ * in the second step, `large` none in the third.
+ */
 async function follow(
   make: (parameters: readonly NamedParameter[]) => AdamW | SGD,
   reference: ReferenceStep,
@@ -191,7 +197,7 @@ test('one step is three dispatches, however many parameters there are', () => {
   free(parameters);
 });
 
-test('a zero gradient leaves decay alone at work, and no gradient at all changes nothing', async () => {
+test('with a zero gradient only decay changes a parameter; without a gradient nothing does', async () => {
   const values = randomValues(2);
   const parameters = parametersOf(values);
   const optimizer = new AdamW(parameters, { weightDecay: 0.5 });
@@ -209,7 +215,7 @@ test('a zero gradient leaves decay alone at work, and no gradient at all changes
   free(parameters);
 });
 
-test('a NaN gradient shows in the norm', async () => {
+test('a NaN gradient makes the norm NaN', async () => {
   const parameters = parametersOf(randomValues(3));
   const optimizer = new SGD(parameters);
   accumulate(parameters, { bias: Float64Array.from([0, 1, NaN, 2, 3, 4, 5]) });
@@ -223,7 +229,7 @@ describe.each([
   ['AdamW', (p: readonly NamedParameter[]) => new AdamW(p)],
   ['SGD', (p: readonly NamedParameter[]) => new SGD(p, { momentum: 0.9 })],
 ] as const)('state of %s', (_, make) => {
-  test('a training that is saved and taken up again goes on with the same bits', async () => {
+  test('a saved and resumed training continues with the same bits', async () => {
     const parameters = parametersOf(randomValues(4));
     const optimizer = make(parameters);
     const advance = (which: AdamW | SGD, those: readonly NamedParameter[], step: number): void => {
@@ -254,7 +260,7 @@ describe.each([
   });
 });
 
-test('a state that does not fit is refused, and what is wrong is named', async () => {
+test('a state that does not fit is rejected with the name of the wrong value', async () => {
   const parameters = parametersOf(randomValues(5));
   const optimizer = new AdamW(parameters);
   const state = await optimizer.state();
@@ -278,7 +284,7 @@ test('a state that does not fit is refused, and what is wrong is named', async (
   free(parameters);
 });
 
-test('options out of range and parameters given twice are refused', () => {
+test('options out of range and duplicate parameters are rejected', () => {
   const [first] = parametersOf(randomValues(6));
   expect(() => new AdamW([])).toThrow('AdamW: parameters: expected at least one, got none');
   expect(() => new AdamW([first, { ...first }])).toThrow(
@@ -302,10 +308,12 @@ test('options out of range and parameters given twice are refused', () => {
   first.tensor.dispose();
 });
 
-test('flat buffers keep to the size allowed, and the parameters keep their values and uses', async () => {
+test('flat buffers do not exceed the allowed size, and parameters keep their values and stay usable', async () => {
   const values = randomValues(7);
   const parameters = parametersOf(values);
-  // Padded sizes are 64, 64, 64, 64 and 8832 elements: at most 128 fit one buffer, but for the last, which is larger than any.
+  // Padded sizes are 64, 64, 64, 64 and 8832 elements. A buffer holds at most 128 elements, except the buffer of the
+  // last
+  // parameter, which is larger than any buffer.
   const flat = new FlatParameters('test', parameters, 128 * 4);
   expect(flat.values.map(({ size }) => size)).toEqual([128, 128, 8832]);
   const runs = flat.runs(flat.entries, ({ index }) => (index === 2 ? 1 : 0));
@@ -328,7 +336,7 @@ test('flat buffers keep to the size allowed, and the parameters keep their value
   free(parameters);
 });
 
-test('the learning rate warms up linearly and falls at the milestones', () => {
+test('the learning rate rises linearly during warm-up and falls at the milestones', () => {
   const schedule = {
     baseLearningRate: 2.5e-5,
     warmupIterations: 1000,

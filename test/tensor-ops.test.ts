@@ -1,4 +1,6 @@
-/** What the op table cannot say by central differences: ties, infinities, large grids, guaranteed limits, errors. */
+/**
+ * Properties of ops that central differences cannot check: ties, infinities, large grids, guaranteed limits, errors.
+ */
 import { describe, expect, test } from 'vitest';
 import {
   add,
@@ -46,7 +48,7 @@ describe.each(devices)('$label', ({ device }) => {
     y.dispose();
   });
 
-  test('softmax gives masked values (-infinity) no weight', async () => {
+  test('softmax gives masked values (-infinity) weight 0', async () => {
     const none = -Infinity;
     const [rows, columns] = device.scope(() => [
       softmax(device.tensor([0, none, 0, none, none, 7], [2, 3])),
@@ -73,9 +75,10 @@ describe.each(devices)('$label', ({ device }) => {
   });
 });
 
-test('tensors of more workgroups than a dimension of the grid holds', async () => {
+test('tensors that need more workgroups than one dimension of the grid has', async () => {
   const { device } = devices[0];
-  // 4200 * 4096 elements are 67200 workgroups of 64 vec4s; every partial sum is a small integer, so the result is exact.
+  // 4200 * 4096 elements are 67200 workgroups of 64 vec4s. Every partial sum is a small integer, so the result is
+  // exact.
   const total = device.scope(() => {
     const x = expand(device.tensor([1, 1, 1, 1]), [4200, 1024, 4]);
     return sum(add(x, x), { axes: [1, 2] });
@@ -97,7 +100,7 @@ test('the ops with the most buffers work at the limits that WebGPU guarantees', 
   device.destroy();
 });
 
-test('errors name the op, the argument, what was expected and what came', () => {
+test('errors name the op, the argument, the expected and the actual value', () => {
   const { device } = devices[0];
   device.scope(() => {
     const x = device.zeros([2, 3, 8]);

@@ -1,9 +1,9 @@
-/** Cases for the elementwise functions of two tensors, under broadcasting. */
+/** Cases of the elementwise functions of two tensors, with broadcasting. */
 import { add, div, maximum, minimum, mul, sub, type Tensor } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
-/** The value of `x`, broadcast to `shape`, at a row-major position. */
+/** The value of `x`, broadcast to `shape`, at a row-major index. */
 function broadcastAt(x: NdArray, shape: readonly number[], position: number): number {
   let at = 0,
     stride = 1,
@@ -31,7 +31,7 @@ function broadcastReference(f: (x: number, y: number) => number, a: NdArray, b: 
 
 type Pair = readonly [readonly number[], readonly number[]];
 
-/** One function over these, with every form: the others share the code that reads operands. */
+/** One function is tested with every form of operands. The other functions share the code that reads operands. */
 const EVERY_FORM: readonly Pair[] = [
   [
     [65, 67],
@@ -90,7 +90,7 @@ function casesOf(run: Run, f: Reference, pairs: readonly Pair[], options: { away
   }));
 }
 
-/** Equal values everywhere: both sides' central differences are the half that each gets. */
+/** Equal values everywhere: the central differences of each side are half of the gradient, as each side gets half. */
 function ties(run: (a: Tensor, b: Tensor) => Tensor, f: (x: number, y: number) => number): OpCase {
   const shared = randomInput([3, 4], 5);
   return {

@@ -1,4 +1,4 @@
-/** Cases for box coding, overlaps, focal loss and L1. */
+/** Cases of box coding, overlaps, focal loss and L1. */
 import fc from 'fast-check';
 import { boxGiou, boxIou, decodeBoxes, initialBoxes, l1Loss, Random, sigmoidFocalLoss } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
@@ -13,7 +13,7 @@ import {
   type OpInput,
 } from '../op-harness.ts';
 
-/** xyxy boxes with sides of 5 to 60 pixels, corners in 0 .. 100. */
+/** xyxy boxes with sides of 5 to 60 pixels and corners in 0 .. 100. */
 export function boxesInput(shape: readonly number[], seed: number, differentiate = true): OpInput {
   const random = new Random(seed);
   const data = new Float64Array(sizeOf(shape));
@@ -29,7 +29,7 @@ export function boxesInput(shape: readonly number[], seed: number, differentiate
   return { shape, data, differentiate };
 }
 
-/** Maps the last dimension of 4 of every input to 4 numbers. */
+/** A reference that maps the last dimension (4) of all inputs to 4 numbers. */
 function boxwise(f: (...boxes: number[][]) => number[]): (inputs: readonly NdArray[]) => NdArray {
   return (inputs) => {
     const data: number[] = [];
@@ -139,7 +139,7 @@ function overlapCases(op: typeof boxIou, kind: 'iou' | 'giou'): OpCase[] {
 /** log(1 + exp(x)) */
 export const softplus = (x: number): number => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
 
-/** Focal loss of one logit against a target in 0 .. 1. */
+/** Focal loss of one logit with a target in 0 .. 1. */
 export function focal(x: number, target: number, alpha: number, gamma: number): number {
   const positive = alpha * Math.exp(-gamma * softplus(x)) * softplus(-x);
   const negative = (1 - alpha) * Math.exp(-gamma * softplus(-x)) * softplus(x);
@@ -163,7 +163,7 @@ function focalCase(name: string, logits: OpInput, targets: OpInput, alpha: numbe
   };
 }
 
-/** Far and near logits, each alone, so that the relative error of tiny losses counts. */
+/** Logits far from 0 and near 0, each in a case of its own, so that the relative error of tiny losses counts. */
 const extremes = [-80, -25, -9, -1e-3, 0, 2, 17, 40, 85].flatMap((x) =>
   [0, 1].map((target) =>
     focalCase(

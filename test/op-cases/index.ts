@@ -1,4 +1,4 @@
-/** The table of op cases: an op without cases does not compile. */
+/** The test cases of all ops. An op without cases does not compile. */
 import type { OpName } from '../../engine/ops/table.ts';
 import type { OpCase } from '../op-harness.ts';
 import { unaryCases } from './unary.ts';

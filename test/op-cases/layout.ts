@@ -1,10 +1,10 @@
-/** Cases for permute, slice, expand, concat (and stack) and gather. */
+/** Cases of permute, slice, expand, concat, stack and gather. */
 import fc from 'fast-check';
 import { concat, expand, gather, permute, slice, stack, transpose } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
 import { integerInput, ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
-/** A tensor whose value at an index is asked for by the index. */
+/** A tensor whose values are read by index. */
 function build(shape: readonly number[], value: (index: readonly number[]) => number): NdArray {
   return ndarray(
     shape,
@@ -164,7 +164,7 @@ export const layoutCases = {
     concatCase('channels', [2, 5, 0], -1, [8, 4, 12]),
     concatCase('odd channels', [7, 0], 1, [3, 1, 4]),
     concatCase('leading', [0, 6], 0, [5, 1, 0, 8]),
-    concatCase('more than a dispatch takes', [3, 0, 2], 1, [1, 2, 1, 3, 1, 1, 2, 4, 1]),
+    concatCase('more tensors than one dispatch joins', [3, 0, 2], 1, [1, 2, 1, 3, 1, 1, 2, 4, 1]),
     concatCase('a single tensor', [3, 0], 1, [5]),
     {
       name: 'stack',

@@ -1,4 +1,4 @@
-/** Cases for layerNorm, groupNorm and scaleShift. */
+/** Cases of layerNorm, groupNorm and scaleShift. */
 import { groupNorm, layerNorm, scaleShift } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, type NdArray, type OpCase } from '../op-harness.ts';
@@ -43,7 +43,7 @@ function layerNormCase(
   };
 }
 
-/** x [B, ..., C]: groups of adjacent channels over all pixels of an image. */
+/** Group normalisation of x [B, ..., C]: groups of adjacent channels over all pixels of an image. */
 function groupNormReference(
   [x, gamma, beta, residual]: readonly NdArray[],
   groups: number,
@@ -78,10 +78,10 @@ interface ChannelCaseOptions {
   readonly epsilon?: number;
   readonly activation?: 'relu';
   readonly residual?: boolean;
-  /** Of x. */
+  /** Shift of the values of x. */
   readonly shift?: number;
   readonly tolerance?: number;
-  /** Which of the four inputs want a gradient; all unless given. */
+  /** Which of the four inputs need a gradient; default: all. */
   readonly differentiate?: readonly boolean[];
 }
 
@@ -142,7 +142,8 @@ export const normCases = {
     layerNormCase('many rows', [2100, 8]),
     layerNormCase('wider than registers', [19, 2052], { activation: 'relu' }),
     layerNormCase('wider than registers, scalar', [3, 517]),
-    // The mean is 1000 deviations away: f32 inputs leave 6e-5 of a deviation, and no more may be lost.
+    // The mean is 1000 standard deviations from zero. Rounding of the inputs to f32 causes an error of 6e-5 deviations.
+    // The op may not add much more.
     layerNormCase('far from zero', [6, 64], {}, 1000, 2e-4),
   ],
   groupNorm: [
@@ -151,17 +152,17 @@ export const normCases = {
     groupNormCase('many groups, one pixel', [2, 1, 32], 8, { residual: true }),
     groupNormCase('relu', [2, 17, 8], 2, { activation: 'relu', epsilon: 1e-3 }),
     groupNormCase('residual', [1, 3, 5, 12], 2, { residual: true }),
-    groupNormCase('only the residual wants a gradient', [1, 3, 5, 12], 2, {
+    groupNormCase('only the residual requires a gradient', [1, 3, 5, 12], 2, {
       residual: true,
       activation: 'relu',
       differentiate: [false, false, false, true],
     }),
     groupNormCase('odd channels', [3, 4, 5, 9], 3),
     groupNormCase('one pixel', [2, 8], 2),
-    groupNormCase('one channel a group', [2, 33, 4], 4),
+    groupNormCase('one channel per group', [2, 33, 4], 4),
     groupNormCase('no images', [0, 5, 8], 2),
-    groupNormCase('more pixels than a lane takes', [1, 37, 19, 8], 2, { activation: 'relu' }),
-    // As for layerNorm: the input's own rounding.
+    groupNormCase('more pixels than an invocation handles', [1, 37, 19, 8], 2, { activation: 'relu' }),
+    // As for layerNorm: rounding of the inputs.
     groupNormCase('far from zero', [2, 300, 8], 2, { shift: 1000, tolerance: 2e-4 }),
   ],
   scaleShift: [

@@ -1,10 +1,13 @@
-/** Cases for max pooling: overlapping and disjoint windows, padding, ties. */
+/** Cases of max pooling: overlapping and disjoint windows, padding, ties. */
 import fc from 'fast-check';
 import { maxPool2d, type MaxPool2dOptions } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
 
-/** Winners are those of `chosenBy`, the first of equals: with the case's own input there, steps of the central differences do not change them. */
+/**
+ * Max pooling whose winners are the first maxima of `chosenBy`. With the case's own input as `chosenBy`, the steps of
+ * the central differences do not change the winners.
+ */
 function reference(
   { shape: [B, H, W, C], data }: NdArray,
   chosenBy: NdArray,
@@ -30,7 +33,7 @@ function reference(
   return ndarray([B, OH, OW, C], y);
 }
 
-/** Whole numbers, so that many windows have several maxima. */
+/** Integers, so that many windows have several equal maxima. */
 function withTies(shape: readonly number[], seed: number): OpInput {
   const { data } = randomInput(shape, seed);
   return { shape, data: data.map((value) => Math.round(value * 2)) };

@@ -1,10 +1,10 @@
-/** Cases for sum, mean and max. */
+/** Cases of sum, mean and max. */
 import fc from 'fast-check';
 import { max, mean, sum, type Tensor } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
 
-/** Collects the values that fall on each output position, and reduces each collection. */
+/** Collects the values of each output position and reduces each collection. */
 function reduceReference(
   x: NdArray,
   axes: readonly number[],

@@ -1,4 +1,4 @@
-/** Cases for nearest-neighbour and bilinear resizing. */
+/** Cases of nearest-neighbour and bilinear resizing. */
 import fc from 'fast-check';
 import { resizeBilinear, upsampleNearest } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
@@ -6,7 +6,7 @@ import { ndarray, randomInput, sampleCases, type NdArray, type OpCase } from '..
 
 type Pixel = (image: number, y: number, x: number, channel: number) => number;
 
-/** An image of which every pixel is computed on its own from the pixels of another. */
+/** An image whose pixels are each computed from the pixels of another image. */
 function pixelwise(
   { shape: [B, H, W, C], data }: NdArray,
   [OH, OW]: readonly [number, number],
@@ -37,7 +37,7 @@ function upsampleCase(shape: readonly number[], factor: number): OpCase {
 
 function bilinearCase(shape: readonly number[], size: readonly [number, number]): OpCase {
   const [, H, W] = shape;
-  /** Position of an output pixel's centre among the centres of `from` pixels: the pixel before it, the one after, and how far between. */
+  /** Position of an output pixel's centre among `from` input pixels: the pixels before and after it, and the weight. */
   const between = (at: number, from: number, to: number): [number, number, number] => {
     const position = Math.max(((at + 0.5) * from) / to - 0.5, 0);
     const low = Math.min(Math.floor(position), from - 1);

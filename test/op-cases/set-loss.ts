@@ -1,4 +1,4 @@
-/** Cases for the set prediction loss. */
+/** Cases of the set loss. */
 import { Random, setLoss, type MatchingWeights } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
 import { integerInput, ndarray, randomInput, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
@@ -35,7 +35,7 @@ function reference(
   return ndarray([stages, 3], parts);
 }
 
-/** `share` of the proposals are matched. */
+/** @param share the share of the proposals that are matched */
 function lossCase(
   name: string,
   [stages, images, n, classes, capacity]: readonly [number, number, number, number, number],

@@ -1,4 +1,4 @@
-/** Cases for softmax. */
+/** Cases of softmax. */
 import fc from 'fast-check';
 import { softmax } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
@@ -41,7 +41,7 @@ export const softmaxCases = {
     softmaxCase('columns', [3, 4, 36], 1),
     softmaxCase('odd columns', [5, 7, 3], 0),
     softmaxCase('empty', [0, 4], -1),
-    // exp overflows beyond 88; the step is relative to the values.
+    // exp overflows beyond 88. The step is smaller because it is relative to the values.
     { ...softmaxCase('large values do not overflow', [4, 12], -1, { scale: 3, shift: 200 }), step: 1e-7 },
     ...sampleCases(
       3,

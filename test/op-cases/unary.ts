@@ -1,4 +1,4 @@
-/** Cases for the elementwise functions of one tensor, and for reshape. */
+/** Cases of the elementwise functions of one tensor, and of reshape. */
 import fc from 'fast-check';
 import { abs, affine, exp, log, relu, reshape, sigmoid, sqrt, square, tanh, type Tensor } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
