@@ -132,8 +132,8 @@ describe('the program', () => {
   });
 
   test.each([
-    ['DSRCNN_DRIVER', 'DSRCNN_DRIVER: must be one of auto, gpu, lavapipe, swiftshader, got "abacus"'],
-    ['DSRCNN_ROBUSTNESS', 'DSRCNN_ROBUSTNESS: must be on or off, got "abacus"'],
+    ['DSRCNN_DRIVER', 'DSRCNN_DRIVER: expected one of auto, gpu, lavapipe, swiftshader, got "abacus"'],
+    ['DSRCNN_ROBUSTNESS', 'DSRCNN_ROBUSTNESS: expected on or off, got "abacus"'],
   ])('refuses a bad %s without a stack trace', async (variable, complaint) => {
     vi.stubEnv(variable, 'abacus');
     const { code, stderr } = await cli(['train', ...TINY, '--out', join(folder, 'abacus')]);

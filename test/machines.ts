@@ -1,8 +1,8 @@
-/** Machines for the tests of set-up: what it would find on each, without asking this one. */
-import type { chooseDriver } from '../training/setup/setup.mjs';
+/** Simulated machines for the tests of set-up. They answer what set-up would find, without asking this machine. */
+import type { System } from '../training/setup/driver.mjs';
+import type { Probe } from '../training/setup/probe.mjs';
 
-export type System = Parameters<typeof chooseDriver>[1];
-type Probe = ReturnType<System['probe']>;
+export type { System };
 export const LAVAPIPE = '/usr/share/vulkan/icd.d/lvp_icd.json';
 export const SWIFTSHADER = { loader: '/cache/libvulkan.so.1', manifest: '/cache/vk_swiftshader_icd.json' };
 export const found = (description: string, fallback: boolean): Probe => ({
@@ -17,7 +17,10 @@ export const refused: Probe = {
 };
 export const noLoader: Probe = { ...refused, loader: null };
 
-/** Linux with a Vulkan loader, no driver, no rights to install one; SwiftShader works. Lavapipe, where a test adds it, keeps Dawn's checks of bounds and the width that it takes by itself. */
+/**
+ * Linux with a Vulkan loader, without a driver, and without the right to install one. SwiftShader works. Where a test adds
+ * lavapipe, it keeps Dawn's bounds checks and its own vector width.
+ */
 export function machine(changes: Partial<System> = {}): System {
   return {
     linux: true,
@@ -26,18 +29,18 @@ export function machine(changes: Partial<System> = {}): System {
     bounds: () => ({ checks: false, why: 'with checks' }),
     vectorBits: () => ({ bits: null, why: 'no AVX-512' }),
     installLavapipe: () => 'not root',
-    swiftShader: () => SWIFTSHADER,
+    swiftShader: () => Promise.resolve(SWIFTSHADER),
     lavapipeHint: () => 'apt-get install mesa-vulkan-drivers',
     ...changes,
   };
 }
 
-/** With a lavapipe that Dawn accepts, installed or yet to be. */
+/** A lavapipe that Dawn accepts, installed now or later. */
 export const withLavapipe = (installed = true): Partial<System> => ({
   manifests: () => (installed ? [LAVAPIPE] : []),
   probe: (manifests) =>
     manifests.includes(SWIFTSHADER.manifest) ? found('SwiftShader', true) : found('llvmpipe', true),
 });
 
-/** For set-up's progress, which the test does not look at. */
+/** Ignores set-up's messages. */
 export const quiet = (): void => undefined;

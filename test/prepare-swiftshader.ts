@@ -1,4 +1,4 @@
-/** Unpacks SwiftShader (out of an npm package that is already there) for the tests that run on it besides the chosen adapter. */
+/** Unpacks SwiftShader from an installed npm package, for the tests that also run on it. */
 import { execFileSync } from 'node:child_process';
 
 export default function prepare(): void {

@@ -412,9 +412,9 @@ describe('stored choices', () => {
     const file = join(folder, 'broken.json');
     const broken = { version: 1, adapters: [{ ...exported, choices: { some: { variant: 'x' } } }] };
     for (const [text, named] of [
-      ['{"version": 1', /broken\.json: not readable as JSON/],
-      ['{"version": 2, "adapters": []}', /broken\.json: version must be 1, got 2/],
-      ['{"version": 1, "adapters": [5]}', /broken\.json: adapters\[0\] must be an object, got 5/],
+      ['{"version": 1', /broken\.json: expected JSON/],
+      ['{"version": 2, "adapters": []}', /broken\.json: version: expected 1, got 2/],
+      ['{"version": 1, "adapters": [5]}', /broken\.json: adapters\[0\]: expected an object, got 5/],
       [JSON.stringify(broken), /broken\.json: adapters\[0\]: choices\["some"\]\.kernels: expected text, got nothing/],
     ] as const) {
       writeFileSync(file, text);

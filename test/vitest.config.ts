@@ -1,27 +1,22 @@
 /**
- * Test runner configuration: forks (Dawn does not like worker threads), long timeouts (software adapters compile slowly).
+ * The test runner: forks (Dawn does not run in worker threads) and long timeouts (software adapters compile slowly).
  *
- * Everything runs on the adapter that set-up chose. Where that is not SwiftShader, what depends on the adapter runs on SwiftShader as well
- * (subgroups of 4 instead of 8 or 16, another compiler): ops, matching, optimisers, f16 (which SwiftShader has not), accesses out of bounds, and the model against its golden files.
- * Variants that only the tuner chooses are held against the plain ones wherever it runs.
+ * All tests run on the adapter that set-up chose. Where that is not SwiftShader, tests that depend on the adapter also run
+ * on SwiftShader. It has subgroups of 4 lanes instead of 8 or 16, another compiler, and no f16.
+ * Tests of variants that only the tuner chooses compare them with the plain variants, on the chosen adapter.
  *
- * Where set-up chose vectors of 512 bits for lavapipe, kernels that are not for small subgroups compile three times as long: the files that are mostly about those run with its usual
- * vectors of 256 bits, so that both widths are tested; among them captures, which are held against the same kernels run without.
+ * Where set-up chose vectors of 512 bits for lavapipe, kernels without small subgroups compile three times as long. Test
+ * files that are mostly about those run with lavapipe's own vectors of 256 bits. So both widths are tested. Among these
+ * files is the test of captures, which compares a capture with the same kernels without one.
  */
-import { defineConfig } from 'vitest/config';
+import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 import { readDriverChoice } from '../engine/node/index.ts';
+import { removeDawnWarnings } from '../training/setup/dawn-warnings.mjs';
 
-/** No test shall depend on what its user has tuned. */
-const UNTUNED = { DSRCNN_TUNING: 'off' };
-const root = new URL('..', import.meta.url).pathname;
-const everywhere = {
-  root,
-  pool: 'forks' as const,
-  testTimeout: 180_000,
-  hookTimeout: 180_000,
-  sequence: { groupOrder: 0 },
-};
+export const ROOT = new URL('..', import.meta.url).pathname;
+const TIMEOUT = 180_000;
+
 const ON_BOTH_ADAPTERS = [
   'test/bounds.test.ts',
   'test/ops.test.ts',
@@ -39,12 +34,11 @@ const WITH_USUAL_VECTORS = [
   'test/half-precision.test.ts',
   'test/capture.test.ts',
 ];
-const choice = readDriverChoice();
-const wide = choice?.driver === 'lavapipe' && choice.vectorBits !== null && !process.env.LP_NATIVE_VECTOR_WIDTH;
-const twice = process.platform === 'linux' && process.arch === 'x64' && choice?.driver !== 'swiftshader';
-
-/** The longest first, SwiftShader's before the other adapter's: one that begins last would be waited for alone. A fresh clone knows no durations that the runner could sort by. */
-const LONGEST = [
+/**
+ * Long test files, the longest first. They start first, on SwiftShader before the other adapter: the run would wait for a
+ * long file that starts last. A fresh clone has no durations that the runner could sort by.
+ */
+export const LONG = [
   'test/ops.test.ts',
   'test/golden.test.ts',
   'test/training.test.ts',
@@ -59,53 +53,66 @@ const LONGEST = [
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const place = ({ moduleId, project }: TestSpecification): number => {
-      const i = LONGEST.findIndex((file) => moduleId.endsWith(`/${file}`));
-      return i < 0 ? LONGEST.length : i - (project.name === 'swiftshader' ? 0.5 : 0);
+      const i = LONG.findIndex((file) => moduleId.endsWith(`/${file}`));
+      return i < 0 ? LONG.length : i - (project.name === 'swiftshader' ? 0.5 : 0);
     };
     return [...files].sort((a, b) => place(a) - place(b));
   }
 }
 
-export default defineConfig({
-  root,
-  test: {
-    maxWorkers: 2,
-    sequence: { sequencer: LongestFirst },
-    projects: [
-      {
-        test: {
-          ...everywhere,
-          name: 'adapter',
-          include: ['test/**/*.test.ts'],
-          exclude: wide ? WITH_USUAL_VECTORS : [],
-          env: UNTUNED,
-        },
-      },
-      ...(wide
-        ? [
-            {
-              test: {
-                ...everywhere,
-                name: 'adapter, 256 bits',
-                include: WITH_USUAL_VECTORS,
-                env: { ...UNTUNED, LP_NATIVE_VECTOR_WIDTH: '256' },
-              },
-            },
-          ]
-        : []),
-      ...(twice
-        ? [
-            {
-              test: {
-                ...everywhere,
-                name: 'swiftshader',
-                include: ON_BOTH_ADAPTERS,
-                env: { ...UNTUNED, DSRCNN_DRIVER: 'swiftshader' },
-                globalSetup: ['test/prepare-swiftshader.ts'],
-              },
-            },
-          ]
-        : []),
-    ],
-  },
-});
+/** A project of tests. No test depends on the user's tuned choices. */
+export function project(
+  name: string,
+  { env, ...options }: NonNullable<TestProjectInlineConfiguration['test']>,
+): TestProjectInlineConfiguration {
+  return {
+    test: {
+      root: ROOT,
+      pool: 'forks',
+      testTimeout: TIMEOUT,
+      hookTimeout: TIMEOUT,
+      sequence: { groupOrder: 0 },
+      name,
+      env: { DSRCNN_TUNING: 'off', ...env },
+      ...options,
+    },
+  };
+}
+
+/** The whole configuration. */
+export const withProjects = (projects: TestProjectInlineConfiguration[]) =>
+  defineConfig({ root: ROOT, test: { maxWorkers: 2, sequence: { sequencer: LongestFirst }, projects } });
+
+/** Removes Dawn's warnings from the stderr of the test processes, which this process passes on. */
+function hideDawnWarnings(): void {
+  const { stderr } = process;
+  const write = stderr.write.bind(stderr) as (chunk: string | Uint8Array, ...rest: unknown[]) => boolean;
+  stderr.write = (chunk: string | Uint8Array, ...rest: unknown[]): boolean =>
+    write(
+      typeof chunk === 'string'
+        ? removeDawnWarnings(chunk)
+        : Buffer.from(removeDawnWarnings(Buffer.from(chunk).toString('latin1')), 'latin1'),
+      ...rest,
+    );
+}
+hideDawnWarnings();
+
+const choice = readDriverChoice();
+const wide = choice?.driver === 'lavapipe' && choice.vectorBits !== null && !process.env.LP_NATIVE_VECTOR_WIDTH;
+const swiftShaderToo = process.platform === 'linux' && process.arch === 'x64' && choice?.driver !== 'swiftshader';
+
+export default withProjects([
+  project('adapter', { include: ['test/**/*.test.ts'], exclude: wide ? WITH_USUAL_VECTORS : [] }),
+  ...(wide
+    ? [project('adapter, 256 bits', { include: WITH_USUAL_VECTORS, env: { LP_NATIVE_VECTOR_WIDTH: '256' } })]
+    : []),
+  ...(swiftShaderToo
+    ? [
+        project('swiftshader', {
+          include: ON_BOTH_ADAPTERS,
+          env: { DSRCNN_DRIVER: 'swiftshader' },
+          globalSetup: ['test/prepare-swiftshader.ts'],
+        }),
+      ]
+    : []),
+]);

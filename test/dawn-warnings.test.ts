@@ -1,0 +1,61 @@
+/** The filter of Dawn's warnings removes them, and nothing else. */
+import { spawnSync } from 'node:child_process';
+import { resolve } from 'node:path';
+import { Readable } from 'node:stream';
+import { text } from 'node:stream/consumers';
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { DawnWarningFilter, removeDawnWarnings } from '../training/setup/dawn-warnings.mjs';
+
+const ROOT = resolve(import.meta.dirname, '..');
+const warning = (kind: string): string =>
+  `Warning: maxDynamic${kind}BuffersPerPipelineLayout artificially reduced from 1000000 to 16 ` +
+  'to fit dynamic offset allocation limit.\n';
+const OTHERS = [
+  'Warning: something else\n',
+  'Warning: maxDynamicUniformBuffersPerPipelineLayout is odd\n',
+  'error: a device was lost\n',
+  'W',
+  'progress 5 %\rWarnin',
+  'grüße\n',
+  '',
+];
+
+test('in whatever pieces the text arrives', async () => {
+  const line = fc.oneof(fc.constantFrom(...OTHERS), fc.constantFrom(warning('Uniform'), warning('Storage')));
+  await fc.assert(
+    fc.asyncProperty(fc.array(line, { maxLength: 6 }), fc.integer({ min: 1, max: 200 }), async (lines, size) => {
+      const bytes = Buffer.from(lines.join(''));
+      const pieces = Array.from({ length: Math.ceil(bytes.length / size) }, (_, i) =>
+        bytes.subarray(i * size, (i + 1) * size),
+      );
+      const kept = lines.filter((text) => OTHERS.includes(text)).join('');
+      expect(await text(Readable.from(pieces).pipe(new DawnWarningFilter()))).toBe(kept);
+      expect(removeDawnWarnings(lines.join(''))).toBe(kept);
+    }),
+    { seed: 1, numRuns: 300 },
+  );
+});
+
+test('all else passes at once', () => {
+  const filter = new DawnWarningFilter();
+  for (const piece of ['step 1 of 10\r', 'Who?', 'Warning: lost']) {
+    filter.write(piece);
+    expect(String(filter.read())).toBe(piece);
+  }
+});
+
+test('npm scripts end as their program ends', () => {
+  const run = (code: string) =>
+    spawnSync(process.execPath, ['training/setup/run.mjs', '--no-driver', '--eval', code], {
+      cwd: ROOT,
+      encoding: 'utf8',
+    });
+  const print = `console.log('result'); console.error(${JSON.stringify(`before\n${warning('Storage')}after`)});`;
+  expect(run(`${print} process.exitCode = 3`)).toMatchObject({
+    status: 3,
+    stdout: 'result\n',
+    stderr: 'before\nafter\n',
+  });
+  expect(run('process.kill(process.pid, "SIGKILL")')).toMatchObject({ status: null, signal: 'SIGKILL' });
+});

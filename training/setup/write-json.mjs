@@ -1,0 +1,16 @@
+// @ts-check
+/** Writing JSON files as a whole. */
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+
+/**
+ * Writes a new file beside the old one and renames it, so that no reader sees half a file.
+ * @param {string} file
+ * @param {unknown} value
+ */
+export function writeJson(file, value) {
+  mkdirSync(path.dirname(file), { recursive: true });
+  const aside = `${file}.${process.pid}`;
+  writeFileSync(aside, `${JSON.stringify(value, null, 2)}\n`);
+  renameSync(aside, file);
+}
