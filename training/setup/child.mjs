@@ -2,6 +2,7 @@
 /** Running Dawn in a child process, where a crash or a missing library does no harm. */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
+import { removeDawnWarnings } from './dawn-warnings.mjs';
 import { messageOf } from './setup-error.mjs';
 
 const TIMEOUT_MS = 60_000;
@@ -40,7 +41,10 @@ export function askChild(program, directory, { manifests, loader }, variables) {
   try {
     return { value: JSON.parse(child.stdout), problem: null };
   } catch {
-    const lastLine = child.stderr?.trim().split('\n').at(-1) ?? '';
+    const lastLine = removeDawnWarnings(child.stderr ?? '')
+      .trim()
+      .split('\n')
+      .at(-1);
     return { value: null, problem: `Dawn's process failed (${endOf(child)}) ${lastLine}`.trim() };
   }
 }

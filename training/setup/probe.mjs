@@ -1,7 +1,6 @@
 // @ts-check
 /** A program that set-up runs in a child process: it runs a shader on the adapter that Dawn finds, and prints a Probe as JSON. */
 import { readFileSync } from 'node:fs';
-import { create } from 'webgpu';
 import { messageOf } from './setup-error.mjs';
 
 /** @typedef {import('../../engine/node/driver-file.mjs').Adapter} Adapter */
@@ -13,12 +12,18 @@ import { messageOf } from './setup-error.mjs';
  * @property {string | null} problem why there is no adapter
  */
 
+/** Dawn's instance. It must stay referenced as long as a device lives. @type {GPU | null} */
+let instance = null;
+
 /** @returns {Promise<Probe>} */
 async function probe() {
   /** @type {Probe} */
   const result = { adapter: null, loader: null, problem: 'Dawn finds no adapter it accepts' };
   try {
-    const adapter = await create([]).requestAdapter({ powerPreference: 'high-performance' });
+    // Loading Dawn may fail too, for example on another platform.
+    const { create } = await import('webgpu');
+    instance = create([]);
+    const adapter = await instance.requestAdapter({ powerPreference: 'high-performance' });
     if (process.platform === 'linux')
       result.loader = /(\/\S*libvulkan\.so\S*)/.exec(readFileSync('/proc/self/maps', 'utf8'))?.[1] ?? null;
     if (adapter) {
