@@ -1,4 +1,4 @@
-/** target += source, in place: sums of gradients. */
+/** destination += source, in place, for sums of gradients. */
 import { defineKernel, eachElement, kernelFamily } from './kernel.ts';
 
 export const accumulateKernel = kernelFamily((lanes: number) =>
@@ -11,7 +11,7 @@ export const accumulateKernel = kernelFamily((lanes: number) =>
       lanes,
       '(p.count + 3u) / 4u',
       `
-    let live = i * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(p.count); // what lies behind the destination stays as it is
+    let live = i * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(p.count); // values behind the end stay unchanged
     destination[i] += select(vec4f(), source[i], live);`,
     ),
   }),

@@ -10,12 +10,12 @@ import { withinSubgroup } from './subgroups.ts';
 /** Lanes per workgroup without subgroups: 8 groups of 8 for the reduction in two steps. */
 const LANES = 64;
 
-/** WGSL that writes the least (value, tag) of all lanes to `bestValue` and `bestTag`. */
+/** WGSL that writes the smallest (value, tag) of all lanes to `bestValue` and `bestTag`. */
 const reduceSubgroup = (lanes: number): string => /* wgsl */ `
-      let least = ${withinSubgroup(lanes, 'ownValue', 'min')};
-      let candidate = select(NONE, ownTag, ownValue == least);
-      let leastTag = ${withinSubgroup(lanes, 'candidate', 'min')};
-      if (lane == 0u) { bestValue = least; bestTag = leastTag; }`;
+      let smallest = ${withinSubgroup(lanes, 'ownValue', 'min')};
+      let candidate = select(NONE, ownTag, ownValue == smallest);
+      let smallestTag = ${withinSubgroup(lanes, 'candidate', 'min')};
+      if (lane == 0u) { bestValue = smallest; bestTag = smallestTag; }`;
 /** Exchange of the variant without subgroups. */
 const LANE_VALUES = `var<workgroup> laneValue: array<f32, ${LANES}>;
 var<workgroup> laneTag: array<u32, ${LANES}>;`;

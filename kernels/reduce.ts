@@ -15,9 +15,9 @@ import { teamOf, teamReduction, teamScope, type Width } from './teams.ts';
  * - `sum` and `max` of f32.
  * - `first`: the lowest position along the axis where the input equals `extreme` [outer, inner]. The result is u32,
  *   0xffffffff for none.
- * - `least`: the minimum of u32, which is the second stage of `first`.
+ * - `min`: the minimum of u32, which is the second stage of `first`.
  */
-export type Reduction = 'sum' | 'max' | 'first' | 'least';
+export type Reduction = 'sum' | 'max' | 'first' | 'min';
 
 const REDUCTIONS = {
   sum: {
@@ -41,7 +41,7 @@ const REDUCTIONS = {
     combine: (a: string, b: string) => `min(${a}, ${b})`,
     team: 'min',
   },
-  least: {
+  min: {
     element: 'u32',
     result: 'u32',
     identity: '0xffffffffu',

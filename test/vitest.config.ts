@@ -23,6 +23,7 @@ const ON_BOTH_ADAPTERS = [
   'test/ops-default-limits.test.ts',
   'test/golden.test.ts',
   'test/golden-default-limits.test.ts',
+  'test/linear-sum-assignment.test.ts',
   'test/matching.test.ts',
   'test/optim.test.ts',
   'test/half-precision.test.ts',

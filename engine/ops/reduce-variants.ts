@@ -96,7 +96,7 @@ function expectedReduction(view: ReductionView): ReductionVariant {
 
 /** The tuned or the expected variant for a view. Reductions from or to integers always use the expected variant. */
 function chooseReduction(device: TensorDevice, reduction: Reduction, view: ReductionView): ReductionVariant {
-  if (reduction === 'first' || reduction === 'least') return expectedReduction(view);
+  if (reduction === 'first' || reduction === 'min') return expectedReduction(view);
   return device.tuner.choose('reduce', `${reduction} ${view.outer}x${view.n}x${view.inner}`, () =>
     describeReduction(device, reduction, view),
   );
@@ -158,7 +158,7 @@ function describeReduction(
 /** Values per buffer element for rows or columns of this length. */
 export const widthOf = (inner: number): 1 | 4 => (inner % 4 === 0 ? 4 : 1);
 
-/** Reduces the view's middle axis: [outer, inner], u32 for `first` and `least`. */
+/** Reduces the view's middle axis: [outer, inner], u32 for `first` and `min`. */
 export function reduceView(
   reduction: Reduction,
   input: Tensor,
@@ -172,8 +172,8 @@ function reduceWith(call: ReduceCall, variant: ReductionVariant): Tensor {
   const { reduction, input, view, scale = 1, extreme = input, into } = call;
   const { outer, n, inner } = view;
   const { device } = input;
-  const integral = reduction === 'first' || reduction === 'least';
-  const second = reduction === 'first' ? 'least' : reduction;
+  const integral = reduction === 'first' || reduction === 'min';
+  const second = reduction === 'first' ? 'min' : reduction;
   const factor = (final: boolean): number => (reduction === 'max' ? -Infinity : final ? scale : 1);
   const dtype = integral ? 'u32' : 'f32';
   if (variant.teams) {

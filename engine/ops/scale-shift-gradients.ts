@@ -6,7 +6,7 @@ import { mapGrid } from './channel-norm.ts';
 
 /**
  * Gradients before act(x * scale + shift + residual). `scaled` is the gradient with respect to x, `plain` the gradient
- * with respect to shift and residual. `wanted` selects them. `plain` may be `upstream` itself.
+ * with respect to shift and residual. `needs` selects them. `plain` may be `upstream` itself.
  *
  * @param activated the output of the ReLU, or null without a ReLU
  */
@@ -14,12 +14,12 @@ export function scaleShiftGradients(
   upstream: Tensor,
   scale: Tensor,
   activated: Tensor | null,
-  wanted: { readonly scaled: boolean; readonly plain: boolean },
+  needs: { readonly scaled: boolean; readonly plain: boolean },
 ): { scaled: Tensor | null; plain: Tensor | null } {
   const { device } = upstream;
   const channels = scale.size;
-  const masksPlain = wanted.plain && activated !== null;
-  if (!wanted.scaled && !masksPlain) return { scaled: null, plain: wanted.plain ? upstream : null };
+  const masksPlain = needs.plain && activated !== null;
+  if (!needs.scaled && !masksPlain) return { scaled: null, plain: needs.plain ? upstream : null };
   const pixels = channels === 0 ? 0 : upstream.size / channels;
   const { width, params, workgroups } = mapGrid(device, 'backward', { images: 1, pixels, channels });
   const scaled = device.empty(upstream.shape);
@@ -30,7 +30,7 @@ export function scaleShiftGradients(
       { output: activated ?? upstream, upstream, scale, gradient: scaled },
       linearGrid(workgroups),
     );
-    return { scaled, plain: wanted.plain ? upstream : null };
+    return { scaled, plain: needs.plain ? upstream : null };
   }
   const plain = device.empty(upstream.shape);
   device.run(

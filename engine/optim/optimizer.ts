@@ -101,8 +101,8 @@ export abstract class Optimizer {
   }
 
   /** The host's part of a step: counts updates and writes the rates of each run. */
-  private advance(runs: readonly FlatRun[], given: StepOptions['learningRate']): void {
-    const learningRate = typeof given === 'function' ? given() : given;
+  private advance(runs: readonly FlatRun[], option: StepOptions['learningRate']): void {
+    const learningRate = typeof option === 'function' ? option() : option;
     if (!Number.isFinite(learningRate) || learningRate < 0)
       throw new RangeError(`${this.owner}: learningRate: expected a number >= 0, got ${learningRate}`);
     for (const {
