@@ -7,6 +7,9 @@ import * as v from 'valibot';
 import { MATCHER_NAMES, type MatchingConfig } from './matching.ts';
 import { fields, firstProblem, integer, number, oneOf, trueOrFalse } from './schema.ts';
 
+/** A number for each channel of an image. */
+type Rgb = readonly [number, number, number];
+
 /** The fields of matching and loss are described in `MatcherConfig`. */
 export interface ModelConfig extends MatchingConfig {
   /** ResNet depth: 18 and 34 have basic blocks, 50 and 101 bottlenecks with the stride in the 3x3 convolution. */
@@ -21,8 +24,8 @@ export interface ModelConfig extends MatchingConfig {
   /** Backbone parts without gradient: 0 none, 1 the stem, 2 also res2, ... 5 all. */
   readonly freezeAt: number;
   /** RGB, 0..255. */
-  readonly pixelMean: readonly [number, number, number];
-  readonly pixelStd: readonly [number, number, number];
+  readonly pixelMean: Rgb;
+  readonly pixelStd: Rgb;
   readonly numClasses: number;
   /** N: proposals per image. */
   readonly numProposals: number;
@@ -149,8 +152,12 @@ export type PresetName = keyof typeof MODEL_PRESETS;
 /** A field of the network's width: kernels read four channels at a time. */
 const width = (min: number, max: number) => v.pipe(integer(min, max), v.multipleOf(4, 'a multiple of 4'));
 
+/** Three numbers. The length is checked before the numbers, so that the message shows the whole list. */
 const rgb = (channel: v.GenericSchema<number>) =>
-  v.strictTuple([channel, channel, channel], 'three numbers, for red, green and blue');
+  v.pipe(
+    v.custom<Rgb>((value) => Array.isArray(value) && value.length === 3, 'three numbers, for red, green and blue'),
+    v.tuple([channel, channel, channel]),
+  );
 
 /**
  * The upper bounds are far beyond sensible values. They catch typing errors, which would otherwise use up the memory.
