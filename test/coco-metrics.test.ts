@@ -1,4 +1,4 @@
-/** COCO metrics: equal to pycocotools on golden files, and the properties the numbers must have whatever the data. */
+/** COCO metrics: equal to pycocotools on golden files, and properties that hold for any data. */
 import { readdirSync, readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -13,7 +13,7 @@ const cases = readdirSync(golden)
   .map((name) => name.replace('.gt.json', ''))
   .sort();
 
-// Same formulas in the same doubles; only the order in which means are summed differs (numpy sums pairwise).
+// The formulas are the same in doubles. Only the order of sums in means differs (numpy sums pairwise).
 const ROUNDING = 1e-12;
 
 function expectClose(got: readonly number[], expected: readonly number[]) {
@@ -43,7 +43,7 @@ describe('equal to pycocotools', () => {
   test('all twelve golden files are here', () => expect(cases.length).toBe(12));
 });
 
-/** Ground truths and detections near them, on a coarse grid so that equal scores, equal overlaps and size borders occur. */
+/** Ground truths and detections on a coarse grid, so that equal scores, equal overlaps and size borders occur. */
 const scene = fc
   .record({ images: fc.integer({ min: 1, max: 6 }), categories: fc.integer({ min: 1, max: 3 }) })
   .chain(({ images, categories }) => {
@@ -86,10 +86,10 @@ const scene = fc
 const runs = { seed: 20220618, numRuns: 200 };
 
 describe('properties', () => {
-  test('detections equal to the ground truth score 1 wherever something is to be found', () => {
+  test('detections equal to the ground truth give 1 wherever there is ground truth', () => {
     fc.assert(
       fc.property(scene, ({ groundTruth }) => {
-        // Identical boxes of one category in an image: any assignment is perfect too.
+        // With identical boxes of one category in an image, any assignment is perfect.
         const perfect = groundTruth.annotations
           .filter(({ iscrowd }) => !iscrowd)
           .map(({ image_id, category_id, bbox }): CocoDetection => ({ image_id, category_id, bbox, score: 0.5 }));
@@ -105,7 +105,7 @@ describe('properties', () => {
     );
   });
 
-  test('numbers are fractions or -1, and recall grows with the cap on detections', () => {
+  test('metrics are fractions or -1, and recall grows with the cap on detections', () => {
     fc.assert(
       fc.property(scene, ({ groundTruth, detections }) => {
         const { stats, metrics } = evaluateDetections(groundTruth, detections);
@@ -125,7 +125,7 @@ describe('properties', () => {
             .map((item, n) => ({ item, key: keys[n % keys.length] }))
             .sort((a, b) => a.key - b.key)
             .map(({ item }) => item);
-        // Within one image order may break ties of score and overlap, so only whole images move.
+        // The order within an image may break ties of score and overlap, so only whole images move.
         const imageOrder = shuffled(groundTruth.images).map(({ id }) => id);
         const byImage = <Item extends { image_id: number }>(items: readonly Item[]) =>
           imageOrder.flatMap((id) => items.filter(({ image_id }) => image_id === id));
@@ -142,7 +142,7 @@ describe('properties', () => {
     );
   });
 
-  test('a false positive scored below everything else never raises precision and leaves recall', () => {
+  test('a false positive with the lowest score never raises precision and does not change recall', () => {
     fc.assert(
       fc.property(scene, ({ groundTruth, detections }) => {
         const before = evaluateDetections(groundTruth, detections);
@@ -157,7 +157,7 @@ describe('properties', () => {
     );
   });
 
-  test('only the order of scores counts, not their size', () => {
+  test('only the order of scores matters, not their values', () => {
     fc.assert(
       fc.property(scene, ({ groundTruth, detections }) => {
         const squeezed = detections.map((detection) => ({ ...detection, score: detection.score ** 3 / 100 }));
@@ -169,7 +169,7 @@ describe('properties', () => {
     );
   });
 
-  test('measuring some images equals a file that holds only these', () => {
+  test('measuring some images equals measuring a file with only these images', () => {
     fc.assert(
       fc.property(scene, ({ groundTruth, detections }) => {
         const even = (id: number) => id % 2 === 0;
@@ -203,7 +203,7 @@ describe('edges', () => {
   const hit: CocoDetection = { image_id: 1, category_id: 1, bbox: [10, 10, 40, 40], score: 0.9 };
   const none = METRIC_NAMES.map(() => -1);
 
-  test('nothing at all, or no ground truth: -1 everywhere', () => {
+  test('no entries, or no ground truth: -1 everywhere', () => {
     expect(evaluateDetections({ images: [], annotations: [], categories: [] }, []).stats).toEqual(none);
     expect(evaluateDetections({ ...one, annotations: [] }, [hit]).stats).toEqual(none);
   });
@@ -214,11 +214,11 @@ describe('edges', () => {
     expect(byCategory.map(({ AP }) => AP)).toEqual([0, -1]);
   });
 
-  test('detections of a category without ground truth do not count against the others', () => {
+  test('detections of a category without ground truth do not change the mean', () => {
     expect(evaluateDetections(one, [hit, { ...hit, category_id: 2 }]).metrics.AP).toBeCloseTo(1, 12);
   });
 
-  test('detections within a crowd are forgiven, a crowd alone is nothing to find', () => {
+  test('detections within a crowd are ignored, and a crowd by itself is nothing to find', () => {
     const crowd = {
       id: 2,
       image_id: 1,
@@ -237,13 +237,13 @@ describe('edges', () => {
     expect(evaluateDetections({ ...one, annotations: [crowd] }, inside).metrics.AP).toBe(-1);
   });
 
-  test('the hundred best of an image and category count, the rest do not', () => {
+  test('only the hundred best detections per image and category count', () => {
     const misses = Array.from({ length: 100 }, (): CocoDetection => ({ ...hit, bbox: [70, 70, 9, 9], score: 0.95 }));
     expect(evaluateDetections(one, [...misses, hit]).metrics.AR100).toBe(0);
     expect(evaluateDetections(one, [...misses.slice(1), hit]).metrics.AR100).toBe(1);
   });
 
-  test('annotation id 0 never counts as found, as in pycocotools, and that is said', () => {
+  test('annotation id 0 never counts as found, as in pycocotools; a warning says so', () => {
     const zero = { ...one, annotations: [{ ...one.annotations[0], id: 0 }] };
     const { metrics, warnings } = evaluateDetections(zero, [hit]);
     expect(metrics.AP).toBe(0);
@@ -251,7 +251,7 @@ describe('edges', () => {
     expect(evaluateDetections(one, [hit]).warnings).toEqual([]);
   });
 
-  test('what cannot be measured is refused by name', () => {
+  test('unknown ids and numbers that are not finite are refused with their place', () => {
     expect(() => evaluateDetections(one, [hit, { ...hit, score: NaN }])).toThrow(
       'detections[1].score: expected a finite number, got NaN',
     );
