@@ -12,8 +12,8 @@ import { linePlot } from '../training/pictures/line-plot.ts';
 import { runningMean, type PlotOptions, type Series } from '../training/pictures/series.ts';
 import { writePlot } from '../training/pictures/plot-file.ts';
 import { metricsTable } from '../training/output/metrics-table.ts';
-import { Progress, progressLine, type ProgressRow } from '../training/output/progress.ts';
-import { pace } from '../training/core/metrics-log.ts';
+import { Progress, progressLine } from '../training/output/progress.ts';
+import { pace, type StepProgress } from '../training/core/metrics-log.ts';
 
 describe('tables', () => {
   test('numbers stand to the right, text to the left', () => {
@@ -68,7 +68,7 @@ describe('tables', () => {
   });
 });
 
-const row: ProgressRow = {
+const row: StepProgress = {
   iteration: 120,
   iterations: 4000,
   loss: 12.3456,

@@ -23,10 +23,14 @@ export interface StepMetrics {
 
 /** A row of progress, for the user. */
 export interface StepProgress {
+  /** Iterations done, from 1 to `iterations`. */
   readonly iteration: number;
   readonly iterations: number;
   readonly loss: number;
-  /** Parts of the loss by name, summed over the stages. */
+  /**
+   * Parts of the loss by name, summed over the stages, the most important part first. A narrow terminal drops the last
+   * parts first.
+   */
   readonly parts: Readonly<Record<string, number>>;
   readonly learningRate: number;
   readonly millisecondsPerStep: number;

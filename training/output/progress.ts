@@ -1,19 +1,6 @@
 /** The progress of training on a terminal, or as lines in a file or pipe. */
+import type { StepProgress } from '../core/metrics-log.ts';
 import { formatDuration } from './duration.ts';
-
-export interface ProgressRow {
-  /** Iterations done, from 1 to `iterations`. */
-  iteration: number;
-  iterations: number;
-  loss: number;
-  /** Parts of the loss by name, the most important part first. A narrow terminal drops the last parts first. */
-  parts: Readonly<Record<string, number>>;
-  learningRate: number;
-  millisecondsPerStep: number;
-  secondsLeft: number;
-  /** GPU memory in use, in MB (10^6 bytes). */
-  megabytes: number;
-}
 
 /** The destination of Progress: process.stdout, or an object like it. */
 export interface ProgressStream {
@@ -52,7 +39,7 @@ export class Progress {
   private printedAt = -Infinity;
   /** The unfinished line on the terminal; empty if there is none. */
   private currentLine = '';
-  private latest: ProgressRow | null = null;
+  private latest: StepProgress | null = null;
 
   constructor({
     stream = process.stdout,
@@ -67,7 +54,7 @@ export class Progress {
   }
 
   /** Shows a row, unless it comes too soon after the row before. The last iteration is always shown. */
-  update(row: ProgressRow): void {
+  update(row: StepProgress): void {
     this.latest = row;
     const elapsed = this.clock() - this.printedAt;
     const due = this.stream.isTTY
@@ -89,7 +76,7 @@ export class Progress {
     this.latest = null;
   }
 
-  private show(row: ProgressRow): void {
+  private show(row: StepProgress): void {
     this.printed++;
     this.printedAt = this.clock();
     if (!this.stream.isTTY) {
@@ -104,7 +91,7 @@ export class Progress {
 }
 
 /** One row of progress as text of at most `width` characters. The least important fields are dropped first. */
-export function progressLine(row: ProgressRow, width = Infinity): string {
+export function progressLine(row: StepProgress, width = Infinity): string {
   const parts = Object.entries(row.parts).map(([name, value]) => `${name} ${formatLoss(value)}`);
   const iteration = `${String(row.iteration).padStart(String(row.iterations).length)}/${row.iterations}`;
   const loss = `loss ${formatLoss(row.loss)}`;
