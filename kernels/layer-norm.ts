@@ -53,7 +53,7 @@ type ForwardForm = RowForm & {
 };
 
 /**
- * y = act((x - mean) / sqrt(variance + epsilon) * gamma + beta) over rows. Each team handles `per_team` rows in turn.
+ * y = act((x - mean) / sqrt(variance + epsilon) * gamma + beta) over rows. Each team handles `perTeam` rows in turn.
  * `columns` counts elements of `width` values.
  */
 export const layerNormKernel = kernelFamily((form: ForwardForm) => {
@@ -68,9 +68,9 @@ export const layerNormKernel = kernelFamily((form: ForwardForm) => {
   const registers = `
   ${last}
   ${each((i) => `let g${i} = gamma[${column(i)}]; let b${i} = beta[${column(i)}];`)}
-  for (var k = 0u; k < p.per_team; k++) {
-    let live = item * p.per_team + k < p.rows;
-    let o = select(0u, (item * p.per_team + k) * p.columns, live);
+  for (var k = 0u; k < p.perTeam; k++) {
+    let live = item * p.perTeam + k < p.rows;
+    let o = select(0u, (item * p.perTeam + k) * p.columns, live);
     ${each((i) => `let x${i} = ${masked(i, load(`o + ${column(i)}`))};`)}
     let mean = teamSum(${sum((i) => `x${i}`)}, lane) * p.inverse;
     ${each((i) => `let d${i} = ${masked(i, `x${i} - mean`)};`)}
@@ -79,9 +79,9 @@ export const layerNormKernel = kernelFamily((form: ForwardForm) => {
   }`;
   const step = `c < p.columns; c += ${team.lanes}u`;
   const loops = `
-  for (var k = 0u; k < p.per_team; k++) {
-    let live = item * p.per_team + k < p.rows;
-    let o = select(0u, (item * p.per_team + k) * p.columns, live);
+  for (var k = 0u; k < p.perTeam; k++) {
+    let live = item * p.perTeam + k < p.rows;
+    let o = select(0u, (item * p.perTeam + k) * p.columns, live);
     var s = ${V}();
     for (var c = member; ${step}) { s += ${load('o + c')}; }
     let mean = teamSum(${sumOfElement(width, 's')}, lane) * p.inverse;
@@ -99,7 +99,7 @@ export const layerNormKernel = kernelFamily((form: ForwardForm) => {
     params: {
       rows: 'u32',
       columns: 'u32',
-      per_team: 'u32',
+      perTeam: 'u32',
       inverse: 'f32',
       epsilon: 'f32',
       ...linearParams(texture, 'input'),
@@ -131,7 +131,7 @@ export const layerNormGradientKernel = kernelFamily((form: RowForm & { readonly 
     name: `layer_norm_gradient_f32_${rowLabel(form)}${relu ? '_relu' : ''}`,
     workgroup: [team.lanes * team.count],
     subgroups: team.subgroups,
-    params: { rows: 'u32', columns: 'u32', per_team: 'u32', teams: 'u32', inverse: 'f32', epsilon: 'f32' },
+    params: { rows: 'u32', columns: 'u32', perTeam: 'u32', teams: 'u32', inverse: 'f32', epsilon: 'f32' },
     buffers: {
       input: `read ${V}`,
       gamma: `read ${V}`,
@@ -150,9 +150,9 @@ export const layerNormGradientKernel = kernelFamily((form: RowForm & { readonly 
       `var dg${i} = ${V}(); var db${i} = ${V}();`,
     ].join(' '),
   )}
-  for (var k = 0u; k < p.per_team; k++) {
-    let live = item * p.per_team + k < p.rows;
-    let o = select(0u, (item * p.per_team + k) * p.columns, live);
+  for (var k = 0u; k < p.perTeam; k++) {
+    let live = item * p.perTeam + k < p.rows;
+    let o = select(0u, (item * p.perTeam + k) * p.columns, live);
     ${each((i) => `let x${i} = ${masked(i, `input[o + ${column(i)}]`)};`)}
     let mean = teamSum(${sum((i) => `x${i}`)}, lane) * p.inverse;
     ${each((i) => `let d${i} = ${masked(i, `x${i} - mean`)};`)}

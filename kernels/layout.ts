@@ -14,7 +14,7 @@ const LINEAR = `
 
 /**
  * How the innermost dimension is read. `vector`: contiguous. `splat`: one element for the whole dimension. `strided`:
- * elements `inner_stride` apart.
+ * elements `innerStride` apart.
  */
 export type CopyForm = 'vector' | 'splat' | 'strided';
 
@@ -41,8 +41,8 @@ export const stridedCopyKernel = kernelFamily((form: CopyForm, width: Width, ran
     splat: width === 4 ? 'vec4u(input[at])' : 'input[at]',
     strided:
       width === 4
-        ? `vec4u(${[0, 1, 2, 3].map((j) => `input[at + (inner * 4u + ${j}u) * p.inner_stride]`).join(', ')})`
-        : 'input[at + inner * p.inner_stride]',
+        ? `vec4u(${[0, 1, 2, 3].map((j) => `input[at + (inner * 4u + ${j}u) * p.innerStride]`).join(', ')})`
+        : 'input[at + inner * p.innerStride]',
   }[form];
   return defineKernel({
     name: `copy_${form}_${width === 4 ? 'vec4' : 'scalar'}_rank${rank}`,
@@ -51,7 +51,7 @@ export const stridedCopyKernel = kernelFamily((form: CopyForm, width: Width, ran
       count: 'u32',
       n: 'u32',
       offset: 'u32',
-      inner_stride: 'u32',
+      innerStride: 'u32',
       size1: 'u32',
       size2: 'u32',
       size3: 'u32',

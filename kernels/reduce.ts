@@ -132,8 +132,8 @@ export const columnSumPairKernel = kernelFamily((width: Width) => {
 });
 
 /**
- * Reduces [rows, n] to [rows, chunks], one chunk per team at a time. Chunk c covers the elements c * chunk_length up to
- * (c + 1) * chunk_length of its row. There are `items` = rows * chunks; each team handles `per_team` of them in turn.
+ * Reduces [rows, n] to [rows, chunks], one chunk per team at a time. Chunk c covers the elements c * chunkLength up to
+ * (c + 1) * chunkLength of its row. There are `items` = rows * chunks; each team handles `perTeam` of them in turn.
  * Loads are whole vec4s, masked where a row does not start or end on a vec4. `whole`: n is a multiple of 4.
  * Only `first` reads `extreme` [rows].
  */
@@ -148,16 +148,16 @@ export const rowReduceKernel = kernelFamily((reduction: Reduction, subgroupSize:
     name: `reduce_${reduction}_rows_${team.label}${whole ? '_vec4' : ''}`,
     workgroup: [team.lanes * team.count],
     subgroups: team.subgroups,
-    params: { n: 'u32', chunks: 'u32', chunk_length: 'u32', items: 'u32', per_team: 'u32', factor: 'f32' },
+    params: { n: 'u32', chunks: 'u32', chunkLength: 'u32', items: 'u32', perTeam: 'u32', factor: 'f32' },
     buffers: { input: `read ${input}`, extreme: `read ${element}`, output: `write ${result}` },
     module: teamReduction(team, 'teamReduce', result, f),
     body: `${teamScope(team)}
-  for (var k = 0u; k < p.per_team; k++) {
-    let cell = item * p.per_team + k;
+  for (var k = 0u; k < p.perTeam; k++) {
+    let cell = item * p.perTeam + k;
     let live = cell < p.items;
     let row = select(0u, cell / p.chunks, live);
-    let begin = row * p.n + cell % p.chunks * p.chunk_length;
-    let end = select(begin, min(begin + p.chunk_length, row * p.n + p.n), live);
+    let begin = row * p.n + cell % p.chunks * p.chunkLength;
+    let end = select(begin, min(begin + p.chunkLength, row * p.n + p.n), live);
     ${reduction === 'first' ? `let searched = ${input}(extreme[row]);` : ''}
     var total = ${type}(${identity});
     for (var i = begin / 4u + member; i < (end + 3u) / 4u; i += ${team.lanes}u) {

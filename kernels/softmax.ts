@@ -26,17 +26,17 @@ const LOWEST = '-3.402823466e38';
 const maxOfElement = (width: Width, value: string): string =>
   width === 4 ? `max(max(${value}.x, ${value}.y), max(${value}.z, ${value}.w))` : value;
 
-const ROW_PARAMS = { rows: 'u32', columns: 'u32', per_team: 'u32' } as const;
+const ROW_PARAMS = { rows: 'u32', columns: 'u32', perTeam: 'u32' } as const;
 const ROW = `
-    let live = item * p.per_team + k < p.rows;
-    let o = select(0u, (item * p.per_team + k) * p.columns, live);`;
+    let live = item * p.perTeam + k < p.rows;
+    let o = select(0u, (item * p.perTeam + k) * p.columns, live);`;
 
 type ForwardForm = RowForm & {
   /** Whether the input is a linear operand texture. */
   readonly texture: boolean;
 };
 
-/** Softmax of rows of `columns` elements of `width` values. Each team handles `per_team` rows in turn. */
+/** Softmax of rows of `columns` elements of `width` values. Each team handles `perTeam` rows in turn. */
 export const softmaxRowsKernel = kernelFamily((form: ForwardForm) => {
   const { width, slots, full, texture } = form;
   const team = teamOf(form.subgroupSize);
@@ -79,7 +79,7 @@ export const softmaxRowsKernel = kernelFamily((form: ForwardForm) => {
     module: `${teamReduction(team, 'teamSum', 'f32', 'add')}\n${teamReduction(team, 'teamMax', 'f32', 'max')}`,
     body: `${teamScope(team)}
   ${full || slots === 0 ? '' : `let last = member + ${(slots - 1) * team.lanes}u < p.columns;`}
-  for (var k = 0u; k < p.per_team; k++) {${ROW}${slots ? registers() : loops}
+  for (var k = 0u; k < p.perTeam; k++) {${ROW}${slots ? registers() : loops}
   }`,
   });
 });
@@ -105,7 +105,7 @@ export const softmaxRowsGradientKernel = kernelFamily((subgroupSize: number, wid
     },
     module: teamReduction(team, 'teamSum', 'f32', 'add'),
     body: `${teamScope(team)}
-  for (var k = 0u; k < p.per_team; k++) {${ROW}
+  for (var k = 0u; k < p.perTeam; k++) {${ROW}
     var s = ${V}();
     for (var c = member; ${step}) { s += ${load('output')} * ${load('upstream')}; }
     let total = teamSum(${sumOfElement(width, 's')}, lane);

@@ -41,7 +41,7 @@ function normalizeWith(
   withOperands(device, textures, { input }, (texture, operands, shifts) =>
     device.run(
       layerNormKernel({ subgroupSize, width, slots, full, relu, texture }),
-      { rows, columns, per_team: perTeam, inverse: 1 / (columns * width), epsilon, ...shifts },
+      { rows, columns, perTeam, inverse: 1 / (columns * width), epsilon, ...shifts },
       { ...operands, gamma, beta, output },
       linearGrid(Math.ceil(rows / perTeam / teamOf(subgroupSize).count)),
     ),
@@ -65,7 +65,7 @@ function layerNormBackward(
   if (slots > 0) {
     const teams = Math.max(1, Math.ceil(rows / perTeam));
     const partial = device.empty([teams, 2, size]);
-    const params = { rows, columns, per_team: perTeam, teams, inverse, epsilon };
+    const params = { rows, columns, perTeam, teams, inverse, epsilon };
     device.run(
       layerNormGradientKernel({ subgroupSize, width, slots, full, relu }),
       params,

@@ -87,7 +87,7 @@ function copyByStrides(input: Tensor, output: Tensor, { sizes, strides, offset =
       count,
       n: Math.ceil(innermost / width),
       offset: offset / unit,
-      inner_stride: innerStride,
+      innerStride,
       size1: size(1),
       size2: size(2),
       size3: size(3),

@@ -181,7 +181,7 @@ function reduceWith(call: ReduceCall, variant: ReductionVariant): Tensor {
     const chunks = Math.max(1, Math.ceil(n / chunkLength));
     const items = outer * chunks;
     const output = (chunks === 1 && into) || device.empty([outer, chunks], dtype);
-    const params = { n, chunks, chunk_length: chunkLength, items, per_team: perTeam, factor: factor(chunks === 1) };
+    const params = { n, chunks, chunkLength, items, perTeam, factor: factor(chunks === 1) };
     device.run(
       rowReduceKernel(reduction, device.subgroupSize, n % 4 === 0),
       params,

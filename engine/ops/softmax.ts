@@ -64,9 +64,9 @@ type Gradient = Readonly<Record<'output' | 'upstream' | 'gradient', Tensor>>;
 function rowGrid(
   { rows, columns }: Rows,
   { subgroupSize, perTeam }: RowTeams,
-): { params: Record<'rows' | 'columns' | 'per_team', number>; grid: Grid } {
+): { params: Record<'rows' | 'columns' | 'perTeam', number>; grid: Grid } {
   return {
-    params: { rows, columns, per_team: perTeam },
+    params: { rows, columns, perTeam },
     grid: linearGrid(Math.ceil(rows / perTeam / teamOf(subgroupSize).count)),
   };
 }
