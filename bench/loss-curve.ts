@@ -19,7 +19,7 @@ import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { writeSafetensors, type Device, type SafetensorData } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
-import { DynamicSparseRCNN } from '../model/index.ts';
+import { createDetector } from '../training/core/create-detector.ts';
 import { ensureShapesDataset, openDataset, splitRecords } from '../training/data/index.ts';
 import { createTrainingLoader } from '../training/data/loader.ts';
 import { presetConfig } from '../training/core/recipe.ts';
@@ -75,7 +75,7 @@ export async function prepare(
 ): Promise<{ run: PreparedRun; weights: Uint8Array; images: Uint8Array }> {
   const dataset = openDataset(await ensureShapesDataset(join(folder, 'shapes'), DATA));
   const training = { ...PRESET, ...options };
-  const model = new DynamicSparseRCNN(device, MODEL, training.seed);
+  const model = createDetector(device, MODEL, training.seed);
   const weights = writeSafetensors(await model.save());
   model.dispose();
 

@@ -6,7 +6,8 @@
  */
 import { Random, type Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
-import { DynamicSparseRCNN } from '../model/index.ts';
+import { createDetector } from '../training/core/create-detector.ts';
+import type { Detector } from '../training/core/detector.ts';
 import { integerOption, orExit, parseArguments } from '../training/commands/arguments.ts';
 import { loadConfig } from '../training/data/config-file.ts';
 import { formatTable } from '../training/output/table.ts';
@@ -52,7 +53,7 @@ const targets = images.map(() => ({
 interface Way {
   readonly label: string;
   readonly device: Device;
-  readonly model: DynamicSparseRCNN;
+  readonly model: Detector;
   readonly step: TrainingStep;
   readonly host: number[];
   readonly wall: number[];
@@ -62,7 +63,7 @@ interface Way {
 
 async function open(label: string, replay: boolean): Promise<Way> {
   const device = await openDevice();
-  const model = new DynamicSparseRCNN(device, config.model, 0);
+  const model = createDetector(device, config.model);
   return {
     label,
     device,

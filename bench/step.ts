@@ -21,10 +21,12 @@ import { openDevice } from '../engine/node/index.ts';
 import { criterion } from '../model/criterion.ts';
 import { DynamicHead } from '../model/dynamic-head.ts';
 import { FPN } from '../model/fpn.ts';
-import { DynamicSparseRCNN, type ImageTargets, type ModelConfig, type PresetName } from '../model/index.ts';
+import type { ImageTargets, ModelConfig, PresetName } from '../model/index.ts';
 import { uploadTargets } from '../model/targets.ts';
 import { Proposals } from '../model/proposals.ts';
 import { ResNet } from '../model/resnet.ts';
+import { createDetector } from '../training/core/create-detector.ts';
+import { computeLosses } from '../training/core/detector.ts';
 import { InputError } from '../training/core/errors.ts';
 import { presetConfig, type TrainingConfig } from '../training/core/recipe.ts';
 import { TrainingStep } from '../training/core/step.ts';
@@ -99,7 +101,7 @@ const jobOn = (device: Device, name: string, body: () => void): Job => ({
 
 /** The step of training/commands/train.ts, replayed where the preset replays it, at a learning rate of 0: what it costs does not change as it goes. */
 export function wholeStep(device: Device, config: ModelConfig, sizes: StepSizes, training: TrainingConfig): WholeStep {
-  const model = new DynamicSparseRCNN(device, config);
+  const model = createDetector(device, config);
   const step = new TrainingStep(device, model, { ...training, accumulation: 1 });
   const { images, targets } = randomBatch(sizes, config.numClasses);
   const parameters = model.trainable();
@@ -120,7 +122,7 @@ export function wholeStep(device: Device, config: ModelConfig, sizes: StepSizes,
     update: jobOn(device, 'update', () =>
       device.scope(() => {
         if (gradients.length === 0) {
-          backward(model.loss(images, targets, 1).total);
+          backward(computeLosses(model, images, targets).total);
           gradients.push(...parameters.map(({ tensor }) => tensor.grad && device.keep(tensor.grad.detach())));
         }
         parameters.forEach(({ tensor }, i) => {
