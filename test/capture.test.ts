@@ -1,4 +1,7 @@
-/** Capture and replay: a replayed step is the step itself, bit for bit, at no cost of memory that grows, and what cannot be replayed says so. */
+/**
+ * Capture and replay: a replay gives the bits of the work it captured, and memory does not grow.
+ * Work that cannot be captured throws.
+ */
 import { describe, expect, test } from 'vitest';
 import {
   AdamW,
@@ -13,14 +16,9 @@ import {
   square,
   sub,
   sum,
-  type Device,
-  type ImageData,
   type NamedParameter,
   type Tensor,
 } from '../engine/index.ts';
-import { batchShape, DynamicSparseRCNN, MODEL_PRESETS, type ImageTargets } from '../model/index.ts';
-import { presetConfig, type TrainingConfig } from '../training/core/recipe.ts';
-import { TrainingStep } from '../training/core/step.ts';
 import { testDevices } from './devices.ts';
 
 const devices = await testDevices();
@@ -29,7 +27,7 @@ const live = (): number => device.memory().liveBytes;
 const values = async (tensor: Tensor): Promise<number[]> => Array.from(await tensor.read());
 
 describe('a capture', () => {
-  test('runs once, and replays from the values that its inputs have then', async () => {
+  test('runs once, and replays with the current values of its inputs', async () => {
     const before = live();
     const x = device.tensor([1, 2, 3]);
     const y = device.tensor([0, 0, 0]);
@@ -60,7 +58,7 @@ describe('a capture', () => {
     expect(live()).toBe(before);
   });
 
-  test('of more dispatches than one buffer of params holds replays them all', async () => {
+  test('replays more dispatches than one buffer of params holds', async () => {
     const x = device.tensor([0]);
     const capture = device.capture(() => {
       let y = x;
@@ -75,7 +73,7 @@ describe('a capture', () => {
     x.dispose();
   });
 
-  test('stays clear of the memory of everything else, before and after', async () => {
+  test('does not touch the memory of other tensors, made before or after it', async () => {
     const x = device.tensor(new Random(1).normalArray(5000));
     const scratch = (): Tensor =>
       device.scope(() => [1, 2, 3, 4].reduce((y, k) => add(square(y), affine(y, k)), x as Tensor));
@@ -126,7 +124,7 @@ describe('a capture', () => {
     expect(live()).toBe(before);
   });
 
-  test('holds on to tensors from outside that are disposed', async () => {
+  test('retains tensors from outside that are disposed', async () => {
     const before = live();
     const x = device.tensor([1, 2]);
     const capture = device.capture(() => affine(x, 3));
@@ -140,7 +138,7 @@ describe('a capture', () => {
     expect(live()).toBe(before);
   });
 
-  test('gives what its body keeps, and gradients it leaves, memory of their own', async () => {
+  test('gives tensors that its body keeps, and gradients, their own memory', async () => {
     const before = live();
     const x = device.parameter(Float32Array.of(1, 2), [2]),
       target = device.tensor([0, 0]);
@@ -162,7 +160,7 @@ describe('a capture', () => {
     expect(live()).toBe(before);
   });
 
-  test('asks the host for what varies in eachTime', async () => {
+  test('runs the host work of eachTime before each replay', async () => {
     const rate = device.tensor([0]);
     let now = 1;
     const capture = device.capture(() => {
@@ -173,13 +171,13 @@ describe('a capture', () => {
     expect(await capture.outputs[1].item()).toBe(10);
     now = 2;
     capture.replay();
-    expect(await capture.outputs[0].item()).toBe(2); // before all recorded work
+    expect(await capture.outputs[0].item()).toBe(2); // before all commands
     expect(await capture.outputs[1].item()).toBe(20);
     capture.dispose();
     rate.dispose();
   });
 
-  test('refuses to read, to wait, and other captures inside; what fails leaves nothing behind', async () => {
+  test('throws on reads, waits and other captures inside; a failed capture leaves no memory', async () => {
     const before = live();
     const x = device.tensor([1, 2]);
     const reads: Promise<unknown>[] = [];
@@ -220,7 +218,7 @@ describe('a capture', () => {
 });
 
 describe('a capture cache', () => {
-  test('runs a shape plainly, then captures, then replays, and drops the one not used for longest', async () => {
+  test('runs a shape plainly, then captures it, then replays it, and drops the one unused for longest', async () => {
     const before = live();
     let bodies = 0,
       inputs = 0;
@@ -257,7 +255,7 @@ describe('a capture cache', () => {
     };
     const counts: number[] = [];
     for (const size of [3, 3, 3, 4, 4, 3, 4, 5, 5, 5, 4, 3, 3]) counts.push(await bodiesOf(size));
-    //                    plain, captured, replayed; ... at 5 the capture of 3 goes, which comes again in the end
+    // Plain, captured, replayed, and so on. At 5 the capture of 3 is dropped; at the end 3 is captured again.
     expect(counts).toEqual([1, 1, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 0]);
     expect(inputs).toBe(2);
     expect(cache.reports).toHaveLength(2);
@@ -358,7 +356,7 @@ describe('an optimiser', () => {
     },
   );
 
-  test('says so where a replay does not fit what was done in between', () => {
+  test('throws if a replay does not fit the work since the capture', () => {
     const { x, parameters } = make();
     const optimizer = new AdamW(parameters);
     const pass = (body: () => Tensor) =>
@@ -392,155 +390,4 @@ describe('an optimiser', () => {
     optimizer.dispose();
     free(parameters, x);
   });
-});
-
-interface Sample {
-  readonly images: ImageData[];
-  readonly targets: ImageTargets[];
-}
-
-/** A batch of two images; `large` ones have other sizes and more objects: other shapes on the device. */
-function sample(seed: number, large: boolean): Sample {
-  const random = new Random(9, seed);
-  const sizes = [
-    [large ? 90 : 60, 50],
-    [40, large ? 33 : 64],
-  ];
-  return {
-    images: sizes.map(([width, height]) => ({
-      data: Uint8Array.from({ length: width * height * 3 }, () => random.integer(256)),
-      width,
-      height,
-    })),
-    targets: [0, large ? 11 : 3].map((most) => {
-      const objects = most === 0 ? random.integer(3) : most;
-      return {
-        labels: Uint32Array.from({ length: objects }, () => random.integer(4)),
-        boxes: Float32Array.from({ length: 4 * objects }, (_, i) => (i % 4 < 2 ? 2 : 20) + random.integer(12)),
-      };
-    }),
-  };
-}
-
-type Changes = Partial<TrainingConfig> & { readonly gradientCheckpointing?: boolean };
-
-/** Trains from the same weights on the same batches; returns everything that a training leaves, as bytes. */
-async function trainBits(
-  on: Device,
-  { gradientCheckpointing = false, ...changes }: Changes,
-  passes: readonly boolean[],
-): Promise<{ bits: string[]; captures: number; live: number[] }> {
-  const training: TrainingConfig = { ...presetConfig('tiny').training, ...changes };
-  const model = new DynamicSparseRCNN(on, { ...MODEL_PRESETS.tiny, numClasses: 4, gradientCheckpointing }, 5);
-  const step = new TrainingStep(on, model, training);
-  const bits: string[] = [];
-  const hex = async (tensor: Tensor): Promise<string> => Buffer.from(await on.readBytes(tensor)).toString('hex');
-  const live: number[] = [];
-  let at = 0;
-  while (at < passes.length) {
-    const first = at;
-    const { passes: statistics, norm } = await step.run(async () => sample(at, passes[at++]), {
-      learningRate: 1e-3 / (1 + first),
-      values: { temperature: 1 + 9 / (1 + first) },
-    });
-    for (const tensor of [norm, ...statistics.flatMap(({ parts, positives }) => [parts, positives])]) {
-      bits.push(await hex(tensor));
-      tensor.dispose();
-    }
-    live.push(on.memory().liveBytes);
-  }
-  for (const { data } of (await model.save()).values())
-    bits.push(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('hex'));
-  for (const { data } of (await step.optimizer.state()).tensors.values())
-    bits.push(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('hex'));
-  const captures = step.captures.length;
-  step.dispose();
-  model.dispose();
-  return { bits, captures, live };
-}
-
-/** Two shapes in turns, each run plainly, captured and replayed: as the only pass of a step, and as the first and the second of two. */
-const SHAPES = [false, true, false, true, false, true, true, false, true, false, true, false];
-
-describe.each(devices)('training, $label', ({ device: on }) => {
-  const cases: [string, Changes, number][] = [
-    ['AdamW', {}, 2],
-    [
-      'SGD over two passes a step, with gradient checkpointing',
-      { gradientCheckpointing: true, accumulation: 2, optimizer: 'sgd', clipNorm: 0 },
-      5,
-    ],
-  ];
-  test.each(cases)(
-    'by %s, replayed, gives the bits of training step by step, with rates and temperatures that change',
-    async (_, changes, captures) => {
-      const before = on.memory().liveBytes;
-      const plain = await trainBits(on, { ...changes, replay: false }, SHAPES);
-      const replayed = await trainBits(on, { ...changes, replay: true }, SHAPES);
-      expect(plain.captures).toBe(0);
-      expect(replayed.captures).toBe(captures);
-      expect(replayed.bits.length).toBeGreaterThan(100);
-      expect(replayed.bits.map((text, i) => text === plain.bits[i])).toEqual(plain.bits.map(() => true));
-      expect(on.memory().liveBytes).toBe(before);
-    },
-  );
-});
-
-test('training does not grow while it replays', async () => {
-  const { live: bytes, captures } = await trainBits(device, {}, [...SHAPES, ...SHAPES]);
-  expect(captures).toBe(2);
-  expect(new Set(bytes.slice(5)).size).toBe(1);
-});
-
-test('results do not depend on how far objects are padded', async () => {
-  const model = new DynamicSparseRCNN(device, { ...MODEL_PRESETS.tiny, numClasses: 4 }, 5);
-  const { images, targets } = sample(1, true);
-  const shape = batchShape(images, targets);
-  expect(shape.rows).toBe(16);
-  const runs: string[][] = [];
-  for (const rows of [16, 64]) {
-    const batch = model.batch({ ...shape, rows });
-    batch.write(images, targets, { temperature: 3 });
-    const parts = device.scope(() => {
-      const losses = model.lossOf(batch);
-      backward(losses.total);
-      return losses.parts.detach();
-    });
-    runs.push(
-      await Promise.all(
-        [parts, ...model.trainable().map(({ tensor }) => tensor.grad!)].map(async (tensor) =>
-          Buffer.from(await device.readBytes(tensor)).toString('hex'),
-        ),
-      ),
-    );
-    for (const { tensor } of model.trainable()) tensor.zeroGrad();
-    parts.dispose();
-    batch.dispose();
-  }
-  expect(runs[1]).toEqual(runs[0]);
-  model.dispose();
-});
-
-test('a batch refuses what does not fit its shape, by name', () => {
-  const model = new DynamicSparseRCNN(device, { ...MODEL_PRESETS.tiny, numClasses: 4 }, 5);
-  const { images, targets } = sample(1, false);
-  const batch = model.batch(batchShape(images, targets));
-  const box = Float32Array.of(1, 2, 3, 4);
-  expect(() => batch.write(sample(1, true).images, targets)).toThrow(
-    'DeviceBatch: images: expected a batch of shape 2x64x64x8, got 2x64x96x8',
-  );
-  expect(() => batch.write(images, [targets[0], { labels: [4], boxes: box }])).toThrow(
-    "DeviceBatch: labels: expected numbers below the model's 4 classes, got 4",
-  );
-  expect(() => batch.write(images, [targets[0], { labels: new Uint32Array(9), boxes: new Float32Array(36) }])).toThrow(
-    'DeviceBatch: labels of image 1: expected at most 8 objects, got 9',
-  );
-  expect(() => batch.write(images, targets.slice(1))).toThrow(
-    'DeviceBatch: targets: expected those of 2 images, got 1',
-  );
-  expect(() => batch.write(images, targets, { temperature: 0 })).toThrow(
-    'DeviceBatch: temperature: expected a number > 0, got 0',
-  );
-  batch.dispose();
-  model.dispose();
 });

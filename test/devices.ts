@@ -1,4 +1,7 @@
-/** The devices that tests run on: the adapter at hand, and the same with nothing but WebGPU's defaults (limits, no subgroups), opened once a test file and destroyed at its end. No tuned choices. */
+/**
+ * The devices that tests run on: the machine's adapter, and the same with WebGPU's default limits and no subgroups.
+ * They are opened once per test file and destroyed at its end. They have no tuned choices.
+ */
 import { afterAll, vi } from 'vitest';
 import { Device, type ForcedVariants } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
@@ -8,25 +11,29 @@ export interface TestDevice {
   readonly device: Device;
 }
 
+/** The machine's adapter, and the same with WebGPU's defaults if it has subgroups. */
 export async function testDevices(): Promise<readonly TestDevice[]> {
-  const own = await adapterDevice();
-  return own.device.subgroupSize > 0 ? [own, await defaultLimitsDevice()] : [own];
+  const adapter = await adapterDevice();
+  return adapter.device.subgroupSize > 0 ? [adapter, await defaultLimitsDevice()] : [adapter];
 }
 
-/** The adapter at hand. */
+/** The machine's adapter. */
 export async function adapterDevice(): Promise<TestDevice> {
   const device = await testDevice();
   return { label: device.subgroupSize > 0 ? `subgroups of ${device.subgroupSize}` : 'as it is', device };
 }
 
-/** The adapter with nothing but WebGPU's defaults. */
+/** The adapter with WebGPU's default limits and no subgroups. */
 export async function defaultLimitsDevice(): Promise<TestDevice> {
   const device = await openDevice({ tuning: 'off', subgroups: false, limits: 'default' });
   afterAll(() => device.destroy());
   return { label: 'no subgroups, default limits', device };
 }
 
-/** The adapter with variants of matrix products and convolutions forced that its own choice leaves to larger shapes than tests have. */
+/**
+ * The adapter with forced variants of products and convolutions, which it would only choose for larger shapes than
+ * tests have.
+ */
 export async function forcedDevices(): Promise<readonly TestDevice[]> {
   const forced: ForcedVariants[] = [
     { operands: 'texture', convolution: 'winograd2' },
@@ -44,14 +51,14 @@ export async function forcedDevices(): Promise<readonly TestDevice[]> {
   return devices;
 }
 
-/** One device, for tests that have no variants to tell apart. */
+/** One device, for tests that do not depend on variants. */
 export async function testDevice(): Promise<Device> {
   const device = await openDevice({ tuning: 'off' });
   afterAll(() => device.destroy());
   return device;
 }
 
-/** Until mocks are restored, adapters have no shader-f16. */
+/** Hides shader-f16 of all adapters until mocks are restored. */
 export function withoutHalf(): void {
   const { fromAdapter } = Device;
   vi.spyOn(Device, 'fromAdapter').mockImplementation((adapter, options) => {

@@ -1,4 +1,7 @@
-/** What users of the engine as a library rely on: memory by scopes, gradients over shared subexpressions, clear errors, the same random numbers everywhere. */
+/**
+ * Properties that users of the engine rely on: memory by scopes, gradients over shared subexpressions, clear errors,
+ * and equal random numbers everywhere.
+ */
 import { describe, expect, test } from 'vitest';
 import {
   add,
@@ -27,7 +30,7 @@ const device = await testDevice();
 const live = (): number => device.memory().liveBytes;
 
 describe('scopes', () => {
-  test('free what was made in them, except what they return or keep', async () => {
+  test('free the tensors made in them, except those they return or keep', async () => {
     const before = live();
     const { returned, kept } = device.scope(() => {
       const x = device.tensor([1, 2, 3]);
@@ -42,7 +45,7 @@ describe('scopes', () => {
     expect(live()).toBe(before);
   });
 
-  test('inside a scope hand what a recorded graph needs to the scope around', async () => {
+  test('hand the tensors of a graph to the outer scope', async () => {
     const before = live();
     const x = device.parameter(Float32Array.of(1, -2), [2]);
     device.scope(() => {
@@ -55,7 +58,7 @@ describe('scopes', () => {
     expect(live()).toBe(before);
   });
 
-  test('free also when the body throws', () => {
+  test('free their tensors even if the body throws', () => {
     const before = live();
     expect(() =>
       device.scope(() => {
@@ -66,7 +69,7 @@ describe('scopes', () => {
     expect(live()).toBe(before);
   });
 
-  test('free everything at the outermost end: a later use says so', () => {
+  test('free everything at the end of the outermost one; a later use throws', () => {
     let leaked: Tensor | null = null;
     device.scope(() => {
       leaked = device.zeros([2, 3]);
@@ -79,7 +82,7 @@ describe('backward', () => {
   test('adds up over every path, in topological order', async () => {
     const x = device.parameter(Float32Array.of(0.5), []);
     device.scope(() => {
-      // y = x^2 is used by both factors of a chain that meets again: d/dx (exp(x^2) then exp of exp(x^2)) sums two paths.
+      // y = x^2 is used twice, and the two paths meet again: the gradient is the sum over both.
       const y = square(x);
       const sumOp = defineOp({
         name: 'testSum',
@@ -113,7 +116,10 @@ describe('backward', () => {
     x.dispose();
   });
 
-  /** Uses of one map [2, 6, 6, 8]; those of products and convolutions and RoIAlign add to what the others gave in their own kernels. */
+  /**
+   * Uses of one map [2, 6, 6, 8]. Products, convolutions and RoIAlign add to earlier gradients inside their own
+   * kernels.
+   */
   const boxes = (): Tensor =>
     device.tensor(Float32Array.of(0, 0, 20, 16, 4, 4, 24, 24, 2, 0, 9, 24, 0, 8, 24, 20), [2, 2, 4]);
   const weights = (shape: readonly number[], seed: number): Tensor =>
@@ -154,7 +160,7 @@ describe('backward', () => {
     expect(live()).toBe(before);
   });
 
-  test('through a checkpoint gives the same bits with less memory, also with several outputs and one left out', async () => {
+  test('through a checkpoint gives the same bits with less memory, with several outputs and one unused', async () => {
     const run = async (use: typeof checkpoint): Promise<{ gradients: number[][]; peak: number }> => {
       const x = device.parameter(new Random(1).normalArray(5000), [5000]),
         w = device.parameter(new Random(2).normalArray(5000), [5000]);
@@ -184,7 +190,7 @@ describe('backward', () => {
     const plain = await run((inputs, body) => body(inputs)),
       saving = await run(checkpoint);
     expect(saving.gradients[0]).toEqual(plain.gradients[0]);
-    // The order in which a shared parameter's gradients are added up differs.
+    // The gradients of a shared parameter are summed in another order.
     saving.gradients[1].forEach((value, i) => expect(value).toBeCloseTo(plain.gradients[1][i], 4));
     expect(saving.peak - before).toBeLessThan((plain.peak - before) / 2);
     expect(live()).toBe(before);
@@ -203,7 +209,7 @@ describe('backward', () => {
     x.dispose();
   });
 
-  test('wants a scalar, or a gradient of the right shape', () => {
+  test('needs a scalar, or a gradient of the right shape', () => {
     const x = device.parameter(Float32Array.of(1, 2), [2]);
     device.scope(() => {
       expect(() => backward(square(x))).toThrow('backward: loss: expected a scalar, as no gradient is given, got [2]');
@@ -214,7 +220,7 @@ describe('backward', () => {
 });
 
 describe('errors', () => {
-  test('of shapes name op, argument, what was expected and what came', () => {
+  test('of shapes name op, argument, what was expected and what was found', () => {
     device.scope(() => {
       expect(() => reshape(device.zeros([2, 3]), [4])).toThrow(
         'reshape: shape: expected 6 elements (from [2, 3]), got [4]',
@@ -258,7 +264,7 @@ test('memory reports live and peak bytes, and reuses buffers', () => {
   expect(device.memory().pooledBytes).toBe(once.pooledBytes);
 });
 
-test('many dispatches between reads all arrive, in order', async () => {
+test('many dispatches between reads are all done, in order', async () => {
   const result = device.scope(() => {
     let x = device.tensor([0]);
     for (let i = 0; i < 3000; i++) x = affine(x, 1, 1);
@@ -278,7 +284,7 @@ describe('params', () => {
       body: `out[p.at] = ${type === 'f32' ? 'bitcast<u32>(p.value)' : 'p.value'};`,
     });
 
-  test('of more different dispatches than are remembered all arrive, and again', async () => {
+  test('of more different dispatches than the cache holds are all used, twice', async () => {
     const out = device.keep(device.empty([20_000], 'u32'));
     for (const offset of [0, 7]) {
       for (let at = 0; at < out.size; at++) device.run(put('u32'), { at, value: at + offset }, { out }, [1, 1, 1]);
@@ -287,7 +293,7 @@ describe('params', () => {
     out.dispose();
   });
 
-  test('tell dispatches apart that differ in nothing else: by sign of zero, and by type', async () => {
+  test('that differ only in the sign of zero, or in type, make different dispatches', async () => {
     const out = device.keep(device.empty([4], 'u32'));
     (
       [
@@ -303,8 +309,8 @@ describe('params', () => {
 });
 
 describe('random numbers', () => {
-  test('are Philox4x32-10: the published test vectors', () => {
-    // Random123's kat_vectors for philox4x32 with 10 rounds.
+  test('are those of the published test vectors of Philox4x32-10', () => {
+    // From kat_vectors of Random123, philox4x32 with 10 rounds.
     expect(philox([0, 0, 0, 0], [0, 0])).toEqual([0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
     expect(philox([0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff], [0xffffffff, 0xffffffff])).toEqual([
       0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd,
@@ -314,12 +320,12 @@ describe('random numbers', () => {
     ]);
   });
 
-  test('of two streams differ, of one repeat', () => {
+  test('differ between streams, and repeat within one', () => {
     expect(new Random(1, 2).uniformArray(8)).toEqual(new Random(1, 2).uniformArray(8));
     expect(new Random(1, 2).uniformArray(8)).not.toEqual(new Random(1, 3).uniformArray(8));
   });
 
-  test('have the mean and deviation they should', () => {
+  test('have the expected mean and deviation', () => {
     const values = new Random(3).normalArray(20000, 1, 2);
     const mean = values.reduce((a, b) => a + b, 0) / values.length;
     const deviation = Math.sqrt(values.reduce((a, b) => a + (b - mean) ** 2, 0) / values.length);

@@ -34,6 +34,7 @@ const WITH_USUAL_VECTORS = [
   'test/tuned-variants.test.ts',
   'test/half-precision.test.ts',
   'test/capture.test.ts',
+  'test/capture-training.test.ts',
 ];
 /**
  * Long test files, the longest first. They start first, on SwiftShader before the other adapter: the run would wait for a
@@ -48,7 +49,7 @@ export const LONG = [
   'test/half-precision.test.ts',
   'test/cli.test.ts',
   'test/loss-curve.test.ts',
-  'test/capture.test.ts',
+  'test/capture-training.test.ts',
 ];
 
 class LongestFirst extends BaseSequencer {
