@@ -12,7 +12,8 @@ import {
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
-import { ABLATION_ROWS, runAblation, WHOLE_METHOD } from '../training/commands/ablation.ts';
+import { runAblation } from '../training/commands/ablation.ts';
+import { ABLATION_ROWS, WHOLE_METHOD } from '../training/core/ablation-rows.ts';
 import { METRIC_NAMES } from '../training/core/coco-metrics.ts';
 import { ensureShapesDataset, openDataset, splitRecords } from '../training/data/index.ts';
 import { InputError } from '../training/core/errors.ts';
@@ -123,14 +124,14 @@ const refused = async (pattern: RegExp, attempt: Promise<number>): Promise<void>
 describe('bad arguments', () => {
   test.each<[RegExp, string[]]>([
     [/ablation: Unknown option '--row'/, ['--row', 'ota']],
-    [/--rows: "otta" is not a row; there are sparse-rcnn, .*, dynamic-k/, ['--rows', 'ota,otta']],
+    [/--rows: expected rows of sparse-rcnn, .*, dynamic-k, got "otta"/, ['--rows', 'ota,otta']],
     [/--seeds: expected an integer >= 1, got "0"/, ['--seeds', '0']],
     [/--iterations: expected an integer >= 1, got "many"/, ['--iterations', 'many']],
     [/--set depht: expected one of the keys depth, .*, got depht/, ['--set', 'depht=18']],
-    [/model\.matcher is what the rows vary; .*--rows/, ['--set', 'matcher=ota']],
-    [/training\.seed is what the runs of a row vary; .*--seeds/, ['--set', 'seed=7']],
+    [/model\.matcher: expected no value, because the rows vary it; .*--rows/, ['--set', 'matcher=ota']],
+    [/training\.seed: expected no value, because the runs of a row vary it; .*--seeds/, ['--set', 'seed=7']],
     [/--seeds does not go with --report/, ['--report', '--seeds', '3']],
-    [/holds no finished run of the rows sparse-rcnn, .*/, ['--report', '--out', join(folder, 'nothing')]],
+    [/expected a finished run of the rows sparse-rcnn, .*, got none/, ['--report', '--out', join(folder, 'nothing')]],
     [/expected the folder of a data set, got nothing there/, ['--data', join(folder, 'nothing')]],
   ])('%s', async (pattern, argv) => {
     const fake = new FakeTraining();
@@ -215,7 +216,7 @@ describe('an ablation that is run again', () => {
     expect(await again()).toBe(130);
     expect(fake.calls).toEqual(['ota-seed0', 'k2-seed0', 'ota-seed1']);
     expect(printed).toMatch(
-      /stopped at run 3 of 4; the same command goes on from here: npm run ablation -- .*--rows k2,ota --seeds 2/,
+      /stopped at run 3 of 4; the same command continues: npm run ablation -- .*--rows k2,ota --seeds 2/,
     );
     expect(json(folder, 'again', 'ablation.json').unfinished).toEqual(['ota-seed1 (at iteration 9 of 16)']);
     fake.calls.length = 0;
@@ -243,12 +244,12 @@ describe('an ablation that is run again', () => {
     expect(await ablate('changed', fake, '--rows', 'k2', '--seeds', '1')).toBe(0);
     fake.calls.length = 0;
     await refused(
-      /k2-seed0\/config\.json: training\.learningRate is 0\.002, but would now be 0\.001; .*another --out/,
+      /k2-seed0\/config\.json: training\.learningRate: expected 0\.001 as in the options, got 0\.002; .*another --out/,
       ablate('changed', fake, '--set', 'learningRate=1e-3'),
     );
     // Also where this row is not asked for: it would stand in the same table.
     await refused(
-      /k2-seed0\/config\.json: training\.iterations is 16, but would now be 32 \(and 1 more: training\.evaluateEvery\)/,
+      /k2-seed0\/config\.json: training\.iterations: expected 32 as in the options, got 16 \(and 1 more: training\.evaluateEvery\)/,
       ablate('changed', fake, '--rows', 'k3', '--iterations', '32'),
     );
     const other = await ensureShapesDataset(join(folder, 'others'), {
@@ -258,7 +259,7 @@ describe('an ablation that is run again', () => {
       seed: 1,
     });
     await refused(
-      /k2-seed0\/config\.json: data is ".*shapes", but would now be ".*others"/,
+      /k2-seed0\/config\.json: data: expected ".*others" as in the options, got ".*shapes"/,
       ablate('changed', fake, '--data', other),
     );
     expect(fake.calls).toEqual([]);
@@ -361,12 +362,12 @@ describe('table and plot', () => {
     const config = json(file);
     writeFileSync(file, JSON.stringify({ ...config, training: { ...config.training, weightDecay: 0.5 } }));
     await refused(
-      /k2-seed1\/config\.json: training\.weightDecay is 0\.5, but 0\.0001 in .*k2-seed0/,
+      /k2-seed1\/config\.json: training\.weightDecay: expected 0\.0001 as in .*k2-seed0, got 0\.5/,
       runAblation(['--report', '--out', join(folder, 'mixed')]),
     );
     writeFileSync(file, JSON.stringify({ ...config, model: { ...config.model, otaK: 3 } }));
     await refused(
-      /k2-seed1\/config\.json: model\.otaK must be 2 in the row k2, got 3/,
+      /k2-seed1\/config\.json: model\.otaK: expected 2 in the row k2, got 3/,
       runAblation(['--report', '--out', join(folder, 'mixed')]),
     );
   });

@@ -1,0 +1,15 @@
+/** Commands and paths as a reader can copy them. */
+import { relative } from 'node:path';
+
+/** Arguments quoted for a POSIX shell. */
+export function quoteArguments(argv: readonly string[]): string {
+  return argv
+    .map((argument) => (/^[\w./,=:+-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", "'\\''")}'`))
+    .join(' ');
+}
+
+/** A path below the current folder as a relative path; other paths unchanged. */
+export function shortPath(path: string): string {
+  const short = relative('.', path);
+  return short === '' || short.startsWith('..') ? path : short;
+}
