@@ -8,19 +8,19 @@ import { ACCESS, ELEMENT, type Width } from './teams.ts';
  * A new function needs an entry here and a line in engine/ops/binary.ts.
  */
 const BINARY_FUNCTIONS = {
-  add: { value: 'x + y', byX: 'u', byY: 'u' },
-  sub: { value: 'x - y', byX: 'u', byY: '-u' },
-  mul: { value: 'x * y', byX: 'u * y', byY: 'u * x' },
-  div: { value: 'x / y', byX: 'u / y', byY: '-u * x / (y * y)' },
+  add: { value: 'x + y', xGradient: 'u', yGradient: 'u' },
+  sub: { value: 'x - y', xGradient: 'u', yGradient: '-u' },
+  mul: { value: 'x * y', xGradient: 'u * y', yGradient: 'u * x' },
+  div: { value: 'x / y', xGradient: 'u / y', yGradient: '-u * x / (y * y)' },
   maximum: {
     value: 'max(x, y)',
-    byX: 'select(select(T(), 0.5 * u, x == y), u, x > y)',
-    byY: 'select(select(T(), 0.5 * u, x == y), u, y > x)',
+    xGradient: 'select(select(T(), 0.5 * u, x == y), u, x > y)',
+    yGradient: 'select(select(T(), 0.5 * u, x == y), u, y > x)',
   },
   minimum: {
     value: 'min(x, y)',
-    byX: 'select(select(T(), 0.5 * u, x == y), u, x < y)',
-    byY: 'select(select(T(), 0.5 * u, x == y), u, y < x)',
+    xGradient: 'select(select(T(), 0.5 * u, x == y), u, x < y)',
+    yGradient: 'select(select(T(), 0.5 * u, x == y), u, y < x)',
   },
 } as const;
 
@@ -137,7 +137,7 @@ export const binaryGradientKernel = kernelFamily((f: BinaryFunction, operand: Op
       `
 ${text}
   let u = upstream[i];
-  gradient[i] = ${BINARY_FUNCTIONS[f][operand === 'x' ? 'byX' : 'byY']};`,
+  gradient[i] = ${BINARY_FUNCTIONS[f][operand === 'x' ? 'xGradient' : 'yGradient']};`,
     ),
   });
 });

@@ -104,12 +104,12 @@ export const decodeBoxesGradientKernel = kernelFamily(() =>
   let g = upstream[i];
   let size = box.zw - box.xy;
   let scale = exp(min(delta.zw, vec2f(MAX_LOG_SCALE)));
-  let byCentre = g.xy + g.zw;
-  let bySize = 0.5 * (g.zw - g.xy);
+  let centreGradient = g.xy + g.zw;
+  let sizeGradient = 0.5 * (g.zw - g.xy);
   let clamped = delta.zw > vec2f(MAX_LOG_SCALE);
-  deltasGradient[i] = vec4f(0.5 * byCentre * size, select(bySize * scale * size, vec2f(), clamped));
-  let byOldSize = 0.5 * delta.xy * byCentre + bySize * scale;
-  boxesGradient[i] = vec4f(0.5 * byCentre - byOldSize, 0.5 * byCentre + byOldSize);`,
+  deltasGradient[i] = vec4f(0.5 * centreGradient * size, select(sizeGradient * scale * size, vec2f(), clamped));
+  let oldSizeGradient = 0.5 * delta.xy * centreGradient + sizeGradient * scale;
+  boxesGradient[i] = vec4f(0.5 * centreGradient - oldSizeGradient, 0.5 * centreGradient + oldSizeGradient);`,
   }),
 );
 

@@ -9,7 +9,7 @@ import { relativeError } from './op-harness.ts';
 const settings = { seed: 20220521, numRuns: 200 };
 const box = (boxes: ArrayLike<number>, i: number): number[] => Array.from({ length: 4 }, (_, k) => boxes[4 * i + k]);
 
-test('clipBoxes keeps what is inside', () =>
+test('clipBoxes moves corners into the image', () =>
   expect([...clipBoxes([-3, 5, 120, 90, 10, 10, 20, 20], [100, 50])]).toEqual([0, 5, 100, 50, 10, 10, 20, 20]));
 
 describe('topScores', () => {

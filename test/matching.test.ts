@@ -200,7 +200,7 @@ describe.each(devices)('$label', ({ device }) => {
     const config: MatchingConfig = { ...PAPER_R50, matcher };
     const images = [3, 0, 11, 8].map((m, b) => randomProblem(21, m, 5, 70 + b));
 
-    test('a batch equals its images alone, whatever the padding', async () => {
+    test('a batch gives the results of its single images, for any padding', async () => {
       const together = await assignProblems(device, [images, images], config, 40);
       for (const [b, image] of images.entries()) {
         const alone = await assignProblems(device, [[image], [image]], config, Math.max(1, image.labels.length));

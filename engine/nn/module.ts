@@ -81,7 +81,7 @@ export abstract class Module {
     for (const { kind, tensor } of this.tensors()) if (kind === 'parameter') tensor.requiresGrad = false;
   }
 
-  /** Called after values were loaded. Modules discard here what they computed from the old values. */
+  /** Called after values were loaded. Modules discard here results computed from the old values. */
   protected loaded(): void {}
 
   private notifyLoaded(): void {

@@ -28,8 +28,10 @@ export interface LayerNormAttributes {
 
 /** Tensors of the forward pass. */
 type Forward = Readonly<Record<'input' | 'gamma' | 'beta' | 'output', Tensor>>;
-/** Tensors of the backward pass. `byGamma` and `byBeta` are the gradients with respect to gamma and beta. */
-type Gradient = Readonly<Record<'input' | 'gamma' | 'beta' | 'upstream' | 'gradient' | 'byGamma' | 'byBeta', Tensor>>;
+/** Tensors of the backward pass. `gammaGradient` and `betaGradient` are the gradients with respect to gamma and beta. */
+type Gradient = Readonly<
+  Record<'input' | 'gamma' | 'beta' | 'upstream' | 'gradient' | 'gammaGradient' | 'betaGradient', Tensor>
+>;
 
 function normalizeWith(
   { input, gamma, beta, output }: Forward,
@@ -53,7 +55,7 @@ function normalizeWith(
  * `perTeam` is ignored for rows that are not held in registers: each team handles one row.
  */
 function layerNormBackward(
-  { input, gamma, beta, upstream, gradient, byGamma, byBeta }: Gradient,
+  { input, gamma, beta, upstream, gradient, gammaGradient, betaGradient }: Gradient,
   { epsilon, relu }: LayerNormAttributes,
   { subgroupSize, slots, full, perTeam }: RowTeams,
 ): void {
@@ -72,7 +74,7 @@ function layerNormBackward(
       { input, gamma, beta, upstream, gradient, partial },
       linearGrid(Math.ceil(teams / teamsPerGroup)),
     );
-    sumColumnPairs(partial, teams, size, [byGamma, byBeta]);
+    sumColumnPairs(partial, teams, size, [gammaGradient, betaGradient]);
     return;
   }
   const statistics = device.empty([rows, 2]);
@@ -90,7 +92,7 @@ function layerNormBackward(
     { input, gamma, beta, upstream, statistics, partial },
     linearGrid(Math.ceil((chunks * columns) / 64)),
   );
-  sumColumnPairs(partial, chunks, size, [byGamma, byBeta]);
+  sumColumnPairs(partial, chunks, size, [gammaGradient, betaGradient]);
 }
 
 /**
@@ -146,10 +148,10 @@ function describeGradient(device: TensorDevice, rows: Rows): RowProblem<RowTeams
       beta: vector,
       upstream: shape,
       gradient: shape,
-      byGamma: vector,
-      byBeta: vector,
+      gammaGradient: vector,
+      betaGradient: vector,
     },
-    output: ['gradient', 'byGamma', 'byBeta'],
+    output: ['gradient', 'gammaGradient', 'betaGradient'],
     run: (variant, filled) => layerNormBackward(filled as Gradient, MEASURED, variant),
   };
 }
@@ -168,8 +170,8 @@ export function layerNormGradients(
 ): [Tensor, Tensor, Tensor] {
   const { input, gamma } = tensors;
   const { device } = input;
-  const [gradient, byGamma, byBeta] = [input, gamma, gamma].map(({ shape }) => device.empty(shape));
+  const [gradient, gammaGradient, betaGradient] = [input, gamma, gamma].map(({ shape }) => device.empty(shape));
   const variant = chooseRows(device, 'layer-norm-gradient', { count: input.size, size: gamma.size }, describeGradient);
-  layerNormBackward({ ...tensors, gradient, byGamma, byBeta }, attributes, variant);
-  return [gradient, byGamma, byBeta];
+  layerNormBackward({ ...tensors, gradient, gammaGradient, betaGradient }, attributes, variant);
+  return [gradient, gammaGradient, betaGradient];
 }

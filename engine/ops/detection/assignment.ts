@@ -214,7 +214,7 @@ export function countPositives(matched: Tensor): { counts: Tensor; positives: Te
  * in Crouse's form, as in scipy). Ties go to columns that are still free, then to the lowest index. Costs are used in
  * f32; NaN, infinities and costs beyond 1e30 count as 1e30.
  *
- * @param costs  [..., n, m]; n and m may be in any order of size
+ * @param costs  [..., n, m]; either may be the larger
  * @param counts u32 [B]: rows in use; problem p has counts[p mod B]. Default: all rows
  * @returns columns i32 [..., n]: the column of each row; rows i32 [..., m]: the row of each column; -1 where there is
  *   none. Each problem has min(n, m) pairs
