@@ -1,7 +1,7 @@
 /** What a benchmark case is, and how it becomes jobs on a device: forward and gradients through the engine's public ops, each checked before it is timed. */
 import { AdamW, backward, type Device, type Tensor } from '../engine/index.ts';
 import { largestError, type Job } from './measure.ts';
-import type { Entry, HostArray, Reference } from './references.ts';
+import type { Entry, HostArray, Reference } from './references/reference.ts';
 
 export type Inputs = Readonly<Record<string, HostArray>>;
 

@@ -12,17 +12,11 @@ import {
 } from '../engine/index.ts';
 import { MODEL_PRESETS, type ModelConfig } from '../model/index.ts';
 import { noise, random, type BenchCase, type OpCase } from './case.ts';
-import {
-  attentionReference,
-  conv2dReference,
-  groupNormReference,
-  interactionReference,
-  layerNormReference,
-  matmulReference,
-  roiAlignReference,
-  softmaxReference,
-  sumReference,
-} from './references.ts';
+import { interactionReference } from './references/interaction.ts';
+import { groupNormReference, layerNormReference } from './references/norms.ts';
+import { conv2dReference, matmulReference } from './references/products.ts';
+import { roiAlignReference } from './references/roi-align.ts';
+import { attentionReference, softmaxReference, sumReference } from './references/softmax.ts';
 
 type Form = 'nn' | 'nt' | 'tn';
 
@@ -124,7 +118,7 @@ function interactionCase(proposals: number, positions: number, d: number, k: num
     run: ({ roi, parameters, gamma1, beta1, gamma2, beta2 }) =>
       dynamicInteraction(roi, parameters, gamma1, beta1, gamma2, beta2),
     reference: ({ roi, parameters, gamma1, beta1, gamma2, beta2 }, upstream, checked) =>
-      interactionReference(roi, parameters, gamma1, beta1, gamma2, beta2, checked, upstream),
+      interactionReference({ roi, parameters, gamma1, beta1, gamma2, beta2 }, checked, upstream),
     blocks: { axis: proposals, checked: [...new Set([0, Math.floor(proposals / 3), proposals - 1])] },
     gradients: [{ by: ['roi', 'parameters', 'gamma1', 'beta1', 'gamma2', 'beta2'], flops: 2 * flops }],
     peer: { kind: 'interaction' },

@@ -19,7 +19,7 @@ import { checkRow } from '../bench/micro.ts';
 import { adapterOf, digits, placeSection, reportMarkdown, reportText, type Report } from '../bench/output.ts';
 import { targetOf, verdict, type PeerResult } from '../bench/peers/compare.ts';
 import { oneNodeModel } from '../bench/peers/onnx.ts';
-import { matmulReference } from '../bench/references.ts';
+import { matmulReference } from '../bench/references/products.ts';
 import { attainable, placeLabels, rooflineSvg } from '../bench/roofline-chart.ts';
 import type { MicroRow } from '../bench/rows.ts';
 import { axisOf, scalingSvg } from '../bench/scaling.ts';

@@ -7,7 +7,7 @@ import { create } from 'webgpu';
 import { dawnFlags, settleSleeping } from '../../engine/node/index.ts';
 import { TOGETHER, type Inputs, type OpCase, type PeerOp } from '../case.ts';
 import type { Job } from '../measure.ts';
-import type { HostArray } from '../references.ts';
+import type { HostArray } from '../references/reference.ts';
 import { loadPeer } from './install.ts';
 
 /** A peer's job for a row, and what it computes, in our layout. */
