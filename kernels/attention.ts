@@ -1,36 +1,44 @@
 /**
- * Multi-head scaled dot-product attention (Vaswani et al., 2017) without the N x N matrix in memory: online softmax (Milakov and Gimelshein, 2018),
- * and in the gradient the probabilities anew from the saved log-sum-exp of each row (Dao et al., FlashAttention, 2022).
+ * Multi-head scaled dot-product attention (Vaswani et al., 2017) that never stores the N x N matrix. The forward pass
+ * uses online softmax (Milakov and Gimelshein, 2018). The gradient recomputes the probabilities from the saved
+ * log-sum-exp of each row (Dao et al., FlashAttention, 2022).
  *
- * A lane holds one or two rows (queries; in the gradient by keys and values keys) in registers and meets the other rows one by one; these are staged in
- * workgroup memory, block by block, and each read serves all the rows that the lane holds. On software adapters that costs a third less than loading each from its buffer. Operand textures, where
- * they are the fastest to read, need no staging: there the lanes of a subgroup load a row together, and hand its values out.
- * Rows are q, k, v behind one another, each with the heads side by side: qkv[b, n, (3, heads, size)].
+ * Each lane holds one or two rows in registers: queries, or keys in the gradient with respect to keys and values. It
+ * meets the other rows one by one. These other rows are staged in workgroup memory in blocks, so that one read serves
+ * all rows that a lane holds. On software adapters this costs a third less than loading each row from its buffer. Rows
+ * in operand textures need no staging: the lanes of a subgroup load a row together and share its values.
+ *
+ * A row has its query, key and value one after the other, each with its heads side by side: qkv[b, n, (3, heads,
+ * size)].
  */
 import { defineKernel, kernelFamily, type BufferSpec, type KernelFlops } from './kernel.ts';
 import { linearLoad, linearParams } from './linear.ts';
-import { range } from './repeat.ts';
+import { joined, range } from './repeat.ts';
 import { broadcastLane } from './subgroups.ts';
 
-/** The largest head: rows are held in registers. */
+/** Maximum head size: rows are held in registers. */
 export const MAX_HEAD_SIZE = 64;
 /** Rows staged at once: two operands of the largest head take 8 KiB. */
 const BLOCK = 16;
-/** How kernels read the rows: from buffers, from linear textures each lane for itself, or the lanes of a subgroup of so many together. */
+/**
+ * How kernels read the rows: from buffers, from linear textures with each lane on its own, or from linear textures with
+ * the lanes of a subgroup of 8 or 16 together.
+ */
 export type AttentionAccess = 'buffer' | 'texture' | 8 | 16;
 
-/** Lanes of a workgroup, each with rows of its own. */
+/** Invocations per workgroup, each with rows of its own. */
 export const attentionLanes = (access: AttentionAccess): number => (typeof access === 'number' ? access : 32);
 
-/** Workgroups that the rows of a head take where a lane holds `held` of them. */
+/** Workgroups for the rows of one head, where each lane holds `held` rows. */
 export const attentionGroups = (tokens: number, held: 1 | 2, access: AttentionAccess): number =>
   Math.ceil(tokens / (attentionLanes(access) * held));
 
-/** How a kernel's name tells its access. */
+/** The access in a kernel's name. */
 const suffix = (access: AttentionAccess): string =>
   access === 'buffer' ? '' : access === 'texture' ? '_texture' : `_texture_sg${access}`;
 
 const PARAMS = { tokens: 'u32', heads: 'u32', size: 'u32', scale: 'f32' } as const;
+
 /**
  * FLOPs of a dispatch that computes `products` products of a [tokens, size] matrix with another one, for each head and
  * image: one for the scores, one for the sums that the scores weigh, and so on. The grid's third axis counts images.
@@ -40,13 +48,15 @@ const productFlops =
   (p, [, , images]) =>
     products * 2 * p.tokens * p.tokens * p.size * p.heads * images;
 
-/** How rows are read: as vec4s, or element by element and padded with zeros where the head size is no multiple of 4. */
-function accessors(
-  size: number,
-  buffers: readonly string[],
-  written: string,
-  textures: boolean,
-): { type: 'f32' | 'vec4f'; operand: BufferSpec; text: string } {
+/** Reads and writes of rows: by vec4s, or element by element where the head size is not a multiple of 4. */
+interface RowAccess {
+  readonly type: 'f32' | 'vec4f';
+  readonly operand: BufferSpec;
+  /** Module-scope WGSL: `<buffer>At(i, q)` reads vec4 q of the row at element i, `put(i, q, v)` writes it. */
+  readonly text: string;
+}
+
+function accessors(size: number, buffers: readonly string[], written: string, textures: boolean): RowAccess {
   if (size % 4 === 0) {
     const load = (b: string): string => linearLoad(textures && (b === 'qkv' || b === 'upstream'), b, '(i / 4u + q)');
     return {
@@ -58,74 +68,94 @@ fn put(i: u32, q: u32, v: vec4f) { ${written}[i / 4u + q] = v; }`,
   }
   const element = (b: string, c: number): string =>
     `select(0.0, ${b}[i + min(q * 4u + ${c}u, p.size - 1u)], q * 4u + ${c}u < p.size)`;
+  const reader = (b: string): string =>
+    `fn ${b}At(i: u32, q: u32) -> vec4f { return vec4f(${joined(4, ', ', (c) => element(b, c))}); }`;
   return {
     type: 'f32',
     operand: 'read f32',
-    text: `${buffers
-      .map(
-        (b) =>
-          `fn ${b}At(i: u32, q: u32) -> vec4f { return vec4f(${range(4)
-            .map((c) => element(b, c))
-            .join(', ')}); }`,
-      )
-      .join('\n')}
-fn put(i: u32, q: u32, v: vec4f) { for (var c = 0u; c < min(4u, p.size - q * 4u); c++) { ${written}[i + q * 4u + c] = v[c]; } }`,
+    text: `${buffers.map(reader).join('\n')}
+fn put(i: u32, q: u32, v: vec4f) {
+  for (var c = 0u; c < min(4u, p.size - q * 4u); c++) { ${written}[i + q * 4u + c] = v[c]; }
+}`,
   };
 }
 
-/** Where a row `n` lies: in which buffer, and its first element. */
+/** Where row `n` is: in which buffer, and its first element. */
 interface RowSource {
   readonly buffer: 'qkv' | 'upstream';
   readonly at: string;
 }
 
-/**
- * The loop over the other rows: staged block by block in workgroup memory, or loaded from textures. `sources` say where row `n` lies, by name; `visit` writes the
- * statements for row `n`, in which `name_q` are its vec4s.
- */
-function rows(
-  quads: number,
-  sources: Readonly<Record<string, RowSource>>,
-  access: AttentionAccess,
-  visit: string,
-): { module: string; loop: string } {
-  const names = Object.keys(sources);
-  const load = ({ buffer, at }: RowSource, q: string): string => `${buffer}At(${at}, ${q})`;
-  const loopOver = (loads: readonly string[]): { module: string; loop: string } => ({
-    module: '',
-    loop: `
+/** A loop over the other rows. */
+interface RowLoop {
+  /** vec4s of a head. */
+  readonly quads: number;
+  /** Where the rows are, by name. */
+  readonly sources: Readonly<Record<string, RowSource>>;
+  readonly access: AttentionAccess;
+  /** Statements for row `n`, in which `<name>_<q>` are its vec4s. */
+  readonly visit: string;
+}
+
+interface LoopText {
+  /** Module-scope WGSL. */
+  readonly module: string;
+  readonly loop: string;
+}
+
+const loadOf = ({ buffer, at }: RowSource, q: string): string => `${buffer}At(${at}, ${q})`;
+
+/** WGSL of the loop over the other rows: staged in blocks in workgroup memory, or loaded from textures. */
+function rowLoop(rows: RowLoop): LoopText {
+  const { quads, sources, access } = rows;
+  if (access === 'texture') {
+    const load = (name: string, q: number): string => `let ${name}_${q} = ${loadOf(sources[name], `${q}u`)};`;
+    return loopOver(
+      rows,
+      Object.keys(sources).flatMap((name) => range(quads).map((q) => load(name, q))),
+    );
+  }
+  return typeof access === 'number' ? loopOver(rows, sharedLoads(rows, access)) : stagedLoop(rows);
+}
+
+const loopOver = ({ visit }: RowLoop, loads: readonly string[]): LoopText => ({
+  module: '',
+  loop: `
   for (var n = 0u; n < p.tokens; n++) {
     ${loads.join(' ')}
     ${visit}
   }`,
-  });
-  if (access === 'texture')
-    return loopOver(
-      names.flatMap((name) => range(quads).map((q) => `let ${name}_${q} = ${load(sources[name], `${q}u`)};`)),
-    );
-  if (typeof access === 'number') {
-    // Lane l loads the vec4s l, l + lanes, ... of the rows that lie in a buffer, one row after the other.
-    const loads = [...new Set(names.map((name) => sources[name].buffer))].flatMap((buffer) => {
-      const together = names.filter((name) => sources[name].buffer === buffer);
-      const own = range(Math.ceil((together.length * quads) / access)).map((i) => {
-        const at = together
-          .slice(1)
-          .reduce(
-            (before, name, r) => `select(${before}, ${sources[name].at}, v >= ${(r + 1) * quads}u)`,
-            sources[together[0]].at,
-          );
-        return `var ${buffer}${i}: vec4f; { let v = min(lane + ${i * access}u, ${together.length * quads - 1}u); ${buffer}${i} = ${load({ buffer, at }, `v % ${quads}u`)}; }`;
-      });
-      const handed = together.flatMap((name, r) =>
-        range(quads).map((q) => {
-          const v = r * quads + q;
-          return `let ${name}_${q} = ${broadcastLane(access, `${buffer}${Math.floor(v / access)}`, v % access)};`;
-        }),
+});
+
+/** WGSL of loads that the lanes share: lane l loads the vec4s l, l + lanes, ... of all rows in a buffer. */
+function sharedLoads({ quads, sources }: RowLoop, lanes: number): string[] {
+  const names = Object.keys(sources);
+  const buffers = [...new Set(names.map((name) => sources[name].buffer))];
+  return buffers.flatMap((buffer) => {
+    const together = names.filter((name) => sources[name].buffer === buffer);
+    const at = together
+      .slice(1)
+      .reduce(
+        (before, name, r) => `select(${before}, ${sources[name].at}, v >= ${(r + 1) * quads}u)`,
+        sources[together[0]].at,
       );
-      return [...own, ...handed];
+    const own = range(Math.ceil((together.length * quads) / lanes)).map((i) => {
+      const v = `let v = min(lane + ${i * lanes}u, ${together.length * quads - 1}u);`;
+      return `var ${buffer}${i}: vec4f; { ${v} ${buffer}${i} = ${loadOf({ buffer, at }, `v % ${quads}u`)}; }`;
     });
-    return loopOver(loads);
-  }
+    const shared = together.flatMap((name, r) =>
+      range(quads).map((q) => {
+        const v = r * quads + q;
+        return `let ${name}_${q} = ${broadcastLane(lanes, `${buffer}${Math.floor(v / lanes)}`, v % lanes)};`;
+      }),
+    );
+    return [...own, ...shared];
+  });
+}
+
+function stagedLoop({ quads, sources, access, visit }: RowLoop): LoopText {
+  const names = Object.keys(sources);
+  const staged = (name: string, q: number): string => `let ${name}_${q} = ${name}Tile[j * ${quads}u + ${q}u];`;
   return {
     module: names.map((name) => `var<workgroup> ${name}Tile: array<vec4f, ${BLOCK * quads}>;`).join('\n'),
     loop: `
@@ -135,24 +165,24 @@ function rows(
     for (var t = lane; t < present * ${quads}u; t += ${attentionLanes(access)}u) {
       let n = first + t / ${quads}u;
       let q = t % ${quads}u;
-      ${names.map((name) => `${name}Tile[t] = ${load(sources[name], 'q')};`).join('\n      ')}
+      ${names.map((name) => `${name}Tile[t] = ${loadOf(sources[name], 'q')};`).join('\n      ')}
     }
     workgroupBarrier();
     for (var j = 0u; j < present; j++) {
       let n = first + j;
-      ${names.flatMap((name) => range(quads).map((q) => `let ${name}_${q} = ${name}Tile[j * ${quads}u + ${q}u];`)).join(' ')}
+      ${names.flatMap((name) => range(quads).map((q) => staged(name, q))).join(' ')}
       ${visit}
     }
   }`,
   };
 }
 
-/** Common head of the kernels: group (rows, head, image) and the offsets of a row's parts. */
+/** WGSL that all kernels start with: head and image of the workgroup, and the offsets of the parts of a row. */
 const PLACE = `
   let head = group.y % p.heads;
   let image = group.z;
   let width = p.heads * p.size;
-  let base = image * p.tokens * width * 3u + head * p.size; // of the queries of this head in qkv
+  let base = image * p.tokens * width * 3u + head * p.size; // the queries of this head in qkv
   let outBase = image * p.tokens * width + head * p.size;
   let statistics = (image * p.heads + head) * p.tokens;`;
 
@@ -162,98 +192,105 @@ const KEYS_AND_VALUES = {
 } as const;
 
 const dotOf = (quads: number, own: string, other: string): string =>
-  range(quads)
-    .map((q) => `dot(${own}${q}, ${other}${q})`)
-    .join(' + ');
+  joined(quads, ' + ', (q) => `dot(${own}${q}, ${other}${q})`);
 
-/** The statements of each row that a lane holds, `text` with its number for every `#`. */
-const ofRows = (held: number, text: string): string =>
-  range(held)
-    .map((r) => text.replaceAll('#', String(r)))
-    .join('\n  ');
-const ownRows = (held: number, access: AttentionAccess): string =>
-  ofRows(
+/** WGSL for each row that a lane holds: `text` with the row's number for every `#`. */
+const heldRows = (held: number, text: string): string => joined(held, '\n  ', (r) => text.replaceAll('#', String(r)));
+
+/** WGSL of the rows that a lane holds: `row#`, and `own#`, the row to read where row# is past the end. */
+const placeRows = (held: number, access: AttentionAccess): string =>
+  heldRows(
     held,
-    `let row# = (group.x * ${held}u + #u) * ${attentionLanes(access)}u + lane; let own# = min(row#, p.tokens - 1u);`,
+    [
+      `let row# = (group.x * ${held}u + #u) * ${attentionLanes(access)}u + lane;`,
+      'let own# = min(row#, p.tokens - 1u);',
+    ].join(' '),
   );
 
-/** Output rows and the log-sum-exp of each row's scores [B, heads, N]. Grid: (row blocks, heads, images). */
+/** What all three kernels are made from. */
+function parts(size: number, access: AttentionAccess) {
+  return {
+    textures: access !== 'buffer',
+    quads: Math.ceil(size / 4),
+    workgroup: [attentionLanes(access)] as const,
+    subgroups: typeof access === 'number',
+  };
+}
+
+/**
+ * Output rows, and the log-sum-exp of each row's scores, [B, heads, N]. Grid: (row blocks, heads, images).
+ * `held`: rows per lane.
+ */
 export const attentionKernel = kernelFamily((size: number, held: 1 | 2, access: AttentionAccess) => {
-  const textures = access !== 'buffer';
-  const quads = Math.ceil(size / 4);
+  const { textures, quads, workgroup, subgroups } = parts(size, access);
   const io = accessors(size, ['qkv'], 'output', textures);
-  const { module, loop } = rows(
-    quads,
-    KEYS_AND_VALUES,
-    access,
-    ofRows(
-      held,
-      `
+  const visit = heldRows(
+    held,
+    `
       let score# = ${dotOf(quads, 'q#_', 'k_')};
       let peak# = max(highest#, score#);
-      // Exactly 1 while the highest score stays: exp(0) of some drivers is not, and the error would grow with every row.
+      // Exactly 1 while the highest score stays. exp(0) of some drivers is not 1, and the error would grow with each
+      // row.
       let fade# = select(exp(highest# - peak#), 1.0, score# <= highest#);
       let e# = exp(score# - peak#);
       highest# = peak#;
       total# = total# * fade# + e#;
-      ${range(quads)
-        .map((q) => `o#_${q} = o#_${q} * fade# + e# * v_${q};`)
-        .join(' ')}`,
-    ),
+      ${joined(quads, ' ', (q) => `o#_${q} = o#_${q} * fade# + e# * v_${q};`)}`,
   );
+  const { module, loop } = rowLoop({ quads, sources: KEYS_AND_VALUES, access, visit });
+  const query = (q: number): string =>
+    `let q#_${q} = qkvAt(base + own# * width * 3u, ${q}u) * p.scale; var o#_${q} = vec4f();`;
   return defineKernel({
     name: `attention_f32_head${size}_rows${held}${suffix(access)}`,
-    workgroup: [attentionLanes(access)],
-    subgroups: typeof access === 'number',
+    workgroup,
+    subgroups,
     flops: productFlops(2),
     params: { ...PARAMS, ...linearParams(textures, 'qkv') },
     buffers: { qkv: io.operand, output: `write ${io.type}`, logSumExp: 'write f32' },
     module: `${io.text}\n${module}`,
     body: `${PLACE}
-  ${ownRows(held, access)}
-  ${ofRows(
+  ${placeRows(held, access)}
+  ${heldRows(
     held,
-    `${range(quads)
-      .map((q) => `let q#_${q} = qkvAt(base + own# * width * 3u, ${q}u) * p.scale; var o#_${q} = vec4f();`)
-      .join('\n  ')}
+    `${joined(quads, '\n  ', query)}
   var highest# = -3e38;
   var total# = 0.0;`,
   )}
   ${loop}
-  ${ofRows(
+  ${heldRows(
     held,
     `if (row# < p.tokens) {
-    ${range(quads)
-      .map((q) => `put(outBase + row# * width, ${q}u, o#_${q} / total#);`)
-      .join('\n    ')}
+    ${joined(quads, '\n    ', (q) => `put(outBase + row# * width, ${q}u, o#_${q} / total#);`)}
     logSumExp[statistics + row#] = highest# + log(total#);
   }`,
   )}`,
   });
 });
 
-/** Gradient by queries into the first third of each row of `gradient`; and the row dots of output and upstream gradient [B, heads, N]. */
+/**
+ * The gradient with respect to the queries, into the first third of each row of `gradient`. Also writes the dot
+ * products of output and upstream gradient of each row, [B, heads, N]. It recomputes the scores.
+ */
 export const attentionQueryGradientKernel = kernelFamily((size: number, held: 1 | 2, access: AttentionAccess) => {
-  const textures = access !== 'buffer';
-  const quads = Math.ceil(size / 4);
+  const { textures, quads, workgroup, subgroups } = parts(size, access);
   const io = accessors(size, ['qkv', 'output', 'upstream'], 'gradient', textures);
-  const { module, loop } = rows(
-    quads,
-    KEYS_AND_VALUES,
-    access,
-    ofRows(
-      held,
-      `
+  const visit = heldRows(
+    held,
+    `
       let e# = exp(${dotOf(quads, 'q#_', 'k_')} - lse#) * (${dotOf(quads, 'u#_', 'v_')} - rowDot#) * p.scale;
-      ${range(quads)
-        .map((q) => `d#_${q} += e# * k_${q};`)
-        .join(' ')}`,
-    ),
+      ${joined(quads, ' ', (q) => `d#_${q} += e# * k_${q};`)}`,
   );
+  const { module, loop } = rowLoop({ quads, sources: KEYS_AND_VALUES, access, visit });
+  const ownVectors = (q: number): string =>
+    [
+      `let q#_${q} = qkvAt(base + own# * width * 3u, ${q}u) * p.scale;`,
+      `let u#_${q} = upstreamAt(outBase + own# * width, ${q}u);`,
+      `var d#_${q} = vec4f();`,
+    ].join(' ');
   return defineKernel({
     name: `attention_query_gradient_f32_head${size}_rows${held}${suffix(access)}`,
-    workgroup: [attentionLanes(access)],
-    subgroups: typeof access === 'number',
+    workgroup,
+    subgroups,
     flops: productFlops(3),
     params: { ...PARAMS, ...linearParams(textures, 'qkv', 'upstream') },
     buffers: {
@@ -266,56 +303,62 @@ export const attentionQueryGradientKernel = kernelFamily((size: number, held: 1 
     },
     module: `${io.text}\n${module}`,
     body: `${PLACE}
-  ${ownRows(held, access)}
-  ${ofRows(
+  ${placeRows(held, access)}
+  ${heldRows(
     held,
-    `${range(quads)
-      .map(
-        (q) =>
-          `let q#_${q} = qkvAt(base + own# * width * 3u, ${q}u) * p.scale; let u#_${q} = upstreamAt(outBase + own# * width, ${q}u); var d#_${q} = vec4f();`,
-      )
-      .join('\n  ')}
-  let rowDot# = ${range(quads)
-    .map((q) => `dot(u#_${q}, outputAt(outBase + own# * width, ${q}u))`)
-    .join(' + ')};
+    `${joined(quads, '\n  ', ownVectors)}
+  let rowDot# = ${joined(quads, ' + ', (q) => `dot(u#_${q}, outputAt(outBase + own# * width, ${q}u))`)};
   let lse# = logSumExp[statistics + own#];`,
   )}
   ${loop}
-  ${ofRows(
+  ${heldRows(
     held,
     `if (row# < p.tokens) {
-    ${range(quads)
-      .map((q) => `put(base + row# * width * 3u, ${q}u, d#_${q});`)
-      .join('\n    ')}
+    ${joined(quads, '\n    ', (q) => `put(base + row# * width * 3u, ${q}u, d#_${q});`)}
     rowDots[statistics + row#] = rowDot#;
   }`,
   )}`,
   });
 });
 
-/** Gradient by keys and values into the second and last third of each row of `gradient`. */
+/**
+ * The gradient with respect to keys and values, into the second and last third of each row of `gradient`. Lanes hold
+ * keys and values, and meet the queries. It recomputes the scores.
+ */
 export const attentionKeyValueGradientKernel = kernelFamily((size: number, held: 1 | 2, access: AttentionAccess) => {
-  const textures = access !== 'buffer';
-  const quads = Math.ceil(size / 4);
+  const { textures, quads, workgroup, subgroups } = parts(size, access);
   const io = accessors(size, ['qkv', 'upstream'], 'gradient', textures);
-  const { module, loop } = rows(
-    quads,
-    { q: { buffer: 'qkv', at: 'base + n * width * 3u' }, u: { buffer: 'upstream', at: 'outBase + n * width' } },
-    access,
-    ofRows(
-      held,
-      `
+  const visit = heldRows(
+    held,
+    `
       let e# = exp(${dotOf(quads, 'k#_', 'q_')} - logSumExp[statistics + n]);
       let f# = e# * (${dotOf(quads, 'v#_', 'u_')} - rowDots[statistics + n]) * p.scale;
-      ${range(quads)
-        .map((q) => `dv#_${q} += e# * u_${q}; dk#_${q} += f# * q_${q};`)
-        .join(' ')}`,
-    ),
+      ${joined(quads, ' ', (q) => `dv#_${q} += e# * u_${q}; dk#_${q} += f# * q_${q};`)}`,
   );
+  const { module, loop } = rowLoop({
+    quads,
+    sources: {
+      q: { buffer: 'qkv', at: 'base + n * width * 3u' },
+      u: { buffer: 'upstream', at: 'outBase + n * width' },
+    },
+    access,
+    visit,
+  });
+  const ownVectors = (q: number): string =>
+    [
+      `let k#_${q} = qkvAt(base + width + own# * width * 3u, ${q}u) * p.scale;`,
+      `let v#_${q} = qkvAt(base + width * 2u + own# * width * 3u, ${q}u);\n `,
+      `var dk#_${q} = vec4f(); var dv#_${q} = vec4f();`,
+    ].join(' ');
+  const put = (q: number): string =>
+    [
+      `put(base + width + row# * width * 3u, ${q}u, dk#_${q});`,
+      `put(base + width * 2u + row# * width * 3u, ${q}u, dv#_${q});`,
+    ].join(' ');
   return defineKernel({
     name: `attention_key_value_gradient_f32_head${size}_rows${held}${suffix(access)}`,
-    workgroup: [attentionLanes(access)],
-    subgroups: typeof access === 'number',
+    workgroup,
+    subgroups,
     flops: productFlops(4),
     params: { ...PARAMS, ...linearParams(textures, 'qkv', 'upstream') },
     buffers: {
@@ -327,28 +370,13 @@ export const attentionKeyValueGradientKernel = kernelFamily((size: number, held:
     },
     module: `${io.text}\n${module}`,
     body: `${PLACE}
-  ${ownRows(held, access)}
-  ${ofRows(
-    held,
-    `${range(quads)
-      .map(
-        (
-          q,
-        ) => `let k#_${q} = qkvAt(base + width + own# * width * 3u, ${q}u) * p.scale; let v#_${q} = qkvAt(base + width * 2u + own# * width * 3u, ${q}u);
-  var dk#_${q} = vec4f(); var dv#_${q} = vec4f();`,
-      )
-      .join('\n  ')}`,
-  )}
+  ${placeRows(held, access)}
+  ${heldRows(held, joined(quads, '\n  ', ownVectors))}
   ${loop}
-  ${ofRows(
+  ${heldRows(
     held,
     `if (row# < p.tokens) {
-    ${range(quads)
-      .map(
-        (q) =>
-          `put(base + width + row# * width * 3u, ${q}u, dk#_${q}); put(base + width * 2u + row# * width * 3u, ${q}u, dv#_${q});`,
-      )
-      .join('\n    ')}
+    ${joined(quads, '\n    ', put)}
   }`,
   )}`,
   });

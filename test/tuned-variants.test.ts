@@ -296,13 +296,13 @@ const SABOTAGES: readonly Sabotage[] = [
     family: 'attention',
     workload: attentionOf(1, 300, 64, 1),
     wrong: named(/^attention_f32_head64_rows2/),
-    excluded: /, 2 rows a lane$/,
+    excluded: /, 2 rows per lane$/,
   },
   {
     family: 'attention-gradient',
     workload: attentionOf(1, 300, 64, 1),
     wrong: named(/^attention_key_value_gradient_f32_head64_rows2/),
-    excluded: /, 2 rows a lane$/,
+    excluded: /, 2 rows per lane$/,
   },
   { family: 'softmax', workload: softmaxOf(1101, 61), wrong: named(/^softmax_rows_f32/), excluded: / per team$/ },
   {

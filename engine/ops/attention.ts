@@ -1,45 +1,28 @@
 /** Multi-head scaled dot-product attention. */
-import {
-  attentionGroups,
-  attentionKernel,
-  attentionKeyValueGradientKernel,
-  attentionLanes,
-  attentionQueryGradientKernel,
-  MAX_HEAD_SIZE,
-  type AttentionAccess,
-} from '../../kernels/attention.ts';
+import { attentionGroups, MAX_HEAD_SIZE, type AttentionAccess } from '../../kernels/attention.ts';
 import { MAX_GROUPS, type Grid } from '../../kernels/kernel.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import { shapeError, type Shape } from '../core/shape.ts';
-import type { Tensor, TensorDevice } from '../core/tensor.ts';
-import { hasLinearOperand, prefersTextures, withOperands } from './operand-textures.ts';
-import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
-import { roundingOf } from './rounding.ts';
+import type { Tensor } from '../core/tensor.ts';
+import {
+  accessOf,
+  attentionKernels,
+  chooseAttention,
+  type AttentionGradientTensors,
+  type AttentionTensors,
+  type AttentionVariant,
+  type RunAttention,
+} from './attention-variants.ts';
+import { withOperands } from './operand-textures.ts';
 
-interface AttentionVariant {
-  /** Whether queries, keys, values and upstream gradient are read from linear textures. */
-  readonly textures: boolean;
-  /** Rows that a lane holds. */
-  readonly held: 1 | 2;
+interface Launch {
+  /** Elements of a head. */
+  readonly size: number;
+  readonly params: Readonly<Record<'tokens' | 'heads' | 'size' | 'scale', number>>;
+  readonly grid: Grid;
 }
 
-/** What a pass reads and writes, by the names that the kernels have for it. */
-type Forward = Readonly<Record<'qkv' | 'output' | 'logSumExp', Tensor>>;
-type Gradient = Readonly<Record<'qkv' | 'output' | 'logSumExp' | 'upstream' | 'gradient', Tensor>>;
-
-/** How kernels read operands: lanes of lavapipe's subgroups together; SwiftShader (4 lanes) takes longer to hand values out. */
-const accessOf = ({ subgroupSize }: TensorDevice, textures: boolean): AttentionAccess =>
-  !textures ? 'buffer' : subgroupSize === 8 || subgroupSize === 16 ? subgroupSize : 'texture';
-
-/** Rows that a lane is expected to hold: more would spill registers, and few tokens would leave lanes without any. */
-const rowsOfALane = (tokens: number, access: AttentionAccess): 1 | 2 => (tokens > attentionLanes(access) ? 2 : 1);
-
-function launch(
-  [batch, tokens, width]: Shape,
-  heads: number,
-  held: 1 | 2,
-  access: AttentionAccess,
-): { size: number; params: Record<'tokens' | 'heads' | 'size' | 'scale', number>; grid: Grid } {
+function launchOf([batch, tokens, width]: Shape, heads: number, held: 1 | 2, access: AttentionAccess): Launch {
   const size = width / 3 / heads;
   return {
     size,
@@ -48,96 +31,37 @@ function launch(
   };
 }
 
-function attend({ qkv, output, logSumExp }: Forward, heads: number, variant: AttentionVariant): void {
-  const { device } = qkv,
-    { held } = variant;
+function attend({ qkv, output, logSumExp }: AttentionTensors, heads: number, variant: AttentionVariant): void {
+  const { device } = qkv;
+  const { held } = variant;
   withOperands(device, variant.textures, { qkv }, (textures, operands, shifts) => {
     const access = accessOf(device, textures);
-    const { size, params, grid } = launch(qkv.shape, heads, held, access);
-    device.run(attentionKernel(size, held, access), { ...params, ...shifts }, { ...operands, output, logSumExp }, grid);
+    const { size, params, grid } = launchOf(qkv.shape, heads, held, access);
+    const [kernel] = attentionKernels('forward', size, held, access);
+    device.run(kernel, { ...params, ...shifts }, { ...operands, output, logSumExp }, grid);
   });
 }
 
 function attendBackward(
-  { qkv, output, logSumExp, upstream, gradient }: Gradient,
+  { qkv, output, logSumExp, upstream, gradient }: AttentionGradientTensors,
   heads: number,
   variant: AttentionVariant,
 ): void {
-  const { device } = qkv,
-    { held } = variant;
+  const { device } = qkv;
+  const { held } = variant;
   const rowDots = device.empty(logSumExp.shape);
   withOperands(device, variant.textures, { qkv, upstream }, (textures, operands, shifts) => {
     const access = accessOf(device, textures);
-    const { size, params, grid } = launch(qkv.shape, heads, held, access);
-    const given = { ...params, ...shifts },
-      buffers = { ...operands, logSumExp, rowDots, gradient };
-    device.run(attentionQueryGradientKernel(size, held, access), given, { ...buffers, output }, grid);
-    device.run(attentionKeyValueGradientKernel(size, held, access), given, buffers, grid);
+    const { size, params, grid } = launchOf(qkv.shape, heads, held, access);
+    const [queryKernel, keyValueKernel] = attentionKernels('gradient', size, held, access);
+    const given = { ...params, ...shifts };
+    const buffers = { ...operands, logSumExp, rowDots, gradient };
+    device.run(queryKernel, given, { ...buffers, output }, grid);
+    device.run(keyValueKernel, given, buffers, grid);
   });
 }
 
-/** The variant for a pass: the tuned one, or the expected one. */
-function chooseVariant(
-  device: TensorDevice,
-  pass: 'attention' | 'attention-gradient',
-  [batch, tokens, width]: Shape,
-  heads: number,
-): AttentionVariant {
-  return device.tuner.choose(pass, `${batch}x${tokens}x${width / 3} heads ${heads}`, () =>
-    describe(device, pass === 'attention', [batch, tokens, width], heads),
-  );
-}
-
-function describe(
-  device: TensorDevice,
-  forward: boolean,
-  shape: Shape,
-  heads: number,
-): TuningProblem<AttentionVariant> {
-  const [batch, tokens, width] = shape;
-  const size = width / 3 / heads;
-  const candidate = (textures: boolean, held: 1 | 2): Candidate<AttentionVariant> => ({
-    name: `${textures ? 'texture' : 'buffer'}, ${held === 1 ? 'a row' : `${held} rows`} a lane`,
-    variant: { textures, held },
-    tolerance: roundingOf(tokens),
-    kernels: () => {
-      const access = accessOf(device, textures);
-      return forward
-        ? [attentionKernel(size, held, access)]
-        : [attentionQueryGradientKernel(size, held, access), attentionKeyValueGradientKernel(size, held, access)];
-    },
-  });
-  const result = [batch, tokens, width / 3];
-  const copied =
-    size % 4 === 0 &&
-    device.operandTextures &&
-    [shape, ...(forward ? [] : [result])].every((operand) => hasLinearOperand(device, operand));
-  const texturesExpected = copied && prefersTextures(device);
-  const candidates = !worthMeasuring((batch * tokens * tokens * width) / 16)
-    ? []
-    : [false, ...(copied ? [true] : [])].flatMap((textures) =>
-        ([1, 2] as const).map((held) => candidate(textures, held)),
-      );
-  const common = {
-    expected: candidate(texturesExpected, rowsOfALane(tokens, accessOf(device, texturesExpected))),
-    candidates,
-    plain: { textures: false, held: 1 } as const,
-  };
-  const tensors = { qkv: shape, output: result, logSumExp: [batch, heads, tokens] };
-  return forward
-    ? {
-        ...common,
-        tensors,
-        output: ['output', 'logSumExp'],
-        run: (variant, filled) => attend(filled as Forward, heads, variant),
-      }
-    : {
-        ...common,
-        tensors: { ...tensors, upstream: result, gradient: shape },
-        output: 'gradient',
-        run: (variant, filled) => attendBackward(filled as Gradient, heads, variant),
-      };
-}
+const RUN: RunAttention = { forward: attend, gradient: attendBackward };
 
 const multiheadAttentionOp = defineOp({
   name: 'multiheadAttention',
@@ -156,16 +80,14 @@ const multiheadAttentionOp = defineOp({
   },
   forward: ({ device, inputs: [qkv], attributes: { heads }, output }) => {
     const logSumExp = device.empty([qkv.shape[0], heads, qkv.shape[1]]);
-    attend({ qkv, output, logSumExp }, heads, chooseVariant(device, 'attention', qkv.shape, heads));
+    const variant = chooseAttention(device, { pass: 'forward', shape: qkv.shape, heads }, RUN);
+    attend({ qkv, output, logSumExp }, heads, variant);
     return { logSumExp };
   },
   backward: ({ device, inputs: [qkv], attributes: { heads }, output, saved: { logSumExp }, gradient: upstream }) => {
     const gradient = device.empty(qkv.shape);
-    attendBackward(
-      { qkv, output, logSumExp, upstream, gradient },
-      heads,
-      chooseVariant(device, 'attention-gradient', qkv.shape, heads),
-    );
+    const variant = chooseAttention(device, { pass: 'gradient', shape: qkv.shape, heads }, RUN);
+    attendBackward({ qkv, output, logSumExp, upstream, gradient }, heads, variant);
     return [gradient];
   },
 });
@@ -173,7 +95,9 @@ const multiheadAttentionOp = defineOp({
 /**
  * softmax(q k^T / sqrt(d / heads)) v in each head (Vaswani et al., 2017), without projections.
  *
- * @param qkv   [B, N, 3 d]: queries, keys and values behind one another, the heads of each side by side (as of PyTorch's in_proj_weight)
+ * @param qkv   [B, N, 3 d]: queries, keys and values one after the other, each with its heads side by side (as
+ *              PyTorch's
+ *   in_proj_weight gives them)
  * @param heads divides d; a head has at most 64 elements
  * @returns [B, N, d], the heads side by side
  * @throws ShapeError where the shape does not fit

@@ -105,9 +105,9 @@ const matmulOp = defineOp({
 });
 
 /**
- * Matrix product by batch entry: a [..., M, K] times b [..., K, N] gives [..., M, N]. With `transposeA` a is [..., K, M],
- * with `transposeB` b is [..., N, K]. Leading dimensions are equal, or one operand is 2-D and shared by all batch entries
- * of the other. Throws ShapeError where sizes do not fit.
+ * Matrix product by batch entry: a [..., M, K] times b [..., K, N] gives [..., M, N]. With `transposeA` a is [..., K,
+ * M], with `transposeB` b is [..., N, K]. Leading dimensions are equal, or one operand is 2-D and shared by all batch
+ * entries of the other. Throws ShapeError where sizes do not fit.
  */
 export const matmul = opFunction(
   matmulOp,

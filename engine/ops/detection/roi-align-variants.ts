@@ -1,45 +1,48 @@
-/** The ways to compute RoIAlign, and which one to take: where features are read from, channels a lane; for the gradient the kernel. */
-import {
-  MAX_LEVELS,
-  roiAlignGradientKernel,
-  roiAlignGradientSubgroupKernel,
-  roiAlignKernel,
-} from '../../../kernels/roi-align.ts';
+/**
+ * The variants of RoIAlign and its gradient, and which one to run: source of the features and channels per invocation,
+ * and for the gradient the kernel.
+ */
+import { MAX_LEVELS, roiAlignKernel, type FeatureAccess } from '../../../kernels/roi-align.ts';
+import { roiAlignGradientKernel, roiAlignGradientSubgroupKernel } from '../../../kernels/roi-align-gradient.ts';
 import type { Random } from '../../core/random.ts';
 import { sizeOf, type Shape } from '../../core/shape.ts';
 import type { Tensor, TensorDevice } from '../../core/tensor.ts';
-import { prefersTextures, textureFits } from '../operand-textures.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../../tuning/problem.ts';
+import { prefersTextures, textureFits } from '../operand-textures.ts';
 
 export interface PoolingVariant {
-  readonly access: 'scalar' | 'vec4' | 'texture';
-  /** Vec4s of channels that a lane computes. */
+  readonly access: FeatureAccess;
+  /** Vec4s of channels that one invocation computes. */
   readonly held: 1 | 4;
 }
 
-/** Which kernel computes the gradient by the features of every level. */
+/** Which kernel computes the gradient with respect to the features of every level. */
 export type PoolingGradientVariant = 'lanes' | 'subgroups';
 
-/** What decides the variant; `run` computes RoIAlign or its gradient with features in `levels`, a gradient likewise. */
+/** What decides the variant. */
 export interface PoolingCall {
   readonly boxes: Shape;
+  /** The finest level first. */
   readonly features: readonly Shape[];
-  /** Image pixels a feature pixel of the finest level. */
+  /** Image pixels per feature pixel of the finest level. */
   readonly stride: number;
   readonly resolution: number;
   readonly samples: number;
 }
 
 /** Pixels that a sample reads. */
-const SAMPLED_PIXELS = 4;
-/** Reads of a feature value from which on copying the levels into operand textures pays. */
-const WORTH_A_COPY = 3;
-/** A coordinate that is rounded another way moves a sample by so much of a pixel. */
+const PIXELS_PER_SAMPLE = 4;
+/** Minimum reads per feature value for which copying the levels into operand textures pays. */
+const MIN_READS_PER_COPY = 3;
+/** A coordinate that is rounded differently moves a sample by this part of a pixel. */
 const ROUNDING = 1e-4;
 
-/** Sizes alone: strides move boxes to other levels, which says little about the kernels. */
-const keyOf = ({ boxes: [images, perImage], features, resolution, samples }: PoolingCall): string =>
-  `${images}x${perImage} boxes by ${resolution}x${resolution} of ${samples}x${samples}, ${features[0][3]} channels of ${features.map(([, height, width]) => `${height}x${width}`).join(' ')}`;
+/** The shape class: sizes only. Strides move boxes to other levels, which hardly affects the speed of the kernels. */
+function keyOf({ boxes: [images, perImage], features, resolution, samples }: PoolingCall): string {
+  const sizes = features.map(([, height, width]) => `${height}x${width}`).join(' ');
+  const bins = `${resolution}x${resolution} of ${samples}x${samples}`;
+  return `${images}x${perImage} boxes by ${bins}, ${features[0][3]} channels of ${sizes}`;
+}
 
 const featuresOf = (features: readonly Shape[], name: string): Record<string, Shape> =>
   Object.fromEntries(features.map((shape, level) => [`${name}${level}`, shape]));
@@ -48,7 +51,7 @@ const featuresOf = (features: readonly Shape[], name: string): Record<string, Sh
 const levelsOf = (tensors: Readonly<Record<string, Tensor>>, name: string): Tensor[] =>
   Array.from({ length: MAX_LEVELS }, (_, level) => tensors[`${name}${level}`]).filter((tensor) => tensor !== undefined);
 
-/** Boxes of an image, xyxy: a sixteenth of its sides up to all of them, anywhere inside. */
+/** Random boxes of an image, xyxy: sides from a sixteenth of the image's side to all of it, anywhere inside. */
 function boxesOf({
   features: [[, height, width]],
   stride,
@@ -67,12 +70,13 @@ function boxesOf({
   };
 }
 
+/** Computes RoIAlign with a variant. The function must hold no tensors. */
 export type RunPooling = (
   tensors: { readonly boxes: Tensor; readonly features: readonly Tensor[]; readonly output: Tensor },
   variant: PoolingVariant,
 ) => void;
 
-/** The variant for a forward pass: the tuned one, or the expected one. `run` must hold no tensors. */
+/** The variant for a forward pass: the tuned one, or the expected one. */
 export function choosePooling(device: TensorDevice, call: PoolingCall, run: RunPooling): PoolingVariant {
   return device.tuner.choose('roi-align', keyOf(call), () => describePooling(device, call, run));
 }
@@ -81,22 +85,22 @@ function describePooling(device: TensorDevice, call: PoolingCall, run: RunPoolin
   const { boxes, features, resolution, samples } = call;
   const [[, , , depth]] = features;
   const output = [boxes[0] * boxes[1], resolution ** 2, depth];
-  const vector = depth % 4 === 0,
-    whole = depth % 16 === 0;
-  const reads = sizeOf(output) * SAMPLED_PIXELS * samples ** 2,
-    copied = features.reduce((sum, shape) => sum + sizeOf(shape), 0);
+  const vector = depth % 4 === 0;
+  const whole = depth % 16 === 0;
+  const reads = sizeOf(output) * PIXELS_PER_SAMPLE * samples ** 2;
+  const copied = features.reduce((sum, shape) => sum + sizeOf(shape), 0);
   const readable =
     vector &&
     device.operandTextures &&
     features.every(([images, height, width]) => textureFits(device, images * height, (width * depth) / 4, true));
-  const pays = prefersTextures(device) && (device.force.operands === 'texture' || reads > WORTH_A_COPY * copied);
-  const candidate = (access: PoolingVariant['access'], held: 1 | 4): Candidate<PoolingVariant> => ({
+  const pays = prefersTextures(device) && (device.force.operands === 'texture' || reads > MIN_READS_PER_COPY * copied);
+  const candidate = (access: FeatureAccess, held: 1 | 4): Candidate<PoolingVariant> => ({
     name: `${access}${held === 1 ? '' : ` x${held}`}`,
     variant: { access, held },
     tolerance: ROUNDING,
     kernels: () => [roiAlignKernel(access, held)],
   });
-  const accesses: PoolingVariant['access'][] = vector ? ['vec4', ...(readable ? (['texture'] as const) : [])] : [];
+  const accesses: FeatureAccess[] = vector ? ['vec4', ...(readable ? (['texture'] as const) : [])] : [];
   return {
     expected: candidate(readable && pays ? 'texture' : vector ? 'vec4' : 'scalar', whole ? 4 : 1),
     candidates: worthMeasuring(reads)
@@ -111,6 +115,7 @@ function describePooling(device: TensorDevice, call: PoolingCall, run: RunPoolin
   };
 }
 
+/** Computes the gradients of RoIAlign with a variant. The function must hold no tensors. */
 export type RunPoolingGradient = (
   tensors: {
     readonly boxes: Tensor;
@@ -121,7 +126,7 @@ export type RunPoolingGradient = (
   variant: PoolingGradientVariant,
 ) => void;
 
-/** The variant for the gradients of all levels: the tuned one, or the expected one. `run` must hold no tensors. */
+/** The variant for the gradients of all levels: the tuned one, or the expected one. */
 export function choosePoolingGradient(
   device: TensorDevice,
   call: PoolingCall,
@@ -136,8 +141,8 @@ function describeGradient(
   run: RunPoolingGradient,
 ): TuningProblem<PoolingGradientVariant> {
   const { boxes, features, resolution } = call;
-  const lanes = device.subgroupSize,
-    depth = features[0][3];
+  const lanes = device.subgroupSize;
+  const depth = features[0][3];
   const upstream = [boxes[0] * boxes[1], resolution ** 2, depth];
   // Channels must fill whole subgroups.
   const possible = lanes > 0 && depth % (4 * lanes) === 0;
@@ -156,7 +161,8 @@ function describeGradient(
     expected: candidate(possible && device.smallSubgroups ? 'subgroups' : 'lanes'),
     plain: 'lanes',
     candidates: possible && worthMeasuring(sizeOf(upstream)) ? [candidate('lanes'), candidate('subgroups')] : [],
-    // Of the features only the shapes are looked at, those of the gradients. What others gave before is added by all variants alike.
+    // Only the shapes of the features are needed, and these are the shapes of the gradients. All variants add earlier
+    // gradients in the same way.
     tensors: { boxes, upstream, ...gradients },
     output: Object.keys(gradients),
     values: { boxes: boxesOf(call) },

@@ -1,16 +1,15 @@
 /** RoIAlign over a feature pyramid: boxes to feature maps of fixed size. */
 import { linearGrid } from '../../../kernels/kernel.ts';
+import { MAX_LEVELS, roiAlignKernel } from '../../../kernels/roi-align.ts';
 import {
   ENTRY_WORDS,
-  MAX_LEVELS,
-  RUN,
   roiAlignGradientKernel,
   roiAlignGradientSubgroupKernel,
-  roiAlignKernel,
   roiAlignListKernel,
-} from '../../../kernels/roi-align.ts';
+  RUN,
+} from '../../../kernels/roi-align-gradient.ts';
 import { defineOp, opFunction } from '../../core/op.ts';
-import { shapeError } from '../../core/shape.ts';
+import { shapeError, type Shape } from '../../core/shape.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import type { OperandTexture } from '../../gpu/resources.ts';
 import { textureOperand } from '../operand-textures.ts';
@@ -29,9 +28,9 @@ export interface RoiAlignOptions {
   readonly resolution?: number;
   /** Samples along each side of a bin; default 2. */
   readonly samplingRatio?: number;
-  /** Image pixels a feature pixel, one number a level; default 4, 8, 16, 32. */
+  /** Image pixels per feature pixel, one number per level; default 4, 8, 16, 32. */
   readonly strides?: readonly number[];
-  /** The level of a box of `canonicalSize` (its area's square root, in pixels); defaults 4 and 224. */
+  /** The level of a box with size `canonicalSize` (square root of its area, in pixels); defaults 4 and 224. */
   readonly canonicalLevel?: number;
   readonly canonicalSize?: number;
   /** The level of the first feature map; default 2. */
@@ -47,12 +46,13 @@ const LEVEL_EPSILON = 1e-8;
 /** Pixel ranges are packed in 16 bits. */
 const MAX_SIDE = 65535;
 
-/** What both directions tell the kernels about levels and sampling. */
+/** Kernel params of levels and sampling, for forward and gradient. */
 function geometry(
   [boxes, ...features]: Inputs,
   { resolution, samplingRatio, strides, canonicalLevel, canonicalSize, minLevel }: Attributes,
 ) {
-  // floor(canonicalLevel + log2(sqrt(area) / canonicalSize + epsilon)) >= minLevel + step, solved for the area: exact where a logarithm is not.
+  // floor(canonicalLevel + log2(sqrt(area) / canonicalSize + epsilon)) >= minLevel + step, solved for the area. This is
+  // exact where a logarithm is not.
   const area = (step: number): number =>
     (canonicalSize * Math.max(0, 2 ** (minLevel + step - canonicalLevel) - LEVEL_EPSILON)) ** 2;
   const at = (level: number): number => Math.min(level, features.length - 1);
@@ -91,6 +91,7 @@ const callOf = (
   { resolution, samplingRatio: samples, strides: [stride] }: Attributes,
 ): PoolingCall => ({ boxes: boxes.shape, features: features.map(({ shape }) => shape), stride, resolution, samples });
 
+/** Tensors of a forward pass. */
 interface Pooling {
   readonly boxes: Tensor;
   /** The finest level first. */
@@ -120,18 +121,19 @@ function pool({ boxes, features, output }: Pooling, attributes: Attributes, { ac
   const operands = features.map((map) =>
     textureOperand(map, map.shape[0] * map.shape[1], map.shape[2] * channels, true),
   );
-  // Chosen only where all of them fit.
+  // This variant is chosen only where all levels fit.
   device.withTextures(
     operands.filter((operand) => operand !== null),
     run,
   );
 }
 
+/** Tensors of the gradients. */
 interface PoolingGradients extends Omit<Pooling, 'output'> {
   readonly upstream: Tensor;
-  /** By each level's features; null where none is wanted. */
+  /** With respect to each level's features; null where not needed. */
   readonly gradients: readonly (Tensor | null)[];
-  /** What others gave each level before, to be added; none unless given. */
+  /** Gradients of each level from other ops, which are added; default none. */
   readonly earlier?: readonly (Tensor | null)[];
 }
 
@@ -169,7 +171,7 @@ function poolGradients(
   });
 }
 
-// What the tuner remembers of a call: functions that see nothing but its attributes.
+// The tuner stores these functions, so they hold only attributes.
 const poolWith =
   (attributes: Attributes): RunPooling =>
   (tensors, variant) =>
@@ -179,38 +181,42 @@ const gradientsWith =
   (tensors, variant) =>
     poolGradients(tensors, attributes, variant);
 
+function checkFeatures(features: readonly Tensor[]): void {
+  if (features.length < 1 || features.length > MAX_LEVELS)
+    shapeError('roiAlign', 'features', `1 to ${MAX_LEVELS} levels`, String(features.length));
+  const [batch, , , channels] = features[0].shape;
+  features.forEach(({ shape, dtype }, level) => {
+    const name = `features[${level}]`;
+    if (dtype !== 'f32') shapeError('roiAlign', name, 'dtype f32', dtype);
+    if (shape.length !== 4 || shape[0] !== batch || shape[3] !== channels)
+      shapeError('roiAlign', name, level === 0 ? '[B, H, W, C]' : `[${batch}, H, W, ${channels}]`, shape);
+    if (shape[1] < 1 || shape[2] < 1 || shape[1] > MAX_SIDE || shape[2] > MAX_SIDE)
+      shapeError('roiAlign', name, `sides of 1 to ${MAX_SIDE} pixels`, shape);
+  });
+}
+
+/** The output's shape. Throws ShapeError where inputs or attributes do not fit. */
+function outputShape([boxes, ...features]: Inputs, attributes: Attributes): Shape {
+  const { resolution, samplingRatio, strides, canonicalSize } = attributes;
+  checkFeatures(features);
+  const [batch, , , channels] = features[0].shape;
+  if (boxes.dtype !== 'f32') shapeError('roiAlign', 'boxes', 'dtype f32', boxes.dtype);
+  if (boxes.rank !== 3 || boxes.shape[0] !== batch || boxes.shape[2] !== 4)
+    shapeError('roiAlign', 'boxes', `[${batch}, N, 4]`, boxes.shape);
+  checkInteger('resolution', resolution);
+  checkInteger('samplingRatio', samplingRatio);
+  if (strides.length !== features.length)
+    shapeError('roiAlign', 'strides', `one number per level (${features.length})`, strides);
+  if (!strides.every((stride) => stride > 0 && Number.isFinite(stride)))
+    shapeError('roiAlign', 'strides', 'positive numbers', strides);
+  if (!(canonicalSize > 0 && Number.isFinite(canonicalSize)))
+    shapeError('roiAlign', 'canonicalSize', 'a positive number', String(canonicalSize));
+  return [batch * boxes.shape[1], resolution * resolution, channels];
+}
+
 const roiAlignOp = defineOp({
   name: 'roiAlign',
-  shape: ([boxes, ...features]: Inputs, { resolution, samplingRatio, strides, canonicalSize }: Attributes) => {
-    if (features.length < 1 || features.length > MAX_LEVELS)
-      shapeError('roiAlign', 'features', `1 to ${MAX_LEVELS} levels`, String(features.length));
-    const [batch, , , channels] = features[0].shape;
-    features.forEach((map, level) => {
-      const { shape, dtype } = map;
-      if (dtype !== 'f32') shapeError('roiAlign', `features[${level}]`, 'dtype f32', dtype);
-      if (shape.length !== 4 || shape[0] !== batch || shape[3] !== channels)
-        shapeError(
-          'roiAlign',
-          `features[${level}]`,
-          level === 0 ? '[B, H, W, C]' : `[${batch}, H, W, ${channels}]`,
-          shape,
-        );
-      if (shape[1] < 1 || shape[2] < 1 || shape[1] > MAX_SIDE || shape[2] > MAX_SIDE)
-        shapeError('roiAlign', `features[${level}]`, `sides of 1 to ${MAX_SIDE} pixels`, shape);
-    });
-    if (boxes.dtype !== 'f32') shapeError('roiAlign', 'boxes', 'dtype f32', boxes.dtype);
-    if (boxes.rank !== 3 || boxes.shape[0] !== batch || boxes.shape[2] !== 4)
-      shapeError('roiAlign', 'boxes', `[${batch}, N, 4]`, boxes.shape);
-    checkInteger('resolution', resolution);
-    checkInteger('samplingRatio', samplingRatio);
-    if (strides.length !== features.length)
-      shapeError('roiAlign', 'strides', `one number per level (${features.length})`, strides);
-    if (!strides.every((stride) => stride > 0 && Number.isFinite(stride)))
-      shapeError('roiAlign', 'strides', 'positive numbers', strides);
-    if (!(canonicalSize > 0 && Number.isFinite(canonicalSize)))
-      shapeError('roiAlign', 'canonicalSize', 'a positive number', String(canonicalSize));
-    return { shape: [batch * boxes.shape[1], resolution * resolution, channels] };
-  },
+  shape: (inputs: Inputs, attributes: Attributes) => ({ shape: outputShape(inputs, attributes) }),
   forward: ({ device, inputs, attributes, output }) => {
     const [boxes, ...features] = inputs;
     pool(
@@ -240,15 +246,16 @@ const roiAlignOp = defineOp({
 });
 
 /**
- * Multi-level RoIAlign (Mask R-CNN 3; FPN equation 1) with the half-pixel offset (torchvision's `aligned=True`): each box is divided into
- * resolution x resolution bins; a bin is the mean of samplingRatio^2 bilinear samples. Samples more than a pixel outside the map count as zero.
+ * Multi-level RoIAlign (Mask R-CNN, section 3; FPN, equation 1) with the half-pixel offset of torchvision's
+ * `aligned=True`. Each box is divided into resolution x resolution bins. A bin is the mean of samplingRatio^2 bilinear
+ * samples. Samples more than one pixel outside the map count as zero.
  *
- * The level of a box is floor(canonicalLevel + log2(sqrt(area) / canonicalSize + 1e-8)), clamped to the levels given. Boxes are taken as they are: an
- * inverted box is sampled backwards, at the finest level if its area is not positive; a box with a coordinate that is NaN, infinite or beyond 1e15
- * gives zeros. Boxes get no gradient.
+ * The level of a box is floor(canonicalLevel + log2(sqrt(area) / canonicalSize + 1e-8)), clamped to the given levels.
+ * Boxes are not corrected. An inverted box is sampled backwards, at the finest level if its area is not positive. A box
+ * with a coordinate that is NaN, infinite or beyond 1e15 gives zeros. Boxes get no gradient.
  *
  * @param features one to four maps [B, H, W, C], the finest first
- * @param boxes    [B, N, 4] xyxy, pixels of the image that the maps belong to
+ * @param boxes    [B, N, 4] xyxy, in pixels of the image that the maps belong to
  * @returns [B * N, resolution^2, C], bins row by row
  * @throws ShapeError where shapes, strides or sizes do not fit
  */
