@@ -1,6 +1,6 @@
 /**
- * The layers and folders of docs/architecture.md. An import points down the layers, and down the folders of a layer.
- * No file imports itself by way of others; imports of types count. What a browser loads does not use Node.
+ * The layers and folders of docs/architecture.md. Imports point down the layers, and down the folders of a layer.
+ * There are no import cycles; type imports count. Code for browsers does not use Node.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
@@ -14,7 +14,7 @@ const FOLDERS: Readonly<Record<string, readonly string[]>> = {
   engine: ['gpu', 'core', 'profiling', 'tuning', 'device', 'ops', 'nn', 'optim', 'weights', 'node'],
   training: ['core', 'data', 'evaluation', 'checkpoints', 'output', 'pictures', 'setup', 'commands'],
 };
-/** What runs in a browser. */
+/** Code that runs in a browser. */
 const BROWSER = ['kernels/', 'engine/', 'model/', 'training/core/'];
 /** The engine's modules for Node. */
 const NODE_ONLY = 'engine/node/';
@@ -25,7 +25,7 @@ function sources(folder: string): string[] {
     .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)));
 }
 
-/** The modules that a file names, as written: static and dynamic imports, exports, and types in comments. */
+/** The modules that a file names: static and dynamic imports, exports, and types in comments. */
 function specifiers(file: string): string[] {
   const text = readFileSync(join(ROOT, file), 'utf8');
   return [...text.matchAll(/(?:from|import)\s*\(?\s*'([^']+)'/g)].map((match) => match[1]);
@@ -46,7 +46,7 @@ const imports = new Map(
 const importsOf = (file: string): readonly string[] => imports.get(file) ?? [];
 const layerOf = (file: string): number => LAYERS.indexOf(file.split('/')[0]);
 
-/** Place of a file among the folders of its layer; -1 where the layer has no order of folders. */
+/** Position of a file's folder in its layer; -1 if the folder or the layer has no order. */
 function folderOf(file: string): number {
   const [layer, folder, ...rest] = file.split('/');
   const order = FOLDERS[layer];
@@ -54,7 +54,7 @@ function folderOf(file: string): number {
   return rest.length === 0 ? order.length : order.indexOf(folder);
 }
 
-/** Groups of files that import each other in a circle (Tarjan's strongly connected components). */
+/** Groups of files that import each other: Tarjan's strongly connected components. */
 function cycles(): string[][] {
   const index = new Map<string, number>();
   const low = new Map<string, number>();
@@ -88,7 +88,7 @@ describe('imports', () => {
 
   test('point down the folders of a layer', () => {
     const unknown = files.filter((file) => FOLDERS[file.split('/')[0]] && folderOf(file) < 0);
-    expect(unknown, 'files in a folder that has no place in the order').toEqual([]);
+    expect(unknown, 'files in a folder without a position in the order').toEqual([]);
     const upward = files.flatMap((file) =>
       importsOf(file)
         .filter((target) => layerOf(target) === layerOf(file) && folderOf(target) > folderOf(file))
@@ -101,7 +101,7 @@ describe('imports', () => {
     expect(cycles()).toEqual([]);
   });
 
-  test('of what runs in a browser know no Node', () => {
+  test('of code for browsers do not lead to Node', () => {
     const browser = files.filter(
       (file) => BROWSER.some((folder) => file.startsWith(folder)) && !file.startsWith(NODE_ONLY),
     );
@@ -116,7 +116,7 @@ describe('imports', () => {
     expect(bound).toEqual([]);
   });
 
-  test('of kernels name only kernels: they are text and numbers', () => {
+  test('of kernels lead only to kernels', () => {
     const outside = files
       .filter((file) => file.startsWith('kernels/'))
       .flatMap((file) =>

@@ -1,4 +1,7 @@
-/** Captured training: replayed steps give the bits of plain ones, for all shapes and optimisers, and memory does not grow. */
+/**
+ * Captured training: replayed steps give the bits of plain ones, for all shapes and optimisers, and memory does not
+ * grow.
+ */
 import { describe, expect, test } from 'vitest';
 import { backward, Random, type Device, type ImageData, type Tensor } from '../engine/index.ts';
 import { batchShape, DynamicSparseRCNN, MODEL_PRESETS, type ImageTargets } from '../model/index.ts';

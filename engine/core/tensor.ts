@@ -154,10 +154,7 @@ export class Tensor {
    * of freeing them.
    */
   inGraph = false;
-  /**
-   * How to compute the values when `storage` is first used; an operand texture may hold them already
-   * (`TensorDevice.derived`).
-   */
+  /** How to compute the values on the first use of `storage`; an operand texture may hold them already (see `derived`). */
   readonly derivation: Derivation | null;
   private data: Storage | 'not computed' | null;
 
