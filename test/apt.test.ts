@@ -56,7 +56,8 @@ describe('where lavapipe comes from', () => {
       text('Types: deb', "URIs: http://mirror.local/o'brien", 'Suites: bookworm', 'Components: main'),
     );
     expect(lavapipeHint(bookworm, stanza)).toContain(
-      "printf '%s\\n' 'Types: deb' 'URIs: http://mirror.local/o'\\''brien' 'Suites: bookworm-backports' 'Components: main' " +
+      "printf '%s\\n' 'Types: deb' 'URIs: http://mirror.local/o'\\''brien' 'Suites: bookworm-backports' " +
+        "'Components: main' " +
         '| sudo tee /etc/apt/sources.list.d/dynamic-sparse-rcnn-backports.sources && ',
     );
     expect(lavapipeHint(bookworm, [])).toContain(

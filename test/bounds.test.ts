@@ -1,4 +1,7 @@
-/** Accesses beyond the end of what is bound: they stay inside on every adapter, and where Dawn's checks are left out, since set-up saw that the driver has its own, the driver still has them. */
+/**
+ * Accesses beyond the end of what is bound stay inside on every adapter. Where Dawn's checks are disabled, because
+ * set-up saw that the driver has its own, the driver still checks.
+ */
 import { describe, expect, test } from 'vitest';
 import { dawnFlags, readDriverChoice, userVulkanVariable } from '../engine/node/index.ts';
 import { escapeOutOfBounds } from '../training/setup/bounds.ts';
@@ -7,7 +10,7 @@ import { testDevice } from './devices.ts';
 const { gpu } = await testDevice();
 const unchecked = dawnFlags().includes('enable-dawn-features=disable_robustness');
 
-/** The same device, with some of its methods given other arguments. */
+/** The same device, with changed arguments for some of its methods. */
 function altered(
   methods: {
     [K in keyof GPUDevice]?: GPUDevice[K] extends (descriptor: infer D) => unknown ? (descriptor: D) => D : never;
@@ -23,7 +26,7 @@ function altered(
   });
 }
 
-/** With 256 bytes more of a buffer bound, what lies behind can be reached, as on a driver that does not check. */
+/** Binds 256 bytes more of a buffer, so that the shader reaches data behind it, as on a driver that does not check. */
 const extended =
   (longer: number) =>
   (descriptor: GPUBindGroupDescriptor): GPUBindGroupDescriptor => ({
@@ -41,7 +44,7 @@ const withCode =
   });
 
 describe('beyond the end', () => {
-  test('Dawn checks, unless set-up saw that lavapipe does', () => {
+  test('Dawn checks, unless set-up saw that lavapipe checks', () => {
     const choice = readDriverChoice(),
       named = process.env.DSRCNN_ROBUSTNESS;
     expect(unchecked).toBe(
@@ -49,11 +52,11 @@ describe('beyond the end', () => {
     );
   });
 
-  test('reads give 0 and writes are dropped, or they stay within what is bound where Dawn checks', async () => {
+  test('accesses stay within what is bound; on a driver that checks, reads give 0 and writes are dropped', async () => {
     expect(await escapeOutOfBounds(gpu, unchecked ? 'nothing' : 'inside')).toBeNull();
   });
 
-  test('what can be reached is noticed', async () => {
+  test('notices data that can be reached', async () => {
     expect(await escapeOutOfBounds(altered({ createBindGroup: extended(2) }), 'inside')).toBe(
       'reading element 16 of 16 f32 of a storage buffer gave 81',
     );
@@ -73,7 +76,7 @@ describe('beyond the end', () => {
     );
   });
 
-  test('a shader that does not run is no proof', async () => {
+  test('does not pass where the shader does not run', async () => {
     await expect(
       escapeOutOfBounds(altered({ createShaderModule: withCode('fn loads', 'fn') }), 'inside'),
     ).rejects.toThrow('WGSL');

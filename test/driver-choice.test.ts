@@ -1,4 +1,7 @@
-/** Which driver set-up chooses, with which vectors, and whether Dawn checks bounds. The machines are simulated (machines.ts). */
+/**
+ * Which driver set-up chooses, with which vectors, and whether Dawn checks bounds. The machines are simulated
+ * (machines.ts).
+ */
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { dawnFlags, lavapipeEnvironment } from '../engine/node/index.ts';

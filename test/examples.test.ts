@@ -1,4 +1,7 @@
-/** The README's examples: the engine as a library is the file in docs/examples, and does what it says; commands that set keys set keys that there are. */
+/**
+ * The examples of README and docs. The example of the engine as a library is the file in docs/examples, and it learns.
+ * Commands that set configuration keys name keys that exist.
+ */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -8,7 +11,7 @@ import { loadConfig } from '../training/data/config-file.ts';
 const root = join(import.meta.dirname, '..');
 const file = 'docs/examples/fit-a-curve.ts';
 
-test('the README shows the example as it is', () => {
+test('the README contains the example', () => {
   const source = readFileSync(join(root, file), 'utf8');
   expect(readFileSync(join(root, 'README.md'), 'utf8')).toContain(source.slice(source.indexOf('import {')).trimEnd());
 });
@@ -17,7 +20,7 @@ test('the example learns sin(x)', () => {
   const output = execFileSync(process.execPath, ['--import', 'tsx', file], { cwd: root, encoding: 'utf8' });
   const errors = [...output.matchAll(/mean squared error (\S+)/g)].map((match) => Number(match[1]));
   expect(errors).toHaveLength(5);
-  // The deviation of sin over a period is 0.5: a hundredth of it is learnt, not guessed.
+  // The mean of sin(x)^2 over a period is 0.5. A hundredth of that is learned, not guessed.
   expect(errors[4]).toBeLessThan(0.005);
 });
 

@@ -18,8 +18,8 @@ export const refused: Probe = {
 export const noLoader: Probe = { ...refused, loader: null };
 
 /**
- * Linux with a Vulkan loader, without a driver, and without the right to install one. SwiftShader works. Where a test adds
- * lavapipe, it keeps Dawn's bounds checks and its own vector width.
+ * Linux with a Vulkan loader, without a driver, and without the right to install one. SwiftShader works. Where a test
+ * adds lavapipe, it keeps Dawn's bounds checks and its own vector width.
  */
 export function machine(changes: Partial<System> = {}): System {
   return {

@@ -1,4 +1,7 @@
-/** Set-up: what it keeps between runs, and that the engine reads and obeys what set-up writes. No test uses the network. */
+/**
+ * Set-up: what it keeps between runs, and that the engine reads and obeys what set-up writes. No test uses the
+ * network.
+ */
 import { spawnSync } from 'node:child_process';
 import {
   cpSync,
@@ -38,7 +41,10 @@ function emptyProject(): string {
 }
 const driverFile = (root: string): string => join(root, 'node_modules/.cache/dynamic-sparse-rcnn/driver.json');
 
-/** The environment and Dawn's flags after the engine applied a choice of lavapipe, in a process with only `environment`. */
+/**
+ * The environment and Dawn's flags after the engine applied a choice of lavapipe, in a process with only
+ * `environment`.
+ */
 function applied(
   environment: Record<string, string>,
   changes: Partial<DriverChoice> = {},
@@ -311,7 +317,7 @@ describe('between runs', () => {
     );
   });
 
-  test('a choice is dropped when its files or the Vulkan drivers change, or lavapipe has another processor', async () => {
+  test('a choice is dropped when its files, the Vulkan drivers, or the processor of lavapipe change', async () => {
     const root = emptyProject();
     const folder = join(root, 'icd.d');
     mkdirSync(folder);

@@ -1,13 +1,13 @@
 /**
  * The test runner: forks (Dawn does not run in worker threads) and long timeouts (software adapters compile slowly).
  *
- * All tests run on the adapter that set-up chose. Where that is not SwiftShader, tests that depend on the adapter also run
- * on SwiftShader. It has subgroups of 4 lanes instead of 8 or 16, another compiler, and no f16.
- * Tests of variants that only the tuner chooses compare them with the plain variants, on the chosen adapter.
+ * All tests run on the adapter that set-up chose. Where that is not SwiftShader, tests that depend on the adapter
+ * also run on SwiftShader. It has subgroups of 4 lanes instead of 8 or 16, another compiler, and no f16. Tests of
+ * variants that only the tuner chooses compare them with the plain variants, on the chosen adapter.
  *
- * Where set-up chose vectors of 512 bits for lavapipe, kernels without small subgroups compile three times as long. Test
- * files that are mostly about those run with lavapipe's own vectors of 256 bits. So both widths are tested. Among these
- * files is the test of captures, which compares a capture with the same kernels without one.
+ * Where set-up chose vectors of 512 bits for lavapipe, kernels without small subgroups compile three times as long.
+ * Test files that are mostly about those run with lavapipe's own vectors of 256 bits. So both widths are tested.
+ * Among these files is the test of captures, which compares a capture with the same kernels without one.
  */
 import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
@@ -37,8 +37,8 @@ const WITH_USUAL_VECTORS = [
   'test/capture-training.test.ts',
 ];
 /**
- * Long test files, the longest first. They start first, on SwiftShader before the other adapter: the run would wait for a
- * long file that starts last. A fresh clone has no durations that the runner could sort by.
+ * Long test files, the longest first. They start first, on SwiftShader before the other adapter: the run would wait
+ * for a long file that starts last. A fresh clone has no durations that the runner could sort by.
  */
 export const LONG = [
   'test/ops.test.ts',

@@ -24,8 +24,8 @@ const DRIVER_FILE = driverFile(fileURLToPath(new URL('../..', import.meta.url)))
 const REPAIR = 'delete the file; `npm run setup` in a checkout of this project writes it anew';
 
 /**
- * The choice for this process: the one that DSRCNN_DRIVER names, otherwise the stored one. Null where set-up has not run.
- * Throws where the file is invalid, and where DSRCNN_DRIVER names a driver that set-up has not prepared.
+ * The choice for this process: the one that DSRCNN_DRIVER names, otherwise the stored one. Null where set-up has not
+ * run. Throws where the file is invalid, and where DSRCNN_DRIVER names a driver that set-up has not prepared.
  */
 export function readDriverChoice(
   environment: NodeJS.ProcessEnv = process.env,
@@ -80,8 +80,8 @@ const RTLD_NODELETE = 0x1000;
 
 /**
  * Loads a Vulkan loader permanently, so that Dawn's dlopen("libvulkan.so.1") finds it by its soname. LD_LIBRARY_PATH
- * would not work, because it is read when a process starts. Node throws, because the library is no add-on, and closes it.
- * RTLD_NODELETE keeps it loaded.
+ * would not work, because it is read when a process starts. Node throws, because the library is no add-on, and closes
+ * it. RTLD_NODELETE keeps it loaded.
  */
 function loadVulkanLoader(file: string): void {
   if (!existsSync(file))

@@ -1,5 +1,8 @@
 // @ts-check
-/** The file driver.json: the drivers that set-up chose. Set-up writes it with this schema, and the engine reads it with the same. */
+/**
+ * The file driver.json: the drivers that set-up chose. Set-up writes it with this schema, and the engine reads it
+ * with the same.
+ */
 import * as v from 'valibot';
 import { check, objectMessage } from './json-file.mjs';
 import { REQUESTS } from './setup-contract.mjs';

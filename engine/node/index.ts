@@ -1,4 +1,7 @@
-/** The engine in Node. Only the files of this folder use Node: opening a device, the choice of a driver, and tuned choices on disk. */
+/**
+ * The engine in Node. Only the files of this folder use Node: opening a device, the choice of a driver, and tuned
+ * choices on disk.
+ */
 export { dawnFlags } from './dawn-flags.ts';
 export { applyDriverChoice, readDriverChoice, userVulkanVariable, type DriverChoice } from './driver-choice.ts';
 export { lavapipeEnvironment } from './lavapipe.ts';

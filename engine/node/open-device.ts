@@ -10,13 +10,13 @@ import { settleSleeping } from './waiting.ts';
 export interface NodeDeviceOptions extends DeviceOptions {
   /**
    * The driver to run on. Default: the driver that set-up chose (`readDriverChoice`). Null: the driver that
-   * VK_DRIVER_FILES names, or the adapter that Dawn finds. Only the first device of a process uses this option, because a
-   * process loads a driver once.
+   * VK_DRIVER_FILES names, or the adapter that Dawn finds. Only the first device of a process uses this option,
+   * because a process loads a driver once.
    */
   readonly driver?: DriverChoice | null;
   /**
-   * The file of tuned choices (tuner.ts). `off`: no tuned choices. Default: the file that DSRCNN_TUNING names, otherwise
-   * tuning.json in the user's cache folder, where `npm run tune` writes them.
+   * The file of tuned choices (tuner.ts). `off`: no tuned choices. Default: the file that DSRCNN_TUNING names,
+   * otherwise tuning.json in the user's cache folder, where `npm run tune` writes them.
    */
   readonly tuning?: string;
 }
@@ -36,16 +36,17 @@ function noAdapter(): Error {
   const variable = userVulkanVariable();
   return new Error(
     variable
-      ? `no WebGPU adapter: ${variable}=${process.env[variable]} names no driver that Dawn accepts; name another, or unset it`
+      ? `no WebGPU adapter: ${variable}=${process.env[variable]} names no driver that Dawn accepts; ` +
+          'name another, or unset it'
       : 'no WebGPU adapter: install a Vulkan driver, for example Mesa 23 or newer; ' +
           'or run `npm run setup -- --driver auto` in a checkout of this project, which installs one',
   );
 }
 
 /**
- * Opens a device. Where the user set VK_DRIVER_FILES and not DSRCNN_DRIVER, it runs on the user's driver. Otherwise it
- * runs on the driver that set-up chose (DSRCNN_DRIVER names another for one run). Where set-up has not run, it runs on the
- * adapter that Dawn finds.
+ * Opens a device. Where the user set VK_DRIVER_FILES and not DSRCNN_DRIVER, it runs on the user's driver. Otherwise
+ * it runs on the driver that set-up chose (DSRCNN_DRIVER names another for one run). Where set-up has not run, it
+ * runs on the adapter that Dawn finds.
  *
  * The device gets the tuned choices of a file. An invalid file causes a warning (process.emitWarning), and is not used.
  * Throws where there is no adapter. Throws UnsupportedOptionError where the adapter cannot do what an option asks for.

@@ -1,5 +1,8 @@
 // @ts-check
-/** What set-up and the engine agree on without any package: the names of the drivers, and the folder of set-up's results. */
+/**
+ * What set-up and the engine agree on without any package: the names of the drivers, and the folder of set-up's
+ * results.
+ */
 import path from 'node:path';
 
 /** Names under which a driver can be asked for. */

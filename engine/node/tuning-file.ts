@@ -8,7 +8,9 @@ import type { Tuner } from '../tuning/tuner.ts';
 import { check, objectMessage, readJson } from './json-file.mjs';
 import { userCacheFolder } from './user-cache.ts';
 
-/** One record for each adapter, driver and subgroup size. Records of other adapters are kept unchanged, valid or not. */
+/**
+ * One record for each adapter, driver and subgroup size. Records of other adapters are kept unchanged, valid or not.
+ */
 const recordFields = { adapter: v.string('text'), driver: v.string('text') };
 const recordSchema = v.looseObject(recordFields, objectMessage(recordFields));
 const fileFields = {

@@ -26,8 +26,8 @@ export function sleepBetweenPolls(waited: number, exactly: boolean): number {
 const sleeper = new Int32Array(new SharedArrayBuffer(4));
 
 /**
- * Waits by sleeping between polls. Awaiting the queue would keep the JavaScript thread busy, and a software adapter needs
- * that core.
+ * Waits by sleeping between polls. Awaiting the queue would keep the JavaScript thread busy, and a software adapter
+ * needs that core.
  */
 export const settleSleeping: Settle = async (promise, exactly = false) => {
   const start = performance.now();

@@ -1,25 +1,34 @@
-/** `doctor`: which adapter and driver WebGPU runs on here and why, what they offer, and a self-test of about a second. */
+/** The `doctor` command: the adapter and driver that WebGPU runs on here, why, what they offer, and a self-test. */
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
 import type { Device } from '../../engine/index.ts';
-import { dawnFlags, openDevice, readDriverChoice, userVulkanVariable } from '../../engine/node/index.ts';
+import {
+  dawnFlags,
+  openDevice,
+  readDriverChoice,
+  userVulkanVariable,
+  type DriverChoice,
+} from '../../engine/node/index.ts';
 import { InputError } from '../core/errors.ts';
 import { passes, selfTest } from '../setup/self-test.ts';
 
-export const DOCTOR_HELP = `usage: npm run doctor
+export const DOCTOR_HELP = `doctor: shows what this machine offers, and tests whether it works
 
-Prints the WebGPU adapter, its driver and why set-up chose it, features, limits, versions, and a self-test of about a second.
+  npm run doctor
+
+Prints the WebGPU adapter, its driver, why set-up chose it, features, limits, versions,
+and the results of a self-test of about a second.
 Exit code: 0 all is well, 1 the self-test failed, 2 there is no adapter.
 
-  --help           this text
+  --help          this text
 
 environment:
   DSRCNN_DRIVER=NAME            auto, gpu, lavapipe or swiftshader, for this run (npm run setup -- --help)
   LP_NATIVE_VECTOR_WIDTH=256    bits of lavapipe's vectors (or 512), for this run
-  DSRCNN_ROBUSTNESS=on          Dawn's checks of bounds also where the driver has its own (off: never), for this run`;
+  DSRCNN_ROBUSTNESS=on          Dawn's bounds checks on every driver (off: on none), for this run`;
 
-/** The limits that decide how large the kernels' work may be. */
+/** The limits that decide how much work a kernel can do. */
 const LIMITS = [
   'maxBufferSize',
   'maxStorageBufferBindingSize',
@@ -35,6 +44,10 @@ const BYTE_LIMITS: readonly string[] = [
   'maxStorageBufferBindingSize',
   'maxComputeWorkgroupStorageSize',
 ];
+const LABEL_WIDTH = 11;
+
+/** Prints a line of the report. Lines that continue the line above have no label. */
+const print = (label: string, text: string): void => console.log(`${label.padEnd(LABEL_WIDTH)}${text}`);
 
 /** 8,388,608 bytes as "8 MiB". */
 function formatBytes(bytes: number): string {
@@ -43,9 +56,15 @@ function formatBytes(bytes: number): string {
   return `${Number((bytes / 2 ** (10 * unit)).toFixed(1))} ${units[unit]}`;
 }
 
-/** Mesa's version as drivers tell it in an adapter's description, e.g. "llvmpipe: Mesa 25.0.7-2 (LLVM 15.0.6)". */
+/** Mesa's version in an adapter's description, for example "llvmpipe: Mesa 25.0.7-2 (LLVM 15.0.6)". */
 export function mesaVersion(description: string): string | null {
   return /\bMesa (\d+(?:\.\d+)*)/.exec(description)?.[1] ?? null;
+}
+
+/** Bits of lavapipe's vectors in the name of its device, for example "llvmpipe-llvm-15-0-6-256-bits-". */
+export function vectorBits(device: string): number | null {
+  const bits = /^llvmpipe\b.*?(\d+)-bits/.exec(device)?.[1];
+  return bits === undefined ? null : Number(bits);
 }
 
 function packageVersion(name: string): string {
@@ -57,127 +76,143 @@ function packageVersion(name: string): string {
   return version;
 }
 
-/** Bits of lavapipe's vectors, as it names itself, e.g. "llvmpipe-llvm-15-0-6-256-bits-". */
-export function vectorBits(device: string): number | null {
-  const bits = /^llvmpipe\b.*?(\d+)-bits/.exec(device)?.[1];
-  return bits === undefined ? null : Number(bits);
-}
-
-/** Who checks the bounds of buffers and textures; once a device is open. */
-function boundsChecks(): string {
-  const named = process.env.DSRCNN_ROBUSTNESS;
-  if (named) return `${named === 'on' ? 'checked by Dawn' : 'not checked by Dawn'}, by DSRCNN_ROBUSTNESS=${named}`;
-  return dawnFlags().some((flag) => flag.includes('disable_robustness'))
-    ? 'checked by the driver itself, so Dawn leaves its own checks out'
-    : 'checked by Dawn';
-}
-
 /**
- * Runs the subcommand.
- * @returns the exit code: 0 well, 1 a self-test failed, 2 no adapter
- * Throws InputError for arguments it does not know.
+ * Runs the command.
+ * @returns the exit code: 0 all is well, 1 a self-test failed, 2 there is no adapter
+ * @throws InputError for arguments
  */
 export async function runDoctor(argv: readonly string[]): Promise<number> {
   if (argv.includes('--help') || argv.includes('-h')) {
     console.log(DOCTOR_HELP);
     return 0;
   }
-  if (argv.length > 0) throw new InputError(`doctor: takes no arguments, got ${argv.join(' ')}`);
-  const print = (label: string, text: string): void => console.log(`${label.padEnd(11)}${text}`);
-
-  print(
-    'versions',
-    `dynamic-sparse-rcnn-webgpu ${packageVersion('.')}, webgpu (Dawn) ${packageVersion('webgpu')}, Node ${process.versions.node}`,
-  );
-  print(
-    'machine',
-    `${os.type()} ${os.release()} ${process.arch}, ${os.availableParallelism()} processors (${os.cpus()[0]?.model.trim() ?? 'unknown'})`,
-  );
+  if (argv.length > 0) throw new InputError(`doctor: expected no arguments, got ${argv.join(' ')}`);
+  printMachine();
 
   let device: Device;
-  let reasonForWidth = "lavapipe's own choice";
+  let reasonForWidth: string;
   try {
     const choice = readDriverChoice();
-    if (process.env.LP_NATIVE_VECTOR_WIDTH)
-      reasonForWidth = `by LP_NATIVE_VECTOR_WIDTH=${process.env.LP_NATIVE_VECTOR_WIDTH}`;
-    else if (choice?.vectorBits && !userVulkanVariable()) reasonForWidth = 'the faster ones, as set-up measured';
-    const variable = userVulkanVariable();
-    if (variable) {
-      print('driver', `the one that ${variable}=${process.env[variable]} names`);
-      print('why', `${variable} is set, and DSRCNN_DRIVER is not: set-up's choice does not count`);
-    } else if (choice) {
-      print(
-        'driver',
-        `${choice.driver}${choice.forced ? `, by DSRCNN_DRIVER=${choice.request} for this run` : choice.request === 'auto' ? '' : `, by npm run setup -- --driver ${choice.request}`}`,
-      );
-      print('why', choice.why);
-      if (choice.manifests.length) print('', `Vulkan driver ${choice.manifests.join(', ')}`);
-      if (choice.hint) print('faster', choice.hint);
-    } else print('driver', 'what Dawn finds by itself: set-up has not run (npm run setup)');
-    // Not for unprepared drivers alone: the loader named in the choice may be gone as well.
+    printDriver(choice);
+    reasonForWidth = widthReason(choice);
     device = await openDevice();
-    if (choice?.loader) print('', `Vulkan loader ${choice.loader}, since the system has none`);
+    if (choice?.loader) print('', `Vulkan loader ${choice.loader}, because the system has none`);
   } catch (error) {
     print('adapter', `none: ${error instanceof Error ? error.message : String(error)}`);
     return 2;
   }
 
   try {
-    const { info } = device;
-    const mesa = mesaVersion(info.description);
-    print(
-      'adapter',
-      `${info.description || 'without a description'} (vendor ${info.vendor || 'unknown'}, architecture ${info.architecture || 'unknown'})`,
-    );
-    if (mesa) print('', `Mesa ${mesa}`);
-    const bits = vectorBits(device.gpu.adapterInfo.device);
-    if (bits !== null) {
-      print('vectors', `of ${bits} bits, ${reasonForWidth}`);
-      const { MESA_SHADER_CACHE_DISABLE: disabled, MESA_SHADER_CACHE_DIR: folder } = process.env;
-      print(
-        '',
-        disabled
-          ? `MESA_SHADER_CACHE_DISABLE=${disabled}`
-          : folder
-            ? `compiled shaders in ${folder}`
-            : "compiled shaders in Mesa's own folder, shared with other programs",
-      );
-    }
-    print('bounds', boundsChecks());
-    print(
-      'subgroups',
-      device.subgroupSize > 0
-        ? `of ${device.subgroupSize} lanes`
-        : 'not used: the adapter has none, or of several sizes',
-    );
-    print(
-      'half',
-      info.features.includes('shader-f16')
-        ? '--half of predict, evaluate and tune is possible'
-        : '--half is not possible: the adapter lacks shader-f16',
-    );
-    print('features', info.features.join(', '));
-    for (const [i, name] of LIMITS.entries()) {
-      const limit = device.limits[name];
-      print(
-        i === 0 ? 'limits' : '',
-        `${name} ${BYTE_LIMITS.includes(name) ? formatBytes(limit) : limit.toLocaleString('en')}`,
-      );
-    }
-    let failed = false;
-    for (const [i, test] of (await selfTest(device)).entries()) {
-      const passed = passes(test);
-      failed ||= !passed;
-      print(
-        i === 0 ? 'self-test' : '',
-        `${test.name}: ${passed ? 'ok' : 'FAILED'}, largest error ${test.error.toExponential(1)} (at most ${test.tolerance}), ${test.rate.toFixed(1)} ${test.unit}`,
-      );
-    }
-    return failed ? 1 : 0;
+    printAdapter(device, reasonForWidth);
+    printCapabilities(device);
+    return (await runSelfTest(device)) ? 0 : 1;
   } catch (error) {
     print('self-test', `FAILED: ${error instanceof Error ? error.message : String(error)}`);
     return 1;
   } finally {
     device.destroy();
   }
+}
+
+function printMachine(): void {
+  const versions = [
+    `dynamic-sparse-rcnn-webgpu ${packageVersion('.')}`,
+    `webgpu (Dawn) ${packageVersion('webgpu')}`,
+    `Node ${process.versions.node}`,
+  ];
+  print('versions', versions.join(', '));
+  const processor = os.cpus()[0]?.model.trim() ?? 'unknown';
+  const system = `${os.type()} ${os.release()} ${process.arch}`;
+  print('machine', `${system}, ${os.availableParallelism()} processors (${processor})`);
+}
+
+/** The driver, and why it is used. */
+function printDriver(choice: DriverChoice | null): void {
+  const variable = userVulkanVariable();
+  if (variable) {
+    print('driver', `the one that ${variable}=${process.env[variable]} names`);
+    print('why', `${variable} is set, and DSRCNN_DRIVER is not, so set-up's choice is not used`);
+    return;
+  }
+  if (!choice) {
+    print('driver', 'what Dawn finds by itself, because set-up has not run (npm run setup)');
+    return;
+  }
+  print('driver', `${choice.driver}${requestOf(choice)}`);
+  print('why', choice.why);
+  if (choice.manifests.length) print('', `Vulkan driver ${choice.manifests.join(', ')}`);
+  if (choice.hint) print('faster', choice.hint);
+}
+
+/** Who asked for the driver. */
+function requestOf({ request, forced }: DriverChoice): string {
+  if (forced) return `, by DSRCNN_DRIVER=${request} for this run`;
+  return request === 'auto' ? '' : `, by npm run setup -- --driver ${request}`;
+}
+
+function printAdapter(device: Device, reasonForWidth: string): void {
+  const { description, vendor, architecture } = device.info;
+  const name = description || 'without a description';
+  print('adapter', `${name} (vendor ${vendor || 'unknown'}, architecture ${architecture || 'unknown'})`);
+  const mesa = mesaVersion(description);
+  if (mesa) print('', `Mesa ${mesa}`);
+  const bits = vectorBits(device.gpu.adapterInfo.device);
+  if (bits !== null) {
+    print('vectors', `of ${bits} bits, ${reasonForWidth}`);
+    print('', shaderCache());
+  }
+  print('bounds', boundsChecks());
+}
+
+/** Why lavapipe runs with its vector width. Call it before a device is opened, which sets the variable. */
+function widthReason(choice: DriverChoice | null): string {
+  const named = process.env.LP_NATIVE_VECTOR_WIDTH;
+  if (named) return `by LP_NATIVE_VECTOR_WIDTH=${named}`;
+  return choice?.vectorBits && !userVulkanVariable() ? 'the faster width, as set-up measured' : "lavapipe's own choice";
+}
+
+/** Where lavapipe keeps compiled shaders. */
+function shaderCache(): string {
+  const { MESA_SHADER_CACHE_DISABLE: disabled, MESA_SHADER_CACHE_DIR: folder } = process.env;
+  if (disabled) return `MESA_SHADER_CACHE_DISABLE=${disabled}`;
+  return folder ? `compiled shaders in ${folder}` : "compiled shaders in Mesa's own folder, shared with other programs";
+}
+
+/** Who checks the bounds of buffers and textures. Call it after a device was opened. */
+function boundsChecks(): string {
+  const named = process.env.DSRCNN_ROBUSTNESS;
+  if (named) return `${named === 'on' ? 'checked by Dawn' : 'not checked by Dawn'}, by DSRCNN_ROBUSTNESS=${named}`;
+  return dawnFlags().some((flag) => flag.includes('disable_robustness'))
+    ? "checked by the driver, so Dawn's checks are disabled"
+    : 'checked by Dawn';
+}
+
+function printCapabilities({ info, limits, subgroupSize }: Device): void {
+  print(
+    'subgroups',
+    subgroupSize > 0 ? `of ${subgroupSize} lanes` : 'not used: the adapter has none, or several sizes',
+  );
+  print(
+    'half',
+    info.features.includes('shader-f16')
+      ? '--half of predict, evaluate and tune is possible'
+      : '--half is not possible: the adapter lacks shader-f16',
+  );
+  print('features', info.features.join(', '));
+  for (const [i, name] of LIMITS.entries()) {
+    const limit = limits[name];
+    const text = BYTE_LIMITS.includes(name) ? formatBytes(limit) : limit.toLocaleString('en');
+    print(i === 0 ? 'limits' : '', `${name} ${text}`);
+  }
+}
+
+/** Runs the self-tests. Returns whether all passed. */
+async function runSelfTest(device: Device): Promise<boolean> {
+  const tests = await selfTest(device);
+  for (const [i, test] of tests.entries()) {
+    const { name, error, tolerance, rate, unit } = test;
+    const result = `${passes(test) ? 'ok' : 'FAILED'}, largest error ${error.toExponential(1)} (at most ${tolerance})`;
+    print(i === 0 ? 'self-test' : '', `${name}: ${result}, ${rate.toFixed(1)} ${unit}`);
+  }
+  return tests.every(passes);
 }

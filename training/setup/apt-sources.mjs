@@ -93,8 +93,9 @@ export function readAptSources(directory = '/etc/apt') {
 }
 
 /**
- * The entries that add a release's backports, the best first. The mirrors and options are those of the release itself.
- * Other repositories name the release too. A mirror of Debian also has the suite of updates, so such mirrors come first.
+ * The entries that add a release's backports, the best first. The mirrors and options are those of the release
+ * itself. Other repositories name the release too. A mirror of Debian also has the suite of updates, so such mirrors
+ * come first.
  * @param {readonly AptSource[]} sources
  * @param {string} release for example bookworm
  * @returns {AptEntry[]}

@@ -107,7 +107,8 @@ export function installLavapipe(osRelease, sources, say) {
   if (!usesApt(osRelease)) return `no apt on ${osRelease.PRETTY_NAME ?? 'this system'}`;
   if (process.getuid?.() !== 0) return 'not root';
   say('looking for lavapipe, the fast software driver, with apt');
-  aptGet('update'); // Where it fails, the old package lists may suffice. Otherwise the next lines report what is missing.
+  // Where this fails, the old package lists may suffice. Otherwise the next lines report what is missing.
+  aptGet('update');
   const source = mesaSource(osRelease, run('apt-cache', ['policy', PACKAGES[0]]).output);
   if (source === null)
     return `${osRelease.PRETTY_NAME} has no Mesa ${MIN_MESA} or newer (or its package lists cannot be read)`;

@@ -1,18 +1,22 @@
 /**
- * Accesses beyond the end of what is bound to a shader. Set-up starts this file as a program of its own, on lavapipe and without Dawn's checks, to see whether the driver
- * checks every access itself: prints what it found as JSON. A driver that does not may well end the process; that is an answer too.
+ * Accesses beyond the end of what is bound to a shader. Set-up runs this file as a program on lavapipe, without Dawn's
+ * checks, to see whether the driver checks every access. It prints the result as JSON. A driver that does not check may
+ * end the process, which is an answer too.
  */
 import { pathToFileURL } from 'node:url';
 import { openDevice } from '../../engine/node/index.ts';
 
 export interface BoundsReport {
-  /** The first access that did what it may not do; null where there is none. */
+  /** The first access that escaped; null where none did. */
   readonly escape: string | null;
 }
 
-/** Elements of each buffer that is bound, and texels of the texture in either direction. */
+/** Elements of each bound buffer range, and texels of the texture in each direction. */
 const ELEMENTS = 16;
-/** Right behind the end, further within the same buffer, far behind it, before it where an offset in bytes is taken as signed, and where that offset passes 2^31 and 2^32. */
+/**
+ * Indices beyond the end: directly behind it, further within the same buffer, far behind it. Some give an offset in
+ * bytes that is negative as a signed number, or that passes 2^31 or 2^32.
+ */
 const INDICES = [
   16,
   17,
@@ -40,20 +44,25 @@ const INDICES = [
   2 ** 32 - 1,
 ];
 const COUNT = INDICES.length;
-/** Words of a part of a buffer, 256 bytes: bindings begin at multiples of that. Other data lies before and behind each part that is bound. */
+/**
+ * Words of a part of a buffer: 256 bytes, the alignment of bindings. Other data lies before and behind each bound
+ * part.
+ */
 const PART = 64;
-/** What the shader writes, and what stands where it shall put what it reads. */
-const WRITTEN = -2,
-  UNTOUCHED = -1;
+/** The value that the shader writes. */
+const WRITTEN = -2;
+/** The value before the shader stores what it reads. */
+const UNTOUCHED = -1;
 
-/** What an access may reach. */
+/** A range that is bound to the shader. */
 interface Bound {
   readonly name: string;
   /** WGSL that reads the element `index` as a vec4f. */
   readonly load: string;
-  /** The first of its words in the buffer or texture, their number, and those of an element; 0 where an index is no offset: texels. */
+  /** Its first word in the buffer or texture. */
   readonly first: number;
   readonly words: number;
+  /** Words of an element; 0 for texels, whose index is no offset. */
   readonly stride: number;
 }
 
@@ -92,15 +101,18 @@ const BOUND: readonly Bound[] = [FLOATS, VECTORS, UNIFORMS, ...TEXELS];
 const contains = ({ first, words }: Bound, word: number): boolean => word >= first && word < first + words;
 
 /**
- * The first word of the element that an index means where its offset in bytes is cut to 32 bits, as lavapipe does with Dawn's checks and without; null where that is beyond the
- * end as well.
+ * The first word of the element that an index reaches when its offset in bytes is cut to 32 bits. Lavapipe does that
+ * with and without Dawn's checks. Null where that is beyond the end too.
  */
 function wrapped({ first, words, stride }: Bound, index: number): number | null {
   const word = (index * stride) % 2 ** 30;
   return stride > 0 && word < words ? first + word : null;
 }
 
-/** Reads where each lane has another index, and where all have the same, for drivers do these in two ways; then writes likewise. */
+/**
+ * Reads with another index in each lane, and reads with the same index in all lanes, because drivers treat these
+ * differently. Then writes in the same two ways.
+ */
 const CODE = /* wgsl */ `
 @group(0) @binding(0) var<storage, read> indices: array<u32>;
 @group(0) @binding(1) var<storage, read_write> found: array<vec4f>;
@@ -118,7 +130,8 @@ fn stores(index: u32) {
 }
 
 @compute @workgroup_size(${COUNT}) fn main(@builtin(local_invocation_index) lane: u32) {
-  let count = arrayLength(&indices); // a number that compilers know would make them unroll the loops, which takes lavapipe's many seconds
+  // Compilers unroll loops over a constant count, which takes lavapipe's many seconds.
+  let count = arrayLength(&indices);
   loads(indices[lane], lane);
   for (var i = 0u; i < count; i++) { loads(indices[i], ${COUNT}u + i); }
   storageBarrier();
@@ -126,12 +139,36 @@ fn stores(index: u32) {
   for (var i = 0u; i < count; i++) { stores(indices[i]); }
 }`;
 
+/** What an access may do (`escapeOutOfBounds`). */
+type Permitted = 'nothing' | 'inside';
+
+/** The words that the shader read and wrote. */
+interface Accesses {
+  /** 4 words for each range, way of reading, and index. */
+  readonly read: Float32Array;
+  /** The storage buffer before and after. */
+  readonly before: Float32Array;
+  readonly after: Float32Array;
+}
+
 /**
- * Reads and writes beyond the end of storage buffers, a uniform buffer and a storage texture: returns the first access that escaped, or null.
- * @param permitted what an access may do. `nothing`: reads give 0, writes are dropped, and an index whose offset in bytes is a multiple of 2^32 past an element may mean that
- *   element. `inside`: what WebGPU promises, reads and writes anywhere within what is bound; Dawn's own checks take the last element.
+ * Reads and writes beyond the end of storage buffers, a uniform buffer and a storage texture.
+ * @param permitted `nothing`: reads give 0 and writes are dropped; but an index whose offset in bytes is a multiple
+ *   of 2^32 past an element may reach that element. `inside`: reads and writes reach anything within the bound range,
+ *   as WebGPU promises; Dawn's checks use the last element.
+ * @returns the first access that escaped, or null
+ * @throws where the shader does not run
  */
-export async function escapeOutOfBounds(gpu: GPUDevice, permitted: 'nothing' | 'inside'): Promise<string | null> {
+export async function escapeOutOfBounds(gpu: GPUDevice, permitted: Permitted): Promise<string | null> {
+  const accesses = await runAccesses(gpu);
+  return escapedRead(accesses, permitted) ?? escapedWrite(accesses, permitted);
+}
+
+/** Every word has another number, and none is 0. So a value tells where it was read. */
+const numbers = (count: number): Float32Array<ArrayBuffer> =>
+  Float32Array.from({ length: count }, (_, word) => word + 1);
+
+async function runAccesses(gpu: GPUDevice): Promise<Accesses> {
   const { STORAGE, UNIFORM, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
   const made: { destroy(): void }[] = [];
   const keep = <T extends { destroy(): void }>(resource: T): T => {
@@ -150,47 +187,24 @@ export async function escapeOutOfBounds(gpu: GPUDevice, permitted: 'nothing' | '
   });
   try {
     gpu.pushErrorScope('validation');
-    // Every word has another number, none of them 0: what is read tells where it was.
-    const numbers = (count: number): Float32Array<ArrayBuffer> =>
-      Float32Array.from({ length: count }, (_, word) => word + 1);
     const before = numbers(5 * PART);
-    const storage = upload(before, STORAGE),
-      uniform = upload(numbers(3 * PART), UNIFORM),
-      found = upload(new Float32Array(BOUND.length * 2 * COUNT * 4).fill(UNTOUCHED), STORAGE);
-    const texture = keep(
-      gpu.createTexture({
-        size: [ELEMENTS, ELEMENTS],
-        format: 'rgba32float',
-        usage: GPUTextureUsage.STORAGE_BINDING | GPUTextureUsage.COPY_DST,
-      }),
-    );
+    const storage = upload(before, STORAGE);
+    const uniform = upload(numbers(3 * PART), UNIFORM);
+    const found = upload(new Float32Array(BOUND.length * 2 * COUNT * 4).fill(UNTOUCHED), STORAGE);
+    const usage = GPUTextureUsage.STORAGE_BINDING | GPUTextureUsage.COPY_DST;
+    const texture = keep(gpu.createTexture({ size: [ELEMENTS, ELEMENTS], format: 'rgba32float', usage }));
     gpu.queue.writeTexture({ texture }, numbers(TEXELS[0].words), { bytesPerRow: ELEMENTS * 16 }, [ELEMENTS, ELEMENTS]);
     const staging = keep(gpu.createBuffer({ size: found.size + storage.size, usage: MAP_READ | COPY_DST }));
 
-    const pipeline = gpu.createComputePipeline({
-      layout: 'auto',
-      compute: { module: gpu.createShaderModule({ code: CODE }) },
-    });
-    const resources = [
+    const commands = gpu.createCommandEncoder();
+    dispatch(gpu, commands, [
       { buffer: upload(Uint32Array.from(INDICES), STORAGE) },
       { buffer: found },
       range(storage, FLOATS),
       range(storage, VECTORS),
       range(uniform, UNIFORMS),
       texture.createView(),
-    ];
-    const commands = gpu.createCommandEncoder();
-    const pass = commands.beginComputePass();
-    pass.setPipeline(pipeline);
-    pass.setBindGroup(
-      0,
-      gpu.createBindGroup({
-        layout: pipeline.getBindGroupLayout(0),
-        entries: resources.map((resource, binding) => ({ binding, resource })),
-      }),
-    );
-    pass.dispatchWorkgroups(1);
-    pass.end();
+    ]);
     commands.copyBufferToBuffer(found, 0, staging, 0, found.size);
     commands.copyBufferToBuffer(storage, 0, staging, found.size, storage.size);
     gpu.queue.submit([commands.finish()]);
@@ -199,34 +213,53 @@ export async function escapeOutOfBounds(gpu: GPUDevice, permitted: 'nothing' | '
 
     await staging.mapAsync(GPUMapMode.READ);
     const values = new Float32Array(staging.getMappedRange().slice(0));
-    const read = values.subarray(0, found.size / 4),
-      after = values.subarray(found.size / 4);
-    for (const [at, value] of read.entries()) {
-      if (value === 0) continue;
-      const bound = BOUND[Math.floor(at / (2 * COUNT * 4))],
-        index = INDICES[Math.floor(at / 4) % COUNT];
-      const element = wrapped(bound, index);
-      if (
-        permitted === 'inside'
-          ? contains(bound, value - 1)
-          : element !== null && value - 1 === element + (at % bound.stride)
-      )
-        continue;
-      return `reading element ${index} of ${ELEMENTS} ${bound.name} gave ${value}`;
-    }
-    const writable = (bound: Bound, word: number): boolean =>
-      contains(bound, word) &&
-      (permitted === 'inside' || INDICES.some((index) => wrapped(bound, index) === word - (word % bound.stride)));
-    const changed = after.findIndex(
-      (value, word) =>
-        value !== before[word] && !(value === WRITTEN && (writable(FLOATS, word) || writable(VECTORS, word))),
-    );
-    return changed < 0
-      ? null
-      : `a write beyond the end of ${ELEMENTS} f32 at word ${FLOATS.first} of a buffer, or of ${ELEMENTS} vec4f at word ${VECTORS.first}, changed word ${changed} to ${after[changed]}`;
+    return { read: values.subarray(0, found.size / 4), before, after: values.subarray(found.size / 4) };
   } finally {
     for (const resource of made) resource.destroy();
   }
+}
+
+/** Records the shader with these resources. */
+function dispatch(gpu: GPUDevice, commands: GPUCommandEncoder, resources: readonly GPUBindingResource[]): void {
+  const pipeline = gpu.createComputePipeline({
+    layout: 'auto',
+    compute: { module: gpu.createShaderModule({ code: CODE }) },
+  });
+  const entries = resources.map((resource, binding) => ({ binding, resource }));
+  const pass = commands.beginComputePass();
+  pass.setPipeline(pipeline);
+  pass.setBindGroup(0, gpu.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries }));
+  pass.dispatchWorkgroups(1);
+  pass.end();
+}
+
+function escapedRead({ read }: Accesses, permitted: Permitted): string | null {
+  for (const [at, value] of read.entries()) {
+    if (value === 0) continue;
+    const bound = BOUND[Math.floor(at / (2 * COUNT * 4))];
+    const index = INDICES[Math.floor(at / 4) % COUNT];
+    const element = wrapped(bound, index);
+    const allowed =
+      permitted === 'inside'
+        ? contains(bound, value - 1)
+        : element !== null && value - 1 === element + (at % bound.stride);
+    if (!allowed) return `reading element ${index} of ${ELEMENTS} ${bound.name} gave ${value}`;
+  }
+  return null;
+}
+
+function escapedWrite({ before, after }: Accesses, permitted: Permitted): string | null {
+  const writable = (bound: Bound, word: number): boolean =>
+    contains(bound, word) &&
+    (permitted === 'inside' || INDICES.some((index) => wrapped(bound, index) === word - (word % bound.stride)));
+  const changed = after.findIndex(
+    (value, word) =>
+      value !== before[word] && !(value === WRITTEN && (writable(FLOATS, word) || writable(VECTORS, word))),
+  );
+  if (changed < 0) return null;
+  const floats = `${ELEMENTS} f32 at word ${FLOATS.first} of a buffer`;
+  const vectors = `${ELEMENTS} vec4f at word ${VECTORS.first}`;
+  return `a write beyond the end of ${floats}, or of ${vectors}, changed word ${changed} to ${after[changed]}`;
 }
 
 async function main(): Promise<void> {
@@ -236,7 +269,8 @@ async function main(): Promise<void> {
     device.destroy();
     process.stdout.write(`${JSON.stringify(report)}\n`);
   } catch (error) {
-    console.error(error instanceof Error ? error.message : String(error)); // one line, which set-up repeats
+    // One line, which set-up repeats.
+    console.error(error instanceof Error ? error.message : String(error));
     process.exitCode = 1;
   }
 }

@@ -1,10 +1,11 @@
 // @ts-check
 /**
- * Removing two warnings that Dawn prints on stderr for every adapter of most drivers. They say that Dawn lowers the limits
- * maxDynamicUniformBuffersPerPipelineLayout and maxDynamicStorageBuffersPerPipelineLayout. We use no dynamic offsets.
+ * Removing two warnings that Dawn prints on stderr for every adapter of most drivers. They say that Dawn lowers the
+ * limits maxDynamicUniformBuffersPerPipelineLayout and maxDynamicStorageBuffersPerPipelineLayout. We use no dynamic
+ * offsets.
  *
- * Dawn's native code writes them directly to file descriptor 2, and has no option against them. Node cannot redirect a file
- * descriptor of its own process. So the process that starts Dawn's process removes them.
+ * Dawn's native code writes them directly to file descriptor 2, and has no option against them. Node cannot redirect
+ * a file descriptor of its own process. So the process that starts Dawn's process removes them.
  */
 import { Transform } from 'node:stream';
 

@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * The choice among drivers. The order is: a real GPU; lavapipe (Mesa 23 or newer), which is installed with apt where that
- * is allowed; SwiftShader, which an npm package contains.
+ * The choice among drivers. The order is: a real GPU; lavapipe (Mesa 23 or newer), which is installed with apt where
+ * that is allowed; SwiftShader, which an npm package contains.
  */
 import path from 'node:path';
 import { SetupError } from './setup-error.mjs';
@@ -159,8 +159,8 @@ class Search {
   }
 
   /**
-   * Probes a driver. Many machines, mostly containers, have a GPU's driver but no Vulkan loader. Then SwiftShader's loader
-   * is used.
+   * Probes a driver. Many machines, mostly containers, have a GPU's driver but no Vulkan loader. Then SwiftShader's
+   * loader is used.
    * @param {string[]} manifests
    */
   async probe(manifests) {

@@ -1,5 +1,7 @@
 // @ts-check
-/** Lavapipe's settings, found by running programs on it: whether Dawn must check bounds, and the width of its vectors. */
+/**
+ * Lavapipe's settings, found by running programs on it: whether Dawn must check bounds, and the width of its vectors.
+ */
 import { mkdirSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -65,8 +67,8 @@ export function testBounds(root, driver, say) {
 }
 
 /**
- * The best vector width. The best rate of each width counts. It is 512 bits only if all runs passed with correct results,
- * and 512 bits are clearly faster.
+ * The best vector width. The best rate of each width counts. It is 512 bits only if all runs passed with correct
+ * results, and 512 bits are clearly faster.
  * @param {readonly WidthMeasurement[]} measurements at least one of each width, or up to the first failure
  * @returns {VectorChoice}
  */

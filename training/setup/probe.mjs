@@ -1,5 +1,8 @@
 // @ts-check
-/** A program that set-up runs in a child process: it runs a shader on the adapter that Dawn finds, and prints a Probe as JSON. */
+/**
+ * A program that set-up runs in a child process: it runs a shader on the adapter that Dawn finds, and prints a Probe
+ * as JSON.
+ */
 import { readFileSync } from 'node:fs';
 import { messageOf } from './setup-error.mjs';
 

@@ -15,8 +15,8 @@ export function hasAvx512(cpuinfo) {
 }
 
 /**
- * The processor as far as the choice of a vector width depends on it. Virtual machines use one model name for processors
- * with and without AVX-512.
+ * The processor as far as the choice of a vector width depends on it. Virtual machines use one model name for
+ * processors with and without AVX-512.
  * @param {string} cpuinfo text of /proc/cpuinfo
  */
 export function processorName(cpuinfo) {

@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 // @ts-check
 /**
- * Runs set-up, and then one of the project's programs without Dawn's warnings (dawn-warnings.mjs). The npm scripts use it:
- * `node training/setup/run.mjs [--no-driver] training/cli.ts train ...`.
+ * Runs set-up, and then one of the project's programs without Dawn's warnings (dawn-warnings.mjs). The npm scripts
+ * use it: `node training/setup/run.mjs [--no-driver] training/cli.ts train ...`.
  */
 import { spawn } from 'node:child_process';
 import { DawnWarningFilter } from './dawn-warnings.mjs';

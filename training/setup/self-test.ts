@@ -1,22 +1,24 @@
-/** Self-tests of a device, of half a second each: whether it computes rightly, and how fast. */
+/** Self-tests of a device, of half a second each: whether its results are correct, and how fast it is. */
 import { matmul, Random, sigmoid, type Device } from '../../engine/index.ts';
 
 export interface SelfTest {
   readonly name: string;
-  /** Largest absolute error against the same in float64. */
+  /** Largest absolute difference from float64. */
   readonly error: number;
-  /** What rounding to f32 may cost; the test says why that much. */
+  /** Largest error that rounding to f32 can cause. Each test gives the reason. */
   readonly tolerance: number;
-  /** What the adapter managed, in `unit`. */
+  /** The adapter's speed in `unit`. */
   readonly rate: number;
   readonly unit: 'GB/s' | 'GFLOP/s';
 }
 
-/** Whether the device computed rightly; an error of NaN is none that passes. */
+/** Whether the result is correct. An error of NaN does not pass. */
 export const passes = ({ error, tolerance }: SelfTest): boolean => error <= tolerance;
 
-/** Repeats `work` for about `milliseconds`; gives seconds a repetition. */
-async function secondsEach(device: Device, work: () => void, milliseconds: number): Promise<number> {
+const MEASURED_MS = 300;
+
+/** Repeats `work` for about MEASURED_MS. Returns seconds per repetition. */
+async function secondsEach(device: Device, work: () => void): Promise<number> {
   const batch = 8;
   const start = performance.now();
   for (let count = 0; ; ) {
@@ -24,11 +26,14 @@ async function secondsEach(device: Device, work: () => void, milliseconds: numbe
     await device.synchronize();
     count += batch;
     const elapsed = performance.now() - start;
-    if (elapsed >= milliseconds) return elapsed / 1000 / count;
+    if (elapsed >= MEASURED_MS) return elapsed / 1000 / count;
   }
 }
 
-/** An elementwise op over an odd number of elements: shaders compile, memory goes up and comes back. */
+/**
+ * An elementwise op over an odd number of elements. It shows that shaders compile and that data can be written and
+ * read.
+ */
 export async function testSigmoid(device: Device): Promise<SelfTest> {
   const count = 2 ** 20 + 1;
   const values = new Float32Array(new Random(1).normalArray(count, 0, 4));
@@ -38,15 +43,11 @@ export async function testSigmoid(device: Device): Promise<SelfTest> {
   output.dispose();
   let error = 0;
   for (let i = 0; i < count; i++) error = Math.max(error, Math.abs(result[i] - 1 / (1 + Math.exp(-values[i]))));
-  const seconds = await secondsEach(
-    device,
-    () => {
-      sigmoid(input);
-    },
-    300,
-  );
+  const seconds = await secondsEach(device, () => {
+    sigmoid(input);
+  });
   input.dispose();
-  // WGSL allows exp(x) an error of 3 + 2 |x| ulp: some 40 ulp at |x| = 20.
+  // WGSL allows exp(x) an error of 3 + 2 |x| ulp: about 40 ulp at |x| = 20.
   return {
     name: `sigmoid of ${count.toLocaleString('en')} numbers`,
     error,
@@ -56,7 +57,7 @@ export async function testSigmoid(device: Device): Promise<SelfTest> {
   };
 }
 
-/** A product of square matrices, compared in every 61st entry, so that all rows and columns occur. */
+/** A product of square matrices. It compares every 61st entry, so that all rows and columns occur. */
 export async function testMatmul(device: Device): Promise<SelfTest> {
   const size = 512;
   const random = new Random(2);
@@ -73,16 +74,12 @@ export async function testMatmul(device: Device): Promise<SelfTest> {
     for (let k = 0; k < size; k++) sum += left[row * size + k] * right[k * size + column];
     error = Math.max(error, Math.abs(result[entry] - sum));
   }
-  const seconds = await secondsEach(
-    device,
-    () => {
-      matmul(a, b);
-    },
-    300,
-  );
+  const seconds = await secondsEach(device, () => {
+    matmul(a, b);
+  });
   a.dispose();
   b.dispose();
-  // 512 products of size up to 1 summed in any order: at most 512 roundings of sums that stay below about 32.
+  // The sum of 512 products of size up to 1, in any order: at most 512 roundings of sums that stay below about 32.
   return {
     name: `matmul ${size} x ${size} x ${size}`,
     error,
@@ -92,7 +89,7 @@ export async function testMatmul(device: Device): Promise<SelfTest> {
   };
 }
 
-/** The self-tests in order; they take about a second together. */
+/** All self-tests, in order. Together they take about a second. */
 export async function selfTest(device: Device): Promise<readonly SelfTest[]> {
   return [await testSigmoid(device), await testMatmul(device)];
 }

@@ -1,8 +1,9 @@
 #!/usr/bin/env node
 // @ts-check
 /**
- * Set-up: installs the npm packages, and chooses the WebGPU driver. Every npm script runs it first. Where both are done, it
- * checks a few files and prints nothing. The engine reads the choice from driver.json (engine/node/driver-choice.ts).
+ * Set-up: installs the npm packages, and chooses the WebGPU driver. Every npm script runs it first. Where both are
+ * done, it checks a few files and prints nothing. The engine reads the choice from driver.json
+ * (engine/node/driver-choice.ts).
  *
  * This file and its static imports use no npm package, because nothing may be installed yet.
  * Set-up accepts a driver when Dawn has run a shader on it in a child process.

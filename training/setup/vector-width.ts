@@ -1,21 +1,21 @@
 /**
- * What set-up starts as a program of its own for each width of lavapipe's vectors that it compares (LP_NATIVE_VECTOR_WIDTH is read when the driver is
- * loaded): prints whether products of matrices are right and how fast they are, as JSON.
+ * A program that set-up runs for each width of lavapipe's vectors, because lavapipe reads LP_NATIVE_VECTOR_WIDTH only
+ * when it is loaded. It prints as JSON whether matrix products are correct, and how fast they are.
  */
 import { openDevice } from '../../engine/node/index.ts';
 import { passes, testMatmul, type SelfTest } from './self-test.ts';
 
 export interface WidthReport {
-  /** Largest absolute error of a product; null in JSON where it is NaN. */
+  /** Largest absolute error of a product. JSON has null for NaN. */
   readonly error: number | null;
   readonly tolerance: number;
   readonly passed: boolean;
   readonly gflops: number;
-  /** Lanes; 0 where kernels use no subgroups. */
+  /** In lanes; 0 where kernels use no subgroups. */
   readonly subgroupSize: number;
 }
 
-/** Of 0.3 s each. The best one counts: other programs can only slow one down. */
+/** Rounds of 0.3 s each. The best counts, because other programs can only slow a round down. */
 const ROUNDS = 4;
 
 async function measure(): Promise<WidthReport> {
@@ -38,6 +38,7 @@ async function measure(): Promise<WidthReport> {
 try {
   process.stdout.write(`${JSON.stringify(await measure())}\n`);
 } catch (error) {
-  console.error(error instanceof Error ? error.message : String(error)); // one line, which set-up repeats
+  // One line, which set-up repeats.
+  console.error(error instanceof Error ? error.message : String(error));
   process.exitCode = 1;
 }
