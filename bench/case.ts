@@ -1,19 +1,19 @@
-/** What a benchmark case is, and how it becomes jobs on a device: forward and gradients through the engine's public ops, each checked before it is timed. */
-import { AdamW, backward, type Device, type Tensor } from '../engine/index.ts';
-import { largestError, type Job } from './measure.ts';
-import type { Entry, HostArray, Reference } from './references/reference.ts';
+/** Types of benchmark cases and of their rows, their random inputs, and the entries of results that are checked. */
+import type { Tensor } from '../engine/index.ts';
+import type { HostArray, Reference } from './references/reference.ts';
 
 export type Inputs = Readonly<Record<string, HostArray>>;
 
-/** Gradients that one row measures. */
+/** The gradients that one row measures. */
 export interface GradientPart {
-  readonly by: readonly string[];
-  /** Inputs that must be read for it, besides the upstream gradient; default: all. */
+  /** The gradients are with respect to these inputs. */
+  readonly wrt: readonly string[];
+  /** Inputs that the kernel must read, besides the upstream gradient. Default: all. */
   readonly reads?: readonly string[];
   readonly flops: number;
 }
 
-/** What a peer needs to know to do the same. */
+/** The op as a peer needs to know it. */
 export type PeerOp =
   | { readonly kind: 'matmul'; readonly transposeA: boolean; readonly transposeB: boolean }
   | { readonly kind: 'conv2d'; readonly stride: number; readonly padding: number }
@@ -21,7 +21,7 @@ export type PeerOp =
 
 export interface OpCase {
   readonly kind: 'op';
-  /** E.g. `matmul nt`, `conv 3x3`. */
+  /** For example `matmul nt`, `conv 3x3`. */
   readonly op: string;
   readonly shape: string;
   readonly inputs: () => Inputs;
@@ -29,7 +29,10 @@ export interface OpCase {
   readonly flops: number;
   readonly gradients: readonly GradientPart[];
   readonly reference: (inputs: Inputs, upstream: HostArray, blocks: readonly number[]) => Reference;
-  /** Where the float64 reference of the whole is too slow: entries of the first axis that are checked; the checked upstream gradient is zero elsewhere. */
+  /**
+   * For cases with a slow float64 reference: the entries of the first axis that are checked. During the check the
+   * upstream gradient of all other entries is zero.
+   */
   readonly blocks?: { readonly axis: number; readonly checked: readonly number[] };
   readonly peer?: PeerOp;
 }
@@ -44,50 +47,31 @@ export interface AdamWCase {
 
 export type BenchCase = OpCase | AdamWCase;
 
-/** One row of the table. */
+/** A row of the table before it is measured. */
 export interface Row {
   readonly op: string;
   readonly shape: string;
-  /** `forward`, `gradient by x`, `gradients`, `step`. */
+  /** `forward`, `dx` (the gradient with respect to x), `gradients` (with respect to several inputs), or `step`. */
   readonly part: string;
   readonly flops: number;
-  /** Bytes of what is read and written, each once: what no kernel can do without. */
+  /** Bytes of inputs and outputs, each counted once: the minimum for any kernel. */
   readonly bytes: number;
-  /** Records one execution. */
+  /** Submits one execution. */
   readonly launch: () => void;
-  /** The largest error relative to the root mean square; see `largestError`. */
+  /** Computes the largest error, see `largestError`. */
   readonly check: () => Promise<number>;
 }
 
-/** Executions recorded one by one: what who calls the ops sees. */
-export const eagerJob = (device: Device, { part, launch }: Pick<Row, 'part' | 'launch'>): Job => ({
-  name: part,
-  run: async (times) => {
-    for (let i = 0; i < times; i++) launch();
-    await device.synchronize();
-  },
-});
-
-/** Captured once, each execution a replay. Does all that an eager one does on the device. */
-export const capturedJob = (
-  device: Device,
-  { part, launch }: Pick<Row, 'part' | 'launch'>,
-): Job & { dispose(): void } => {
-  const capture = device.capture(launch);
-  return {
-    name: `${part}, captured`,
-    run: async (times) => {
-      for (let i = 0; i < times; i++) capture.replay();
-      await device.synchronize();
-    },
-    dispose: () => capture.dispose(),
-  };
-};
-
-/** Of f32: rounding of sums of thousands of terms, Winograd's transforms, exp on software adapters; a wrong index or a missing term is off by 1. */
+/**
+ * Maximum error of a correct kernel. f32 kernels round sums of thousands of terms, Winograd's transforms, and exp on
+ * software adapters. A wrong index or a missing term has an error of about 1.
+ */
 export const TOLERANCE = 2e-4;
 
-/** Values in -0.5 .. 0.5, the same for the same seed; faster than the engine's generator, which is made to be the same on devices. */
+/**
+ * Pseudo-random values in -0.5 .. 0.5, reproducible by seed (xorshift). It is faster than the engine's generator, which
+ * also gives the same values on a device.
+ */
 export function noise(length: number, seed: number): Float32Array<ArrayBuffer> {
   const values = new Float32Array(length);
   let state = (seed * 2654435761) >>> 0 || 1;
@@ -107,10 +91,11 @@ export const random = (shape: readonly number[], seed: number): HostArray => ({
   data: noise(sizeOf(shape), seed),
 });
 
+/** Checked entries at each end of an array, and between the ends. */
 const EDGE = 32;
 const WITHIN = 160;
 
-/** Flat indices to check of an array: all of a small one; otherwise the first, the last, and some between them. */
+/** Flat indices of an array to check: all of a small array, otherwise the first, the last, and some between them. */
 export function sampleIndices(size: number): number[] {
   if (size <= 2 * EDGE + WITHIN) return Array.from({ length: size }, (_, i) => i);
   const between = noise(WITHIN, size);
@@ -123,7 +108,7 @@ export function sampleIndices(size: number): number[] {
   ];
 }
 
-/** The indices to check of an array of a case: where only blocks are checked, and it is one along their axis, those within them. */
+/** Indices to check of an array of a case. An array along the axis of `blocks` is checked only inside the blocks. */
 export function checkedIndices({ blocks }: Pick<OpCase, 'blocks'>, shape: readonly number[]): number[] {
   const size = sizeOf(shape);
   if (!blocks || shape[0] !== blocks.axis) return sampleIndices(size);
@@ -131,179 +116,21 @@ export function checkedIndices({ blocks }: Pick<OpCase, 'blocks'>, shape: readon
   return blocks.checked.flatMap((entry) => sampleIndices(each).map((i) => entry * each + i));
 }
 
-const label = ({ by }: GradientPart): string => (by.length > 1 ? 'gradients' : `gradient by ${by[0]}`);
+/** The part of a row that measures the gradient with respect to one input. */
+export const gradientPart = (input: string): string => `d${input}`;
 
-/** The names of a case's rows, without a device. */
+/** The part of the row that measures these gradients. */
+export const partOf = ({ wrt }: GradientPart): string => (wrt.length > 1 ? 'gradients' : gradientPart(wrt[0]));
+
+/** The parts of a case's rows; needs no device. */
 export const partsOf = (benchCase: BenchCase): string[] =>
-  benchCase.kind === 'adamw' ? ['step'] : ['forward', ...benchCase.gradients.map(label)];
+  benchCase.kind === 'adamw' ? ['step'] : ['forward', ...benchCase.gradients.map(partOf)];
 
-/** The part of rows that time forward and all gradients together: what a peer's differentiation gives for ops composed of several. */
+/**
+ * The part of rows that time forward pass and all gradients together. For ops that a peer composes of several ops, the
+ * peer's differentiation gives only this.
+ */
 export const TOGETHER = 'forward and gradients';
 
 /** The upstream gradient of a case. */
 export const upstreamOf = (shape: readonly number[]): HostArray => random(shape, 99);
-
-/** Uploads a case's inputs and makes its rows. The device belongs to the case: recorded graphs live on it until it is destroyed. */
-export function prepare(device: Device, benchCase: BenchCase): Row[] {
-  return benchCase.kind === 'op' ? prepareOp(device, benchCase, benchCase.inputs()) : [prepareAdamW(device, benchCase)];
-}
-
-/** @param together adds a row for forward and all gradients at once */
-export function prepareOp(device: Device, benchCase: OpCase, host: Inputs, together = false): Row[] {
-  const { op, shape, run, flops, gradients, reference, blocks } = benchCase;
-  const names = Object.keys(host);
-  const tensors = Object.fromEntries(
-    names.map((name) => [name, device.keep(device.tensor(host[name].data, host[name].shape))]),
-  );
-  const bytesOf = (list: readonly string[]): number => list.reduce((sum, name) => sum + 4 * host[name].data.length, 0);
-  const outputShape = device.noGrad(() => device.scope(() => run(tensors).shape));
-  const upstream = upstreamOf(outputShape);
-  const cotangent = device.keep(device.tensor(upstream.data, outputShape));
-  // Checked by another one where only blocks are: the gradients by what all blocks share are then sums over these blocks.
-  const masked: HostArray = blocks ? { shape: outputShape, data: upstream.data.slice() } : upstream;
-  if (blocks) {
-    const each = upstream.data.length / blocks.axis;
-    for (let entry = 0; entry < blocks.axis; entry++)
-      if (!blocks.checked.includes(entry)) masked.data.fill(0, entry * each, (entry + 1) * each);
-  }
-  const expected = reference(host, masked, blocks?.checked ?? []);
-  const errorOf = async (tensor: Tensor, entry: Entry): Promise<number> => {
-    const indices = checkedIndices(benchCase, tensor.shape);
-    const values = await tensor.read();
-    return largestError(
-      indices.map((i) => values[i]),
-      indices.map(entry),
-    );
-  };
-  const forward: Row = {
-    op,
-    shape,
-    part: 'forward',
-    flops,
-    bytes: bytesOf(names) + 4 * upstream.data.length,
-    launch: () => {
-      device.forgetOperands();
-      device.noGrad(() =>
-        device.scope(() => {
-          run(tensors);
-        }),
-      );
-    },
-    check: async () => {
-      const output = device.noGrad(() => device.scope(() => device.keep(run(tensors))));
-      const error = await errorOf(output, expected.output);
-      output.dispose();
-      return error;
-    },
-  };
-  const leavesOf = (by: readonly string[]): Record<string, Tensor> =>
-    Object.fromEntries(
-      names.map((name) => {
-        const leaf = device.keep(device.alias(tensors[name], tensors[name].shape));
-        leaf.requiresGrad = by.includes(name);
-        return [name, leaf];
-      }),
-    );
-  const gradientError = async (by: readonly string[], leaves: Readonly<Record<string, Tensor>>): Promise<number> => {
-    let worst = 0;
-    for (const name of by) {
-      const { grad } = leaves[name];
-      if (!grad) throw new Error(`${op}: no gradient by ${name}`);
-      worst = Math.max(worst, await errorOf(grad, expected.gradients[name]));
-      leaves[name].zeroGrad();
-    }
-    return worst;
-  };
-  const checkedUpstream = (): Tensor => (blocks ? device.tensor(masked.data, outputShape) : cotangent);
-  const rows = gradients.map((part): Row => {
-    const leaves = leavesOf(part.by);
-    const output = device.keep(run(leaves));
-    return {
-      op,
-      shape,
-      part: label(part),
-      flops: part.flops,
-      bytes: 4 * upstream.data.length + bytesOf(part.reads ?? names) + bytesOf(part.by),
-      launch: () => {
-        device.forgetOperands();
-        backward(output, cotangent);
-        for (const name of part.by) leaves[name].zeroGrad();
-      },
-      check: () => {
-        device.scope(() => backward(output, checkedUpstream()));
-        return gradientError(part.by, leaves);
-      },
-    };
-  });
-  if (!together || gradients.length === 0) return [forward, ...rows];
-  const by = gradients.flatMap((part) => part.by);
-  const leaves = leavesOf(by);
-  return [
-    forward,
-    ...rows,
-    {
-      op,
-      shape,
-      part: TOGETHER,
-      flops: rows.reduce((sum, row) => sum + row.flops, flops),
-      bytes: rows.reduce((sum, row) => sum + row.bytes, forward.bytes),
-      launch: () => {
-        device.forgetOperands();
-        device.scope(() => backward(run(leaves), cotangent));
-        for (const name of by) leaves[name].zeroGrad();
-      },
-      check: () => {
-        device.scope(() => backward(run(leaves), checkedUpstream()));
-        return gradientError(by, leaves);
-      },
-    },
-  ];
-}
-
-/** Work and traffic of a parameter in a step; the norm's and the gathering's are not counted, since they could be spared. */
-const ADAMW_FLOPS = 14;
-const ADAMW_BYTES = 4 * 7;
-
-function prepareAdamW(device: Device, { op, shape, parameters, tensors }: AdamWCase): Row {
-  const each = Math.floor(parameters / tensors);
-  const list = Array.from({ length: tensors }, (_, i) => ({
-    name: String(i),
-    tensor: device.parameter(noise(each, i + 1), [each]),
-  }));
-  const gradients = list.map((_, i) => noise(each, 1000 + i));
-  list.forEach(({ tensor }, i) => {
-    tensor.grad = device.keep(device.tensor(gradients[i], [each]));
-  });
-  const optimizer = new AdamW(list);
-  const learningRate = 1e-3;
-  const weightDecay = 0.01;
-  const epsilon = 1e-8;
-  const step = (): void => {
-    optimizer.step({ learningRate });
-  };
-  return {
-    op,
-    shape,
-    part: 'step',
-    flops: ADAMW_FLOPS * each * tensors,
-    bytes: ADAMW_BYTES * each * tensors,
-    launch: step,
-    // To be called before the timing: the first step's moments are the gradient and its square, so that it moves by the learning rate.
-    check: async () => {
-      step();
-      let worst = 0;
-      for (const [i, { tensor }] of list.entries()) {
-        const before = noise(each, i + 1);
-        const values = await tensor.read();
-        const indices = sampleIndices(each);
-        const moved = indices.map((at) => values[at] - before[at]);
-        const expected = indices.map(
-          (at) =>
-            -learningRate * (weightDecay * before[at] + gradients[i][at] / (Math.abs(gradients[i][at]) + epsilon)),
-        );
-        worst = Math.max(worst, largestError(moved, expected));
-      }
-      return worst;
-    },
-  };
-}

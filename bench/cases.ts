@@ -1,4 +1,4 @@
-/** The table of benchmark cases: matrix products and convolutions of round sizes, and the shapes that the presets `paper-r50` and `small` really have. */
+/** The table of benchmark cases: products and convolutions of round sizes, and the ops of `paper-r50` and `small`. */
 import {
   conv2d,
   dynamicInteraction,
@@ -41,11 +41,11 @@ function matmulCase(
     inputs: () => ({ a: random([...lead, ...a], 1), b: random([...lead, ...b], 2) }),
     run: ({ a: left, b: right }) => matmul(left, right, { transposeA, transposeB }),
     reference: (host, upstream) => matmulReference(host.a, host.b, transposeA, transposeB, upstream),
-    // A product's gradients are products of the other forms: rows of their own only where nothing else measures them.
+    // The gradients of a product are products of the other forms. They have rows only if no other row measures them.
     gradients: gradients
       ? [
-          { by: ['a'], reads: ['b'], flops },
-          { by: ['b'], reads: ['a'], flops },
+          { wrt: ['a'], reads: ['b'], flops },
+          { wrt: ['b'], reads: ['a'], flops },
         ]
       : [],
     peer: { kind: 'matmul', transposeA, transposeB },
@@ -89,8 +89,8 @@ function convCase({
     run: ({ x, weight }) => conv2d(x, weight, null, { stride, padding, groups }),
     reference: (host, upstream) => conv2dReference(host.x, host.weight, stride, padding, groups, upstream),
     gradients: [
-      { by: ['x'], reads: ['weight'], flops },
-      { by: ['weight'], reads: ['x'], flops },
+      { wrt: ['x'], reads: ['weight'], flops },
+      { wrt: ['weight'], reads: ['x'], flops },
     ],
     peer: depthwise ? undefined : { kind: 'conv2d', stride, padding },
   };
@@ -120,12 +120,12 @@ function interactionCase(proposals: number, positions: number, d: number, k: num
     reference: ({ roi, parameters, gamma1, beta1, gamma2, beta2 }, upstream, checked) =>
       interactionReference({ roi, parameters, gamma1, beta1, gamma2, beta2 }, checked, upstream),
     blocks: { axis: proposals, checked: [...new Set([0, Math.floor(proposals / 3), proposals - 1])] },
-    gradients: [{ by: ['roi', 'parameters', 'gamma1', 'beta1', 'gamma2', 'beta2'], flops: 2 * flops }],
+    gradients: [{ wrt: ['roi', 'parameters', 'gamma1', 'beta1', 'gamma2', 'beta2'], flops: 2 * flops }],
     peer: { kind: 'interaction' },
   };
 }
 
-/** Floating-point operations an element, counted one for each of + - * / max exp sqrt: nominal, these kernels move bytes. */
+/** Nominal operations per element, one for each + - * / max exp sqrt. Memory traffic limits these kernels. */
 const NORM_FLOPS = { forward: 7, backward: 13 };
 const SOFTMAX_FLOPS = { forward: 5, backward: 4 };
 
@@ -138,7 +138,7 @@ function layerNormCase(rows: number, d: number): OpCase {
     inputs: () => ({ x: random([rows, d], 1), gamma: random([d], 2), beta: random([d], 3) }),
     run: ({ x, gamma, beta }) => layerNorm(x, gamma, beta),
     reference: ({ x, gamma, beta }, upstream) => layerNormReference(x, gamma, beta, upstream),
-    gradients: [{ by: ['x', 'gamma', 'beta'], reads: ['x', 'gamma'], flops: NORM_FLOPS.backward * rows * d }],
+    gradients: [{ wrt: ['x', 'gamma', 'beta'], reads: ['x', 'gamma'], flops: NORM_FLOPS.backward * rows * d }],
     peer: { kind: 'layerNorm' },
   };
 }
@@ -157,7 +157,7 @@ function groupNormCase(batch: number, height: number, width: number, channels: n
     }),
     run: ({ x, gamma, beta }) => groupNorm(x, gamma, beta, groups),
     reference: ({ x, gamma, beta }, upstream) => groupNormReference(x, gamma, beta, groups, upstream),
-    gradients: [{ by: ['x', 'gamma', 'beta'], reads: ['x', 'gamma'], flops: NORM_FLOPS.backward * size }],
+    gradients: [{ wrt: ['x', 'gamma', 'beta'], reads: ['x', 'gamma'], flops: NORM_FLOPS.backward * size }],
   };
 }
 
@@ -170,7 +170,7 @@ function softmaxCase(rows: number, columns: number): OpCase {
     inputs: () => ({ x: { shape: [rows, columns], data: noise(rows * columns, 1).map((v) => 8 * v) } }),
     run: ({ x }) => softmax(x),
     reference: ({ x }, upstream) => softmaxReference(x, upstream),
-    gradients: [{ by: ['x'], flops: SOFTMAX_FLOPS.backward * rows * columns }],
+    gradients: [{ wrt: ['x'], flops: SOFTMAX_FLOPS.backward * rows * columns }],
     peer: { kind: 'softmax' },
   };
 }
@@ -202,8 +202,8 @@ function attentionCase(batch: number, tokens: number, heads: number, d: number):
     }),
     run: ({ qkv }) => multiheadAttention(qkv, heads),
     reference: ({ qkv }, upstream) => attentionReference(qkv, heads, upstream),
-    // Scores again, then the gradients by weights, values, queries and keys.
-    gradients: [{ by: ['qkv'], flops: 5 * products + softmaxes }],
+    // The scores again, then the gradients with respect to weights, values, queries and keys.
+    gradients: [{ wrt: ['qkv'], flops: 5 * products + softmaxes }],
   };
 }
 
@@ -223,7 +223,9 @@ function roiAlignCase(
   return {
     kind: 'op',
     op: 'roi align',
-    shape: `${batch > 1 ? `${batch} x ` : ''}${proposals} boxes, ${resolution}x${resolution}, ${d}, pyramid of ${height}x${width}`,
+    shape:
+      `${batch > 1 ? `${batch} x ` : ''}${proposals} boxes, ${resolution}x${resolution}, ${d}, ` +
+      `pyramid of ${height}x${width}`,
     flops,
     inputs: () => {
       const unit = noise(batch * proposals * 4, 9).map((v) => v + 0.5);
@@ -263,7 +265,7 @@ function roiAlignCase(
         { resolution, samples, strides },
         upstream,
       ),
-    gradients: [{ by: maps, reads: ['boxes'], flops }],
+    gradients: [{ wrt: maps, reads: ['boxes'], flops }],
   };
 }
 
@@ -275,7 +277,7 @@ const adamwCase = (parameters: number, tensors: number): BenchCase => ({
   tensors,
 });
 
-/** What the ops of a preset are called with, for a batch of images of a size (multiples of 32). */
+/** Ops of a preset as its model calls them, for a batch of images with sides that are multiples of 32. */
 function presetCases(config: ModelConfig, batch: number, height: number, width: number): OpCase[] {
   const {
     hiddenDim: d,
@@ -294,7 +296,7 @@ function presetCases(config: ModelConfig, batch: number, height: number, width: 
 }
 
 const { 'paper-r50': PAPER, small: SMALL } = MODEL_PRESETS;
-/** Batch and image size of the `small` preset. */
+/** Batch size and image side of the `small` preset. */
 const SMALL_BATCH = 8;
 const SMALL_SIDE = 96;
 
@@ -325,7 +327,7 @@ function smallCases(): BenchCase[] {
   ];
 }
 
-/** Every case. `paper` are those of round sizes and of the `paper-r50` preset for one image of 480 x 640. */
+/** All cases. `paper` has round sizes, and the `paper-r50` preset with one image of 480 x 640. */
 export function benchCases(): { readonly preset: 'paper' | 'small'; readonly benchCase: BenchCase }[] {
   const forms: readonly Form[] = ['nn', 'nt', 'tn'];
   const paper: BenchCase[] = [

@@ -1,21 +1,25 @@
-/** Timing and its statistics: jobs measured in interleaved rounds, so that a machine that slows down slows all of them; values held against expected ones. */
+/**
+ * Timing of jobs in interleaved rounds, so that a machine that slows down slows all jobs; statistics of times; errors of
+ * values.
+ */
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
-/** Something to be timed. */
+/** Work to time. */
 export interface Job {
   readonly name: string;
-  /** Does the work `times` times, one after the other, and resolves when the device has done all of it. */
+  /** Does the work `times` times, one after the other; resolves when the device has finished. */
   run(times: number): Promise<void>;
 }
 
 /**
- * Environment of a PyTorch that is timed beside us: glibc then keeps freed memory instead of giving it back to the system, as our buffer pool does. Without it PyTorch on the
- * processor pays for fresh pages in every step, which on some machines is most of its time.
+ * Environment of a PyTorch process that is timed beside us. With it glibc keeps freed memory, as our buffer pool does.
+ * Without it PyTorch on the processor gets new pages from the system in every step, which is most of its time on some
+ * machines.
  */
 export const KEEPS_MEMORY = { MALLOC_MMAP_MAX_: '0', MALLOC_TRIM_THRESHOLD_: String(2 ** 40) };
 
-/** Milliseconds of one execution over the rounds. */
+/** Milliseconds of one execution, over the rounds. */
 export interface Timing {
   readonly median: number;
   readonly lower: number;
@@ -27,12 +31,16 @@ export interface Timing {
 
 export interface TimingOptions {
   readonly rounds: number;
-  /** A sample repeats the work until it takes at least half as long as this: short kernels are drowned by the cost of submitting and waiting otherwise. Default 40. */
+  /**
+   * A sample repeats the work until it takes at least half of this time. Otherwise the cost of submitting and waiting
+   * would exceed that of a short kernel. Default 40.
+   */
   readonly sampleMs?: number;
+  /** A monotonic clock in milliseconds. */
   readonly clock?: () => number;
 }
 
-/** The value below which the share `q` (0 .. 1) of the values lies, interpolated between neighbours. */
+/** The quantile `q` (0 .. 1) of the values, interpolated between neighbours. Throws RangeError without values. */
 export function quantile(values: readonly number[], q: number): number {
   if (values.length === 0) throw new RangeError('quantile: expected at least one value');
   const sorted = [...values].sort((a, b) => a - b);
@@ -55,13 +63,16 @@ export function summarize(samples: readonly number[]): Timing {
 }
 
 const MAX_REPEATS = 1000;
-/** A sample this many times as long as asked for is no hiccup. */
+/** A sample that exceeds the requested time by this factor is long because of its work, not because of an interruption. */
 const SURELY_LONG = 4;
 
 setFlagsFromString('--expose-gc');
 const collectGarbage: () => void = runInNewContext('gc');
 
-/** How often a job is repeated in a sample: measured with more and more repeats, since waiting takes as long as a dozen short executions, and a hiccup longer. */
+/**
+ * The number of repetitions of a job in a sample. The search increases it step by step, because a wait takes as long
+ * as a dozen short executions, and an interruption takes longer.
+ */
 async function repeatsFor(sampleMs: number, once: (times: number) => Promise<number>): Promise<number> {
   let times = 1;
   for (;;) {
@@ -74,9 +85,10 @@ async function repeatsFor(sampleMs: number, once: (times: number) => Promise<num
 }
 
 /**
- * Times jobs beside each other: each is run to warm up (shaders compile at their first dispatch) and to find its repeats, then every round runs each of them once. Garbage is collected before each sample,
- * untimed: what one engine leaves behind would otherwise be cleared away in the time of the next, by threads that it needs.
- * Returns their samples (milliseconds of one execution) by round, in the order of the jobs.
+ * Times jobs in turns. First each job warms up (shaders compile at their first dispatch) and finds its number of
+ * repetitions. Then every round takes one sample of each job. Garbage is collected before each sample, outside the timed
+ * section: otherwise the garbage of one engine would be collected in the time of the next one.
+ * Returns the samples (milliseconds of one execution) of each job, by round.
  */
 export async function sampleInterleaved(
   jobs: readonly Job[],
@@ -100,11 +112,14 @@ export async function sampleInterleaved(
   return samples;
 }
 
-/** The median over the rounds of how many times longer `other` took than `own` in the same round. */
+/** The median over the rounds of the time of `other` divided by the time of `own` in the same round. */
 export const medianRatio = (own: readonly number[], other: readonly number[]): number =>
   median(other.map((value, i) => value / own[i]));
 
-/** The largest difference, relative to the root mean square of what is expected: an entry that happens to be near zero need not be exact. Infinite where a value is not finite. */
+/**
+ * The largest difference relative to the root mean square of the expected values, so that entries near zero need not be
+ * exact. Infinite if a value is not finite. Throws RangeError for lists of different lengths.
+ */
 export function largestError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
   if (actual.length !== expected.length)
     throw new RangeError(`largestError: expected ${expected.length} values, got ${actual.length}`);
@@ -126,7 +141,7 @@ export interface PowerLaw {
   readonly r2: number;
 }
 
-/** Least squares in logarithms. Needs two different x; all values positive. */
+/** Fits a power law by least squares of the logarithms. Throws RangeError unless x has two values and all are positive. */
 export function fitPowerLaw(points: readonly (readonly [x: number, y: number])[]): PowerLaw {
   if (points.some(([x, y]) => !(x > 0 && y > 0))) throw new RangeError('fitPowerLaw: expected positive values');
   const logs = points.map(([x, y]) => [Math.log(x), Math.log(y)] as const);

@@ -1,17 +1,20 @@
-/** The micro benchmark: every case checked against float64 on the host, then its rows timed in interleaved rounds. */
+/** The benchmark of single kernels: each case is compared with float64 on the host, then its rows are timed. */
 import { writeFileSync } from 'node:fs';
 import type { Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
 import { InputError } from '../training/core/errors.ts';
-import { eagerJob, partsOf, prepare, TOLERANCE, type BenchCase, type Row } from './case.ts';
+import { prepareAdamW } from './adamw-row.ts';
+import { type BenchCase, partsOf, type Row, TOLERANCE } from './case.ts';
 import { benchCases } from './cases.ts';
+import { eagerJob } from './jobs.ts';
 import { sampleInterleaved, summarize, type Timing } from './measure.ts';
+import { prepareOp } from './op-rows.ts';
 import { digits, type Adapter, type Report } from './output.ts';
 import { measureRoof } from './roofline.ts';
 import { rooflineSvg } from './roofline-chart.ts';
 import { gigabytes, gigaflops, type MicroRow, noRow, rowText } from './rows.ts';
 
-/** Checks a row. NaN and errors beyond the tolerance are wrong. */
+/** Checks a row. NaN and errors beyond the tolerance are WRONG. */
 export async function checkRow({ check }: Pick<Row, 'check'>): Promise<{ error: number; status: MicroRow['status'] }> {
   const error = await check();
   return { error, status: error <= TOLERANCE ? 'ok' : 'WRONG' };
@@ -23,7 +26,15 @@ export interface MicroOptions {
   readonly log: (line: string) => void;
 }
 
-/** Opens a device of its own for a case: what its recorded graphs hold goes with the device. */
+/**
+ * Uploads a case's inputs and makes its rows. The device belongs to the case and keeps its tapes until it is
+ * destroyed.
+ */
+export function prepare(device: Device, benchCase: BenchCase): Row[] {
+  return benchCase.kind === 'op' ? prepareOp(device, benchCase, benchCase.inputs()) : [prepareAdamW(device, benchCase)];
+}
+
+/** Runs `body` with a device of its own for a case: the memory of the tapes is freed with the device. */
 export async function withCase<T>(
   benchCase: BenchCase,
   body: (device: Device, rows: readonly Row[]) => Promise<T>,
@@ -36,7 +47,7 @@ export async function withCase<T>(
   }
 }
 
-/** Runs the cases of which `only` keeps a row. */
+/** Measures all rows that match `only`. */
 export async function runMicro({ only, rounds, log }: MicroOptions): Promise<MicroRow[]> {
   const results: MicroRow[] = [];
   for (const { preset, benchCase } of benchCases()) {
@@ -52,26 +63,29 @@ export async function runMicro({ only, rounds, log }: MicroOptions): Promise<Mic
       rows.forEach(({ op, shape, part, flops, bytes }, i) => {
         const row: MicroRow = { preset, op, shape, part, flops, bytes, ...checks[i], timing: summarize(samples[i]) };
         results.push(row);
-        log(
-          `${op} ${shape}, ${part}: ${row.timing.median.toPrecision(3)} ms, ${gigaflops(row).toPrecision(3)} GFLOP/s${row.status === 'ok' ? '' : `, WRONG (error ${row.error.toExponential(1)})`}`,
-        );
+        const wrong = row.status === 'ok' ? '' : `, WRONG (error ${row.error.toExponential(1)})`;
+        const rate = gigaflops(row).toPrecision(3);
+        log(`${op} ${shape}, ${part}: ${row.timing.median.toPrecision(3)} ms, ${rate} GFLOP/s${wrong}`);
       });
     });
   }
   return results;
 }
 
+/** The quartiles of a timing, as text. */
 export const spread = ({ lower, upper }: Timing): string => `${digits(lower)} .. ${digits(upper)}`;
 
-/** The micro benchmark as a report, with the roofline drawn where asked for. */
+/** The benchmark as a report; draws the roofline if `run.roofline` names a file. */
 export async function microReport(
   run: MicroOptions & { readonly roofline?: string; readonly adapter: Adapter; readonly command: string },
 ): Promise<{ report: Report; wrong: number }> {
   const rows = await runMicro(run);
   if (rows.length === 0) throw new InputError(noRow(run.only));
   const notes = [
-    'ms: median of the rounds; quartiles beside it. GFLOP/s and GB/s: of the operations and of the bytes that the op needs at least (every value moved once); operations of norms, softmax, ' +
-      'RoIAlign and AdamW are nominal, one for each + - * / max exp sqrt. Error: the largest of the checked entries, relative to the root mean square of what float64 gives.',
+    'dx: the gradient with respect to x; gradients: with respect to all inputs. ms: median of the rounds, with ' +
+      'quartiles. GFLOP/s and GB/s: the minimum of operations and bytes of the op (each value moved once) over time. ' +
+      'The operations of norms, softmax, RoIAlign and AdamW are nominal, one for each + - * / max exp sqrt. ' +
+      'Error: the largest of the checked entries, relative to the root mean square of the float64 values.',
   ];
   let roof = null;
   if (run.roofline !== undefined) {
@@ -81,7 +95,8 @@ export async function microReport(
     device.destroy();
     writeFileSync(run.roofline, rooflineSvg(rows, roof, run.adapter.name));
     notes.push(
-      `Roofs: ${digits(roof.gigaflops)} GFLOP/s (${roof.computeForm}), ${digits(roof.gigabytes)} GB/s (${roof.copyForm}, read and written); drawn in ${run.roofline}.`,
+      `Roofs: ${digits(roof.gigaflops)} GFLOP/s (${roof.computeForm}), ${digits(roof.gigabytes)} GB/s ` +
+        `(${roof.copyForm}, read and written); drawn in ${run.roofline}.`,
     );
   }
   const header = ['op', 'shape', 'part', 'ms', 'quartiles', 'GFLOP/s', 'GB/s', 'error', 'status'];

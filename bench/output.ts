@@ -1,21 +1,21 @@
-/** What a benchmark leaves behind: tables on the terminal, the same as sections of a Markdown page, and JSON. */
+/** The output of a benchmark: tables on the terminal, the same tables as sections of a Markdown page, and JSON. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import type { Device } from '../engine/index.ts';
 import { formatTable } from '../training/output/table.ts';
 
-/** Bars are set for software adapters, by name. */
+/** Targets differ for these adapters. */
 export type AdapterKind = 'lavapipe' | 'swiftshader' | 'other';
 
 export interface Adapter {
   readonly kind: AdapterKind;
-  /** Its kind, or what it calls itself. */
+  /** The kind of a software adapter; the description of another adapter. */
   readonly name: string;
   readonly description: string;
   readonly subgroupSize: number;
-  /** Of the processor that the host runs on, and a software adapter too. */
+  /** Cores of the processor, which a software adapter uses, too. */
   readonly cores: number;
-  /** Tuned choices of variants (npm run tune) that are in effect. */
+  /** Tuned choices of variants (npm run tune) in use, as a summary. */
   readonly tuning: string;
 }
 
@@ -47,15 +47,15 @@ export interface Table {
 }
 
 export interface Report {
-  /** Names the section of a page: `micro`, `peers`, `step small`, `scaling`. */
+  /** Names the section of a page: `kernels`, `peers`, `step small`, `scaling`. */
   readonly name: string;
   readonly title: string;
   /** The command that makes it again. */
   readonly command: string;
   readonly notes: readonly string[];
   readonly tables: readonly Table[];
-  /** What goes into the JSON file. */
-  readonly data: unknown;
+  /** The content of the JSON file. */
+  readonly data: object;
 }
 
 export function reportText({ title, notes, tables }: Report): string {
@@ -75,7 +75,7 @@ function markdownTable({ header, rows }: Table): string {
   return [line(header), `|${toRight.map((right) => (right ? '--:' : '---')).join('|')}|`, ...rows.map(line)].join('\n');
 }
 
-/** The report under a heading, between comments that say where it begins and ends, so that running its command again replaces it. */
+/** The report under a heading, between comments that mark it, so that the same command replaces it. */
 export function reportMarkdown(
   { name, title, command, notes, tables }: Report,
   { name: adapter, description, cores, tuning }: Adapter,
@@ -83,14 +83,15 @@ export function reportMarkdown(
   const mark = `${name}, ${adapter}`;
   const parts = [
     `### ${title}`,
-    `${description}, ${cores} processor cores, Node ${process.versions.node}${tuning === 'none' ? '' : `, ${tuning}`}: \`${command}\``,
+    `${description}, ${cores} processor cores, Node ${process.versions.node}` +
+      `${tuning === 'none' ? '' : `, ${tuning}`}: \`${command}\``,
     ...tables.map((table) => `${table.caption ? `${table.caption}\n\n` : ''}${markdownTable(table)}`),
     ...notes,
   ];
   return `<!-- begin: ${mark} -->\n${parts.join('\n\n')}\n<!-- end: ${mark} -->`;
 }
 
-/** Puts a section into a page: in the place of the one with the same marks, otherwise at its end. */
+/** Puts a section into a page: it replaces the section with the same marks, or is appended. */
 export function placeSection(page: string, section: string): string {
   const begin = section.slice(0, section.indexOf('\n'));
   const end = section.slice(section.lastIndexOf('\n') + 1);
@@ -104,14 +105,14 @@ export interface Destinations {
   readonly markdown?: string;
 }
 
-/** Prints the report, and writes the files that were asked for. */
+/** Prints the report, and writes the files that are given. */
 export function publish(report: Report, adapter: Adapter, { json, markdown }: Destinations): void {
   console.log(`\n${reportText(report)}`);
   if (json !== undefined) {
-    writeFileSync(
-      json,
-      `${JSON.stringify({ name: report.name, command: report.command, adapter, node: process.versions.node, date: new Date().toISOString(), ...(report.data as object) }, null, 1)}\n`,
-    );
+    const { name, command, data } = report;
+    const date = new Date().toISOString();
+    const content = { name, command, adapter, node: process.versions.node, date, ...data };
+    writeFileSync(json, `${JSON.stringify(content, null, 1)}\n`);
     console.log(`written ${json}`);
   }
   if (markdown !== undefined) {
@@ -123,7 +124,7 @@ export function publish(report: Report, adapter: Adapter, { json, markdown }: De
   }
 }
 
-/** A number with three digits that count, without exponent. */
+/** A number with three significant digits, without exponent. */
 export function digits(value: number): string {
   if (!Number.isFinite(value)) return '-';
   if (value === 0) return '0';

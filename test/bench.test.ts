@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { readOptions } from '../bench/bench.ts';
-import { prepare, random, sampleIndices, TOLERANCE, type OpCase } from '../bench/case.ts';
+import { random, sampleIndices, TOLERANCE, type OpCase } from '../bench/case.ts';
 import { benchCases } from '../bench/cases.ts';
 import {
   fitPowerLaw,
@@ -15,7 +15,7 @@ import {
   summarize,
   type Timing,
 } from '../bench/measure.ts';
-import { checkRow } from '../bench/micro.ts';
+import { checkRow, prepare } from '../bench/micro.ts';
 import { adapterOf, digits, placeSection, reportMarkdown, reportText, type Report } from '../bench/output.ts';
 import { targetOf, verdict, type PeerResult } from '../bench/peers/compare.ts';
 import { oneNodeModel } from '../bench/peers/onnx.ts';
@@ -170,7 +170,7 @@ describe('checks before timing', async () => {
         false,
         upstream,
       ),
-    gradients: [{ by: ['a'], flops: 1 }],
+    gradients: [{ wrt: ['a'], flops: 1 }],
   });
 
   test.each([
@@ -224,9 +224,9 @@ describe('peers', () => {
   test('bars depend on adapter, op and part', () => {
     const row = (op: string, part = 'forward', preset: 'paper' | 'small' = 'paper') => ({ op, part, preset });
     expect(targetOf('lavapipe', 'tfjs', row('matmul nn'), false)).toBe(8);
-    expect(targetOf('lavapipe', 'jax-js', row('conv 3x3', 'gradient by x'), false)).toBe(6);
+    expect(targetOf('lavapipe', 'jax-js', row('conv 3x3', 'dx'), false)).toBe(6);
     expect(targetOf('lavapipe', 'jax-js', row('matmul nn'), true)).toBe(5);
-    expect(targetOf('swiftshader', 'tfjs', row('conv 3x3', 'gradient by x'), false)).toBe(5);
+    expect(targetOf('swiftshader', 'tfjs', row('conv 3x3', 'dx'), false)).toBe(5);
     expect(targetOf('other', 'tfjs', row('matmul nn'), false)).toBe(1);
     expect(targetOf('lavapipe', 'tfjs', row('matmul nt', 'forward', 'small'), false)).toBe(1);
     expect(targetOf('lavapipe', 'onnxruntime', row('matmul nn'), false)).toBeNull();

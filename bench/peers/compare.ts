@@ -1,44 +1,42 @@
-/** Our kernels beside other engines on the same adapter, in the same process, interleaved round by round; the ratios, and the bars that they must reach. */
+/**
+ * Our kernels beside other engines on the same adapter, in the same process and in interleaved rounds; the ratios, and
+ * the targets that they must reach.
+ */
 import { openDevice } from '../../engine/node/index.ts';
 import { InputError } from '../../training/core/errors.ts';
-import {
-  capturedJob,
-  checkedIndices,
-  eagerJob,
-  prepareOp,
-  TOGETHER,
-  TOLERANCE,
-  upstreamOf,
-  type OpCase,
-} from '../case.ts';
+import { checkedIndices, gradientPart, type OpCase, TOGETHER, TOLERANCE, upstreamOf } from '../case.ts';
 import { benchCases } from '../cases.ts';
+import { capturedJob, eagerJob } from '../jobs.ts';
 import { largestError, medianRatio, sampleInterleaved, summarize, type Timing } from '../measure.ts';
 import { checkRow, type MicroOptions, spread } from '../micro.ts';
+import { prepareOp } from '../op-rows.ts';
 import { digits, type Adapter, type AdapterKind, type Report } from '../output.ts';
 import { gigaflops, type MicroRow, noRow, rowText } from '../rows.ts';
-import { openJax, openTfjs, pretendBrowser, type Peer, type PeerJob } from './frameworks.ts';
 import { installPeers, peerVersions } from './install.ts';
+import { openJax } from './jax.ts';
 import { openOnnx } from './onnx.ts';
+import { type Peer, type PeerJob, pretendBrowser } from './peer.ts';
+import { openTfjs } from './tfjs.ts';
 
 export interface PeerResult {
   readonly name: string;
   readonly timing: Timing | null;
-  /** How many times longer than ours: the median of the rounds' ratios. */
+  /** The peer's time divided by ours: the median of the rounds' ratios. */
   readonly ratio: number | null;
-  /** What the ratio must be; null: nothing is asked. */
+  /** Required ratio; null without a requirement. */
   readonly target: number | null;
-  /** Why there is no timing, or that its values are not those expected. */
+  /** Why there is no timing, or that the values are wrong. */
   readonly note: string | null;
 }
 
-/** `timing` is that of replays, as jax-js runs what it has jitted; all ratios are to it. */
+/** `timing` is that of replays, because jax-js runs jitted functions. All ratios refer to it. */
 export interface PeerRow extends Omit<MicroRow, 'bytes'> {
-  /** Ours recorded anew for each execution. */
+  /** Our time without capture. */
   readonly eager: Timing;
   readonly peers: readonly PeerResult[];
 }
 
-/** What a ratio must be, by adapter. No row may be slower than an engine on the same adapter. */
+/** The required ratio of a row. It is at least 1: no row may be slower than an engine on the same adapter. */
 export function targetOf(
   adapter: AdapterKind,
   peer: string,
@@ -54,7 +52,7 @@ export function targetOf(
   return peer === 'tfjs' ? 8 : 6;
 }
 
-/** `met`, or which bars were missed, those by which we are slower in capitals. */
+/** `met`, or the missed targets; SLOWER in capitals if a peer is faster than we are. */
 export function verdict(peers: readonly PeerResult[]): string {
   const missed = peers.filter(({ ratio, target }) => ratio !== null && target !== null && ratio < target);
   const slower = missed.filter(({ ratio }) => ratio !== null && ratio < 1).map(({ name }) => name);
@@ -62,14 +60,14 @@ export function verdict(peers: readonly PeerResult[]): string {
   return missed.length > 0 ? `missed (${missed.map(({ name }) => name).join(', ')})` : 'met';
 }
 
-/** The parts that peers are asked for: gradients apart where a peer has them apart. */
+/** The parts that peers measure. Gradients of convolutions are separate parts, because peers have separate kernels. */
 function partsOf({ peer, gradients }: OpCase): string[] {
   if (!peer) return [];
-  if (peer.kind === 'conv2d') return ['forward', 'gradient by x', 'gradient by weight'];
+  if (peer.kind === 'conv2d') return ['forward', gradientPart('x'), gradientPart('weight')];
   return peer.kind === 'matmul' || gradients.length === 0 ? ['forward'] : ['forward', TOGETHER];
 }
 
-/** The peers that run here; one that does not is said, and left out. */
+/** Opens the peers that run here, and logs those that do not. */
 async function openPeers(log: (line: string) => void): Promise<Peer[]> {
   installPeers(log);
   pretendBrowser();
@@ -78,7 +76,7 @@ async function openPeers(log: (line: string) => void): Promise<Peer[]> {
     try {
       peers.push(await open());
     } catch (error) {
-      log(`peers: left out: ${error instanceof Error ? error.message : String(error)}`);
+      log(`peers: not available: ${error instanceof Error ? error.message : String(error)}`);
     }
   }
   return peers;
@@ -87,9 +85,9 @@ async function openPeers(log: (line: string) => void): Promise<Peer[]> {
 const messageOf = (error: unknown): string =>
   (error instanceof Error ? error.message : String(error)).replaceAll('\n', ' ').slice(0, 120);
 
-/** Runs the cases that have a counterpart and of which `only` keeps a row. */
+/** Measures all rows that peers have, too, and that match `only`. */
 export async function comparePeers(adapter: AdapterKind, { only, rounds, log }: MicroOptions): Promise<PeerRow[]> {
-  // Ours first: it applies the driver's choice, which the peers' instance of Dawn then finds.
+  // Our device first: it applies the choice of the driver, which also holds for the peers' instance of Dawn.
   const first = await openDevice();
   const results: PeerRow[] = [];
   try {
@@ -127,10 +125,10 @@ async function compareCase(
     const results: PeerRow[] = [];
     for (const part of parts) {
       const row = rows.find((candidate) => candidate.part === part);
-      if (!row) throw new Error(`${benchCase.op}: has no row ${part}`);
-      const by = part === TOGETHER ? names[0] : part.replace('gradient by ', '');
+      if (!row) throw new Error(`${benchCase.op}: expected a row ${part}, got none`);
+      const input = names.find((name) => gradientPart(name) === part) ?? names[0];
       const [entry, shape] =
-        part === 'forward' ? [reference.output, upstream.shape] : [reference.gradients[by], host[by].shape];
+        part === 'forward' ? [reference.output, upstream.shape] : [reference.gradients[input], host[input].shape];
       const indices = checkedIndices(benchCase, shape);
       const expected = indices.map(entry);
       const { error, status } = await checkRow(row);
@@ -185,7 +183,8 @@ async function compareCase(
       };
       results.push(result);
       log(
-        `${result.op} ${result.shape}, ${part}: ${result.timing.median.toPrecision(3)} ms${status === 'ok' ? '' : ' WRONG'}; ${found.map(({ name, ratio, note }) => `${name} ${ratio === null ? '' : `x${ratio.toFixed(2)}`}${note ? ` ${note}` : ''}`).join(', ')}; ${verdict(found)}`,
+        `${result.op} ${result.shape}, ${part}: ${result.timing.median.toPrecision(3)} ms` +
+          `${status === 'ok' ? '' : ' WRONG'}; ${found.map(peerText).join(', ')}; ${verdict(found)}`,
       );
     }
     return results;
@@ -193,6 +192,9 @@ async function compareCase(
     device.destroy();
   }
 }
+
+const peerText = ({ name, ratio, note }: PeerResult): string =>
+  `${name} ${ratio === null ? '' : `x${ratio.toFixed(2)}`}${note ? ` ${note}` : ''}`;
 
 /** The comparison as a report. */
 export async function peersReport(
@@ -210,16 +212,18 @@ export async function peersReport(
     'eager ms',
     'GFLOP/s',
     ...names.flatMap((name) => [`${name} ms`, 'ratio', ...(name === 'onnxruntime' ? [] : ['needed'])]),
-    'bars',
+    'targets',
   ];
   const cells = (row: PeerRow): string[] =>
     names.flatMap((name) => {
-      const peer = row.peers.find((one) => one.name === name);
+      const peer = row.peers.find((candidate) => candidate.name === name);
       const needed = name === 'onnxruntime' ? [] : [peer?.target ? digits(peer.target) : '-'];
       if (!peer?.timing || peer.ratio === null) return [peer?.note ?? '-', '-', ...needed];
       return [`${digits(peer.timing.median)}${peer.note ? ` (${peer.note})` : ''}`, digits(peer.ratio), ...needed];
     });
   const verdicts = rows.map(({ status, peers }) => (status === 'ok' ? verdict(peers) : 'WRONG'));
+  const met = verdicts.filter((text) => text === 'met').length;
+  const slower = verdicts.filter((text) => text.startsWith('SLOWER')).length;
   const tables = (['paper', 'small'] as const)
     .map((preset) => ({
       caption: preset === 'paper' ? 'Round sizes, and the paper-r50 preset:' : 'The small preset:',
@@ -247,11 +251,13 @@ export async function peersReport(
     .map(([name, version]) => `${name} ${version}`)
     .join(', ');
   const notes = [
-    `${verdicts.filter((one) => one === 'met').length} of ${rows.length} rows meet their bars; slower than a peer: ${verdicts.filter((one) => one.startsWith('SLOWER')).length}.`,
-    `Ratio: how many times longer the peer takes, the median of the rounds' ratios; needed: what the project asks for on this adapter (1: no slower). All of them on one adapter in one process, interleaved, ` +
-      'each waiting by sleeping between polls; onnxruntime on the processor, without WebGPU. ' +
-      `ms: ours captured once and replayed, as jax-js is jitted and onnxruntime compiled; eager ms: ours recorded anew each time, as tfjs does it. ${versions}. Gradients of convolutions are tfjs's kernels for them alone, and jax-js's jitted vjp; ` +
-      '`forward and gradients` is the differentiation of the composed op on all sides.',
+    `${met} of ${rows.length} rows meet their targets; slower than a peer: ${slower}.`,
+    "Ratio: the peer's time divided by ours, the median of the rounds' ratios. Needed: the ratio that the project " +
+      'requires on this adapter (1: no slower). All engines run on one adapter in one process, in interleaved ' +
+      'rounds, and wait by sleeping between polls; onnxruntime runs on the processor without WebGPU. ' +
+      'ms: ours captured once and replayed, because jax-js is jitted and onnxruntime compiled; eager ms: ours ' +
+      `without capture, as in tfjs. ${versions}. dx and dweight: the gradients of convolutions, for which tfjs ` +
+      'has kernels and jax-js a jitted vjp. `forward and gradients` is the differentiation of the composed op in all engines.',
   ];
   return {
     report: {

@@ -1,4 +1,7 @@
-/** Fetches the peers' packages when a comparison first asks for them: half a gigabyte that training and tests do without, so they are no dependencies of the project. */
+/**
+ * Installs the peers' packages before the first comparison. Training and tests do not need these 600 MB, so the
+ * packages are no dependencies of the project.
+ */
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -7,10 +10,10 @@ import { fileURLToPath } from 'node:url';
 import { InputError } from '../../training/core/errors.ts';
 
 const MANIFEST = fileURLToPath(new URL('package.json', import.meta.url));
-/** Where set-up keeps what it makes, too; npm leaves it alone. */
+/** A folder that npm does not touch; set-up keeps its files there, too. */
 const FOLDER = fileURLToPath(new URL('../../node_modules/.cache/dynamic-sparse-rcnn/peers', import.meta.url));
 
-/** The exact versions that are compared with, by package. */
+/** The exact versions of the peers, by package. */
 export function peerVersions(): Record<string, string> {
   return (JSON.parse(readFileSync(MANIFEST, 'utf8')) as { dependencies: Record<string, string> }).dependencies;
 }
@@ -22,7 +25,10 @@ function installed(): boolean {
   });
 }
 
-/** Installs what is missing, at the exact versions of package.json beside this file. None of the packages needs its install scripts: onnxruntime-node carries its CPU library. */
+/**
+ * Installs missing packages in the exact versions of package.json beside this file. No package needs its install
+ * scripts: onnxruntime-node contains its CPU library. Throws InputError if npm fails.
+ */
 export function installPeers(log: (line: string) => void): void {
   if (installed()) return;
   log(
@@ -46,5 +52,5 @@ export function installPeers(log: (line: string) => void): void {
 
 const require = createRequire(join(FOLDER, 'package.json'));
 
-/** Loads a peer. Its types are not there where it is not installed: the caller says what it uses of it. */
+/** Loads a peer. Its own types are missing while it is not installed, so the caller declares what it uses. */
 export const loadPeer = <T>(name: string): T => require(name) as T;

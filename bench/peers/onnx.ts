@@ -1,7 +1,10 @@
-/** onnxruntime on the CPU, a yardstick for adapters that are CPUs: forward passes of matrix products and convolutions, as ONNX models of one node written here. */
+/**
+ * onnxruntime as a peer: forward passes of matrix products and convolutions on the processor, to compare with adapters
+ * that run on the processor. This file writes the ONNX models, which have one node.
+ */
 import { settleSleeping } from '../../engine/node/index.ts';
 import type { PeerOp } from '../case.ts';
-import { transposeMaps, transposeWeight, type Peer } from './frameworks.ts';
+import { transposeMaps, transposeWeight, type Peer } from './peer.ts';
 import { loadPeer } from './install.ts';
 
 interface OrtTensor {
@@ -19,13 +22,13 @@ interface Ort {
   };
 }
 
-/** Its threads must not go on spinning after a run: they would take the cores from the engine that is measured next. */
+/** Threads must not spin after a run: they would take cores from the engine that is measured next. */
 const SESSION = {
   executionProviders: ['cpu'],
   extra: { session: { 'intra_op.allow_spinning': '0', 'inter_op.allow_spinning': '0' } },
 };
 
-// Protocol buffers, as much as a model of one node takes (onnx.proto3; the numbers are its field numbers).
+// Protocol buffers for a model of one node. Numbers are the field numbers of onnx.proto3.
 
 function varint(value: number): number[] {
   return value < 128 ? [value] : [(value % 128) + 128, ...varint(Math.floor(value / 128))];
@@ -55,7 +58,7 @@ function valueInfo(field: number, name: string, rank: number): number[] {
   return bytes(field, [...text(1, name), ...bytes(2, bytes(1, [...number(1, FLOAT), ...bytes(2, shape)]))]);
 }
 
-/** An ONNX model of one node: a, b to y. */
+/** An ONNX model of one node, with inputs a and b and output y. */
 export function oneNodeModel(op: PeerOp & { readonly kind: 'matmul' | 'conv2d' }, rank: number): Uint8Array {
   const conv = op.kind === 'conv2d';
   const gemm = !conv && rank === 2;
@@ -84,7 +87,7 @@ export function oneNodeModel(op: PeerOp & { readonly kind: 'matmul' | 'conv2d' }
   return Uint8Array.from([...number(1, IR_VERSION), ...bytes(7, graph), ...bytes(8, number(2, OPSET))]);
 }
 
-/** Null in a row that it has no node for: gradients, and batched products with transposes. */
+/** Opens onnxruntime. It has no node for gradients and for batched products with transposed operands. */
 export function openOnnx(): Peer {
   const ort = loadPeer<Ort>('onnxruntime-node');
   const name = 'onnxruntime';
