@@ -4,6 +4,7 @@
  *   npm run bench -- --help
  */
 import { pathToFileURL } from 'node:url';
+import { errorMessage } from '../engine/core/errors.ts';
 import { openDevice } from '../engine/node/index.ts';
 import { MODEL_PRESETS, type PresetName } from '../model/index.ts';
 import { integerOption, parseArguments } from '../training/commands/arguments.ts';
@@ -109,7 +110,7 @@ export function readOptions(argv: readonly string[]): BenchOptions | null {
     only = values.only === undefined ? null : new RegExp(values.only, 'i');
   } catch (error) {
     throw new InputError(
-      `bench: --only: expected a regular expression, got ${JSON.stringify(values.only)} (${error instanceof Error ? error.message : String(error)})`,
+      `bench: --only: expected a regular expression, got ${JSON.stringify(values.only)} (${errorMessage(error)})`,
     );
   }
   const { roofline, plot, json, markdown } = values;

@@ -2,6 +2,7 @@
  * Our kernels beside other engines on the same adapter, in the same process and in interleaved rounds; the ratios, and
  * the targets that they must reach.
  */
+import { errorMessage } from '../../engine/core/errors.ts';
 import { openDevice } from '../../engine/node/index.ts';
 import { InputError } from '../../training/core/errors.ts';
 import { checkedIndices, gradientPart, type OpCase, TOGETHER, TOLERANCE, upstreamOf } from '../case.ts';
@@ -76,14 +77,14 @@ async function openPeers(log: (line: string) => void): Promise<Peer[]> {
     try {
       peers.push(await open());
     } catch (error) {
-      log(`peers: not available: ${error instanceof Error ? error.message : String(error)}`);
+      log(`peers: not available: ${errorMessage(error)}`);
     }
   }
   return peers;
 }
 
 const messageOf = (error: unknown): string =>
-  (error instanceof Error ? error.message : String(error)).replaceAll('\n', ' ').slice(0, 120);
+  errorMessage(error).replaceAll('\n', ' ').slice(0, 120);
 
 /** Measures all rows that peers have, too, and that match `only`. */
 export async function comparePeers(adapter: AdapterKind, { only, rounds, log }: MicroOptions): Promise<PeerRow[]> {

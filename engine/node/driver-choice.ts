@@ -3,6 +3,7 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { constants } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { errorMessage } from '../core/errors.ts';
 import { parseDriverFile, type DriverFile, type StoredChoice } from './driver-file.mjs';
 import { readJson } from './json-file.mjs';
 import { hasWidthFolder, lavapipeEnvironment } from './lavapipe.ts';
@@ -50,7 +51,7 @@ function readDriverFile(file: string): DriverFile {
   try {
     return parseDriverFile(readJson(file), file);
   } catch (error) {
-    throw new Error(`${error instanceof Error ? error.message : String(error)}: ${REPAIR}`);
+    throw new Error(`${errorMessage(error)}: ${REPAIR}`);
   }
 }
 

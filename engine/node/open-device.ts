@@ -1,5 +1,6 @@
 /** Opening a device in Node, through Dawn (the npm package `webgpu`). */
 import { create, globals } from 'webgpu';
+import { errorMessage } from '../core/errors.ts';
 import { Device } from '../device/device.ts';
 import type { DeviceOptions } from '../device/options.ts';
 import { dawnFlags } from './dawn-flags.ts';
@@ -64,7 +65,7 @@ export async function openDevice({ driver, tuning, ...options }: NodeDeviceOptio
   try {
     if (file !== null) loadTuning(device.tuner, file);
   } catch (error) {
-    process.emitWarning(`${error instanceof Error ? error.message : String(error)}; no tuned choices are used`);
+    process.emitWarning(`${errorMessage(error)}; no tuned choices are used`);
   }
   return device;
 }

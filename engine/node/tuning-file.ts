@@ -2,6 +2,7 @@
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import path from 'node:path';
 import * as v from 'valibot';
+import { errorMessage } from '../core/errors.ts';
 import { isObject } from '../core/json.ts';
 import { parseTunedChoices, TUNING_VERSION, TuningError, type TunedChoices } from '../tuning/choices.ts';
 import type { Tuner } from '../tuning/tuner.ts';
@@ -38,7 +39,7 @@ function readRecords(file: string): TuningRecords {
   try {
     return check(fileSchema, readJson(file), file);
   } catch (error) {
-    throw new TuningError(`${error instanceof Error ? error.message : String(error)}: ${REPAIR}`);
+    throw new TuningError(`${errorMessage(error)}: ${REPAIR}`);
   }
 }
 

@@ -1,6 +1,7 @@
 /** Reads the arguments of subcommands. Errors name the command and the option. */
 import { mkdirSync } from 'node:fs';
 import { parseArgs, type ParseArgsConfig } from 'node:util';
+import { errorMessage } from '../../engine/core/errors.ts';
 import { InputError } from '../core/errors.ts';
 
 type Options = NonNullable<ParseArgsConfig['options']>;
@@ -53,7 +54,7 @@ export function outputFolder(command: string, path: string): void {
   try {
     mkdirSync(path, { recursive: true });
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = errorMessage(error);
     throw new InputError(`${command}: --out: expected a folder that can be written, got ${path} (${reason})`);
   }
 }

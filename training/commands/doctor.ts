@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
+import { errorMessage } from '../../engine/core/errors.ts';
 import type { Device } from '../../engine/index.ts';
 import {
   dawnFlags,
@@ -98,7 +99,7 @@ export async function runDoctor(argv: readonly string[]): Promise<number> {
     device = await openDevice();
     if (choice?.loader) print('', `Vulkan loader ${choice.loader}, because the system has none`);
   } catch (error) {
-    print('adapter', `none: ${error instanceof Error ? error.message : String(error)}`);
+    print('adapter', `none: ${errorMessage(error)}`);
     return 2;
   }
 
@@ -107,7 +108,7 @@ export async function runDoctor(argv: readonly string[]): Promise<number> {
     printCapabilities(device);
     return (await runSelfTest(device)) ? 0 : 1;
   } catch (error) {
-    print('self-test', `FAILED: ${error instanceof Error ? error.message : String(error)}`);
+    print('self-test', `FAILED: ${errorMessage(error)}`);
     return 1;
   } finally {
     device.destroy();

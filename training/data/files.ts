@@ -1,6 +1,7 @@
 /** Whole files: read as text or JSON, with errors that name file and place, and written whole or not at all. */
 import { closeSync, fsyncSync, openSync, readdirSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs';
 import { parse, printParseErrorCode, type ParseError } from 'jsonc-parser';
+import { errorMessage } from '../../engine/core/errors.ts';
 import { InputError } from '../core/errors.ts';
 
 /** The text of a file without a byte order mark. Throws InputError if it cannot be read. */
@@ -9,7 +10,7 @@ export function readText(file: string): string {
   try {
     text = readFileSync(file, 'utf8');
   } catch (error) {
-    throw new InputError(`${file}: cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+    throw new InputError(`${file}: cannot be read: ${errorMessage(error)}`);
   }
   return text.startsWith('\uFEFF') ? text.slice(1) : text;
 }
@@ -40,7 +41,7 @@ function parseJson(text: string, file: string, original = text): unknown {
   try {
     return JSON.parse(text);
   } catch (error) {
-    const reason = positionOfError(original) ?? (error instanceof Error ? error.message : String(error));
+    const reason = positionOfError(original) ?? errorMessage(error);
     throw new InputError(`${file}: expected JSON, got malformed JSON ${reason}`);
   }
 }

@@ -1,5 +1,6 @@
 /** A worker thread of ImagePool. It answers each request with pixels, transferred without a copy, or with an error. */
 import { parentPort, workerData } from 'node:worker_threads';
+import { errorMessage } from '../../engine/core/errors.ts';
 import { InputError } from '../core/errors.ts';
 import { createImageReader } from './image-pool.ts';
 import type { PoolRequest, PoolResponse } from './image-pool.ts';
@@ -17,7 +18,7 @@ port.on('message', async ({ id, ...task }: PoolRequest) => {
   } catch (error) {
     const response: PoolResponse = {
       id,
-      error: error instanceof Error ? error.message : String(error),
+      error: errorMessage(error),
       input: error instanceof InputError,
     };
     port.postMessage(response);

@@ -1,5 +1,6 @@
 /** Pixels: decodes image files, resizes, crops and flips. Images are RGB bytes, height x width x 3 (HWC). */
 import sharp from 'sharp';
+import { errorMessage } from '../../engine/core/errors.ts';
 import { InputError } from '../core/errors.ts';
 import type { Size } from '../core/image-record.ts';
 import type { ImageTransform } from '../core/transforms.ts';
@@ -43,7 +44,7 @@ export async function decodeImage(file: string, stated: Size | null = null): Pro
     return { data: ownBytes(data), width: info.width, height: info.height };
   } catch (error) {
     if (error instanceof InputError) throw error;
-    throw new InputError(`${file}: cannot be decoded: ${error instanceof Error ? error.message : String(error)}`);
+    throw new InputError(`${file}: cannot be decoded: ${errorMessage(error)}`);
   }
 }
 

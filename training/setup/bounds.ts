@@ -4,6 +4,7 @@
  * end the process, which is an answer too.
  */
 import { pathToFileURL } from 'node:url';
+import { errorMessage } from '../../engine/core/errors.ts';
 import { openDevice } from '../../engine/node/index.ts';
 
 export interface BoundsReport {
@@ -270,7 +271,7 @@ async function main(): Promise<void> {
     process.stdout.write(`${JSON.stringify(report)}\n`);
   } catch (error) {
     // One line, which set-up repeats.
-    console.error(error instanceof Error ? error.message : String(error));
+    console.error(errorMessage(error));
     process.exitCode = 1;
   }
 }

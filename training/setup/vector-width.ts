@@ -2,6 +2,7 @@
  * A program that set-up runs for each width of lavapipe's vectors, because lavapipe reads LP_NATIVE_VECTOR_WIDTH only
  * when it is loaded. It prints as JSON whether matrix products are correct, and how fast they are.
  */
+import { errorMessage } from '../../engine/core/errors.ts';
 import { openDevice } from '../../engine/node/index.ts';
 import { passes, testMatmul, type SelfTest } from './self-test.ts';
 
@@ -39,6 +40,6 @@ try {
   process.stdout.write(`${JSON.stringify(await measure())}\n`);
 } catch (error) {
   // One line, which set-up repeats.
-  console.error(error instanceof Error ? error.message : String(error));
+  console.error(errorMessage(error));
   process.exitCode = 1;
 }
