@@ -1,4 +1,7 @@
-/** Matrix products beyond the op table: sizes that are refused, WebGPU's default limits, and more workgroups than one dimension of a grid takes. */
+/**
+ * Matrix products beyond the op table: sizes that are refused, WebGPU's default limits, and more workgroups than one
+ * dimension of a grid takes.
+ */
 import { expect, test } from 'vitest';
 import { linear, matmul, Random } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
@@ -7,7 +10,7 @@ import { relativeError } from './op-harness.ts';
 
 const devices = await testDevices();
 
-test('operands that do not fit are refused by name', () => {
+test('an operand that does not fit is named in the error', () => {
   const { device } = devices[0];
   device.scope(() => {
     const a = device.zeros([2, 3, 4]);
@@ -31,7 +34,7 @@ test('operands that do not fit are refused by name', () => {
 });
 
 test.each(devices)('more tiles than a grid has workgroups in one dimension ($label)', async ({ device }) => {
-  const rows = 65536 * 32 + 5; // one column tile: a workgroup for every 32 rows, or fewer
+  const rows = 65536 * 32 + 5; // one column of tiles, with at most 32 rows per workgroup
   const x = new Random(1).uniformArray(rows);
   const y = device.scope(() =>
     linear(device.tensor(x, [rows, 1]), device.tensor([2, -3], [2, 1]), device.tensor([1, 0])),
@@ -65,10 +68,11 @@ test('works at the limits that every WebGPU device has', async () => {
   }
 });
 
-test('a long sum into a large output is not split beyond what a buffer holds at the default limits', async () => {
+test('the partial products of a long sum into a large output fit into a buffer at the default limits', async () => {
   const device = await openDevice({ limits: 'default' });
-  const side = 4128,
-    k = 1088; // two partial outputs of 68 MB each, side by side, would be more than 128 MiB
+  // Two partial outputs of 68 MB each in one buffer would be more than 128 MiB.
+  const side = 4128;
+  const k = 1088;
   const y = device.scope(() =>
     matmul(
       device.tensor(new Float32Array(side * k).fill(0.5), [side, k]),

@@ -1,4 +1,7 @@
-/** Operand textures: a matrix that is still in one is not copied again, and never read from there once its buffer was written. */
+/**
+ * Operand textures: a matrix that is still in a texture is not copied again. After its buffer was written, it is never
+ * read from the old copy.
+ */
 import fc from 'fast-check';
 import { describe, expect, test, vi } from 'vitest';
 import { conv2d, linear, matmul, Random, UnsupportedOptionError, type Device, type Tensor } from '../engine/index.ts';
@@ -24,11 +27,11 @@ const product = (a: ArrayLike<number>, b: ArrayLike<number>): number[] =>
 
 function expectClose(actual: ArrayLike<number>, expected: readonly number[]): void {
   expected.forEach((value, i) => {
-    if (!(Math.abs(actual[i] - value) <= 1e-5)) throw new Error(`entry ${i} must be ${value}, got ${actual[i]}`);
+    if (!(Math.abs(actual[i] - value) <= 1e-5)) throw new Error(`entry ${i}: expected ${value}, got ${actual[i]}`);
   });
 }
 
-/** Copies into textures that `body` records. */
+/** Number of copies into textures in `body`. */
 function copiesOf(on: Device, body: () => void): number {
   const spy = vi.spyOn(
     Object.getPrototypeOf(on.gpu.createCommandEncoder()) as GPUCommandEncoder,
@@ -43,7 +46,7 @@ function copiesOf(on: Device, body: () => void): number {
 }
 
 describe('operand textures', () => {
-  test('an operand is copied once, until its buffer is written or it is forgotten', () => {
+  test('an operand is copied once, until its buffer is written or all operands are forgotten', () => {
     device.scope(() => {
       const a = device.tensor(values(M * K, 1), [M, K]),
         b = device.tensor(values(K * N, 2), [K, N]);
@@ -53,7 +56,7 @@ describe('operand textures', () => {
       ).toBe(2);
       expect(
         copiesOf(device, () => matmul(a, b)),
-        'both are there',
+        'both are in textures',
       ).toBe(0);
       device.write(a, values(M * K, 3));
       expect(
@@ -73,7 +76,7 @@ describe('operand textures', () => {
     });
   });
 
-  test('products follow writes, copies and what kernels write, in any order', async () => {
+  test('products see what was written by the host, by copies and by kernels, in any order', async () => {
     const step = fc.constantFrom('write', 'copy', 'kernel', 'view', 'reuse', 'nothing');
     await fc.assert(
       fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 8 }), async (steps) => {
@@ -87,7 +90,7 @@ describe('operand textures', () => {
           else if (kind === 'copy') device.scope(() => device.copy(device.tensor(next, [M, K]), a));
           else if (kind === 'view') device.scope(() => device.write(device.view(a, K, [K]), next.subarray(K, 2 * K)));
           else if (kind === 'kernel' || kind === 'reuse') {
-            // `reuse`: the old buffer goes back to the pool first, so that the new values may lie where the old ones were.
+            // `reuse`: the old buffer goes back to the pool first, so that the new values may get the same buffer.
             if (kind === 'reuse') a.dispose();
             const identity = Float32Array.from({ length: K * K }, (_, j) => (Math.floor(j / K) === j % K ? 1 : 0));
             const old = a;
@@ -109,7 +112,7 @@ describe('operand textures', () => {
     );
   });
 
-  test('a replay relies on nothing that was in a texture before, and leaves nothing to rely on', async () => {
+  test('a replay does not use earlier contents of textures, and leaves none for later products', async () => {
     const a = device.keep(device.tensor(values(M * K, 7), [M, K])),
       b = device.keep(device.tensor(values(K * N, 8), [K, N]));
     device.scope(() => matmul(a, b));
@@ -129,25 +132,25 @@ describe('operand textures', () => {
     b.dispose();
   });
 
-  describe('of parameters', () => {
-    /** Products with other operands of the same size, between which a copy would be lost. */
+  describe('copies of parameters', () => {
+    /** Products with other operands of the same size. A copy that is not kept is overwritten by them. */
     const useOthers = (on: Device): void =>
       on.scope(() => {
         for (let seed = 30; seed < 34; seed++)
           matmul(on.tensor(values(M * K, seed), [M, K]), on.tensor(values(K * N, seed), [K, N]));
       });
 
-    test('stay while others come and go, until they are written; then they are copied again, with the new values', async () => {
-      const hostA = values(M * K, 40),
-        a = device.keep(device.tensor(hostA, [M, K])),
-        b = device.parameter(values(K * N, 41), [K, N]);
+    test('are kept until the parameter is written, then made again with the new values', async () => {
+      const hostA = values(M * K, 40);
+      const a = device.keep(device.tensor(hostA, [M, K]));
+      const b = device.parameter(values(K * N, 41), [K, N]);
       const run = (): Tensor => device.noGrad(() => device.scope(() => device.keep(matmul(a, b))));
       run().dispose();
       useOthers(device);
       device.write(a, hostA);
       expect(
         copiesOf(device, () => run().dispose()),
-        'the parameter is still there',
+        'the parameter is still in its texture',
       ).toBe(1);
       const next = values(K * N, 42);
       device.write(b, next);
@@ -159,7 +162,7 @@ describe('operand textures', () => {
       b.dispose();
     });
 
-    test('count as memory in use until the parameter is freed, and are none with keptOperandBytes 0', async () => {
+    test('count as memory in use until the parameter is freed; keptOperandBytes 0 keeps none', async () => {
       const used = (on: Device): { kept: number; left: number } => {
         const before = on.memory().liveBytes;
         const b = on.parameter(values(K * N, 43), [K, N]);
@@ -184,7 +187,7 @@ describe('operand textures', () => {
       );
     });
 
-    test('in another form (weights of Winograd convolutions) are computed once, and anew when the parameter was written', async () => {
+    test('hold transformed weights of Winograd convolutions, computed once per value of the parameter', async () => {
       const x = device.keep(device.tensor(values(12 * 12 * 64, 45), [1, 12, 12, 64])),
         weight = device.parameter(values(9 * 64 * 64, 46), [3, 3, 64, 64]);
       const run = (): Tensor =>

@@ -1,4 +1,7 @@
-/** Winograd's convolutions of images with more tiles than are transformed at once: each range of tiles adds to what those before gave. */
+/**
+ * Winograd convolutions of images with more tiles than are transformed at once: each range of tiles adds to the sums of
+ * the ranges before.
+ */
 import { afterAll, expect, test } from 'vitest';
 import { backward, conv2d, Random, type Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
@@ -13,7 +16,7 @@ const SHAPES: readonly (readonly number[])[] = [
   [1, SIDE, SIDE, 4],
 ];
 
-/** In inference, and the gradients by image and weights. */
+/** The output at inference, and the gradients with respect to image and weights. */
 async function convolve(device: Device): Promise<Float32Array[]> {
   const [x, weight, upstream] = SHAPES.map((shape, i) =>
     device.parameter(new Random(7, i).normalArray(shape.reduce((a, b) => a * b, 1)), [...shape]),
@@ -29,7 +32,7 @@ async function convolve(device: Device): Promise<Float32Array[]> {
   return values;
 }
 
-test('several ranges of tiles give what the direct sum gives', async () => {
+test('several ranges of tiles give the same result as the direct sum', async () => {
   const plain = await openDevice({ tuning: 'off', force: { convolution: 'direct' } });
   afterAll(() => plain.destroy());
   const direct = await convolve(plain);
@@ -37,7 +40,7 @@ test('several ranges of tiles give what the direct sum gives', async () => {
     (await convolve(device)).forEach((values, i) =>
       expect(
         relativeError(values, direct[i]),
-        `${label}: ${['output', 'gradient by the image', 'gradient by the weights'][i]}`,
+        `${label}: ${['output', 'gradient of the image', 'gradient of the weights'][i]}`,
       ).toBeLessThan(2e-5),
     );
   }

@@ -35,7 +35,7 @@ const make = (name: string, [batch, tokens, heads, size]: readonly number[], sca
   inputs: [randomInput([batch, tokens, 3 * heads * size], 60 + tokens + size, { scale })],
   run: ([qkv]) => multiheadAttention(qkv, heads),
   reference: ([qkv]) => reference(qkv, heads),
-  // exp and log of software adapters are good to some 1e-7 of arguments of up to ten.
+  // exp and log of software adapters have errors of about 1e-7 for arguments up to ten.
   tolerance: 1e-5,
 });
 

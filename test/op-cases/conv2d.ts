@@ -1,4 +1,7 @@
-/** Cases for the 2-D convolution: dense, strided, grouped, depthwise; channel counts that are and are not multiples of 4; what follows it in the same kernel. */
+/**
+ * Cases for the 2-D convolution: dense, strided, grouped, depthwise; channel counts that are and are not multiples of
+ * 4; the epilogue in the same kernel.
+ */
 import fc from 'fast-check';
 import { conv2d, type Conv2dOptions } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
@@ -10,7 +13,7 @@ interface Following {
   readonly relu?: boolean;
 }
 
-/** The definition, one output at a time. */
+/** The definition of the convolution, one output at a time. */
 function reference(
   x: NdArray,
   weight: NdArray,
@@ -56,7 +59,7 @@ interface Sizes extends Conv2dOptions {
   readonly scale?: boolean;
   readonly residual?: boolean;
   readonly activation?: 'relu';
-  /** False where a gradient would only cost time. */
+  /** False where checking the gradient would only cost time. */
   readonly differentiate?: boolean;
 }
 
@@ -88,7 +91,11 @@ function convCase(
     (part) => typeof part === 'string',
   );
   return {
-    name: `${name}: [${x.join(', ')}], ${kernel.join(' x ')} to ${O}${following.map((part) => ` + ${part}`).join('')} ${JSON.stringify(options)}`,
+    name: [
+      `${name}: [${x.join(', ')}], ${kernel.join(' x ')} to ${O}`,
+      following.map((part) => ` + ${part}`).join(''),
+      ` ${JSON.stringify(options)}`,
+    ].join(''),
     inputs: [
       randomInput(x, 1, { differentiate }),
       randomInput([...kernel, x[3] / groups, O], 2, { differentiate }),
@@ -143,7 +150,7 @@ export const conv2dCases = {
     convCase('as in a feature pyramid', { x: [2, 6, 6, 16], kernel: [3, 3], O: 24, padding: 1, bias: true }),
     convCase('a matrix product', { x: [2, 5, 7, 12], kernel: [1, 1], O: 20, bias: true }),
     convCase('stem on RGB', { x: [2, 13, 11, 3], kernel: [7, 7], O: 16, stride: 2, padding: 3 }),
-    convCase('RGB by lines, two places within a vec4', {
+    convCase('RGB by lines, two positions within a vec4', {
       x: [2, 9, 12, 3],
       kernel: [7, 7],
       O: 16,
@@ -151,7 +158,7 @@ export const conv2dCases = {
       padding: 3,
       bias: true,
     }),
-    convCase('RGB by lines, four places', {
+    convCase('RGB by lines, four positions', {
       x: [1, 6, 8, 3],
       kernel: [5, 7],
       O: 5,
@@ -172,7 +179,7 @@ export const conv2dCases = {
     }),
     convCase('one channel by lines, few outputs', { x: [2, 5, 12, 1], kernel: [3, 9], O: 3, stride: 3, padding: 4 }),
     convCase('six channels by lines, stride 3', { x: [1, 7, 10, 6], kernel: [3, 5], O: 9, stride: 3, padding: 1 }),
-    convCase('five channels by lines, less padding than channels reach', { x: [2, 4, 8, 5], kernel: [2, 7], O: 8 }),
+    convCase('five channels by lines, without padding', { x: [2, 4, 8, 5], kernel: [2, 7], O: 8 }),
     convCase('strided block', { x: [2, 7, 6, 8], kernel: [3, 3], O: 12, stride: 2, padding: 1 }),
     convCase('strided projection', { x: [1, 6, 5, 8], kernel: [1, 1], O: 4, stride: 2 }),
     convCase('larger than a tile', { x: [1, 8, 8, 36], kernel: [2, 3], O: 68, padding: 1, bias: true }),
@@ -182,7 +189,7 @@ export const conv2dCases = {
     convCase('3 x 3 without padding', { x: [1, 7, 8, 4], kernel: [3, 3], O: 8, bias: true }),
     convCase('3 x 3 with much padding', { x: [1, 3, 4, 4], kernel: [3, 3], O: 4, padding: 3 }),
     convCase('3 x 3 in textures', { x: [1, 5, 6, 64], kernel: [3, 3], O: 64, padding: 1 }),
-    convCase('few channels in textures: lanes keep to their pixels', {
+    convCase('few channels in textures: each lane has its own pixels', {
       x: [3, 9, 16, 4],
       kernel: [3, 3],
       O: 16,
@@ -213,7 +220,7 @@ export const conv2dCases = {
       groups: 3,
       bias: true,
     }),
-    convCase('several outputs a channel', { x: [1, 4, 5, 3], kernel: [3, 3], O: 6, padding: 1, groups: 3 }),
+    convCase('several outputs per channel', { x: [1, 4, 5, 3], kernel: [3, 3], O: 6, padding: 1, groups: 3 }),
     convCase('depthwise', { x: [2, 9, 8, 12], kernel: [3, 3], O: 12, padding: 1, groups: 12, bias: true }),
     convCase('depthwise, strided, odd', {
       x: [2, 6, 7, 6],
@@ -279,7 +286,7 @@ export const conv2dCases = {
       residual: true,
       activation: 'relu',
     }),
-    convCase('all that follows, a long sum split', {
+    convCase('whole epilogue, a long sum split', {
       x: [1, 2, 3, 1100],
       kernel: [1, 1],
       O: 8,
@@ -288,7 +295,7 @@ export const conv2dCases = {
       residual: true,
       activation: 'relu',
     }),
-    convCase('depthwise with all that follows, odd', {
+    convCase('depthwise with whole epilogue, odd', {
       x: [1, 5, 4, 6],
       kernel: [3, 3],
       O: 6,

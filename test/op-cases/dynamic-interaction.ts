@@ -11,7 +11,7 @@ function normalizedRelu(row: readonly number[], gamma: NdArray, beta: NdArray): 
   return row.map((v, i) => Math.max(0, ((v - mean) / Math.sqrt(variance + 1e-5)) * gamma.data[i] + beta.data[i]));
 }
 
-/** x (inner) times the (inner, columns) matrix that begins at `start`. */
+/** x (inner) times the (inner, columns) matrix that starts at `start`. */
 const times = (x: ArrayLike<number>, weights: Float64Array, start: number, columns: number): number[] =>
   Array.from({ length: columns }, (_, column) => {
     let sum = 0;
@@ -45,7 +45,8 @@ const make = (name: string, [proposals, positions, d, k]: readonly number[]): Op
   run: ([roi, parameters, gamma1, beta1, gamma2, beta2]) =>
     dynamicInteraction(roi, parameters, gamma1, beta1, gamma2, beta2),
   reference,
-  // Small against the distance of the pre-activations from the ReLUs' kinks: a difference across one is no derivative.
+  // Smaller than the distance of the pre-activations from the kinks of the ReLUs. A difference across a kink is not a
+  // derivative.
   step: 1e-7,
   tolerance: 2e-5,
 });

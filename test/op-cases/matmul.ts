@@ -4,7 +4,7 @@ import { linear, matmul, mixExperts } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
-/** [batch, rows, columns], a matrix without batch being one of batch 1. */
+/** An array as matrices [batch, rows, columns]. A 2-D array has batch 1. */
 function matrices(
   { shape, data }: NdArray,
   transposed: boolean,
@@ -79,7 +79,7 @@ const matmulCases = [
   product({ m: 8, n: 4, k: 12, form: 'tn', batchB: [3] }, 'A shared'),
   product({ m: 4, n: 8, k: 12, form: 'tt', batchA: [2], batchB: [2] }),
   product({ m: 3, n: 4, k: 5, form: 'tn', batchA: [4] }, 'A transposed and batched, B shared'),
-  // Operand textures want lines of a multiple of 64 elements.
+  // Operand textures need lines with a multiple of 64 elements.
   product({ m: 5, n: 64, k: 64, form: 'nn' }, 'in textures'),
   product({ m: 35, n: 66, k: 128, form: 'nt' }, 'in textures'),
   product({ m: 128, n: 64, k: 7, form: 'tn' }, 'in textures, K not a multiple of 4'),
@@ -116,7 +116,11 @@ function linearCase(
     r: residual ? others[bias ? 1 : 0] : null,
   });
   return {
-    name: `[${shape.join(', ')}] to ${n}${bias ? '' : ', no bias'}${residual ? ', residual' : ''}${relu ? ', relu' : ''}${note ? `: ${note}` : ''}`,
+    name: [
+      `[${shape.join(', ')}] to ${n}`,
+      `${bias ? '' : ', no bias'}${residual ? ', residual' : ''}${relu ? ', relu' : ''}`,
+      note ? `: ${note}` : '',
+    ].join(''),
     inputs,
     run: (inputs) => {
       const { b, r } = added(inputs);
@@ -138,7 +142,8 @@ function linearCase(
         }),
       );
     },
-    // Steps across the kink of a ReLU would spoil the differences: with this step few of some hundred outputs are that near.
+    // A step across the kink of a ReLU would spoil the differences. With this step few of some hundred outputs are that
+    // close to it.
     ...(relu ? { step: 1e-7 } : {}),
   };
 }
@@ -155,7 +160,7 @@ const linearCases = [
   linearCase([9], 20, 8, { bias: false }),
   linearCase([2, 9], 20, 8, { residual: true }),
   linearCase([33], 64, 64, { residual: true, relu: true }, 'in textures'),
-  linearCase([7], 6, 12, { bias: false, residual: true, relu: true }, 'rows of no whole vec4s'),
+  linearCase([7], 6, 12, { bias: false, residual: true, relu: true }, 'rows not made of whole vec4s'),
   linearCase([12], 8, 49 * 64, { residual: true }, 'K long'),
 ];
 

@@ -1,4 +1,4 @@
-/** Cases for RoIAlign: levels, borders, sampling, and boxes that are no boxes. */
+/** Cases for RoIAlign: levels, borders, sampling, and degenerate boxes. */
 import fc from 'fast-check';
 import { Random, roiAlign } from '../../engine/index.ts';
 import type { RoiAlignOptions } from '../../engine/ops/detection/roi-align.ts';
@@ -22,7 +22,7 @@ function bilinear(map: NdArray, image: number, channel: number, y: number, x: nu
   );
 }
 
-/** The level by the formula of the FPN paper; boxes without a positive area: the finest. */
+/** The level by the formula of the FPN paper. Boxes without a positive area belong to the finest level. */
 function levelOf([x1, y1, x2, y2]: readonly number[], levels: number, canonicalSize: number): number {
   const area = Math.max(0, (x2 - x1) * (y2 - y1));
   return Math.min(Math.max(Math.floor(4 + Math.log2(Math.sqrt(area) / canonicalSize + 1e-8)), 2), levels + 1) - 2;
@@ -70,12 +70,12 @@ function make(
     inputs: [{ ...boxes, differentiate: false }, ...maps.map((shape, i) => randomInput(shape, 40 + i))],
     run: ([box, ...features]) => roiAlign(features, box, options),
     reference: ([box, ...features]) => reference(features, box, options),
-    // Sample positions of some tens of pixels are off by some 1e-6 in f32, and random maps change by 1 a pixel.
+    // Sample positions of tens of pixels are off by about 1e-6 in f32, and random maps change by 1 per pixel.
     tolerance: 2e-5,
   };
 }
 
-/** Boxes of all sizes with centres in and somewhat around the image. */
+/** Boxes of all sizes with centres in the image and slightly outside. */
 function randomBoxes(batch: number, count: number, height: number, width: number, seed: number): OpInput {
   const random = new Random(seed);
   const data = Array.from({ length: batch * count }, () => {
@@ -97,7 +97,7 @@ const pyramid = (batch: number, size: number, channels: number): number[][] =>
 
 const awkward = listed([
   [0, 0, 96, 96], // whole image
-  [-300, -300, -200, -200], // outside: all zero
+  [-300, -300, -200, -200], // outside: all outputs are zero
   [-6, -6, 10, 10],
   [86, 80, 130, 118], // across the borders
   [30, 30, 30, 30],
