@@ -83,8 +83,7 @@ async function openPeers(log: (line: string) => void): Promise<Peer[]> {
   return peers;
 }
 
-const messageOf = (error: unknown): string =>
-  errorMessage(error).replaceAll('\n', ' ').slice(0, 120);
+const messageOf = (error: unknown): string => errorMessage(error).replaceAll('\n', ' ').slice(0, 120);
 
 /** Measures all rows that peers have, too, and that match `only`. */
 export async function comparePeers(adapter: AdapterKind, { only, rounds, log }: MicroOptions): Promise<PeerRow[]> {

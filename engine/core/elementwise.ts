@@ -6,10 +6,7 @@ import type { TensorDevice } from './tensor.ts';
 export const elementwiseLanes = ({ smallSubgroups, subgroupSize }: TensorDevice): number =>
   smallSubgroups ? subgroupSize : GPU_LANES;
 
-/**
- * Minimum and maximum number of elements that a lane handles in a loop. Fewer are not worth the cost of starting a
- * lane.
- */
+/** Minimum and maximum number of elements per lane. Fewer are not worth the cost of starting a lane. */
 const MIN_SHARE = 16;
 const MAX_SHARE = 512;
 /** Number of workgroups that keeps a software adapter busy. */

@@ -7,10 +7,7 @@ export class Storage {
   private references = 1;
   /** The range that a dispatch binds: whole vec4s. */
   readonly range: BufferRange;
-  /**
-   * Whether this is the memory of a parameter that no optimiser has moved. It is read in every pass and rarely
-   * written.
-   */
+  /** Whether this is a parameter's memory (unless an optimiser moved it): read in every pass and rarely written. */
   lasting = false;
 
   /** @param offset in bytes, a multiple of 256 */

@@ -1,7 +1,7 @@
 /**
- * Tensors: handles to a shape, a dtype and a range of a GPU buffer; and `TensorDevice`, the part of a device that
- * tensors and ops use.
- * Tensor, its tape node and its device refer to each other, so their types share this file.
+ * Tensors: handles to a shape, a dtype and a range of a GPU buffer.
+ * `TensorDevice` is the part of a device that tensors and ops use. `Device` implements it.
+ * A tensor, its tape node and its device refer to each other, so their types share this file.
  */
 import type { Grid, Kernel } from '../../kernels/kernel.ts';
 import type { StagedPrecision } from '../../kernels/matmul-tiled.ts';
@@ -11,6 +11,7 @@ import { formatShape, sizeOf } from './shape.ts';
 import { Storage, type Derivation } from './storage.ts';
 import type { ForcedVariants, VariantChooser } from './variants.ts';
 
+/** Types of elements; all have four bytes. */
 export type DType = 'f32' | 'u32' | 'i32';
 export type TensorData = Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer> | Int32Array<ArrayBuffer>;
 
@@ -25,9 +26,8 @@ export interface TapeNode {
 }
 
 /**
- * The sum of the gradients that other ops have contributed to an input so far, or null. A backward function that takes
- * it must add it to the gradient it returns.
- * Adding it inside the kernel saves a pass over both.
+ * The sum of the gradients that other ops have contributed to an input so far, or null.
+ * A backward function that takes it must add it to the gradient it returns. Doing so in its kernel saves a pass.
  */
 export type EarlierGradients = (input: number) => Tensor | null;
 
@@ -36,7 +36,7 @@ export interface TextureOperand extends TextureLines {
   readonly matrix: Tensor;
 }
 
-/** What tensors and ops use of a device. `Device` implements it. */
+/** What tensors and ops use of a device. */
 export interface TensorDevice {
   readonly limits: GPUSupportedLimits;
   /** Lanes of a subgroup if kernels may rely on it (feature present, one size only), otherwise 0. */
@@ -55,7 +55,9 @@ export interface TensorDevice {
    * those are processors, whose f32 kernels stage nothing in workgroup memory.
    */
   readonly expectedPrecision: StagedPrecision;
+  /** Variants of kernels to use instead of the expected or tuned ones. */
   readonly force: ForcedVariants;
+  /** Chooses among variants of kernels. */
   readonly tuner: VariantChooser<Tensor>;
   /** Whether ops are put on the tape now. */
   readonly gradEnabled: boolean;
@@ -67,6 +69,7 @@ export interface TensorDevice {
 
   /** A tensor with undefined values, for ops that write every element. */
   empty(shape: Shape, dtype?: DType): Tensor;
+  /** A tensor of zeros. */
   zeros(shape: Shape, dtype?: DType): Tensor;
   /**
    * Copies host values to the device. `dtype` follows the array's type; plain numbers are f32.
@@ -149,12 +152,9 @@ export class Tensor {
   grad: Tensor | null = null;
   /** The op that computed this tensor; null for parameters, constants, and tensors computed without the tape. */
   node: TapeNode | null = null;
-  /**
-   * Whether the tensor belongs to a graph on the tape. An inner scope hands such tensors to the outer scope instead
-   * of freeing them.
-   */
+  /** Whether the tensor belongs to a graph on the tape. An inner scope hands such tensors to the outer scope. */
   inGraph = false;
-  /** How to compute the values on the first use of `storage`; an operand texture may hold them already (see `derived`). */
+  /** How to compute the values on the first use of `storage` (see `TensorDevice.derived`); null for plain memory. */
   readonly derivation: Derivation | null;
   private data: Storage | 'not computed' | null;
 

@@ -1,6 +1,5 @@
 /**
- * Variants of kernels: several ways to compute the same result. An op describes them and asks a chooser which one to
- * run.
+ * Variants of kernels: several ways to compute the same result. An op describes them, and asks a chooser for one.
  * The types are generic in the tensor type `T`, because a tensor knows its device, and the device has the chooser.
  */
 import type { Kernel } from '../../kernels/kernel.ts';
@@ -9,16 +8,10 @@ import type { Shape } from './shape.ts';
 
 /** One way to compute a shape class. */
 export interface Candidate<V> {
-  /**
-   * Describes the variant, e.g. `texture 32x64, 2 slices`. A stored choice holds this name; candidates with equal
-   * names are the same variant.
-   */
+  /** Describes the variant, e.g. `texture 32x64, 2 slices`. Stored choices hold this name; it is unique in the class. */
   readonly name: string;
   readonly variant: V;
-  /**
-   * The kernels that the variant runs. When the source of one of them changes, the stored choice of the class is no
-   * longer valid.
-   */
+  /** The kernels that the variant runs. A stored choice is valid as long as their sources do not change. */
   readonly kernels: () => readonly Kernel[];
   /** Largest relative L2 distance from the plain variant's result that rounding may cause. */
   readonly tolerance: number;
@@ -35,8 +28,8 @@ export interface VariantProblem<V, T> {
   /** Shapes of all tensors of the problem, by name. */
   readonly tensors: Readonly<Record<string, Shape>>;
   /**
-   * Names of the output tensors. Each is compared with the plain variant's. The other tensors are random operands,
-   * uniform in -1 .. 1.
+   * Names of the output tensors. Each is compared with the plain variant's.
+   * The other tensors are random operands, uniform in -1 .. 1.
    */
   readonly output: string | readonly string[];
   /** Makes the values of operands for which uniform random values would be unrealistic. */
@@ -54,16 +47,13 @@ export interface VariantChooser<T> {
   choose<V>(family: string, key: string, describe: () => VariantProblem<V, T>): V;
 }
 
-/**
- * Variants that a caller can force. All variants give the same results up to rounding, so this is for tests and
- * measurements.
- */
+/** Variants to force, for tests and measurements. All variants give the same results up to rounding. */
 export interface ForcedVariants {
   /** Where matrix products read their operands from. */
   readonly operands?: 'buffer' | 'texture';
   /**
-   * How 3x3 convolutions of stride 1 and their gradients are computed. `winograd4` means F(2x2) in a forward pass
-   * that needs gradients.
+   * How 3x3 convolutions of stride 1 and their gradients are computed.
+   * `winograd4` means F(2x2) in a forward pass that needs gradients.
    */
   readonly convolution?: 'direct' | 'winograd2' | 'winograd4';
   /** Precision of the operands of products wherever f16 is allowed; `f16` needs `DeviceOptions.halfPrecision`. */

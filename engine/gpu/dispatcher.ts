@@ -1,6 +1,6 @@
 /**
- * Encodes commands: many dispatches per pass, many passes per submit, and one cached bind group for each different
- * dispatch.
+ * The dispatcher: encodes commands, with many dispatches per pass and many passes per submit.
+ * Each different dispatch has one cached bind group.
  */
 import type { Kernel, Grid } from '../../kernels/kernel.ts';
 import { ParamBlock, type Command, type CommandList, type CommandSink, type ParamSlot } from './commands.ts';
@@ -33,10 +33,7 @@ export interface WriteObserver {
   replaying(): void;
 }
 
-/**
- * A submit costs about as much as a dispatch. Submitting this often lets the device start while JavaScript still
- * encodes.
- */
+/** A submit costs about as much as a dispatch. This many lets the device start while JavaScript still encodes. */
 const DISPATCHES_PER_SUBMIT = 96;
 /**
  * A full cache of bind groups is emptied. Creating a bind group takes 17 to 25 us, and on lavapipe a memory mapping;
@@ -77,6 +74,7 @@ function copyToTexture(
     );
 }
 
+/** Encodes the commands of a device, or adds them to the list of a capture. */
 export class Dispatcher {
   private readonly pipelines: PipelineCache;
   /**
@@ -107,7 +105,7 @@ export class Dispatcher {
     device.addEventListener('uncapturederror', (event) => this.fail(new Error(`WebGPU: ${event.error.message}`)));
   }
 
-  /** Dispatches encoded since the device was opened. */
+  /** Number of dispatches since the device was opened. */
   get dispatches(): number {
     return this.total;
   }
@@ -193,7 +191,7 @@ export class Dispatcher {
     if (bytes > 0) this.queue.writeBuffer(range.gpu, range.offset, data, byteOffset, bytes);
   }
 
-  /** Submits what was encoded. */
+  /** Submits all encoded work. */
   flush(): void {
     this.closePass();
     if (!this.encoder) return;

@@ -19,16 +19,13 @@ export const TEXEL_BYTES = 16;
 /** How the lines of a matrix lie in a texture. */
 export interface TextureLayout {
   readonly blocks: number;
-  /** A power of two where there is more than one block. */
+  /** A power of two if there is more than one block. */
   readonly blockLines: number;
   /** Texels from one block to the next. */
   readonly pitch: number;
 }
 
-/**
- * A matrix of `lines` lines of `texels` vec4s, then a last line of `rest` vec4s if `rest` > 0; and its layout in a
- * texture.
- */
+/** A matrix of `lines` lines of `texels` vec4s, plus a last line of `rest` vec4s, and its layout in a texture. */
 export interface TextureLines {
   readonly lines: number;
   readonly texels: number;
@@ -41,10 +38,7 @@ export interface CopiedMatrix {
   /** The buffer's id. */
   readonly buffer: number;
   readonly offset: number;
-  /**
-   * Name of the computation that made the matrix from the buffer (`TensorDevice.derived`); empty for the values
-   * themselves.
-   */
+  /** The computation that made the matrix from the buffer (`TensorDevice.derived`); empty for a plain copy. */
   readonly form: string;
   readonly lines: number;
   readonly texels: number;
@@ -64,8 +58,8 @@ export interface OperandTexture {
   /** Size of the matrix that was copied into the texture last. */
   matrixBytes: number;
   /**
-   * Number of captures that use the texture. It lives as long as they do, but serves other work too: a replay copies
-   * its matrices again.
+   * Number of captures that use the texture. It lives as long as they do. Other work may use it too,
+   * because a replay copies its matrices again.
    */
   captures: number;
   /** The matrix in the texture; null once the matrix's buffer is written or freed. */
@@ -74,8 +68,8 @@ export interface OperandTexture {
   kept: boolean;
 }
 
-/** What a caller passes for a binding of a kernel. */
+/** A resource that a caller passes for a binding of a kernel. */
 export type Bindable = BufferHolder | OperandTexture;
 
-/** What a dispatch binds. */
+/** A resource as a dispatch binds it. */
 export type Bound = BufferRange | OperandTexture;
