@@ -20,7 +20,7 @@ import { lines } from './repeat.ts';
 /** Vec4s along K that a tile in workgroup memory holds. */
 const DEPTH4 = 4;
 
-/** A workgroup computes a square tile of `tile` pixels by `tile` channels, each invocation 4 x 4 of it. */
+/** A workgroup computes a tile of `tile` pixels by `tile` channels. Each invocation computes 4 x 4 of these outputs. */
 export const convTiledKernel = kernelFamily((tile: number, precision: StagedPrecision, epilogue: Epilogue) => {
   const { vector, module, store, load } = STAGING[precision];
   const side = tile / 4;

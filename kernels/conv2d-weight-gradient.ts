@@ -236,12 +236,12 @@ ${lines(4, (r) => `  var sum${r} = vec4f();`)}
 ${lines(
   share,
   (i) => `    {
-      let wanted = pixel0 + lane / ${side}u + ${i * (lanes / side)}u;
-      let pixel = min(wanted, lastPixel - 1u);
+      let nextPixel = pixel0 + lane / ${side}u + ${i * (lanes / side)}u;
+      let pixel = min(nextPixel, lastPixel - 1u);
       let outLine = pixel / p.outW;
       let y = u32(i32((outLine % p.outH) * p.stride + ky) - p.padding);
       let e = u32(i32((pixel % p.outW) * p.stride * sourcePitch) + offsetOwn);
-      let inside = wanted < lastPixel && y < p.sourceH && e < lineLength;
+      let inside = nextPixel < lastPixel && y < p.sourceH && e < lineLength;
       tileA[lane + ${i * lanes}u] =
         select(vec4f(), loadSource(((outLine / p.outH) * p.sourceH + y) * lineLength, e), inside);
       tileB[lane + ${i * lanes}u] = loadUpstream(pixel * upstreamPitch, column);

@@ -85,7 +85,7 @@ export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, 
  * so the taps of one pixel are `stride` apart.
  */
 export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lanes: number) => {
-  const upstream = linearLoad(textures, 'upstream', 'there');
+  const upstream = linearLoad(textures, 'upstream', 'readAt');
   const weight = linearLoad(textures, 'weights', 'tap');
   return defineKernel({
     name: `depthwise_input_gradient_f32_vec4${textures ? '_texture' : ''}`,
@@ -115,7 +115,7 @@ export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lan
     var kx = x - lastX * p.stride;
     for (var ox = lastX; kx < p.kw; ox--) {
       if (oy < p.outH && ox < p.outW) {
-        let there = ((image * p.outH + oy) * p.outW + ox) * p.C4 + c;
+        let readAt = ((image * p.outH + oy) * p.outW + ox) * p.C4 + c;
         let tap = (ky * p.kw + kx) * p.C4 + c;
         sum = fma(${upstream}, ${weight}, sum);
       }
@@ -132,7 +132,7 @@ export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lan
  * Gradient with respect to the weight. One invocation takes a tap, a vec4 of channels and a split of lines (image, oy).
  */
 export const depthwiseWeightGradientKernel = kernelFamily((textures: boolean) => {
-  const source = linearLoad(textures, 'source', 'there');
+  const source = linearLoad(textures, 'source', 'readAt');
   const upstream = linearLoad(textures, 'upstream', 'own');
   return defineKernel({
     name: `depthwise_weight_gradient_f32_vec4${textures ? '_texture' : ''}`,
@@ -170,7 +170,7 @@ export const depthwiseWeightGradientKernel = kernelFamily((textures: boolean) =>
     for (var ox = 0u; ox < p.outW; ox++) {
       let x = u32(i32(ox * p.stride + kx) - p.padding);
       if (x >= p.sourceW) { continue; }
-      let there = (sourceLine + x) * p.C4 + c;
+      let readAt = (sourceLine + x) * p.C4 + c;
       let own = (outLine * p.outW + ox) * p.C4 + c;
       sum = fma(${source}, ${upstream}, sum);
     }

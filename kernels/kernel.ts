@@ -122,7 +122,7 @@ export function dispatchFlops(
   if (flops === null) return null;
   const count = flops(params, grid);
   if (!Number.isFinite(count))
-    throw new Error(`${name}: params: expected those that its FLOPs are computed from, got ${Object.keys(params)}`);
+    throw new Error(`${name}: params: expected all params of its FLOPs, got ${Object.keys(params).join(', ')}`);
   return count;
 }
 
@@ -159,7 +159,7 @@ export type Grid = readonly [x: number, y: number, z: number];
 
 /**
  * The body of an elementwise kernel with `lanes` invocations per workgroup. It runs `statements` for each element `i`
- * below `count`. Each workgroup takes one contiguous range of elements, whatever the grid.
+ * below `count`. Each workgroup takes one contiguous range of elements. The grid may have any shape.
  */
 export function eachElement(lanes: number, count: string, statements: string): string {
   const end = `min(${count}, (linearGroup + 1u) * share)`;

@@ -1,8 +1,8 @@
 /**
  * Matrix products through workgroup memory, for adapters without subgroups or with large ones (GPUs).
  *
- * Tiles of A and B are staged k-major as vec4s, whatever the form. Each invocation computes a block of the output in
- * registers. Params and buffers are those of matmul-subgroup.ts.
+ * Tiles of A and B are staged k-major as vec4s, for every form. Each invocation computes a block of the output in
+ * registers. It has the params and buffers of matmul-subgroup.ts.
  *
  * Operands are staged as f32, or rounded to f16 (`StagedPrecision`), which halves the workgroup memory of a tile.
  * Products and sums are f32 in either case.

@@ -45,7 +45,7 @@ describe('declared FLOPs of a kernel', () => {
 
   test('need all params that they read', () => {
     expect(() => dispatchFlops(product, { m: 8, n: 12, k: 16 }, grid)).toThrow(
-      `${product.name}: params: expected those that its FLOPs are computed from, got m,n,k`,
+      `${product.name}: params: expected all params of its FLOPs, got m, n, k`,
     );
   });
 

@@ -193,7 +193,7 @@ describe.runIf(supported)('operands in f16', async () => {
     expect(large.error).toBeLessThan(1e-5);
   });
 
-  test('are left alone where gradients are recorded, and in the gradients', async () => {
+  test('are not used while gradients are enabled, nor in the gradients', async () => {
     const spy = vi.spyOn(half, 'run');
     for (const op of [opCases.matmul[3], opCases.linear[6], opCases.conv2d[0], opCases.conv2d[1]])
       await checkOp(half, op, true);

@@ -8,7 +8,7 @@ import { openDevice } from '../engine/node/index.ts';
 import { forcedDevices } from './devices.ts';
 import { relativeError } from './op-harness.ts';
 
-/** 15,129 tiles of 4 x 4 outputs, of which 14,563 with 16 channels fill the 32 MiB of a range. */
+/** 15,129 tiles of 4 x 4 outputs. A range of 32 MiB has 14,563 tiles with 16 channels. */
 const SIDE = 490;
 const SHAPES: readonly (readonly number[])[] = [
   [1, SIDE, SIDE, 16],

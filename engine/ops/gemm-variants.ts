@@ -47,7 +47,7 @@ type Tiles = Readonly<Partial<Record<GemmVariant['size'], MatmulTile>>>;
 
 // ------------------------------------------------------------------ kernels and operands
 
-/** What a kernel does besides the plain product. A product with split K has none of it. */
+/** Work of a kernel in addition to the plain product. A product with split K has no extras. */
 export interface GemmExtras {
   readonly epilogue: Epilogue;
   readonly sums: boolean;
