@@ -279,7 +279,7 @@ describe('data', () => {
     expect(splitWarnings(openDataset(root), 'train', 'val')).toEqual([
       'classes without an object in the split "train": 1 of 4: star',
       'the split "val" has no object to measure by: every metric will be -1',
-      'images in both "train" and "val", where they tell nothing about unseen images: 1: 1.png',
+      'images in both "train" and "val", which say nothing about unseen images: 1: 1.png',
     ]);
   });
 
@@ -426,14 +426,14 @@ describe('weights and checkpoints', () => {
     );
     expect(
       await resumed((path) =>
-        writeFileSync(join(path, 'last', 'state.json'), '{"iteration":1,"optimizerSteps":1,"best":{}}'),
+        writeFileSync(join(path, 'last', 'state.json'), '{"iteration":1,"optimizerSteps":1,"best":{"iteration":1}}'),
       ),
     ).toContain('state.json: best.AP: expected a number, got nothing');
     expect(await resumed((path) => truncateSync(join(path, 'last', 'optimizer.safetensors'), 20000))).toContain(
       'optimizer.safetensors: ',
     );
     expect(await resumed(edit('config.json', '"adamw"', '"sgd"'))).toMatch(
-      /optimizer\.safetensors: SGD: .* is missing in the state; was .*config\.json edited\?/,
+      /optimizer\.safetensors: SGD: .*: expected a value in the state, got none; was .*config\.json edited\?/,
     );
     expect(await resumed(edit('config.json', data, `${data}-moved`))).toContain(
       'is not there any more; say where it is by --data DIR',
