@@ -1,4 +1,6 @@
-/** The command line: a program with subcommands, each an npm script. An error of input is one line, with exit code 2. */
+/**
+ * The command line: a program with subcommands, each an npm script. An error of input is one line, with exit code 2.
+ */
 import { WeightsError } from '../engine/index.ts';
 import { InputError } from './core/errors.ts';
 
