@@ -1,4 +1,4 @@
-/** Which operands ops read from textures, and how these lie in them (gpu/textures.ts holds the textures). */
+/** Operands that ops read from textures, and their layout in textures (gpu/textures.ts holds the textures). */
 import { sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor, TensorDevice, TextureOperand } from '../core/tensor.ts';
 import type { OperandTexture, TextureLayout } from '../gpu/resources.ts';
@@ -9,20 +9,26 @@ export interface LinearOperand extends TextureOperand {
   readonly shift: number;
 }
 
-/** Whether kernels read operands from textures where it pays: lavapipe (8 or 16 lanes) loads faster from them, SwiftShader with its 4 does not. */
+/**
+ * Whether kernels should read operands from textures where copies pay. lavapipe (8 or 16 lanes) loads faster from
+ * textures than from buffers. SwiftShader (4 lanes) does not.
+ */
 export function prefersTextures({ operandTextures, subgroupSize, force: { operands } }: TensorDevice): boolean {
   return (
     operandTextures && operands !== 'buffer' && (operands === 'texture' || (subgroupSize >= 8 && subgroupSize <= 16))
   );
 }
 
-/** A matrix as a texture operand, or null where no texture can hold it; `whole`: in one block. */
+/**
+ * A matrix of `lines` lines of `texels` vec4s as a texture operand, or null where no texture can hold it.
+ * `whole`: in one block.
+ */
 export function textureOperand(matrix: Tensor, lines: number, texels: number, whole = false): TextureOperand | null {
   const layout = layoutOf(matrix.device, lines, texels, whole);
   return layout && { matrix, lines, texels, rest: 0, layout };
 }
 
-/** Whether a matrix of so many lines and texels can be a texture operand. */
+/** Whether a matrix with these lines and texels can be a texture operand. */
 export const textureFits = (device: TensorDevice, lines: number, texels: number, whole = false): boolean =>
   layoutOf(device, lines, texels, whole) !== null;
 
@@ -31,12 +37,15 @@ function layoutOf({ limits }: TensorDevice, lines: number, texels: number, whole
   return layout && !(whole && layout.blocks > 1) ? layout : null;
 }
 
-/** log2 of the texels of a linear operand's lines: at least a copy's, and lines that the tensor does not need many more of than they are long. */
+/**
+ * log2 of the texels of a line of a linear operand. A line is at least as long as a copy needs, and about as long as
+ * the number of lines.
+ */
 const MIN_SHIFT = 4,
   DEFAULT_SHIFT = 10,
   MAX_SHIFT = 12;
 
-/** How a linear operand of so many texels lies; null where none can. */
+/** The layout of a linear operand with `texels` texels; null where no texture can hold it. */
 function linearLines(
   { limits: { maxTextureDimension2D } }: TensorDevice,
   texels: number,
@@ -52,13 +61,16 @@ function linearLines(
     : { lines, texels: 2 ** shift, rest, layout: { blocks: 1, blockLines, pitch: 2 ** shift }, shift };
 }
 
-/** The vec4s of a tensor one behind the other, whatever the lengths of its rows: vec4 e at texel (e mod 2^shift, e >> shift). Null where the tensor is not made of vec4s, or no texture can hold them. */
+/**
+ * The vec4s of a tensor as a linear operand, for any length of its rows: vec4 e is at texel (e mod 2^shift, e >>
+ * shift). Null where the tensor is not made of whole vec4s, or where no texture can hold them.
+ */
 export function linearOperand(tensor: Tensor): LinearOperand | null {
   const lines = linearLines(tensor.device, tensor.size / 4);
   return lines && { matrix: tensor, ...lines };
 }
 
-/** Whether tensors of a shape can be linear operands. */
+/** Whether a tensor of a shape can be a linear operand. */
 export const hasLinearOperand = (device: TensorDevice, shape: Shape): boolean =>
   linearLines(device, sizeOf(shape) / 4) !== null;
 
@@ -68,7 +80,7 @@ export interface LinearCopy {
   readonly shift: number;
 }
 
-/** Runs `body` with copies of tensors in linear textures, or with null where one of them has none. */
+/** Runs `body` with copies of tensors in linear textures, or with null where one of them does not fit. */
 export function withLinearCopies<T>(
   device: TensorDevice,
   tensors: readonly Tensor[],
@@ -81,7 +93,10 @@ export function withLinearCopies<T>(
   );
 }
 
-/** Runs `body` with operands copied into linear textures if `textures` and all of them can be, and the params that say where they lie (kernels/linear.ts); as they are otherwise. */
+/**
+ * Runs `body` with operands copied into linear textures, and with the params that locate their elements
+ * (kernels/linear.ts). Without `textures`, or where one does not fit, `body` gets the tensors themselves.
+ */
 export function withOperands<N extends string>(
   device: TensorDevice,
   textures: boolean,
