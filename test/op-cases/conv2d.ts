@@ -7,7 +7,9 @@ import { conv2d, type Conv2dOptions } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, type NdArray, type OpCase } from '../op-harness.ts';
 
+/** What follows a convolution in the same kernel. */
 interface Following {
+  readonly bias?: NdArray;
   readonly scale?: NdArray;
   readonly residual?: NdArray;
   readonly relu?: boolean;
@@ -17,8 +19,7 @@ interface Following {
 function reference(
   x: NdArray,
   weight: NdArray,
-  bias: NdArray | undefined,
-  { scale, residual, relu = false }: Following,
+  { bias, scale, residual, relu = false }: Following,
   { stride = 1, padding = 0, groups = 1 }: Conv2dOptions,
 ): NdArray {
   const [B, H, W, C] = x.shape;
@@ -114,13 +115,7 @@ function convCase(
     },
     reference: (inputs) => {
       const { input, weight, ...rest } = named(inputs);
-      return reference(
-        input,
-        weight,
-        rest.bias,
-        { scale: rest.scale, residual: rest.residual, relu: activation === 'relu' },
-        options,
-      );
+      return reference(input, weight, { ...rest, relu: activation === 'relu' }, options);
     },
   };
 }

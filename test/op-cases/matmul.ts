@@ -96,14 +96,20 @@ const matmulCases = [
   ),
 ];
 
+interface LinearCase {
+  /** Default true. */
+  readonly bias?: boolean;
+  readonly relu?: boolean;
+  readonly residual?: boolean;
+  readonly note?: string;
+}
+
 function linearCase(
   batch: readonly number[],
   n: number,
   k: number,
-  options: { bias?: boolean; relu?: boolean; residual?: boolean },
-  note = '',
+  { bias = true, relu = false, residual = false, note = '' }: LinearCase,
 ): OpCase {
-  const { bias = true, relu = false, residual = false } = options;
   const shape = [...batch, k];
   const inputs = [
     randomInput(shape, 21),
@@ -150,18 +156,18 @@ function linearCase(
 
 const linearCases = [
   linearCase([1], 5, 16, {}),
-  linearCase([25], 4, 256, {}, 'boxes'),
-  linearCase([2, 25], 5, 36, {}, 'classes'),
-  linearCase([7], 3, 5, { relu: true }, 'nothing a multiple of 4'),
-  linearCase([0], 8, 4, { relu: true }, 'no rows'),
-  linearCase([12], 8, 49 * 64, { relu: true }, 'K long'),
-  linearCase([150], 72, 40, { relu: true }, 'more than a tile each way'),
+  linearCase([25], 4, 256, { note: 'boxes' }),
+  linearCase([2, 25], 5, 36, { note: 'classes' }),
+  linearCase([7], 3, 5, { relu: true, note: 'nothing a multiple of 4' }),
+  linearCase([0], 8, 4, { relu: true, note: 'no rows' }),
+  linearCase([12], 8, 49 * 64, { relu: true, note: 'K long' }),
+  linearCase([150], 72, 40, { relu: true, note: 'more than a tile each way' }),
   linearCase([33], 64, 12, { bias: false, relu: true }),
   linearCase([9], 20, 8, { bias: false }),
   linearCase([2, 9], 20, 8, { residual: true }),
-  linearCase([33], 64, 64, { residual: true, relu: true }, 'in textures'),
-  linearCase([7], 6, 12, { bias: false, residual: true, relu: true }, 'rows not made of whole vec4s'),
-  linearCase([12], 8, 49 * 64, { residual: true }, 'K long'),
+  linearCase([33], 64, 64, { residual: true, relu: true, note: 'in textures' }),
+  linearCase([7], 6, 12, { bias: false, residual: true, relu: true, note: 'rows not made of whole vec4s' }),
+  linearCase([12], 8, 49 * 64, { residual: true, note: 'K long' }),
 ];
 
 function mixExpertsCase(batch: number, experts: number, rows: number, k: number): OpCase {
