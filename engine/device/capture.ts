@@ -6,7 +6,8 @@
  */
 import { Storage } from '../core/storage.ts';
 import { tensorsIn, type Tensor } from '../core/tensor.ts';
-import type { BufferArena, BufferPool, PooledBuffer } from '../gpu/buffers.ts';
+import type { BufferArena } from '../gpu/buffer-arena.ts';
+import type { BufferPool, PooledBuffer } from '../gpu/buffers.ts';
 import { CommandList } from '../gpu/commands.ts';
 import type { Dispatcher } from '../gpu/dispatcher.ts';
 import type { OperandTexture } from '../gpu/resources.ts';

@@ -8,8 +8,10 @@ import { checkShape, formatShape, shapeError, sizeOf, type Shape } from '../core
 import { Storage } from '../core/storage.ts';
 import { Tensor, type DType, type TensorData, type TensorDevice, type TextureOperand } from '../core/tensor.ts';
 import type { ForcedVariants } from '../core/variants.ts';
-import { BufferArena, BufferPool, MemoryLedger, type MemoryReport as PoolReport } from '../gpu/buffers.ts';
+import { BufferArena } from '../gpu/buffer-arena.ts';
+import { BufferPool } from '../gpu/buffers.ts';
 import { Dispatcher } from '../gpu/dispatcher.ts';
+import { MemoryLedger, type MemoryReport as PoolReport } from '../gpu/memory-ledger.ts';
 import type { OperandTexture } from '../gpu/resources.ts';
 import { TexturePool } from '../gpu/textures.ts';
 import type { Profile, ProfileOptions } from '../profiling/profile.ts';

@@ -6,7 +6,7 @@
  * A matrix lies in blocks of `blockLines` lines side by side, so that it may have more lines than a texture has rows:
  * line l, vec4 x is at texel (pitch * floor(l / blockLines) + x, l mod blockLines).
  */
-import type { MemoryLedger } from './buffers.ts';
+import type { MemoryLedger } from './memory-ledger.ts';
 import type { Dispatcher } from './dispatcher.ts';
 import {
   TEXEL_BYTES,
