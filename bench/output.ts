@@ -75,6 +75,20 @@ function markdownTable({ header, rows }: Table): string {
   return [line(header), `|${toRight.map((right) => (right ? '--:' : '---')).join('|')}|`, ...rows.map(line)].join('\n');
 }
 
+/** Longest line of prose in a page. */
+const MAX_LINE = 120;
+
+/** Breaks prose into lines, between words; inline code stays together. */
+function wrapped(text: string): string {
+  const lines: string[] = [];
+  for (const word of text.match(/`[^`]*`\S*|\S+/g) ?? []) {
+    const line = lines.at(-1);
+    if (line !== undefined && line.length + 1 + word.length <= MAX_LINE) lines[lines.length - 1] = `${line} ${word}`;
+    else lines.push(word);
+  }
+  return lines.join('\n');
+}
+
 /** The report under a heading, between comments that mark it, so that the same command replaces it. */
 export function reportMarkdown(
   { name, title, command, notes, tables }: Report,
@@ -83,10 +97,12 @@ export function reportMarkdown(
   const mark = `${name}, ${adapter}`;
   const parts = [
     `### ${title}`,
-    `${description}, ${cores} processor cores, Node ${process.versions.node}` +
-      `${tuning === 'none' ? '' : `, ${tuning}`}: \`${command}\``,
+    wrapped(
+      `${description}, ${cores} processor cores, Node ${process.versions.node}` +
+        `${tuning === 'none' ? '' : `, ${tuning}`}: \`${command}\``,
+    ),
     ...tables.map((table) => `${table.caption ? `${table.caption}\n\n` : ''}${markdownTable(table)}`),
-    ...notes,
+    ...notes.map(wrapped),
   ];
   return `<!-- begin: ${mark} -->\n${parts.join('\n\n')}\n<!-- end: ${mark} -->`;
 }
