@@ -1,5 +1,6 @@
 /**
- * The benchmarks' command line: kernels one by one (default), beside other engines, a training step by its parts, and how a step grows. See docs/benchmarks.md.
+ * The command line of the benchmarks: single kernels (default), kernels beside other engines, a training step by its
+ * parts, and the growth of a step. See docs/benchmarks.md.
  *
  *   npm run bench -- --help
  */
@@ -13,23 +14,27 @@ import { adapterOf, publish, type Adapter } from './output.ts';
 
 const HELP = `bench: measures kernels and training steps on this machine's adapter
 
-  npm run bench -- [options]                every kernel: checked against float64, then timed forward and backward
-  npm run bench -- --peers [options]        beside tfjs, jax-js and onnxruntime (installs them once, 600 MB, apart from this project's packages)
-  npm run bench -- --step [options]         a training step by its parts
-  npm run bench -- --scaling [options]      how a step's time and memory grow with image size, proposals, batch and objects
+  npm run bench -- [options]            every kernel: compared with float64, then timed forward and backward
+  npm run bench -- --peers [options]    beside tfjs, jax-js and onnxruntime (installs them once, 600 MB, outside the
+                                        packages of this project)
+  npm run bench -- --step [options]     a training step by its parts
+  npm run bench -- --scaling [options]  growth of a step's time and memory with image size, proposals, batch, objects
 
-  --only PATTERN    kernels and peers: rows whose preset, op, shape and part match this regular expression, e.g. "matmul nn", "paper conv.*gradient"
+  --only PATTERN    kernels and peers: only rows with a preset, op, shape and part that match this regular expression,
+                    for example "matmul nn", "paper conv.*dx"
   --rounds N        interleaved rounds (default 7; scaling: 5)
-  --roofline FILE   kernels: measure what the adapter can do at most, and draw the kernels below it, as SVG
+  --roofline FILE   kernels: also measure the peak rates of the adapter, and draw the kernels below them, as SVG
   --preset NAME     step: ${Object.keys(MODEL_PRESETS).join(', ')} (default small)
-  --torch           step: PyTorch's step of the same configuration beside ours (Debian's python3-torch, python3-torchvision, python3-scipy)
-  --python FILE     step, with --torch: the Python that has them (default /usr/bin/python3)
-  --plot FILE       scaling: draw it, as SVG
+  --torch           step: PyTorch's step of the same configuration beside ours
+                    (Debian's python3-torch, python3-torchvision, python3-scipy)
+  --python FILE     step, with --torch: the Python with these packages (default /usr/bin/python3)
+  --plot FILE       scaling: draw the results, as SVG
   --json FILE       write the results
-  --markdown FILE   put the tables into this page, in the place of those of the same benchmark and adapter
+  --markdown FILE   put the tables into this page, in place of those of the same benchmark and adapter
   --help            this text
 
-The exit code is 1 where a kernel computes something wrong. DSRCNN_DRIVER=swiftshader (or lavapipe, gpu) chooses another adapter, as everywhere.
+The exit code is 1 if a kernel computes wrong values. DSRCNN_DRIVER=swiftshader (or lavapipe, gpu) chooses another
+adapter, as in all commands.
 `;
 
 const OPTIONS = {
@@ -50,7 +55,7 @@ const OPTIONS = {
 
 type Mode = 'kernels' | 'peers' | 'step' | 'scaling';
 
-/** The modes that an option belongs to; those that are not here go with all of them. */
+/** The modes that an option belongs to. Other options belong to all modes. */
 const BELONGS: Readonly<Record<string, readonly Mode[]>> = {
   only: ['kernels', 'peers'],
   roofline: ['kernels'],
@@ -60,7 +65,7 @@ const BELONGS: Readonly<Record<string, readonly Mode[]>> = {
   plot: ['scaling'],
 };
 
-/** Where results go says nothing about them. */
+/** Options that name output files; they are not part of the command in a report. */
 const WRITES = ['--json', '--markdown'];
 
 export interface BenchOptions {
@@ -74,13 +79,13 @@ export interface BenchOptions {
   readonly plot?: string;
   readonly json?: string;
   readonly markdown?: string;
-  /** As it was typed, without the files that are written, for the reader of the results. */
+  /** The command for readers of the results, without the files that it writes. */
   readonly command: string;
 }
 
 const isPreset = (name: string): name is PresetName => Object.hasOwn(MODEL_PRESETS, name);
 
-/** Reads the options; null for --help. Throws InputError naming the one that is unknown, malformed, or of no effect. */
+/** Reads the options; null for --help. Throws InputError naming an option that is unknown, malformed, or without effect. */
 export function readOptions(argv: readonly string[]): BenchOptions | null {
   const { values } = parseArguments('bench', argv, OPTIONS);
   if (values.help) return null;
@@ -89,17 +94,18 @@ export function readOptions(argv: readonly string[]): BenchOptions | null {
     throw new InputError(`bench: --${modes[0]} does not go with --${modes[1]}: one benchmark at a time`);
   const mode: Mode = modes[0] ?? 'kernels';
   for (const [name, where] of Object.entries(BELONGS)) {
-    if (Object.hasOwn(values, name) && !where.includes(mode))
-      throw new InputError(
-        `bench: --${name} does not go with ${modes.length === 0 ? 'the benchmark of kernels' : `--${mode}`}, only with ${where.map((one) => (one === 'kernels' ? 'that of kernels' : `--${one}`)).join(' and ')}`,
-      );
+    if (!Object.hasOwn(values, name) || where.includes(mode)) continue;
+    const optionOf = (value: Mode): string => (value === 'kernels' ? 'the benchmark of kernels' : `--${value}`);
+    throw new InputError(
+      `bench: --${name} does not go with ${optionOf(mode)}, only with ${where.map(optionOf).join(' and ')}`,
+    );
   }
   const { preset = 'small' } = values;
   if (!isPreset(preset))
     throw new InputError(
       `bench: --preset: expected one of ${Object.keys(MODEL_PRESETS).join(', ')}, got ${JSON.stringify(preset)}`,
     );
-  if (values.python !== undefined && !values.torch) throw new InputError('bench: --python goes with --torch');
+  if (values.python !== undefined && !values.torch) throw new InputError('bench: --python does not go without --torch');
   for (const name of ['roofline', 'plot'] as const) {
     if (values[name] !== undefined && !values[name].endsWith('.svg'))
       throw new InputError(`bench: --${name}: expected a file that ends in .svg, got ${values[name]}`);
@@ -136,8 +142,8 @@ export function readOptions(argv: readonly string[]): BenchOptions | null {
   };
 }
 
-/** What kind of adapter there is; the device is opened only to look. */
-async function lookAtAdapter(): Promise<Adapter> {
+/** The adapter of a device that is opened only for this. */
+async function currentAdapter(): Promise<Adapter> {
   const device = await openDevice();
   const adapter = adapterOf(device);
   device.destroy();
@@ -151,10 +157,12 @@ export async function runBench(argv: readonly string[]): Promise<number> {
     process.stdout.write(HELP);
     return 0;
   }
-  const adapter = await lookAtAdapter();
+  const adapter = await currentAdapter();
   const log = (text: string): void => console.log(text);
+  const subgroups = adapter.subgroupSize > 0 ? `, subgroups of ${adapter.subgroupSize}` : '';
   log(
-    `${adapter.description}${adapter.subgroupSize > 0 ? `, subgroups of ${adapter.subgroupSize}` : ''}, tuning: ${adapter.tuning}, ${adapter.cores} processor cores; ${options.rounds} rounds`,
+    `${adapter.description}${subgroups}, tuning: ${adapter.tuning}, ${adapter.cores} processor cores; ` +
+      `${options.rounds} rounds`,
   );
   const run = { ...options, log, adapter };
   const { report, wrong } =
@@ -168,14 +176,14 @@ export async function runBench(argv: readonly string[]): Promise<number> {
   publish(report, adapter, options);
   if (wrong > 0)
     process.stderr.write(
-      `error: ${wrong} ${wrong === 1 ? 'row is' : 'rows are'} WRONG: what was computed is not what float64 gives\n`,
+      `error: ${wrong} ${wrong === 1 ? 'row is' : 'rows are'} WRONG: the values differ from the float64 reference\n`,
     );
   return wrong > 0 ? 1 : 0;
 }
 
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
   try {
-    // The peers keep the process alive by devices of their own.
+    // The devices of the peers keep the process alive.
     process.exit(await runBench(process.argv.slice(2)));
   } catch (error) {
     if (!(error instanceof InputError)) throw error;

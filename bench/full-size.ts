@@ -11,6 +11,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { AdamW, backward, readCheckpoint, readSafetensors, type Device } from '../engine/index.ts';
+import { median } from '../engine/core/statistics.ts';
 import { openDevice } from '../engine/node/index.ts';
 import { storedShape, toStored } from '../engine/nn/index.ts';
 import { criterion } from '../model/criterion.ts';
@@ -19,7 +20,7 @@ import { uploadTargets } from '../model/targets.ts';
 import { integerOption, orExit, parseArguments } from '../training/commands/arguments.ts';
 import { InputError } from '../training/core/errors.ts';
 import { insteadOfFile } from '../training/data/files.ts';
-import { KEEPS_MEMORY, median } from './measure.ts';
+import { KEEPS_MEMORY } from './measure.ts';
 
 const USAGE = `usage: npm run full-size -- FOLDER [--time forward|step] [--rounds 5] [--checkpointing] [--python /usr/bin/python3]
 FOLDER is what bench/full_size.py wrote (see there); without --time outputs and gradients are compared.`;

@@ -1,9 +1,10 @@
 /**
- * Timing of jobs in interleaved rounds, so that a machine that slows down slows all jobs; statistics of times; errors of
- * values.
+ * Timing of jobs in interleaved rounds, so that a machine that slows down slows all jobs; statistics of times; errors
+ * of values.
  */
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
+import { median } from '../engine/core/statistics.ts';
 
 /** Work to time. */
 export interface Job {
@@ -49,8 +50,6 @@ export function quantile(values: readonly number[], q: number): number {
   return sorted[below] + (at - below) * (sorted[Math.min(below + 1, sorted.length - 1)] - sorted[below]);
 }
 
-export const median = (values: readonly number[]): number => quantile(values, 0.5);
-
 export function summarize(samples: readonly number[]): Timing {
   return {
     median: median(samples),
@@ -63,7 +62,7 @@ export function summarize(samples: readonly number[]): Timing {
 }
 
 const MAX_REPEATS = 1000;
-/** A sample that exceeds the requested time by this factor is long because of its work, not because of an interruption. */
+/** A sample that exceeds the requested time by this factor is long because of its work, not of an interruption. */
 const SURELY_LONG = 4;
 
 setFlagsFromString('--expose-gc');
@@ -86,8 +85,8 @@ async function repeatsFor(sampleMs: number, once: (times: number) => Promise<num
 
 /**
  * Times jobs in turns. First each job warms up (shaders compile at their first dispatch) and finds its number of
- * repetitions. Then every round takes one sample of each job. Garbage is collected before each sample, outside the timed
- * section: otherwise the garbage of one engine would be collected in the time of the next one.
+ * repetitions. Then every round takes one sample of each job. Garbage is collected before each sample, outside the
+ * timed section: otherwise the garbage of one engine would be collected in the time of the next one.
  * Returns the samples (milliseconds of one execution) of each job, by round.
  */
 export async function sampleInterleaved(
@@ -141,7 +140,7 @@ export interface PowerLaw {
   readonly r2: number;
 }
 
-/** Fits a power law by least squares of the logarithms. Throws RangeError unless x has two values and all are positive. */
+/** Fits a power law by least squares of logarithms. Throws RangeError unless x has two values and all are positive. */
 export function fitPowerLaw(points: readonly (readonly [x: number, y: number])[]): PowerLaw {
   if (points.some(([x, y]) => !(x > 0 && y > 0))) throw new RangeError('fitPowerLaw: expected positive values');
   const logs = points.map(([x, y]) => [Math.log(x), Math.log(y)] as const);

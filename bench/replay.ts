@@ -5,6 +5,7 @@
  *   npm run replay -- [--config small] [--batch N] [--size N] [--steps N] [--rounds N]
  */
 import { Random, type Device } from '../engine/index.ts';
+import { median } from '../engine/core/statistics.ts';
 import { openDevice } from '../engine/node/index.ts';
 import { createDetector } from '../training/core/create-detector.ts';
 import type { Detector } from '../training/core/detector.ts';
@@ -12,7 +13,6 @@ import { integerOption, orExit, parseArguments } from '../training/commands/argu
 import { loadConfig } from '../training/data/config-file.ts';
 import { formatTable } from '../training/output/table.ts';
 import { TrainingStep } from '../training/core/step.ts';
-import { median } from './measure.ts';
 
 const USAGE = 'usage: npm run replay -- [--config small] [--batch N] [--size N] [--steps N] [--rounds N]';
 const { size, steps, rounds, config } = orExit(() => {

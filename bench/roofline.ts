@@ -1,16 +1,17 @@
 /**
- * The roofline of an adapter (Williams et al., "Roofline", CACM 2009): what it computes at most, what it moves at most, and where the kernels of the micro table lie below.
- * Both roofs are measured: multiply-adds in registers, and copies.
+ * The roofs of an adapter (Williams et al., "Roofline", CACM 2009): its peak rates of operations and of bytes. Both are
+ * measured, by multiply-adds in registers and by copies.
  */
 import { defineKernel, kernelFamily, linearGrid } from '../kernels/kernel.ts';
 import type { Device } from '../engine/index.ts';
-import { median, sampleInterleaved, type Job } from './measure.ts';
+import { median } from '../engine/core/statistics.ts';
+import { sampleInterleaved, type Job } from './measure.ts';
 
 export interface Roof {
-  /** GFLOP/s, and the form of the loop that reached it. */
+  /** The peak rate in GFLOP/s, and the form of the loop that reaches it. */
   readonly gigaflops: number;
   readonly computeForm: string;
-  /** GB/s, read and written bytes together. */
+  /** The peak rate in GB/s (bytes read and written), and the form of the copy that reaches it. */
   readonly gigabytes: number;
   readonly copyForm: string;
 }
@@ -19,7 +20,7 @@ const LANES = 64;
 const GROUPS = 256;
 const ITERATIONS = 2048;
 
-/** An outer product as of a matrix product: `rows` scalars times `columns` vec4s added to as many sums in registers, again and again. */
+/** Repeated outer products as in a matrix product: `rows` scalars times `columns` vec4s, added to sums in registers. */
 const multiplyAddKernel = kernelFamily((rows: number, columns: number) => {
   const sums = Array.from({ length: rows * columns }, (_, i) => i);
   return defineKernel({
@@ -60,10 +61,10 @@ const FORMS = [
   [4, 4],
   [4, 8],
 ] as const;
-/** Large against caches. */
+/** Much larger than caches. */
 const COPY_BYTES = 64 * 2 ** 20;
 
-/** Measures both roofs: the best of several forms of each. */
+/** Measures both roofs: the best of several forms for each. */
 export async function measureRoof(device: Device, rounds: number): Promise<Roof> {
   const output = device.keep(device.empty([GROUPS * LANES * 4]));
   const floats = Math.min(COPY_BYTES, device.limits.maxStorageBufferBindingSize) / 4;
@@ -88,7 +89,7 @@ export async function measureRoof(device: Device, rounds: number): Promise<Roof>
   const copying = [
     job('copyBufferToBuffer', () => device.copy(from, to)),
     ...[1, 8].map((each) =>
-      job(`kernel, ${each} vec4 a lane`, () =>
+      job(`kernel, ${each} vec4 per lane`, () =>
         device.run(
           copyKernel(each),
           { count4: floats / 4 },

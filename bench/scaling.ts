@@ -1,4 +1,7 @@
-/** How a training step grows: time and memory over image size, proposals, batch and objects, each from the `small` preset, with the exponent of a power law. */
+/**
+ * The growth of a training step: time and memory over image size, proposals, batch and objects, with the exponents of
+ * power laws. Each series changes one size of the `small` preset.
+ */
 import { writeFileSync } from 'node:fs';
 import type { Device } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
@@ -23,7 +26,7 @@ export interface ScalingAxis {
   readonly memory: PowerLaw;
 }
 
-/** The rest stays as the preset has it. `image side` is that of a square image, in pixels. */
+/** The sizes that change; all others are those of the preset. `image side` is that of a square image, in pixels. */
 const AXES: readonly {
   readonly name: string;
   readonly values: readonly number[];
@@ -35,7 +38,7 @@ const AXES: readonly {
   { name: 'objects', values: [1, 4, 16, 64], change: (objects) => ({ objects }) },
 ];
 
-/** Least-squares laws through the points of an axis. */
+/** Fits power laws through the points of an axis. */
 export function axisOf(name: string, points: readonly ScalingPoint[]): ScalingAxis {
   return {
     name,
@@ -121,6 +124,7 @@ export interface ScalingOptions {
   readonly command: string;
 }
 
+/** Measures all axes; the report has their tables and draws them if `plot` names a file. */
 export async function scalingReport({ rounds, plot, log, adapter, command }: ScalingOptions): Promise<Report> {
   const axes: ScalingAxis[] = [];
   for (const axis of AXES) axes.push(await measureAxis(axis, rounds, log));
@@ -129,15 +133,18 @@ export async function scalingReport({ rounds, plot, log, adapter, command }: Sca
   const { batch, height, width, objects } = sizesOf('small');
   return {
     name: 'scaling',
-    title: `How a training step grows, on ${adapter.name}`,
+    title: `Growth of a training step, on ${adapter.name}`,
     command,
     notes: [
-      `The small preset: ${batch} images of ${height} x ${width} with ${objects} objects each and ${presetConfig('small').model.numProposals} proposals, one of them changed at a time. ` +
-        `Exponent: of a power law through all points; where a constant part is large, it is smaller than the growth at the end. R2: the share of the variance of the logarithms that the law explains.${plot === undefined ? '' : ` Drawn in ${plot}.`}`,
+      `The small preset: ${batch} images of ${height} x ${width} with ${objects} objects each and ` +
+        `${presetConfig('small').model.numProposals} proposals; each series changes one of these. Exponent: of a ` +
+        'power law through all points. With a large constant part it is smaller than the growth at the end. R2: the ' +
+        'share of the variance of the logarithms that the law explains.' +
+        `${plot === undefined ? '' : ` Drawn in ${plot}.`}`,
     ],
     tables: [
       {
-        header: ['what grows', 'value', 'ms a step', 'quartiles', 'peak MB'],
+        header: ['what grows', 'value', 'ms per step', 'quartiles', 'peak MB'],
         rows: axes.flatMap(({ name, points }) =>
           points.map(({ value, timing, peakBytes }) => [
             name,

@@ -17,6 +17,7 @@ import {
   type Device,
   type Tensor,
 } from '../engine/index.ts';
+import { median } from '../engine/core/statistics.ts';
 import { openDevice } from '../engine/node/index.ts';
 import { criterion } from '../model/criterion.ts';
 import { DynamicHead } from '../model/dynamic-head.ts';
@@ -31,7 +32,7 @@ import { InputError } from '../training/core/errors.ts';
 import { presetConfig, type TrainingConfig } from '../training/core/recipe.ts';
 import { TrainingStep } from '../training/core/step.ts';
 import { noise } from './case.ts';
-import { KEEPS_MEMORY, median, sampleInterleaved, summarize, type Job, type Timing } from './measure.ts';
+import { KEEPS_MEMORY, sampleInterleaved, summarize, type Job, type Timing } from './measure.ts';
 import { digits, type Adapter, type Report } from './output.ts';
 
 /** What a step is measured with. */

@@ -257,7 +257,8 @@ export async function peersReport(
       'rounds, and wait by sleeping between polls; onnxruntime runs on the processor without WebGPU. ' +
       'ms: ours captured once and replayed, because jax-js is jitted and onnxruntime compiled; eager ms: ours ' +
       `without capture, as in tfjs. ${versions}. dx and dweight: the gradients of convolutions, for which tfjs ` +
-      'has kernels and jax-js a jitted vjp. `forward and gradients` is the differentiation of the composed op in all engines.',
+      'has kernels and jax-js a jitted vjp. `forward and gradients` is the differentiation of the composed op in ' +
+      'all engines.',
   ];
   return {
     report: {
