@@ -85,7 +85,7 @@ export interface BenchOptions {
 
 const isPreset = (name: string): name is PresetName => Object.hasOwn(MODEL_PRESETS, name);
 
-/** Reads the options; null for --help. Throws InputError naming an option that is unknown, malformed, or without effect. */
+/** Reads the options; null for --help. Throws InputError for an option that is unknown, malformed or without effect. */
 export function readOptions(argv: readonly string[]): BenchOptions | null {
   const { values } = parseArguments('bench', argv, OPTIONS);
   if (values.help) return null;

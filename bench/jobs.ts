@@ -1,4 +1,4 @@
-/** The rows of a benchmark case as jobs that can be timed. */
+/** Work on a device as jobs that can be timed. */
 import type { Device } from '../engine/index.ts';
 import type { Row } from './case.ts';
 import type { Job } from './measure.ts';
@@ -27,3 +27,12 @@ export const capturedJob = (
     dispose: () => capture.dispose(),
   };
 };
+
+/** A job that runs `body` and waits for the device. */
+export const deviceJob = (device: Device, name: string, body: () => void): Job => ({
+  name,
+  run: async (times) => {
+    for (let i = 0; i < times; i++) body();
+    await device.synchronize();
+  },
+});

@@ -1,4 +1,4 @@
-/** The roofline as a picture: the adapter's roofs, and the measured kernels as numbered points with a key beside them. */
+/** The roofline as a picture: the adapter's roofs, and the measured kernels as numbered points with a key. */
 import {
   type ChartOption,
   FONTS,

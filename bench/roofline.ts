@@ -5,7 +5,8 @@
 import { defineKernel, kernelFamily, linearGrid } from '../kernels/kernel.ts';
 import type { Device } from '../engine/index.ts';
 import { median } from '../engine/core/statistics.ts';
-import { sampleInterleaved, type Job } from './measure.ts';
+import { deviceJob } from './jobs.ts';
+import { type Job, sampleInterleaved } from './measure.ts';
 
 export interface Roof {
   /** The peak rate in GFLOP/s, and the form of the loop that reaches it. */
@@ -69,15 +70,8 @@ export async function measureRoof(device: Device, rounds: number): Promise<Roof>
   const output = device.keep(device.empty([GROUPS * LANES * 4]));
   const floats = Math.min(COPY_BYTES, device.limits.maxStorageBufferBindingSize) / 4;
   const [from, to] = [device.keep(device.zeros([floats])), device.keep(device.zeros([floats]))];
-  const job = (name: string, launch: () => void): Job => ({
-    name,
-    run: async (times) => {
-      for (let i = 0; i < times; i++) launch();
-      await device.synchronize();
-    },
-  });
   const computing = FORMS.map(([rows, columns]) =>
-    job(`${rows} x ${columns} vec4 sums`, () =>
+    deviceJob(device, `${rows} x ${columns} vec4 sums`, () =>
       device.run(
         multiplyAddKernel(rows, columns),
         { iterations: ITERATIONS, a: 1e-3, b: 1e-3 },
@@ -87,9 +81,9 @@ export async function measureRoof(device: Device, rounds: number): Promise<Roof>
     ),
   );
   const copying = [
-    job('copyBufferToBuffer', () => device.copy(from, to)),
+    deviceJob(device, 'copyBufferToBuffer', () => device.copy(from, to)),
     ...[1, 8].map((each) =>
-      job(`kernel, ${each} vec4 per lane`, () =>
+      deviceJob(device, `kernel, ${each} vec4 per lane`, () =>
         device.run(
           copyKernel(each),
           { count4: floats / 4 },

@@ -11,7 +11,8 @@ import { stackedPlots } from '../training/pictures/line-plot.ts';
 import type { PlotOptions } from '../training/pictures/series.ts';
 import { fitPowerLaw, sampleInterleaved, summarize, type PowerLaw, type Timing } from './measure.ts';
 import { digits, type Adapter, type Report } from './output.ts';
-import { sizesOf, wholeStep, type StepSizes, type WholeStep } from './step.ts';
+import { type StepSizes, sizesOf } from './step-batch.ts';
+import { type WholeStep, wholeStep } from './whole-step.ts';
 
 export interface ScalingPoint {
   readonly value: number;
