@@ -1,4 +1,7 @@
-/** Checkpoint files written by PyTorch 1.13, numpy and (imitated) Python 2, read to the values they hold. See test/golden/weights/make_weights.py. */
+/**
+ * Checkpoint files of PyTorch 1.13, numpy and (imitated) Python 2 are read with their values.
+ * test/golden/weights/make_weights.py wrote the files.
+ */
 import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -15,7 +18,7 @@ function expectTensors(file: CheckpointFile, name: string): void {
   for (const [tensor, { shape, data }] of Object.entries(values[name])) {
     const got = file.tensors.get(tensor);
     expect(got?.shape, tensor).toEqual(shape);
-    // Bits, so that -0 and 0 differ.
+    // Bits are compared, so that -0 and 0 differ.
     const { buffer, byteOffset, byteLength } = got!.data;
     expect(Buffer.from(buffer, byteOffset, byteLength).equals(Buffer.from(data, 'base64')), tensor).toBe(true);
   }
@@ -42,7 +45,7 @@ describe('torch.save', () => {
     expect(file.metadata).toEqual({ section: 'state_dict', note: 'a text' });
   });
 
-  test("a training loop's checkpoint: the weights, and a list of what else there is", () => {
+  test('a checkpoint of a training loop: the weights, and a list of the other entries', () => {
     const file = readCheckpoint(bytesOf('training.pth'), 'training.pth');
     expectTensors(file, 'training.pth');
     expect([...file.tensors.keys()]).toEqual(Object.keys(values['training.pth']));
@@ -59,15 +62,15 @@ describe('torch.save', () => {
     ]);
   });
 
-  test('another section is read when it is asked for, and must exist', () => {
+  test('another section is read if it is requested and exists', () => {
     const file = readCheckpoint(bytesOf('training.pth'), 'training.pth', { section: 'ema.module' });
     expectTensors(file, 'training.pth');
     expect(file.metadata.section).toBe('ema.module');
     expect(() => readCheckpoint(bytesOf('training.pth'), 'training.pth', { section: 'teacher' })).toThrow(
-      /training\.pth: section "teacher": there is no dict "teacher"; there are model \(a dict of 7\)/,
+      /training\.pth: section "teacher": expected a dict "teacher", got model \(a dict of 7\)/,
     );
     expect(() => readCheckpoint(bytesOf('training.pth'), 'training.pth', { section: 'scheduler' })).toThrow(
-      /holds no tensors/,
+      /section "scheduler": expected tensors, got /,
     );
   });
 });
@@ -88,7 +91,7 @@ describe('pickles of numpy arrays', () => {
 });
 
 describe('safetensors', () => {
-  test('what this engine writes comes back', () => {
+  test('tensors that this engine writes are read back', () => {
     const tensors = new Map([
       ['a', { shape: [2, 3], data: Float32Array.of(1, -0, 3, NaN, 5, 6) }],
       ['n', { shape: [2], data: BigInt64Array.of(3n, -4n) }],
@@ -100,7 +103,7 @@ describe('safetensors', () => {
     expect(file.metadata.config).toBe('{}');
   });
 
-  test('half precision, as the format lays it out', () => {
+  test('half precision in the documented layout', () => {
     const header = JSON.stringify({
       h: { dtype: 'F16', shape: [3], data_offsets: [0, 6] },
       b: { dtype: 'BF16', shape: [2], data_offsets: [6, 10] },
@@ -121,7 +124,7 @@ describe('safetensors', () => {
   });
 });
 
-test("names from files stay map keys: nothing reaches an object's prototype", () => {
+test("names from files are only keys of maps: they cannot change an object's prototype", () => {
   fc.assert(
     fc.property(fc.constantFrom('__proto__', 'constructor', 'toString', 'hasOwnProperty'), (name) => {
       const bytes = writeSafetensors(

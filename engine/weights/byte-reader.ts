@@ -1,18 +1,22 @@
-/** A cursor over untrusted bytes: every read is checked against the end, every error names the file. */
+/** A cursor over untrusted bytes. Every read is checked against the end; every error names the file. */
 import { WeightsError } from './safetensors.ts';
 
 export type Bytes = Uint8Array<ArrayBuffer>;
 
-/** Throws a WeightsError that starts with the file's name. */
+/** Bytes of a line that are kept. Names are shorter. */
+const MAX_LINE = 1000;
+
+/** Throws a WeightsError that begins with the file's name. */
 export type Fail = (message: string) => never;
 
+/** The `Fail` of a file. */
 export function failFor(file: string): Fail {
   return (message) => {
     throw new WeightsError(`${file}: ${message}`);
   };
 }
 
-/** Little-endian reads, forward only unless `at` is set. */
+/** Reads little-endian values, one after the other. Set `at` to move. */
 export class ByteReader {
   private readonly view: DataView;
 
@@ -24,17 +28,17 @@ export class ByteReader {
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
-  /** Moves past `count` bytes and returns where they begin. */
+  /** Moves past `count` bytes. Returns the position of the first one. */
   private advance(count: number): number {
     const begin = this.at;
     const left = this.bytes.length - begin;
     if (!(count >= 0 && count <= left))
-      this.fail(`${count} bytes expected at byte ${begin}, ${Math.max(left, 0)} are left: truncated or corrupt`);
+      this.fail(`at byte ${begin}: expected ${count} bytes, got ${Math.max(left, 0)}: truncated or corrupt`);
     this.at = begin + count;
     return begin;
   }
 
-  /** A view of the next `count` bytes, not a copy. */
+  /** The next `count` bytes as a view, not a copy. */
   take(count: number): Bytes {
     const begin = this.advance(count);
     return this.bytes.subarray(begin, begin + count);
@@ -52,27 +56,27 @@ export class ByteReader {
   i32(): number {
     return this.view.getInt32(this.advance(4), true);
   }
-  /** Big-endian, as pickles hold it. */
+  /** Big-endian, as in pickles. */
   f64BigEndian(): number {
     return this.view.getFloat64(this.advance(8), false);
   }
 
-  /** A count of bytes or elements; beyond 2^53 it rounds, which no file can hold anyway. */
+  /** A number of bytes or elements. It rounds beyond 2^53, but no file is that long. */
   u64(): number {
     return Number(this.view.getBigUint64(this.advance(8), true));
   }
 
-  /** Up to the next newline, without it. */
+  /** The text before the next newline. The newline is skipped. */
   line(): string {
     const end = this.bytes.indexOf(0x0a, this.at);
-    if (end < 0) this.fail(`a line expected at byte ${this.at} does not end: truncated or corrupt`);
+    if (end < 0) this.fail(`at byte ${this.at}: expected a line, got no end of it: truncated or corrupt`);
     const text = this.take(end - this.at);
     this.at++;
-    return latin1(text.subarray(0, 1000));
+    return latin1(text.subarray(0, MAX_LINE));
   }
 }
 
-/** One character a byte. (TextDecoder's "latin1" is windows-1252.) For short texts. */
+/** One character per byte, for short texts. (TextDecoder's "latin1" is windows-1252.) */
 export function latin1(bytes: Bytes): string {
   let text = '';
   for (let i = 0; i < bytes.length; i += 4096) text += String.fromCharCode(...bytes.subarray(i, i + 4096));

@@ -1,4 +1,4 @@
-/** Element types of stored tensors, and strided views of bytes turned into dense float32. */
+/** Element types of stored tensors, and the conversion of strided tensors to dense float32. */
 import type { Bytes, Fail } from './byte-reader.ts';
 
 export type ElementType = 'f32' | 'f16' | 'bf16' | 'f64' | 'i64' | 'i32' | 'i16' | 'i8' | 'u8' | 'bool';
@@ -16,20 +16,21 @@ export const ELEMENT_BYTES: Readonly<Record<ElementType, number>> = {
   bool: 1,
 };
 
-/** A tensor as it lies in a file: little-endian elements somewhere in `bytes`. Nothing is checked yet. */
+/** A tensor in a file: little-endian elements in `bytes`. It is not checked yet. */
 export interface StridedTensor {
   readonly bytes: Bytes;
   readonly type: ElementType;
   readonly shape: readonly number[];
-  /** In elements, as is `offset`. */
+  /** In elements. */
   readonly strides: readonly number[];
+  /** In elements. */
   readonly offset: number;
 }
 
-/** More axes than any tensor has. */
+/** Larger than in any real tensor. */
 const MAX_AXES = 64;
 
-/** Strides of a dense tensor, last axis fastest; `fortran`: first axis fastest. */
+/** Strides of a dense tensor. The last axis is the fastest; with `fortran` the first axis. */
 export function denseStrides(shape: readonly number[], fortran = false): number[] {
   const strides = new Array<number>(shape.length);
   let step = 1;
@@ -41,7 +42,7 @@ export function denseStrides(shape: readonly number[], fortran = false): number[
   return strides;
 }
 
-/** Elements of a shape; may be Infinity for one that nobody has checked. */
+/** The number of elements of a shape. It may be Infinity for a shape that is not checked. */
 function countOf(shape: readonly number[]): number {
   return shape.includes(0) ? 0 : shape.reduce((product, n) => product * n, 1);
 }
@@ -55,29 +56,33 @@ export function checkStrided({ bytes, type, shape, strides, offset }: StridedTen
   const isCount = (n: number): boolean => Number.isSafeInteger(n) && n >= 0;
   if (shape.length > MAX_AXES || strides.length !== shape.length) {
     fail(
-      `${what}: ${shape.length} axes and ${strides.length} strides, expected one stride an axis and at most ${MAX_AXES}`,
+      `${what}: expected at most ${MAX_AXES} axes with one stride each, ` +
+        `got ${shape.length} axes and ${strides.length} strides`,
     );
   }
   if (!shape.every(isCount) || !strides.every(isCount) || !isCount(offset)) {
     fail(
-      `${what}: shape [${shape.join(', ')}], strides [${strides.join(', ')}] and offset ${offset} must be non-negative integers`,
+      `${what}: expected shape, strides and offset of non-negative integers, ` +
+        `got [${shape.join(', ')}], [${strides.join(', ')}] and ${offset}`,
     );
   }
   const count = countOf(shape);
   if (count === 0) return 0;
-  const held = Math.floor(bytes.length / ELEMENT_BYTES[type]);
+  const available = Math.floor(bytes.length / ELEMENT_BYTES[type]);
   const last = shape.reduce((at, n, axis) => at + (n - 1) * strides[axis], offset);
-  if (!(last < held)) {
+  if (!(last < available)) {
     fail(
-      `${what}: shape [${shape.join(', ')}] with strides [${strides.join(', ')}] from ${offset} reaches element ${last} of a storage of ${held} ${type}`,
+      `${what}: shape [${shape.join(', ')}] with strides [${strides.join(', ')}] from ${offset} ` +
+        `reaches element ${last}; the storage has ${available} of ${type}`,
     );
   }
   return count;
 }
 
 /**
- * The dense float32 values of a tensor that `checkStrided` has passed: a view of its bytes where they are that already (a checkpoint need not be in memory twice),
- * otherwise a copy. float64 and integers round to nearest; true is 1.
+ * The dense float32 values of a tensor that passed `checkStrided`.
+ * Dense float32 tensors give a view of their bytes, so that a checkpoint is not in memory twice. Others give a copy.
+ * float64 and integers round to nearest; true is 1.
  */
 export function toFloat32(tensor: StridedTensor): Float32Array<ArrayBuffer> {
   const { bytes, type, shape, strides, offset } = tensor;
@@ -85,7 +90,7 @@ export function toFloat32(tensor: StridedTensor): Float32Array<ArrayBuffer> {
   if (count === 0) return new Float32Array(0);
   const dense = denseStrides(shape);
   const isDense = shape.every((n, axis) => n === 1 || strides[axis] === dense[axis]);
-  // Every WebGPU host is little-endian, as are the files.
+  // Every WebGPU host is little-endian, and so are the files.
   const first = bytes.byteOffset + 4 * offset;
   if (isDense && type === 'f32' && first % 4 === 0) return new Float32Array(bytes.buffer, first, count);
   const out = new Float32Array(count);
@@ -112,7 +117,7 @@ export function toFloat32(tensor: StridedTensor): Float32Array<ArrayBuffer> {
   return out;
 }
 
-/** Reads element i as a number, wherever the bytes begin. */
+/** A function that reads element i as a number. The bytes need no alignment. */
 function elements(bytes: Bytes, type: ElementType): (i: number) => number {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   switch (type) {
@@ -125,8 +130,8 @@ function elements(bytes: Bytes, type: ElementType): (i: number) => number {
       return (i) => table[view.getUint16(2 * i, true)];
     }
     case 'bf16': {
-      const bits = new Uint32Array(1),
-        value = new Float32Array(bits.buffer);
+      const bits = new Uint32Array(1);
+      const value = new Float32Array(bits.buffer);
       return (i) => {
         bits[0] = view.getUint16(2 * i, true) << 16;
         return value[0];
@@ -154,17 +159,14 @@ function halfTable(): Float32Array {
   if (halves) return halves;
   halves = new Float32Array(65536);
   for (let bits = 0; bits < 65536; bits++) {
-    const exponent = (bits >> 10) & 31,
-      fraction = bits & 1023;
-    const magnitude =
-      exponent === 0
-        ? fraction * 2 ** -24
-        : exponent === 31
-          ? fraction === 0
-            ? Infinity
-            : NaN
-          : (1 + fraction / 1024) * 2 ** (exponent - 15);
+    const magnitude = halfMagnitude((bits >> 10) & 31, bits & 1023);
     halves[bits] = bits >= 0x8000 ? -magnitude : magnitude;
   }
   return halves;
+}
+
+function halfMagnitude(exponent: number, fraction: number): number {
+  if (exponent === 0) return fraction * 2 ** -24;
+  if (exponent === 31) return fraction === 0 ? Infinity : NaN;
+  return (1 + fraction / 1024) * 2 ** (exponent - 15);
 }

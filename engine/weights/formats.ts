@@ -1,17 +1,20 @@
 /**
- * Any checkpoint to named float32 tensors: the format is recognised by its content, the weights found under the names that checkpoints use.
- * Runs in browsers: bytes in, data out.
+ * Reads a checkpoint of any format as named float32 tensors. The format is recognised by the file's content, and the
+ * weights are found under the names that checkpoints use. Runs in browsers.
  */
 import { ByteReader, failFor, type Bytes, type Fail } from './byte-reader.ts';
 import { checkStrided, denseStrides, toFloat32, type ElementType, type StridedTensor } from './elements.ts';
-import { describePickle, PickleDict, printable, readPickle, type PickleValue } from './pickle.ts';
-import { NumpyArray, TorchTensor, WEIGHT_GLOBALS } from './pickle-globals.ts';
+import { NumpyArray } from './numpy-globals.ts';
+import { WEIGHT_GLOBALS } from './pickle-globals.ts';
+import { describePickle, PickleDict, printable, type PickleValue } from './pickle-values.ts';
+import { readPickle } from './pickle.ts';
 import { isTorchLegacy, readTorchLegacy, readTorchZip, type TorchFile } from './pytorch.ts';
 import { readSafetensors } from './safetensors.ts';
+import { TorchTensor } from './torch-globals.ts';
 
 export type CheckpointFormat = 'safetensors' | 'torch-zip' | 'torch-legacy' | 'detectron2-pickle';
 
-/** A tensor in PyTorch's shape and order. Tensors that share their values in the file may share `data`. */
+/** A tensor in PyTorch's shape and order. Tensors with the same values in the file may share `data`. */
 export interface CheckpointTensor {
   readonly shape: readonly number[];
   readonly data: Float32Array<ArrayBuffer>;
@@ -19,19 +22,25 @@ export interface CheckpointTensor {
 
 export interface CheckpointFile {
   readonly format: CheckpointFormat;
-  /** A safetensors file's own metadata; else the texts and numbers beside the weights (`__author__`, `epoch`, ...), and `section`, where the weights were. */
+  /**
+   * The metadata of a safetensors file. For other formats: the texts and numbers beside the weights (`__author__`,
+   * `epoch`, ...), and `section`, the place of the weights.
+   */
   readonly metadata: Readonly<Record<string, string>>;
   readonly tensors: ReadonlyMap<string, CheckpointTensor>;
-  /** What is in the file and is no tensor of its weights. */
+  /** The entries of the file that are not tensors of its weights. */
   readonly skipped: readonly { readonly name: string; readonly reason: string }[];
 }
 
 export interface ReadCheckpointOptions {
-  /** Where the weights are, e.g. `model_ema` or `ema.module`; without it the first of SECTIONS that holds tensors. */
+  /** The place of the weights, e.g. `model_ema` or `ema.module`. Default: the first of SECTIONS that holds tensors. */
   readonly section?: string;
 }
 
-/** Where checkpoints keep their weights, in the order of preference: Detectron2, mmdetection and timm, averaged weights, Caffe2, DataParallel. */
+/**
+ * The places of weights in checkpoints, in order of preference:
+ * Detectron2, mmdetection and timm, averaged weights, Caffe2, DataParallel.
+ */
 const SECTIONS = [
   'model',
   'state_dict',
@@ -57,12 +66,16 @@ const SAFETENSORS_TYPES: Readonly<Record<string, ElementType>> = {
   BOOL: 'bool',
 };
 
-/** Float32 takes at most four times the bytes that a file holds; expanded and overlapping tensors could take more without bound. */
+/**
+ * Maximum ratio of the tensors' bytes to the file's. float32 takes at most four times the bytes of another type;
+ * expanded and overlapping tensors could take any number of bytes.
+ */
 const MAX_GROWTH = 8;
 
 /**
- * Reads safetensors, PyTorch's zip and older formats, and Detectron2's pickles. float64 and integers round to float32; little-endian files only.
- * Nothing in the file is executed: pickles build tensors and plain data by an allow-list, anything else is refused by its name.
+ * Reads safetensors, PyTorch's zip and legacy formats, and Detectron2's pickles. float64 and integers round to float32.
+ * Files must be little-endian.
+ * Nothing in the file is executed. Pickles build tensors and plain data with an allow-list; other names are refused.
  * @param file names the source in errors
  * @throws WeightsError naming the file and what is wrong with it
  */
@@ -85,10 +98,11 @@ export function readCheckpoint(bytes: ArrayBuffer, file: string, options: ReadCh
   }
   if (data[8] === 0x7b) return fromSafetensors(bytes, file, section, fail);
   if (startsWith(data.subarray(257), [0x75, 0x73, 0x74, 0x61, 0x72]))
-    fail('a tar file, as PyTorch wrote before version 0.1.10: load and save it with a newer PyTorch');
+    fail('a tar file of PyTorch before version 0.1.10: load and save it with a newer PyTorch');
   const head = [...data.subarray(0, 8)].map((byte) => byte.toString(16).padStart(2, '0')).join(' ');
   return fail(
-    `not a checkpoint: expected safetensors, a file of torch.save, or a pickle of numpy arrays, got ${data.length} bytes that begin with ${head || 'nothing'}`,
+    'not a checkpoint: expected safetensors, a file of torch.save, or a pickle of numpy arrays, ' +
+      `got ${data.length} bytes that begin with ${head || 'nothing'}`,
   );
 }
 
@@ -96,7 +110,7 @@ function startsWith(bytes: Bytes, head: readonly number[]): boolean {
   return bytes.length >= head.length && head.every((byte, i) => bytes[i] === byte);
 }
 
-/** Turns strided tensors into float32, those that are the same in the file only once, within a budget. */
+/** Converts strided tensors to float32 within a budget. Tensors that are the same in the file are converted once. */
 class Converter {
   private readonly done = new Map<Bytes, Map<string, CheckpointTensor>>();
   private left: number;
@@ -111,24 +125,25 @@ class Converter {
   convert(tensor: StridedTensor, what: string): CheckpointTensor {
     const count = checkStrided(tensor, what, this.fail);
     const { bytes, type, shape, strides, offset } = tensor;
-    let same = this.done.get(bytes);
-    if (!same) this.done.set(bytes, (same = new Map()));
+    const converted = this.done.get(bytes) ?? new Map<string, CheckpointTensor>();
+    this.done.set(bytes, converted);
     const key = `${type}|${offset}|${shape.join()}|${strides.join()}`;
-    const known = same.get(key);
+    const known = converted.get(key);
     if (known) return known;
     this.left -= 4 * count;
     if (!(this.left >= 0))
       this.fail(
-        `${what}: shape [${shape.join(', ')}]: the tensors take more than ${MAX_GROWTH} times the file's ${this.fileBytes} bytes: refused`,
+        `${what}: shape [${shape.join(', ')}]: the tensors take more than ` +
+          `${MAX_GROWTH} times the file's ${this.fileBytes} bytes: refused`,
       );
-    const converted = { shape: [...shape], data: toFloat32(tensor) };
-    same.set(key, converted);
-    return converted;
+    const result = { shape: [...shape], data: toFloat32(tensor) };
+    converted.set(key, result);
+    return result;
   }
 }
 
 function fromSafetensors(bytes: ArrayBuffer, file: string, section: string | undefined, fail: Fail): CheckpointFile {
-  if (section !== undefined) fail(`section ${JSON.stringify(section)}: a safetensors file has none`);
+  if (section !== undefined) fail(`section ${JSON.stringify(section)}: a safetensors file has no sections`);
   const { metadata, tensors: entries } = readSafetensors(bytes, file);
   const converter = new Converter(bytes.byteLength, fail);
   const tensors = new Map<string, CheckpointTensor>();
@@ -175,7 +190,7 @@ interface Section {
   readonly dict: PickleDict;
 }
 
-/** The dict of tensors: one or two levels of SECTIONS below the root (a lone tensor beside them does not count), else the root itself. */
+/** The dict of tensors, one or two levels of SECTIONS below the root. If there is none, the root, if it has tensors. */
 function findSection(root: PickleDict): Section | null {
   let level: Section[] = [{ path: [], dict: root }];
   for (let depth = 1; depth <= 2; depth++) {
@@ -198,15 +213,16 @@ function namedSection(root: PickleDict, section: string, fail: Fail): Section {
     const below = dict.entries.get(name);
     if (!(below instanceof PickleDict))
       return fail(
-        `section ${JSON.stringify(section)}: there is no dict ${JSON.stringify(name)}; there are ${entryNames(dict)}`,
+        `section ${JSON.stringify(section)}: expected a dict ${JSON.stringify(name)}, got ${entryNames(dict)}`,
       );
     dict = below;
   }
   return hasTensors(dict)
     ? { path, dict }
-    : fail(`section ${JSON.stringify(section)} holds no tensors; it has ${entryNames(dict)}`);
+    : fail(`section ${JSON.stringify(section)}: expected tensors, got ${entryNames(dict)}`);
 }
 
+/** The first entries with their kinds, for messages. */
 function entryNames(dict: PickleDict): string {
   const names: string[] = [];
   for (const [key, value] of dict.entries) {
@@ -221,14 +237,14 @@ function fromPickle(
   root: PickleValue,
   torch: TorchFile | null,
   fileBytes: number,
-  wanted: string | undefined,
+  section: string | undefined,
   fail: Fail,
 ): CheckpointFile {
   if (!(root instanceof PickleDict))
     return fail(
       `holds ${describePickle(root)}, expected a state_dict or a dict that has one under ${SECTIONS.join(', ')}`,
     );
-  const found = wanted === undefined ? findSection(root) : namedSection(root, wanted, fail);
+  const found = section === undefined ? findSection(root) : namedSection(root, section, fail);
   if (!found)
     return fail(
       `has no tensors: expected a state_dict, or one under ${SECTIONS.join(', ')}; it has ${entryNames(root)}`,
@@ -238,7 +254,7 @@ function fromPickle(
   if (found.dict !== root) {
     for (const [key, value] of root.entries) {
       if (typeof key !== 'string')
-        skipped.push({ name: describePickle(key), reason: `${describePickle(value)}, its key is no text` });
+        skipped.push({ name: describePickle(key), reason: `${describePickle(value)}, its key is not a text` });
       else if (value !== found.dict && key !== found.path[0]) {
         if (typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean')
           metadata.push([key, String(value)]);
@@ -250,7 +266,7 @@ function fromPickle(
   const tensors = new Map<string, CheckpointTensor>();
   for (const [key, value] of found.dict.entries) {
     if (typeof key !== 'string') {
-      skipped.push({ name: describePickle(key), reason: `${describePickle(value)}, its key is no text` });
+      skipped.push({ name: describePickle(key), reason: `${describePickle(value)}, its key is not a text` });
       continue;
     }
     const what = printable(key);

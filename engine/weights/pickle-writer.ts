@@ -1,8 +1,12 @@
-/** Python's pickle format written: just what files of weights need. Every opcode is in the allow-list of PyTorch's `weights_only` unpickler. Format: CPython's Lib/pickletools.py. */
+/**
+ * Writes Python's pickle format, as far as files of weights need it.
+ * Every opcode is in the allow-list of PyTorch's `weights_only` unpickler. Source: CPython's Lib/pickletools.py.
+ */
 import type { Bytes } from './byte-reader.ts';
+import { OP } from './pickle-opcodes.ts';
 import { WeightsError } from './safetensors.ts';
 
-/** Collects bytes; large ones are kept as they are until the end. */
+/** Collects bytes. Arrays are not copied before the end. */
 export class ByteWriter {
   private readonly parts: Uint8Array[] = [];
   private pending: number[] = [];
@@ -26,7 +30,7 @@ export class ByteWriter {
     return this.u8(value, value >>> 8, value >>> 16, value >>> 24);
   }
 
-  /** Does not copy: `bytes` must stay as they are until `join`. */
+  /** Does not copy. `bytes` must not change before `join`. */
   bytes(bytes: Uint8Array): this {
     this.flush();
     this.parts.push(bytes);
@@ -40,7 +44,7 @@ export class ByteWriter {
     this.pending = [];
   }
 
-  /** Everything written, in one piece. */
+  /** Everything that was written, in one array. */
   join(): Bytes {
     this.flush();
     const out = new Uint8Array(this.flushed);
@@ -53,31 +57,11 @@ export class ByteWriter {
   }
 }
 
-const OP = {
-  PROTO: 0x80,
-  STOP: 0x2e,
-  MARK: 0x28,
-  NONE: 0x4e,
-  NEWTRUE: 0x88,
-  NEWFALSE: 0x89,
-  BININT: 0x4a,
-  BINUNICODE: 0x58,
-  BINBYTES: 0x42,
-  GLOBAL: 0x63,
-  REDUCE: 0x52,
-  BUILD: 0x62,
-  BINPERSID: 0x51,
-  EMPTY_DICT: 0x7d,
-  EMPTY_TUPLE: 0x29,
-  TUPLE: 0x74,
-  SETITEMS: 0x75,
-} as const;
-
-/** Writes values onto the stack of Python's pickle machine, one call a value or operation. */
+/** Writes the opcodes of Python's pickle machine. Each call pushes a value on its stack, or is one operation. */
 export class PickleWriter {
   private readonly out = new ByteWriter();
 
-  /** @param protocol 2, or 3 where there are bytes */
+  /** @param protocol 2; 3 for pickles with bytes */
   constructor(protocol: 2 | 3) {
     this.out.u8(OP.PROTO, protocol);
   }
@@ -93,10 +77,10 @@ export class PickleWriter {
     return this;
   }
 
-  /** Within 32 bits, signed. */
+  /** A signed integer of 32 bits. */
   integer(value: number): this {
     if (!Number.isInteger(value) || Math.abs(value) >= 2 ** 31)
-      throw new WeightsError(`pickle: integers of 32 bits are written, got ${value}`);
+      throw new WeightsError(`pickle: expected an integer of 32 bits, got ${value}`);
     this.out.u8(OP.BININT).u32(value);
     return this;
   }
@@ -115,7 +99,7 @@ export class PickleWriter {
     return this;
   }
 
-  /** A tuple of what `items` writes. */
+  /** A tuple of the values that `items` writes. */
   tuple(items: () => void): this {
     this.op(OP.MARK);
     items();
@@ -128,17 +112,17 @@ export class PickleWriter {
     });
   }
 
-  /** Calls the global below the tuple of arguments on top. */
+  /** Calls a global. The stack has the global and, above it, the tuple of arguments. */
   call(): this {
     return this.op(OP.REDUCE);
   }
 
-  /** Gives the object below the state on top. */
+  /** Sets the state of an object. The stack has the object and, above it, the state. */
   build(): this {
     return this.op(OP.BUILD);
   }
 
-  /** Names something outside of the pickle by the tuple on top. */
+  /** Replaces the tuple on top by the object outside of the pickle that the tuple names. */
   persistent(): this {
     return this.op(OP.BINPERSID);
   }
@@ -151,7 +135,7 @@ export class PickleWriter {
     return this.global('collections', 'OrderedDict').op(OP.EMPTY_TUPLE).op(OP.REDUCE);
   }
 
-  /** Puts the keys and values that `items` writes into the dict below. */
+  /** Adds the keys and values that `items` writes to the dict on top. */
   setItems(items: () => void): this {
     this.op(OP.MARK);
     items();

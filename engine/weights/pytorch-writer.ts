@@ -1,6 +1,7 @@
 /**
- * Weights as files that Python reads: `torch.load` of PyTorch >= 1.6 (also with `weights_only`), and Detectron2's pickles of numpy arrays.
- * Runs in browsers: data in, bytes out. Sources: torch/serialization.py, caffe2/serialize/inline_container.cc, detectron2/checkpoint.
+ * Writes weights for Python: for `torch.load` of PyTorch >= 1.6 (also with `weights_only`), and as Detectron2's pickles
+ * of numpy arrays. Runs in browsers.
+ * Sources: torch/serialization.py, caffe2/serialize/inline_container.cc, detectron2/checkpoint.
  */
 import type { Bytes } from './byte-reader.ts';
 import { denseStrides } from './elements.ts';
@@ -12,7 +13,7 @@ import { crc32 } from './zip.ts';
 type Tensors = ReadonlyMap<string, CheckpointTensor>;
 type Metadata = Readonly<Record<string, string>>;
 
-/** Keys that stand for something else in these files. */
+/** Keys that have a meaning in these files. */
 const RESERVED = ['model', '__author__', 'matching_heuristics'];
 
 function checkTensors(tensors: Tensors, metadata: Metadata): void {
@@ -22,15 +23,16 @@ function checkTensors(tensors: Tensors, metadata: Metadata): void {
       throw new WeightsError(`${name}: shape [${shape.join(', ')}] has ${elements} elements, the data ${data.length}`);
   }
   for (const key of Object.keys(metadata))
-    if (RESERVED.includes(key)) throw new WeightsError(`metadata ${key}: the file format uses this key itself`);
+    if (RESERVED.includes(key))
+      throw new WeightsError(`metadata ${key}: expected a key that the format does not use, got one that it uses`);
 }
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array<ArrayBuffer>): Bytes =>
   new Uint8Array(buffer, byteOffset, byteLength);
 
 /**
- * What `torch.save({"model": OrderedDict of float32 tensors, **metadata})` writes, in the zip format.
- * @throws WeightsError naming a tensor whose shape and data disagree, or where the file would pass 4 GiB
+ * The file that `torch.save({"model": OrderedDict of float32 tensors, **metadata})` writes, in the zip format.
+ * @throws WeightsError if a tensor's shape does not fit its data, or if the file would exceed 4 GiB
  */
 export function writeTorchZip(tensors: Tensors, metadata: Metadata = {}): Bytes {
   checkTensors(tensors, metadata);
@@ -69,28 +71,28 @@ export function writeTorchZip(tensors: Tensors, metadata: Metadata = {}): Bytes 
   ]);
 }
 
-const LOCAL = 0x04034b50,
-  DIRECTORY = 0x02014b50,
-  END = 0x06054b50;
-const LOCAL_BYTES = 30,
-  EXTRA_HEADER_BYTES = 4;
-/** PyTorch maps its storages into memory, and wants them aligned so. */
+const LOCAL = 0x04034b50;
+const DIRECTORY = 0x02014b50;
+const END = 0x06054b50;
+const LOCAL_BYTES = 30;
+const EXTRA_HEADER_BYTES = 4;
+/** Alignment of storages in bytes, for PyTorch's memory mapping. */
 const ALIGNMENT = 64;
-/** Extra field "FB": PyTorch's padding. */
+/** The extra field "FB", which PyTorch uses for padding. */
 const PADDING_ID = 0x4246;
-/** 1 January 1980, the first day that zip knows: the same weights give the same file. */
+/** 1 January 1980, the first date of the format. A fixed date gives the same file for the same weights. */
 const DATE = 0x21;
 
-/** Entries as they are, each beginning at a multiple of 64 bytes. Format: PKWARE APPNOTE 6.3, without zip64. */
+/** Stored entries, each at a multiple of 64 bytes. Source: PKWARE APPNOTE 6.3, without zip64. */
 function writeStoredZip(entries: readonly (readonly [name: string, bytes: Bytes])[]): Bytes {
-  const out = new ByteWriter(),
-    directory = new ByteWriter();
+  const out = new ByteWriter();
+  const directory = new ByteWriter();
   for (const [name, bytes] of entries) {
     const encoded = new TextEncoder().encode(name);
     const at = out.length;
     const unpadded = at + LOCAL_BYTES + encoded.length + EXTRA_HEADER_BYTES;
     const padding = (ALIGNMENT - (unpadded % ALIGNMENT)) % ALIGNMENT;
-    // Version 2.0, no flags, stored.
+    // Version 2.0, no flags, stored. Local headers and directory have these fields in common.
     const common = (writer: ByteWriter, extraBytes: number): ByteWriter =>
       writer
         .u16(20)
@@ -112,12 +114,12 @@ function writeStoredZip(entries: readonly (readonly [name: string, bytes: Bytes]
       .bytes(bytes);
     common(directory.u32(DIRECTORY).u16(20), 0).u16(0).u16(0).u16(0).u32(0).u32(at).bytes(encoded);
   }
-  const directoryAt = out.length,
-    directoryBytes = directory.join();
+  const directoryAt = out.length;
+  const directoryBytes = directory.join();
   if (directoryAt + directoryBytes.length >= 2 ** 32)
-    throw new WeightsError(`a zip file of ${directoryAt} bytes: at most 4 GiB are written; write safetensors`);
+    throw new WeightsError(`a zip file: expected at most 4 GiB, got ${directoryAt} bytes; write safetensors`);
   if (entries.length >= 2 ** 16)
-    throw new WeightsError(`a zip file of ${entries.length} entries: at most 65535 are written; write safetensors`);
+    throw new WeightsError(`a zip file: expected at most 65535 entries, got ${entries.length}; write safetensors`);
   out
     .bytes(directoryBytes)
     .u32(END)
@@ -132,9 +134,9 @@ function writeStoredZip(entries: readonly (readonly [name: string, bytes: Bytes]
 }
 
 /**
- * What Detectron2's model zoo holds: the pickle of {"model": {name: float32 numpy array}, "__author__": author, "matching_heuristics": false, **metadata}.
- * Read it by `pickle.load(file)`; Detectron2's checkpointer reads it as it is.
- * @throws WeightsError naming a tensor whose shape and data disagree, or that takes 4 GiB
+ * A file as in Detectron2's model zoo. It is the pickle of {"model": {name: float32 numpy array}, "__author__": author,
+ * "matching_heuristics": false, **metadata}. `pickle.load(file)` and Detectron2's checkpointer read it.
+ * @throws WeightsError if a tensor's shape does not fit its data, or if a tensor takes 4 GiB
  */
 export function writeDetectron2Pickle(tensors: Tensors, author: string, metadata: Metadata = {}): Bytes {
   checkTensors(tensors, metadata);
@@ -155,11 +157,16 @@ export function writeDetectron2Pickle(tensors: Tensors, author: string, metadata
   return pickle.finish();
 }
 
-/** As numpy.ndarray.__reduce__ gives it: _reconstruct(ndarray, (0,), b"b"), then (version, shape, dtype, is Fortran order, data). numpy 2 still has these names. */
+/**
+ * An array as in numpy.ndarray.__reduce__: _reconstruct(ndarray, (0,), b"b"), then the state (version, shape, dtype, is
+ * Fortran order, data). numpy 2 still has these names.
+ */
 function numpyArray(pickle: PickleWriter, name: string, { shape, data }: CheckpointTensor): void {
   const bytes = bytesOf(data);
   if (bytes.length >= 2 ** 32)
-    throw new WeightsError(`${name}: ${bytes.length} bytes: a pickle of this protocol holds less than 4 GiB a tensor`);
+    throw new WeightsError(
+      `${name}: expected less than 4 GiB, which this protocol can hold, got ${bytes.length} bytes`,
+    );
   pickle
     .global('numpy.core.multiarray', '_reconstruct')
     .tuple(() => pickle.global('numpy', 'ndarray').integers([0]).bytes(Uint8Array.of(0x62)))

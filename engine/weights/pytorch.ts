@@ -1,40 +1,48 @@
-/** Files of torch.save, read to their plain data: the zip format (PyTorch >= 1.6) and the one before. Source: torch/serialization.py. */
+/**
+ * Reads files of torch.save as plain data: the zip format (PyTorch >= 1.6) and the legacy format before it.
+ * Source: torch/serialization.py.
+ */
 import { ByteReader, latin1, type Bytes, type Fail } from './byte-reader.ts';
 import { ELEMENT_BYTES, type StridedTensor } from './elements.ts';
-import { PickleDict, PickleList, readPickle, type PickleValue } from './pickle.ts';
-import { storageOf, WEIGHT_GLOBALS, type TorchStorage, type TorchTensor } from './pickle-globals.ts';
+import { WEIGHT_GLOBALS } from './pickle-globals.ts';
+import { PickleDict, PickleList, type PickleValue } from './pickle-values.ts';
+import { readPickle } from './pickle.ts';
+import { storageOf, type TorchStorage, type TorchTensor } from './torch-globals.ts';
 import { readZip } from './zip.ts';
 
 export interface TorchFile {
   readonly root: PickleValue;
-  /** Where a tensor of `root` lies; null where its element type is not read. Throws WeightsError where its storage is missing. */
+  /**
+   * The place of a tensor of `root` in the file; null if its element type is not read.
+   * Throws WeightsError if its storage is missing.
+   */
   locate(tensor: TorchTensor, what: string): StridedTensor | null;
 }
 
-/** The first pickle of the older format: a number of ten bytes, here from LONG1 to STOP. */
+/** The first pickle of the legacy format without its PROTO: a number of ten bytes, from LONG1 to STOP. */
 const MAGIC = [0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e];
 const PROTOCOL_VERSION = 1001;
 
-/** True for the older format: PROTO, its number, the magic number. */
+/** Whether a file has the legacy format. */
 export function isTorchLegacy(bytes: Bytes): boolean {
   return bytes.length >= 2 + MAGIC.length && bytes[0] === 0x80 && MAGIC.every((byte, i) => bytes[2 + i] === byte);
 }
 
-/** One top folder with data.pkl, byteorder (PyTorch >= 2.1), data/<key> for each storage. */
+/** Reads a zip with one top folder. It holds data.pkl, byteorder (PyTorch >= 2.1), and data/<key> for each storage. */
 export function readTorchZip(bytes: Bytes, fail: Fail): TorchFile {
   const zip = readZip(bytes, fail);
   const pickleName = zip.names.find((name) => /^[^/]+\/data\.pkl$/.test(name));
   if (pickleName === undefined) {
     const examples = zip.names.slice(0, 3).map((name) => JSON.stringify(name.slice(0, 60)));
     return fail(
-      `a zip file without data.pkl: not a checkpoint of PyTorch (it has ${examples.join(', ') || 'nothing'})`,
+      `a zip file without data.pkl: expected a checkpoint of PyTorch, got ${examples.join(', ') || 'no entries'}`,
     );
   }
   const folder = pickleName.slice(0, -'data.pkl'.length);
   if (zip.has(`${folder}constants.pkl`)) fail("a TorchScript archive: save the model's state_dict() instead");
   if (zip.has(`${folder}byteorder`)) {
     const order = latin1(zip.read(`${folder}byteorder`).subarray(0, 16));
-    if (order !== 'little') fail(`byteorder is ${JSON.stringify(order)}: only little-endian files are read`);
+    if (order !== 'little') fail(`byteorder: expected "little", got ${JSON.stringify(order)}`);
   }
   const root = readPickle(new ByteReader(zip.read(pickleName), fail), {
     fail,
@@ -43,14 +51,17 @@ export function readTorchZip(bytes: Bytes, fail: Fail): TorchFile {
   });
   const storages = new Map<string, Bytes>();
   const bytesOf = ({ key }: TorchStorage): Bytes => {
-    let storage = storages.get(key);
-    if (!storage) storages.set(key, (storage = zip.read(`${folder}data/${key}`)));
+    const storage = storages.get(key) ?? zip.read(`${folder}data/${key}`);
+    storages.set(key, storage);
     return storage;
   };
   return { root, locate: (tensor, what) => locate(tensor, bytesOf(tensor.storage), what, fail) };
 }
 
-/** Five pickles (magic number, protocol, the writer's byte order, the data, storage keys), then each storage: a count of elements and the elements. */
+/**
+ * Reads five pickles: magic number, protocol, byte order, data, and storage keys.
+ * Each storage follows as a number of elements and the elements.
+ */
 export function readTorchLegacy(bytes: Bytes, fail: Fail): TorchFile {
   const reader = new ByteReader(bytes, fail);
   const plain = { fail, globals: new Map() };
@@ -58,12 +69,12 @@ export function readTorchLegacy(bytes: Bytes, fail: Fail): TorchFile {
   const protocol = readPickle(reader, plain);
   if (protocol !== PROTOCOL_VERSION)
     fail(
-      `PyTorch's protocol version must be ${PROTOCOL_VERSION}, got ${typeof protocol === 'number' ? protocol : 'something else'}`,
+      `protocol version: expected ${PROTOCOL_VERSION}, got ${typeof protocol === 'number' ? protocol : 'no number'}`,
     );
   const system = readPickle(reader, plain);
-  if (!(system instanceof PickleDict)) return fail("the description of the writer's system is no dict: corrupt");
+  if (!(system instanceof PickleDict)) return fail("the writer's system: expected a dict, got another value: corrupt");
   if (system.entries.get('little_endian') !== true)
-    fail('written on a big-endian machine: only little-endian files are read');
+    fail('expected a little-endian file, got one of a big-endian machine');
 
   const types = new Map<string, TorchStorage>();
   const root = readPickle(reader, {
@@ -74,21 +85,21 @@ export function readTorchLegacy(bytes: Bytes, fail: Fail): TorchFile {
       const first = types.get(storage.key);
       if (!first) types.set(storage.key, storage);
       else if (first.type.name !== storage.type.name || first.count !== storage.count)
-        fail('a storage is described twice, differently: corrupt');
+        fail('a storage has two different descriptions: corrupt');
       return storage;
     },
   });
   const keys = readPickle(reader, plain);
-  if (!(keys instanceof PickleList)) return fail("the storages' keys are no list: corrupt");
+  if (!(keys instanceof PickleList)) return fail("the storages' keys: expected a list, got another value: corrupt");
   const storages = new Map<string, Bytes>();
   for (const key of keys.items) {
     const storage = typeof key === 'string' || typeof key === 'number' ? types.get(String(key)) : undefined;
-    if (!storage) return fail('the file holds a storage that its data does not mention: corrupt');
+    if (!storage) return fail('a storage: expected one that the data mentions, got another: corrupt');
     const { name, type } = storage.type;
     if (type === null && name !== 'torch.UntypedStorage') fail(`storages of ${name} are not read in this format`);
     const elementBytes = type === null ? 1 : ELEMENT_BYTES[type];
     const count = reader.u64();
-    if (count !== storage.count) fail(`a storage holds ${count} elements, ${storage.count} were announced: corrupt`);
+    if (count !== storage.count) fail(`a storage: expected ${storage.count} elements, got ${count}: corrupt`);
     storages.set(storage.key, reader.take(count * elementBytes));
   }
   return {
@@ -103,6 +114,7 @@ export function readTorchLegacy(bytes: Bytes, fail: Fail): TorchFile {
   };
 }
 
+/** The view of a storage that a tensor is. Throws WeightsError if the storage has another size than announced. */
 function locate(
   { storage, type, offset, shape, strides }: TorchTensor,
   bytes: Bytes,
@@ -113,7 +125,8 @@ function locate(
   const announced = count * (storageType.type === null ? 1 : ELEMENT_BYTES[storageType.type]);
   if (storageType.type !== null && bytes.length !== announced) {
     fail(
-      `${what}: its storage has ${bytes.length} bytes, ${count} elements of ${storageType.name} take ${announced}: corrupt`,
+      `${what}: its storage has ${bytes.length} bytes, ` +
+        `${count} elements of ${storageType.name} take ${announced}: corrupt`,
     );
   }
   return type === null ? null : { bytes, type, shape, strides, offset: storage.offset + offset };

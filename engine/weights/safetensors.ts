@@ -1,6 +1,10 @@
-/** The safetensors format: an 8-byte header length, a JSON header, and the bytes of the tensors. Read without trust, written in a stable order. */
+/**
+ * Reads and writes the safetensors format: an 8-byte header length, a JSON header, and the bytes of the tensors.
+ * Files are checked completely when they are read. The order of tensors is kept when they are written.
+ */
+import { isObject } from '../core/json.ts';
 
-/** Values that are written: 64-bit integers stay 64-bit. */
+/** Values that can be written. */
 export type SafetensorData =
   | Float32Array<ArrayBuffer>
   | Float64Array<ArrayBuffer>
@@ -9,7 +13,7 @@ export type SafetensorData =
   | BigInt64Array<ArrayBuffer>
   | Uint8Array<ArrayBuffer>;
 
-/** Values that are read; F16 and BF16 come as their bits. */
+/** Values that can be read. F16 and BF16 are read as their bits. */
 export type StoredSafetensorData =
   | SafetensorData
   | Uint16Array<ArrayBuffer>
@@ -27,6 +31,7 @@ export interface SafetensorsFile {
   readonly tensors: ReadonlyMap<string, SafetensorEntry>;
 }
 
+/** An error in a weights file. The message names the file, and the tensor and field if there is one. */
 export class WeightsError extends Error {
   override readonly name = 'WeightsError';
 }
@@ -46,22 +51,20 @@ const VIEWS = {
 } as const satisfies Record<string, readonly [number, (bytes: ArrayBuffer) => StoredSafetensorData]>;
 
 const MAX_HEADER_BYTES = 100 * 2 ** 20;
-/** More axes than any tensor has. */
-const MAX_SIZES = 64;
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
+/** Larger than in any real tensor. */
+const MAX_AXES = 64;
 
 function isSizes(value: unknown): value is number[] {
-  return Array.isArray(value) && value.length <= MAX_SIZES && value.every((n) => Number.isSafeInteger(n) && n >= 0);
+  return Array.isArray(value) && value.length <= MAX_AXES && value.every((n) => Number.isSafeInteger(n) && n >= 0);
 }
 
-/** A value of the header for a message: short, however long or deep it is. */
+/** A value of the header for a message. It is short for any value, also for a deep one. */
 function brief(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.slice(0, 60));
-  if (Array.isArray(value))
-    return `a list of ${value.length}${value.length <= 8 && value.every((n) => typeof n === 'number') ? `: [${value.join(', ')}]` : ''}`;
+  if (Array.isArray(value)) {
+    const isShort = value.length <= 8 && value.every((n) => typeof n === 'number');
+    return `a list of ${value.length}${isShort ? `: [${value.join(', ')}]` : ''}`;
+  }
   return typeof value === 'object' && value !== null ? 'an object' : String(value);
 }
 
@@ -78,7 +81,8 @@ export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): Safet
   const headerBytes = Number(new DataView(bytes).getBigUint64(0, true));
   if (headerBytes > MAX_HEADER_BYTES || 8 + headerBytes > bytes.byteLength) {
     fail(
-      `header length ${headerBytes} does not fit a file of ${bytes.byteLength} bytes: truncated, or not a safetensors file`,
+      `header length ${headerBytes} does not fit a file of ${bytes.byteLength} bytes: ` +
+        'truncated, or not a safetensors file',
     );
   }
   let header: unknown;
@@ -87,25 +91,28 @@ export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): Safet
   } catch (error) {
     fail(`the header is not JSON (${(error as Error).message})`);
   }
-  if (!isRecord(header)) return fail('the header must be a JSON object');
+  if (!isObject(header)) return fail('the header: expected a JSON object');
   const metadata: [string, string][] = [];
   const tensors = new Map<string, SafetensorEntry>();
   const body = 8 + headerBytes;
   let total = 0;
   for (const [name, entry] of Object.entries(header)) {
-    if (!isRecord(entry)) return fail(`${name}: expected an object`);
+    if (!isObject(entry)) return fail(`${name}: expected an object, got ${brief(entry)}`);
     if (name === '__metadata__') {
       for (const [key, value] of Object.entries(entry))
-        metadata.push([key, typeof value === 'string' ? value : fail(`__metadata__.${key}: expected a string`)]);
+        metadata.push([
+          key,
+          typeof value === 'string' ? value : fail(`__metadata__.${key}: expected a string, got ${brief(value)}`),
+        ]);
       continue;
     }
     const { dtype, shape, data_offsets: offsets } = entry;
     if (typeof dtype !== 'string' || !Object.hasOwn(VIEWS, dtype))
-      return fail(`${name}: dtype must be one of ${Object.keys(VIEWS).join(', ')}, got ${brief(dtype)}`);
+      return fail(`${name}: dtype: expected one of ${Object.keys(VIEWS).join(', ')}, got ${brief(dtype)}`);
     if (!isSizes(shape))
-      return fail(`${name}: shape must be at most ${MAX_SIZES} non-negative integers, got ${brief(shape)}`);
+      return fail(`${name}: shape: expected at most ${MAX_AXES} non-negative integers, got ${brief(shape)}`);
     if (!isSizes(offsets) || offsets.length !== 2)
-      return fail(`${name}: data_offsets must be [begin, end], got ${brief(offsets)}`);
+      return fail(`${name}: data_offsets: expected [begin, end], got ${brief(offsets)}`);
     const [elementBytes, view] = VIEWS[dtype as keyof typeof VIEWS];
     const [begin, end] = offsets;
     const expected = shape.reduce((product, n) => product * n, elementBytes);
@@ -115,19 +122,20 @@ export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): Safet
       );
     if (body + end > bytes.byteLength)
       fail(`${name}: data ends at byte ${body + end} of a file of ${bytes.byteLength}: truncated`);
-    // Else a small file could name the same bytes many times over.
+    // Without this check, the tensors of a small file could name the same bytes many times.
     total += expected;
     if (body + total > bytes.byteLength)
       fail(
-        `${name}: the tensors up to here take ${total} bytes, the file has ${bytes.byteLength - body} for them: they overlap`,
+        `${name}: the tensors up to here take ${total} bytes, ` +
+          `the file has ${bytes.byteLength - body} for them: they overlap`,
       );
     tensors.set(name, { dtype, shape, data: view(bytes.slice(body + begin, body + end)) });
   }
-  // Object.fromEntries makes own properties of all names, `__proto__` too.
+  // Object.fromEntries makes own properties of all names, also of `__proto__`.
   return { metadata: Object.fromEntries(metadata), tensors };
 }
 
-/** Writes f32 tensors (and others by their array type) in the order given. */
+/** Writes tensors in the given order, with the element types of their arrays. Throws WeightsError for a bad shape. */
 export function writeSafetensors(
   tensors: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: SafetensorData }>,
   metadata: Readonly<Record<string, string>> = {},

@@ -1,6 +1,7 @@
 /**
- * The part of the zip format that PyTorch writes: stored entries found by the central directory, zip64 included. Entries are views of the file's bytes;
- * nothing is inflated, so a small file cannot become a large one. Format: PKWARE APPNOTE 6.3.
+ * Reads the part of the zip format that PyTorch writes: stored entries, found by the central directory, with zip64.
+ * Entries are views of the file's bytes. Nothing is inflated, so a small file cannot become a large one.
+ * Source: PKWARE APPNOTE 6.3.
  */
 import { ByteReader, type Bytes, type Fail } from './byte-reader.ts';
 
@@ -17,20 +18,24 @@ export interface StoredZip {
   /** In the order of the directory. */
   readonly names: readonly string[];
   has(name: string): boolean;
-  /** The bytes of an entry, checked against its CRC-32. Throws WeightsError where it is missing, compressed or corrupt. */
+  /** A view of an entry's bytes. Throws WeightsError if the entry is missing, compressed, or has another CRC-32. */
   read(name: string): Bytes;
 }
 
-const END = 0x06054b50,
-  END64_LOCATOR = 0x07064b50,
-  END64 = 0x06064b50,
-  DIRECTORY = 0x02014b50,
-  LOCAL = 0x04034b50;
-const END_BYTES = 22,
-  LOCATOR_BYTES = 20,
-  MAX_COMMENT = 65535;
-const UNKNOWN32 = 0xffffffff;
+/** Signatures of records. */
+const END = 0x06054b50;
+const END64_LOCATOR = 0x07064b50;
+const END64 = 0x06064b50;
+const DIRECTORY = 0x02014b50;
+const LOCAL = 0x04034b50;
 
+const END_BYTES = 22;
+const LOCATOR_BYTES = 20;
+const MAX_COMMENT = 65535;
+/** The value of a field whose 64 bits are in the extra field. */
+const IN_EXTRA_FIELD = 0xffffffff;
+
+/** Reads the directory. Throws WeightsError if it is corrupt, or if entries share bytes. */
 export function readZip(bytes: Bytes, fail: Fail): StoredZip {
   const { directoryAt, count } = findDirectory(bytes, fail);
   const entries = new Map<string, Entry>();
@@ -40,15 +45,15 @@ export function readZip(bytes: Bytes, fail: Fail): StoredZip {
   for (let i = 0; i < count; i++) {
     if (reader.u32() !== DIRECTORY) fail(`zip: entry ${i} of the directory has no signature: corrupt`);
     reader.take(4);
-    const flags = reader.u16(),
-      method = reader.u16();
+    const flags = reader.u16();
+    const method = reader.u16();
     reader.take(4);
-    const crc = reader.u32(),
-      storedSize = reader.u32(),
-      size = reader.u32();
-    const nameBytes = reader.u16(),
-      extraBytes = reader.u16(),
-      commentBytes = reader.u16();
+    const crc = reader.u32();
+    const storedSize = reader.u32();
+    const size = reader.u32();
+    const nameBytes = reader.u16();
+    const extraBytes = reader.u16();
+    const commentBytes = reader.u16();
     reader.take(8);
     const headerAt = reader.u32();
     const name = utf8.decode(reader.take(nameBytes));
@@ -57,7 +62,7 @@ export function readZip(bytes: Bytes, fail: Fail): StoredZip {
     if (entries.has(name)) fail(`zip: two entries are called ${JSON.stringify(name.slice(0, 100))}: refused`);
     const sizes = zip64Sizes(extra, { size, storedSize, headerAt });
     total += sizes.storedSize;
-    // Else a small file could be read many times over.
+    // Without this check, entries of a small file could name the same bytes many times.
     if (total > bytes.length)
       fail(`zip: its entries hold ${total} bytes, the file ${bytes.length}: truncated, or entries overlap`);
     entries.set(name, { method, encrypted: (flags & 1) !== 0, crc, ...sizes });
@@ -68,14 +73,15 @@ export function readZip(bytes: Bytes, fail: Fail): StoredZip {
     if (entry.encrypted) fail(`zip: ${name} is encrypted`);
     if (entry.method !== 0 || entry.size !== entry.storedSize) {
       fail(
-        `zip: ${name} is compressed (method ${entry.method}); PyTorch stores its entries as they are, and so this reader expects them`,
+        `zip: ${name}: expected a stored entry, as PyTorch writes it, ` +
+          `got one that is compressed (method ${entry.method})`,
       );
     }
     const local = new ByteReader(bytes, fail, entry.headerAt);
     if (local.u32() !== LOCAL) fail(`zip: ${name} has no header at byte ${entry.headerAt}: corrupt`);
     local.take(22);
-    const nameBytes = local.u16(),
-      extraBytes = local.u16();
+    const nameBytes = local.u16();
+    const extraBytes = local.u16();
     local.take(nameBytes + extraBytes);
     const data = local.take(entry.size);
     if (crc32(data) !== entry.crc) fail(`zip: ${name} does not match its CRC-32: corrupt`);
@@ -84,12 +90,13 @@ export function readZip(bytes: Bytes, fail: Fail): StoredZip {
   return { names: [...entries.keys()], has: (name) => entries.has(name), read };
 }
 
+/** The position of the directory and its number of entries. */
 function findDirectory(bytes: Bytes, fail: Fail): { directoryAt: number; count: number } {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   for (let at = bytes.length - END_BYTES; at >= Math.max(0, bytes.length - END_BYTES - MAX_COMMENT); at--) {
     if (view.getUint32(at, true) !== END || at + END_BYTES + view.getUint16(at + 20, true) !== bytes.length) continue;
-    let count = view.getUint16(at + 10, true),
-      directoryAt = view.getUint32(at + 16, true);
+    let count = view.getUint16(at + 10, true);
+    let directoryAt = view.getUint32(at + 16, true);
     const locatorAt = at - LOCATOR_BYTES;
     if (locatorAt >= 0 && view.getUint32(locatorAt, true) === END64_LOCATOR) {
       const end64 = new ByteReader(bytes, fail, Number(view.getBigUint64(locatorAt + 8, true)));
@@ -104,22 +111,22 @@ function findDirectory(bytes: Bytes, fail: Fail): { directoryAt: number; count: 
   return fail('zip: no end of directory: the file is truncated');
 }
 
-/** 64-bit fields stand in the extra field, in this order, each only where its 32 bits are full. */
+/** The 64-bit sizes. They are in the extra field, in this order, for fields whose 32 bits are all ones. */
 function zip64Sizes(
   extra: ByteReader,
   sizes: Pick<Entry, 'size' | 'storedSize' | 'headerAt'>,
 ): Pick<Entry, 'size' | 'storedSize' | 'headerAt'> {
   let { size, storedSize, headerAt } = sizes;
   while (extra.bytes.length - extra.at >= 4) {
-    const id = extra.u16(),
-      length = extra.u16();
+    const id = extra.u16();
+    const length = extra.u16();
     if (id !== 1) {
       extra.take(length);
       continue;
     }
-    if (size === UNKNOWN32) size = extra.u64();
-    if (storedSize === UNKNOWN32) storedSize = extra.u64();
-    if (headerAt === UNKNOWN32) headerAt = extra.u64();
+    if (size === IN_EXTRA_FIELD) size = extra.u64();
+    if (storedSize === IN_EXTRA_FIELD) storedSize = extra.u64();
+    if (headerAt === IN_EXTRA_FIELD) headerAt = extra.u64();
     break;
   }
   return { size, storedSize, headerAt };
@@ -127,12 +134,12 @@ function zip64Sizes(
 
 let crcTables: Uint32Array[] | null = null;
 
-/** CRC-32 (IEEE 802.3, as zip uses it), eight bytes a step. */
+/** CRC-32 (IEEE 802.3, as in zip), eight bytes per step. */
 export function crc32(bytes: Bytes): number {
   crcTables ??= makeCrcTables();
   const [t0, t1, t2, t3, t4, t5, t6, t7] = crcTables;
-  let crc = 0xffffffff,
-    i = 0;
+  let crc = 0xffffffff;
+  let i = 0;
   for (; i + 8 <= bytes.length; i += 8) {
     crc ^= bytes[i] | (bytes[i + 1] << 8) | (bytes[i + 2] << 16) | (bytes[i + 3] << 24);
     crc =

@@ -1,0 +1,82 @@
+/** Opcodes of Python's pickle format, protocols 2 to 5. Source: CPython's Lib/pickletools.py. */
+
+export const OP = {
+  PROTO: 0x80,
+  FRAME: 0x95,
+  STOP: 0x2e,
+  MARK: 0x28,
+  POP: 0x30,
+  POP_MARK: 0x31,
+  DUP: 0x32,
+  NONE: 0x4e,
+  NEWTRUE: 0x88,
+  NEWFALSE: 0x89,
+  BININT: 0x4a,
+  BININT1: 0x4b,
+  BININT2: 0x4d,
+  LONG1: 0x8a,
+  LONG4: 0x8b,
+  BINFLOAT: 0x47,
+  BINUNICODE: 0x58,
+  SHORT_BINUNICODE: 0x8c,
+  BINUNICODE8: 0x8d,
+  BINSTRING: 0x54,
+  SHORT_BINSTRING: 0x55,
+  BINBYTES: 0x42,
+  SHORT_BINBYTES: 0x43,
+  BINBYTES8: 0x8e,
+  BYTEARRAY8: 0x96,
+  READONLY_BUFFER: 0x98,
+  EMPTY_TUPLE: 0x29,
+  TUPLE: 0x74,
+  TUPLE1: 0x85,
+  TUPLE2: 0x86,
+  TUPLE3: 0x87,
+  EMPTY_LIST: 0x5d,
+  LIST: 0x6c,
+  APPEND: 0x61,
+  APPENDS: 0x65,
+  EMPTY_DICT: 0x7d,
+  DICT: 0x64,
+  SETITEM: 0x73,
+  SETITEMS: 0x75,
+  EMPTY_SET: 0x8f,
+  ADDITEMS: 0x90,
+  FROZENSET: 0x91,
+  BINPUT: 0x71,
+  LONG_BINPUT: 0x72,
+  MEMOIZE: 0x94,
+  BINGET: 0x68,
+  LONG_BINGET: 0x6a,
+  GLOBAL: 0x63,
+  STACK_GLOBAL: 0x93,
+  REDUCE: 0x52,
+  NEWOBJ: 0x81,
+  NEWOBJ_EX: 0x92,
+  BUILD: 0x62,
+  BINPERSID: 0x51,
+} as const;
+
+/** Opcodes that are refused: text forms of protocol 0, and ways to make objects that no checkpoint needs. */
+export const REFUSED_OPCODES: ReadonlyMap<number, string> = new Map([
+  [0x49, 'INT'],
+  [0x4c, 'LONG'],
+  [0x46, 'FLOAT'],
+  [0x53, 'STRING'],
+  [0x56, 'UNICODE'],
+  [0x70, 'PUT'],
+  [0x67, 'GET'],
+  [0x50, 'PERSID'],
+  [0x6f, 'OBJ'],
+  [0x97, 'NEXT_BUFFER'],
+]);
+
+/** A global by module and name. It is refused, but with the name. */
+export const INST = 0x69;
+
+/** Opcodes for globals in the extension registry, with the bytes of their code. */
+export const EXTENSION_OPCODES: ReadonlyMap<number, 1 | 2 | 4> = new Map([
+  [0x82, 1],
+  [0x83, 2],
+  [0x84, 4],
+]);
