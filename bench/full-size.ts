@@ -1,10 +1,12 @@
 /**
- * The paper's network at full size beside PyTorch: the same checkpoint, the same image; every output, the loss and all gradients compared, and times of interleaved runs.
+ * The paper's network at full size beside PyTorch, with the same checkpoint and image: compares all outputs, the loss
+ * and all gradients, or times interleaved runs.
  *
- *   python3 bench/full_size.py write /tmp/full --size 480x640 --gradients        (Debian's python3 with python3-torch, python3-torchvision, python3-scipy)
+ *   python3 bench/full_size.py write /tmp/full --size 480x640 --gradients
+ *       (Debian's python3 with python3-torch, python3-torchvision, python3-scipy)
  *   npm run full-size -- /tmp/full [--time forward|step] [--rounds 5] [--checkpointing]
  *
- * Prints one line a tensor (relative L2 error), device and process memory, and with --time the medians and their ratio.
+ * Prints the relative L2 error of each tensor, and device and process memory; with --time the medians and their ratio.
  */
 import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -22,8 +24,9 @@ import { InputError } from '../training/core/errors.ts';
 import { insteadOfFile } from '../training/data/files.ts';
 import { KEEPS_MEMORY } from './measure.ts';
 
-const USAGE = `usage: npm run full-size -- FOLDER [--time forward|step] [--rounds 5] [--checkpointing] [--python /usr/bin/python3]
-FOLDER is what bench/full_size.py wrote (see there); without --time outputs and gradients are compared.`;
+const USAGE = `usage: npm run full-size -- FOLDER [--time forward|step] [--rounds 5] [--checkpointing]
+                            [--python /usr/bin/python3]
+FOLDER is written by bench/full_size.py (see there). Without --time outputs and gradients are compared.`;
 const {
   options,
   folder,
@@ -47,7 +50,8 @@ const {
   }
   if (positionals.length !== 1)
     throw new InputError(
-      `full-size: expected one FOLDER, got ${positionals.length === 0 ? 'none' : positionals.join(' ')} (see npm run full-size -- --help)`,
+      `full-size: expected one FOLDER, got ${positionals.length === 0 ? 'none' : positionals.join(' ')} ` +
+        '(see npm run full-size -- --help)',
     );
   const time = (['forward', 'step'] as const).find((mode) => mode === values.time);
   if (values.time !== undefined && time === undefined)
@@ -56,7 +60,7 @@ const {
     const instead = insteadOfFile(join(positionals[0], file));
     if (instead)
       throw new InputError(
-        `full-size: ${join(positionals[0], file)}: expected a file that bench/full_size.py wrote, got ${instead}`,
+        `full-size: ${join(positionals[0], file)}: expected a file of bench/full_size.py, got ${instead}`,
       );
   }
   return {
@@ -76,7 +80,8 @@ function readBytes(path: string): ArrayBuffer {
 const expected = readSafetensors(readBytes(join(folder, 'expected.safetensors')), 'expected.safetensors');
 const floats = (name: string): Float32Array => {
   const entry = expected.tensors.get(name);
-  if (!(entry?.data instanceof Float32Array)) throw new Error(`expected.safetensors: no f32 tensor ${name}`);
+  if (!(entry?.data instanceof Float32Array))
+    throw new Error(`expected.safetensors: expected an f32 tensor ${name}, got none`);
   return entry.data;
 };
 const integers = (name: string): number[] =>
@@ -125,7 +130,8 @@ async function loadModel(device: Device): Promise<DynamicSparseRCNN> {
     new Map([...model.tensors()].map((entry) => [entry.name, storedShape(entry)])),
   );
   console.log(
-    `${file.format}: ${table.loaded.length} tensors loaded, ${table.missing.length} missing, ${table.unexpected.length} unexpected, ${table.reshaped.length} of another shape`,
+    `${file.format}: ${table.loaded.length} tensors loaded, ${table.missing.length} missing, ` +
+      `${table.unexpected.length} unexpected, ${table.reshaped.length} of another shape`,
   );
   model.load(loaded);
   return model;
@@ -185,7 +191,7 @@ if (options.time === undefined) {
     let gradients = 0;
     for (const parameter of model.trainable()) {
       const { grad } = parameter.tensor;
-      if (!grad) throw new Error(`${parameter.name} has no gradient`);
+      if (!grad) throw new Error(`${parameter.name}: expected a gradient, got none`);
       compare(
         `grads.${parameter.name}`,
         toStored(parameter, (await grad.read()) as Float32Array<ArrayBuffer>).data,
@@ -195,18 +201,20 @@ if (options.time === undefined) {
       gradients++;
     }
     console.log(
-      `${gradients} gradients compared (those beyond 1e-3 above); step: device peak ${megabytes(device.memory().peakBytes)}`,
+      `${gradients} gradients compared (errors above 1e-3 are listed); ` +
+        `step: device peak ${megabytes(device.memory().peakBytes)}`,
     );
   }
   console.log(
-    `largest relative L2 error ${worst.toExponential(2)}; process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`,
+    `largest relative L2 error ${worst.toExponential(2)}; ` +
+      `process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`,
   );
 } else {
   await timeBesidePyTorch(options.time, roundsAsked);
 }
 device.destroy();
 
-/** Detections with score >= 0.01 matched one to one: the same class, box and score. */
+/** Counts detections of score >= 0.01 that match one to one: the same class, box and score. */
 function compareDetections({
   scores,
   labels,
@@ -280,7 +288,10 @@ async function timeBesidePyTorch(mode: 'forward' | 'step', rounds: number): Prom
   }
   torch.stdin.end();
   console.log(
-    `${mode}: ours ${median(pairs.map(([a]) => a)).toFixed(0)} ms, PyTorch ${median(pairs.map(([, b]) => b)).toFixed(0)} ms, ratio ${median(pairs.map(([a, b]) => a / b)).toFixed(2)}; ` +
-      `device peak ${megabytes(device.memory().peakBytes)}, process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`,
+    `${mode}: ours ${median(pairs.map(([a]) => a)).toFixed(0)} ms, ` +
+      `PyTorch ${median(pairs.map(([, b]) => b)).toFixed(0)} ms, ` +
+      `ratio ${median(pairs.map(([a, b]) => a / b)).toFixed(2)}; ` +
+      `device peak ${megabytes(device.memory().peakBytes)}, ` +
+      `process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`,
   );
 }

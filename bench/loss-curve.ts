@@ -1,16 +1,21 @@
 /**
- * A hundred training steps of the `tiny` preset beside PyTorch: the same initial weights, the same batches in the same order, the same schedule; the losses compared step by step.
+ * A hundred training steps of the `tiny` preset beside PyTorch: the same initial weights, batches, order and schedule.
+ * The losses are compared step by step.
  *
- *   npm run loss-curve -- write /tmp/curve [--seeds 32] [--learning-rate 1e-4]         data set; of each seed initial weights, batches, rate and temperature of every step
- *   python3 bench/loss_curve.py /tmp/curve [--float64]                                 trains in PyTorch (Debian's python3 with python3-torch, python3-torchvision, python3-scipy)
- *   npm run loss-curve -- train /tmp/curve [--missing]                                 trains here; --missing: only the seeds whose run is not finished
+ *   npm run loss-curve -- write /tmp/curve [--seeds 32] [--learning-rate 1e-4]
+ *       writes a data set, and for each seed: initial weights, batches, and rate and temperature of every step
+ *   python3 bench/loss_curve.py /tmp/curve [--float64]
+ *       trains in PyTorch (Debian's python3 with python3-torch, python3-torchvision, python3-scipy)
+ *   npm run loss-curve -- train /tmp/curve [--missing]
+ *       trains here; --missing: only seeds without a finished run
  *   npm run loss-curve -- compare /tmp/curve [--plot docs/loss-curve.svg]
  *
- * Our side is the `train` command itself: what it does is what a user gets.
+ * Our side is the `train` command that users run.
  *
- * Early training is chaotic: at the preset's learning rate a difference in the last bit grows about tenfold a step, and within ten steps PyTorch's own float32 and float64 runs are
- * percents apart. That part of the difference says nothing of either program. So there are several seeds (each with other weights, order and flips), whose mean curves are compared,
- * and PyTorch in float64, where it was run, as the anchor: how far runs part that differ in nothing but rounding.
+ * Early training is chaotic. At the preset's learning rate a difference in the last bit grows about tenfold per step.
+ * Within ten steps PyTorch's own float32 and float64 runs differ by percents. This part of the difference says nothing
+ * about either program. So the comparison uses the mean curves of several seeds, each with other weights, order and
+ * flips. PyTorch in float64, if it was run, shows how far runs differ that differ only in rounding.
  */
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -34,25 +39,25 @@ import { runTrain } from '../training/commands/train.ts';
 const DATA = { trainImages: 400, valImages: 4, imageSize: 96, seed: 0 };
 const { model: MODEL, training: PRESET } = presetConfig('tiny');
 
-/** What differs from the preset; its own seed and learning rate unless told. */
+/** The settings that differ from the preset. */
 export interface CurveOptions {
   readonly seed: number;
   readonly learningRate: number;
 }
 
-/** What both sides measure of a step. Lists have one entry a stage. */
+/** The numbers of a step that both sides measure. Lists have one entry per stage. */
 export type CurveStep = Pick<StepMetrics, 'loss' | 'class_loss' | 'l1_loss' | 'giou_loss' | 'grad_norm' | 'positives'>;
 
-/** What loss_curve.py writes. */
+/** The content of the files that loss_curve.py writes. */
 export interface RecordedCurve extends CurveOptions {
   readonly torch: string;
   readonly precision: 'float32' | 'float64';
-  /** Of what PyTorch was given: see PreparedRun. */
+  /** The checksum of PyTorch's input, see PreparedRun. */
   readonly checksum: string;
   readonly steps: readonly CurveStep[];
 }
 
-/** What PyTorch is given, beside the weights and images. */
+/** PyTorch's input beside weights and images. */
 export interface PreparedRun extends CurveOptions {
   /** SHA-256 of initial weights, images, boxes, labels, learning rates and temperatures. */
   readonly checksum: string;
@@ -62,12 +67,14 @@ export interface PreparedRun extends CurveOptions {
   readonly steps: readonly {
     readonly learningRate: number;
     readonly temperature: number;
-    /** One an image; boxes are xyxy in pixels. */
+    /** One entry per image; boxes are xyxy in pixels. */
     readonly targets: readonly { readonly labels: readonly number[]; readonly boxes: readonly number[] }[];
   }[];
 }
 
-/** Generates the data set in `folder`/shapes, if it is not there, and collects what a PyTorch run starts from; nothing else is written. */
+/**
+ * Collects the input of a PyTorch run. Generates the data set in `folder`/shapes if it is missing; writes nothing else.
+ */
 export async function prepare(
   device: Device,
   folder: string,
@@ -110,7 +117,7 @@ export async function prepare(
   return { run: { seed, learningRate, checksum, model: MODEL, weightDecay, clipNorm, steps }, weights, images };
 }
 
-/** Trains by the `train` command on `folder`/shapes; the run's folder is `out`, anew each time. */
+/** Trains with the `train` command on `folder`/shapes. Replaces the run's folder `out`. */
 export async function trainOurs(
   folder: string,
   out: string,
@@ -131,11 +138,11 @@ export async function trainOurs(
     '--out',
     out,
   ]);
-  if (code !== 0) throw new Error(`loss-curve: the training ended with code ${code}`);
+  if (code !== 0) throw new Error(`loss-curve: training: expected exit code 0, got ${code}`);
   return readMetrics(join(out, 'metrics.jsonl'));
 }
 
-/** |actual - expected| / |expected| of every step. */
+/** |actual - expected| / |expected| of every step. Throws RangeError for lists of different lengths. */
 export function relativeDifferences(actual: readonly number[], expected: readonly number[]): number[] {
   if (actual.length !== expected.length)
     throw new RangeError(`relativeDifferences: expected ${expected.length} steps, got ${actual.length}`);
@@ -146,10 +153,10 @@ export function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
-/** A seed's losses by step. */
+/** The losses of a run by step. */
 export const lossesOf = (steps: readonly Pick<CurveStep, 'loss'>[]): number[] => steps.map(({ loss }) => loss);
 
-/** The mean over the runs at every step. */
+/** The mean over the runs, at every step. */
 const meanCurve = (runs: readonly (readonly number[])[]): number[] =>
   runs[0].map((_, i) => mean(runs.map((run) => run[i])));
 
@@ -165,7 +172,8 @@ function readCurve(file: string, { checksum }: PreparedRun): RecordedCurve {
   const curve = JSON.parse(readFileSync(file, 'utf8')) as RecordedCurve;
   if (curve.checksum !== checksum)
     throw new Error(
-      `${file}: made from other weights or batches (checksum ${curve.checksum}, expected ${checksum}): run loss_curve.py again`,
+      `${file}: checksum: expected ${checksum}, got ${curve.checksum}: its weights or batches are others; ` +
+        'run loss_curve.py again',
     );
   return curve;
 }
@@ -195,7 +203,8 @@ async function train(folder: string, missing: boolean): Promise<void> {
 
 function compare(folder: string, plot: string): void {
   const folders = seedFolders(folder);
-  if (folders.length === 0) throw new Error(`${folder}: no seed-N folders: run the write command first`);
+  if (folders.length === 0)
+    throw new Error(`${folder}: expected folders seed-N, got none: run the write command first`);
   const read = (file: string): number[][] =>
     folders.map((at) => lossesOf(readCurve(join(at, file), readRun(at)).steps));
   const single = read('float32.json');
@@ -205,13 +214,13 @@ function compare(folder: string, plot: string): void {
 
   const percent = (value: number): string => (100 * value).toPrecision(3);
   const expected = meanCurve(single);
-  const apart = (runs: readonly (readonly number[])[]) => ({
+  const differencesOf = (runs: readonly (readonly number[])[]) => ({
     ofMeans: relativeDifferences(meanCurve(runs), expected),
     ofRuns: mean(runs.map((run, i) => mean(relativeDifferences(run, single[i])))),
     level: mean(meanCurve(runs)) / mean(expected) - 1,
   });
   const candidates = [{ name: 'ours', runs: ours }, ...(double ? [{ name: 'PyTorch float64', runs: double }] : [])].map(
-    (entry) => ({ ...entry, ...apart(entry.runs) }),
+    (entry) => ({ ...entry, ...differencesOf(entry.runs) }),
   );
   const rows = expected.map((loss, i) => [
     i + 1,
@@ -280,14 +289,16 @@ if (import.meta.url === pathToFileURL(process.argv[1]).href) {
   });
   if (values.help || folder === undefined || !['write', 'train', 'compare'].includes(command)) {
     (values.help ? console.log : console.error)(
-      'usage: npm run loss-curve -- write FOLDER [--seeds N] [--learning-rate X] | train FOLDER [--missing] | compare FOLDER [--plot FILE.svg]',
+      'usage: npm run loss-curve -- write FOLDER [--seeds N] [--learning-rate X] | train FOLDER [--missing] | ' +
+        'compare FOLDER [--plot FILE.svg]',
     );
     process.exit(values.help ? 0 : 2);
   }
   const [seeds, learningRate] = [Number(values.seeds), Number(values['learning-rate'])];
   if (!Number.isInteger(seeds) || seeds < 1 || !(learningRate > 0))
     throw new Error(
-      `loss-curve: --seeds must be an integer >= 1 and --learning-rate > 0, got ${values.seeds} and ${values['learning-rate']}`,
+      'loss-curve: --seeds and --learning-rate: expected an integer >= 1 and a number > 0, ' +
+        `got ${values.seeds} and ${values['learning-rate']}`,
     );
   if (command === 'write') await write(resolve(folder), seeds, learningRate);
   else if (command === 'train') await train(resolve(folder), values.missing);

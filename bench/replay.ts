@@ -1,6 +1,6 @@
 /**
- * What replaying captured steps saves: time that the host spends on a training step (from its start until everything is submitted) and the step's wall time, by replay
- * and by running every step anew, turn by turn on one machine, with the bits compared at the end.
+ * The benefit of replaying captured steps: host time of a training step (until everything is submitted) and its wall
+ * time, with replay and without, in interleaved rounds on one machine. The bits of both are compared at the end.
  *
  *   npm run replay -- [--config small] [--batch N] [--size N] [--steps N] [--rounds N]
  */
@@ -30,7 +30,7 @@ const { size, steps, rounds, config } = orExit(() => {
   }
   const batch =
     values.batch === undefined ? [] : [`training.batchSize=${integerOption('replay', 'batch', values.batch, 1)}`];
-  // The first step of a round is not counted: the one before may still run.
+  // The first step of a round is not counted, because the last step of the other way may still run.
   const [size, steps, rounds] = [
     integerOption('replay', 'size', values.size, 32),
     integerOption('replay', 'steps', values.steps, 2),
@@ -76,7 +76,7 @@ async function open(label: string, replay: boolean): Promise<Way> {
   };
 }
 
-/** As training does it: the numbers of a step are read while the next one runs. */
+/** Runs steps as training does: the numbers of a step are read while the next step runs. */
 async function run(way: Way, count: number, warm: boolean): Promise<void> {
   const { device, step } = way;
   let pending: Promise<unknown> = Promise.resolve();
@@ -106,11 +106,12 @@ async function run(way: Way, count: number, warm: boolean): Promise<void> {
   await pending;
 }
 
-const ways = [await open('anew', false), await open('replayed', true)];
+const ways = [await open('not captured', false), await open('replayed', true)];
 for (const way of ways) await run(way, 4, true);
 for (let round = 0; round < rounds; round++) for (const way of ways) await run(way, steps, false);
 console.log(
-  `${config.preset}, batch ${config.training.batchSize} of ${size} x ${size}, on ${ways[0].device.info.description}; medians of ${ways[0].wall.length} steps`,
+  `${config.preset}, batch ${config.training.batchSize} of ${size} x ${size}, on ` +
+    `${ways[0].device.info.description}; medians of ${ways[0].wall.length} steps`,
 );
 console.log(
   formatTable(
@@ -134,7 +135,8 @@ console.log(
 const { capturedBytes } = ways[1].device.memory();
 for (const { dispatches, transfers, bytes } of ways[1].step.captures)
   console.log(
-    `captured: ${dispatches} dispatches, ${transfers} copies and clears, ${(bytes / 1e6).toFixed(1)} MB in use at most of ${(capturedBytes / 1e6).toFixed(1)} MB reserved`,
+    `captured: ${dispatches} dispatches, ${transfers} copies and clears, peak ${(bytes / 1e6).toFixed(1)} MB ` +
+      `of ${(capturedBytes / 1e6).toFixed(1)} MB reserved`,
   );
 const [weightsA, weightsB] = await Promise.all(
   ways.map(async ({ model }) =>
@@ -143,7 +145,6 @@ const [weightsA, weightsB] = await Promise.all(
     ),
   ),
 );
-console.log(
-  `weights and gradient norms are ${weightsA.equals(weightsB) && ways[0].norms.join() === ways[1].norms.join() ? 'the same bits' : 'DIFFERENT'}`,
-);
+const sameBits = weightsA.equals(weightsB) && ways[0].norms.join() === ways[1].norms.join();
+console.log(`weights and gradient norms are ${sameBits ? 'the same bits' : 'DIFFERENT'}`);
 for (const { device } of ways) device.destroy();
