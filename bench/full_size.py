@@ -1,12 +1,15 @@
-"""The paper's network at full size in PyTorch: writes a checkpoint with random weights and what it computes, and times float32 steps.
+"""The paper's network at full size in PyTorch: writes a checkpoint with random weights and its results; times steps.
 
     apt-get install python3-torch python3-torchvision python3-scipy      (Debian's, with Debian's own /usr/bin/python3)
     python3 full_size.py write FOLDER --size 480x640 [--seed 1] [--gradients]
-        -> FOLDER/checkpoint.pth (Detectron2 names, under "model"), FOLDER/expected.safetensors (names as in make_golden.py), computed in float64
+        -> FOLDER/checkpoint.pth (Detectron2 names, under "model"); FOLDER/expected.safetensors (names as in
+           make_golden.py), computed in float64
     python3 full_size.py time FOLDER --size 480x640 --mode forward|step
-        -> waits for a line on standard input, runs once, prints the milliseconds; until end of file (bench/full-size.ts interleaves it with ours)
+        -> for each line on standard input: runs once in float32 and prints the milliseconds (bench/full-size.ts
+           interleaves these runs with ours)
     python3 full_size.py condition --size 480x640 --seeds 1-20
-        -> how far rounding alone moves each seed's gradients in float32: which seeds can tell a right gradient from a wrong one
+        -> prints how far rounding alone changes the gradients in float32, for each seed: a seed is useful if a wrong
+           gradient differs more
 """
 import argparse
 import dataclasses
@@ -28,7 +31,7 @@ BEFORE_RELU = re.compile(r"(inst_interact\.norm\d|(cls|reg)_module\.\d+|linear1)
 
 
 def build(seed, size, objects):
-    """The model with every parameter moved off its special initial value, an image and its objects: all of them from the seed."""
+    """The model with no parameter at its special initial value, an image and its objects. The seed decides all."""
     cfg = R.Config()
     torch.manual_seed(seed)
     g = torch.Generator().manual_seed(seed)
@@ -39,10 +42,12 @@ def build(seed, size, objects):
                 p.copy_(torch.rand(p.shape, generator=g) * 0.5 + 0.75)
             elif p.dim() == 1 and not name.endswith("class_logits.bias"):
                 p.copy_(torch.randn(p.shape, generator=g) * 0.05)
-            # Units of the head that are clearly on or clearly off, as most of trained ones: of units near the kink of a ReLU, rounding alone decides which side they are on.
+            # Head units that are clearly on or clearly off, as most units of trained heads are. For units near the kink
+            # of a ReLU, rounding alone would decide the side.
             if BEFORE_RELU.search(name):
                 p.add_(2.5 * torch.sign(torch.randn(p.shape, generator=g)))
-            # Well-conditioned, as trained weights are: residual sums that do not grow over sixteen blocks, boxes that move a little from stage to stage.
+            # Well-conditioned, as trained weights are: residual sums do not grow over sixteen blocks, and boxes move
+            # only a little from stage to stage.
             if name.endswith("conv3.norm.weight"):
                 p.mul_(0.25)
             if name.endswith("bboxes_delta.weight"):
@@ -51,7 +56,8 @@ def build(seed, size, objects):
         b[..., :2] = torch.rand(b[..., :2].shape, generator=g) * 0.6 + 0.2
         b[..., 2:] = torch.rand(b[..., 2:].shape, generator=g) * 0.5 + 0.15
     h, w = size
-    image = F.interpolate(torch.rand(1, 3, h // 16, w // 16, generator=g), size=(h, w), mode="bilinear", align_corners=False)[0] * 255
+    coarse = torch.rand(1, 3, h // 16, w // 16, generator=g)
+    image = F.interpolate(coarse, size=(h, w), mode="bilinear", align_corners=False)[0] * 255
     return cfg, model, image, random_target(g, w, h, cfg.num_classes, objects)
 
 
@@ -94,16 +100,25 @@ def write(args, size):
                 out["grads." + name] = p.grad
                 errors[name] = float((single_gradients[name] - p.grad).norm() / p.grad.norm())
         name = max(errors, key=errors.get)
-        print(f"gradients: PyTorch's own float32 differ by at most {errors[name]:.2e} ({name}), median {sorted(errors.values())[len(errors) // 2]:.2e}")
+        middle = sorted(errors.values())[len(errors) // 2]
+        print(f"gradients: PyTorch's float32 differs by at most {errors[name]:.2e} ({name}), median {middle:.2e}")
     for s in range(cfg.num_stages):
-        print(f"stage {s}: PyTorch's own float32 logits differ by {float((single[s].detach().double() - logits[s].detach()).norm() / logits[s].detach().norm()):.2e} (relative L2)")
+        exact = logits[s].detach()
+        error = float((single[s].detach().double() - exact).norm() / exact.norm())
+        print(f"stage {s}: PyTorch's float32 logits differ by {error:.2e} (relative L2)")
     out = {k: (v.float() if v.dtype == torch.float64 else v) for k, v in out.items()}
-    meta = {"seed": args.seed, "sizes": [args.size], "temperature": 1.0, "torch": torch.__version__, "precision": "float64"}
-    save_safetensors(os.path.join(args.folder, "expected.safetensors"), out, {"config": json.dumps(dataclasses.asdict(cfg)), "meta": json.dumps(meta)})
+    meta = {
+        "seed": args.seed, "sizes": [args.size], "temperature": 1.0, "torch": torch.__version__, "precision": "float64",
+    }
+    texts = {"config": json.dumps(dataclasses.asdict(cfg)), "meta": json.dumps(meta)}
+    save_safetensors(os.path.join(args.folder, "expected.safetensors"), out, texts)
 
 
 def condition(args, size):
-    """Largest relative L2 change of any parameter's gradient when every weight moves by about the rounding of float32: a few units beside the kinks of ReLUs decide it."""
+    """Prints the largest relative L2 change of a gradient when every weight changes by about the rounding of float32.
+
+    A few units beside the kinks of ReLUs decide this change.
+    """
     first, _, last = args.seeds.partition("-")
     for seed in range(int(first), int(last or first) + 1):
         cfg, model, image, target = build(seed, size, args.objects)
@@ -125,7 +140,11 @@ def condition(args, size):
             other, found = gradients(6e-8)
             moved.append(float((other - logits).norm() / logits.norm()))
             changes.append(max(float((a - b).norm() / b.norm()) for a, b in zip(found, plain)))
-        print(f"seed {seed}: gradients move by at most {max(changes):.2e} ({', '.join(f'{c:.1e}' for c in changes)}), logits by {max(moved):.1e}", flush=True)
+        listed = ", ".join(f"{c:.1e}" for c in changes)
+        print(
+            f"seed {seed}: gradients change by at most {max(changes):.2e} ({listed}), logits by {max(moved):.1e}",
+            flush=True,
+        )
 
 
 def timed(args, size):
@@ -156,17 +175,20 @@ def timed(args, size):
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("what", choices=["write", "time", "condition"])
-    a.add_argument("folder", nargs="?", help="of write and time")
+    a.add_argument("folder", nargs="?", help="for write and time")
     a.add_argument("--size", default="480x640", help="HxW")
     a.add_argument("--seed", type=int, default=1)
-    a.add_argument("--objects", type=int, default=40, help="many, so that no single element near the kink of a ReLU weighs much in the gradients")
+    a.add_argument(
+        "--objects", type=int, default=40,
+        help="many objects, so that no element near the kink of a ReLU has much weight in the gradients",
+    )
     a.add_argument("--mode", choices=["forward", "step"], default="forward")
     a.add_argument("--gradients", action="store_true")
     a.add_argument("--seeds", default="1-10", help="condition: FIRST-LAST")
-    a.add_argument("--runs", type=int, default=4, help="condition: moved copies of the weights")
+    a.add_argument("--runs", type=int, default=4, help="condition: changed copies of the weights")
     args = a.parse_args()
     if (args.folder is None) != (args.what == "condition"):
-        a.error("write and time need a folder, condition takes none")
+        a.error("folder: expected one for write and time, and none for condition")
     size = tuple(int(v) for v in args.size.split("x"))
     {"write": write, "time": timed, "condition": condition}[args.what](args, size)
 

@@ -1,4 +1,6 @@
-"""The training runs that bench/loss-curve.ts wrote, in PyTorch: the same initial weights, batches, learning rates and temperatures; writes every step's losses.
+"""Trains the runs of bench/loss-curve.ts in PyTorch and writes the losses of every step.
+
+The initial weights, batches, learning rates and temperatures are the same.
 
     apt-get install python3-torch python3-torchvision python3-scipy      (Debian's, with Debian's own /usr/bin/python3)
     python3 loss_curve.py FOLDER [--float64] [--missing]     for each seed, FOLDER/seed-N/float32.json or float64.json
@@ -16,8 +18,12 @@ import torch  # noqa: E402
 
 import dsrcnn_torch as R  # noqa: E402
 
-RENAMED = {"numClassLayers": "num_cls_layers", "numRegressionLayers": "num_reg_layers", "priorProbability": "prior_prob"}
-# Said by the initial weights, or of no effect on the numbers.
+RENAMED = {
+    "numClassLayers": "num_cls_layers",
+    "numRegressionLayers": "num_reg_layers",
+    "priorProbability": "prior_prob",
+}
+# Contained in the initial weights, or without effect on the numbers.
 NOT_OF_THE_REFERENCE = {"proposalInit", "gradientCheckpointing"}
 
 
@@ -41,13 +47,13 @@ def config_of(model):
             continue
         name = RENAMED.get(key, re.sub("[A-Z]", lambda capital: "_" + capital[0].lower(), key))
         if not hasattr(cfg, name):
-            raise KeyError(f"run.json: model.{key} has no counterpart in the reference")
+            raise KeyError(f"run.json: model.{key}: expected a key of the reference, got another one")
         setattr(cfg, name, tuple(value) if isinstance(value, list) else value)
     return cfg
 
 
 def train(folder, real):
-    """-> the run of FOLDER as bench/loss-curve.ts wrote it, and its steps as trained here."""
+    """Returns the run that bench/loss-curve.ts wrote into the folder, and its steps as trained here."""
     with open(os.path.join(folder, "run.json")) as f:
         run = json.load(f)
     cfg = config_of(run["model"])
@@ -61,8 +67,14 @@ def train(folder, real):
     steps = []
     for i, step in enumerate(run["steps"]):
         images = [pixels[f"images.{i}.{b}"].permute(2, 0, 1).to(real) for b in range(len(step["targets"]))]
-        targets = [R.Target(torch.tensor(t["labels"], dtype=torch.long), torch.tensor(t["boxes"], dtype=real).view(-1, 4),
-                            torch.tensor([image.shape[2], image.shape[1]] * 2, dtype=real)) for t, image in zip(step["targets"], images)]
+        targets = [
+            R.Target(
+                torch.tensor(t["labels"], dtype=torch.long),
+                torch.tensor(t["boxes"], dtype=real).view(-1, 4),
+                torch.tensor([image.shape[2], image.shape[1]] * 2, dtype=real),
+            )
+            for t, image in zip(step["targets"], images)
+        ]
         optimizer.param_groups[0]["lr"] = step["learningRate"]
         logits, coords, _ = model(images, step["temperature"])
         total, parts, matches = R.set_loss(logits, coords, targets, cfg)
@@ -70,8 +82,12 @@ def train(folder, real):
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, run["clipNorm"])
         optimizer.step()
-        by_stage = {f"{ours}_loss": [parts[f"{part}_{s}"].item() for s in range(cfg.num_stages)] for ours, part in (("class", "ce"), ("l1", "l1"), ("giou", "giou"))}
-        steps.append({"loss": total.item(), **by_stage, "grad_norm": norm.item(), "positives": [sum(len(p) for p, _ in m) for m in matches]})
+        by_stage = {
+            f"{ours}_loss": [parts[f"{part}_{s}"].item() for s in range(cfg.num_stages)]
+            for ours, part in (("class", "ce"), ("l1", "l1"), ("giou", "giou"))
+        }
+        positives = [sum(len(p) for p, _ in m) for m in matches]
+        steps.append({"loss": total.item(), **by_stage, "grad_norm": norm.item(), "positives": positives})
     return run, steps
 
 
@@ -79,7 +95,7 @@ def main():
     a = argparse.ArgumentParser()
     a.add_argument("folder")
     a.add_argument("--float64", action="store_true")
-    a.add_argument("--missing", action="store_true", help="only seeds that have no such file yet")
+    a.add_argument("--missing", action="store_true", help="only seeds without this file")
     args = a.parse_args()
     precision = "float64" if args.float64 else "float32"
     for name in sorted(os.listdir(args.folder)):
@@ -87,7 +103,8 @@ def main():
         if not re.fullmatch(r"seed-\d+", name) or (args.missing and os.path.exists(path)):
             continue
         run, steps = train(os.path.join(args.folder, name), getattr(torch, precision))
-        head = {"torch": torch.__version__, "precision": precision, "seed": run["seed"], "learningRate": run["learningRate"], "checksum": run["checksum"]}
+        copied = {key: run[key] for key in ("seed", "learningRate", "checksum")}
+        head = {"torch": torch.__version__, "precision": precision, **copied}
         with open(path, "w") as f:
             f.write(json.dumps(head)[:-1] + ', "steps": [\n' + ",\n".join(json.dumps(s) for s in steps) + "\n]}\n")
         print(f"{path}: loss {steps[0]['loss']:.4f} ... {steps[-1]['loss']:.4f}", flush=True)

@@ -1,8 +1,9 @@
-"""PyTorch's training step of one of our configurations, timed by its parts; bench/step.ts starts it and interleaves it with ours.
+"""Times PyTorch's training step of one of our configurations by its parts. bench/step.ts starts this process.
 
     apt-get install python3-torch python3-torchvision python3-scipy      (Debian's, with Debian's own /usr/bin/python3)
-    Standard input: a line of JSON (model, batch, height, width, targets, weightDecay, clipNorm), then an empty line for each run, until end of file.
-    Standard output: a line {"torch": version} when ready, then for each run a line of milliseconds by part.
+    Standard input: a line of JSON (model, batch, height, width, targets, weightDecay, clipNorm), then an empty line
+    for each run.
+    Standard output: a line {"torch": version} when ready, then for each run a line with the milliseconds of each part.
 """
 import json
 import os
@@ -21,7 +22,10 @@ def main():
     model = R.DynamicSparseRCNN(cfg)
     height, width = setting["height"], setting["width"]
     images = [torch.randint(0, 256, (3, height, width)).float() for _ in range(setting["batch"])]
-    targets = [R.Target(torch.tensor(t["labels"]), torch.tensor(t["boxes"]).view(-1, 4), torch.tensor([width, height] * 2, dtype=torch.float32)) for t in setting["targets"]]
+    whwh = torch.tensor([width, height] * 2, dtype=torch.float32)
+    targets = [
+        R.Target(torch.tensor(t["labels"]), torch.tensor(t["boxes"]).view(-1, 4), whwh) for t in setting["targets"]
+    ]
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=setting["weightDecay"])
     backbone = 0.0
