@@ -28,7 +28,9 @@ export interface LayerNormAttributes {
 
 /** Tensors of the forward pass. */
 type Forward = Readonly<Record<'input' | 'gamma' | 'beta' | 'output', Tensor>>;
-/** Tensors of the backward pass. `gammaGradient` and `betaGradient` are the gradients with respect to gamma and beta. */
+/**
+ * Tensors of the backward pass. `gammaGradient` and `betaGradient` are the gradients with respect to gamma and beta.
+ */
 type Gradient = Readonly<
   Record<'input' | 'gamma' | 'beta' | 'upstream' | 'gradient' | 'gammaGradient' | 'betaGradient', Tensor>
 >;
