@@ -170,7 +170,7 @@ describe('npm run train', () => {
       ...more,
     ]);
 
-  test("starts from torchvision's ResNet; a frozen backbone keeps its values; weights.json has the report", async () => {
+  test("starts from torchvision's ResNet; a frozen backbone keeps its values; the report is written", async () => {
     const file = readAnyWeights(RESNET18).tensors;
     expect(await train('resnet', '--weights', RESNET18, '--set', 'stemChannels=4', '--set', 'norm=frozen_bn')).toBe(0);
     const report = JSON.parse(readFileSync(at('resnet/weights.json'), 'utf8')) as PretrainedReport;

@@ -1,5 +1,5 @@
 /**
- * Hostile, truncated and corrupt checkpoint files give a WeightsError that names the file, quickly and with little memory.
+ * Hostile, truncated and corrupt checkpoint files give a WeightsError that names the file, fast and with little memory.
  * Nothing in a file is executed.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';

@@ -1,4 +1,4 @@
-/** Names of public checkpoints to the model's: every source finds its counterpart, and the table accounts for every tensor of the file and of the model. */
+/** Names of public checkpoints are mapped to the model's. The table accounts for every tensor of file and model. */
 import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -9,7 +9,7 @@ import { readGolden } from './golden-files.ts';
 type Shapes = ReadonlyMap<string, readonly number[]>;
 type Tensors = Map<string, CheckpointTensor>;
 
-/** Names and shapes of the reference's models: recorded runs in PyTorch. */
+/** Names and shapes of the reference models, from golden files of PyTorch. */
 function referenceShapes(name: Parameters<typeof readGolden>[0]): Shapes {
   return new Map(
     [...readGolden(name).tensors]
@@ -24,13 +24,13 @@ const GROUP_NORM = referenceShapes('r34-gn-fixed-k');
 
 let serial = 0;
 
-/** A tensor of consecutive numbers, no two tensors alike. */
+/** A tensor of consecutive numbers. No two tensors are equal. */
 function tensor(shape: readonly number[]): CheckpointTensor {
   const data = Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => serial++ % 1e6);
   return { shape, data };
 }
 
-/** A file whose tensors have `rename`'s names for ours; null leaves one out. */
+/** A file with the names that `rename` gives ours; a tensor whose name is null is absent. */
 function fileOf(expected: Shapes, rename: (name: string) => string | null): Tensors {
   const file: Tensors = new Map();
   for (const [name, shape] of expected) {
@@ -41,7 +41,10 @@ function fileOf(expected: Shapes, rename: (name: string) => string | null): Tens
   return file;
 }
 
-/** Each of the model's tensors is loaded, missing or reshaped; each of the file's is loaded, reshaped, unexpected, or told of in a note. */
+/**
+ * Each tensor of the model is loaded, missing or reshaped.
+ * Each tensor of the file is loaded, reshaped, unexpected, or mentioned in a note.
+ */
 function expectAccount(
   { loaded, table }: MappedWeights,
   file: ReadonlyMap<string, CheckpointTensor>,
@@ -118,7 +121,7 @@ describe('whole models', () => {
     ['detectron2', detectron2],
     ['mmdetection', mmdetection],
   ] as const) {
-    test(`${source}: every tensor of Sparse R-CNN finds its place`, () => {
+    test(`${source}: every tensor of Sparse R-CNN is mapped`, () => {
       const file = fileOf(SPARSE_RCNN, rename);
       const mapped = mapNames(file, SPARSE_RCNN);
       expect(mapped.table).toMatchObject({
@@ -134,7 +137,7 @@ describe('whole models', () => {
     });
   }
 
-  test('our own file of the whole method keeps its experts', () => {
+  test('our own file with experts keeps its experts', () => {
     const file = fileOf(STAIRCASE, (name) => name);
     expect(mapNames(file, STAIRCASE).table).toMatchObject({
       source: 'ours',
@@ -144,14 +147,14 @@ describe('whole models', () => {
     });
   });
 
-  test('names below DistributedDataParallel and torch.compile', () => {
+  test('prefixes of DistributedDataParallel and torch.compile are removed', () => {
     const file = fileOf(SPARSE_RCNN, (name) => `_orig_mod.module.${detectron2(name)}`);
     const mapped = mapNames(file, SPARSE_RCNN);
     expect(mapped.table).toMatchObject({ source: 'detectron2', missing: [], unexpected: [] });
     expect(mapped.table.loaded[0].from).toMatch(/^_orig_mod\.module\./);
   });
 
-  test('another number of classes: that head starts fresh', () => {
+  test('with another number of classes, the class layers start fresh', () => {
     const file = fileOf(SPARSE_RCNN, detectron2);
     for (const name of file.keys())
       if (name.includes('class_logits')) file.set(name, tensor(name.endsWith('bias') ? [80] : [80, 16]));
@@ -174,7 +177,7 @@ describe('proposals without experts, for a model with experts', () => {
     ),
   ]);
 
-  test('have another shape', () => {
+  test('count as reshaped', () => {
     const mapped = mapNames(file, STAIRCASE);
     expect(mapped.table.reshaped).toEqual([
       { name: 'proposals.boxes', expected: [4, 24, 4], got: [1, 24, 4] },
@@ -184,7 +187,7 @@ describe('proposals without experts, for a model with experts', () => {
     expectAccount(mapped, file, STAIRCASE);
   });
 
-  test('go to every expert where that is asked for', () => {
+  test('go to every expert on request', () => {
     const mapped = mapNames(file, STAIRCASE, { broadcastExperts: true });
     const { shape, data } = mapped.loaded.get('proposals.boxes')!;
     expect(shape).toEqual([4, 24, 4]);
@@ -211,7 +214,7 @@ describe('ResNets', () => {
       (name: string) => (torchvision(name) === null ? null : name.replace('bottom_up.', '')),
     ],
   ] as const) {
-    test(`${what}: the whole backbone, and nothing else, without asking for less`, () => {
+    test(`${what}: the whole backbone is mapped, and nothing else`, () => {
       const file = fileOf(SPARSE_RCNN, rename);
       file.set('fc.weight', tensor([1000, 8]));
       const mapped = mapNames(file, SPARSE_RCNN);
@@ -249,7 +252,7 @@ describe('ResNets', () => {
     );
   });
 
-  test("timm's ResNet-D: deep stem and pooled shortcuts are left out by name", () => {
+  test("timm's ResNet-D: deep stem and pooled shortcuts are unexpected", () => {
     const file: Tensors = new Map();
     for (const [name, value] of fileOf(SPARSE_RCNN, (ours) => torchvision(ours))) {
       const shortcut = /^(.*\.downsample)\.([01])\.(.*)$/.exec(name);
@@ -266,13 +269,13 @@ describe('ResNets', () => {
     expectAccount(mapped, file, SPARSE_RCNN);
   });
 
-  test('batch norms are not taken for group norms', () => {
+  test('batch norms do not become group norms', () => {
     const file = fileOf(SPARSE_RCNN, (name) => torchvision(name));
     const shapes: Shapes = new Map([...SPARSE_RCNN].filter(([name]) => !/norm\.running_/.test(name)));
     const mapped = mapNames(file, shapes, { partial: true });
     expect([...mapped.loaded.keys()].filter((name) => name.includes('.norm.'))).toEqual([]);
     expect(mapped.loaded.has('backbone.bottom_up.res5.2.conv3.weight')).toBe(true);
-    expect(mapped.table.notes.join()).toContain('106 scales and biases were left out');
+    expect(mapped.table.notes.join()).toContain('106 scales and biases were ignored');
     expectAccount(mapped, file, shapes);
     expect([...GROUP_NORM.keys()].some((name) => name.endsWith('running_mean'))).toBe(false);
   });
@@ -281,7 +284,7 @@ describe('ResNets', () => {
 describe('stems trained on BGR images', () => {
   const STEM = 'backbone.bottom_up.stem.conv1.weight';
 
-  /** The convolution's answer at one place: sum over channels and taps of weight times normalised pixel. */
+  /** The convolution at one position: the sum over channels and taps of weight times normalised pixel. */
   function respond(weight: CheckpointTensor, pixels: readonly number[]): number[] {
     const [outputs, channels, height, width] = weight.shape;
     const taps = height * width;
@@ -320,14 +323,14 @@ describe('stems trained on BGR images', () => {
           rgb.map((value, c) => (value - MEAN[c]) / STD[c]),
         );
         const size = Math.hypot(...theirs);
-        // Weights are rounded to float32 once, and cancel among three channels.
+        // Weights are rounded to float32 once, and three channels may cancel each other.
         ours.forEach((value, o) => expect(Math.abs(value - theirs[o])).toBeLessThan(1e-4 * size + 1e-6));
       }),
       { seed: 2, numRuns: 50 },
     );
   }
 
-  test("Caffe2's names: converted to RGB and the model's deviation; merged norms get their statistics", () => {
+  test("Caffe2's names: the stem is converted to RGB, and merged norms get statistics", () => {
     const file = fileOf(SPARSE_RCNN, caffe2);
     const mapped = mapNames(file, SPARSE_RCNN);
     expect(mapped.table).toMatchObject({ source: 'caffe2', scope: 'backbone', unexpected: [], reshaped: [] });
@@ -340,7 +343,7 @@ describe('stems trained on BGR images', () => {
     expectAccount(mapped, file, SPARSE_RCNN);
   });
 
-  test("Detectron2's pixel_mean tells the order; without it a file counts as RGB", () => {
+  test("Detectron2's pixel_mean decides the channel order; a file without it counts as RGB", () => {
     const file = fileOf(SPARSE_RCNN, detectron2);
     const plain = mapNames(file, SPARSE_RCNN);
     expect(plain.loaded.get(STEM)!.data).toBe(file.get(STEM)!.data);
@@ -362,8 +365,8 @@ describe('stems trained on BGR images', () => {
   });
 });
 
-describe('too little', () => {
-  test('less than half is an error that says what it found, unless asked for', () => {
+describe('files with few matching tensors', () => {
+  test('less than half of the tensors is an error with the findings, without partial', () => {
     const names = [...SPARSE_RCNN.keys()].filter((name) => name.startsWith('head.'));
     const few = new Map(names.slice(0, 20).map((name) => [name, tensor(SPARSE_RCNN.get(name)!)]));
     few.set('decoder.weight', tensor([1]));
@@ -376,7 +379,7 @@ describe('too little', () => {
     expectAccount(mapped, few, SPARSE_RCNN);
   });
 
-  test('a backbone file of another depth or of strange names', () => {
+  test('a backbone file of another depth or with unknown names is refused', () => {
     const small = fileOf(STAIRCASE, (name) => torchvision(name));
     expect(() => mapNames(small, SPARSE_RCNN, { file: 'r18.pth' })).toThrow(
       /r18\.pth: \d+ of the backbone's \d+ tensors match, less than half \(names as of torchvision/,
@@ -385,7 +388,7 @@ describe('too little', () => {
     expect(() => mapNames(new Map(), SPARSE_RCNN)).toThrow(/0 of the model's/);
   });
 
-  test('random subsets, renamings and shapes are always accounted for', () => {
+  test('the table accounts for random subsets, names and shapes', () => {
     const names = [...SPARSE_RCNN.keys()];
     fc.assert(
       fc.property(

@@ -1,5 +1,5 @@
 /**
- * The `coco-eval` command: measures a COCO results file against a COCO ground-truth file and prints the metrics as JSON.
+ * The `coco-eval` command: measures COCO results against COCO ground truth and prints the metrics as JSON.
  * It needs no GPU, no model and no data set, so it can measure the results of any detector.
  */
 import { evaluateDetections } from '../core/coco-metrics.ts';
