@@ -1,4 +1,7 @@
-/** The ablation as a user sees it: rows that differ in what they say, runs that are kept, continued or begun anew, and a table with the right numbers. */
+/**
+ * The ablation as users see it: rows that differ only in their settings, runs that are kept, continued or started
+ * again, and a table with the right numbers.
+ */
 import {
   appendFileSync,
   existsSync,
@@ -44,8 +47,8 @@ const evaluation = (iteration: number, AP: number, AP50 = AP): string =>
   `${JSON.stringify({ ...Object.fromEntries(METRIC_NAMES.map((name) => [name, 0])), iteration, AP, AP50 })}\n`;
 
 /**
- * Leaves what a run leaves, in no time. `measure` gives AP at an iteration; `stopAt` interrupts the run of that folder with a checkpoint
- * at that iteration, or before the first one (0).
+ * Writes the files of a run without training. `measure` gives AP at an iteration. `stopAt` interrupts the run of that
+ * folder with a checkpoint at that iteration, or before the first checkpoint (0).
  */
 class FakeTraining {
   readonly calls: string[] = [];
@@ -139,7 +142,7 @@ describe('bad arguments', () => {
     expect(fake.calls).toEqual([]);
   });
 
-  test('an error of one run names it', () =>
+  test('an error of a run names the run', () =>
     refused(
       /ablation: ota, seed 0: training diverged/,
       ablate('diverged', { train: () => Promise.reject(new InputError('training diverged')) }, '--rows', 'ota'),
@@ -147,7 +150,7 @@ describe('bad arguments', () => {
 });
 
 describe('rows', () => {
-  test('differ from the whole method in what they say and in nothing else, whatever the preset', async () => {
+  test('differ from the whole method only in their settings, with any preset', async () => {
     const configs: Record<string, { model: Record<string, unknown>; training: Record<string, unknown> }> = {};
     for (const preset of ['tiny', 'sparse-rcnn-r50']) {
       expect(
@@ -179,7 +182,7 @@ describe('rows', () => {
     }
   });
 
-  test('are evaluated eight times and draw no pictures, unless told otherwise', async () => {
+  test('are evaluated eight times and draw no pictures by default', async () => {
     await ablate('defaults', new FakeTraining(), '--rows', 'k2', '--seeds', '2');
     expect(json(folder, 'defaults', 'k2-seed1', 'config.json').training).toMatchObject({
       seed: 1,
@@ -210,7 +213,7 @@ describe('rows', () => {
 });
 
 describe('an ablation that is run again', () => {
-  test('goes seed by seed, continues what was interrupted and keeps what is finished', async () => {
+  test('goes seed by seed, continues interrupted runs and keeps finished runs', async () => {
     const fake = new FakeTraining(undefined, { run: 'ota-seed1', iteration: 9 });
     const again = (): Promise<number> => ablate('again', fake, '--rows', 'k2,ota', '--seeds', '2');
     expect(await again()).toBe(130);
@@ -226,12 +229,12 @@ describe('an ablation that is run again', () => {
     fake.calls.length = 0;
     expect(await again()).toBe(0);
     expect(fake.calls).toEqual([]);
-    // More seeds later: only those.
+    // With more seeds only the new runs are trained.
     expect(await ablate('again', fake, '--rows', 'k2,ota', '--seeds', '3')).toBe(0);
     expect(fake.calls).toEqual(['ota-seed2', 'k2-seed2']);
   });
 
-  test('begins anew where there is no checkpoint', async () => {
+  test('starts a run without a checkpoint again', async () => {
     const fake = new FakeTraining(undefined, { run: 'k3-seed0', iteration: 0 });
     expect(await ablate('killed', fake, '--rows', 'k3', '--seeds', '1')).toBe(130);
     expect(existsSync(join(folder, 'killed', 'ablation.md'))).toBe(false);
@@ -239,7 +242,7 @@ describe('an ablation that is run again', () => {
     expect(fake.calls).toEqual(['k3-seed0', 'k3-seed0']);
   });
 
-  test('refuses runs that were made otherwise, by the key, before it trains anything', async () => {
+  test('refuses runs with other settings before it trains, and names the key', async () => {
     const fake = new FakeTraining();
     expect(await ablate('changed', fake, '--rows', 'k2', '--seeds', '1')).toBe(0);
     fake.calls.length = 0;
@@ -247,9 +250,12 @@ describe('an ablation that is run again', () => {
       /k2-seed0\/config\.json: training\.learningRate: expected 0\.001 as in the options, got 0\.002; .*another --out/,
       ablate('changed', fake, '--set', 'learningRate=1e-3'),
     );
-    // Also where this row is not asked for: it would stand in the same table.
+    // Also if this row is not requested: a later report would compare it with the others.
     await refused(
-      /k2-seed0\/config\.json: training\.iterations: expected 32 as in the options, got 16 \(and 1 more: training\.evaluateEvery\)/,
+      new RegExp(
+        String.raw`k2-seed0/config\.json: training\.iterations: expected 32 as in the options, got 16 ` +
+          String.raw`\(and 1 more: training\.evaluateEvery\)`,
+      ),
       ablate('changed', fake, '--rows', 'k3', '--iterations', '32'),
     );
     const other = await ensureShapesDataset(join(folder, 'others'), {
@@ -265,7 +271,7 @@ describe('an ablation that is run again', () => {
     expect(fake.calls).toEqual([]);
   });
 
-  test('stops between two runs when the signal came in the last iteration of one', async () => {
+  test('stops between two runs after a signal in the last iteration of one', async () => {
     const fake = new FakeTraining();
     const train: Train = async (argv) => {
       const own = (): void => undefined;
@@ -315,14 +321,14 @@ describe('table and plot', () => {
     expect(markdown).toContain('| k2 | no DPG; OTA, k = 2 | 20.0 ± 0.0 | 40.0 ± 0.0 | 3 | 45.9 |');
     expect(markdown).toContain('sample standard deviation');
     expect(printed).toMatch(/sparse-rcnn +Sparse R-CNN +13\.0 ± 3\.6 +26\.0 ± 7\.2 +3 +45\.0/);
-    // A line for each row, and each seed pale behind it.
+    // A line for each row, and a pale line for each seed.
     const svg = readFileSync(join(folder, 'table', 'ablation.svg'), 'utf8');
     expect(svg.match(/stroke-opacity="0\.3"/g)).toHaveLength(6);
     expect(svg.match(/>(sparse-rcnn|k2)</g)).toHaveLength(2);
     expect(statSync(join(folder, 'table', 'ablation.png')).size).toBeGreaterThan(1000);
   });
 
-  test('made again from what is there, without training', async () => {
+  test('are made again from finished runs, without training', async () => {
     writeFileSync(join(folder, 'table', 'k2-seed2', 'evaluations.jsonl'), evaluation(2, 0.5) + evaluation(16, 0.5));
     rmSync(join(folder, 'table', 'k2-seed1'), { recursive: true });
     const fake = new FakeTraining();
@@ -356,7 +362,7 @@ describe('table and plot', () => {
     expect(fake.calls).toEqual([]);
   });
 
-  test('runs that were not trained alike do not stand in one table', async () => {
+  test('runs that were not trained alike are not in one table', async () => {
     await ablate('mixed', new FakeTraining(), '--rows', 'k2', '--seeds', '2');
     const file = join(folder, 'mixed', 'k2-seed1', 'config.json');
     const config = json(file);
@@ -397,7 +403,7 @@ test('a real ablation of two rows leaves runs, table and plot', async () => {
   }
   expect(rows).toHaveLength(2);
   for (const ending of ['md', 'svg', 'png']) expect(existsSync(join(folder, 'real', `ablation.${ending}`))).toBe(true);
-  // What train wrote is what the ablation expects: the second time nothing is trained.
+  // The ablation accepts the runs of train: the second time it trains nothing.
   const fake = new FakeTraining();
   expect(await runAblation(argv, fake.train)).toBe(0);
   expect(fake.calls).toEqual([]);

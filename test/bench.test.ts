@@ -1,4 +1,7 @@
-/** The benchmarks, but for their timings: options, statistics, references that notice a wrong kernel, reports that replace themselves, pictures that stay within their frame. */
+/**
+ * The benchmarks without their timings: options, statistics, references that detect a wrong kernel, reports that
+ * replace themselves, and pictures within their frame.
+ */
 import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -55,7 +58,7 @@ describe('options', () => {
     expect(() => readOptions(argv)).toThrow(named);
   });
 
-  test('say which benchmark, and how', () => {
+  test('select the benchmark and its settings', () => {
     expect(readOptions([])).toMatchObject({
       mode: 'kernels',
       only: null,
@@ -74,7 +77,7 @@ describe('options', () => {
     expect(readOptions(['--help'])).toBeNull();
   });
 
-  test('a bad one ends the command with one line and code 2', () => {
+  test('a wrong option ends the command with one line and code 2', () => {
     let failure: { status?: number; stderr?: string } = {};
     try {
       execFileSync(process.execPath, ['--import', 'tsx', 'bench/bench.ts', '--fast'], {
@@ -97,7 +100,7 @@ describe('statistics', () => {
     expect(() => quantile([], 0.5)).toThrow('at least one');
   });
 
-  test('a ratio is taken round by round: a machine that slows down slows both', () => {
+  test('a ratio is the median over the rounds, because a machine that slows down slows both', () => {
     expect(medianRatio([1, 10, 2], [3, 30, 6])).toBe(3);
   });
 
@@ -119,7 +122,7 @@ describe('statistics', () => {
     ]);
   });
 
-  test('neither the wait for a short job nor a hiccup passes for its length', async () => {
+  test('neither a wait nor an interruption counts as the length of a short job', async () => {
     const calls: number[] = [];
     let now = 0;
     const job = {
@@ -145,7 +148,7 @@ describe('statistics', () => {
     ).toThrow('two different');
   });
 
-  test('errors are relative to the typical value, and infinite for what is no number', () => {
+  test('errors are relative to the root mean square, and infinite for NaN', () => {
     expect(largestError([1, 2.002], [1, 2])).toBeCloseTo(0.002 / Math.sqrt(2.5), 9);
     expect(largestError([NaN, 2], [1, 2])).toBe(Infinity);
   });
@@ -161,7 +164,7 @@ describe('checks before timing', async () => {
     flops: 1,
     inputs: () => ({ a: random([8, 12], 1), b: random([12, 16], 2) }),
     run: ({ a, b }) => matmul(a, b),
-    // A reference that leaves out the last term of every sum, as a kernel does that stops a step too early.
+    // A reference without the last term of every sum, like a kernel that stops one step too early.
     reference: ({ a, b }, upstream) =>
       matmulReference(
         a,
@@ -181,12 +184,12 @@ describe('checks before timing', async () => {
       expect(await checkRow(row), row.part).toMatchObject({ status });
   });
 
-  test('an error that is no number is wrong', async () => {
+  test('a NaN error is wrong', async () => {
     expect(await checkRow({ check: async () => NaN })).toMatchObject({ status: 'WRONG' });
     expect(await checkRow({ check: async () => TOLERANCE / 2 })).toMatchObject({ status: 'ok' });
   });
 
-  test('cover both ends and all of what is small', () => {
+  test('cover both ends of a large array and all of a small one', () => {
     expect(sampleIndices(10)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
     const indices = sampleIndices(1e6);
     expect(indices.every((i) => Number.isInteger(i) && i >= 0 && i < 1e6)).toBe(true);
@@ -214,14 +217,14 @@ describe('peers', () => {
     note: null,
   });
 
-  test('slower than a peer is said before a missed bar', () => {
+  test('a faster peer is reported before a missed target', () => {
     expect(verdict([peer('tfjs', 9, 8), peer('jax-js', 6.5, 6), peer('onnxruntime', 0.5, null)])).toBe('met');
     expect(verdict([peer('tfjs', 7, 8), peer('jax-js', 6.5, 6)])).toBe('missed (tfjs)');
     expect(verdict([peer('tfjs', 7, 8), peer('jax-js', 0.9, 6)])).toBe('SLOWER than jax-js');
     expect(verdict([peer('tfjs', null, null)])).toBe('met');
   });
 
-  test('bars depend on adapter, op and part', () => {
+  test('targets depend on adapter, op and part', () => {
     const row = (op: string, part = 'forward', preset: 'paper' | 'small' = 'paper') => ({ op, part, preset });
     expect(targetOf('lavapipe', 'tfjs', row('matmul nn'), false)).toBe(8);
     expect(targetOf('lavapipe', 'jax-js', row('conv 3x3', 'dx'), false)).toBe(6);
@@ -232,7 +235,7 @@ describe('peers', () => {
     expect(targetOf('lavapipe', 'onnxruntime', row('matmul nn'), false)).toBeNull();
   });
 
-  test('are known to bench alone, and to no package of the project', () => {
+  test('are dependencies of no other package of the project', () => {
     const names = Object.keys(
       (
         JSON.parse(readFileSync(join(root, 'bench/peers/package.json'), 'utf8')) as {
@@ -255,7 +258,7 @@ describe('peers', () => {
     expect(files.filter((file) => names.some((name) => readFileSync(file, 'utf8').includes(`'${name}'`)))).toEqual([]);
   });
 
-  test('an ONNX model is a node with its attributes', () => {
+  test('an ONNX model has one node with its attributes', () => {
     const model = new TextDecoder('latin1').decode(oneNodeModel({ kind: 'conv2d', stride: 2, padding: 3 }, 4));
     for (const word of ['Conv', 'strides', 'pads']) expect(model).toContain(word);
   });
@@ -289,7 +292,7 @@ describe('reports', () => {
     expect(reportText(report)).toContain('A note.');
   });
 
-  test('numbers have three digits', () => {
+  test('numbers have three significant digits', () => {
     expect([0.012345, 1.5, 43.21, 1234.5, 0].map(digits)).toEqual(['0.0123', '1.50', '43.2', '1235', '0']);
   });
 });
@@ -309,7 +312,7 @@ describe('pictures', () => {
     },
   ]);
 
-  test('the roofline shows every row with its number and name, at or below the roofs', () => {
+  test('the roofline shows every row with its number and name', () => {
     const svg = rooflineSvg(rows, { gigaflops: 100, computeForm: '', gigabytes: 10, copyForm: '' }, 'adapter <1>');
     for (const preset of ['paper', 'small'])
       rows
@@ -325,7 +328,7 @@ describe('pictures', () => {
     expect(attainable({ gigaflops: 100, gigabytes: 10 }, 50)).toBe(100);
   });
 
-  test('numbers do not cover one another, also of points that coincide', () => {
+  test('numbers do not cover each other, even for equal points', () => {
     const points = Array.from({ length: 30 }, (_, i) => [100 + (i % 3), 100 + (i % 2)] as const);
     const labels = placeLabels(
       points,
@@ -338,7 +341,7 @@ describe('pictures', () => {
     }
   });
 
-  test('scaling says its exponents', () => {
+  test('scaling fits exponents', () => {
     const axis = axisOf(
       'batch',
       [1, 2, 4].map((value) => ({ value, timing: timing(value ** 2), peakBytes: 1e6 * value })),

@@ -1,4 +1,7 @@
-/** Looking inside: a trace tells the same as the forward pass and the detections; its picture shows it; `predict --stages` writes both. */
+/**
+ * Traces: a trace agrees with the forward pass and the detections, its picture shows it, and `predict --stages` writes
+ * both.
+ */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -45,12 +48,12 @@ describe.each(Object.entries(VARIANTS))('trace, %s', (_, config) => {
     trace = await model.trace(image);
   });
 
-  test('gives the detections that detect gives', async () => {
+  test('has the detections of detect', async () => {
     const [detections] = await model.detect([image]);
     expect(trace.detections).toEqual(detections);
   });
 
-  test('the last stage holds each detection: its score, and its box but for the clipping', () => {
+  test('the last stage has the score of each detection, and its box before clipping', () => {
     const { scores, labels, boxes, proposals } = trace.detections;
     const last = trace.stages[config.numStages - 1];
     expect(scores.length).toBeGreaterThan(0);
@@ -85,12 +88,12 @@ describe.each(Object.entries(VARIANTS))('trace, %s', (_, config) => {
     for (let n = 0; n < numProposals; n++) {
       let sum = 0;
       for (let e = 0; e < numExperts; e++) sum += expertWeights![e * numProposals + n];
-      // One f32 rounding an expert.
+      // One f32 rounding per expert.
       expect(Math.abs(sum - 1)).toBeLessThanOrEqual(numExperts * 2 ** -23);
     }
   });
 
-  test('leaves no memory behind on the device', async () => {
+  test('leaves no memory on the device', async () => {
     const before = device.memory().liveBytes;
     await model.trace(image);
     expect(device.memory().liveBytes).toBe(before);
@@ -114,7 +117,7 @@ describe('history', () => {
   };
   const history = stageHistory(trace, [2, 4], ['cat', 'dog'], 0.5);
 
-  test('is in pixels of the original image, and leaves out what is below the score', () => {
+  test('is in pixels of the original image and has no detection below the score', () => {
     expect(history.initialBoxes).toEqual([
       [0, 0, 5, 5],
       [10, 5, 20, 10],
@@ -210,7 +213,8 @@ describe('picture', () => {
   test("shows a box in its class's colour where it is at each stage", async () => {
     const canvas = await drawStages(square, movingBoxes(16, 2, 0, 1), 'title');
     const color = colorOf(0);
-    // Panels are enlarged 4.8 times: the box starts in the left half of its panel and is in the right half from stage 1 on.
+    // Panels are enlarged 4.8 times. The initial box is in the left half of its panel; from stage 1 on it is in the
+    // right half.
     const half = (panel: number, right: boolean) =>
       pixelsOf(canvas, color, [28 + panel * 500 + (right ? 240 : 0), 80, 240, 560]);
     expect(half(0, false)).toBeGreaterThan(500);
@@ -219,7 +223,7 @@ describe('picture', () => {
     expect(half(2, false)).toBe(0);
   });
 
-  test('initial boxes at one place share a tag, none is hidden by another', async () => {
+  test('equal initial boxes share a tag', async () => {
     const apart = movingBoxes(16, 1, 0, 3);
     const whole = {
       ...apart,
@@ -229,15 +233,15 @@ describe('picture', () => {
       })),
     };
     const canvas = await drawStages(square, whole, 'title');
-    // Three numbers in one tag of the best one's colour; of the others' colours no tag.
+    // One tag has three numbers and the colour of the best detection. The other colours have no tag.
     expect(pixelsOf(canvas, colorOf(0), [32, 90, 472, 520])).toBeGreaterThan(400);
     for (const label of [1, 2]) expect(pixelsOf(canvas, colorOf(label), [32, 90, 472, 520])).toBe(0);
   });
 
-  test('of hundreds of proposals, of no detection, of one proposal detected twice, of boxes with negative sides and beyond the image', async () => {
+  test('of many proposals, of no detection, of a proposal detected twice, of boxes beyond the image', async () => {
     const many = movingBoxes(300, 2, 4, 10);
     const few = movingBoxes(16, 2, 4, 10);
-    // Columns too narrow for numbers: those of the numbered boxes again, wide.
+    // Columns too narrow for numbers: the columns of the numbered boxes are repeated in a close-up.
     expect(
       (await drawStages(square, many, 'title')).height - (await drawStages(square, few, 'title')).height,
     ).toBeGreaterThan(4 * 34);
@@ -301,7 +305,7 @@ describe('predict --stages', () => {
       );
   });
 
-  test('without the flag there are no stages; images of one name, and one named as a picture of stages, do not overwrite each other', async () => {
+  test('there are no stages without the flag, and images of equal names do not overwrite each other', async () => {
     const weights = join(folder, 'staircase.safetensors');
     const out = join(folder, 'names');
     const files = ['photo.png', 'photo-stages.png'].map((name) => join(folder, name));

@@ -1,4 +1,7 @@
-/** Pictures of detections: legible at any image size, inside the picture, without fonts of the machine; plots render to PNG likewise. */
+/**
+ * Pictures of detections: legible at any image size, inside the picture, and independent of installed fonts. Plots
+ * render to PNG with the same fonts.
+ */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -79,7 +82,7 @@ describe('boxes', () => {
       expect(at(small, x, y)).toEqual(rgb(colorOf(3)));
   });
 
-  test('nothing is drawn away from boxes and their tags', async () => {
+  test('nothing is drawn outside boxes and their tags', async () => {
     const canvas = await drawBoxes(grey(640, 480), [{ box: [300, 200, 400, 300], label: 0, name: 'cat', score: 0.5 }]);
     expect(marked(canvas, 0, 0, 640, 170)).toBe(0);
     expect(marked(canvas, 0, 0, 290, 480)).toBe(0);
@@ -87,7 +90,7 @@ describe('boxes', () => {
     expect(marked(canvas, 300, 175, 60, 20)).toBeGreaterThan(600);
   });
 
-  test('a tag that would leave the picture is moved inside: as many of its pixels are seen at every corner', async () => {
+  test('a tag outside the picture is moved inside: at every corner all of its pixels are visible', async () => {
     const tagPixels = async (box: DrawnBox['box']) => {
       const canvas = await drawBoxes(grey(640, 480), [{ box, label: 2, name: 'a long enough name', score: 0.9 }]);
       const { data } = canvas.getContext('2d').getImageData(0, 0, 640, 480);
@@ -110,7 +113,7 @@ describe('boxes', () => {
     }
   });
 
-  test('tags of two boxes at one place do not cover each other', async () => {
+  test('tags of two equal boxes do not cover each other', async () => {
     const one: DrawnBox = { box: [200, 200, 300, 300], label: 0, name: 'cat', score: 0.9 };
     const two: DrawnBox = { ...one, label: 1, name: 'dog', score: 0.8 };
     const tagged = await drawBoxes(grey(640, 480), [one, two]);
@@ -125,7 +128,7 @@ describe('boxes', () => {
     expect(marked(tagged, 0, 0, 640, 480)).toBeGreaterThan(marked(alone, 0, 0, 640, 480) + 400);
   });
 
-  test('ground truth shows through where it agrees with a box', async () => {
+  test('ground truth is visible where it equals a box', async () => {
     const box: DrawnBox = { box: [200, 200, 300, 300], label: 0, name: 'cat' };
     const plain = await drawBoxes(grey(640, 480), [box]);
     const both = await drawBoxes(grey(640, 480), [box], { groundTruth: [box] });
@@ -134,7 +137,7 @@ describe('boxes', () => {
     expect(new Set(along(both)).size).toBeGreaterThan(1);
   });
 
-  test('any boxes, names and image sizes', async () => {
+  test('any boxes, names and image sizes can be drawn', async () => {
     const coordinate = fc.integer({ min: -40, max: 140 });
     const box = fc
       .tuple(coordinate, coordinate, coordinate, coordinate)
@@ -159,7 +162,7 @@ describe('boxes', () => {
     );
   });
 
-  test('what cannot be drawn is refused by name', async () => {
+  test('malformed boxes, pixels and scales are refused by name', async () => {
     const box = (...box: [number, number, number, number]): DrawnBox => ({ box, label: 0, name: '' });
     await expect(drawBoxes(grey(8, 8), [box(0, 0, 1, 1), box(3, 0, 2, 1)])).rejects.toThrow(
       'boxes[1].box: expected [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2, got [3, 0, 2, 1]',
@@ -201,7 +204,7 @@ describe('files', () => {
     expect(at(await drawBoxes(path, [], { scale: 1 }), 10, 10)).toEqual([77, 77, 77]);
   });
 
-  test('a file that is no image is bad input', async () => {
+  test('a file that is no image is an input error', async () => {
     const path = join(folder, 'text.jpg');
     writeFileSync(path, 'no image');
     await expect(drawBoxes(path, [])).rejects.toBeInstanceOf(InputError);
@@ -218,7 +221,7 @@ describe('colours', () => {
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
   };
 
-  test('text stands out from every class colour by 4.5 to 1, as WCAG asks of small text', () => {
+  test('text on every class colour has a contrast of 4.5 to 1, as WCAG requires for small text', () => {
     for (let label = 0; label < 1300; label++) {
       const [darker, lighter] = [luminance(colorOf(label)), luminance(textColorOn(colorOf(label)))].sort(
         (a, b) => a - b,
@@ -227,13 +230,13 @@ describe('colours', () => {
     }
   });
 
-  test('classes of COCO have colours of their own', () => {
+  test('all classes of COCO have different colours', () => {
     expect(new Set(Array.from({ length: 80 }, (_, label) => colorOf(label))).size).toBe(80);
   });
 });
 
 describe('contact sheet', () => {
-  test('tiles row by row, the last row may be short', async () => {
+  test('pictures are tiled row by row, and the last row can be short', async () => {
     const images = await Promise.all([30, 20, 30, 10, 30].map((side) => drawBoxes(grey(side, 16), [], { scale: 1 })));
     const sheet = contactSheet(images, 3, { gap: 4, background: '#ffffff' });
     expect([sheet.width, sheet.height]).toEqual([3 * 34 + 4, 2 * 20 + 4]);
@@ -244,7 +247,7 @@ describe('contact sheet', () => {
     expect(at(sheet, 90, 30)).toEqual([255, 255, 255]);
   });
 
-  test('fewer pictures than columns make no empty columns; none, or no column, is refused', async () => {
+  test('there are no empty columns; no pictures or no columns are refused', async () => {
     const image = await drawBoxes(grey(10, 10), [], { scale: 1 });
     expect(contactSheet([image], 4, { gap: 0 }).width).toBe(10);
     expect(() => contactSheet([], 2)).toThrow('images: expected at least one, got none');
@@ -252,7 +255,7 @@ describe('contact sheet', () => {
   });
 });
 
-test('letters are drawn as themselves, not as the same empty box', async () => {
+test('letters are drawn with their glyphs, not as empty boxes', async () => {
   const drawn = async (name: string) =>
     Buffer.from(
       (await drawBoxes(grey(200, 100), [{ box: [50, 50, 150, 90], label: 0, name }], { scale: 1 })).toBuffer(

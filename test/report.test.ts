@@ -1,4 +1,4 @@
-/** Tables, the progress line and plots: what a reader of the terminal or of the run's folder sees. */
+/** Tables, the progress line and plots, as readers see them on the terminal and in the run's folder. */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -16,7 +16,7 @@ import { Progress, progressLine } from '../training/output/progress.ts';
 import { pace, type StepProgress } from '../training/core/metrics-log.ts';
 
 describe('tables', () => {
-  test('numbers stand to the right, text to the left', () => {
+  test('numbers are aligned to the right, text to the left', () => {
     expect(
       formatTable(
         ['class', 'AP', 'objects'],
@@ -34,7 +34,7 @@ describe('tables', () => {
     expect(() => formatTable(['a', 'b'], [['x', 1], ['y']])).toThrow('rows[1]: expected 2 cells, got 1');
   });
 
-  test('metrics in percent, every class by name', () => {
+  test('metrics are in percent, with a row per class', () => {
     const evaluation = evaluateDetections(
       {
         images: [{ id: 1, file_name: 'a.jpg', width: 100, height: 100 }],
@@ -79,7 +79,7 @@ const row: StepProgress = {
   megabytes: 812.3,
 };
 
-/** Takes what is written, and shows what a terminal would. */
+/** Collects the written text and shows it as a terminal does. */
 class Screen {
   text = '';
   constructor(
@@ -89,7 +89,7 @@ class Screen {
   write(text: string) {
     this.text += text;
   }
-  /** Finished lines, and the unfinished one last; \r\x1b[K empties the line. */
+  /** Finished lines, and the unfinished line last; \r\x1b[K erases a line. */
   lines() {
     return this.text
       .split('\n')
@@ -98,13 +98,13 @@ class Screen {
 }
 
 describe('progress', () => {
-  test('a whole line says everything', () => {
+  test('a line without limit has all fields', () => {
     expect(progressLine(row)).toBe(
       ' 120/4000  loss 12.346 (class 1.500, l1 2.250, giou 3.125)  lr 2.50e-5  143 ms/step  9:16 left  812 MB',
     );
   });
 
-  test('it fits any width, and iteration and loss are the last to go', () => {
+  test('a line fits any width, and iteration and loss are dropped last', () => {
     for (let width = 0; width <= 110; width++) expect(progressLine(row, width).length).toBeLessThanOrEqual(width);
     expect(progressLine(row, 80)).toBe(
       ' 120/4000  loss 12.346 (class 1.500)  lr 2.50e-5  143 ms/step  9:16 left  812 MB'.slice(0, 80),
@@ -112,12 +112,12 @@ describe('progress', () => {
     expect(progressLine(row, 24)).toBe(' 120/4000  loss 12.346');
   });
 
-  test('a diverged loss is shown as it is', () => {
+  test('a diverged loss is shown', () => {
     expect(progressLine({ ...row, loss: NaN })).toContain('loss NaN');
     expect(progressLine({ ...row, loss: 1.25e9 })).toContain('loss 1.25e+9');
   });
 
-  test('on a terminal one line is overwritten, within the window, at most ten times a second', () => {
+  test('on a terminal one line is overwritten, within the window, at most ten times per second', () => {
     let now = 0;
     const screen = new Screen(true, 60);
     const progress = new Progress({ stream: screen, clock: () => now });
@@ -134,7 +134,7 @@ describe('progress', () => {
     expect(screen.lines()[1]).toBe('');
   });
 
-  test('a note on a terminal stands above the line, which stays', () => {
+  test('a note on a terminal appears above the line, which stays', () => {
     const screen = new Screen(true);
     const progress = new Progress({ stream: screen, clock: () => 0 });
     progress.note('before');
@@ -147,7 +147,7 @@ describe('progress', () => {
     expect(screen.lines()).toHaveLength(4);
   });
 
-  test('interrupted on a terminal, the newest row is what remains', () => {
+  test('after an interruption the newest row remains on the terminal', () => {
     const screen = new Screen(true);
     const progress = new Progress({ stream: screen, clock: () => 0 });
     progress.update(row);
@@ -157,7 +157,7 @@ describe('progress', () => {
     expect(screen.lines()[0]).toContain('121/4000');
   });
 
-  test('elsewhere: the first rows, one about every ten seconds, the last; no control characters', () => {
+  test('without a terminal: the first rows, one about every ten seconds, the last; no control characters', () => {
     let now = 0;
     const screen = new Screen(false);
     const progress = new Progress({ stream: screen, clock: () => now });
@@ -176,7 +176,7 @@ describe('progress', () => {
     expect(screen.text).toContain('giou 3.125');
   });
 
-  test('a run that never got to a row leaves nothing', () => {
+  test('a run without a row prints nothing', () => {
     for (const terminal of [true, false]) {
       const screen = new Screen(terminal);
       new Progress({ stream: screen, clock: () => 0 }).end();
@@ -187,7 +187,7 @@ describe('progress', () => {
 
 const plot = (series: readonly Series[], more: Partial<PlotOptions> = {}) =>
   linePlot({ title: 'Loss', xLabel: 'iteration', yLabel: 'loss', series, ...more });
-/** Texts of the SVG's tick labels and titles. */
+/** Tick labels, titles and names of the SVG. */
 const texts = (svg: string) => [...svg.matchAll(/<text[^>]*>([^<]*)</g)].map((match) => match[1]);
 /** Corner points of the lines that are data (drawn with round joins), one list for each unbroken line. */
 const curves = (svg: string) =>
@@ -211,7 +211,7 @@ const frame = (svg: string) => {
   return { left, right, top, bottom };
 };
 
-test('the time of a typical step, also where losses arrive in pairs and where one step took long', () => {
+test('the time of a typical step, also if losses arrive in pairs or one step takes long', () => {
   const pairs = Array.from({ length: 60 }, (_, i) => (i % 2 === 0 ? 10 : 550));
   expect(pace(pairs)).toBe(280);
   expect(pace([4000, ...Array.from({ length: 20 }, () => 250)])).toBe(250);
@@ -225,7 +225,7 @@ describe('plots', () => {
   });
   afterAll(() => rmSync(folder, { recursive: true }));
 
-  test('title, axis names, ticks and a legend of more than one line', () => {
+  test('title, axis names and ticks are shown, and a legend for several series', () => {
     const one: Series = {
       name: 'total',
       points: [
@@ -252,7 +252,7 @@ describe('plots', () => {
     expect(texts(plot([one, { ...one, name: 'raw', faint: true }]))).not.toContain('raw');
   });
 
-  test('lines stay within the axes, whatever the numbers, and every tick is a number of its own', () => {
+  test('all points are within the axes for any numbers, and all ticks differ', () => {
     const value = fc.oneof(fc.double({ min: -1e6, max: 1e6 }), fc.constantFrom(0, 1, NaN, Infinity, -1, 1e-7, 270_000));
     const points = fc
       .array(fc.tuple(fc.integer({ min: 0, max: 300_000 }), value), { maxLength: 40 })
@@ -295,7 +295,7 @@ describe('plots', () => {
     }
   });
 
-  test('higher values are drawn higher, by their logarithm if so wished', () => {
+  test('higher values are drawn higher, on a logarithmic axis by their logarithm', () => {
     const points: Series['points'] = [
       [0, 1],
       [1, 10],
@@ -307,7 +307,7 @@ describe('plots', () => {
     expect(logarithmic[0][1] - logarithmic[1][1]).toBeCloseTo(logarithmic[1][1] - logarithmic[2][1], 0);
   });
 
-  test('a value that is not finite leaves a gap, a lone point is a dot', () => {
+  test('a value that is not finite leaves a gap, and a point without neighbours is a dot', () => {
     expect(
       curves(
         plot([
@@ -343,7 +343,7 @@ describe('plots', () => {
     expect(texts(svg)).toContain('50');
   });
 
-  test('running means', () => {
+  test('running means skip values that are not finite', () => {
     expect(
       runningMean(
         [
@@ -363,7 +363,7 @@ describe('plots', () => {
     ]);
   });
 
-  test('written as SVG, or as PNG of twice the size with its text; no other ending', async () => {
+  test('a plot is written as SVG, or as PNG of twice the size with its text; other endings are refused', async () => {
     const options: PlotOptions = {
       title: 'Loss',
       xLabel: 'iteration',

@@ -1,6 +1,6 @@
 /** Durations as text for a reader. */
 
-/** 75 -> "1:15", 3725 -> "1:02:05", 90000 -> "1d 01:00:00"; "?" for NaN and infinity, which stand for an unknown time. */
+/** 75 -> "1:15", 3725 -> "1:02:05", 90000 -> "1d 01:00:00"; "?" for an unknown time (NaN, infinity). */
 export function formatDuration(seconds: number): string {
   if (!Number.isFinite(seconds)) return '?';
   const whole = Math.max(0, Math.round(seconds));

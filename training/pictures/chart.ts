@@ -93,7 +93,7 @@ export interface Axis {
   readonly ticks: readonly number[];
 }
 
-/** Ticks at powers of ten, and also at 2 and 5 times a power of ten on short axes. The axis begins and ends at a tick. */
+/** Ticks at powers of ten, on short axes also at 2 and 5 times a power of ten. The axis begins and ends at a tick. */
 export function logTicks([low, high]: readonly [number, number]): Axis {
   if (low > high) [low, high] = [0.1, 1];
   const factors = Math.log10(high / low) < 2.5 ? [1, 2, 5] : [1];

@@ -21,7 +21,7 @@ export interface DrawnBox {
 export interface DrawOptions {
   /** Drawn over the boxes as thin dashed white frames without tags, so that both are visible where they agree. */
   groundTruth?: readonly DrawnBox[];
-  /** Pixels of the picture per pixel of the image. Default: the integer that brings the longer side to 480, at most 8. */
+  /** Picture pixels per image pixel. Default: the smallest integer that makes the longer side 480, at most 8. */
   scale?: number;
   /** Draws on the image before the boxes; `scale` is the number of picture pixels per image pixel. */
   underlay?: (context: SKRSContext2D, scale: number) => void;

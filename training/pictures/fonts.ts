@@ -1,4 +1,4 @@
-/** The fonts of all pictures: DejaVu Sans from the npm package dejavu-fonts-ttf, so that no installed font is needed. */
+/** The fonts of all pictures: DejaVu Sans from the npm package dejavu-fonts-ttf. No installed font is needed. */
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { GlobalFonts } from '@napi-rs/canvas';
