@@ -1,7 +1,19 @@
-/** The quick tests (`npm run test:quick`): one adapter, without the test files that take longer than a few seconds. */
-import { project, withProjects } from './vitest.config.ts';
+/**
+ * The quick tests (`npm run test:quick`): one adapter, no long trainings. `npm test` also runs the files that are left out.
+ */
+import { LONG, project, withProjects } from './vitest.config.ts';
 
-/** Long on two cores with a warm shader cache. The full tests run them. */
-const LONG = ['test/ops.test.ts'];
+/** Files that take more than a few seconds on two cores with a warm shader cache, besides the longest. */
+const SLOW = [
+  'test/ablation.test.ts',
+  'test/bench.test.ts',
+  'test/golden-default-limits.test.ts',
+  'test/matching.test.ts',
+  'test/optim.test.ts',
+  'test/pretrained.test.ts',
+  'test/profiler.test.ts',
+  'test/second-detector.test.ts',
+  'test/tuner.test.ts',
+];
 
-export default withProjects([project('adapter', { include: ['test/**/*.test.ts'], exclude: LONG })]);
+export default withProjects([project('adapter', { include: ['test/**/*.test.ts'], exclude: [...LONG, ...SLOW] })]);

@@ -22,7 +22,7 @@ export interface DriverChoice
 
 /** The file that set-up writes its choices to. */
 const DRIVER_FILE = driverFile(fileURLToPath(new URL('../..', import.meta.url)));
-const REPAIR = 'delete the file; `npm run setup` in a checkout of this project writes it anew';
+const REPAIR = 'delete the file; `npm run setup` in a checkout of this project writes it again';
 
 /**
  * The choice for this process: the one that DSRCNN_DRIVER names, otherwise the stored one. Null where set-up has not
