@@ -212,8 +212,14 @@ describe('npm run export', () => {
         ['--weights', at('a.safetensors')],
         /export: --out: expected a file that ends in one of \.safetensors, \.pth, \.pkl/,
       ],
-      [['--weights', at('a.safetensors'), '--out', at('x.onnx')], /export: --out: expected a name that ends in one of .*, got .*x\.onnx/],
-      [['--weights', at('a.safetensors'), '--out', at('a.safetensors')], /export: --out: expected another file than --weights, got .*a\.safetensors/],
+      [
+        ['--weights', at('a.safetensors'), '--out', at('x.onnx')],
+        /export: --out: expected a name that ends in one of .*, got .*x\.onnx/,
+      ],
+      [
+        ['--weights', at('a.safetensors'), '--out', at('a.safetensors')],
+        /export: --out: expected another file than --weights, got .*a\.safetensors/,
+      ],
       [['--weights', at('nothing.pth'), '--out', at('x.pth')], /nothing\.pth: cannot be read/],
       [
         [

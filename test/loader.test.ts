@@ -1,4 +1,4 @@
-/** The loader: a batch depends only on seed and iteration, every image occurs once per epoch, and errors name the file. */
+/** The loader: batches depend only on seed and iteration, images occur once per epoch, and errors name the file. */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { copyFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
