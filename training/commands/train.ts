@@ -8,7 +8,14 @@ import { InputError } from '../core/errors.ts';
 import { fitToData, listNames, type LoadedConfig } from '../core/fit-to-data.ts';
 import { PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
 import { loadConfig } from '../data/config-file.ts';
-import { ensureShapesDataset, openDataset, splitRecords, splitWarnings, type Dataset } from '../data/index.ts';
+import {
+  ensureShapesDataset,
+  FORMAT_NAMES,
+  openDataset,
+  splitRecords,
+  splitWarnings,
+  type Dataset,
+} from '../data/index.ts';
 import { formatDuration } from '../output/duration.ts';
 import { integerOption, optionalValue, parseArguments } from './arguments.ts';
 import { dryRun } from './dry-run.ts';
@@ -20,7 +27,7 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
 
   npm run train -- [options]
 
-  --data DIR       a COCO or Pascal VOC data set with train and val splits
+  --data DIR       a data set (${FORMAT_NAMES}) with train and val splits
                    (default: the embedded data set, generated on first use)
   --config C       a preset (${PRESET_NAMES.join(', ')}) or a JSON file; default small.
                    The config.json of a run also names its data, which --data overrides
