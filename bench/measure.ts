@@ -25,8 +25,8 @@ export interface Timing {
   readonly median: number;
   readonly lower: number;
   readonly upper: number;
-  readonly least: number;
-  readonly most: number;
+  readonly min: number;
+  readonly max: number;
   readonly rounds: number;
 }
 
@@ -55,8 +55,8 @@ export function summarize(samples: readonly number[]): Timing {
     median: median(samples),
     lower: quantile(samples, 0.25),
     upper: quantile(samples, 0.75),
-    least: Math.min(...samples),
-    most: Math.max(...samples),
+    min: Math.min(...samples),
+    max: Math.max(...samples),
     rounds: samples.length,
   };
 }

@@ -115,7 +115,7 @@ console.log(
 );
 console.log(
   formatTable(
-    ['step', 'dispatches', 'host ms', 'least', 'wall ms', 'least', 'host share %', 'live MB', 'peak MB'],
+    ['step', 'dispatches', 'host ms', 'min', 'wall ms', 'min', 'host share %', 'live MB', 'peak MB'],
     ways.map(({ label, device, host, wall, dispatches }) => {
       const { liveBytes, peakBytes } = device.memory();
       return [

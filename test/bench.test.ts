@@ -34,8 +34,8 @@ const timing = (median: number): Timing => ({
   median,
   lower: median,
   upper: median,
-  least: median,
-  most: median,
+  min: median,
+  max: median,
   rounds: 1,
 });
 
@@ -96,7 +96,7 @@ describe('options', () => {
 describe('statistics', () => {
   test('quantiles lie between the values', () => {
     expect([0, 0.25, 0.5, 1].map((q) => quantile([4, 1, 3, 2], q))).toEqual([1, 1.75, 2.5, 4]);
-    expect(summarize([3, 1, 2])).toEqual({ median: 2, lower: 1.5, upper: 2.5, least: 1, most: 3, rounds: 3 });
+    expect(summarize([3, 1, 2])).toEqual({ median: 2, lower: 1.5, upper: 2.5, min: 1, max: 3, rounds: 3 });
     expect(() => quantile([], 0.5)).toThrow('at least one');
   });
 
