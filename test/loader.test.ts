@@ -236,7 +236,7 @@ describe('errors', () => {
       'loader: records: expected at least one image, got none',
     );
     expect(() => createTrainingLoader({ ...options, augmentation: { ...augmentation, flip: 2 } })).toThrow(
-      'augmentation: flip',
+      'augmentation.flip: expected a probability in 0 .. 1, got 2',
     );
   });
 });
