@@ -1,5 +1,5 @@
 /**
- * The quick tests (`npm run test:quick`): one adapter, no long trainings. `npm test` also runs the files that are left out.
+ * The quick tests (`npm run test:quick`): one adapter, no long trainings. `npm test` runs all files.
  */
 import { LONG, project, withProjects } from './vitest.config.ts';
 
