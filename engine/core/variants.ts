@@ -8,7 +8,7 @@ import type { Shape } from './shape.ts';
 
 /** One way to compute a shape class. */
 export interface Candidate<V> {
-  /** Describes the variant, e.g. `texture 32x64, 2 slices`. Stored choices hold this name; it is unique in the class. */
+  /** Describes the variant, e.g. `texture 32x64, 2 slices`. Stored choices hold this name. Unique in its class. */
   readonly name: string;
   readonly variant: V;
   /** The kernels that the variant runs. A stored choice is valid as long as their sources do not change. */
