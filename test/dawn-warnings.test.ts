@@ -1,5 +1,6 @@
 /** The filter of Dawn's warnings removes them, and nothing else. */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
@@ -58,4 +59,20 @@ test('npm scripts end as their program ends', () => {
     stderr: 'before\nafter\n',
   });
   expect(run('process.kill(process.pid, "SIGKILL")')).toMatchObject({ status: null, signal: 'SIGKILL' });
+});
+
+test('npm scripts pass signals on to their program', async () => {
+  const code =
+    'process.once("SIGTERM", () => { console.log("saved"); process.exit(130); }); console.log("ready"); ' +
+    'setInterval(() => undefined, 1000)';
+  const script = spawn(process.execPath, ['training/setup/run.mjs', '--no-driver', '--eval', code], {
+    cwd: ROOT,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const output = text(script.stdout);
+  const ended = once(script, 'exit');
+  await once(script.stdout, 'data');
+  script.kill('SIGTERM');
+  expect(await ended).toEqual([130, null]);
+  expect(await output).toContain('saved');
 });

@@ -8,16 +8,28 @@ export interface Interrupt {
 }
 
 /**
- * Waits for SIGINT or SIGTERM. The first signal prints `announcement` and calls `stop`; then signals work as usual.
+ * Milliseconds in which a second signal counts as the first. A terminal signals a program and its parents at once, and
+ * the parent of a program (setup/run.mjs) passes the signal on.
+ */
+const SAME_SIGNAL_MS = 1000;
+
+/**
+ * Waits for SIGINT or SIGTERM. The first signal prints `announcement` and calls `stop`. A later one ends the process.
  * @param announcement follows the signal's name
  */
 export function onInterrupt(announcement: string, stop: () => void = () => undefined): Interrupt {
   let signal: NodeJS.Signals | null = null;
+  let since = 0;
   const handler = (received: NodeJS.Signals): void => {
-    signal = received;
-    release();
-    process.stderr.write(`\n${received}: ${announcement}; again to stop at once\n`);
-    stop();
+    if (signal === null) {
+      signal = received;
+      since = performance.now();
+      process.stderr.write(`\n${received}: ${announcement}; again to stop at once\n`);
+      stop();
+    } else if (performance.now() - since > SAME_SIGNAL_MS) {
+      release();
+      process.kill(process.pid, received);
+    }
   };
   const release = (): void => {
     process.off('SIGINT', handler);

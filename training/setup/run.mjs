@@ -15,8 +15,10 @@ import { runSetUp } from './setup.mjs';
  */
 async function run(program) {
   const child = spawn(process.execPath, ['--import', 'tsx', ...program], { stdio: ['inherit', 'inherit', 'pipe'] });
-  // A terminal sends its signals to the program too. This process waits for the program, which may save its work.
-  for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP'])) process.on(signal, () => undefined);
+  // The program decides what a signal means: a training saves its work. Where a terminal has signalled both processes,
+  // the program gets the signal twice (commands/interrupt.ts). This process ends after the program.
+  for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP']))
+    process.on(signal, () => child.kill(signal));
   // Where nobody reads stderr any more, the program gets that error too.
   process.stderr.on('error', () => child.stderr.destroy());
   child.stderr.pipe(new DawnWarningFilter()).pipe(process.stderr);
