@@ -3,7 +3,7 @@ import { AdamW, type Device } from '../engine/index.ts';
 import { type AdamWCase, noise, type Row, sampleIndices } from './case.ts';
 import { largestError } from './measure.ts';
 
-/** Operations and bytes per parameter. Work for the gradient norm and for gathering is ignored: it is avoidable. */
+/** Operations and bytes per parameter, without the gradient norm and the gathering of gradients: both are avoidable. */
 const ADAMW_FLOPS = 14;
 const ADAMW_BYTES = 4 * 7;
 
@@ -32,8 +32,8 @@ export function prepareAdamW(device: Device, { op, shape, parameters, tensors }:
     flops: ADAMW_FLOPS * each * tensors,
     bytes: ADAMW_BYTES * each * tensors,
     launch: step,
-    // Valid only before the timing: in the first step the moments are the gradient and its square, so that each
-    // parameter moves by the learning rate.
+    // Valid only for the first step, so before the timing. In that step the corrected moments are the gradient and its
+    // square, and each parameter moves by about the learning rate.
     check: async () => {
       step();
       let worst = 0;

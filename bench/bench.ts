@@ -1,6 +1,6 @@
 /**
- * The command line of the benchmarks: single kernels (default), kernels beside other engines, a training step by its
- * parts, and the growth of a step. See docs/benchmarks.md.
+ * The command line of the benchmarks: single kernels (default), kernels compared with other engines, a training step
+ * by its parts, and the growth of a step. See docs/benchmarks.md.
  *
  *   npm run bench -- --help
  */
@@ -10,13 +10,13 @@ import { openDevice } from '../engine/node/index.ts';
 import { MODEL_PRESETS, type PresetName } from '../model/index.ts';
 import { integerOption, parseArguments } from '../training/commands/arguments.ts';
 import { InputError } from '../training/core/errors.ts';
-import { adapterOf, publish, type Adapter } from './output.ts';
+import { adapterOf, publish, type Adapter, type Report } from './output.ts';
 
 const HELP = `bench: measures kernels and training steps on this machine's adapter
 
   npm run bench -- [options]            every kernel: compared with float64, then timed forward and backward
-  npm run bench -- --peers [options]    beside tfjs, jax-js and onnxruntime (installs them once, 600 MB, outside the
-                                        packages of this project)
+  npm run bench -- --peers [options]    kernels compared with tfjs, jax-js and onnxruntime (installs them once, 600 MB,
+                                        outside the packages of this project)
   npm run bench -- --step [options]     a training step by its parts
   npm run bench -- --scaling [options]  growth of a step's time and memory with image size, proposals, batch, objects
 
@@ -25,12 +25,12 @@ const HELP = `bench: measures kernels and training steps on this machine's adapt
   --rounds N        interleaved rounds (default 7; scaling: 5)
   --roofline FILE   kernels: also measure the peak rates of the adapter, and draw the kernels below them, as SVG
   --preset NAME     step: ${Object.keys(MODEL_PRESETS).join(', ')} (default small)
-  --torch           step: PyTorch's step of the same configuration beside ours
+  --torch           step: also time PyTorch's step of the same configuration
                     (Debian's python3-torch, python3-torchvision, python3-scipy)
   --python FILE     step, with --torch: the Python with these packages (default /usr/bin/python3)
   --plot FILE       scaling: draw the results, as SVG
   --json FILE       write the results
-  --markdown FILE   put the tables into this page, in place of those of the same benchmark and adapter
+  --markdown FILE   write the tables into this page; they replace those of the same benchmark and adapter
   --help            this text
 
 The exit code is 1 if a kernel computes wrong values. DSRCNN_DRIVER=swiftshader (or lavapipe, gpu) chooses another
@@ -55,8 +55,8 @@ const OPTIONS = {
 
 type Mode = 'kernels' | 'peers' | 'step' | 'scaling';
 
-/** The modes that an option belongs to. Other options belong to all modes. */
-const BELONGS: Readonly<Record<string, readonly Mode[]>> = {
+/** The modes that accept an option. All modes accept the other options. */
+const MODES_OF_OPTION: Readonly<Record<string, readonly Mode[]>> = {
   only: ['kernels', 'peers'],
   roofline: ['kernels'],
   preset: ['step'],
@@ -65,8 +65,8 @@ const BELONGS: Readonly<Record<string, readonly Mode[]>> = {
   plot: ['scaling'],
 };
 
-/** Options that name output files; they are not part of the command in a report. */
-const WRITES = ['--json', '--markdown'];
+/** Options that name output files. The command in a report does not have them. */
+const OUTPUT_OPTIONS = ['--json', '--markdown'];
 
 export interface BenchOptions {
   readonly mode: Mode;
@@ -79,7 +79,7 @@ export interface BenchOptions {
   readonly plot?: string;
   readonly json?: string;
   readonly markdown?: string;
-  /** The command for readers of the results, without the files that it writes. */
+  /** The command that measures the same again, without the options for output files. */
   readonly command: string;
 }
 
@@ -93,11 +93,11 @@ export function readOptions(argv: readonly string[]): BenchOptions | null {
   if (modes.length > 1)
     throw new InputError(`bench: --${modes[0]} does not go with --${modes[1]}: one benchmark at a time`);
   const mode: Mode = modes[0] ?? 'kernels';
-  for (const [name, where] of Object.entries(BELONGS)) {
-    if (!Object.hasOwn(values, name) || where.includes(mode)) continue;
+  for (const [name, modesOfOption] of Object.entries(MODES_OF_OPTION)) {
+    if (!Object.hasOwn(values, name) || modesOfOption.includes(mode)) continue;
     const optionOf = (value: Mode): string => (value === 'kernels' ? 'the benchmark of kernels' : `--${value}`);
     throw new InputError(
-      `bench: --${name} does not go with ${optionOf(mode)}, only with ${where.map(optionOf).join(' and ')}`,
+      `bench: --${name} does not go with ${optionOf(mode)}, only with ${modesOfOption.map(optionOf).join(' and ')}`,
     );
   }
   const { preset = 'small' } = values;
@@ -120,13 +120,13 @@ export function readOptions(argv: readonly string[]): BenchOptions | null {
     );
   }
   const { roofline, plot, json, markdown } = values;
-  const typed = argv.filter(
-    (word, i) => !WRITES.some((name) => word === name || word.startsWith(`${name}=`) || argv[i - 1] === name),
+  const words = argv.filter(
+    (word, i) => !OUTPUT_OPTIONS.some((name) => word === name || word.startsWith(`${name}=`) || argv[i - 1] === name),
   );
   const command = [
     'npm run bench',
-    ...(typed.length > 0 ? ['--'] : []),
-    ...typed.map((word) => (/^[\w./=-]+$/.test(word) ? word : JSON.stringify(word))),
+    ...(words.length > 0 ? ['--'] : []),
+    ...words.map((word) => (/^[\w./=-]+$/.test(word) ? word : JSON.stringify(word))),
   ].join(' ');
   return {
     mode,
@@ -142,12 +142,28 @@ export function readOptions(argv: readonly string[]): BenchOptions | null {
   };
 }
 
-/** The adapter of a device that is opened only for this. */
+/** The adapter that the benchmarks will use. */
 async function currentAdapter(): Promise<Adapter> {
   const device = await openDevice();
   const adapter = adapterOf(device);
   device.destroy();
   return adapter;
+}
+
+type Run = BenchOptions & { readonly adapter: Adapter; readonly log: (line: string) => void };
+
+/** Runs the benchmark of a mode. `wrong` is the number of rows with wrong values. */
+async function measure(run: Run): Promise<{ report: Report; wrong: number }> {
+  switch (run.mode) {
+    case 'kernels':
+      return (await import('./micro.ts')).microReport(run);
+    case 'peers':
+      return (await import('./peers/compare.ts')).peersReport(run);
+    case 'step':
+      return { report: await (await import('./step.ts')).stepReport(run), wrong: 0 };
+    case 'scaling':
+      return { report: await (await import('./scaling.ts')).scalingReport(run), wrong: 0 };
+  }
 }
 
 /** Runs a benchmark; resolves to the exit code. Throws InputError on bad options. */
@@ -164,15 +180,7 @@ export async function runBench(argv: readonly string[]): Promise<number> {
     `${adapter.description}${subgroups}, tuning: ${adapter.tuning}, ${adapter.cores} processor cores; ` +
       `${options.rounds} rounds`,
   );
-  const run = { ...options, log, adapter };
-  const { report, wrong } =
-    options.mode === 'kernels'
-      ? await (await import('./micro.ts')).microReport(run)
-      : options.mode === 'peers'
-        ? await (await import('./peers/compare.ts')).peersReport(run)
-        : options.mode === 'step'
-          ? { report: await (await import('./step.ts')).stepReport(run), wrong: 0 }
-          : { report: await (await import('./scaling.ts')).scalingReport(run), wrong: 0 };
+  const { report, wrong } = await measure({ ...options, log, adapter });
   publish(report, adapter, options);
   if (wrong > 0)
     process.stderr.write(

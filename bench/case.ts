@@ -1,10 +1,10 @@
-/** Types of benchmark cases and of their rows, their random inputs, and the entries of results that are checked. */
+/** Benchmark cases and their rows: the types, the random inputs, and the sample of entries that is checked. */
 import type { Tensor } from '../engine/index.ts';
 import type { HostArray, Reference } from './references/reference.ts';
 
 export type Inputs = Readonly<Record<string, HostArray>>;
 
-/** The gradients that one row measures. */
+/** Gradients that one row measures together. */
 export interface GradientPart {
   /** The gradients are with respect to these inputs. */
   readonly wrt: readonly string[];
@@ -13,7 +13,7 @@ export interface GradientPart {
   readonly flops: number;
 }
 
-/** The op as a peer needs to know it. */
+/** An op with the options that a peer needs to run the same op. */
 export type PeerOp =
   | { readonly kind: 'matmul'; readonly transposeA: boolean; readonly transposeB: boolean }
   | { readonly kind: 'conv2d'; readonly stride: number; readonly padding: number }
@@ -63,14 +63,14 @@ export interface Row {
 }
 
 /**
- * Maximum error of a correct kernel. f32 kernels round sums of thousands of terms, Winograd's transforms, and exp on
- * software adapters. A wrong index or a missing term has an error of about 1.
+ * Maximum error of a correct kernel. The error comes from rounding in f32: sums of thousands of terms, Winograd
+ * transforms, and exp on software adapters. A wrong index or a missing term causes an error of about 1.
  */
 export const TOLERANCE = 2e-4;
 
 /**
- * Pseudo-random values in -0.5 .. 0.5, reproducible by seed (xorshift). It is faster than the engine's generator, which
- * also gives the same values on a device.
+ * Pseudo-random values in -0.5 .. 0.5, reproducible by seed (xorshift). It is faster than the engine's `Random`, which
+ * also has to give the same values on a device.
  */
 export function noise(length: number, seed: number): Float32Array<ArrayBuffer> {
   const values = new Float32Array(length);
@@ -91,14 +91,14 @@ export const random = (shape: readonly number[], seed: number): HostArray => ({
   data: noise(sizeOf(shape), seed),
 });
 
-/** Checked entries at each end of an array, and between the ends. */
+/** Numbers of checked entries: at each end of an array, and between the ends. */
 const EDGE = 32;
-const WITHIN = 160;
+const BETWEEN = 160;
 
 /** Flat indices of an array to check: all of a small array, otherwise the first, the last, and some between them. */
 export function sampleIndices(size: number): number[] {
-  if (size <= 2 * EDGE + WITHIN) return Array.from({ length: size }, (_, i) => i);
-  const between = noise(WITHIN, size);
+  if (size <= 2 * EDGE + BETWEEN) return Array.from({ length: size }, (_, i) => i);
+  const between = noise(BETWEEN, size);
   return [
     ...new Set([
       ...Array.from({ length: EDGE }, (_, i) => i),
@@ -108,7 +108,7 @@ export function sampleIndices(size: number): number[] {
   ];
 }
 
-/** Indices to check of an array of a case. An array along the axis of `blocks` is checked only inside the blocks. */
+/** Indices to check in an array of a case. If the first axis is that of `blocks`, they lie in the checked blocks. */
 export function checkedIndices({ blocks }: Pick<OpCase, 'blocks'>, shape: readonly number[]): number[] {
   const size = sizeOf(shape);
   if (!blocks || shape[0] !== blocks.axis) return sampleIndices(size);
@@ -127,8 +127,8 @@ export const partsOf = (benchCase: BenchCase): string[] =>
   benchCase.kind === 'adamw' ? ['step'] : ['forward', ...benchCase.gradients.map(partOf)];
 
 /**
- * The part of rows that time forward pass and all gradients together. For ops that a peer composes of several ops, the
- * peer's differentiation gives only this.
+ * The part of a row that times the forward pass and all gradients together. Where a peer composes an op of several ops,
+ * its automatic differentiation can only be timed in this way.
  */
 export const TOGETHER = 'forward and gradients';
 

@@ -41,7 +41,7 @@ function matmulCase(
     inputs: () => ({ a: random([...lead, ...a], 1), b: random([...lead, ...b], 2) }),
     run: ({ a: left, b: right }) => matmul(left, right, { transposeA, transposeB }),
     reference: (host, upstream) => matmulReference(host.a, host.b, transposeA, transposeB, upstream),
-    // The gradients of a product are products of the other forms. They have rows only if no other row measures them.
+    // The gradients of a product are products of the other two forms, which mostly have rows of their own.
     gradients: gradients
       ? [
           { wrt: ['a'], reads: ['b'], flops },
@@ -277,7 +277,7 @@ const adamwCase = (parameters: number, tensors: number): BenchCase => ({
   tensors,
 });
 
-/** Ops of a preset as its model calls them, for a batch of images with sides that are multiples of 32. */
+/** Ops with the shapes that a preset's model gives them. The sides of the images are multiples of 32. */
 function presetCases(config: ModelConfig, batch: number, height: number, width: number): OpCase[] {
   const {
     hiddenDim: d,

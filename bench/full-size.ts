@@ -1,6 +1,6 @@
 /**
- * The paper's network at full size beside PyTorch, with the same checkpoint and image: compares all outputs, the loss
- * and all gradients, or times interleaved runs.
+ * The paper's network at full size compared with PyTorch, with the same checkpoint and image: all outputs, the loss and
+ * all gradients, or the times of interleaved runs.
  *
  *   python3 bench/full_size.py write /tmp/full --size 480x640 --gradients
  *       (Debian's python3 with python3-torch, python3-torchvision, python3-scipy)

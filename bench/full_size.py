@@ -8,8 +8,8 @@
         -> for each line on standard input: runs once in float32 and prints the milliseconds (bench/full-size.ts
            interleaves these runs with ours)
     python3 full_size.py condition --size 480x640 --seeds 1-20
-        -> prints how far rounding alone changes the gradients in float32, for each seed: a seed is useful if a wrong
-           gradient differs more
+        -> prints how far rounding alone changes the gradients in float32, for each seed. A seed is useful if a wrong
+           gradient causes a larger difference.
 """
 import argparse
 import dataclasses
@@ -31,7 +31,10 @@ BEFORE_RELU = re.compile(r"(inst_interact\.norm\d|(cls|reg)_module\.\d+|linear1)
 
 
 def build(seed, size, objects):
-    """The model with no parameter at its special initial value, an image and its objects. The seed decides all."""
+    """Returns configuration, model, image and objects. They depend only on the seed.
+
+    No parameter keeps its special initial value, such as 0 or 1.
+    """
     cfg = R.Config()
     torch.manual_seed(seed)
     g = torch.Generator().manual_seed(seed)
@@ -42,12 +45,12 @@ def build(seed, size, objects):
                 p.copy_(torch.rand(p.shape, generator=g) * 0.5 + 0.75)
             elif p.dim() == 1 and not name.endswith("class_logits.bias"):
                 p.copy_(torch.randn(p.shape, generator=g) * 0.05)
-            # Head units that are clearly on or clearly off, as most units of trained heads are. For units near the kink
-            # of a ReLU, rounding alone would decide the side.
+            # Makes head units clearly active or clearly inactive, as most units of trained heads are. For a unit near
+            # the kink of a ReLU, rounding alone would decide the side.
             if BEFORE_RELU.search(name):
                 p.add_(2.5 * torch.sign(torch.randn(p.shape, generator=g)))
-            # Well-conditioned, as trained weights are: residual sums do not grow over sixteen blocks, and boxes move
-            # only a little from stage to stage.
+            # Makes the network well-conditioned, as trained networks are. Residual sums do not grow over sixteen
+            # blocks, and boxes move only a little from stage to stage.
             if name.endswith("conv3.norm.weight"):
                 p.mul_(0.25)
             if name.endswith("bboxes_delta.weight"):
@@ -117,7 +120,7 @@ def write(args, size):
 def condition(args, size):
     """Prints the largest relative L2 change of a gradient when every weight changes by about the rounding of float32.
 
-    A few units beside the kinks of ReLUs decide this change.
+    A few units near the kinks of ReLUs decide this change.
     """
     first, _, last = args.seeds.partition("-")
     for seed in range(int(first), int(last or first) + 1):

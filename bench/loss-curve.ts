@@ -1,9 +1,9 @@
 /**
- * A hundred training steps of the `tiny` preset beside PyTorch: the same initial weights, batches, order and schedule.
- * The losses are compared step by step.
+ * A hundred training steps of the `tiny` preset, compared with PyTorch step by step. Initial weights, batches, order
+ * and schedule are the same.
  *
  *   npm run loss-curve -- write /tmp/curve [--seeds 32] [--learning-rate 1e-4]
- *       writes a data set, and for each seed: initial weights, batches, and rate and temperature of every step
+ *       writes a data set, and for each seed: initial weights, batches, and learning rate and temperature per step
  *   python3 bench/loss_curve.py /tmp/curve [--float64]
  *       trains in PyTorch (Debian's python3 with python3-torch, python3-torchvision, python3-scipy)
  *   npm run loss-curve -- train /tmp/curve [--missing]
@@ -13,9 +13,9 @@
  * Our side is the `train` command that users run.
  *
  * Early training is chaotic. At the preset's learning rate a difference in the last bit grows about tenfold per step.
- * Within ten steps PyTorch's own float32 and float64 runs differ by percents. This part of the difference says nothing
- * about either program. So the comparison uses the mean curves of several seeds, each with other weights, order and
- * flips. PyTorch in float64, if it was run, shows how far runs differ that differ only in rounding.
+ * Within ten steps PyTorch's own float32 and float64 runs differ by some percent. This part of the difference says
+ * nothing about either program. So the comparison uses the mean curves of several seeds, each with other weights, order
+ * and flips. PyTorch's float64 runs, if they exist, show the difference that rounding alone causes.
  */
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -57,7 +57,7 @@ export interface RecordedCurve extends CurveOptions {
   readonly steps: readonly CurveStep[];
 }
 
-/** PyTorch's input beside weights and images. */
+/** PyTorch's input, apart from the files of weights and images. */
 export interface PreparedRun extends CurveOptions {
   /** SHA-256 of initial weights, images, boxes, labels, learning rates and temperatures. */
   readonly checksum: string;
@@ -142,7 +142,7 @@ export async function trainOurs(
   return readMetrics(join(out, 'metrics.jsonl'));
 }
 
-/** |actual - expected| / |expected| of every step. Throws RangeError for lists of different lengths. */
+/** |actual - expected| / |expected| for each step. Throws RangeError for lists of different lengths. */
 export function relativeDifferences(actual: readonly number[], expected: readonly number[]): number[] {
   if (actual.length !== expected.length)
     throw new RangeError(`relativeDifferences: expected ${expected.length} steps, got ${actual.length}`);
@@ -156,7 +156,7 @@ export function mean(values: readonly number[]): number {
 /** The losses of a run by step. */
 export const lossesOf = (steps: readonly Pick<CurveStep, 'loss'>[]): number[] => steps.map(({ loss }) => loss);
 
-/** The mean over the runs, at every step. */
+/** The mean over the runs, for each step. */
 const meanCurve = (runs: readonly (readonly number[])[]): number[] =>
   runs[0].map((_, i) => mean(runs.map((run) => run[i])));
 
@@ -172,8 +172,8 @@ function readCurve(file: string, { checksum }: PreparedRun): RecordedCurve {
   const curve = JSON.parse(readFileSync(file, 'utf8')) as RecordedCurve;
   if (curve.checksum !== checksum)
     throw new Error(
-      `${file}: checksum: expected ${checksum}, got ${curve.checksum}: its weights or batches are others; ` +
-        'run loss_curve.py again',
+      `${file}: checksum: expected ${checksum}, got ${curve.checksum}: it was made with other weights or ` +
+        'batches; run loss_curve.py again',
     );
   return curve;
 }
@@ -233,7 +233,7 @@ function compare(folder: string, plot: string): void {
       rows.filter((_, i) => i < 10 || i % 10 === 9),
     ),
   );
-  console.log(`${folders.length} seeds, learning rate ${learningRate}; against PyTorch float32, percent of the loss:`);
+  console.log(`${folders.length} seeds, learning rate ${learningRate}; compared with PyTorch float32, in percent:`);
   console.log(
     formatTable(
       ['', 'mean curves, mean of steps', 'mean curves, largest', 'single runs, mean of steps', 'mean of all losses'],

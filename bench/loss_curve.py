@@ -23,8 +23,8 @@ RENAMED = {
     "numRegressionLayers": "num_reg_layers",
     "priorProbability": "prior_prob",
 }
-# Contained in the initial weights, or without effect on the numbers.
-NOT_OF_THE_REFERENCE = {"proposalInit", "gradientCheckpointing"}
+# Settings that the reference does not have. The initial weights contain their effect, or they change no number.
+NOT_IN_REFERENCE = {"proposalInit", "gradientCheckpointing"}
 
 
 def read_safetensors(path):
@@ -43,7 +43,7 @@ def read_safetensors(path):
 def config_of(model):
     cfg = R.Config(fpn_channels=model["hiddenDim"])
     for key, value in model.items():
-        if key in NOT_OF_THE_REFERENCE:
+        if key in NOT_IN_REFERENCE:
             continue
         name = RENAMED.get(key, re.sub("[A-Z]", lambda capital: "_" + capital[0].lower(), key))
         if not hasattr(cfg, name):
@@ -52,26 +52,26 @@ def config_of(model):
     return cfg
 
 
-def train(folder, real):
-    """Returns the run that bench/loss-curve.ts wrote into the folder, and its steps as trained here."""
+def train(folder, dtype):
+    """Trains the run that bench/loss-curve.ts wrote into the folder; returns the run and the numbers of its steps."""
     with open(os.path.join(folder, "run.json")) as f:
         run = json.load(f)
     cfg = config_of(run["model"])
     model = R.DynamicSparseRCNN(cfg)
     model.load_state_dict(read_safetensors(os.path.join(folder, "weights.safetensors")), strict=True)
-    model.to(real)
+    model.to(dtype)
     pixels = read_safetensors(os.path.join(folder, "images.safetensors"))
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=run["learningRate"], weight_decay=run["weightDecay"])
 
     steps = []
     for i, step in enumerate(run["steps"]):
-        images = [pixels[f"images.{i}.{b}"].permute(2, 0, 1).to(real) for b in range(len(step["targets"]))]
+        images = [pixels[f"images.{i}.{b}"].permute(2, 0, 1).to(dtype) for b in range(len(step["targets"]))]
         targets = [
             R.Target(
                 torch.tensor(t["labels"], dtype=torch.long),
-                torch.tensor(t["boxes"], dtype=real).view(-1, 4),
-                torch.tensor([image.shape[2], image.shape[1]] * 2, dtype=real),
+                torch.tensor(t["boxes"], dtype=dtype).view(-1, 4),
+                torch.tensor([image.shape[2], image.shape[1]] * 2, dtype=dtype),
             )
             for t, image in zip(step["targets"], images)
         ]
@@ -95,7 +95,7 @@ def main():
     a = argparse.ArgumentParser()
     a.add_argument("folder")
     a.add_argument("--float64", action="store_true")
-    a.add_argument("--missing", action="store_true", help="only seeds without this file")
+    a.add_argument("--missing", action="store_true", help="only seeds without a result file")
     args = a.parse_args()
     precision = "float64" if args.float64 else "float32"
     for name in sorted(os.listdir(args.folder)):

@@ -1,6 +1,6 @@
 /**
- * Timing of jobs in interleaved rounds, so that a machine that slows down slows all jobs; statistics of times; errors
- * of values.
+ * Timing of jobs in interleaved rounds, so that a slow phase of the machine affects all jobs; statistics of times;
+ * errors of values.
  */
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -14,9 +14,9 @@ export interface Job {
 }
 
 /**
- * Environment of a PyTorch process that is timed beside us. With it glibc keeps freed memory, as our buffer pool does.
- * Without it PyTorch on the processor gets new pages from the system in every step, which is most of its time on some
- * machines.
+ * Environment of a PyTorch process that is compared with our engine. It makes glibc keep freed memory, as our buffer
+ * pool does. Otherwise PyTorch on the processor gets new pages from the system in every step. On some machines that
+ * takes most of its time.
  */
 export const KEEPS_MEMORY = { MALLOC_MMAP_MAX_: '0', MALLOC_TRIM_THRESHOLD_: String(2 ** 40) };
 
@@ -63,20 +63,20 @@ export function summarize(samples: readonly number[]): Timing {
 
 const MAX_REPEATS = 1000;
 /** A sample that exceeds the requested time by this factor is long because of its work, not of an interruption. */
-const SURELY_LONG = 4;
+const LONG_WORK_FACTOR = 4;
 
 setFlagsFromString('--expose-gc');
 const collectGarbage: () => void = runInNewContext('gc');
 
 /**
- * The number of repetitions of a job in a sample. The search increases it step by step, because a wait takes as long
- * as a dozen short executions, and an interruption takes longer.
+ * Finds the number of repetitions of a job in a sample. The search increases the number step by step: one wait for the
+ * device takes as long as a dozen short executions, and an interruption takes longer.
  */
 async function repeatsFor(sampleMs: number, once: (times: number) => Promise<number>): Promise<number> {
   let times = 1;
   for (;;) {
     let took = times * (await once(times));
-    if (took < SURELY_LONG * sampleMs) took = Math.min(took, times * (await once(times)));
+    if (took < LONG_WORK_FACTOR * sampleMs) took = Math.min(took, times * (await once(times)));
     if (took >= sampleMs / 2 || times === MAX_REPEATS)
       return Math.max(1, Math.round(times * Math.min(1, sampleMs / Math.max(1e-3, took))));
     times = Math.min(MAX_REPEATS, Math.max(times + 1, Math.round((times * sampleMs) / Math.max(1e-3, took))));
@@ -86,7 +86,7 @@ async function repeatsFor(sampleMs: number, once: (times: number) => Promise<num
 /**
  * Times jobs in turns. First each job warms up (shaders compile at their first dispatch) and finds its number of
  * repetitions. Then every round takes one sample of each job. Garbage is collected before each sample, outside the
- * timed section: otherwise the garbage of one engine would be collected in the time of the next one.
+ * timed section. Otherwise the garbage of one engine could be collected in the time of the next engine.
  * Returns the samples (milliseconds of one execution) of each job, by round.
  */
 export async function sampleInterleaved(
@@ -116,8 +116,8 @@ export const medianRatio = (own: readonly number[], other: readonly number[]): n
   median(other.map((value, i) => value / own[i]));
 
 /**
- * The largest difference relative to the root mean square of the expected values, so that entries near zero need not be
- * exact. Infinite if a value is not finite. Throws RangeError for lists of different lengths.
+ * The largest difference, relative to the root mean square of the expected values. So entries near zero need no high
+ * relative accuracy. Infinite if a value is not finite. Throws RangeError for lists of different lengths.
  */
 export function largestError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
   if (actual.length !== expected.length)

@@ -14,7 +14,7 @@ import { measureRoof } from './roofline.ts';
 import { rooflineSvg } from './roofline-chart.ts';
 import { gigabytes, gigaflops, type MicroRow, noRow, rowText } from './rows.ts';
 
-/** Checks a row. NaN and errors beyond the tolerance are WRONG. */
+/** Checks a row. NaN and errors above the tolerance are WRONG. */
 export async function checkRow({ check }: Pick<Row, 'check'>): Promise<{ error: number; status: MicroRow['status'] }> {
   const error = await check();
   return { error, status: error <= TOLERANCE ? 'ok' : 'WRONG' };
@@ -27,15 +27,15 @@ export interface MicroOptions {
 }
 
 /**
- * Uploads a case's inputs and makes its rows. The device belongs to the case and keeps its tapes until it is
- * destroyed.
+ * Uploads a case's inputs and makes its rows. Use a device for this case alone: it keeps the graphs of the forward
+ * passes until it is destroyed.
  */
 export function prepare(device: Device, benchCase: BenchCase): Row[] {
   return benchCase.kind === 'op' ? prepareOp(device, benchCase, benchCase.inputs()) : [prepareAdamW(device, benchCase)];
 }
 
-/** Runs `body` with a device of its own for a case: the memory of the tapes is freed with the device. */
-export async function withCase<T>(
+/** Runs `body` with a new device for a case. Destroying the device frees the graphs of the case. */
+async function withCase<T>(
   benchCase: BenchCase,
   body: (device: Device, rows: readonly Row[]) => Promise<T>,
 ): Promise<T> {
@@ -48,7 +48,7 @@ export async function withCase<T>(
 }
 
 /** Measures all rows that match `only`. */
-export async function runMicro({ only, rounds, log }: MicroOptions): Promise<MicroRow[]> {
+async function runMicro({ only, rounds, log }: MicroOptions): Promise<MicroRow[]> {
   const results: MicroRow[] = [];
   for (const { preset, benchCase } of benchCases()) {
     if (only && !partsOf(benchCase).some((part) => only.test(rowText(preset, benchCase, part)))) continue;

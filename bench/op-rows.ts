@@ -4,14 +4,15 @@ import { checkedIndices, type Inputs, type OpCase, partOf, type Row, TOGETHER, u
 import { largestError } from './measure.ts';
 import type { Entry, HostArray, Reference } from './references/reference.ts';
 
-/** What all rows of a case share: its inputs on the device, upstream gradients and expected results. */
+/** Values that all rows of a case share: inputs on the device, upstream gradients and expected results. */
 interface Prepared {
   readonly device: Device;
   readonly benchCase: OpCase;
   readonly host: Inputs;
   readonly tensors: Readonly<Record<string, Tensor>>;
-  /** The upstream gradient for timing, and for checks; the latter is zero outside checked blocks. */
+  /** The upstream gradient for timing. */
   readonly upstream: Tensor;
+  /** The upstream gradient for checks: zero outside the checked blocks. */
   readonly checkedUpstream: () => Tensor;
   readonly expected: Reference;
 }
@@ -54,7 +55,8 @@ function upload(device: Device, benchCase: OpCase, host: Inputs): Prepared {
   const outputShape = device.noGrad(() => device.scope(() => run(tensors).shape));
   const values = upstreamOf(outputShape);
   const upstream = device.keep(device.tensor(values.data, outputShape));
-  // With zeros outside the checked blocks, gradients of inputs that all blocks share are sums over the checked blocks.
+  // Some inputs belong to all blocks, such as gamma. With zeros outside the checked blocks, their gradients are sums
+  // over the checked blocks only.
   const masked: HostArray = blocks ? { shape: outputShape, data: values.data.slice() } : values;
   if (blocks) {
     const each = values.data.length / blocks.axis;
@@ -109,7 +111,7 @@ function forwardRow({ device, benchCase, host, tensors, upstream, expected }: Pr
   };
 }
 
-/** Aliases of the inputs, of which those in `wrt` require gradients. */
+/** Aliases of the inputs. Those in `wrt` require gradients. */
 function leavesOf({ device, tensors }: Prepared, wrt: readonly string[]): Record<string, Tensor> {
   return Object.fromEntries(
     Object.entries(tensors).map(([name, tensor]) => {

@@ -4,7 +4,7 @@ import { availableParallelism } from 'node:os';
 import type { Device } from '../engine/index.ts';
 import { formatTable } from '../training/output/table.ts';
 
-/** Targets differ for these adapters. */
+/** Kinds of adapters that have different targets. */
 export type AdapterKind = 'lavapipe' | 'swiftshader' | 'other';
 
 export interface Adapter {
@@ -40,7 +40,7 @@ export function adapterOf({
   };
 }
 
-export interface Table {
+interface Table {
   readonly caption?: string;
   readonly header: readonly string[];
   readonly rows: readonly (readonly (string | number)[])[];
@@ -89,7 +89,7 @@ function wrapped(text: string): string {
   return lines.join('\n');
 }
 
-/** The report under a heading, between comments that mark it, so that the same command replaces it. */
+/** The report under a heading, between two comments. With these marks the same command finds and replaces it. */
 export function reportMarkdown(
   { name, title, command, notes, tables }: Report,
   { name: adapter, description, cores, tuning }: Adapter,
@@ -107,7 +107,7 @@ export function reportMarkdown(
   return `<!-- begin: ${mark} -->\n${parts.join('\n\n')}\n<!-- end: ${mark} -->`;
 }
 
-/** Puts a section into a page: it replaces the section with the same marks, or is appended. */
+/** Puts a section into a page. It replaces the section with the same marks, or is appended. */
 export function placeSection(page: string, section: string): string {
   const begin = section.slice(0, section.indexOf('\n'));
   const end = section.slice(section.lastIndexOf('\n') + 1);
@@ -116,12 +116,12 @@ export function placeSection(page: string, section: string): string {
   return `${page.trimEnd()}${page.trim() === '' ? '' : '\n\n'}${section}\n`;
 }
 
-export interface Destinations {
+interface Destinations {
   readonly json?: string;
   readonly markdown?: string;
 }
 
-/** Prints the report, and writes the files that are given. */
+/** Prints the report, and writes the files that are named. */
 export function publish(report: Report, adapter: Adapter, { json, markdown }: Destinations): void {
   console.log(`\n${reportText(report)}`);
   if (json !== undefined) {

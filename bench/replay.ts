@@ -1,6 +1,7 @@
 /**
- * The benefit of replaying captured steps: host time of a training step (until everything is submitted) and its wall
- * time, with replay and without, in interleaved rounds on one machine. The bits of both are compared at the end.
+ * Replayed steps compared with steps that run anew: the host time of a training step (until everything is submitted)
+ * and its wall time, in interleaved rounds on one machine. At the end the bits of weights and gradient norms are
+ * compared.
  *
  *   npm run replay -- [--config small] [--batch N] [--size N] [--steps N] [--rounds N]
  */
@@ -30,7 +31,7 @@ const { size, steps, rounds, config } = orExit(() => {
   }
   const batch =
     values.batch === undefined ? [] : [`training.batchSize=${integerOption('replay', 'batch', values.batch, 1)}`];
-  // The first step of a round is not counted, because the last step of the other way may still run.
+  // At least 2 steps: the first step of a round is not counted, because the other variant's last step may still run.
   const [size, steps, rounds] = [
     integerOption('replay', 'size', values.size, 32),
     integerOption('replay', 'steps', values.steps, 2),
@@ -50,7 +51,7 @@ const targets = images.map(() => ({
   labels: Uint32Array.from([0, 1, 2, 3]),
 }));
 
-interface Way {
+interface Variant {
   readonly label: string;
   readonly device: Device;
   readonly model: Detector;
@@ -61,7 +62,7 @@ interface Way {
   dispatches: number;
 }
 
-async function open(label: string, replay: boolean): Promise<Way> {
+async function openVariant(label: string, replay: boolean): Promise<Variant> {
   const device = await openDevice();
   const model = createDetector(device, config.model);
   return {
@@ -77,8 +78,8 @@ async function open(label: string, replay: boolean): Promise<Way> {
 }
 
 /** Runs steps as training does: the numbers of a step are read while the next step runs. */
-async function run(way: Way, count: number, warm: boolean): Promise<void> {
-  const { device, step } = way;
+async function run(variant: Variant, count: number, warmUp: boolean): Promise<void> {
+  const { device, step } = variant;
   let pending: Promise<unknown> = Promise.resolve();
   let last = performance.now();
   for (let i = 0; i < count; i++) {
@@ -89,34 +90,34 @@ async function run(way: Way, count: number, warm: boolean): Promise<void> {
       values: { temperature: 5 },
     });
     const host = performance.now() - start;
-    way.dispatches = device.dispatches - before;
+    variant.dispatches = device.dispatches - before;
     const previous = pending;
     pending = result.norm.item().then((value) => {
-      way.norms.push(value);
+      variant.norms.push(value);
       result.dispose();
     });
     await previous;
     const now = performance.now();
-    if (!warm && i > 0) {
-      way.host.push(host);
-      way.wall.push(now - last);
+    if (!warmUp && i > 0) {
+      variant.host.push(host);
+      variant.wall.push(now - last);
     }
     last = now;
   }
   await pending;
 }
 
-const ways = [await open('not captured', false), await open('replayed', true)];
-for (const way of ways) await run(way, 4, true);
-for (let round = 0; round < rounds; round++) for (const way of ways) await run(way, steps, false);
+const variants = [await openVariant('not captured', false), await openVariant('replayed', true)];
+for (const variant of variants) await run(variant, 4, true);
+for (let round = 0; round < rounds; round++) for (const variant of variants) await run(variant, steps, false);
 console.log(
   `${config.preset}, batch ${config.training.batchSize} of ${size} x ${size}, on ` +
-    `${ways[0].device.info.description}; medians of ${ways[0].wall.length} steps`,
+    `${variants[0].device.info.description}; medians of ${variants[0].wall.length} steps`,
 );
 console.log(
   formatTable(
     ['step', 'dispatches', 'host ms', 'min', 'wall ms', 'min', 'host share %', 'live MB', 'peak MB'],
-    ways.map(({ label, device, host, wall, dispatches }) => {
+    variants.map(({ label, device, host, wall, dispatches }) => {
       const { liveBytes, peakBytes } = device.memory();
       return [
         label,
@@ -132,19 +133,19 @@ console.log(
     }),
   ),
 );
-const { capturedBytes } = ways[1].device.memory();
-for (const { dispatches, transfers, bytes } of ways[1].step.captures)
+const { capturedBytes } = variants[1].device.memory();
+for (const { dispatches, transfers, bytes } of variants[1].step.captures)
   console.log(
     `captured: ${dispatches} dispatches, ${transfers} copies and clears, peak ${(bytes / 1e6).toFixed(1)} MB ` +
       `of ${(capturedBytes / 1e6).toFixed(1)} MB reserved`,
   );
 const [weightsA, weightsB] = await Promise.all(
-  ways.map(async ({ model }) =>
+  variants.map(async ({ model }) =>
     Buffer.concat(
       [...(await model.save()).values()].map(({ data }) => Buffer.from(data.buffer, data.byteOffset, data.byteLength)),
     ),
   ),
 );
-const sameBits = weightsA.equals(weightsB) && ways[0].norms.join() === ways[1].norms.join();
+const sameBits = weightsA.equals(weightsB) && variants[0].norms.join() === variants[1].norms.join();
 console.log(`weights and gradient norms are ${sameBits ? 'the same bits' : 'DIFFERENT'}`);
-for (const { device } of ways) device.destroy();
+for (const { device } of variants) device.destroy();

@@ -1,4 +1,4 @@
-/** The roofline as a picture: the adapter's roofs, and the measured kernels as numbered points with a key. */
+/** The roofline as a picture: the adapter's roofs, and the measured kernels as numbered points with a legend. */
 import {
   type ChartOption,
   FONTS,
@@ -27,7 +27,7 @@ const FONT = 9.5;
 const DIGIT = 6;
 
 /**
- * Places a number beside each point: as near as possible inside the frame, without covering another point or number.
+ * Places a number next to each point: as near as possible, inside the frame, and without covering a point or number.
  * Returns the centres of the numbers.
  */
 export function placeLabels(
@@ -75,8 +75,8 @@ const WIDTH = 1010;
 const PLOT = { left: 8, right: 640, top: 40 } as const;
 const MIN_HEIGHT = 430;
 const MAX_PLOT_HEIGHT = 624;
-/** Height of a row of the key. */
-const KEY_LINE = 12.5;
+/** Height of a row of the legend. */
+const LEGEND_LINE = 12.5;
 
 interface Panel {
   readonly title: string;
@@ -86,7 +86,7 @@ interface Panel {
   readonly height: number;
 }
 
-/** Names a series of the chart: the number of its panel, which the key does not show, and its text in the key. */
+/** The name of a series: the number of its panel, which the legend does not show, and its text in the legend. */
 const seriesName = (panel: number, i: number, { op, shape, part }: MicroRow): string =>
   `${panel}|${String(i + 1).padStart(2, '\u2007')}  ${op} ${shape}, ${part}`;
 
@@ -101,7 +101,7 @@ function axesOf(rows: readonly MicroRow[], roof: Roof) {
   };
 }
 
-/** Everything but the numbers, whose places depend on the positions of the points. */
+/** The whole chart except the numbers of the points, because their places depend on the positions of the points. */
 function chartOption(panels: readonly Panel[], roof: Roof): ChartOption {
   const ridge = roof.gigaflops / roof.gigabytes;
   return {
@@ -131,7 +131,7 @@ function chartOption(panels: readonly Panel[], roof: Roof): ChartOption {
       orient: 'vertical',
       left: PLOT.right + 12,
       top: top + PLOT.top - 6,
-      height: KEY_LINE * rows.length + 10,
+      height: LEGEND_LINE * rows.length + 10,
       icon: 'circle',
       itemWidth: 2 * DOT,
       itemHeight: 2 * DOT,
@@ -175,7 +175,7 @@ export function rooflineSvg(rows: readonly MicroRow[], roof: Roof, adapter: stri
     const own = rows.filter((row) => row.preset === preset);
     if (own.length === 0) continue;
     const panel = { title: `${title}: ${adapter}`, rows: own, top: height, height: 0 };
-    panels.push({ ...panel, height: Math.max(MIN_HEIGHT, 70 + KEY_LINE * own.length) });
+    panels.push({ ...panel, height: Math.max(MIN_HEIGHT, 70 + LEGEND_LINE * own.length) });
     height += panels[panels.length - 1].height;
   }
   const reached = `${roof.gigaflops.toPrecision(3)} GFLOP/s, ${roof.gigabytes.toPrecision(3)} GB/s`;

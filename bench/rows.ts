@@ -1,4 +1,4 @@
-/** Measured rows of the kernel benchmark: their numbers, and the filter that selects them. */
+/** Measured rows of the kernel benchmark: their rates, and the text that `--only` filters by. */
 import type { Timing } from './measure.ts';
 
 export interface MicroRow {

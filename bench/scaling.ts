@@ -1,6 +1,6 @@
 /**
  * The growth of a training step: time and memory over image size, proposals, batch and objects, with the exponents of
- * power laws. Each series changes one size of the `small` preset.
+ * fitted power laws. Each series changes one size of the `small` preset.
  */
 import { writeFileSync } from 'node:fs';
 import type { Device } from '../engine/index.ts';
@@ -125,7 +125,7 @@ export interface ScalingOptions {
   readonly command: string;
 }
 
-/** Measures all axes; the report has their tables and draws them if `plot` names a file. */
+/** Measures all axes and makes the report. Draws the axes if `plot` names a file. */
 export async function scalingReport({ rounds, plot, log, adapter, command }: ScalingOptions): Promise<Report> {
   const axes: ScalingAxis[] = [];
   for (const axis of AXES) axes.push(await measureAxis(axis, rounds, log));

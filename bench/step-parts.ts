@@ -33,8 +33,8 @@ const combined = (tensors: readonly Tensor[]): Tensor =>
   tensors.map((tensor) => sum(tensor)).reduce((a, b) => add(a, b));
 
 /**
- * The forward pass of each part on inputs that were computed before, and its forward and backward pass together.
- * Those of the pyramid include the backbone.
+ * Two jobs for each part, on inputs that were computed before: the forward pass, and the forward and backward pass
+ * together. The jobs of the pyramid include the backbone.
  */
 export function partJobs(
   device: Device,

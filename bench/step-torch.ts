@@ -1,4 +1,4 @@
-/** PyTorch's training step in another process (bench/step.py) as a job. */
+/** A job that runs PyTorch's training step in another process (bench/step.py). */
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -17,7 +17,10 @@ export interface Torch {
   close(): void;
 }
 
-/** Starts a PyTorch process, which waits for its job to run. Throws InputError if the process does not start. */
+/**
+ * Starts a PyTorch process. Each execution of the job is one step of that process. Throws InputError if the process
+ * does not start.
+ */
 export async function openTorch(python: string, setting: object): Promise<Torch> {
   const child = spawn(python, [fileURLToPath(new URL('step.py', import.meta.url))], {
     stdio: ['pipe', 'pipe', 'inherit'],

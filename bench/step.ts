@@ -1,10 +1,10 @@
 /**
- * The benchmark of a training step by its parts: milliseconds, shares, dispatches and memory; on request beside
- * PyTorch's step of the same configuration (bench/step.py) in interleaved rounds.
+ * The benchmark of a training step by its parts: milliseconds, shares, dispatches and memory. On request it also times
+ * PyTorch's step of the same configuration (bench/step.py), in interleaved rounds.
  *
  * Each part runs alone, on inputs that were computed before, and waits for the device. The time of a part's backward
  * pass is that of its forward and backward pass minus that of its forward pass in the same round. The sum of the parts
- * exceeds the whole step: there the host submits one part while the device still runs the part before.
+ * exceeds the whole step: in a whole step, the host submits one part while the device still runs the part before.
  */
 import { median } from '../engine/core/statistics.ts';
 import type { Device } from '../engine/index.ts';
@@ -51,7 +51,7 @@ export async function measureStep({ preset, rounds, python, log }: StepOptions):
   try {
     const whole = wholeStep(device, config, sizes, training);
     log(`${preset}: ${sizes.batch} x ${sizes.height} x ${sizes.width}, first steps`);
-    // Measured before the parts, which allocate weights of their own.
+    // Measured before the parts exist, because they allocate weights of their own.
     const peakBytes = await whole.peakBytes();
     const parts = partJobs(device, config, sizes);
     const setting = {
@@ -73,7 +73,7 @@ export async function measureStep({ preset, rounds, python, log }: StepOptions):
       whole.update,
     ];
     const dispatches = await countDispatches(device, ours, log);
-    log(`${rounds} rounds${torch ? ` beside PyTorch ${torch.version}` : ''}`);
+    log(`${rounds} rounds${torch ? `, also of PyTorch ${torch.version}` : ''}`);
     const samples = await sampleInterleaved([...ours, ...(torch ? [torch.job] : [])], { rounds, sampleMs: 20 });
     const measured = new Map(ours.map((job, i) => [job, { times: samples[i], dispatches: dispatches[i] }]));
     const rows = stepRows(parts, whole, (job) => measured.get(job)!, torch);
@@ -84,7 +84,10 @@ export async function measureStep({ preset, rounds, python, log }: StepOptions):
   }
 }
 
-/** Runs each job twice; returns the dispatches of the second runs. Only first runs do work such as folding of norms. */
+/**
+ * Runs each job twice and returns the dispatches of the second runs. The first runs also do work that is done only
+ * once, such as folding of norms.
+ */
 async function countDispatches(device: Device, jobs: readonly Job[], log: (line: string) => void): Promise<number[]> {
   const counts: number[] = [];
   for (const job of jobs) {
@@ -150,7 +153,7 @@ function stepRows(
   ];
 }
 
-/** Rows that are not parts. */
+/** Rows that are sums over parts. */
 const SUMMARIES = ['all of backward', 'whole step'];
 
 /** The step as a report. */

@@ -26,7 +26,7 @@ export function wholeStep(device: Device, config: ModelConfig, sizes: StepSizes,
   const step = new TrainingStep(device, model, { ...training, accumulation: 1 });
   const { images, targets } = randomBatch(sizes, config.numClasses);
   const parameters = model.trainable();
-  /** Gradients of the first update, for all updates: a whole step disposes of its own gradients. */
+  /** Gradients that the first update computes. All updates use them, because a whole step frees its own gradients. */
   const gradients: (Tensor | null)[] = [];
   const job: Job = {
     name: 'whole step',

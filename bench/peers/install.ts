@@ -26,8 +26,8 @@ function installed(): boolean {
 }
 
 /**
- * Installs missing packages in the exact versions of package.json beside this file. No package needs its install
- * scripts: onnxruntime-node contains its CPU library. Throws InputError if npm fails.
+ * Installs the packages, in the exact versions of package.json in this folder, unless they are installed already. No
+ * package needs its install scripts: onnxruntime-node contains its CPU library. Throws InputError if npm fails.
  */
 export function installPeers(log: (line: string) => void): void {
   if (installed()) return;
@@ -52,5 +52,5 @@ export function installPeers(log: (line: string) => void): void {
 
 const require = createRequire(join(FOLDER, 'package.json'));
 
-/** Loads a peer. Its own types are missing while it is not installed, so the caller declares what it uses. */
+/** Loads a peer. The caller declares the types, because the peer's own types exist only after its installation. */
 export const loadPeer = <T>(name: string): T => require(name) as T;

@@ -3,7 +3,7 @@ import { normalizationGradient, normalized } from './norms.ts';
 import { type HostArray, memoized, type Reference, sigma } from './reference.ts';
 
 /** The inputs of the dynamic interaction. `parameters`: W1 as (d, k), then W2 as (k, d), for each proposal. */
-export interface InteractionInputs {
+interface InteractionInputs {
   /** [R, P, d]: R proposals, P positions. */
   readonly roi: HostArray;
   /** [R, 2 d k]. */
@@ -17,7 +17,7 @@ export interface InteractionInputs {
 
 /**
  * The dynamic interaction: two products per proposal, each followed by layer norm and ReLU.
- * @param proposals those with an upstream gradient that is not zero
+ * @param proposals the proposals whose upstream gradient is not zero
  */
 export function interactionReference(
   { roi, parameters, gamma1, beta1, gamma2, beta2 }: InteractionInputs,

@@ -1,7 +1,7 @@
 /**
- * References in float64 on the host, which kernels are compared with before they are timed.
- * They compute one entry at a time, so that a sample of a large result is cheap. They follow the definitions and are
- * independent of the engine. Gradients are vector-Jacobian products with the given upstream gradient.
+ * References in float64 on the host. Kernels are compared with them before timing. This file has their common types.
+ * References compute one entry at a time, so that a sample of a large result is cheap. They follow the definitions and
+ * are independent of the engine. Gradients are vector-Jacobian products with the given upstream gradient.
  */
 
 /** A row-major f32 array on the host. */

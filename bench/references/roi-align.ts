@@ -1,7 +1,7 @@
 /** Reference of RoIAlign over a pyramid. */
 import { type HostArray, memoized, type Reference } from './reference.ts';
 
-export interface RoiGeometry {
+interface RoiGeometry {
   readonly resolution: number;
   readonly samples: number;
   readonly strides: readonly number[];

@@ -36,7 +36,7 @@ export function attentionReference(qkv: HostArray, heads: number, upstream: Host
   const at = (part: number, b: number, h: number, i: number, c: number): number =>
     qkv.data[(b * n + i) * width + part * d + h * size + c];
   const up = (b: number, h: number, i: number, c: number): number => upstream.data[(b * n + i) * d + h * size + c];
-  /** For each query of a head (of an image): its attention weights, and the gradient with respect to its scores. */
+  /** For each query of a head of an image: its attention weights, and the gradient with respect to its scores. */
   const head = memoized((key) => {
     const [b, h] = [Math.floor(key / heads), key % heads];
     return Array.from({ length: n }, (_, i) => {
