@@ -11,7 +11,7 @@ export const accumulateKernel = kernelFamily((lanes: number) =>
       lanes,
       '(p.count + 3u) / 4u',
       `
-    let live = i * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(p.count); // values behind the end stay unchanged
+    let live = i * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(p.count); // values past the end stay unchanged
     destination[i] += select(vec4f(), source[i], live);`,
     ),
   }),

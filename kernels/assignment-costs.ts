@@ -10,11 +10,11 @@ import { defineKernel, kernelFamily } from './kernel.ts';
 import { FOCAL } from './losses.ts';
 
 /** Maximum cost. Larger costs and NaN become this value. */
-export const MAX_COST = 1e6;
+const MAX_COST = 1e6;
 
 /**
- * WGSL that limits a cost. It compares bits, because comparisons with NaN are unreliable. Infinities and NaN have the
- * largest exponents.
+ * WGSL that limits a cost. It compares bits, because comparisons with NaN are unreliable. Infinities and NaN have
+ * larger bits than all finite numbers.
  */
 const FINITE = /* wgsl */ `
 fn finiteCost(c: f32) -> f32 {
@@ -92,8 +92,8 @@ export const matchingCostsKernel = kernelFamily((form: CostForm) =>
 export const MAX_TOP_Q = 64;
 
 /**
- * Units that each ground truth supplies, the background's last -> supply [P, M + 1]. One workgroup per problem, one
- * invocation per ground truth.
+ * -> supply [P, M + 1]: the units that each ground truth supplies, then those of the background. One workgroup per
+ * problem, one invocation per ground truth.
  * `topQ` > 0: dynamic k = floor(sum of the q largest IoUs), at least 1 [OTA 3.3]. `topQ` = 0: k = p.fixed.
  * Unit increasing and the bound on positives follow [DSR 3.2].
  */

@@ -3,13 +3,13 @@
  * uses online softmax (Milakov and Gimelshein, 2018). The gradient recomputes the probabilities from the saved
  * log-sum-exp of each row (Dao et al., FlashAttention, 2022).
  *
- * Each lane holds one or two rows in registers: queries, or keys in the gradient with respect to keys and values. It
- * meets the other rows one by one. These other rows are staged in workgroup memory in blocks, so that one read serves
- * all rows that a lane holds. On software adapters this costs a third less than loading each row from its buffer. Rows
- * in operand textures need no staging: the lanes of a subgroup load a row together and share its values.
+ * Each lane holds one or two rows in registers: queries, or keys in the gradient with respect to keys and values. The
+ * lane loops over the other rows. These are staged in workgroup memory in blocks, so that one read serves all rows that
+ * a lane holds. On software adapters this costs a third less than loading each row from its buffer. Rows in operand
+ * textures need no staging: the lanes of a subgroup load a row together and share its values.
  *
- * A row has its query, key and value one after the other, each with its heads side by side: qkv[b, n, (3, heads,
- * size)].
+ * The layout is qkv[b, n, (3, heads, size)]. A row has its query, key and value one after the other, each with its
+ * heads side by side.
  */
 import { defineKernel, kernelFamily, type BufferSpec, type KernelFlops } from './kernel.ts';
 import { linearLoad, linearParams } from './linear.ts';
@@ -40,8 +40,9 @@ const suffix = (access: AttentionAccess): string =>
 const PARAMS = { tokens: 'u32', heads: 'u32', size: 'u32', scale: 'f32' } as const;
 
 /**
- * FLOPs of a dispatch that computes `products` products of a [tokens, size] matrix with another one, for each head and
- * image: one for the scores, one for the sums that the scores weigh, and so on. The grid's third axis counts images.
+ * FLOPs of a dispatch with `products` matrix products per head and image, of tokens x tokens x size multiply-adds each.
+ * For example, the scores are one product, and the weighted sums of the values are another one. The grid's third axis
+ * counts images.
  */
 const productFlops =
   (products: number): KernelFlops<keyof typeof PARAMS> =>
@@ -194,10 +195,10 @@ const KEYS_AND_VALUES = {
 const dotOf = (quads: number, own: string, other: string): string =>
   joined(quads, ' + ', (q) => `dot(${own}${q}, ${other}${q})`);
 
-/** WGSL for each row that a lane holds: `text` with the row's number for every `#`. */
+/** WGSL for each row that a lane holds: `text`, where the row's number replaces every `#`. */
 const heldRows = (held: number, text: string): string => joined(held, '\n  ', (r) => text.replaceAll('#', String(r)));
 
-/** WGSL of the rows that a lane holds: `row#`, and `own#`, the row to read where row# is past the end. */
+/** WGSL of the rows that a lane holds: `row#` may be past the end; `own#` is `row#`, or the last row instead. */
 const placeRows = (held: number, access: AttentionAccess): string =>
   heldRows(
     held,
@@ -207,8 +208,8 @@ const placeRows = (held: number, access: AttentionAccess): string =>
     ].join(' '),
   );
 
-/** What all three kernels are made from. */
-function parts(size: number, access: AttentionAccess) {
+/** Settings that the three kernels share. */
+function settingsOf(size: number, access: AttentionAccess) {
   return {
     textures: access !== 'buffer',
     quads: Math.ceil(size / 4),
@@ -222,15 +223,15 @@ function parts(size: number, access: AttentionAccess) {
  * `held`: rows per lane.
  */
 export const attentionKernel = kernelFamily((size: number, held: 1 | 2, access: AttentionAccess) => {
-  const { textures, quads, workgroup, subgroups } = parts(size, access);
+  const { textures, quads, workgroup, subgroups } = settingsOf(size, access);
   const io = accessors(size, ['qkv'], 'output', textures);
   const visit = heldRows(
     held,
     `
       let score# = ${dotOf(quads, 'q#_', 'k_')};
       let peak# = max(highest#, score#);
-      // Exactly 1 while the highest score stays. exp(0) of some drivers is not 1, and the error would grow with each
-      // row.
+      // Exactly 1 while the highest score stays the same. exp(0) of some drivers is not 1, and the error would grow
+      // with each row.
       let fade# = select(exp(highest# - peak#), 1.0, score# <= highest#);
       let e# = exp(score# - peak#);
       highest# = peak#;
@@ -272,7 +273,7 @@ export const attentionKernel = kernelFamily((size: number, held: 1 | 2, access: 
  * products of output and upstream gradient of each row, [B, heads, N]. It recomputes the scores.
  */
 export const attentionQueryGradientKernel = kernelFamily((size: number, held: 1 | 2, access: AttentionAccess) => {
-  const { textures, quads, workgroup, subgroups } = parts(size, access);
+  const { textures, quads, workgroup, subgroups } = settingsOf(size, access);
   const io = accessors(size, ['qkv', 'output', 'upstream'], 'gradient', textures);
   const visit = heldRows(
     held,
@@ -323,10 +324,10 @@ export const attentionQueryGradientKernel = kernelFamily((size: number, held: 1 
 
 /**
  * The gradient with respect to keys and values, into the second and last third of each row of `gradient`. Lanes hold
- * keys and values, and meet the queries. It recomputes the scores.
+ * keys and values, and loop over the queries. It recomputes the scores.
  */
 export const attentionKeyValueGradientKernel = kernelFamily((size: number, held: 1 | 2, access: AttentionAccess) => {
-  const { textures, quads, workgroup, subgroups } = parts(size, access);
+  const { textures, quads, workgroup, subgroups } = settingsOf(size, access);
   const io = accessors(size, ['qkv', 'upstream'], 'gradient', textures);
   const visit = heldRows(
     held,

@@ -67,7 +67,7 @@ interface Operands {
   readonly text: string;
 }
 
-/** The form of a kernel. */
+/** Options of the kernel families: each combination is one shader. */
 export type BinaryForm = {
   /** Output values per buffer element. */
   readonly width: Width;
@@ -78,7 +78,7 @@ export type BinaryForm = {
   readonly lanes: number;
 };
 
-/** Reads operands x and y of element i. */
+/** WGSL that reads operands x and y of element i. */
 function operands({ width, rank, x, y }: BinaryForm): Operands {
   const strided = (form: OperandForm): boolean => form === 'vector' || form === 'splat';
   const T = ELEMENT[width];

@@ -59,7 +59,7 @@ fn giouDerivative(a: vec4f, b: vec4f) -> vec4f {
 }`;
 
 /** Upper bound of dw and dh: log(100000 / 16) [Sparse R-CNN]. */
-export const MAX_LOG_SCALE = Math.log(100000 / 16);
+const MAX_LOG_SCALE = Math.log(100000 / 16);
 
 const DECODE = /* wgsl */ `const MAX_LOG_SCALE = ${MAX_LOG_SCALE.toFixed(9)};`;
 

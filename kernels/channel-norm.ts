@@ -16,6 +16,7 @@ import { defineKernel, kernelFamily } from './kernel.ts';
 import { ACCESS, ELEMENT, type Width } from './teams.ts';
 
 export const CHANNEL_PARAMS = { length: 'u32', stride: 'u32', columns: 'u32', lanes: 'u32' } as const;
+/** WGSL that finds the image, the first element `r` and the channel `c` of an invocation. */
 export const CHANNEL_SCOPE = `
   let t = linearGroup * 64u + lane;
   if (t >= p.lanes) { return; }
@@ -23,13 +24,14 @@ export const CHANNEL_SCOPE = `
   let base = image * p.length;
   let r = t - image * p.stride;
   let c = r % p.columns;`;
+/** WGSL that loads the channel's `mean` and `scale` = 1 / standard deviation. */
 export const CHANNEL_STATISTICS = `
   let mean = statistics[image * 2u * p.columns + c];
   let scale = statistics[(image * 2u + 1u) * p.columns + c];`;
 
 /**
  * y = act(x * gamma + beta + residual). With `normalise`, `statistics` normalises x first.
- * The kernel reads `statistics` and `residual` only with `normalise` and `residual`.
+ * Without `normalise` the kernel does not read `statistics`. Without `residual` it does not read the residual.
  */
 export const channelAffineKernel = kernelFamily(
   (width: Width, normalise: boolean, residual: boolean, relu: boolean) => {

@@ -23,7 +23,7 @@ export const sumPartsKernel = kernelFamily(() =>
 /**
  * [outer, rowsFrom, groups, columnsFrom] -> [outer, rowsTo, groups, columns4To vec4s], padded with zeros: for channel
  * counts that are not a multiple of 4. `plain`: one group and no padded rows, as with images. Then one division finds
- * the position; CPUs divide lane by lane.
+ * the position. Divisions are slow on CPUs, which divide lane by lane.
  */
 export const padChannelsKernel = kernelFamily((plain: boolean) =>
   defineKernel({

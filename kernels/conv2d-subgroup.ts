@@ -3,7 +3,7 @@
  *
  * A workgroup is one subgroup and computes `rows` pixels by `columns` channels. Every value is loaded once for all
  * lanes.
- *  - Wide tiles are at least as wide as the subgroup's vec4s. Each lane loads the channels of its own pixels and shares
+ *  - Wide tiles have at least one vec4 of columns per lane. Each lane loads the channels of its own pixels and shares
  *    their components; each lane keeps its own columns of the weights.
  *  - Narrow tiles (isNarrow): each lane keeps its own pixels, with all columns, and lanes share the weights.
  */
@@ -27,7 +27,7 @@ import { defineKernel, kernelFamily, type Kernel } from './kernel.ts';
 import { joined, lines, range } from './repeat.ts';
 import { broadcastLane, opaqueNumber, resultsArray, rowLoop, shareRowValue } from './subgroups.ts';
 
-/** What selects one shader of the family. */
+/** Options of the kernel family: each combination is one shader. */
 export type SubgroupConvOptions = {
   /** Subgroup size. */
   readonly lanes: number;
@@ -110,7 +110,7 @@ ${lines(pixels, (r) => `        ${joined(4, ' ', (kk) => term(r, j, kk))}`)}`,
 /** WGSL of the loop that stores the results. */
 function stores({ lanes, rows, epilogue }: SubgroupConvOptions, division: Division): string {
   const { narrow, vectors, results, column } = division;
-  /** All lanes store the same pixel, one pixel after the other. */
+  // All lanes store the same pixel, one pixel after the other.
   const inOrder = !narrow && lanes !== 4;
   const head = narrow
     ? `for (var r = 0u; r < ${opaqueNumber(results)}; r++) {
@@ -141,7 +141,7 @@ function nameOf({ lanes, rows, columns, textures, split, byLines, epilogue }: Su
   return `conv2d_f32_sg${lanes}_${rows}x${columns}${forms}${epilogue}`;
 }
 
-/** Target pixels by channels with one subgroup per workgroup; one shader for each combination of options. */
+/** Target pixels by channels with one subgroup per workgroup. */
 export const convSubgroupKernel = kernelFamily((options: SubgroupConvOptions): Kernel => {
   const { lanes, rows, columns, textures, split, byLines, epilogue } = options;
   const division = divide(options);

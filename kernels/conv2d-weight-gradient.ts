@@ -82,7 +82,7 @@ function pixelLoop(textures: boolean, pixels: number): string {
     for (var x = 0u; x < p.outW; x += ${pixels}u) {`;
 }
 
-/** What selects one shader of the subgroup variants. */
+/** Options of the subgroup variants: each combination is one shader. */
 export type SubgroupWeightGradientOptions = {
   /** Subgroup size. */
   readonly lanes: number;
@@ -100,8 +100,8 @@ function nameOf({ lanes, rows, columns, pixels, textures }: SubgroupWeightGradie
 }
 
 /**
- * One subgroup per workgroup. Where there are many registers, the upstream values of one vec4 of columns stay in them
- * while the rows go by.
+ * One subgroup per workgroup. Where there are many registers, the upstream values of one vec4 of columns stay in
+ * registers for all rows.
  */
 export const convWeightGradientSubgroupKernel = kernelFamily((options: SubgroupWeightGradientOptions) => {
   const { lanes, rows, columns, pixels, textures } = options;

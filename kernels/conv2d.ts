@@ -1,6 +1,6 @@
 /**
- * What the convolution kernels share: convolution in NHWC as implicit GEMM. The forward pass and the gradient with
- * respect to the input are one computation.
+ * Code that the convolution kernels share: convolution in NHWC as implicit GEMM. The forward pass and the gradient with
+ * respect to the input are the same computation.
  *
  * The kernels are in conv2d-subgroup.ts (small subgroups) and conv2d-tiled.ts (workgroup memory). The gradient with
  * respect to the weight is in conv2d-weight-gradient.ts. conv2d-layout.ts has the small kernels around them.
@@ -12,8 +12,8 @@
  *    see `padChannelsKernel`;
  *  - weights: [taps, K, groups, N].
  *
- * Phases. The target pixels are divided into step * step phases. Phase (ry, rx) has the pixels that meet only the
- * kernel rows ky = ry (mod step) and the kernel columns kx = rx (mod step). Within a phase, target pixels are a plain
+ * Phases. The target pixels are divided into step * step phases. The pixels of phase (ry, rx) use only the kernel rows
+ * ky = ry (mod step) and the kernel columns kx = rx (mod step). Within a phase, target pixels are a plain
  * convolution of neighbouring source pixels. The forward pass has one phase. The gradient with respect to the input of
  * a convolution with stride s has s * s phases. It reads the upstream gradient as source. Its weights are transposed,
  * reversed and sorted by phase (`transposeWeightsKernel`). So nothing is multiplied by inserted zeros.
@@ -166,8 +166,8 @@ export const sourceLine = (i: number, textures = false): string => `
     let limit${i} = select(0u, lineLength, u32(row${i}) < p.sourceH);`;
 
 /**
- * WGSL that finds target pixel `pixel` of pixel `m` of the phase. CPUs divide lane by lane, so it divides only where
- * lines of the phase are not lines of the target.
+ * WGSL that finds target pixel `pixel` of pixel `m` of the phase. CPUs divide lane by lane, so the code divides only
+ * where lines of the phase are not lines of the target.
  */
 export const TARGET_PIXEL = `
     var pixel = m * stepX + firstX;
@@ -201,7 +201,7 @@ export const NEXT_TARGET_PIXEL = `
     pixel += stepX + select(0u, toNextRow, rowEnds) + select(0u, toNextImage, imageEnds);`;
 
 /**
- * Whether a tile is narrower than a subgroup's vec4s. Narrow tiles have few weights. These stay in the buffer where the
- * source is read from a texture.
+ * Whether a tile has fewer vec4s of columns than a subgroup has lanes. Narrow tiles have few weights. They read the
+ * weights from the buffer, even where they read the source from a texture.
  */
 export const isNarrow = (subgroup: number, columns: number): boolean => columns / 4 < subgroup;

@@ -1,7 +1,7 @@
 /**
  * Depthwise convolution in NHWC: every channel has its own filter. Nothing can be shared between channels, so one
  * invocation computes one vec4 of channels. Images are [batch, height, width, C4], weights [kh, kw, C4], both in vec4s.
- * `textures`: what is read is in linear operand textures.
+ * `textures`: the operands are linear operand textures.
  */
 import { columnOperands, epilogueBuffers, withEpilogue, type Epilogue } from './epilogue.ts';
 import { defineKernel, eachPlace, kernelFamily } from './kernel.ts';
@@ -129,7 +129,8 @@ export const depthwiseInputGradientKernel = kernelFamily((textures: boolean, lan
 });
 
 /**
- * Gradient with respect to the weight. One invocation takes a tap, a vec4 of channels and a split of lines (image, oy).
+ * Gradient with respect to the weight. One invocation handles a tap, a vec4 of channels and a split of lines (image,
+ * oy).
  */
 export const depthwiseWeightGradientKernel = kernelFamily((textures: boolean) => {
   const source = linearLoad(textures, 'source', 'readAt');

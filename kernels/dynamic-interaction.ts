@@ -39,12 +39,12 @@ export const INTERACTION_PARAMS = {
 /** FLOPs of a dispatch: `groups` tiles, so groups / (rowTiles * columnTiles) proposals. */
 const flops: KernelFlops = (p) => 2 * p.m * p.n * p.k * (p.groups / (p.rowTiles * p.columnTiles));
 
-/** Maximum rows of a tile: a higher one would spill too many registers. */
-const MAX_TILE_ROWS = 56;
+/** Maximum rows of a tile. More rows would spill too many registers. */
+export const MAX_TILE_ROWS = 56;
 
 /**
- * Rows of a tile that covers all m rows of a product. Where lanes swap values (4 lanes, see shareRowValue), these are
- * whole blocks of the rows that the lanes load at once.
+ * Number of rows of a tile that covers all m rows of a product. Subgroups of 4 lanes swap values (see shareRowValue).
+ * There the number is a multiple of the rows that the lanes load at once.
  */
 export function wholeTile(lanes: number, form: InteractionForm, m: number): number {
   if (lanes !== 4) return m;
@@ -84,7 +84,7 @@ const placeTile = (index: string, { rows, columns }: MatmulTile): string => `
   let atB = proposal * p.strideB + p.startB;
   let atC = proposal * p.strideC + p.startC;`;
 
-/** What selects one shader of the subgroup variant. */
+/** Options of the subgroup variant: each combination is one shader. */
 export type SubgroupInteractionOptions = {
   /** Subgroup size. */
   readonly lanes: number;
@@ -134,7 +134,8 @@ function divide({ lanes, form, rows, columns }: SubgroupInteractionOptions): Div
     wide,
     stored: wide ? 'vec4f' : sum,
     pieces: wide ? vectors / 4 : vectors,
-    // Where any number of steps is possible, so many that the code fits into the instruction cache of a CPU.
+    // With A transposed any number of steps is possible. With three, the code of large tiles fits into the instruction
+    // cache of a CPU.
     steps: transposedA && lanes * rows > 960 ? 3 : 4,
   };
 }
@@ -159,8 +160,8 @@ function places({ lanes }: SubgroupInteractionOptions, division: Division): stri
 /** WGSL of a lane's loads of A and B for one turn of the loop along K. */
 function loads(division: Division): string[] {
   const { transposedA, transposedB, blocksA, narrow, vectors, steps } = division;
-  // Only with A transposed K is a number of positions, which need not be a multiple of 4. Steps past the end count as
-  // zeros of A.
+  // With A transposed, K is a number of positions, which need not be a multiple of 4. For steps past the end, the
+  // values of A are 0.
   const line = (step: number): string => (transposedA ? `min(k + ${step}u, p.k - 1u)` : `(k + ${step}u)`);
   const loadsA = transposedA
     ? range(steps).flatMap((step) =>

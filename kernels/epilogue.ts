@@ -11,12 +11,14 @@ export type EpilogueOperand = 'scale' | 'bias' | 'residual';
 /** Operands with one value per column. */
 export type ColumnOperand = Exclude<EpilogueOperand, 'residual'>;
 
+/** The epilogue with these parts. */
 export function epilogueOf(parts: Readonly<Record<EpilogueOperand | 'relu', boolean>>): Epilogue {
   return `${parts.scale ? '_scale' : ''}${parts.bias ? '_bias' : ''}${parts.residual ? '_residual' : ''}${
     parts.relu ? '_relu' : ''
   }`;
 }
 
+/** Whether an epilogue reads an operand. */
 export const reads = (epilogue: Epilogue, operand: EpilogueOperand): boolean => epilogue.includes(`_${operand}`);
 
 /** The buffers that an epilogue reads, under its operands' names. */
@@ -40,7 +42,7 @@ export function columnOperands(
     .join(' ');
 }
 
-/** WGSL expressions that the value to store is made of. */
+/** WGSL expressions of the terms of the value to store. */
 export interface EpilogueTerms {
   readonly sum: string;
   /** Suffix of the column operands, as given to `columnOperands`; default ''. */

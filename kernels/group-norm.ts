@@ -249,11 +249,11 @@ export const groupStatisticsSubgroupKernel = kernelFamily((lanes: number) =>
     ${addMoments(`${lanes}u`, 'p.pixels', (at) => `base + ${at} * p.columns`)}
   }
   let sum = n * dot(mean, vec4f(1.0));
-  let center = ${withinSubgroup(lanes, 'sum', 'add')} * p.inverse;
-  let d = mean - center;
+  let centre = ${withinSubgroup(lanes, 'sum', 'add')} * p.inverse;
+  let d = mean - centre;
   let squares = dot(square + n * d * d, vec4f(1.0));
   let scale = inverseSqrt(${withinSubgroup(lanes, 'squares', 'add')} * p.inverse + p.epsilon);
-  ${fill(lanes, 'statistics', 'at', 'center')}
+  ${fill(lanes, 'statistics', 'at', 'centre')}
   ${fill(lanes, 'statistics', 'at + p.columns', 'scale')}`,
   }),
 );

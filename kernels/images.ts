@@ -57,11 +57,11 @@ fn normalised(value: f32, channel: u32) -> f32 {
   ${WORDS.map((w) => `var values${w} = vec4f();`).join(' ')}
   if (pixels > 0u) {
     if (images[image * 4u + 3u] != 0u) {
-      // Behind the last pixel the last value is read again.
+      // Past the last pixel, the last value is read again.
       let last = first + at + pixels * 3u - 1u;
       ${WORDS.map((w) => `values${w} = bitcast<vec4f>(vec4u(${floatsOf(w)}));`).join('\n      ')}
     } else {
-      // Four words hold the bytes of the element, wherever they begin.
+      // The bytes of the element lie within four words, at any alignment.
       let word = first + at / 4u;
       let shift = 8u * (at % 4u);
       let last = first + (at + pixels * 3u - 1u) / 4u;

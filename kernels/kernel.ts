@@ -1,6 +1,6 @@
 /**
  * The definition of a kernel: WGSL text, launch geometry, and the names and types of its params and buffers.
- * It is pure text and numbers: no GPUDevice, no Tensor.
+ * A definition is pure text and numbers: no GPUDevice, no Tensor.
  *
  * `defineKernel` writes the part of the shader that all kernels share. A kernel file writes only what it computes:
  *  - `struct Params` at binding 0, made from `params`, read as `p.name`;
@@ -68,7 +68,7 @@ function entries<K extends string, V>(record: Readonly<Record<K, V>>): [K, V][] 
   return Object.entries(record) as [K, V][];
 }
 
-/** Makes a kernel from its spec. Throws RangeError where it has more than MAX_PARAMS params. */
+/** Makes a kernel from its spec. Throws RangeError where the spec has more than MAX_PARAMS params. */
 export function defineKernel<P extends string, B extends string>(spec: KernelSpec<P, B>): Kernel<P, B> {
   const params = entries(spec.params).map(([name, type]) => ({ name, type }));
   const buffers = entries(spec.buffers).map(([name, text]) => {
@@ -112,7 +112,8 @@ ${spec.body}
 }
 
 /**
- * FLOPs of one dispatch of a kernel; null for a kernel that declares none. Throws where `params` lacks one it reads.
+ * FLOPs of one dispatch of a kernel; null for a kernel that declares none. Throws Error where `params` lacks a param
+ * that the FLOPs depend on.
  */
 export function dispatchFlops(
   { name, flops }: Pick<Kernel, 'name' | 'flops'>,
@@ -159,7 +160,7 @@ export type Grid = readonly [x: number, y: number, z: number];
 
 /**
  * The body of an elementwise kernel with `lanes` invocations per workgroup. It runs `statements` for each element `i`
- * below `count`. Each workgroup takes one contiguous range of elements. The grid may have any shape.
+ * below `count`. Each workgroup handles one contiguous range of elements. The grid may have any shape.
  */
 export function eachElement(lanes: number, count: string, statements: string): string {
   const end = `min(${count}, (linearGroup + 1u) * share)`;
@@ -237,8 +238,8 @@ export function eachPlace({ lanes, count, sizes, outermost, offset = '0u' }: Pla
 }
 
 /**
- * A grid of at least `groups` workgroups within the limit of one dimension. Kernels number workgroups by `linearGroup`
- * and return early in those past the end.
+ * A grid of at least `groups` workgroups within the limit of one dimension. Kernels number the workgroups by
+ * `linearGroup`. Workgroups past the end return early.
  */
 export function linearGrid(groups: number): Grid {
   if (groups <= MAX_GROUPS) return [groups, 1, 1];

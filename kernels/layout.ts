@@ -135,7 +135,7 @@ export const MAX_PARTS = 7;
 
 /**
  * With `join`: copies the parts [outer, length_k] side by side into `whole` [outer, total], from column `start` on.
- * Without `join`: copies the other way round.
+ * Without `join`: copies `whole` into the parts.
  * Params count elements of `width` values. end_k is the end of part k, counted from `start`; count = outer * sum of the
  * lengths.
  */

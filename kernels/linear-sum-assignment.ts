@@ -16,9 +16,10 @@ const reduceSubgroup = (lanes: number): string => /* wgsl */ `
       let candidate = select(NONE, ownTag, ownValue == smallest);
       let smallestTag = ${withinSubgroup(lanes, 'candidate', 'min')};
       if (lane == 0u) { bestValue = smallest; bestTag = smallestTag; }`;
-/** Exchange of the variant without subgroups. */
+/** WGSL variables that lanes exchange values through without subgroups. */
 const LANE_VALUES = `var<workgroup> laneValue: array<f32, ${LANES}>;
 var<workgroup> laneTag: array<u32, ${LANES}>;`;
+/** As `reduceSubgroup`, without subgroups. */
 const REDUCE_WORKGROUP = /* wgsl */ `
       laneValue[lane] = ownValue;
       laneTag[lane] = ownTag;
@@ -43,7 +44,7 @@ const REDUCE_WORKGROUP = /* wgsl */ `
  * counts[p mod images] rows.
  * `values` and `links` are scratch memory: rows + columns + max(rows, columns) per problem.
  *
- * @param subgroupSize lanes per workgroup that is one subgroup; 0 for the variant without subgroups
+ * @param subgroupSize size of the subgroup that is the whole workgroup; 0 for the variant without subgroups
  */
 export const linearSumAssignmentKernel = kernelFamily((subgroupSize: number) => {
   const lanes = subgroupSize > 0 ? subgroupSize : LANES;
@@ -98,7 +99,8 @@ fn finite(c: f32) -> f32 {
   let dualShort = base;
   let dualLong = dualShort + shorts;
   let shortest = dualLong + longs;
-  // links: the search (root + 1) that visited each short and long, the short before each long on its path
+  // links: for each short and long, the last search (root + 1) that visited it; for each long, the short before it on
+  // its path
   let doneShort = base;
   let doneLong = doneShort + shorts;
   let path = doneLong + longs;

@@ -30,7 +30,7 @@ const TEXTURE_PARAMS: Readonly<Record<SubgroupAccess, Readonly<Record<string, 'u
 /** Params of a residual in a texture. */
 const RESIDUAL_PARAMS = { shiftResidual: 'u32', pitchResidual: 'u32' } as const;
 
-/** What selects one shader of the family. */
+/** Options of the kernel family: each combination is one shader. */
 export type SubgroupMatmulOptions = {
   /** Subgroup size. */
   readonly lanes: number;
@@ -124,8 +124,8 @@ function loads({ form, access }: SubgroupMatmulOptions, division: Division): str
 /** WGSL of the multiply-adds of four steps along K. */
 function products({ lanes, rows }: SubgroupMatmulOptions, division: Division): string {
   const { transposedA: transposed, transposedB, vectors } = division;
-  // Where there are many registers, columns are taken in parts of four values per lane. The values of B of one part
-  // then stay in registers while the rows go by.
+  // Where there are many registers, columns are processed in parts of four values per lane. The values of B of one part
+  // then stay in registers for all rows.
   const part = lanes <= 4 ? vectors : transposedB ? 4 : 1;
   const step = (first: number, row: number, k: number): string => {
     const s = `s${first}_${row}_${k}`;
@@ -176,7 +176,7 @@ function stores({ lanes, epilogue, residualTexture }: SubgroupMatmulOptions, div
   });
 }
 
-/** WGSL that stores the sums of op(A): the workgroups of the first column of tiles do. */
+/** WGSL that stores the sums of op(A). Only the workgroups of the first column of tiles store them. */
 const storeSums = ({ lanes, rows }: SubgroupMatmulOptions, blocks: readonly number[]): string =>
   blocks
     .map((i) =>
@@ -193,7 +193,7 @@ function nameOf(options: SubgroupMatmulOptions): string {
   return `matmul_${form}_f32_${tile}${epilogue}${residualTexture ? '_texture' : ''}${sums ? '_sums' : ''}`;
 }
 
-/** C = op(A) op(B) with one subgroup per workgroup; one shader for each combination of options. */
+/** C = op(A) op(B) with one subgroup per workgroup. */
 export const subgroupMatmulKernel = kernelFamily((options: SubgroupMatmulOptions): Kernel => {
   const { lanes, rows, columns, access, epilogue, sums, wideRows, residualTexture } = options;
   const division = divide(options);

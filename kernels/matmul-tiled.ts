@@ -2,7 +2,7 @@
  * Matrix products through workgroup memory, for adapters without subgroups or with large ones (GPUs).
  *
  * Tiles of A and B are staged k-major as vec4s, for every form. Each invocation computes a block of the output in
- * registers. It has the params and buffers of matmul-subgroup.ts.
+ * registers. Params and buffers are those of the plain product in matmul-subgroup.ts.
  *
  * Operands are staged as f32, or rounded to f16 (`StagedPrecision`), which halves the workgroup memory of a tile.
  * Products and sums are f32 in either case.
@@ -23,7 +23,7 @@ import { joined, range } from './repeat.ts';
 /** Steps along K staged at once: 8 KiB of workgroup memory for the large tile, 4 KiB in f16. */
 const STAGED_K = 16;
 
-/** Precision of operands in workgroup memory. In buffers operands are always f32, and so are sums. */
+/** Precision of operands in workgroup memory. Operands in buffers and all sums are f32. */
 export type StagedPrecision = 'f32' | 'f16';
 
 interface Staging {
@@ -100,7 +100,7 @@ function stage({ name, kContiguous, extent }: StagedOperand, lanes: number, { st
     }`;
 }
 
-/** What selects one shader of the family. */
+/** Options of the kernel family: each combination is one shader. */
 export type TiledMatmulOptions = {
   readonly form: MatmulForm;
   readonly size: WorkgroupTileSize;
@@ -131,7 +131,7 @@ const columnLoads = ({ vec4Output, epilogue }: TiledMatmulOptions, j: number): s
       : `vec4f(${joined(4, ', ', (q) => `${buffer}[min(x${j} * 4u + ${q}u, p.n - 1u)]`)})`,
   );
 
-/** C = op(A) op(B) through workgroup memory; one shader for each combination of options. */
+/** C = op(A) op(B) through workgroup memory. */
 export const tiledMatmulKernel = kernelFamily((options: TiledMatmulOptions): Kernel => {
   const { form, size, access, precision, vec4Output, epilogue } = options;
   const staging = STAGING[precision];

@@ -1,5 +1,5 @@
 /**
- * What all matrix product kernels share: forms, params, operand access and tile sizes.
+ * Code that all matrix product kernels share: forms, params, operand access and tile sizes.
  *
  * The kernels are in matmul-subgroup.ts (small subgroups) and matmul-tiled.ts (workgroup memory). The sums around them
  * are in matmul-sums.ts.
@@ -123,17 +123,17 @@ export const SUBGROUP_TILES: Readonly<Record<number, Readonly<Record<TileSize, M
 };
 
 /**
- * Maximum rows of a fitted tile, by subgroup size. A higher tile spills too many registers (8 lanes), or its code fills
- * the instruction cache of a CPU (16 lanes).
+ * Maximum rows of a fitted tile, by subgroup size. A tile with more rows spills too many registers (8 lanes), or its
+ * code fills the instruction cache of a CPU (16 lanes).
  */
 const MAX_TILE_ROWS: Readonly<Record<number, number>> = { 8: 32, 16: 60 };
 /** A fitted tile is a shader of its own. It must save this much of the wide tile's rows, relative to its own rows. */
 const MIN_SAVING = 1.05;
 
 /**
- * The tile that divides `m` rows into equal parts with the least padding. The parts are as high as possible. Null where
- * the wide tile wastes little, where another tile of SUBGROUP_TILES has the same height, and for subgroups of 4, whose
- * lanes swap values in whole blocks.
+ * The tile that divides `m` rows into equal parts with the least padding. There are as few parts as possible. Null
+ * where the wide tile wastes little, where another tile of SUBGROUP_TILES has the same number of rows, and for
+ * subgroups of 4, whose lanes swap values in whole blocks.
  */
 export function fittedTile(lanes: number, m: number): MatmulTile | null {
   const maxRows = MAX_TILE_ROWS[lanes];

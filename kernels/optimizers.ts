@@ -6,7 +6,7 @@ import { defineKernel, eachElement, kernelFamily, type BufferSpec, type Kernel }
 import { teamOf, teamReduction, teamScope } from './teams.ts';
 
 const LANES = 64;
-/** vec4s per partial sum: the partial sums stay short, and few are left for the second dispatch. */
+/** vec4s per partial sum. So each sum is short, and the second dispatch has few partial sums to add. */
 export const NORM_BLOCK = 2048;
 
 /** One partial sum of squares for each block of NORM_BLOCK vec4s. One team per block. */

@@ -64,8 +64,8 @@ function maximumOf({ kernel, f, u, load }: Window): string {
 }
 
 /**
- * As `maximumOf`, and also which pixel it was. The first pixel always wins at first, so that a window of -infinity has
- * a winner. After it a larger value wins, or a NaN.
+ * As `maximumOf`, and also the position of the maximum, the winner. The first pixel inside the map always becomes the
+ * winner, so that a window of -infinity has one. A later pixel becomes the winner if its value is larger, or NaN.
  */
 function winnerOf({ kernel, f, u, load }: Window): string {
   const none = f === 'f32' ? 'false' : 'vec4<bool>()';

@@ -174,14 +174,16 @@ export const rowReduceKernel = kernelFamily((reduction: Reduction, subgroupSize:
 });
 
 /**
- * How `spreadKernel` accesses memory: columns: inner in whole vec4s; rows: inner = 1, n in whole vec4s (or outer = 1);
- * scalar: any.
+ * How `spreadKernel` accesses memory.
+ * - `columns`: `inner` is whole vec4s, and counts vec4s.
+ * - `rows`: inner = 1, and n is whole vec4s or outer = 1; n counts vec4s.
+ * - `scalar`: any sizes.
  */
 export type SpreadForm = 'columns' | 'rows' | 'scalar';
 
 /**
- * The gradient of a sum: [outer, inner] times `factor`, repeated to [outer, n, inner]. Params in whole vec4s where the
- * form has them.
+ * The gradient of a sum: [outer, inner] times `factor`, repeated to [outer, n, inner]. `count` counts elements of the
+ * output.
  */
 export const spreadKernel = kernelFamily((form: SpreadForm) => {
   const output = form === 'scalar' ? 'f32' : 'vec4f';

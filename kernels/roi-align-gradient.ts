@@ -1,8 +1,8 @@
 /**
  * The gradient of RoIAlign with respect to the features.
  *
- * The weight of a feature pixel in a bin is a product of one factor per axis. Each invocation gathers, for a run of
- * pixels of a row, over the boxes of its image and level in their order. There are no atomics, and the result has the
+ * The weight of a feature pixel in a bin is a product of one factor per axis. Each invocation handles a run of pixels
+ * of a row. It sums over the boxes of its image and level, in their order. There are no atomics, and the result has the
  * same bits every time.
  */
 import { defineKernel, kernelFamily, type BufferSpec } from './kernel.ts';
@@ -35,7 +35,7 @@ fn levelOf(box: vec4f) -> u32 {
   let g = geometryOf(box);
   return select(NO_LEVEL, g.level, g.inside);
 }
-// First and last pixel that samples between two coordinates touch, packed. Where there is none, first > last.
+// First and last pixel that a box's samples read along an axis, packed. If there is none, first > last.
 fn reach(start: f32, bin: f32, size: u32) -> u32 {
   let a = sampleAt(start, bin, 0u, 0u);
   let b = sampleAt(start, bin, p.resolution - 1u, p.samples - 1u);
@@ -192,9 +192,9 @@ export const roiAlignGradientKernel = kernelFamily((vector: boolean, adds: boole
 });
 
 /**
- * The same by subgroups. The lanes of a subgroup hold neighbouring vec4s of channels of one run of pixels, which have
- * the same weights. Each lane computes the weights of its own pixels and shares them. Channels must fill whole
- * subgroups. `count` counts the lanes.
+ * As `roiAlignGradientKernel`, by subgroups. The lanes of a subgroup hold neighbouring vec4s of channels of one run of
+ * pixels, which have the same weights. Each lane computes the weights of its own pixels and shares them. Channels must
+ * fill whole subgroups. `count` counts the lanes.
  */
 export const roiAlignGradientSubgroupKernel = kernelFamily((lanes: number, adds: boolean) => {
   const ownWeight = (i: number): string =>

@@ -3,8 +3,8 @@
  * [OTA, arXiv 2103.14259].
  *
  * One workgroup per problem. The suppliers are `count` rows and the background; the demanders are N columns of one unit
- * each. Costs K are divided by epsilon and relative to the background's costs, so the background's row is zero. With a
- * = u / epsilon and b = v / epsilon, an iteration is
+ * each. Costs K are divided by epsilon and relative to the background's costs, so the background's row is zero.
+ * With a = u / epsilon and b = v / epsilon, an iteration is
  *   b_j = log(1 + 1e-8)        - logsumexp_i (a_i - K_ij)
  *   a_i = log(supply_i + 1e-8) - logsumexp_j (b_j - K_ij)
  * This is the usual v <- epsilon (log demand - logsumexp((u + v - cost) / epsilon)) + v with v moved out of the sum.
