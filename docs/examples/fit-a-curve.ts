@@ -1,6 +1,6 @@
 /**
- * The engine as a library: a small network learns sin(x). Run it with `node --import tsx docs/examples/fit-a-curve.ts`.
- * In a browser replace `openDevice()` by `Device.open()`; nothing else changes.
+ * The engine as a library: a small network learns sin(x). After set-up, run it with
+ * `node --import tsx docs/examples/fit-a-curve.ts`. In a browser, replace `openDevice()` by `Device.open()`.
  */
 import { AdamW, backward, mean, Random, square, sub, tanh } from '../../engine/index.ts';
 import { Linear, Module } from '../../engine/nn/index.ts';
@@ -32,7 +32,7 @@ const x = device.tensor(points, [256, 1]);
 const y = device.tensor(points.map(Math.sin), [256, 1]);
 
 for (let step = 1; step <= 500; step++) {
-  // A scope frees whatever is made in it, except what it returns.
+  // A scope frees the tensors made in it, except those that it returns.
   const loss = device.scope(() => {
     const error = mean(square(sub(network.forward(x), y)));
     backward(error);
@@ -40,7 +40,7 @@ for (let step = 1; step <= 500; step++) {
     optimizer.zeroGrad();
     return error;
   });
-  // Reading is the only wait; without it steps queue up and the device never idles.
+  // Only a read waits for the device. Between reads, steps queue up and keep it busy.
   if (step % 100 === 0) console.log(`step ${step}: mean squared error ${(await loss.item()).toExponential(2)}`);
   loss.dispose();
 }
