@@ -433,10 +433,10 @@ describe('weights and checkpoints', () => {
       'optimizer.safetensors: ',
     );
     expect(await resumed(edit('config.json', '"adamw"', '"sgd"'))).toMatch(
-      /optimizer\.safetensors: SGD: .*: expected a value in the state, got none; was .*config\.json edited\?/,
+      /optimizer\.safetensors: SGD: .*: expected a value in the state, got none; perhaps .*config\.json was edited/,
     );
     expect(await resumed(edit('config.json', data, `${data}-moved`))).toContain(
-      'is not there any more; say where it is by --data DIR',
+      'is missing; give its new place with --data DIR',
     );
   });
 

@@ -111,7 +111,7 @@ describe('Pascal VOC', () => {
       'train.txt: line 2: expected every image once, got "a", which is in line 1 too',
     );
     expect(message({ 'ImageSets/Main/train.txt': '\n' })).toContain(
-      'train.txt: expected image names, one a line, got an empty list',
+      'train.txt: expected image names, one per line, got an empty list',
     );
   });
 });

@@ -53,10 +53,10 @@ describe('the configuration and class names of weights', () => {
       categoryIds: [1, 2, 3, 4],
     });
     expect(await errorOf(() => described('tiny.safetensors', { config: 'tiny' }))).toMatch(
-      /--config: tiny\.safetensors carries its own configuration/,
+      /--config: expected no value, because tiny\.safetensors contains a configuration/,
     );
     expect(await errorOf(() => described('tiny.safetensors', { classes: 'x.json' }))).toMatch(
-      /--classes: tiny\.safetensors carries its own class names/,
+      /--classes: expected no value, because tiny\.safetensors contains class names/,
     );
   });
 
@@ -87,9 +87,11 @@ describe('the configuration and class names of weights', () => {
       categoryIds: [4, 5],
       config: { model: { numClasses: 2 } },
     });
-    expect(await errorOf(() => described('tiny.pth', {}))).toMatch(/tiny\.pth: carries no configuration.*--config/);
+    expect(await errorOf(() => described('tiny.pth', {}))).toMatch(
+      /tiny\.pth: expected weights with a configuration.*--config/,
+    );
     expect(await errorOf(() => described('tiny.pth', { config: 'tiny' }))).toMatch(
-      /carries no class names: expected --classes FILE\.json with the 4 classes of tiny/,
+      /contains no class names: expected --classes FILE\.json with the 4 classes of tiny/,
     );
     expect(
       await errorOf(() =>

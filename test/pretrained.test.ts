@@ -116,7 +116,7 @@ describe('training starts from', () => {
       got: [4, 16],
     });
     expect(report.reshaped).toHaveLength(2 * MODEL_PRESETS.tiny.numStages);
-    expect(log.join('\n')).toMatch(/another shape +4 +start fresh/);
+    expect(log.join('\n')).toMatch(/another shape +4 +initial values are kept/);
     expect(log).toContain('    head.head_series.0.class_logits.weight is [7, 16], in the file [4, 16]');
     const { different } = await equalTo(model, tiny);
     expect(different.sort()).toEqual(report.reshaped.map(({ name }) => name).sort());
@@ -198,7 +198,7 @@ describe('npm run train', () => {
     expect(await errorOf(() => train('d', '--weights', RESNET18))).toMatch(
       /resnet18.* of the backbone's \d+ tensors match, less than half .*--partial/,
     );
-    expect(await errorOf(() => train('e', '--partial'))).toMatch(/--partial goes with --weights/);
+    expect(await errorOf(() => train('e', '--partial'))).toMatch(/--partial: expected with --weights only/);
     expect(await errorOf(() => runTrain(['--resume', at('resnet'), '--weights', RESNET18]))).toMatch(
       /--weights does not go with --resume/,
     );

@@ -149,7 +149,11 @@ describe('bad input', () => {
     await refused(/expected the folder of a data set, got nothing there/, '--data', join(folder, 'nothing'));
     await refused(/already holds a run/, '--data', data, '--out', join(folder, 'whole'));
     await refused(/--seed does not go with --resume/, '--resume', join(folder, 'whole'), '--seed', '3');
-    await refused(/nothing.*cannot be read as a run's configuration/, '--resume', join(folder, 'nothing'));
+    await refused(
+      /nothing.*expected the configuration of a run, got nothing there/,
+      '--resume',
+      join(folder, 'nothing'),
+    );
     await refused(
       /model\.numClasses: expected 4, the number of classes of the data set \(circle, .*\), got 7/,
       '--data',

@@ -22,12 +22,12 @@ describe('the report of weights that a training starts from', () => {
     expect(describeReport(report, 'runs/a/weights.json').join('\n')).toBe(
       `
 weights   a.pth: torch-zip, names as of detectron2
-  tensors        count  what becomes of them
-  -------------  -----  -----------------------------------
+  tensors        count  use
+  -------------  -----  ----------------------------------------
   loaded           300  of the model's 321
-  missing           20  not in the file: start fresh
+  missing           20  not in the file: initial values are kept
   unexpected         1  not in the model: ignored
-  another shape      1  start fresh
+  another shape      1  initial values are kept
   not read           1  not tensors of the weights: ignored
   missing in the file:
     head.w0

@@ -1,6 +1,4 @@
-/**
- * The command line: a program with subcommands, each an npm script. An error of input is one line, with exit code 2.
- */
+/** The command line: a program with subcommands, each an npm script. Bad input gives one line and exit code 2. */
 import { WeightsError } from '../engine/index.ts';
 import { InputError } from './core/errors.ts';
 
@@ -11,7 +9,7 @@ interface Command {
   readonly run: (argv: string[]) => Promise<number>;
 }
 
-/** All subcommands. Each is loaded when it is used. */
+/** All subcommands. The code of a command is loaded when the command runs. */
 const COMMANDS: Readonly<Record<string, Command>> = {
   train: {
     summary: 'train on a data set, or on the embedded one; evaluate, save, draw',
@@ -77,13 +75,13 @@ async function main([command = '--help', ...argv]: string[]): Promise<number> {
 }
 
 interface ExpectedFailure {
-  /** Of the error's message. */
+  /** Matches the error's message. */
   readonly pattern: RegExp;
-  /** Printed after the message; null: nothing more. */
+  /** Printed after the message. */
   readonly advice: string | null;
 }
 
-/** Failures that are not errors of the program. They are printed without a stack trace. */
+/** Failures that are no bugs. They are printed without a stack trace. */
 const EXPECTED_FAILURES: readonly ExpectedFailure[] = [
   {
     pattern: /no WebGPU adapter|DSRCNN_(DRIVER|ROBUSTNESS)|LP_NATIVE_VECTOR_WIDTH|npm run setup/,
@@ -109,18 +107,18 @@ const EXPECTED_FAILURES: readonly ExpectedFailure[] = [
   },
 ];
 
-/** Exit code and text of an error; null for an error of the program, which is printed with its stack trace. */
+/** Exit code and text of an error; null for a bug, which is printed with its stack trace. */
 function explain(error: unknown): { readonly code: number; readonly text: string } | null {
   if (!(error instanceof Error)) return null;
   if (error instanceof InputError || error instanceof WeightsError) return { code: 2, text: error.message };
-  // An error of the file system, which names the path: a folder that cannot be written, a full disk.
+  // Errors of the file system name the path: a folder that cannot be written, a full disk.
   if ('syscall' in error && 'code' in error) return { code: 2, text: error.message };
   const failure = EXPECTED_FAILURES.find(({ pattern }) => pattern.test(error.message));
   return failure ? { code: 1, text: [error.message, failure.advice].filter((line) => line !== null).join('\n') } : null;
 }
 
-// The reader of the output has gone (`| head`). A training, which would continue unseen, saves and stops.
-// Everything else finishes what it writes.
+// An error of an output stream means that its reader has ended, for example `| head`. A training then saves and stops,
+// because nobody sees its output. Other commands finish.
 let stopping = false;
 for (const stream of [process.stdout, process.stderr]) {
   stream.on('error', () => {

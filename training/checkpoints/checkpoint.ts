@@ -1,6 +1,6 @@
 /**
  * Checkpoints of a training run. A checkpoint is a folder with `model.safetensors`, `optimizer.safetensors` and
- * `state.json`. It is written under another name and then renamed, so an interruption leaves a whole checkpoint.
+ * `state.json`. A checkpoint is written under another name and then renamed, so an interruption leaves a complete one.
  */
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -28,7 +28,7 @@ export type TrainingState = Readonly<v.InferOutput<typeof STATE>>;
 
 const PARTS = { model: 'model.safetensors', optimizer: 'optimizer.safetensors', state: 'state.json' } as const;
 
-/** Writes the checkpoint `folder` in place of the one before. */
+/** Writes the checkpoint `folder` and replaces the previous checkpoint. */
 export function saveCheckpoint(
   folder: string,
   model: ReadonlyMap<string, StoredTensor>,
@@ -60,16 +60,16 @@ export interface Checkpoint {
 }
 
 /**
- * Reads the checkpoint `folder`. If an interruption came between two renames, reads the checkpoint before it.
+ * Reads the checkpoint `folder`. After an interruption between two renames, reads the previous checkpoint.
  * @throws InputError naming what is missing or broken
  */
 export function readCheckpoint(folder: string): Checkpoint {
-  const present = [folder, `${folder}.previous`].find((candidate) => existsSync(join(candidate, PARTS.state)));
-  if (!present)
+  const complete = [folder, `${folder}.previous`].find((candidate) => existsSync(join(candidate, PARTS.state)));
+  if (!complete)
     throw new InputError(`${dirname(folder)}: no checkpoint to resume from: expected ${join(folder, PARTS.state)}`);
-  const statePath = join(present, PARTS.state);
-  const optimizerPath = join(present, PARTS.optimizer);
-  const path = join(present, PARTS.model);
+  const statePath = join(complete, PARTS.state);
+  const optimizerPath = join(complete, PARTS.optimizer);
+  const path = join(complete, PARTS.model);
   return {
     state: checked(STATE, readJson(statePath), statePath),
     model: readWeightsFile(path),

@@ -3,13 +3,13 @@ import * as v from 'valibot';
 import type { CheckpointFile } from '../../engine/index.ts';
 import { anyObject, checked, withFields, integer, list, nonEmptyText, wrong } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
-import { PRESET_NAMES } from '../core/recipe.ts';
+import { isPresetName, PRESET_NAMES } from '../core/recipe.ts';
 import { COCO_CATEGORY_IDS, COCO_CLASS_NAMES } from '../data/coco-classes.ts';
 import { loadConfig } from '../data/config-file.ts';
 import { readJson } from '../data/files.ts';
 import { readDescription, type ModelDescription } from './weights-file.ts';
 
-/** The options `--config` and `--classes`, for weights without a description of their own. */
+/** The options `--config` and `--classes`, for weights files without configuration or class names. */
 export interface DescriptionOptions {
   readonly config?: string | undefined;
   readonly classes?: string | undefined;
@@ -17,7 +17,7 @@ export interface DescriptionOptions {
 
 const NAMES = PRESET_NAMES.join(', ');
 
-/** For the help texts of the commands that use `describeWeights`. */
+/** The help text of these options. */
 export const DESCRIPTION_HELP = `\
   --config C      for a file without a configuration: a preset (${NAMES})
                   or a JSON file, such as a run's config.json
@@ -25,9 +25,10 @@ export const DESCRIPTION_HELP = `\
                   or a COCO file with its "categories"; default with 80 classes: COCO's`;
 
 /**
- * The configuration and class names that belong to weights. They come from the weights file; otherwise from `--config`
- * with `--classes`, from the class names in the configuration's file, or from COCO if there are 80 classes.
- * @throws InputError where nothing is known, or where an option contradicts the file
+ * The configuration and class names of weights. A file of this project contains both. For other files, `--config` gives
+ * the configuration. The class names then come from `--classes`, from the configuration's file, or from COCO if there
+ * are 80 classes.
+ * @throws InputError if a part is unknown, or if an option is given although the file contains its value
  */
 export function describeWeights(
   command: string,
@@ -36,14 +37,16 @@ export function describeWeights(
   { config: name, classes }: DescriptionOptions,
 ): ModelDescription {
   if (Object.hasOwn(file.metadata, 'config') && Object.hasOwn(file.metadata, 'class_names')) {
-    if (name !== undefined) throw new InputError(`${command}: --config: ${path} carries its own configuration`);
-    if (classes !== undefined) throw new InputError(`${command}: --classes: ${path} carries its own class names`);
+    if (name !== undefined)
+      throw new InputError(`${command}: --config: expected no value, because ${path} contains a configuration`);
+    if (classes !== undefined)
+      throw new InputError(`${command}: --classes: expected no value, because ${path} contains class names`);
     return readDescription(file, path);
   }
   if (name === undefined) {
     throw new InputError(
-      `${path}: carries no configuration, unlike files of this project: ` +
-        `name its network with --config (${NAMES}, or a JSON file)`,
+      `${path}: expected weights with a configuration, as files of this project have, got none; ` +
+        `name its configuration with --config (${NAMES}, or a JSON file)`,
     );
   }
   const { config, given } = loadConfig({ config: name, set: [] });
@@ -61,7 +64,7 @@ export function describeWeights(
   if (numClasses === COCO_CLASS_NAMES.length)
     return { config, classNames: COCO_CLASS_NAMES, categoryIds: COCO_CATEGORY_IDS };
   throw new InputError(
-    `${command}: ${path} carries no class names: ` +
+    `${command}: ${path} contains no class names: ` +
       `expected --classes FILE.json with the ${numClasses} classes of ${name}`,
   );
 }
@@ -70,7 +73,7 @@ type Classes = Pick<ModelDescription, 'classNames' | 'categoryIds'>;
 
 /** The class names of a run's config.json; null for presets and for configurations without class names. */
 function classesOfRun(config: string): Classes | null {
-  if ((PRESET_NAMES as readonly string[]).includes(config)) return null;
+  if (isPresetName(config)) return null;
   const json = checked(anyObject, readJson(config), config);
   return json.classNames === undefined ? null : classList(json.classNames, config, 'classNames', json.categoryIds);
 }
@@ -86,8 +89,8 @@ function readClasses(file: string): Classes {
 const CATEGORY = withFields({ name: nonEmptyText, id: integer(0) });
 
 /**
- * A list of names or of categories.
- * @param ids the ids of names, if there are any; names without ids get 1, 2, ...
+ * Classes from a list of names or of categories.
+ * @param ids the category ids of names; undefined: 1, 2, ...
  */
 function classList(value: unknown, file: string, field: string, ids?: unknown): Classes {
   const entries = checked(list(v.unknown()), value, file, field);

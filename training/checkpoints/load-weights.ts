@@ -1,6 +1,6 @@
 /**
- * Loads weights of any supported format into a model: files of this project, of PyTorch and of Detectron2.
- * Training starts from what fits (`loadPretrained`). Evaluation and prediction need every tensor (`loadWhole`).
+ * Loads weights of any supported format into a model: files of this project, of PyTorch and of Detectron2. Training
+ * starts from the tensors that fit (`loadPretrained`). Evaluation and prediction need every tensor (`loadWhole`).
  */
 import { readCheckpoint, type CheckpointFile } from '../../engine/index.ts';
 import { storedShape } from '../../engine/nn/index.ts';
@@ -35,7 +35,7 @@ function mapped(detector: Detector, file: CheckpointFile, path: string, options:
     if (at >= 0)
       throw new InputError(
         `${path}: ${name}: expected finite numbers, got ${data[at]} in element ${at}: ` +
-          'weights of a training that diverged?',
+          'the training of these weights may have diverged',
       );
   }
   return result;
@@ -50,17 +50,20 @@ export interface PretrainedReport extends NameTable {
 }
 
 export interface LoadPretrainedOptions {
-  /** Allows less than half of the model's tensors to match; of its backbone's tensors, for a file of a backbone. */
+  /**
+   * Accepts files of which less than half of the model's tensors match. For a file of a backbone, the tensors of the
+   * backbone count.
+   */
   readonly partial?: boolean;
-  /** The classes of the training data. A note in the report says if the file has others. */
+  /** The classes of the training data. The report has a note if the file has other classes. */
   readonly classNames?: readonly string[];
 }
 
 /**
- * Loads what fits of a file into a model that is to be trained. The other tensors keep their initial values.
- * Proposals of a detector without experts go to every expert of a model that has experts.
- * @returns what was loaded, missing, unexpected, or of another shape
- * @throws InputError naming the file where it cannot be read, or where less than half matches and `partial` is not set
+ * Loads the tensors of a file that fit into a model, before its training. The other tensors keep their initial values.
+ * If the file has no experts and the model has, every expert gets the proposals of the file.
+ * @returns the tensors that were loaded, missing, unexpected, or of another shape
+ * @throws InputError naming the file if it cannot be read, or if less than half matches and `partial` is not set
  */
 export function loadPretrained(
   detector: Detector,
@@ -98,7 +101,7 @@ function classNamesIn(file: CheckpointFile): readonly string[] | null {
 }
 
 /**
- * Loads all of a model's tensors from a file. What the file has beyond them is logged as warnings.
+ * Loads all of a model's tensors from a file. A warning names the other tensors of the file.
  * @throws InputError naming the tensors that the file lacks or has in another shape
  */
 export function loadWhole(detector: Detector, file: CheckpointFile, path: string, log: (line: string) => void): void {
@@ -122,7 +125,7 @@ export function loadWhole(detector: Detector, file: CheckpointFile, path: string
     );
     throw new InputError(
       `${path}: has ${reshaped.length} of the model's ${total} tensors in another shape: ${firstOf(shapes, 3)}; ` +
-        'does the configuration belong to the file?',
+        'the configuration may not belong to the file',
     );
   }
   if (unexpected.length > 0)

@@ -11,13 +11,13 @@ import { readJson } from '../data/files.ts';
 /** Paths of the files of a run. */
 export interface RunFiles {
   readonly folder: string;
-  /** RunDescription. */
+  /** A `RunDescription` as JSON. */
   readonly config: string;
   /** One line per step. */
   readonly metrics: string;
   /** One line per evaluation. */
   readonly evaluations: string;
-  /** The best evaluation, with its detections and its weights. */
+  /** The best evaluation, its detections and its weights. */
   readonly evaluation: string;
   readonly detections: string;
   readonly best: string;
@@ -51,16 +51,17 @@ export interface RunDescription extends RunConfig {
   readonly classNames: readonly string[];
   readonly categoryIds: readonly number[];
   /**
-   * Names the tuned choices of kernel variants at the start of the run (npm run tune). Other choices round differently.
+   * Fingerprint of the tuned choices of kernel variants at the start of the run (npm run tune). Other choices round
+   * differently.
    */
   readonly tuning: string;
 }
 
-/** Whether a folder holds a run. A run that ended before its first iteration (an unreadable image) does not count. */
+/** Whether a folder holds a run. A run that ended in its first iteration, as after a bad image, does not count. */
 export function holdsRun({ config, metrics, last, best }: RunFiles): boolean {
   if (!existsSync(config)) return false;
-  const measured = statSync(metrics, { throwIfNoEntry: false })?.size ?? 0;
-  return measured > 0 || [last, best].some((path) => existsSync(path));
+  const metricsBytes = statSync(metrics, { throwIfNoEntry: false })?.size ?? 0;
+  return metricsBytes > 0 || [last, best].some((path) => existsSync(path));
 }
 
 const text = v.string('a text');
@@ -74,7 +75,7 @@ const ORIGIN = withFields({
 
 /** Reads a run's config.json. Throws InputError naming file and field. */
 export function readRunDescription(file: string): RunDescription {
-  if (!existsSync(file)) throw new InputError(`${file}: cannot be read as a run's configuration: nothing there`);
+  if (!existsSync(file)) throw new InputError(`${file}: expected the configuration of a run, got nothing there`);
   const json = readJson(file);
   return { ...checked(ORIGIN, json, file), ...validateRunConfig(json, file) };
 }

@@ -1,4 +1,4 @@
-/** Weights files of this project: safetensors that carry the configuration and class names in their metadata. */
+/** Weights files of this project: safetensors with the configuration and the class names in their metadata. */
 import { readFileSync } from 'node:fs';
 import * as v from 'valibot';
 import {
@@ -15,7 +15,7 @@ import { validateRunConfig } from '../core/recipe-schema.ts';
 import type { RunConfig } from '../core/recipe.ts';
 import { writeFileAtomic } from '../data/files.ts';
 
-/** The configuration and class names of weights: enough to predict with no other file. */
+/** The configuration and class names of weights. Prediction needs no other file. */
 export interface ModelDescription {
   readonly config: RunConfig;
   readonly classNames: readonly string[];
@@ -59,7 +59,7 @@ export function readBytes(path: string): Uint8Array<ArrayBuffer> {
   } catch (error) {
     throw new InputError(`${path}: cannot be read: ${(error as Error).message}`);
   }
-  // Node takes small buffers out of a larger one, which must not be passed on as the file's bytes.
+  // Node may return a part of a larger shared buffer. The caller gets a buffer with only the file's bytes.
   return buffer.byteLength === buffer.buffer.byteLength ? new Uint8Array(buffer.buffer) : new Uint8Array(buffer);
 }
 
@@ -91,7 +91,7 @@ const CLASS_NAMES = list(v.string('text'));
 
 /**
  * The metadata of a weights file of this project.
- * @throws InputError where the file has none, or where a field is wrong
+ * @throws InputError if the file has none, or if a field is wrong
  */
 export function readDescription(file: Pick<SafetensorsFile, 'metadata'>, path: string): WeightsDescription {
   const source = `${path}: metadata`;
@@ -117,7 +117,7 @@ export function readDescription(file: Pick<SafetensorsFile, 'metadata'>, path: s
 
 /**
  * Loads all weights of a model.
- * @throws InputError naming the file where tensors are missing, unknown, or have another shape
+ * @throws InputError naming the file if tensors are missing, unknown, or have another shape
  */
 export function loadWeights(model: Pick<Module, 'load'>, file: SafetensorsFile, path: string): void {
   try {

@@ -1,7 +1,7 @@
 /**
  * The `ablation` command: trains the rows of the paper's ablation tables over several seeds and reports their metrics.
- * Each run is an ordinary run of `train` in a folder `<row>-seed<k>`. So an ablation can be stopped at any time, and
- * the same command continues it.
+ * Each run is an ordinary run of `train` in a folder `<row>-seed<k>`. So an ablation can be stopped at any time. The
+ * same command then continues the ablation.
  */
 import { mkdirSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -48,7 +48,7 @@ ${ABLATION_ROWS.map(rowHelp).join('\n')}
 
 type Train = (argv: readonly string[]) => Promise<number>;
 
-/** Runs the subcommand; resolves to the exit code, 130 after a signal. `train` behaves like runTrain. */
+/** Runs the subcommand; resolves to the exit code, 130 after a signal. `train` is runTrain, or a test's substitute. */
 export async function runAblation(argv: readonly string[], train: Train = runTrain): Promise<number> {
   const { values } = parseArguments('ablation', argv, {
     seeds: { type: 'string' },
@@ -102,6 +102,7 @@ export async function runAblation(argv: readonly string[], train: Train = runTra
   return 0;
 }
 
+/** The rows that `--rows` names; all rows without it. */
 function selectRows(text: string | undefined): readonly AblationRow[] {
   if (text === undefined) return ABLATION_ROWS;
   const known = ABLATION_ROWS.map(({ name }) => name);
@@ -169,7 +170,7 @@ interface TrainAllOptions {
   readonly isStopped: () => boolean;
 }
 
-/** Trains all runs that are not finished; resolves to null, or to the run and exit code that ended it early. */
+/** Trains all runs that are not finished. Resolves to the run and exit code that ended the ablation early, or null. */
 async function trainAll(options: TrainAllOptions): Promise<{ run: number; code: number } | null> {
   const { plan, out, shared, data, train, isStopped } = options;
   const { iterations } = loadConfig(shared).config.training;
@@ -219,8 +220,9 @@ async function trainOne(train: Train, argv: readonly string[], name: string): Pr
 }
 
 /**
- * Remembers a signal, so that no further run begins. A run in training saves itself and ends. Without such a run, for
- * example while a device is opened, nothing is lost, and the signal ends the process. A second signal does so, too.
+ * Remembers a signal, so that no further run begins. A run in training handles the signal itself: it saves and ends.
+ * Without such a run, for example while a device is opened, nothing is lost, and the signal ends the process. A second
+ * signal also ends the process.
  */
 function onSignal(): { stopped: boolean; release(): void } {
   const handler = (signal: NodeJS.Signals): void => {

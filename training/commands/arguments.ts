@@ -1,4 +1,4 @@
-/** Reads the arguments of subcommands. Errors name the command and the option. */
+/** Reads the arguments of commands. Errors name the command and the option. */
 import { mkdirSync } from 'node:fs';
 import { parseArgs, type ParseArgsConfig } from 'node:util';
 import { errorMessage } from '../../engine/core/errors.ts';
@@ -7,7 +7,7 @@ import { InputError } from '../core/errors.ts';
 type Options = NonNullable<ParseArgsConfig['options']>;
 
 /**
- * Strict `parseArgs`; `-h` means `--help`.
+ * `parseArgs` of Node in strict mode; `-h` means `--help`.
  * @param command names the command in errors
  * @throws InputError for unknown options, missing values and empty values
  */
@@ -38,8 +38,7 @@ export function parseArguments<O extends Options, P extends boolean = false>(
 }
 
 /**
- * Gives an option without a value (`--name` instead of `--name VALUE`) the value `fallback`. For commands without
- * positional arguments.
+ * Gives the option `--name` the value `fallback` if no value follows it. For commands without positional arguments.
  */
 export function optionalValue(argv: readonly string[], name: string, fallback: string): string[] {
   return argv.map((argument, i) => {
@@ -77,7 +76,7 @@ export function numberOption(command: string, name: string, text: string, minimu
   return value;
 }
 
-/** The result of `read`. For programs that are scripts: an InputError is printed and ends the process with code 2. */
+/** The result of `read`. For programs without cli.ts: prints an InputError and ends the process with exit code 2. */
 export function orExit<T>(read: () => T): T {
   try {
     return read();

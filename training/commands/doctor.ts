@@ -1,4 +1,7 @@
-/** The `doctor` command: the adapter and driver that WebGPU runs on here, why, what they offer, and a self-test. */
+/**
+ * The `doctor` command: prints the adapter and driver of this machine, the reason for this choice, and their features
+ * and limits. Then it runs a self-test.
+ */
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
@@ -14,7 +17,7 @@ import {
 import { InputError } from '../core/errors.ts';
 import { passes, selfTest } from '../setup/self-test.ts';
 
-export const DOCTOR_HELP = `doctor: shows what this machine offers, and tests whether it works
+const HELP = `doctor: shows what this machine offers, and tests whether it works
 
   npm run doctor
 
@@ -50,7 +53,7 @@ const LABEL_WIDTH = 11;
 /** Prints a line of the report. Lines that continue the line above have no label. */
 const print = (label: string, text: string): void => console.log(`${label.padEnd(LABEL_WIDTH)}${text}`);
 
-/** 8,388,608 bytes as "8 MiB". */
+/** For example "8 MiB" for 8,388,608 bytes. */
 function formatBytes(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   const unit = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log2(bytes) / 10)));
@@ -80,11 +83,11 @@ function packageVersion(name: string): string {
 /**
  * Runs the command.
  * @returns the exit code: 0 all is well, 1 a self-test failed, 2 there is no adapter
- * @throws InputError for arguments
+ * @throws InputError if there are arguments
  */
 export async function runDoctor(argv: readonly string[]): Promise<number> {
   if (argv.includes('--help') || argv.includes('-h')) {
-    console.log(DOCTOR_HELP);
+    console.log(HELP);
     return 0;
   }
   if (argv.length > 0) throw new InputError(`doctor: expected no arguments, got ${argv.join(' ')}`);
@@ -145,7 +148,7 @@ function printDriver(choice: DriverChoice | null): void {
   if (choice.hint) print('faster', choice.hint);
 }
 
-/** Who asked for the driver. */
+/** The source of the request for this driver; empty for an automatic choice. */
 function requestOf({ request, forced }: DriverChoice): string {
   if (forced) return `, by DSRCNN_DRIVER=${request} for this run`;
   return request === 'auto' ? '' : `, by npm run setup -- --driver ${request}`;
@@ -165,7 +168,7 @@ function printAdapter(device: Device, reasonForWidth: string): void {
   print('bounds', boundsChecks());
 }
 
-/** Why lavapipe runs with its vector width. Call it before a device is opened, which sets the variable. */
+/** Why lavapipe runs with its vector width. Call it before a device is opened, because that sets the variable. */
 function widthReason(choice: DriverChoice | null): string {
   const named = process.env.LP_NATIVE_VECTOR_WIDTH;
   if (named) return `by LP_NATIVE_VECTOR_WIDTH=${named}`;
@@ -179,7 +182,7 @@ function shaderCache(): string {
   return folder ? `compiled shaders in ${folder}` : "compiled shaders in Mesa's own folder, shared with other programs";
 }
 
-/** Who checks the bounds of buffers and textures. Call it after a device was opened. */
+/** Whether Dawn or the driver checks the bounds of buffers and textures. Call it after a device was opened. */
 function boundsChecks(): string {
   const named = process.env.DSRCNN_ROBUSTNESS;
   if (named) return `${named === 'on' ? 'checked by Dawn' : 'not checked by Dawn'}, by DSRCNN_ROBUSTNESS=${named}`;

@@ -1,6 +1,6 @@
 /**
- * `train --dry-run`: what a training step of a configuration needs, before any data is read. Prints parameters, memory,
- * FLOPs by part, and the seconds of one measured step.
+ * `train --dry-run`: measures a training step of a configuration on noise, without decoding an image. Prints
+ * parameters, memory, FLOPs by part, and the seconds of one step.
  */
 import { backward, type Device } from '../../engine/index.ts';
 import { openDevice } from '../../engine/node/index.ts';
@@ -13,9 +13,9 @@ import { largestSize, syntheticBatch } from '../core/synthetic-batch.ts';
 import { formatDuration } from '../output/duration.ts';
 import { formatTable } from '../output/table.ts';
 
-/** Images are padded to multiples of this, pixels. */
+/** Images are padded to multiples of this number of pixels. */
 const DIVISOR = 32;
-/** The first round compiles kernels and allocates buffers. The second is like a step of a training. */
+/** The first round also compiles kernels and allocates buffers. The second round is like a step of a training. */
 const ROUNDS = 2;
 /** A shape runs without capture first, is captured the second time, and is replayed the third time. */
 const REPLAY_ROUNDS = 3;

@@ -1,4 +1,4 @@
-/** The `evaluate` command: arguments, help and output. */
+/** The `evaluate` command: measures weights on a split of a data set and writes the metrics and detections. */
 import { join } from 'node:path';
 import type { Device } from '../../engine/index.ts';
 import { DESCRIPTION_HELP, describeWeights } from '../checkpoints/describe-weights.ts';
@@ -23,13 +23,13 @@ const HELP = `evaluate: measures weights on a split of a data set with COCO's me
 
   npm run evaluate -- --weights FILE --data DIR [--split val] [--half] [--out DIR]
 
-  --weights FILE  weights of this project (runs/.../best.safetensors), which carry configuration
+  --weights FILE  weights of this project (runs/.../best.safetensors), which contain configuration
                   and class names; or weights of PyTorch or Detectron2 (.pth, .pt, .pkl)
 ${DESCRIPTION_HELP}
   --data DIR      a data set: ${FORMAT_NAMES}
   --split NAME    train, val or test (default: val)
-  --out DIR       folder for evaluation.json and detections.json (default: that of the weights,
-                  where they replace the files of the training)
+  --out DIR       folder for evaluation.json and detections.json (default: the folder of the
+                  weights, where they replace the files of the training)
   --batch N       images per forward pass (default: as in the training, at most ${MAX_DEFAULT_BATCH})
 ${HALF_HELP}
   --help          this text

@@ -1,4 +1,4 @@
-/** The device of commands that detect, and their option `--half`. */
+/** Opens the device of commands that detect, and explains their option `--half`. */
 import { UnsupportedOptionError, type Device } from '../../engine/index.ts';
 import { openDevice, type NodeDeviceOptions } from '../../engine/node/index.ts';
 import { InputError } from '../core/errors.ts';

@@ -1,15 +1,15 @@
 /** Ctrl-C and termination signals: the first one asks a command to finish, the second one ends the process. */
 
 export interface Interrupt {
-  /** The signal that came; null before it. */
+  /** The first signal; null until it arrives. */
   readonly signal: NodeJS.Signals | null;
-  /** From now on a signal ends the process. */
+  /** After this call, a signal ends the process. */
   release(): void;
 }
 
 /**
- * Milliseconds in which a second signal counts as the first. A terminal signals a program and its parents at once, and
- * the parent of a program (setup/run.mjs) passes the signal on.
+ * A second signal within this time is ignored, milliseconds. On Ctrl-C, a terminal signals a program and its parent
+ * process. The parent (setup/run.mjs) also passes the signal on, so the program receives it twice.
  */
 const SAME_SIGNAL_MS = 1000;
 
@@ -19,14 +19,14 @@ const SAME_SIGNAL_MS = 1000;
  */
 export function onInterrupt(announcement: string, stop: () => void = () => undefined): Interrupt {
   let signal: NodeJS.Signals | null = null;
-  let since = 0;
+  let receivedAt = 0;
   const handler = (received: NodeJS.Signals): void => {
     if (signal === null) {
       signal = received;
-      since = performance.now();
+      receivedAt = performance.now();
       process.stderr.write(`\n${received}: ${announcement}; again to stop at once\n`);
       stop();
-    } else if (performance.now() - since > SAME_SIGNAL_MS) {
+    } else if (performance.now() - receivedAt > SAME_SIGNAL_MS) {
       release();
       process.kill(process.pid, received);
     }

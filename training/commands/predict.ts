@@ -18,7 +18,7 @@ import { stageHistory, type StageHistory } from '../pictures/stage-history.ts';
 import { numberOption, outputFolder, parseArguments } from './arguments.ts';
 import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
 
-/** One entry of predictions.json. */
+/** One entry of predictions.json. `drawn` fields are paths of PNG files. */
 interface Prediction {
   readonly file: string;
   readonly drawn: string;
@@ -95,7 +95,7 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
     return 0;
   } finally {
     device.destroy();
-    // After an image that cannot be decoded, too: the results of the images before it are kept.
+    // If an image cannot be decoded, the results of the images before it are still written.
     if (results.length > 0) {
       writeFileAtomic(join(out, 'predictions.json'), `${JSON.stringify(results, null, 2)}\n`);
       const pictures = results.length * (values.stages ? 2 : 1);
@@ -112,7 +112,7 @@ interface PredictOptions {
   readonly stages: boolean;
 }
 
-/** Detects on one image file and draws the result; `stem` is the path of the drawings without suffix and ending. */
+/** Detects on one image file and draws the result; `stem` is the path of the drawings, without suffix and extension. */
 async function predictFile(
   detector: Detector,
   file: string,
@@ -140,7 +140,7 @@ function detectionTable({ file, detections }: Prediction): string {
   );
 }
 
-/** The name of each image's drawings without ending. Images of the same name from several folders get numbers. */
+/** The name of each image's drawings, without extension. Images of the same name from several folders get numbers. */
 function drawnNames(files: readonly string[]): string[] {
   const used = new Set<string>();
   return files.map((file) => {
@@ -155,7 +155,7 @@ function drawnNames(files: readonly string[]): string[] {
   });
 }
 
-/** Throws InputError if the detector has no stages to draw. */
+/** The detections with the boxes of all stages. Throws InputError if the detector has no stages to draw. */
 function traceOf(detector: Detector, image: PixelImage): Promise<Trace> {
   if (!detector.trace) throw new InputError(`predict: --stages: expected a model with stages, got ${detector.summary}`);
   return detector.trace(image);

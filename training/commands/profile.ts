@@ -39,7 +39,7 @@ export function profileStart(iteration: number, { iterations, evaluateEvery, sav
   const interrupts = (step: number): boolean =>
     step % saveEvery === 0 || (evaluateEvery > 0 && step % evaluateEvery === 0);
   for (let start = iteration; start + PROFILED_STEPS <= iterations; start++) {
-    // An evaluation or a checkpoint may follow the last step, because its time is taken before.
+    // An evaluation or a checkpoint may follow the last step, because the time of this step is taken before.
     if (!Array.from({ length: PROFILED_STEPS - 1 }, (_, i) => start + i + 1).some(interrupts)) return start;
   }
   throw new InputError(
@@ -48,7 +48,7 @@ export function profileStart(iteration: number, { iterations, evaluateEvery, sav
   );
 }
 
-/** Checks the path of the trace before the run starts. Throws InputError for a folder, or if its folder is missing. */
+/** Checks the path of a trace and returns it. Throws InputError for a folder, or if the path's folder is missing. */
 export function fileToWrite(path: string): string {
   if (statSync(path, { throwIfNoEntry: false })?.isDirectory())
     throw new InputError(`train: --profile: expected a file to write, got the folder ${path}`);
@@ -59,8 +59,11 @@ export function fileToWrite(path: string): string {
 
 const percent = (share: number): string => (100 * share).toFixed(1);
 
-/** Kernels that take at least a hundredth of the time, and the others in one row. Calls and times of one step. */
-export function profileTable(profile: Profile, steps: number): string {
+/**
+ * The table of kernels. Each kernel with at least a hundredth of the time has a row; the others share one row. Calls
+ * and times are per step.
+ */
+function profileTable(profile: Profile, steps: number): string {
   const kernels = profile.kernels();
   const shown = kernels.filter(({ share }) => share >= MIN_SHOWN_SHARE);
   const others = kernels.slice(shown.length);
@@ -96,7 +99,7 @@ export function profileTable(profile: Profile, steps: number): string {
   );
 }
 
-/** How long the device waits for JavaScript, and how that was measured. `plainMs` is the time of one plain step. */
+/** How long the device waits for JavaScript, and how it was measured. `plainMs`: time of a step without profiling. */
 function occupancyLines(submits: Profile, plainMs: number): string[] {
   const steps = stepsOf('submits');
   const shown = (ms: number): string => `${ms.toFixed(1)} ms`;
@@ -137,7 +140,7 @@ export class StepProfiler {
 
   /** @param iteration steps done so far */
   async before(iteration: number): Promise<void> {
-    const phase = PHASES.find((_, i) => iteration === this.begins(i))?.[0];
+    const phase = PHASES.find((_, i) => iteration === this.startOf(i))?.[0];
     if (phase !== undefined) {
       await this.device.synchronize();
       if (phase === 'dispatches') this.running = await this.device.startProfile();
@@ -149,7 +152,7 @@ export class StepProfiler {
 
   /** Resolves to the report after the last profiled step, otherwise to null. */
   async after(iteration: number): Promise<string | null> {
-    const phase = PHASES.find((_, i) => iteration === this.begins(i + 1))?.[0];
+    const phase = PHASES.find((_, i) => iteration === this.startOf(i + 1))?.[0];
     if (phase === undefined) return null;
     const finished = (await this.running?.finish()) ?? null;
     this.running = null;
@@ -171,8 +174,8 @@ export class StepProfiler {
     return this.report(this.profile, this.submits, (performance.now() - this.phaseStart) / stepsOf('plain'));
   }
 
-  /** The iteration before which a phase begins. */
-  private begins(phase: number): number {
+  /** The number of iterations done when a phase begins. */
+  private startOf(phase: number): number {
     return PHASES.slice(0, phase).reduce((sum, [, steps]) => sum + steps, this.start);
   }
 

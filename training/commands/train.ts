@@ -67,7 +67,7 @@ const OPTIONS = {
   help: { type: 'boolean' },
 } as const;
 
-/** The value of a --profile without FILE. */
+/** The value that stands for `--profile` without FILE. */
 const IN_RUN_FOLDER = '<run>/trace.json';
 
 type Values = ReturnType<typeof parse>;
@@ -108,7 +108,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   const records = splitRecords(dataset, 'train');
   const { config, notes } = configureRun(source, dataset);
   if (earlier) requireSameClasses(earlier, dataset, files.folder);
-  // Throws before the run's folder exists.
+  // Checked before the run's folder is made.
   if (values.profile !== undefined && !earlier) profileStart(0, config.training);
   describeData(dataset, notes);
 
@@ -166,12 +166,15 @@ function checkOptions(values: Values, occupied: string | null): void {
         );
     }
     if (values['dry-run'])
-      throw new InputError('train: --dry-run does not go with --resume: give the configuration by --config and --set');
+      throw new InputError(
+        'train: --dry-run does not go with --resume: give the configuration with --config and --set',
+      );
   } else if (occupied !== null)
     throw new InputError(
       `train: ${occupied} already holds a run; continue it with --resume ${values.out}, or choose another --out`,
     );
-  if (values.partial && values.weights === undefined) throw new InputError('train: --partial goes with --weights');
+  if (values.partial && values.weights === undefined)
+    throw new InputError('train: --partial: expected with --weights only');
   if (!values['dry-run']) return;
   if (values.weights !== undefined)
     throw new InputError('train: --dry-run does not go with --weights: their values do not change what it measures');
@@ -198,12 +201,12 @@ function runDryRun(values: Values, loaded: LoadedConfig): Promise<number> {
   return dryRun(fitToData(loaded, splits.train, classNames).config);
 }
 
-/** Opens the data set, which is generated if nobody names one, and prints its warnings. */
+/** Opens the data set and prints its warnings. If none is named, the embedded data set is generated. */
 async function openData(values: Values, { earlier, loaded }: Source): Promise<Dataset> {
   if (earlier && values.data === undefined && !existsSync(earlier.data))
     throw new InputError(
-      `train: ${earlier.data}, the data of the run in ${values.resume}, is not there any more; ` +
-        'say where it is by --data DIR',
+      `train: ${earlier.data}, the data of the run in ${values.resume}, is missing; ` +
+        'give its new place with --data DIR',
     );
   const named = values.data ?? earlier?.data ?? loaded?.data;
   const folder = resolve(named ?? (await ensureShapesDataset(join('.cache', 'shapes'), { log })));

@@ -1,6 +1,6 @@
 /**
- * A training with everything on disk: it prepares the run's folder, trains, evaluates, saves, and draws the result.
- * The loop itself is in `core/loop.ts`.
+ * A training run and its files. It prepares the run's folder, trains, evaluates, saves, and draws the result. The loop
+ * is in `core/loop.ts`.
  */
 import { relative } from 'node:path';
 import { ShapeError, type Device } from '../../engine/index.ts';
@@ -30,7 +30,7 @@ import { outputFolder } from './arguments.ts';
 import type { Interrupt } from './interrupt.ts';
 import { profileStart, StepProfiler } from './profile.ts';
 
-/** Everything that is known before the device is opened. */
+/** The parts of a run that are known before a device is opened. */
 export interface RunPlan {
   readonly files: RunFiles;
   readonly config: RunConfig;
@@ -62,7 +62,7 @@ export class TrainingRun {
   private readonly pretrained: PretrainedReport | null;
   private state: TrainingState = { iteration: 0, optimizerSteps: 0, best: null };
 
-  /** Creates the model and the optimizer, and loads pretrained weights. Nothing is written. */
+  /** Creates the model and the optimizer, and loads pretrained weights. Writes no file. */
   constructor(
     private readonly device: Device,
     private readonly plan: RunPlan,
@@ -103,7 +103,10 @@ export class TrainingRun {
     for (const file of [files.metrics, files.evaluations]) writeFileAtomic(file, '');
   }
 
-  /** Loads the last checkpoint, and drops the lines of files after it. Throws InputError if it does not fit. */
+  /**
+   * Loads the last checkpoint, and drops later lines of metrics.jsonl and evaluations.jsonl. Throws InputError if the
+   * checkpoint does not fit.
+   */
   resume(): void {
     const { files } = this.plan;
     const checkpoint = readCheckpoint(files.last);
@@ -112,7 +115,7 @@ export class TrainingRun {
       this.step.optimizer.loadState({ tensors: checkpoint.optimizer, step: checkpoint.state.optimizerSteps });
     } catch (error) {
       throw error instanceof ShapeError
-        ? new InputError(`${checkpoint.optimizerPath}: ${error.message}; was ${files.config} edited?`)
+        ? new InputError(`${checkpoint.optimizerPath}: ${error.message}; perhaps ${files.config} was edited`)
         : error;
     }
     this.state = checkpoint.state;
@@ -158,7 +161,8 @@ export class TrainingRun {
   }
 
   /**
-   * Loads the best weights and draws the run; evaluates it first if no evaluation exists. Returns the pictures' paths.
+   * Loads the best weights and draws the run. Evaluates the model first if no evaluation exists.
+   * @returns the paths of the pictures
    */
   async finish(): Promise<string[]> {
     const { files, dataset, config } = this.plan;

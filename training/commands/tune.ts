@@ -67,7 +67,7 @@ const MAX_SIDE = 16384;
 /** Minimum time between two progress lines in milliseconds, on a terminal and elsewhere. */
 const TERMINAL_INTERVAL = 100;
 const LINE_INTERVAL = 5000;
-/** Columns of a terminal that does not know its size. */
+/** Columns of a terminal that does not report its size. */
 const DEFAULT_COLUMNS = 80;
 
 const log = (line: string): void => console.log(line);
@@ -80,7 +80,7 @@ function parseSize(text: string): Size {
   return { height: Number(height), width: Number(width) };
 }
 
-/** small and tiny are made for the embedded data set, whose images are square. */
+/** The default of --size. The presets small and tiny are made for the square images of the embedded data set. */
 function defaultSize({ preset, training }: RunConfig): Size {
   if (training.augmentation.fixedSize || (preset !== 'small' && preset !== 'tiny')) return largestSize(training);
   const side = Math.max(...training.augmentation.shortSides);
@@ -89,7 +89,7 @@ function defaultSize({ preset, training }: RunConfig): Size {
 
 const milliseconds = (ms: number): string => ms.toPrecision(3);
 
-/** Sorted by the time gained per run, the largest first. */
+/** The table of choices, by descending time gained per run. */
 function choicesTable(choices: readonly (readonly [shapeClass: string, choice: TunedChoice])[]): string {
   const gained = ({ ms, expectedMs }: TunedChoice): number => (expectedMs === null ? 0 : expectedMs - ms);
   const rows = [...choices]
@@ -108,7 +108,7 @@ function choicesTable(choices: readonly (readonly [shapeClass: string, choice: T
   return formatTable(['shape class', 'chosen', "cost model's choice", 'ms', 'its ms', 'gain'], rows);
 }
 
-/** The progress of tuning: one line that is overwritten on a terminal, elsewhere a line about every five seconds. */
+/** The progress of tuning. A terminal shows one line, which is overwritten. A file gets a line every five seconds. */
 class TuningLine {
   private readonly start = performance.now();
   private shownAt = -Infinity;
@@ -143,6 +143,7 @@ async function runOnce(device: Device, { model: config, training }: RunConfig, s
   detector.dispose();
 }
 
+/** A line for each variant that is wrong on this adapter, and for each shape class that was not measured. */
 function excludedLines(results: readonly TunedClass[]): string[] {
   return results.flatMap(({ shapeClass, excluded, skipped }) => [
     ...excluded.map(({ variant, reason }) => `excluded  ${shapeClass}: ${variant}: ${reason}`),

@@ -99,13 +99,13 @@ export const EVALUATION_RESIZE_SCHEMA = v.lazy((value) =>
   hasFixedSize(value) ? EVALUATION_FIXED : EVALUATION_RESIZED,
 );
 
-/** Throws InputError naming the field if an augmentation makes no sense. */
+/** Throws InputError naming the field if an augmentation is invalid. */
 export function validateAugmentation(augmentation: Augmentation): void {
   const problem = firstProblem(AUGMENTATION_SCHEMA, augmentation, 'augmentation');
   if (problem !== null) throw new InputError(problem);
 }
 
-/** Throws InputError naming the field if a resize makes no sense. */
+/** Throws InputError naming the field if a resize is invalid. */
 export function validateEvaluationResize(resize: EvaluationResize): void {
   const problem = firstProblem(EVALUATION_RESIZE_SCHEMA, resize, 'evaluationResize');
   if (problem !== null) throw new InputError(problem);

@@ -1,7 +1,7 @@
 /**
  * Checks of values of unknown type, such as parsed JSON, against schemas of valibot.
  *
- * The message of each schema says what it expects: "an integer >= 1". `checked` makes the whole error of it:
+ * The message of each schema says what it expects: "an integer >= 1". `checked` builds the whole error from it:
  * `<source>: <field>: expected <message>, got <value>`.
  */
 import * as v from 'valibot';

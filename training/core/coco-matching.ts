@@ -4,10 +4,10 @@
  */
 import { A, IOU_THRESHOLDS, MAX_DETECTIONS, SIZE_RANGES, T } from './coco-protocol.ts';
 
-/** Outcomes of a detection at one IoU threshold and size range. */
+/** Outcomes of a detection at one IoU threshold and size range. The metrics do not count ignored detections. */
 export const FALSE_POSITIVE = 0;
 export const TRUE_POSITIVE = 1;
-export const IGNORED = 2;
+const IGNORED = 2;
 
 /** One category's ground truths and detections, ordered by image; detections also by descending score. */
 export interface CategoryEntries {
@@ -29,7 +29,7 @@ export interface CategoryEntries {
   score: Float64Array;
 }
 
-/** D: the detections within the cap of 100 per image. */
+/** The outcomes of a category. D: its detections within the cap of 100 per image. */
 export interface Matches {
   /** [D] */
   score: Float64Array;
@@ -41,7 +41,7 @@ export interface Matches {
   positives: Int32Array;
 }
 
-/** Matches every image of a category by itself. */
+/** Matches the detections of a category, image by image. */
 export function matchCategory(entries: CategoryEntries): Matches {
   const { truthImage, foundImage, truthArea, isCrowd } = entries;
   const kept: number[] = [];

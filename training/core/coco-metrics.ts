@@ -1,7 +1,7 @@
 /**
  * COCO's twelve detection metrics for boxes, equal to those of pycocotools' COCOeval (iouType "bbox").
  *
- * Its special rules are kept on purpose:
+ * The special rules of pycocotools are kept on purpose:
  * - Crowds, and objects outside the measured size range, are ignored. They are not missed objects.
  * - Sorting is stable.
  * - Precision is read at 101 recalls after it was made monotone.
@@ -51,7 +51,7 @@ export interface CocoEvaluation {
   images: number;
   groundTruths: number;
   detections: number;
-  /** Sentences for the reader of the metrics; usually none. */
+  /** Sentences for the user; usually none. */
   warnings: string[];
 }
 
@@ -84,7 +84,7 @@ export function evaluateDetections(
   const byCategory = categories.map((category, k): CategoryMetrics & { curves: Curves } => {
     const [truthBegin, truthEnd] = [truths.categoryBegin[k], truths.categoryBegin[k + 1]];
     const [foundBegin, foundEnd] = [found.categoryBegin[k], found.categoryBegin[k + 1]];
-    const outcome = matchCategory({
+    const matches = matchCategory({
       truthImage: truths.image.subarray(truthBegin, truthEnd),
       truthBox: truths.box.subarray(4 * truthBegin, 4 * truthEnd),
       truthArea: truthArea.subarray(truthBegin, truthEnd),
@@ -94,7 +94,7 @@ export function evaluateDetections(
       foundBox: found.box.subarray(4 * foundBegin, 4 * foundEnd),
       score: found.score.subarray(foundBegin, foundEnd),
     });
-    const curves = accumulate(outcome);
+    const curves = accumulate(matches);
     const { id, name } = category;
     return {
       id,

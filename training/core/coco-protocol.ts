@@ -22,7 +22,7 @@ export const A = SIZE_RANGES.length;
 export const M = DETECTION_CAPS.length;
 export const MAX_DETECTIONS = DETECTION_CAPS[M - 1];
 
-/** numpy computes index * step + start, and takes the end exactly. */
+/** numpy computes index * step + start, and sets the last element to the end. */
 function linspace(start: number, stop: number, count: number): Float64Array {
   const step = (stop - start) / (count - 1);
   return Float64Array.from({ length: count }, (_, index) => (index === count - 1 ? stop : index * step + start));

@@ -1,4 +1,4 @@
-/** Creates the detector of a configuration. Only this file of the training names a class of models. */
+/** Creates the detector of a configuration. No other file of training/ names a model class. */
 import type { Device } from '../../engine/index.ts';
 import { DynamicSparseRCNN, type ModelConfig } from '../../model/index.ts';
 import type { Detector } from './detector.ts';

@@ -34,8 +34,8 @@ export interface DetectorLosses {
   /** f32 [S, P]: the parts of each stage, in the order of `lossParts`. */
   readonly parts: Tensor;
   /**
-   * u32 or f32 [S]: positive predictions of each stage, over the batch. Like `parts`, computed by `lossOf`: tensors of
-   * the batch itself do not outlive the pass.
+   * u32 or f32 [S]: positive predictions of each stage, over the batch. `lossOf` computes this tensor, like `parts`. It
+   * cannot return a tensor of the batch itself, which does not outlive the pass.
    */
   readonly counts: Tensor;
 }
@@ -57,11 +57,11 @@ export interface Detector<B extends DetectorBatch = DetectorBatch> {
   batchKey(images: readonly ImageData[], targets: readonly ImageTargets[]): string;
   /** Allocates memory for a batch of the shape of `images` and `targets`; nothing is written. */
   makeBatch(images: readonly ImageData[], targets: readonly ImageTargets[]): B;
-  /** Losses of what is written to a batch. It reads nothing back, so that it can be captured. */
+  /** Losses of a batch with its current values. It reads nothing back, so that it can be captured. */
   lossOf(batch: B): DetectorLosses;
   /** Detections of each image, best first; boxes are xyxy in pixels of the given images. */
   detect(images: readonly ImageData[]): Promise<Detections[]>;
-  /** Detections with every stage's boxes and scores, for drawing. A detector without stages does not have it. */
+  /** Detections with every stage's boxes and scores, for drawing. A detector without stages has no `trace`. */
   trace?(image: ImageData): Promise<Trace>;
   /** FLOPs of a forward pass on one image (pixels, after padding), by part of the model. */
   countFlops(height: number, width: number): Readonly<Record<string, number>>;

@@ -16,7 +16,7 @@ export interface LoadedConfig {
 
 /** Maximum short side in pixels of images that fitting chooses. */
 const MAX_FITTED_SIDE = 192;
-/** Maximum number of proposals that fitting aims at. */
+/** Maximum number of proposals before fitting rounds it up to a square number. */
 const MAX_FITTED_PROPOSALS = 300;
 /** Names that a message lists in full. */
 const MAX_LISTED_NAMES = 6;
@@ -51,8 +51,9 @@ interface Fitted {
 }
 
 /**
- * Fits a configuration to data: the number of classes, and for the presets that train from scratch the image size (the
- * images' own if they are small) and the number of proposals (several per object of a crowded image).
+ * Fits a configuration to data. This changes the number of classes. For the presets that train from scratch, it also
+ * changes the image size (small images keep their size) and the number of proposals (several per object of a crowded
+ * image).
  * @throws InputError if the user has set another number of classes
  */
 export function fitToData(

@@ -15,11 +15,11 @@ export interface LoopOptions {
   readonly start: number;
   /** The data of the next pass. */
   readonly next: () => Promise<PassData>;
-  /** Asked before each iteration; true ends the loop. */
+  /** Called before each iteration; true ends the loop. */
   readonly stopped: () => boolean;
-  /** Measures the model after so many iterations. */
+  /** Measures the model after `iteration` iterations. */
   readonly evaluate: (iteration: number) => Promise<void>;
-  /** Saves a checkpoint after so many iterations. */
+  /** Saves a checkpoint after `iteration` iterations. */
   readonly save: (iteration: number) => Promise<void>;
   /** Called before a step and after it, with the iterations done so far. */
   readonly beforeStep?: (iteration: number) => Promise<void>;

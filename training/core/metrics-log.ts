@@ -1,6 +1,6 @@
 /**
- * The numbers of training steps: they are read back from the device while the next step already runs, then passed on as
- * a line of metrics and as a row of progress. Who writes and shows them is up to the caller.
+ * Reads the numbers of training steps back from the device, while the next step runs. The caller gets each step as a
+ * line of metrics, which it writes, and as a row of progress, which it shows.
  */
 import type { Device } from '../../engine/index.ts';
 import { InputError } from './errors.ts';
@@ -60,13 +60,16 @@ export interface MetricsLogOptions {
   readonly onProgress: (row: StepProgress) => void;
 }
 
-/** Several losses can arrive at once. Then the time between two arrivals is about zero, or twice that of a step. */
+/**
+ * Neighbouring steps whose times are averaged. The losses of several steps can arrive together, so that the time
+ * between two arrivals is about zero or a multiple of a step's time.
+ */
 const MAX_TOGETHER = 4;
 
-/** Steps whose times the progress row shows. */
+/** The progress row shows the typical time of this number of latest steps. */
 const RECENT_STEPS = 50;
 
-/** Milliseconds of a typical step: the median over means of a few neighbouring steps. */
+/** The time of a typical step in milliseconds: the median over means of a few neighbouring steps. */
 export function pace(times: readonly number[]): number {
   const width = Math.min(MAX_TOGETHER, times.length);
   const means = times
@@ -87,9 +90,10 @@ export class MetricsLog {
   constructor(private readonly options: MetricsLogOptions) {}
 
   /**
-   * Takes over a step's result, reads it and disposes it.
-   * Resolves when the step before it has been logged, so that the host is never more than one step ahead.
-   * @throws InputError if a loss is not finite: the weights are then useless, and only the last checkpoint remains
+   * Reads a step's result and disposes it.
+   * Resolves when the previous step has been logged, so that the host is never more than one step ahead.
+   * @throws InputError if the loss or the gradient norm is not finite. The weights are then useless; the last
+   *   checkpoint remains
    */
   async add(iteration: number, learningRate: number, result: StepResult): Promise<void> {
     const before = this.pending;

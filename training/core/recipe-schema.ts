@@ -11,7 +11,7 @@ const MILESTONES = 'a rising list of numbers in 0 .. 1';
 const rising = (list: number[]): boolean => list.every((share, i) => i === 0 || share > list[i - 1]);
 const share = number({ min: 0, max: 1 });
 
-/** The upper bounds catch typing errors, which would otherwise use up the memory. */
+/** The upper bounds catch typing errors, which would otherwise exhaust the memory. */
 const FIELDS: { readonly [K in keyof TrainingConfig]: v.GenericSchema } = {
   seed: integer(0, 0xffffffff),
   iterations: integer(1),
@@ -48,7 +48,7 @@ const ADDED_FIELDS: Partial<TrainingConfig> = { replay: true };
  * @throws InputError naming the source, the field, the expected and the found value
  */
 export function validateRunConfig(config: unknown, source: string): RunConfig {
-  if (!isObject(config)) throw wrong(source, 'the configuration', 'an object of model and training', config);
+  if (!isObject(config)) throw wrong(source, 'the configuration', 'an object with model and training', config);
   for (const name of ['model', 'training'])
     if (!isObject(config[name])) throw wrong(source, name, 'an object', config[name]);
   const model = validateModel({ ...(config.model as object) }, source);

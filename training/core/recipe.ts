@@ -11,8 +11,8 @@ export interface TrainingConfig {
   /** Passes whose gradients are averaged into one optimizer step. */
   readonly accumulation: number;
   /**
-   * Whether steps whose shapes come again are captured and replayed. The bits are the same and the host has less work,
-   * but the device keeps the memory of a captured step. It pays off if steps are short and shapes are few.
+   * Whether steps with repeated shapes are captured and replayed. The bits are the same and the host has less work, but
+   * the device keeps the memory of a captured step. Replay pays off if steps are short and shapes are few.
    */
   readonly replay: boolean;
   readonly optimizer: 'adamw' | 'sgd';
@@ -22,13 +22,16 @@ export interface TrainingConfig {
   readonly weightDecay: number;
   /** Maximum total L2 norm of the gradients; larger gradients are scaled down. 0: no maximum. */
   readonly clipNorm: number;
-  /** The learning rate grows linearly from `warmupFactor` times its value over this many iterations. */
+  /** Over this number of iterations, the learning rate grows linearly from `warmupFactor` times its value. */
   readonly warmupIterations: number;
   readonly warmupFactor: number;
-  /** Shares of the training, rising, at which the learning rate is multiplied by `decayFactor`. */
+  /** Ascending shares of the training, at which the learning rate is multiplied by `decayFactor`. */
   readonly milestones: readonly number[];
   readonly decayFactor: number;
-  /** Softmax temperature of the experts: linear from this value to 1 over this share of the training. */
+  /**
+   * The softmax temperature of the experts falls linearly from `temperatureStart` to 1, over the first
+   * `temperatureFraction` of the training.
+   */
   readonly temperatureStart: number;
   readonly temperatureFraction: number;
   readonly augmentation: Augmentation;
@@ -51,7 +54,7 @@ export interface RunConfig {
   readonly training: TrainingConfig;
 }
 
-/** COCO train2017 has 118,287 images: 36 epochs at batch 16. */
+/** 36 epochs at batch 16. COCO train2017 has 118,287 images. */
 const PAPER_ITERATIONS = 36 * Math.ceil(118287 / 16);
 
 const PAPER_TRAINING: TrainingConfig = {
@@ -79,7 +82,7 @@ const PAPER_TRAINING: TrainingConfig = {
   drawImages: 16,
 };
 
-/** From scratch in minutes. The sizes fit the embedded data set; `fitToData` changes them for other data. */
+/** For training from scratch in minutes. The sizes fit the embedded data set; `fitToData` changes them for other data. */
 const SMALL_TRAINING: TrainingConfig = {
   ...PAPER_TRAINING,
   iterations: 1500,

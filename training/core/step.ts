@@ -1,5 +1,5 @@
 /**
- * One optimizer step: forward and backward passes over batches, then the update. Steps whose shapes come again are
+ * One optimizer step: forward and backward passes over batches, then the update. Steps with repeated shapes are
  * captured and replayed; the bits are the same as those of steps without capture.
  */
 import {
@@ -17,7 +17,7 @@ import type { Detector, DetectorBatch, StepValues } from './detector.ts';
 import type { TrainingConfig } from './recipe.ts';
 
 /**
- * Maximum number of captures that live at once. The commands of each take about a megabyte on the host; on the device
+ * Maximum number of captures that are kept. The commands of a capture take about a megabyte on the host. On the device,
  * all captures share their memory.
  */
 const MAX_CAPTURES = 8;
@@ -100,7 +100,7 @@ export class TrainingStep {
     let norm: Tensor | undefined;
     for (let pass = 0; pass < this.training.accumulation; pass++) {
       const { images, targets } = await next();
-      // The first pass overwrites the sums of the gradients, the others add to them.
+      // The first pass overwrites the sums of the gradients. Other passes add to these sums.
       const key = `${this.detector.batchKey(images, targets)}${pass === 0 ? '' : '+'}`;
       const result = this.passes.run(
         key,
@@ -127,7 +127,7 @@ export class TrainingStep {
     };
   }
 
-  /** The captures that live now. */
+  /** The captures that are kept now. */
   get captures(): readonly CaptureReport[] {
     return [...this.passes.reports, ...this.updates.reports];
   }

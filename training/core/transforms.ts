@@ -1,10 +1,10 @@
 /**
- * The geometry of augmentation: the resize, crop and flip of an image, and the boxes that result. `images.ts` applies
- * them to pixels.
+ * The geometry of augmentation: the resize, crop and flip of an image, and the boxes that result.
+ * `data/images.ts` applies transforms to pixels.
  *
  * Boxes are xyxy pixels. The order follows Sparse R-CNN's data mapper: with some probability a resize and a random
- * crop, then the resize to the network's size. The data mapper flips first; here the flip is last. The images are
- * equally likely, because a crop is as likely on the left as on the right.
+ * crop, then the resize to the network's size. The data mapper flips first; here the flip is last. The results
+ * have the same distribution, because a crop is as likely on the left as on the right.
  */
 import type { Random } from '../../engine/core/random.ts';
 import type { Augmentation, EvaluationResize } from './augmentation.ts';
@@ -24,8 +24,7 @@ export interface ImageTransform {
 
 /**
  * The size with this short side, or a smaller size if the long side is above `maxSize`. The aspect ratio is kept up to
- * rounding.
- * Arithmetic and rounding are those of Detectron2's ResizeShortestEdge.
+ * rounding. Arithmetic and rounding are those of Detectron2's ResizeShortestEdge.
  */
 export function resizedSize({ width, height }: Size, shortSide: number, maxSize: number): Size {
   let scale = shortSide / Math.min(width, height);
@@ -36,7 +35,7 @@ export function resizedSize({ width, height }: Size, shortSide: number, maxSize:
     newWidth *= scale;
     newHeight *= scale;
   }
-  // A panorama one pixel high keeps its pixel.
+  // A very long image keeps at least one pixel per side.
   return { width: Math.max(1, Math.floor(newWidth + 0.5)), height: Math.max(1, Math.floor(newHeight + 0.5)) };
 }
 
@@ -97,7 +96,7 @@ const MAX_EMPTY_SIDE = 1e-5;
 
 /**
  * A box of an original image of `size` in the transformed image, clipped to it; null if the box lies outside.
- * As in Detectron2 (and so in [SR]), a box is kept if any part of it remains, even without its centre.
+ * As in Detectron2 (and so in Sparse R-CNN), a box is kept if any part of it remains, even without its centre.
  */
 export function transformBox([x0, y0, x1, y1]: Box, transform: ImageTransform, size: Size): Box | null {
   const [scaleX, scaleY] = scaleOf(transform, size);

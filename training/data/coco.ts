@@ -121,11 +121,11 @@ interface ImageFolders {
   readonly root: string;
   /** The folders that exist. */
   readonly present: readonly { readonly path: string; readonly names: ReadonlySet<string> }[];
-  /** The folders where an error says that images were looked for. */
+  /** The searched folders, for the error of a missing image. */
   readonly lookedIn: readonly string[];
 }
 
-/** Lists each folder once, because a hundred thousand questions for single files are slow on a network disk. */
+/** Lists each folder once, because a lookup for each of a hundred thousand images is slow on a network disk. */
 function imageFolders(root: string, split: string, annotationFile: string): ImageFolders {
   const suffix = ANNOTATION_FILE.exec(annotationFile)?.[2] ?? '';
   const candidates = [`${split}${suffix}`, split, `images/${split}${suffix}`, `images/${split}`, 'images'];

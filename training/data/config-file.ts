@@ -1,4 +1,4 @@
-/** Reads a run's configuration: a preset or a JSON file, with changes of single keys on top. */
+/** Reads a run's configuration: a preset or a JSON file, with changes of single keys. */
 import { isObject, wrong, type JsonObject } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
 import type { LoadedConfig } from '../core/fit-to-data.ts';
@@ -20,7 +20,10 @@ export interface ConfigSource {
 /** The keys of a configuration file. A run's config.json has all of them. */
 const FILE_KEYS = ['preset', 'model', 'training', 'data', 'classNames', 'categoryIds', 'tuning'];
 
-/** Reads and validates. Throws InputError naming the file or option, the key, the expected and the found value. */
+/**
+ * Reads and validates a configuration.
+ * @throws InputError naming the file or option, the key, the expected and the found value
+ */
 export function loadConfig({ config: name, set }: ConfigSource): LoadedConfig {
   const loaded = isPresetName(name) ? null : readConfigFile(name);
   const given = new Set(loaded?.given);

@@ -1,4 +1,4 @@
-/** A data set as training and evaluation use it, whatever its format on disk. */
+/** A data set as training and evaluation use it, independent of its format on disk. */
 import type { CocoAnnotation, CocoGroundTruth } from '../core/coco-types.ts';
 import { InputError } from '../core/errors.ts';
 import type { ImageRecord } from '../core/image-record.ts';
@@ -14,7 +14,7 @@ export interface Dataset extends DatasetContent {
    * For each kind: a count, the first ten cases, and the number of further cases.
    */
   readonly warnings: readonly string[];
-  /** The same, with every case. */
+  /** The warnings with every case. */
   readonly allWarnings: readonly string[];
 }
 

@@ -1,4 +1,7 @@
-/** Whole files: read as text or JSON, with errors that name file and place, and written whole or not at all. */
+/**
+ * Reads whole files as text or JSON, with errors that name file and position. Writes files atomically: an interruption
+ * leaves the old file or the new one.
+ */
 import { closeSync, fsyncSync, openSync, readdirSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs';
 import { parse, printParseErrorCode, type ParseError } from 'jsonc-parser';
 import { errorMessage } from '../../engine/core/errors.ts';
@@ -36,7 +39,7 @@ export function readStrictJson(file: string): unknown {
   return parseJson(readText(file), file);
 }
 
-/** @param original the text to report a position in */
+/** @param original the text in which errors report a position */
 function parseJson(text: string, file: string, original = text): unknown {
   try {
     return JSON.parse(text);
@@ -86,7 +89,7 @@ export function writeFileAtomic(path: string, data: string | Uint8Array): void {
   renameSync(temporary, path);
 }
 
-/** What is at a path instead of a file, in the words of an error message; null if there is a file. */
+/** The thing at a path that is not a file, in the words of an error message; null if the path is a file. */
 export function insteadOfFile(path: string): string | null {
   const entry = statSync(path, { throwIfNoEntry: false });
   if (entry?.isFile()) return null;

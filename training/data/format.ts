@@ -20,7 +20,7 @@ export interface DataFormat {
   readonly files: string;
   /** Plural noun for objects with `crowd` set, for errors. */
   readonly crowdNoun: string;
-  /** The files that make a new split, for the error of a missing split. */
+  /** The files that the user writes to make a new split, for the error of a missing split. */
   readonly splitRemedy: (split: string) => string;
   /**
    * The names of the splits in a folder, found from file names alone; none if the folder has another format.
@@ -30,7 +30,7 @@ export interface DataFormat {
   /**
    * Reads annotations and checks that images exist. Corrections are added to `warnings`.
    * @param splits every one is among those that `findSplits` found
-   * @throws InputError naming file, field, expected and got
+   * @throws InputError naming the file, the field, the expected and the found value
    */
   readonly read: (root: string, splits: readonly string[], warnings: Warnings) => DatasetContent;
 }

@@ -27,7 +27,7 @@ export type PoolRequest = ImageTask & { id: number };
 export type PoolResponse = { id: number; image: PixelImage } | { id: number; error: string; input: boolean };
 
 /**
- * Does one task after the other, with a cache of `cacheBytes`.
+ * Creates a reader that does one task after the other and caches images of at most `cacheBytes` together.
  * All tasks of an image must have the same `sameSize`, and with `sameSize` the same size.
  */
 export function createImageReader(cacheBytes: number): (task: ImageTask) => Promise<PixelImage> {

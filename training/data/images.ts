@@ -18,8 +18,8 @@ sharp.cache(false);
  * Decodes an image file (JPEG, PNG, WebP, TIFF, ...). Grey, palette, alpha, CMYK and 16-bit images become 8-bit RGB.
  * Alpha and colour profiles are ignored, as in Detectron2.
  *
- * An EXIF orientation is applied, as in Detectron2. It is not applied if only the size without it equals `stated`: the
- * annotations were then made on the image as it is stored.
+ * An EXIF orientation is applied, as in Detectron2. It is not applied if `stated` is only the size of the image as it
+ * is stored: the annotations were then made on the stored image.
  *
  * @param stated the size that the annotations give
  * @throws InputError naming the file if it cannot be decoded, or does not have the stated size
@@ -84,7 +84,7 @@ function cropImage(image: PixelImage, { x, y, width, height }: NonNullable<Image
   return { data, width, height };
 }
 
-/** Exchanges left and right. */
+/** Mirrors an image horizontally. */
 function flipImage({ data, width, height }: PixelImage): PixelImage {
   const flipped = new Uint8Array(data.length);
   for (let row = 0; row < height; row++) {

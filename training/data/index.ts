@@ -13,7 +13,7 @@ export { FORMAT_NAMES } from './formats.ts';
 export { ensureShapesDataset } from './shapes.ts';
 export type { ShapesOptions } from './shapes.ts';
 
-/** The splits that `openDataset` demands where none are named. */
+/** The splits that must exist if `openDataset` gets no list of splits. */
 const DEFAULT_SPLITS: readonly string[] = ['train', 'val'];
 
 /**
@@ -23,7 +23,7 @@ const DEFAULT_SPLITS: readonly string[] = ['train', 'val'];
  *
  * @param directory the data set's folder
  * @param options.splits the splits to read, all of which must exist; default: all, and "train" and "val" must exist
- * @throws InputError naming file, field, expected and got
+ * @throws InputError naming the file, the field, the expected and the found value
  */
 export function openDataset(directory: string, options: { readonly splits?: readonly string[] } = {}): Dataset {
   const root = resolve(directory);

@@ -6,7 +6,8 @@
  * - A batch may span two epochs, so no batch is short.
  * - The augmentation of each image has a random stream of its own.
  *
- * So `seek(iteration)` continues a run, and the numbers of workers and of prefetched batches have no effect.
+ * So `seek(iteration)` continues a run with the same batches. The numbers of workers and of prefetched batches do not
+ * change a batch.
  * Images are not grouped by aspect ratio. Batches mix landscape and portrait, which costs some padding.
  */
 import { Random } from '../../engine/core/random.ts';
@@ -92,14 +93,14 @@ export interface EvaluationLoader extends AsyncIterable<LoadedBatch> {
 
 const DEFAULT_CACHE_BYTES = 256 * 2 ** 20;
 
-/** Number of the random streams for the loader's seed and the order of each epoch. Image positions are smaller. */
+/** Number of the random streams for the loader's seed and for the order of each epoch. Image positions are smaller. */
 const RESERVED_STREAM = 0xffffffff;
 
 /** Batches for training, without end. Throws InputError if an option has a bad value. */
 export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLoader {
   const { records, batchSize, augmentation } = options;
   validateAugmentation(augmentation);
-  // A seed of its own, so that these numbers are unrelated to the initial weights of a model with the same seed.
+  // The loader derives a seed of its own, so that its numbers differ from those of a model's initial weights.
   const seed = new Random(options.seed, RESERVED_STREAM, RESERVED_STREAM).uint32();
   const { pool, prefetch } = open(options);
   const order = createEpochOrder(records.length, seed);
@@ -128,14 +129,14 @@ export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLo
   return {
     async next() {
       while (ahead.length <= prefetch) ahead.push(handled(prepare(iteration + ahead.length)));
-      const mine = iteration;
+      const current = iteration;
       const [batch, ...rest] = ahead;
       ahead = rest;
       iteration++;
       try {
         return await batch;
       } catch (error) {
-        if (iteration === mine + 1) [iteration, ahead] = [mine, []];
+        if (iteration === current + 1) [iteration, ahead] = [current, []];
         throw error;
       }
     },

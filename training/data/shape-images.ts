@@ -27,7 +27,7 @@ export interface Shape {
   shade: Point;
 }
 
-/** Draws one square image. `pixels`: RGB, HWC. */
+/** Draws one square image of `size` x `size` pixels. `pixels`: RGB, HWC. */
 export function drawImage(size: number, random: Random): { pixels: Uint8Array; shapes: Shape[] } {
   const { pixels, colours } = drawBackground(size, random);
   const count = 1 + random.integer(5);

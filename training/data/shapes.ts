@@ -27,9 +27,10 @@ export interface ShapesOptions {
   log?: (line: string) => void;
 }
 
-/** Increased whenever the same options would give other images. */
+/** Increased by every change after which the same options give other images. */
 const VERSION = 1;
 const MARKER = 'shapes.json';
+
 /**
  * Makes sure that `directory` holds the shapes data set of these options. The data set is generated if it does not
  * exist, or if other options or another version of the generator made it. It appears whole or not at all.
@@ -68,7 +69,7 @@ export async function ensureShapesDataset(directory: string, options: ShapesOpti
     await writeSplit(partial, 'train', trainImages, imageSize, seed, 0);
     await writeSplit(partial, 'val', valImages, imageSize, seed, 1);
     await writeFile(join(partial, MARKER), marker);
-    // Another process may have been faster. Its result is the same.
+    // Another process may have finished first, with the same result.
     if (hasMarker(root, marker)) return root;
     await rm(root, { recursive: true, force: true });
     try {

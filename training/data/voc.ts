@@ -4,8 +4,8 @@
  * Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, and its development kit.
  *
  * - VOC counts pixels from 1, and boxes include their last pixel. A box xmin..xmax covers [xmin - 1, xmax] here.
- *   Some tools count from 0. Their boxes reach out of the image by a pixel; they are clipped, with a warning.
- * - `difficult` objects become `crowd`: they are no training targets, and in evaluation they are neither missed objects
+ *   Some tools count from 0. Their boxes reach out of the image by a pixel. Such boxes are clipped, with a warning.
+ * - `difficult` objects become `crowd`. Crowds are no training targets. In evaluation they are neither missed objects
  *   nor false alarms, as in VOC's own evaluation.
  * - The format has no list of classes. The classes are the names in all lists together, sorted.
  */
@@ -25,9 +25,9 @@ const IMAGE_EXTENSIONS: readonly string[] = ['.jpg', '.jpeg', '.png'];
 export const voc: DataFormat = {
   name: 'Pascal VOC',
   files: `ImageSets/Main/{${LISTS.join(',')}}.txt`,
-  crowdNoun: 'difficult ones',
+  crowdNoun: 'difficult objects',
   splitRemedy: (split) =>
-    `ImageSets/Main/${split}.txt, one image name a line (move about a tenth of the lines out of another list)`,
+    `ImageSets/Main/${split}.txt, one image name per line (move about a tenth of the lines out of another list)`,
   findSplits,
   read: readVoc,
 };
@@ -37,7 +37,7 @@ function findSplits(root: string): readonly string[] {
   return LISTS.filter((split) => files.includes(`${split}.txt`));
 }
 
-/** Reads all lists, also those that are not asked for, because the classes come from all of them. */
+/** Reads the lists of all splits, also of splits that are not requested, because the classes come from all lists. */
 function readVoc(root: string, splits: readonly string[], warnings: Warnings): DatasetContent {
   const present = findSplits(root);
   const lists = new Map(present.map((split) => [split, readList(join(root, 'ImageSets', 'Main', `${split}.txt`))]));
@@ -62,7 +62,7 @@ function readVoc(root: string, splits: readonly string[], warnings: Warnings): D
   };
 }
 
-/** Records with ids 1, 2, ... Their annotations also have ids 1, 2, ..., dropped boxes included. */
+/** Records with ids 1, 2, ... Annotations also have ids 1, 2, ...; dropped boxes are counted. */
 function makeRecords(
   parsed: readonly ParsedAnnotation[],
   images: readonly string[],
@@ -103,7 +103,7 @@ function readList(file: string): string[] {
       }
       lines.set(name, i + 1);
     });
-  if (lines.size === 0) throw new InputError(`${file}: expected image names, one a line, got an empty list`);
+  if (lines.size === 0) throw new InputError(`${file}: expected image names, one per line, got an empty list`);
   return [...lines.keys()];
 }
 

@@ -1,8 +1,8 @@
 /**
  * Reads and writes COCO's two file formats for boxes: ground truth ("instances") and detections ("results").
  *
- * Files are checked strictly. Errors are InputErrors that name the file, the entry, the field, what was expected and
- * what was found. Fields that detection does not need (segmentation, licenses, ...) are ignored.
+ * Files are checked strictly. Errors are InputErrors that name the file, the entry, the field, the expected and the
+ * found value. Fields that detection does not need (segmentation, licenses, ...) are ignored.
  * Boxes are [x, y, width, height] in pixels of the original image; x and y are the top left corner.
  */
 import * as v from 'valibot';
@@ -104,7 +104,7 @@ export function writeGroundTruth(path: string, { images, annotations, categories
 
 /**
  * Writes a results file that `readDetections` and pycocotools read, whole or not at all. Scores have full precision.
- * @throws Error where a score or box is not finite: JSON has no NaN, and would hold null
+ * @throws Error if a score or box is not finite, because JSON has no NaN and would contain null
  */
 export function writeDetections(path: string, detections: readonly CocoDetection[]): void {
   detections.forEach(({ bbox, score }, i) => {

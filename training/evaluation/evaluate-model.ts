@@ -21,7 +21,7 @@ export interface EvaluateOptions {
   readonly resize: EvaluationResize;
   /** Threads that decode images. */
   readonly workers: number;
-  /** Called after each batch with the number of images so far and in all. */
+  /** Called after each batch with the number of measured images and the number of all images. */
   readonly progress?: (done: number, total: number) => void;
 }
 
@@ -29,7 +29,7 @@ export interface EvaluateOptions {
  * Detections of one image in COCO's format: boxes [x, y, width, height] in pixels of the original image.
  * @param scale network pixels per pixel of the original, [horizontally, vertically]
  */
-export function toCoco(
+function toCoco(
   detections: Detections,
   record: Pick<ImageRecord, 'id'>,
   scale: readonly [number, number],

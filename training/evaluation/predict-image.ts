@@ -1,4 +1,4 @@
-/** Detects on one image; the detections come back with class names and in pixels of the original image. */
+/** Detects objects on one image. Detections have class names, and boxes in pixels of the original image. */
 import type { Detections } from '../../model/index.ts';
 import type { Detector } from '../core/detector.ts';
 import type { EvaluationResize } from '../core/augmentation.ts';
@@ -45,7 +45,7 @@ export async function prepareImage(
   return { input: await transformImage(image, transform), scale: scaleOf(transform, image) };
 }
 
-/** The detections with at least the score `minScore` on one image, in its own pixels. */
+/** The detections with at least the score `minScore` on one image, in pixels of this image. */
 export async function predictImage(
   detector: Detector,
   image: PixelImage,

@@ -1,4 +1,4 @@
-/** The results of an ablation: metrics of each row over its seeds, and the command that makes the runs again. */
+/** The results of an ablation: metrics of each row over its seeds, and the command that reproduces the runs. */
 import { join } from 'node:path';
 import {
   ABLATION_ROWS,
@@ -13,7 +13,7 @@ import { quoteArguments, shortPath } from './command-line.ts';
 
 /** The data set that is generated if no other is given. */
 export const EMBEDDED_DATA = join('.cache', 'shapes');
-/** Evaluations along a run, which make its curve. */
+/** Evaluations per run, which are the points of the run's AP curve. */
 const CURVE_POINTS = 8;
 
 /** The default of `training.evaluateEvery` in an ablation. */
@@ -35,7 +35,9 @@ export interface RowResult {
   readonly shows: string;
   readonly settings: VariedSettings;
   readonly seeds: readonly number[];
-  /** At the last iteration. The best iteration would be chosen by the validation images and favour unstable rows. */
+  /**
+   * At the last iteration. The best iteration would depend on the validation images, which would favour unstable rows.
+   */
   readonly AP: Statistics;
   readonly AP50: Statistics;
   readonly paperAP: number;
@@ -80,7 +82,7 @@ export function rowResult(row: AblationRow, runs: readonly AblationRun[]): RowRe
   };
 }
 
-/** The command that makes these runs again: a preset, and options for all settings that differ from it. */
+/** The command that reproduces these runs: a preset, and options for all settings that differ from the preset. */
 export function reproducingCommand(runs: readonly AblationRun[], results: readonly RowResult[]): string {
   const { config, description } = runs[0];
   const preset = PRESET_NAMES.find((name) => name === config.preset) ?? 'small';

@@ -2,7 +2,7 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { ABLATION_ROWS, type AblationRow, settingsOf, VARIED_KEYS } from '../core/ablation-rows.ts';
-import { anyObject, checked, integer, shown, withFields } from '../core/checks.ts';
+import { anyObject, checked, integer, isObject, shown, withFields } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
 import type { RunConfig } from '../core/recipe.ts';
 import { validateRunConfig } from '../core/recipe-schema.ts';
@@ -13,7 +13,7 @@ export interface AblationRun {
   readonly row: AblationRow;
   readonly seed: number;
   readonly folder: string;
-  /** config.json without the tuning, which changes the rounding of results, but not their definition. */
+  /** config.json without the tuning, which changes only the rounding of results. */
   readonly description: Readonly<Record<string, unknown>>;
   readonly config: RunConfig;
   readonly evaluations: readonly EvaluationLine[];
@@ -69,8 +69,6 @@ export interface Difference {
 
 /** The differences of two JSON values, by dotted key. */
 export function differences(left: unknown, right: unknown, key = ''): Difference[] {
-  const isObject = (value: unknown): value is Record<string, unknown> =>
-    typeof value === 'object' && value !== null && !Array.isArray(value);
   if (isObject(left) && isObject(right)) {
     const keys = new Set([...Object.keys(left), ...Object.keys(right)]);
     return [...keys].flatMap((inner) => differences(left[inner], right[inner], key === '' ? inner : `${key}.${inner}`));

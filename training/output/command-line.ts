@@ -1,4 +1,4 @@
-/** Commands and paths as a reader can copy them. */
+/** Commands and paths in a form that the user can copy into a shell. */
 import { relative } from 'node:path';
 
 /** Arguments quoted for a POSIX shell. */

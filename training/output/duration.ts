@@ -1,4 +1,4 @@
-/** Durations as text for a reader. */
+/** Durations as text for the user. */
 
 /** 75 -> "1:15", 3725 -> "1:02:05", 90000 -> "1d 01:00:00"; "?" for an unknown time (NaN, infinity). */
 export function formatDuration(seconds: number): string {

@@ -19,11 +19,11 @@ export interface ProgressOptions {
   interval?: number;
 }
 
-/** Minimum time between two drawings of the line on a terminal, in milliseconds. The eye sees no faster change. */
+/** Minimum time between two drawings of the line on a terminal, in milliseconds. Faster changes are not visible. */
 const REDRAW_INTERVAL = 100;
 /** Moves the cursor to the beginning of the terminal's line and erases the line. */
 const ERASE_LINE = '\r\x1b[K';
-/** Width of a terminal that does not know its size. */
+/** Columns of a terminal that does not report its size. */
 const DEFAULT_COLUMNS = 80;
 
 /**

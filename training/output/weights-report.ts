@@ -2,7 +2,7 @@
 import type { PretrainedReport } from '../checkpoints/load-weights.ts';
 import { formatTable } from './table.ts';
 
-/** Number of names of a list that are printed. */
+/** Maximum number of names of a list that are printed. */
 const MAX_SHOWN_NAMES = 6;
 
 const size = (shape: readonly number[]): string => `[${shape.join(', ')}]`;
@@ -37,12 +37,12 @@ export function describeReport(report: PretrainedReport, reportFile?: string): s
 function countTable({ loaded, missing, unexpected, reshaped, skipped }: PretrainedReport): string {
   const total = loaded.length + missing.length + reshaped.length;
   return formatTable(
-    ['tensors', 'count', 'what becomes of them'],
+    ['tensors', 'count', 'use'],
     [
       ['loaded', loaded.length, `of the model's ${total}`],
-      ['missing', missing.length, missing.length > 0 ? 'not in the file: start fresh' : ''],
+      ['missing', missing.length, missing.length > 0 ? 'not in the file: initial values are kept' : ''],
       ['unexpected', unexpected.length, unexpected.length > 0 ? 'not in the model: ignored' : ''],
-      ['another shape', reshaped.length, reshaped.length > 0 ? 'start fresh' : ''],
+      ['another shape', reshaped.length, reshaped.length > 0 ? 'initial values are kept' : ''],
       ...(skipped.length > 0 ? [['not read', skipped.length, 'not tensors of the weights: ignored']] : []),
     ],
   );
