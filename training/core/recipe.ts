@@ -82,7 +82,7 @@ const PAPER_TRAINING: TrainingConfig = {
   drawImages: 16,
 };
 
-/** For training from scratch in minutes. The sizes fit the embedded data set; `fitToData` changes them for other data. */
+/** Trains from scratch in minutes. The sizes fit the embedded data set; `fitToData` changes them for other data. */
 const SMALL_TRAINING: TrainingConfig = {
   ...PAPER_TRAINING,
   iterations: 1500,
