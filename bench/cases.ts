@@ -20,11 +20,10 @@ import { attentionReference, softmaxReference, sumReference } from './references
 
 type Form = 'nn' | 'nt' | 'tn';
 
+/** op(a) op(b) of an m x k and a k x n matrix. */
 function matmulCase(
   form: Form,
-  m: number,
-  k: number,
-  n: number,
+  [m, k, n]: readonly [number, number, number],
   { batch = 0, gradients = false }: { batch?: number; gradients?: boolean } = {},
 ): OpCase {
   const [transposeA, transposeB] = [form === 'tn', form === 'nt'];
@@ -40,7 +39,7 @@ function matmulCase(
     flops,
     inputs: () => ({ a: random([...lead, ...a], 1), b: random([...lead, ...b], 2) }),
     run: ({ a: left, b: right }) => matmul(left, right, { transposeA, transposeB }),
-    reference: (host, upstream) => matmulReference(host.a, host.b, transposeA, transposeB, upstream),
+    reference: (host, upstream) => matmulReference(host.a, host.b, { transposeA, transposeB }, upstream),
     // The gradients of a product are products of the other two forms, which mostly have rows of their own.
     gradients: gradients
       ? [
@@ -87,7 +86,7 @@ function convCase({
       weight: random([kernel, kernel, from / groups, to], 2),
     }),
     run: ({ x, weight }) => conv2d(x, weight, null, { stride, padding, groups }),
-    reference: (host, upstream) => conv2dReference(host.x, host.weight, stride, padding, groups, upstream),
+    reference: (host, upstream) => conv2dReference(host.x, host.weight, { stride, padding, groups }, upstream),
     gradients: [
       { wrt: ['x'], reads: ['weight'], flops },
       { wrt: ['weight'], reads: ['x'], flops },
@@ -143,7 +142,8 @@ function layerNormCase(rows: number, d: number): OpCase {
   };
 }
 
-function groupNormCase(batch: number, height: number, width: number, channels: number, groups: number): OpCase {
+function groupNormCase(shape: readonly [number, number, number, number], groups: number): OpCase {
+  const [batch, height, width, channels] = shape;
   const size = batch * height * width * channels;
   return {
     kind: 'op',
@@ -151,12 +151,12 @@ function groupNormCase(batch: number, height: number, width: number, channels: n
     shape: `${batch > 1 ? `${batch} x ` : ''}${height}x${width}x${channels}, ${groups} groups`,
     flops: NORM_FLOPS.forward * size,
     inputs: () => ({
-      x: random([batch, height, width, channels], 1),
+      x: random(shape, 1),
       gamma: random([channels], 2),
       beta: random([channels], 3),
     }),
     run: ({ x, gamma, beta }) => groupNorm(x, gamma, beta, groups),
-    reference: ({ x, gamma, beta }, upstream) => groupNormReference(x, gamma, beta, groups, upstream),
+    reference: ({ x, gamma, beta }, upstream) => groupNormReference({ x, gamma, beta }, groups, upstream),
     gradients: [{ wrt: ['x', 'gamma', 'beta'], reads: ['x', 'gamma'], flops: NORM_FLOPS.backward * size }],
   };
 }
@@ -202,20 +202,24 @@ function attentionCase(batch: number, tokens: number, heads: number, d: number):
     }),
     run: ({ qkv }) => multiheadAttention(qkv, heads),
     reference: ({ qkv }, upstream) => attentionReference(qkv, heads, upstream),
-    // The scores again, then the gradients with respect to weights, values, queries and keys.
+    // The backward pass computes the scores again, then the gradients of weights, values, queries and keys.
     gradients: [{ wrt: ['qkv'], flops: 5 * products + softmaxes }],
   };
 }
 
-function roiAlignCase(
-  batch: number,
-  proposals: number,
-  height: number,
-  width: number,
-  d: number,
-  resolution: number,
-  samples: number,
-): OpCase {
+interface RoiAlignSizes {
+  readonly batch: number;
+  readonly proposals: number;
+  /** Size of the images in pixels. */
+  readonly height: number;
+  readonly width: number;
+  readonly channels: number;
+  readonly resolution: number;
+  /** Samples per bin and axis. */
+  readonly samples: number;
+}
+
+function roiAlignCase({ batch, proposals, height, width, channels: d, resolution, samples }: RoiAlignSizes): OpCase {
   const strides = [4, 8, 16, 32];
   const bins = batch * proposals * resolution ** 2;
   const flops = bins * d * samples ** 2 * 8;
@@ -290,7 +294,15 @@ function presetCases(config: ModelConfig, batch: number, height: number, width: 
   return [
     interactionCase(batch * n, r * r, d, k),
     attentionCase(batch, n, numAttentionHeads, d),
-    roiAlignCase(batch, n, height, width, d, r, poolerSamplingRatio),
+    roiAlignCase({
+      batch,
+      proposals: n,
+      height,
+      width,
+      channels: d,
+      resolution: r,
+      samples: poolerSamplingRatio,
+    }),
     convCase({ batch, height: height / 4, width: width / 4, from: d, to: d, kernel: 3, stride: 2, depthwise: true }),
   ];
 }
@@ -312,9 +324,9 @@ function smallCases(): BenchCase[] {
   const rows = SMALL_BATCH * n;
   const map = { batch: SMALL_BATCH, height: SMALL_SIDE / 4 };
   return [
-    matmulCase('nt', rows, d, 2 * d * k, { gradients: true }),
-    matmulCase('nt', rows, d * r * r, d, { gradients: true }),
-    matmulCase('nt', rows, d, feedforwardDim, { gradients: true }),
+    matmulCase('nt', [rows, d, 2 * d * k], { gradients: true }),
+    matmulCase('nt', [rows, d * r * r, d], { gradients: true }),
+    matmulCase('nt', [rows, d, feedforwardDim], { gradients: true }),
     convCase({ batch: SMALL_BATCH, height: SMALL_SIDE, from: 3, to: stem, kernel: 7, stride: 2 }),
     convCase({ ...map, from: stem, to: stem, kernel: 3 }),
     convCase({ ...map, height: map.height / 8, from: 8 * stem, to: 8 * stem, kernel: 3 }),
@@ -322,7 +334,7 @@ function smallCases(): BenchCase[] {
     convCase({ ...map, from: stem, to: d, kernel: 1 }),
     ...presetCases(SMALL, SMALL_BATCH, SMALL_SIDE, SMALL_SIDE),
     layerNormCase(rows, d),
-    groupNormCase(SMALL_BATCH, map.height, map.height, stem, stem / 4),
+    groupNormCase([SMALL_BATCH, map.height, map.height, stem], stem / 4),
     adamwCase(1.5e6, 100),
   ];
 }
@@ -331,10 +343,10 @@ function smallCases(): BenchCase[] {
 export function benchCases(): { readonly preset: 'paper' | 'small'; readonly benchCase: BenchCase }[] {
   const forms: readonly Form[] = ['nn', 'nt', 'tn'];
   const paper: BenchCase[] = [
-    ...[256, 512].flatMap((side) => forms.map((form) => matmulCase(form, side, side, side))),
-    ...forms.map((form) => matmulCase(form, 300, 256, 32768)),
-    ...forms.map((form) => matmulCase(form, 300, 12544, 256)),
-    ...forms.map((form) => matmulCase(form, 49, 256, 64, { batch: 300 })),
+    ...[256, 512].flatMap((side) => forms.map((form) => matmulCase(form, [side, side, side]))),
+    ...forms.map((form) => matmulCase(form, [300, 256, 32768])),
+    ...forms.map((form) => matmulCase(form, [300, 12544, 256])),
+    ...forms.map((form) => matmulCase(form, [49, 256, 64], { batch: 300 })),
     convCase({ height: 128, from: 64, to: 64, kernel: 3 }),
     convCase({ height: 32, from: 256, to: 256, kernel: 3 }),
     convCase({ height: 64, from: 256, to: 64, kernel: 1 }),
@@ -343,7 +355,7 @@ export function benchCases(): { readonly preset: 'paper' | 'small'; readonly ben
     layerNormCase(4096, 256),
     softmaxCase(2400, 300),
     sumCase(1e6),
-    groupNormCase(1, 120, 160, 256, 32),
+    groupNormCase([1, 120, 160, 256], 32),
     adamwCase(1e7, 100),
   ];
   return [

@@ -12,7 +12,7 @@ import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { AdamW, backward, readCheckpoint, readSafetensors, type Device } from '../engine/index.ts';
+import { AdamW, backward, readCheckpoint, readSafetensors } from '../engine/index.ts';
 import { median } from '../engine/core/statistics.ts';
 import { openDevice } from '../engine/node/index.ts';
 import { storedShape, toStored } from '../engine/nn/index.ts';
@@ -22,6 +22,7 @@ import { uploadTargets } from '../model/targets.ts';
 import { integerOption, orExit, parseArguments } from '../training/commands/arguments.ts';
 import { InputError } from '../training/core/errors.ts';
 import { insteadOfFile } from '../training/data/files.ts';
+import { channelsFirst, channelsLast } from './layout.ts';
 import { KEEPS_MEMORY } from './measure.ts';
 
 const USAGE = `usage: npm run full-size -- FOLDER [--time forward|step] [--rounds 5] [--checkpointing]
@@ -70,7 +71,11 @@ const {
   };
 });
 
+/** Relative L2 errors above this value are always listed. */
+const NOTABLE_ERROR = 1e-3;
+
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(0)} MB`;
+const processPeak = (): string => `process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`;
 
 function readBytes(path: string): ArrayBuffer {
   const { buffer, byteOffset, byteLength } = readFileSync(path);
@@ -97,55 +102,55 @@ function relativeError(actual: ArrayLike<number>, reference: ArrayLike<number>):
   return actual.length === reference.length ? Math.sqrt(difference / Math.max(norm, 1e-30)) : Infinity;
 }
 
-let worst = 0;
-function compare(name: string, actual: ArrayLike<number>, reference: ArrayLike<number>, quiet = false): void {
-  const error = relativeError(actual, reference);
-  worst = Math.max(worst, Number.isNaN(error) ? Infinity : error);
-  if (!quiet || error > 1e-3) console.log(`${name.padEnd(44)} ${error.toExponential(2)}`);
-}
-
-function channelsFirst(data: ArrayLike<number>, [, h, w, c]: readonly number[]): Float32Array {
-  const out = new Float32Array(data.length);
-  for (let at = 0; at < h * w; at++) for (let k = 0; k < c; k++) out[k * h * w + at] = data[at * c + k];
-  return out;
+let largest = 0;
+/** Compares values with those of PyTorch and prints the error; with `quiet` only a notable error. */
+function compare(name: string, actual: ArrayLike<number>, quiet = false): void {
+  const error = relativeError(actual, floats(name));
+  largest = Math.max(largest, Number.isNaN(error) ? Infinity : error);
+  if (!quiet || error > NOTABLE_ERROR) console.log(`${name.padEnd(44)} ${error.toExponential(2)}`);
 }
 
 const [, height, width] = expected.tensors.get('images.0')!.shape;
-const planar = floats('images.0');
-const image = { data: channelsLast(planar), width, height };
-function channelsLast(data: Float32Array): Float32Array<ArrayBuffer> {
-  const out = new Float32Array(data.length);
-  for (let k = 0; k < 3; k++)
-    for (let at = 0; at < height * width; at++) out[at * 3 + k] = data[k * height * width + at];
-  return out;
-}
+const image = { data: channelsLast(floats('images.0'), [1, 3, height, width]), width, height };
 const target = { labels: integers('targets.0.labels'), boxes: floats('targets.0.boxes') };
 const config = { ...PAPER_R50, gradientCheckpointing: options.checkpointing };
-
-async function loadModel(device: Device): Promise<DynamicSparseRCNN> {
-  const model = new DynamicSparseRCNN(device, config);
-  const file = await readCheckpoint(readBytes(join(folder, 'checkpoint.pth')), 'checkpoint.pth');
-  const { loaded, table } = mapNames(
-    file.tensors,
-    new Map([...model.tensors()].map((entry) => [entry.name, storedShape(entry)])),
-  );
-  console.log(
-    `${file.format}: ${table.loaded.length} tensors loaded, ${table.missing.length} missing, ` +
-      `${table.unexpected.length} unexpected, ${table.reshaped.length} of another shape`,
-  );
-  model.load(loaded);
-  return model;
-}
 
 const device = await openDevice();
 console.log(
   `${device.info.description}, image ${height} x ${width}${options.checkpointing ? ', gradient checkpointing' : ''}`,
 );
-const model = await loadModel(device);
+const model = await loadModel();
 
 if (options.time === undefined) {
+  await compareForward();
+  const [found] = await model.detect([image]);
+  compareDetections(found);
+  if (expected.tensors.has('loss.total')) await compareStep();
+  console.log(`largest relative L2 error ${largest.toExponential(2)}; ${processPeak()}`);
+} else {
+  await compareTimes(options.time, roundsAsked);
+}
+device.destroy();
+
+async function loadModel(): Promise<DynamicSparseRCNN> {
+  const loading = new DynamicSparseRCNN(device, config);
+  const file = await readCheckpoint(readBytes(join(folder, 'checkpoint.pth')), 'checkpoint.pth');
+  const { loaded, table } = mapNames(
+    file.tensors,
+    new Map([...loading.tensors()].map((entry) => [entry.name, storedShape(entry)])),
+  );
+  console.log(
+    `${file.format}: ${table.loaded.length} tensors loaded, ${table.missing.length} missing, ` +
+      `${table.unexpected.length} unexpected, ${table.reshaped.length} of another shape`,
+  );
+  loading.load(loaded);
+  return loading;
+}
+
+/** Compares features, and logits and boxes of all stages. */
+async function compareForward(): Promise<void> {
   device.resetPeak();
-  const outputs = device.noGrad(() =>
+  const { pyramid, stages } = device.noGrad(() =>
     device.scope(() => {
       const run = model.forward([image]);
       for (const tensor of [...run.pyramid, ...run.stages.flatMap(({ logits, boxes }) => [logits, boxes])])
@@ -153,66 +158,53 @@ if (options.time === undefined) {
       return run;
     }),
   );
-  for (const [i, feature] of outputs.pyramid.entries())
-    compare(`features.p${i + 2}`, channelsFirst(await feature.read(), feature.shape), floats(`features.p${i + 2}`));
-  for (const [s, { logits, boxes }] of outputs.stages.entries()) {
-    compare(`stage${s}.logits`, await logits.read(), floats(`stage${s}.logits`));
-    compare(`stage${s}.boxes`, await boxes.read(), floats(`stage${s}.boxes`));
+  for (const [i, feature] of pyramid.entries())
+    compare(`features.p${i + 2}`, channelsFirst(await feature.read(), feature.shape));
+  for (const [s, { logits, boxes }] of stages.entries()) {
+    compare(`stage${s}.logits`, await logits.read());
+    compare(`stage${s}.boxes`, await boxes.read());
   }
-  for (const tensor of [...outputs.pyramid, ...outputs.stages.flatMap(({ logits, boxes }) => [logits, boxes])])
-    tensor.dispose();
+  for (const tensor of [...pyramid, ...stages.flatMap(({ logits, boxes }) => [logits, boxes])]) tensor.dispose();
   console.log(`forward: device peak ${megabytes(device.memory().peakBytes)}`);
-  const [found] = await model.detect([image]);
-  compareDetections(found);
+}
 
-  if (expected.tensors.has('loss.total')) {
-    device.resetPeak();
-    const { total, matched } = device.scope(() => {
-      const losses = criterion(
-        model.forward([image]).stages,
-        uploadTargets(device, [target], [[width, height]]),
-        config,
-      );
-      backward(losses.total);
-      return { total: device.keep(losses.total), matched: device.keep(losses.matched) };
-    });
-    compare('loss.total', [await total.item()], floats('loss.total'));
-    const assigned = await matched.read();
-    let differing = 0;
-    for (let s = 0; s < config.numStages; s++) {
-      const pairs = integers(`stage${s}.match.0`);
-      const reference = new Array<number>(config.numProposals).fill(-1);
-      for (let i = 0; i < pairs.length / 2; i++) reference[pairs[i]] = pairs[pairs.length / 2 + i];
-      reference.forEach((value, n) => {
-        if (value !== assigned[s * config.numProposals + n]) differing++;
-      });
-    }
-    console.log(`matches that differ: ${differing} of ${config.numStages * config.numProposals}`);
-    let gradients = 0;
-    for (const parameter of model.trainable()) {
-      const { grad } = parameter.tensor;
-      if (!grad) throw new Error(`${parameter.name}: expected a gradient, got none`);
-      compare(
-        `grads.${parameter.name}`,
-        toStored(parameter, (await grad.read()) as Float32Array<ArrayBuffer>).data,
-        floats(`grads.${parameter.name}`),
-        true,
-      );
-      gradients++;
-    }
-    console.log(
-      `${gradients} gradients compared (errors above 1e-3 are listed); ` +
-        `step: device peak ${megabytes(device.memory().peakBytes)}`,
-    );
+/** Compares the loss, the matches and all gradients. */
+async function compareStep(): Promise<void> {
+  device.resetPeak();
+  const { total, matched } = device.scope(() => {
+    const losses = criterion(model.forward([image]).stages, uploadTargets(device, [target], [[width, height]]), config);
+    backward(losses.total);
+    return { total: device.keep(losses.total), matched: device.keep(losses.matched) };
+  });
+  compare('loss.total', [await total.item()]);
+  compareMatches(await matched.read());
+  let gradients = 0;
+  for (const parameter of model.trainable()) {
+    const { grad } = parameter.tensor;
+    if (!grad) throw new Error(`${parameter.name}: expected a gradient, got none`);
+    const { data } = toStored(parameter, (await grad.read()) as Float32Array<ArrayBuffer>);
+    compare(`grads.${parameter.name}`, data, true);
+    gradients++;
   }
   console.log(
-    `largest relative L2 error ${worst.toExponential(2)}; ` +
-      `process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`,
+    `${gradients} gradients compared (errors above 1e-3 are listed); ` +
+      `step: device peak ${megabytes(device.memory().peakBytes)}`,
   );
-} else {
-  await timeBesidePyTorch(options.time, roundsAsked);
 }
-device.destroy();
+
+/** Counts proposals whose object differs from PyTorch's. `assigned` has the object of each proposal, for each stage. */
+function compareMatches(assigned: ArrayLike<number>): void {
+  let differing = 0;
+  for (let s = 0; s < config.numStages; s++) {
+    const pairs = integers(`stage${s}.match.0`);
+    const reference = new Array<number>(config.numProposals).fill(-1);
+    for (let i = 0; i < pairs.length / 2; i++) reference[pairs[i]] = pairs[pairs.length / 2 + i];
+    reference.forEach((value, n) => {
+      if (value !== assigned[s * config.numProposals + n]) differing++;
+    });
+  }
+  console.log(`matches that differ: ${differing} of ${config.numStages * config.numProposals}`);
+}
 
 /** Counts detections of score >= 0.01 that match one to one: the same class, box and score. */
 function compareDetections({
@@ -249,7 +241,8 @@ function compareDetections({
   console.log(`detections with score >= 0.01: ${matchedCount} of ${shown} matched one to one`);
 }
 
-async function timeBesidePyTorch(mode: 'forward' | 'step', rounds: number): Promise<void> {
+/** Times our runs and PyTorch's in turn. */
+async function compareTimes(mode: 'forward' | 'step', rounds: number): Promise<void> {
   const script = new URL('full_size.py', import.meta.url).pathname;
   const torch = spawn(options.python, [script, 'time', folder, '--size', `${height}x${width}`, '--mode', mode], {
     stdio: ['pipe', 'pipe', 'inherit'],
@@ -291,7 +284,6 @@ async function timeBesidePyTorch(mode: 'forward' | 'step', rounds: number): Prom
     `${mode}: ours ${median(pairs.map(([a]) => a)).toFixed(0)} ms, ` +
       `PyTorch ${median(pairs.map(([, b]) => b)).toFixed(0)} ms, ` +
       `ratio ${median(pairs.map(([a, b]) => a / b)).toFixed(2)}; ` +
-      `device peak ${megabytes(device.memory().peakBytes)}, ` +
-      `process peak ${megabytes(process.resourceUsage().maxRSS * 1024)}`,
+      `device peak ${megabytes(device.memory().peakBytes)}, ${processPeak()}`,
   );
 }

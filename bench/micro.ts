@@ -7,9 +7,9 @@ import { prepareAdamW } from './adamw-row.ts';
 import { type BenchCase, partsOf, type Row, TOLERANCE } from './case.ts';
 import { benchCases } from './cases.ts';
 import { eagerJob } from './jobs.ts';
-import { sampleInterleaved, summarize, type Timing } from './measure.ts';
+import { sampleInterleaved, summarize } from './measure.ts';
 import { prepareOp } from './op-rows.ts';
-import { digits, type Adapter, type Report } from './output.ts';
+import { digits, quartiles, type Adapter, type Report } from './output.ts';
 import { measureRoof } from './roofline.ts';
 import { rooflineSvg } from './roofline-chart.ts';
 import { gigabytes, gigaflops, type MicroRow, noRow, rowText } from './rows.ts';
@@ -72,9 +72,6 @@ async function runMicro({ only, rounds, log }: MicroOptions): Promise<MicroRow[]
   return results;
 }
 
-/** The quartiles of a timing, as text. */
-export const spread = ({ lower, upper }: Timing): string => `${digits(lower)} .. ${digits(upper)}`;
-
 /** The benchmark as a report; draws the roofline if `run.roofline` names a file. */
 export async function microReport(
   run: MicroOptions & { readonly roofline?: string; readonly adapter: Adapter; readonly command: string },
@@ -114,7 +111,7 @@ export async function microReport(
           row.shape,
           row.part,
           digits(row.timing.median),
-          spread(row.timing),
+          quartiles(row.timing),
           digits(gigaflops(row)),
           digits(gigabytes(row)),
           row.error.toExponential(1),

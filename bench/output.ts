@@ -3,6 +3,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import type { Device } from '../engine/index.ts';
 import { formatTable } from '../training/output/table.ts';
+import type { Timing } from './measure.ts';
 
 /** Kinds of adapters that have different targets. */
 export type AdapterKind = 'lavapipe' | 'swiftshader' | 'other';
@@ -40,7 +41,7 @@ export function adapterOf({
   };
 }
 
-interface Table {
+export interface Table {
   readonly caption?: string;
   readonly header: readonly string[];
   readonly rows: readonly (readonly (string | number)[])[];
@@ -147,3 +148,6 @@ export function digits(value: number): string {
   const decimals = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))));
   return value.toFixed(Math.min(6, decimals));
 }
+
+/** The quartiles of a timing, as text. */
+export const quartiles = ({ lower, upper }: Timing): string => `${digits(lower)} .. ${digits(upper)}`;

@@ -10,7 +10,7 @@ import { presetConfig } from '../training/core/recipe.ts';
 import { stackedPlots } from '../training/pictures/line-plot.ts';
 import type { PlotOptions } from '../training/pictures/series.ts';
 import { fitPowerLaw, sampleInterleaved, summarize, type PowerLaw, type Timing } from './measure.ts';
-import { digits, type Adapter, type Report } from './output.ts';
+import { digits, quartiles, type Adapter, type Report } from './output.ts';
 import { type StepSizes, sizesOf } from './step-batch.ts';
 import { type WholeStep, wholeStep } from './whole-step.ts';
 
@@ -151,7 +151,7 @@ export async function scalingReport({ rounds, plot, log, adapter, command }: Sca
             name,
             value,
             digits(timing.median),
-            `${digits(timing.lower)} .. ${digits(timing.upper)}`,
+            quartiles(timing),
             (peakBytes / 1e6).toFixed(0),
           ]),
         ),

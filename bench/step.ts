@@ -12,7 +12,7 @@ import { openDevice } from '../engine/node/index.ts';
 import type { PresetName } from '../model/index.ts';
 import { presetConfig } from '../training/core/recipe.ts';
 import { type Job, sampleInterleaved, summarize, type Timing } from './measure.ts';
-import { type Adapter, digits, type Report } from './output.ts';
+import { type Adapter, digits, quartiles, type Report } from './output.ts';
 import { randomBatch, type StepSizes, sizesOf } from './step-batch.ts';
 import { DIFFERENTIABLE_PARTS, type DifferentiablePart, type Part, PARTS, partJobs } from './step-parts.ts';
 import { openTorch, type Torch, type TorchTimes } from './step-torch.ts';
@@ -175,7 +175,7 @@ export async function stepReport(
     part,
     dispatches,
     digits(timing.median),
-    `${digits(timing.lower)} .. ${digits(timing.upper)}`,
+    quartiles(timing),
     part === 'whole step' ? '-' : `${((100 * timing.median) / sum).toFixed(1)}%`,
     ...(torch ? [theirs === null ? '-' : digits(theirs), theirs === null ? '-' : digits(timing.median / theirs)] : []),
   ]);

@@ -169,8 +169,7 @@ describe('checks before timing', async () => {
       matmulReference(
         a,
         spoiled ? { shape: b.shape, data: b.data.map((v, i) => (i >= 11 * 16 ? 0 : v)) } : b,
-        false,
-        false,
+        { transposeA: false, transposeB: false },
         upstream,
       ),
     gradients: [{ wrt: ['a'], flops: 1 }],

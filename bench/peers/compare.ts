@@ -1,17 +1,19 @@
 /**
- * Our kernels beside other engines on the same adapter, in the same process and in interleaved rounds; the ratios, and
- * the targets that they must reach.
+ * Our kernels compared with other engines on the same adapter, in the same process and in interleaved rounds. The
+ * report has the ratios of the times, and the targets that they must reach.
  */
 import { errorMessage } from '../../engine/core/errors.ts';
+import type { Device } from '../../engine/index.ts';
 import { openDevice } from '../../engine/node/index.ts';
 import { InputError } from '../../training/core/errors.ts';
-import { checkedIndices, gradientPart, type OpCase, TOGETHER, TOLERANCE, upstreamOf } from '../case.ts';
+import { checkedIndices, gradientPart, type Inputs, type OpCase, TOGETHER, TOLERANCE, upstreamOf } from '../case.ts';
 import { benchCases } from '../cases.ts';
 import { capturedJob, eagerJob } from '../jobs.ts';
 import { largestError, medianRatio, sampleInterleaved, summarize, type Timing } from '../measure.ts';
-import { checkRow, type MicroOptions, spread } from '../micro.ts';
+import { checkRow, type MicroOptions } from '../micro.ts';
 import { prepareOp } from '../op-rows.ts';
-import { digits, type Adapter, type AdapterKind, type Report } from '../output.ts';
+import { digits, quartiles, type Adapter, type AdapterKind, type Report, type Table } from '../output.ts';
+import type { HostArray, Reference } from '../references/reference.ts';
 import { gigaflops, type MicroRow, noRow, rowText } from '../rows.ts';
 import { installPeers, peerVersions } from './install.ts';
 import { openJax } from './jax.ts';
@@ -26,18 +28,21 @@ export interface PeerResult {
   readonly ratio: number | null;
   /** Required ratio; null without a requirement. */
   readonly target: number | null;
-  /** Why there is no timing, or that the values are wrong. */
+  /** The reason for a missing timing, or a message about wrong values. */
   readonly note: string | null;
 }
 
-/** `timing` is that of replays, because jax-js runs jitted functions. All ratios refer to it. */
-export interface PeerRow extends Omit<MicroRow, 'bytes'> {
+/** `timing` is the time of a replay, because jax-js runs jitted functions. All ratios refer to this time. */
+interface PeerRow extends Omit<MicroRow, 'bytes'> {
   /** Our time without capture. */
   readonly eager: Timing;
   readonly peers: readonly PeerResult[];
 }
 
-/** The required ratio of a row. It is at least 1: no row may be slower than an engine on the same adapter. */
+/**
+ * The required ratio of a row. It is at least 1: no row may be slower than an engine on the same adapter.
+ * @param batched whether the row is a product of batches of matrices
+ */
 export function targetOf(
   adapter: AdapterKind,
   peer: string,
@@ -46,14 +51,14 @@ export function targetOf(
 ): number | null {
   if (peer !== 'tfjs' && peer !== 'jax-js') return null;
   if (preset !== 'paper' || op === 'sum' || adapter === 'other') return 1;
-  const rows = op === 'layer norm' || op === 'softmax';
+  const rowWise = op === 'layer norm' || op === 'softmax';
   if (adapter === 'swiftshader') return peer === 'jax-js' ? 2.5 : part === 'forward' ? 8 : 5;
-  if (rows) return peer === 'jax-js' ? 5 : 1;
+  if (rowWise) return peer === 'jax-js' ? 5 : 1;
   if (batched || op === 'dynamic interaction') return 5;
   return peer === 'tfjs' ? 8 : 6;
 }
 
-/** `met`, or the missed targets; SLOWER in capitals if a peer is faster than we are. */
+/** `met`, or the peers whose targets are missed; SLOWER in capitals if a peer is faster than we are. */
 export function verdict(peers: readonly PeerResult[]): string {
   const missed = peers.filter(({ ratio, target }) => ratio !== null && target !== null && ratio < target);
   const slower = missed.filter(({ ratio }) => ratio !== null && ratio < 1).map(({ name }) => name);
@@ -86,8 +91,9 @@ async function openPeers(log: (line: string) => void): Promise<Peer[]> {
 const messageOf = (error: unknown): string => errorMessage(error).replaceAll('\n', ' ').slice(0, 120);
 
 /** Measures all rows that peers have, too, and that match `only`. */
-export async function comparePeers(adapter: AdapterKind, { only, rounds, log }: MicroOptions): Promise<PeerRow[]> {
-  // Our device first: it applies the choice of the driver, which also holds for the peers' instance of Dawn.
+async function comparePeers(adapter: AdapterKind, options: MicroOptions): Promise<PeerRow[]> {
+  const { only, log } = options;
+  // Our device opens first: it applies the choice of the driver, which also holds for the peers' instance of Dawn.
   const first = await openDevice();
   const results: PeerRow[] = [];
   try {
@@ -95,7 +101,7 @@ export async function comparePeers(adapter: AdapterKind, { only, rounds, log }: 
     for (const { preset, benchCase } of benchCases()) {
       if (benchCase.kind !== 'op') continue;
       const parts = partsOf(benchCase).filter((part) => only === null || only.test(rowText(preset, benchCase, part)));
-      if (parts.length > 0) results.push(...(await compareCase(adapter, preset, benchCase, parts, peers, rounds, log)));
+      if (parts.length > 0) results.push(...(await compareCase({ adapter, preset, benchCase, parts, peers }, options)));
     }
   } finally {
     first.destroy();
@@ -103,56 +109,31 @@ export async function comparePeers(adapter: AdapterKind, { only, rounds, log }: 
   return results;
 }
 
+interface Comparison {
+  readonly adapter: AdapterKind;
+  readonly preset: MicroRow['preset'];
+  readonly benchCase: OpCase;
+  readonly parts: readonly string[];
+  readonly peers: readonly Peer[];
+}
+
 async function compareCase(
-  adapter: AdapterKind,
-  preset: MicroRow['preset'],
-  benchCase: OpCase,
-  parts: readonly string[],
-  peers: readonly Peer[],
-  rounds: number,
-  log: (line: string) => void,
+  { adapter, preset, benchCase, parts, peers }: Comparison,
+  { rounds, log }: MicroOptions,
 ): Promise<PeerRow[]> {
+  const { op, shape } = benchCase;
   const device = await openDevice();
   try {
-    const host = benchCase.inputs();
-    const rows = prepareOp(device, benchCase, host, true);
-    const tensors = Object.fromEntries(
-      Object.entries(host).map(([name, { data, shape }]) => [name, device.keep(device.tensor(data, shape))]),
-    );
-    const upstream = upstreamOf(device.noGrad(() => device.scope(() => benchCase.run(tensors).shape)));
-    const reference = benchCase.reference(host, upstream, benchCase.blocks?.checked ?? []);
-    const names = Object.keys(host);
+    const inputs = benchCase.inputs();
+    const rows = prepareOp(device, benchCase, inputs, true);
+    const expected = expectedOf(device, benchCase, inputs);
+    const batched = benchCase.peer?.kind === 'matmul' && expected.upstream.shape.length > 2;
     const results: PeerRow[] = [];
     for (const part of parts) {
       const row = rows.find((candidate) => candidate.part === part);
-      if (!row) throw new Error(`${benchCase.op}: expected a row ${part}, got none`);
-      const input = names.find((name) => gradientPart(name) === part) ?? names[0];
-      const [entry, shape] =
-        part === 'forward' ? [reference.output, upstream.shape] : [reference.gradients[input], host[input].shape];
-      const indices = checkedIndices(benchCase, shape);
-      const expected = indices.map(entry);
+      if (!row) throw new Error(`${op}: expected a row ${part}, got none`);
       const { error, status } = await checkRow(row);
-
-      const jobs: PeerJob[] = [];
-      const notes = new Map<string, string>();
-      for (const peer of peers) {
-        try {
-          const job = peer.job(benchCase, host, upstream, part);
-          if (!job) continue;
-          const values = await job.values();
-          const off =
-            values.length < Math.max(...indices) + 1
-              ? Infinity
-              : largestError(
-                  indices.map((i) => values[i]),
-                  expected,
-                );
-          if (!(off <= TOLERANCE)) notes.set(peer.name, `wrong (error ${off.toExponential(1)})`);
-          jobs.push(job);
-        } catch (failure) {
-          notes.set(peer.name, `failed: ${messageOf(failure)}`);
-        }
-      }
+      const { jobs, notes } = await peerJobs(peers, expected, part);
       const captured = capturedJob(device, row);
       const [ours, eager, ...theirs] = await sampleInterleaved([captured, eagerJob(device, row), ...jobs], { rounds });
       captured.dispose();
@@ -160,30 +141,15 @@ async function compareCase(
         const at = jobs.findIndex((job) => job.name === name);
         const note = notes.get(name) ?? null;
         if (at < 0) return note === null ? [] : [{ name, timing: null, ratio: null, target: null, note }];
-        const target = targetOf(
-          adapter,
-          name,
-          { preset, op: benchCase.op, part },
-          benchCase.peer?.kind === 'matmul' && upstream.shape.length > 2,
-        );
+        const target = targetOf(adapter, name, { preset, op, part }, batched);
         return [{ name, timing: summarize(theirs[at]), ratio: medianRatio(ours, theirs[at]), target, note }];
       });
       for (const job of jobs) job.dispose();
-      const result: PeerRow = {
-        preset,
-        op: benchCase.op,
-        shape: benchCase.shape,
-        part,
-        flops: row.flops,
-        error,
-        status,
-        timing: summarize(ours),
-        eager: summarize(eager),
-        peers: found,
-      };
-      results.push(result);
+      const timing = summarize(ours);
+      const { flops } = row;
+      results.push({ preset, op, shape, part, flops, error, status, timing, eager: summarize(eager), peers: found });
       log(
-        `${result.op} ${result.shape}, ${part}: ${result.timing.median.toPrecision(3)} ms` +
+        `${op} ${shape}, ${part}: ${timing.median.toPrecision(3)} ms` +
           `${status === 'ok' ? '' : ' WRONG'}; ${found.map(peerText).join(', ')}; ${verdict(found)}`,
       );
     }
@@ -193,8 +159,100 @@ async function compareCase(
   }
 }
 
+/** The inputs of a case on the host, the upstream gradient, and the results that they must give. */
+interface Expected {
+  readonly benchCase: OpCase;
+  readonly inputs: Inputs;
+  readonly upstream: HostArray;
+  readonly reference: Reference;
+}
+
+/** In contrast to the check of our own rows, no entries of the upstream gradient are zero. */
+function expectedOf(device: Device, benchCase: OpCase, inputs: Inputs): Expected {
+  const tensors = Object.fromEntries(
+    Object.entries(inputs).map(([name, { data, shape }]) => [name, device.keep(device.tensor(data, shape))]),
+  );
+  const upstream = upstreamOf(device.noGrad(() => device.scope(() => benchCase.run(tensors).shape)));
+  const reference = benchCase.reference(inputs, upstream, benchCase.blocks?.checked ?? []);
+  return { benchCase, inputs, upstream, reference };
+}
+
+/** Makes and checks the peers' jobs for a part. The notes tell, by peer, which jobs failed or are wrong. */
+async function peerJobs(
+  peers: readonly Peer[],
+  { benchCase, inputs, upstream, reference }: Expected,
+  part: string,
+): Promise<{ jobs: PeerJob[]; notes: ReadonlyMap<string, string> }> {
+  const names = Object.keys(inputs);
+  const input = names.find((name) => gradientPart(name) === part) ?? names[0];
+  const [entry, shape] =
+    part === 'forward' ? [reference.output, upstream.shape] : [reference.gradients[input], inputs[input].shape];
+  const indices = checkedIndices(benchCase, shape);
+  const expected = indices.map(entry);
+  const jobs: PeerJob[] = [];
+  const notes = new Map<string, string>();
+  for (const peer of peers) {
+    try {
+      const job = peer.job(benchCase, inputs, upstream, part);
+      if (!job) continue;
+      const values = await job.values();
+      const complete = values.length > Math.max(...indices);
+      const error = complete
+        ? largestError(
+            indices.map((i) => values[i]),
+            expected,
+          )
+        : Infinity;
+      if (!(error <= TOLERANCE)) notes.set(peer.name, `wrong (error ${error.toExponential(1)})`);
+      jobs.push(job);
+    } catch (failure) {
+      notes.set(peer.name, `failed: ${messageOf(failure)}`);
+    }
+  }
+  return { jobs, notes };
+}
+
 const peerText = ({ name, ratio, note }: PeerResult): string =>
   `${name} ${ratio === null ? '' : `x${ratio.toFixed(2)}`}${note ? ` ${note}` : ''}`;
+
+const verdictOf = ({ status, peers }: PeerRow): string => (status === 'ok' ? verdict(peers) : 'WRONG');
+
+/** The table of a preset's rows. `names` are those of all peers that were measured. */
+function peersTable(rows: readonly PeerRow[], names: readonly string[], preset: PeerRow['preset']): Table {
+  const hasTarget = (name: string): boolean => name !== 'onnxruntime';
+  const cells = (row: PeerRow): string[] =>
+    names.flatMap((name) => {
+      const peer = row.peers.find((candidate) => candidate.name === name);
+      const needed = hasTarget(name) ? [peer?.target ? digits(peer.target) : '-'] : [];
+      if (!peer?.timing || peer.ratio === null) return [peer?.note ?? '-', '-', ...needed];
+      return [`${digits(peer.timing.median)}${peer.note ? ` (${peer.note})` : ''}`, digits(peer.ratio), ...needed];
+    });
+  return {
+    caption: preset === 'paper' ? 'Round sizes, and the paper-r50 preset:' : 'The small preset:',
+    header: [
+      'op',
+      'shape',
+      'part',
+      'ms',
+      'quartiles',
+      'eager ms',
+      'GFLOP/s',
+      ...names.flatMap((name) => [`${name} ms`, 'ratio', ...(hasTarget(name) ? ['needed'] : [])]),
+      'targets',
+    ],
+    rows: rows.map((row) => [
+      row.op,
+      row.shape,
+      row.part,
+      digits(row.timing.median),
+      quartiles(row.timing),
+      digits(row.eager.median),
+      digits(gigaflops(row)),
+      ...cells(row),
+      verdictOf(row),
+    ]),
+  };
+}
 
 /** The comparison as a report. */
 export async function peersReport(
@@ -203,49 +261,17 @@ export async function peersReport(
   const rows = await comparePeers(run.adapter.kind, run);
   if (rows.length === 0) throw new InputError(noRow(run.only));
   const names = [...new Set(rows.flatMap(({ peers }) => peers.map(({ name }) => name)))];
-  const header = [
-    'op',
-    'shape',
-    'part',
-    'ms',
-    'quartiles',
-    'eager ms',
-    'GFLOP/s',
-    ...names.flatMap((name) => [`${name} ms`, 'ratio', ...(name === 'onnxruntime' ? [] : ['needed'])]),
-    'targets',
-  ];
-  const cells = (row: PeerRow): string[] =>
-    names.flatMap((name) => {
-      const peer = row.peers.find((candidate) => candidate.name === name);
-      const needed = name === 'onnxruntime' ? [] : [peer?.target ? digits(peer.target) : '-'];
-      if (!peer?.timing || peer.ratio === null) return [peer?.note ?? '-', '-', ...needed];
-      return [`${digits(peer.timing.median)}${peer.note ? ` (${peer.note})` : ''}`, digits(peer.ratio), ...needed];
-    });
-  const verdicts = rows.map(({ status, peers }) => (status === 'ok' ? verdict(peers) : 'WRONG'));
+  const verdicts = rows.map(verdictOf);
   const met = verdicts.filter((text) => text === 'met').length;
   const slower = verdicts.filter((text) => text.startsWith('SLOWER')).length;
   const tables = (['paper', 'small'] as const)
-    .map((preset) => ({
-      caption: preset === 'paper' ? 'Round sizes, and the paper-r50 preset:' : 'The small preset:',
-      header,
-      rows: rows.flatMap((row, i) =>
-        row.preset === preset
-          ? [
-              [
-                row.op,
-                row.shape,
-                row.part,
-                digits(row.timing.median),
-                spread(row.timing),
-                digits(row.eager.median),
-                digits(gigaflops(row)),
-                ...cells(row),
-                verdicts[i],
-              ],
-            ]
-          : [],
+    .map((preset) =>
+      peersTable(
+        rows.filter((row) => row.preset === preset),
+        names,
+        preset,
       ),
-    }))
+    )
     .filter((table) => table.rows.length > 0);
   const versions = Object.entries(peerVersions())
     .map(([name, version]) => `${name} ${version}`)
@@ -263,7 +289,7 @@ export async function peersReport(
   return {
     report: {
       name: 'peers',
-      title: `Beside other engines on ${run.adapter.name}`,
+      title: `Compared with other engines on ${run.adapter.name}`,
       command: run.command,
       notes,
       tables,

@@ -1,11 +1,12 @@
 /**
- * onnxruntime as a peer: forward passes of matrix products and convolutions on the processor, to compare with adapters
- * that run on the processor. This file writes the ONNX models, which have one node.
+ * onnxruntime as a peer: forward passes of matrix products and convolutions on the processor, for the comparison with
+ * adapters that run on the processor. This file also encodes the ONNX models, which have one node.
  */
 import { settleSleeping } from '../../engine/node/index.ts';
 import type { PeerOp } from '../case.ts';
-import { transposeMaps, transposeWeight, type Peer } from './peer.ts';
+import { channelsFirst, channelsLast, outputsFirst } from '../layout.ts';
 import { loadPeer } from './install.ts';
+import type { Peer } from './peer.ts';
 
 interface OrtTensor {
   readonly data: Float32Array;
@@ -28,7 +29,7 @@ const SESSION = {
   extra: { session: { 'intra_op.allow_spinning': '0', 'inter_op.allow_spinning': '0' } },
 };
 
-// Protocol buffers for a model of one node. Numbers are the field numbers of onnx.proto3.
+// Encoding of a model of one node as protocol buffers. The first arguments are field numbers of onnx.proto3.
 
 function varint(value: number): number[] {
   return value < 128 ? [value] : [(value % 128) + 128, ...varint(Math.floor(value / 128))];
@@ -87,7 +88,7 @@ export function oneNodeModel(op: PeerOp & { readonly kind: 'matmul' | 'conv2d' }
   return Uint8Array.from([...number(1, IR_VERSION), ...bytes(7, graph), ...bytes(8, number(2, OPSET))]);
 }
 
-/** Opens onnxruntime. It has no node for gradients and for batched products with transposed operands. */
+/** Opens onnxruntime. It has no nodes for gradients, and none for batched products with transposed operands. */
 export function openOnnx(): Peer {
   const ort = loadPeer<Ort>('onnxruntime-node');
   const name = 'onnxruntime';
@@ -101,13 +102,13 @@ export function openOnnx(): Peer {
       if (peer.kind === 'matmul' && rank > 2 && (peer.transposeA || peer.transposeB)) return null;
       const feeds = conv
         ? {
-            a: new ort.Tensor('float32', transposeMaps(a.data, a.shape), [
+            a: new ort.Tensor('float32', channelsFirst(a.data, a.shape), [
               a.shape[0],
               a.shape[3],
               a.shape[1],
               a.shape[2],
             ]),
-            b: new ort.Tensor('float32', transposeWeight(b.data, b.shape), [
+            b: new ort.Tensor('float32', outputsFirst(b.data, b.shape), [
               b.shape[3],
               b.shape[2],
               b.shape[0],
@@ -124,7 +125,7 @@ export function openOnnx(): Peer {
         },
         values: async () => {
           const { data, dims } = await launch();
-          return conv ? transposeMaps(data, dims, true) : data;
+          return conv ? channelsLast(data, dims) : data;
         },
         dispose: () => undefined,
       };

@@ -1,4 +1,4 @@
-/** The interface of a peer, and what all peers share: the browser's objects in Node, and other layouts of tensors. */
+/** The interface of a peer, and the browser's global objects that peers need in Node. */
 import { create } from 'webgpu';
 import { dawnFlags } from '../../engine/node/index.ts';
 import type { Inputs, OpCase } from '../case.ts';
@@ -7,7 +7,7 @@ import type { HostArray } from '../references/reference.ts';
 
 /** A peer's job for a row. */
 export interface PeerJob extends Job {
-  /** Computed values in our layout. */
+  /** The computed values in our layout. */
   readonly values: () => Promise<ArrayLike<number>>;
   /** Frees its inputs. */
   readonly dispose: () => void;
@@ -15,13 +15,13 @@ export interface PeerJob extends Job {
 
 export interface Peer {
   readonly name: string;
-  /** A job for a part, with our inputs and our upstream gradient; null if the peer does not have the part. */
+  /** Makes a job for a part, with our inputs and our upstream gradient; null if the peer does not have the part. */
   job(benchCase: OpCase, inputs: Inputs, upstream: HostArray, part: string): PeerJob | null;
 }
 
 /**
- * Defines the browser's global objects, which the peers look for; they use only `navigator.gpu`. Our device must be
- * open: it has applied the choice of the driver. Dawn's flags are ours.
+ * Defines the browser's global objects that the peers look for. They use only `navigator.gpu`. Open our device first,
+ * because it applies the choice of the driver. Dawn's flags are the same as for our device.
  */
 export function pretendBrowser(): void {
   const canvas = { getContext: () => null };
@@ -40,39 +40,4 @@ export function pretendBrowser(): void {
       }
     },
   );
-}
-
-/** Transposes [N, H, W, C] to [N, C, H, W], or with `back` the other way. `shape` is the shape of the data. */
-export function transposeMaps(
-  data: ArrayLike<number>,
-  [n, ...rest]: readonly number[],
-  back = false,
-): Float32Array<ArrayBuffer> {
-  const [h, w, c] = back ? [rest[1], rest[2], rest[0]] : rest;
-  const out = new Float32Array(data.length);
-  for (let i = 0; i < n; i++)
-    for (let at = 0; at < h * w; at++)
-      for (let k = 0; k < c; k++) {
-        const [last, first] = [(i * h * w + at) * c + k, (i * c + k) * h * w + at];
-        if (back) out[last] = data[first];
-        else out[first] = data[last];
-      }
-  return out;
-}
-
-/** Transposes [kh, kw, C, O] to [O, C, kh, kw], or with `back` the other way. */
-export function transposeWeight(
-  data: ArrayLike<number>,
-  [kh, kw, c, o]: readonly number[],
-  back = false,
-): Float32Array<ArrayBuffer> {
-  const out = new Float32Array(data.length);
-  for (let at = 0; at < kh * kw; at++)
-    for (let i = 0; i < c; i++)
-      for (let j = 0; j < o; j++) {
-        const [ours, theirs] = [(at * c + i) * o + j, (j * c + i) * kh * kw + at];
-        if (back) out[ours] = data[theirs];
-        else out[theirs] = data[ours];
-      }
-  return out;
 }

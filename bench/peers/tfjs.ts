@@ -1,6 +1,6 @@
 /**
- * tfjs as a peer, in its fastest form: its kernels for the gradients of convolutions, many launches per wait, and
- * waiting like our device (sleeping between polls).
+ * tfjs as a peer, in its fastest form: its kernels for the gradients of convolutions, and many launches per wait. It
+ * waits as our device does, by sleeping between polls.
  */
 import { settleSleeping } from '../../engine/node/index.ts';
 import { gradientPart, type PeerOp, TOGETHER } from '../case.ts';
@@ -45,6 +45,57 @@ interface Tfjs {
   };
 }
 
+type TfFunction = (...inputs: TfTensor[]) => TfTensor;
+
+const layerNormOf =
+  (tf: Tfjs): TfFunction =>
+  (x, gamma, beta) => {
+    const { mean, variance } = tf.moments(x, -1, true);
+    return tf.add(tf.mul(tf.mul(tf.sub(x, mean), tf.rsqrt(tf.add(variance, 1e-5))), gamma), beta);
+  };
+
+const interactionOf = (tf: Tfjs): TfFunction => {
+  const layerNorm = layerNormOf(tf);
+  return (roi, parameters, gamma1, beta1, gamma2, beta2) => {
+    const [r, , d] = roi.shape;
+    const [k] = gamma1.shape;
+    const w1 = tf.reshape(tf.slice(parameters, [0, 0], [r, d * k]), [r, d, k]);
+    const w2 = tf.reshape(tf.slice(parameters, [0, d * k], [r, d * k]), [r, k, d]);
+    return tf.relu(layerNorm(tf.matMul(tf.relu(layerNorm(tf.matMul(roi, w1), gamma1, beta1)), w2), gamma2, beta2));
+  };
+};
+
+/** The forward pass of an op. */
+function forwardOf(tf: Tfjs, op: PeerOp): TfFunction {
+  if (op.kind === 'matmul') return (a, b) => tf.matMul(a, b, op.transposeA, op.transposeB);
+  if (op.kind === 'conv2d') return (x, weight) => tf.conv2d(x, weight, op.stride, op.padding, 'NHWC', 1, 'floor');
+  if (op.kind === 'layerNorm') return layerNormOf(tf);
+  if (op.kind === 'interaction') return interactionOf(tf);
+  return op.kind === 'softmax' ? (x) => tf.softmax(x) : (x) => tf.sum(x);
+}
+
+/**
+ * A function that launches a part; null if tfjs does not have the part. Its first result is compared and waited for.
+ * @param given the op's inputs, then the upstream gradient
+ */
+function launchOf(tf: Tfjs, op: PeerOp, given: readonly TfTensor[], part: string): (() => TfTensor[]) | null {
+  const inputs = given.slice(0, -1);
+  const upstream = given[given.length - 1];
+  const forward = forwardOf(tf, op);
+  if (part === 'forward') return () => [tf.tidy(() => forward(...inputs))];
+  if (part === TOGETHER) {
+    const gradients = tf.grads(forward);
+    return () => tf.tidy(() => gradients(inputs, upstream));
+  }
+  if (op.kind !== 'conv2d') return null;
+  const common = { strides: [op.stride, op.stride], pad: op.padding, dataFormat: 'NHWC', dimRoundingMode: 'floor' };
+  const [x, filter] = inputs;
+  const run: ReturnType<Tfjs['engine']>['runKernel'] = (...kernel) => tf.engine().runKernel(...kernel);
+  if (part === gradientPart('x'))
+    return () => [run('Conv2DBackpropInput', { dy: upstream, filter }, { ...common, inputShape: x.shape })];
+  return () => [run('Conv2DBackpropFilter', { x, dy: upstream }, { ...common, filterShape: filter.shape })];
+}
+
 /** Opens tfjs. Throws if it does not run on WebGPU. */
 export async function openTfjs(): Promise<Peer> {
   const tf = loadPeer<Tfjs>('@tensorflow/tfjs');
@@ -52,51 +103,6 @@ export async function openTfjs(): Promise<Peer> {
   await tf.setBackend('webgpu');
   await tf.ready();
   if (tf.getBackend() !== 'webgpu') throw new Error(`tfjs: expected the backend webgpu, got ${tf.getBackend()}`);
-
-  const layerNorm = (x: TfTensor, gamma: TfTensor, beta: TfTensor): TfTensor => {
-    const { mean, variance } = tf.moments(x, -1, true);
-    return tf.add(tf.mul(tf.mul(tf.sub(x, mean), tf.rsqrt(tf.add(variance, 1e-5))), gamma), beta);
-  };
-  const interaction = (
-    roi: TfTensor,
-    parameters: TfTensor,
-    gamma1: TfTensor,
-    beta1: TfTensor,
-    gamma2: TfTensor,
-    beta2: TfTensor,
-  ): TfTensor => {
-    const [r, , d] = roi.shape;
-    const [k] = gamma1.shape;
-    const w1 = tf.reshape(tf.slice(parameters, [0, 0], [r, d * k]), [r, d, k]);
-    const w2 = tf.reshape(tf.slice(parameters, [0, d * k], [r, d * k]), [r, k, d]);
-    return tf.relu(layerNorm(tf.matMul(tf.relu(layerNorm(tf.matMul(roi, w1), gamma1, beta1)), w2), gamma2, beta2));
-  };
-  const functionOf = (op: PeerOp): ((...inputs: TfTensor[]) => TfTensor) => {
-    if (op.kind === 'matmul') return (a, b) => tf.matMul(a, b, op.transposeA, op.transposeB);
-    if (op.kind === 'conv2d') return (x, weight) => tf.conv2d(x, weight, op.stride, op.padding, 'NHWC', 1, 'floor');
-    if (op.kind === 'layerNorm') return layerNorm;
-    if (op.kind === 'interaction') return interaction;
-    return op.kind === 'softmax' ? (x) => tf.softmax(x) : (x) => tf.sum(x);
-  };
-  /** A launch. Its first tensor is compared and waited for. */
-  const launchOf = (op: PeerOp, inputs: TfTensor[], upstream: TfTensor, part: string): (() => TfTensor[]) | null => {
-    const f = functionOf(op);
-    if (part === 'forward') return () => [tf.tidy(() => f(...inputs))];
-    if (part === TOGETHER) {
-      const gradients = tf.grads(f);
-      return () => tf.tidy(() => gradients(inputs, upstream));
-    }
-    if (op.kind !== 'conv2d') return null;
-    const common = { strides: [op.stride, op.stride], pad: op.padding, dataFormat: 'NHWC', dimRoundingMode: 'floor' };
-    const [x, filter] = inputs;
-    if (part === gradientPart('x'))
-      return () => [
-        tf.engine().runKernel('Conv2DBackpropInput', { dy: upstream, filter }, { ...common, inputShape: x.shape }),
-      ];
-    return () => [
-      tf.engine().runKernel('Conv2DBackpropFilter', { x, dy: upstream }, { ...common, filterShape: filter.shape }),
-    ];
-  };
   return {
     name: 'tfjs',
     job: ({ peer }, inputs, upstream, part) => {
@@ -105,7 +111,7 @@ export async function openTfjs(): Promise<Peer> {
       const dispose = (): void => {
         for (const tensor of given) tensor.dispose();
       };
-      const launch = launchOf(peer, given.slice(0, -1), given[given.length - 1], part);
+      const launch = launchOf(tf, peer, given, part);
       if (!launch) {
         dispose();
         return null;

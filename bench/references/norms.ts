@@ -42,9 +42,7 @@ export function layerNormReference(x: HostArray, gamma: HostArray, beta: HostArr
 
 /** Group norm of x [B, H, W, C]: statistics over the pixels of an image and a group of neighbouring channels. */
 export function groupNormReference(
-  x: HostArray,
-  gamma: HostArray,
-  beta: HostArray,
+  { x, gamma, beta }: Readonly<Record<'x' | 'gamma' | 'beta', HostArray>>,
   groups: number,
   upstream: HostArray,
 ): Reference {

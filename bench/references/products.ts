@@ -1,12 +1,11 @@
 /** References of matrix products and convolutions. */
 import { type HostArray, type Reference, sigma } from './reference.ts';
 
-/** op(a) op(b) for each entry of the batch, which both operands share. */
+/** The product of a and b, each transposed or not, for each entry of the batch. Both operands have the same batch. */
 export function matmulReference(
   a: HostArray,
   b: HostArray,
-  transposeA: boolean,
-  transposeB: boolean,
+  { transposeA, transposeB }: { readonly transposeA: boolean; readonly transposeB: boolean },
   upstream: HostArray,
 ): Reference {
   const [rowsA, columnsA] = a.shape.slice(-2);
@@ -47,9 +46,7 @@ export function matmulReference(
 export function conv2dReference(
   x: HostArray,
   weight: HostArray,
-  stride: number,
-  padding: number,
-  groups: number,
+  { stride, padding, groups }: { readonly stride: number; readonly padding: number; readonly groups: number },
   upstream: HostArray,
 ): Reference {
   const [, H, W, C] = x.shape;
