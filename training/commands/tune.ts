@@ -42,7 +42,8 @@ const HELP = `tune: measures variants of kernels on this machine's adapter, and 
                    the training step stays f32
   --help           print this text
 
-The choices of all adapters are in tuning.json in the folder $XDG_CACHE_HOME or ~/.cache.
+The choices of all adapters are in ~/.cache/dynamic-sparse-rcnn-webgpu/tuning.json
+($XDG_CACHE_HOME replaces ~/.cache).
 DSRCNN_TUNING=FILE names another file; DSRCNN_TUNING=off uses no choices.
 The results of every variant are compared with those of the plainest variant before it is timed.
 Variants that are wrong on this adapter are excluded and listed.
