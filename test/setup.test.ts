@@ -23,7 +23,7 @@ import { parseArguments } from '../training/setup/arguments.mjs';
 import { chooseDriver } from '../training/setup/driver.mjs';
 import { dependencyHash, packagesInstalled } from '../training/setup/packages.mjs';
 import { setUp } from '../training/setup/setup.mjs';
-import { stillHolds } from '../training/setup/state.mjs';
+import { isStillValid } from '../training/setup/state.mjs';
 import { manifestFingerprint } from '../training/setup/vulkan-manifests.mjs';
 import { found, LAVAPIPE, machine, quiet, type System, withLavapipe } from './machines.ts';
 
@@ -336,7 +336,7 @@ describe('between runs', () => {
       changes: Partial<typeof choice>,
       request: 'auto' | 'lavapipe' | 'swiftshader',
       processor = choice.processor,
-    ): boolean => stillHolds({ ...choice, ...changes }, request, fingerprint(), processor);
+    ): boolean => isStillValid({ ...choice, ...changes }, request, fingerprint(), processor);
     expect(fingerprint()).not.toBe(empty);
     expect(holds({}, 'auto')).toBe(true);
     expect(holds({}, 'lavapipe', 'AMD EPYC, without AVX-512')).toBe(false);

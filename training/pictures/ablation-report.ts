@@ -16,13 +16,13 @@ import { formatTable } from '../output/table.ts';
 import { writePlot } from './plot-file.ts';
 import type { Series } from './series.ts';
 
-/** The endings of the files of a report, which are called `ablation`. */
+/** The extensions of the files of a report. Their name is `ablation`. */
 const ENDINGS = ['md', 'json', 'svg', 'png'] as const;
 const HEADER = ['row', 'what it is', 'AP', 'AP50', 'seeds', "paper's AP"];
 
 /**
  * Writes ablation.md, .json, .svg and .png of the finished runs into `out`; returns the table as text for a terminal.
- * Throws InputError if no run is finished, or if the runs were not trained alike.
+ * Throws InputError if no run is finished, or if the runs differ in more than rows and seeds.
  */
 export async function writeAblationReport(out: string, rows: readonly AblationRow[] = ABLATION_ROWS): Promise<string> {
   const found = findRuns(out, rows);
@@ -116,12 +116,12 @@ function markdown(report: Report, batch: number): string {
     command,
     '```',
     '',
-    '![AP against iterations: the mean over the seeds, each seed behind it](ablation.svg)',
+    '![AP against iterations: the mean over the seeds, and each seed pale](ablation.svg)',
     '',
   ].join('\n');
 }
 
-/** A curve for each row, and each seed pale behind it. */
+/** A curve for each row, and pale curves for its seeds. */
 function plotOf({ preset, rows }: Report) {
   return {
     title: `AP against iterations (${preset}; mean over the seeds, each seed pale)`,

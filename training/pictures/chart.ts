@@ -1,4 +1,4 @@
-/** Charts as SVG text: ECharts without a DOM, and the axes and colours that all our charts share. */
+/** Charts as SVG text: ECharts without a DOM, and the axes and colours of all charts. */
 import { createCanvas } from '@napi-rs/canvas';
 import { LineChart, type LineSeriesOption, ScatterChart, type ScatterSeriesOption } from 'echarts/charts';
 import {
@@ -24,7 +24,7 @@ export type ChartOption = ComposeOption<
   | TitleComponentOption
 >;
 
-/** First the font that we ship and rasterize with, then a similar one for browsers. */
+/** First the font of `fonts.ts`, which PNG files use, then a similar font for browsers. */
 export const FONTS = 'DejaVu Sans, Verdana, sans-serif';
 
 /** Okabe and Ito's colours for colour-blind readers, without yellow, which is too pale on white; and two more. */
@@ -37,7 +37,7 @@ use([LineChart, ScatterChart, GraphicComponent, GridComponent, LegendComponent, 
 registerFonts();
 const measureContext = createCanvas(1, 1).getContext('2d');
 setPlatformAPI({
-  // Without it ECharts assumes the widths of another font.
+  // Without this function, ECharts assumes the widths of another font.
   measureText: (text, font) => {
     if (font !== undefined) measureContext.font = font;
     return { width: measureContext.measureText(text).width };
@@ -47,7 +47,7 @@ setPlatformAPI({
 /**
  * Draws a chart on a white background; returns the text of an SVG file. The same option gives the same text.
  * @param size in SVG units
- * @param complete adds to the option what needs the positions of data on the drawn chart
+ * @param complete returns further options that depend on the positions of data in the drawn chart
  */
 export function renderChart(
   option: ChartOption,
@@ -67,11 +67,11 @@ export function renderChart(
 /** Half the height of a digit, in units of the font's size. */
 const HALF_DIGIT = 0.35;
 
-/** Changes ECharts' SVG so that every renderer draws it alike and the same chart gives the same text. */
+/** Changes ECharts' SVG: every renderer draws the same picture, and the same chart gives the same text. */
 function portable(svg: string): string {
   return (
     svg
-      // Some renderers ignore dominant-baseline, for example ours for PNG files.
+      // Some renderers ignore dominant-baseline, for example the one in png.ts.
       .replaceAll(/<text dominant-baseline="central"[^>]*>/g, (tag) => {
         const size = Number(/font-size:([\d.]+)px/.exec(tag)?.[1] ?? 12);
         const y = Number(/ y="([^"]*)"/.exec(tag)?.[1] ?? 0) + HALF_DIGIT * size;
@@ -79,7 +79,7 @@ function portable(svg: string): string {
           .replace(/ y="[^"]*"/, '')
           .replace(' dominant-baseline="central"', ` y="${Math.round(100 * y) / 100}"`);
       })
-      // Identifiers contain the number of charts that this process has drawn.
+      // Identifiers contain a count of the charts that this process has drawn.
       .replaceAll(/zr\d+-/g, '')
       // The style sheet and these attributes serve the pointer in interactive charts.
       .replace(/<style ?>[\s\S]*?<\/style>\n?/, '')
@@ -148,7 +148,7 @@ export function logAxis(name: string, { from, to, ticks }: Axis) {
 
 /** Smallest and largest value; [Infinity, -Infinity] of no values. */
 export function extent(values: readonly number[]): [number, number] {
-  // Math.min(...values) would fail: a long run has more points than a call can have arguments.
+  // Not Math.min(...values): a long run has more points than a call can have arguments.
   let [low, high] = [Infinity, -Infinity];
   for (const value of values) {
     low = Math.min(low, value);

@@ -1,4 +1,4 @@
-/** Several pictures on one sheet. */
+/** Arranges several pictures on one sheet. */
 import { type Canvas, createCanvas } from '@napi-rs/canvas';
 
 /** Tiles pictures row by row, each centred in a cell of the largest width and height. `columns` is at least 1. */

@@ -1,5 +1,5 @@
 /**
- * Boxes with names and scores drawn on an image.
+ * Draws boxes with names and scores on an image.
  * Boxes are [x1, y1, x2, y2] in pixels of the image. Small images are enlarged so that tags can be read.
  */
 import { type Canvas, createCanvas, type SKRSContext2D } from '@napi-rs/canvas';
@@ -27,7 +27,7 @@ export interface DrawOptions {
   underlay?: (context: SKRSContext2D, scale: number) => void;
 }
 
-/** The default enlargement stops at this length of the longer side in pixels: there tags are legible. */
+/** Length of the longer side at which tags are legible, pixels. Smaller images are enlarged to it. */
 const LEGIBLE_SIDE = 480;
 const MAX_ENLARGEMENT = 8;
 
@@ -35,7 +35,7 @@ const MAX_ENLARGEMENT = 8;
  * Draws boxes with tags (name and score) on an image.
  * The tags of boxes with higher scores are placed first; these boxes and tags are drawn on top.
  * @param image a file, decoded as for training (upright by its EXIF orientation), or its pixels
- * Throws InputError if the file cannot be decoded, and Error for malformed boxes, pixels or scale.
+ * @throws InputError if the file cannot be decoded, and Error for malformed boxes, pixels or scale
  */
 export async function drawBoxes(
   image: string | PixelImage,
@@ -107,7 +107,7 @@ function toCanvas({ data, width, height }: PixelImage): Canvas {
   return canvas;
 }
 
-/** [x1, y1, x2, y2] of a box in canvas pixels, moved inside so that its lines stay visible at the border. */
+/** [x1, y1, x2, y2] of a box in canvas pixels, moved inside the canvas so that its lines stay visible. */
 function onCanvas(
   box: DrawnBox['box'],
   scale: number,

@@ -56,7 +56,7 @@ async function drawPredictions(
   mkdirSync(folder, { recursive: true });
   const canvases: Canvas[] = [];
   for (const record of records) {
-    // Decoded in the size that the annotations state: their boxes are drawn on it.
+    // Decoded in the size that the annotations state, because their boxes are drawn on the image.
     const image = await decodeImage(record.file, record);
     const detections = await predictImage(detector, image, resize, classNames, MIN_SCORE);
     const groundTruth = record.objects.map(({ box, label }) => ({ box, label, name: '' }));

@@ -1,5 +1,5 @@
 /**
- * One picture of a stage history: the initial boxes and each stage as a row of panels, and the image's expert weights.
+ * Draws a stage history as one picture: panels for the initial boxes and for each stage, and the expert weights.
  * Boxes are [x1, y1, x2, y2] in pixels of the original image and may exceed the image.
  */
 import { type Canvas, createCanvas, type SKRSContext2D } from '@napi-rs/canvas';
@@ -10,18 +10,18 @@ import { expertWeightBlocks } from './expert-weights.ts';
 import { type Block, drawPage, GAP, MARGIN, PALE_INK, paragraph, write } from './page.ts';
 import type { Corners, DetectionHistory, StageHistory } from './stage-history.ts';
 
-/** The eye cannot follow more boxes at once. */
+/** Maximum number of boxes in a picture. The eye cannot follow more boxes at once. */
 const MAX_SHOWN = 8;
 /** The longer side of a panel's image, pixels. */
 const PANEL_SIDE = 480;
 /** Height of a panel's title, pixels. */
 const PANEL_TITLE = 30;
-/** More panels are drawn in two rows. */
+/** Maximum number of panels in one row. More panels are drawn in two rows. */
 const MAX_COLUMNS = 4;
 
 /**
  * Draws a history: panels with the initial boxes and each stage, the expert weights as a heat map, and a caption.
- * The picture follows at most the best 8 proposals. Panels are 480 pixels long at their longer side. Five panels or
+ * The picture shows at most the best 8 proposals. Panels are 480 pixels long at their longer side. Five panels or
  * more are drawn in two rows.
  * @param image a file, decoded as for prediction, or its pixels
  * @param title is drawn above the panels
@@ -32,7 +32,7 @@ export async function drawStages(image: string | PixelImage, history: StageHisto
   const panels = await drawPanels(raw, history, shown);
   const columns = panels.length <= MAX_COLUMNS ? panels.length : Math.ceil(panels.length / 2);
   const panelWidth = panels[0].picture.width;
-  // A narrower caption would be a column of single words.
+  // In a narrower caption, most lines would be single words.
   const width = Math.max(2 * MARGIN + columns * panelWidth + (columns - 1) * GAP, 2 * MARGIN + PANEL_SIDE);
   const inner = width - 2 * MARGIN;
   const measure = createCanvas(1, 1).getContext('2d');
@@ -85,7 +85,7 @@ function panelGrid(panels: readonly Panel[], columns: number): Block {
   };
 }
 
-/** The best detections, one per proposal: the picture follows a box once, even if it is detected as two classes. */
+/** The best detections, one per proposal: a proposal may be detected as two classes, but the picture shows it once. */
 function followed({ detections }: StageHistory): DetectionHistory[] {
   const seen = new Set<number>();
   return detections.filter(({ proposal }) => !seen.has(proposal) && seen.add(proposal)).slice(0, MAX_SHOWN);

@@ -33,7 +33,7 @@ export function expertWeightBlocks(
   return [...blocks, paragraph(measure, caption, inner, { size: 15, color: PALE_INK })];
 }
 
-/** From pale to dark by even steps of lightness, so that it also works in grey (after ColorBrewer's YlGnBu). */
+/** Colours from pale to dark by even steps of lightness, also legible in grey (after ColorBrewer's YlGnBu). */
 const SHADES = [
   [255, 255, 229],
   [199, 233, 180],
@@ -44,7 +44,7 @@ const SHADES = [
   [12, 44, 132],
 ] as const;
 
-/** The colour of a share 0 .. 1 of the scale as #rrggbb. */
+/** The colour at a share 0 .. 1 of the scale, as #rrggbb. */
 function shade(share: number): string {
   const at = Math.min(Math.max(share, 0), 1) * (SHADES.length - 1);
   const low = Math.min(Math.floor(at), SHADES.length - 2);
@@ -173,7 +173,7 @@ function drawCells(
   context.strokeRect(left - 0.5, first - 0.5, weights[0].length * cell + 1, weights.length * ROW + 1);
 }
 
-/** Ends of the scale, and the number of round steps to each. */
+/** Possible ends of the scale, and the number of round steps from 0 to each end. */
 const SCALE_STEPS = new Map([
   [0.1, 5],
   [0.2, 4],
@@ -194,8 +194,8 @@ function scaleLimit(weights: readonly (readonly number[])[]): number {
 const FLAG_SIDE = 20;
 
 /**
- * A numbered flag above each column and a frame around the column. Neighbouring flags move apart. A frame would hide a
- * narrow column, which has a mark at both ends instead.
+ * Draws a numbered flag above the column of each followed proposal, and a frame around the column. Neighbouring flags
+ * move apart. A frame would hide a narrow column, so a narrow column has a mark at both ends.
  */
 function markColumns(
   context: SKRSContext2D,

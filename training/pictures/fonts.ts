@@ -3,9 +3,9 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { GlobalFonts } from '@napi-rs/canvas';
 
-/** DejaVu Sans Bold under a name of our own, so that no installed font can replace it. */
+/** The name of DejaVu Sans Bold. No installed font has this name, so none can replace it. */
 export const BOLD_FONT = 'Detection tags';
-/** The family that plots name in their SVG. */
+/** The font family in the SVG of plots. */
 const REGULAR_FONT = 'DejaVu Sans';
 
 let registered = false;

@@ -3,9 +3,9 @@ import type { LineSeriesOption } from 'echarts/charts';
 import { type ChartOption, extent, INK, LINE_COLORS, linearAxis, logAxis, logTicks, renderChart } from './chart.ts';
 import type { PlotOptions } from './series.ts';
 
-/** A logarithmic axis treats smaller values as zero, which leaves a gap. */
+/** Minimum value on a logarithmic axis. Smaller values leave a gap, like zero. */
 const MIN_LOGARITHMIC = 1e-30;
-/** Smaller absolute values are drawn as zero on a linear axis: ECharts rounds numbers to 20 decimals. */
+/** Smaller absolute values are drawn as zero on a linear axis, because ECharts rounds numbers to 20 decimals. */
 const MIN_LINEAR = 1e-18;
 /** A series of at most this many points shows each point as a dot. */
 const MAX_DOTS = 40;
@@ -100,7 +100,7 @@ function panelOf(
               left: right + 10,
               top: top + MARGIN.top - 4,
               itemWidth: LEGEND.line,
-              // No dot on the line of an entry.
+              // Hides the dot on the line of an entry.
               itemHeight: 0.01,
               itemGap: LEGEND.gap,
               textStyle: { fontSize: TEXT_SIZE, lineHeight: 14, color: INK.name },
@@ -126,6 +126,7 @@ function panelOf(
   };
 }
 
+/** A value as ECharts can draw it. */
 const drawn = (value: number, log: boolean): number => (log || Math.abs(value) >= MIN_LINEAR ? value : 0);
 
 /** Lines and dots of the series, each with its colour. Series beyond the number of colours are dashed. */

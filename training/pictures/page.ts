@@ -2,13 +2,13 @@
 import { type Canvas, createCanvas, type SKRSContext2D } from '@napi-rs/canvas';
 import { captionFont } from './fonts.ts';
 
-/** Pixels, as all sizes here. */
+/** Sizes on a page are in pixels. */
 export const MARGIN = 28;
 export const GAP = 20;
 export const INK = '#1b1f24';
 export const PALE_INK = '#59636e';
 
-/** A part of a page, which knows its height before it is drawn. */
+/** A part of a page. Its height is known before it is drawn. */
 export interface Block {
   readonly height: number;
   draw(context: SKRSContext2D, top: number): void;
@@ -38,7 +38,7 @@ export interface TextStyle {
   readonly align?: 'left' | 'center' | 'right';
 }
 
-/** Writes one line of text; `y` is its baseline. */
+/** Writes one line of text at (x, baseline). */
 export function write(
   context: SKRSContext2D,
   text: string,
@@ -55,7 +55,8 @@ export function write(
 
 /**
  * Text broken into lines of at most `width` pixels. A wider word, for example a long file name, has its own line in a
- * smaller font. `measure` is any context.
+ * smaller font.
+ * @param measure any context; it measures the text
  */
 export function paragraph(measure: SKRSContext2D, text: string, width: number, style: TextStyle): Block {
   measure.font = captionFont(style.size, style.bold);

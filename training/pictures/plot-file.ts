@@ -1,4 +1,4 @@
-/** Plots as files. */
+/** Writes plots as SVG or PNG files. */
 import { writeFileSync } from 'node:fs';
 import { extname } from 'node:path';
 import type { PlotOptions } from './series.ts';

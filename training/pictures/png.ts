@@ -1,4 +1,4 @@
-/** Pictures as PNG files, and SVG as pictures. */
+/** Writes pictures as PNG files, and renders SVG text as a picture. */
 import { writeFileSync } from 'node:fs';
 import { type Canvas, createCanvas, Image } from '@napi-rs/canvas';
 import { registerFonts } from './fonts.ts';
@@ -9,8 +9,8 @@ export function writePng(path: string, canvas: Canvas): void {
 }
 
 /**
- * Renders SVG text with `scale` pixels per SVG unit. Text in the family DejaVu Sans uses the font that we ship,
- * whatever fonts are installed.
+ * Renders SVG text with `scale` pixels per SVG unit. Text in the family DejaVu Sans uses the font of `fonts.ts`,
+ * independent of the installed fonts.
  */
 export async function rasterizeSvg(svg: string, scale = 2): Promise<Canvas> {
   registerFonts();

@@ -12,8 +12,8 @@ export type Corners = [x1: number, y1: number, x2: number, y2: number];
 export interface StageStep {
   readonly box: Corners;
   /**
-   * The proposal's best class at this stage and its score. At the last stage: the detected class, which can differ
-   * from the best one, because NMS may have removed that detection.
+   * The proposal's best class at this stage and its score. At the last stage: the detected class. It can differ from
+   * the best class, because NMS may have removed the detection of the best class.
    */
   readonly name: string;
   readonly label: number;

@@ -1,4 +1,4 @@
-/** The tags of drawn boxes: where they are placed, and how they look. */
+/** Places and draws the tags of boxes. */
 import type { SKRSContext2D } from '@napi-rs/canvas';
 import { textColorOn } from './colors.ts';
 import { BOLD_FONT, registerFonts } from './fonts.ts';
@@ -6,7 +6,7 @@ import { BOLD_FONT, registerFonts } from './fonts.ts';
 export interface Tag {
   text: string;
   color: string;
-  /** Pixels, as all that follow. */
+  /** Pixels, like the fields below. */
   fontSize: number;
   x: number;
   y: number;
@@ -23,8 +23,8 @@ export interface Caption {
 }
 
 /**
- * Places a tag for each caption, in this order: at a corner of its box, inside the picture, where it covers the
- * smallest part of earlier tags.
+ * Places a tag for each caption, in the order of the captions. A tag lies at a corner of its box, inside the picture,
+ * where it covers the smallest part of earlier tags.
  */
 export function placeTags(
   context: SKRSContext2D,

@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * apt's sources: reading them in both formats, and the entries that add bookworm-backports from the same mirrors.
+ * apt's sources: reads them in both formats, and makes the entries that add bookworm-backports from the same mirrors.
  * Formats: `man sources.list`, "one-line-style" (.list) and "deb822-style" (.sources).
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
@@ -13,7 +13,7 @@ import path from 'node:path';
  * @property {string[]} uris
  * @property {string[]} suites
  * @property {string[]} components
- * @property {string} options one-line format: the options in brackets, or empty; deb822: the other fields, a line each
+ * @property {string} options one-line format: the options in brackets, or empty; deb822: the other fields, one per line
  */
 /**
  * A file for /etc/apt/sources.list.d.
@@ -24,7 +24,7 @@ import path from 'node:path';
 
 /** Our own file in sources.list.d, without extension. */
 export const BACKPORTS_FILE = 'dynamic-sparse-rcnn-backports';
-/** The fields that an entry for another suite has values of its own for. */
+/** The fields that an entry for another suite replaces. */
 const OWN_FIELDS = ['types', 'uris', 'suites', 'components', 'enabled'];
 const DISABLED = ['no', 'false', '0', 'off', 'without', 'disable'];
 
@@ -46,7 +46,7 @@ export function parseOneLineSources(text) {
 }
 
 /**
- * The sources of a .sources file: stanzas of `Field: value` lines. A value goes on in lines that begin with a blank.
+ * The sources of a .sources file: stanzas of `Field: value` lines. A value continues in lines that begin with a blank.
  * @param {string} text
  * @returns {AptSource[]}
  */
@@ -93,9 +93,9 @@ export function readAptSources(directory = '/etc/apt') {
 }
 
 /**
- * The entries that add a release's backports, the best first. The mirrors and options are those of the release
- * itself. Other repositories name the release too. A mirror of Debian also has the suite of updates, so such mirrors
- * come first.
+ * The entries that add a release's backports, the best first. The mirrors and options are those of the release itself.
+ * Repositories other than Debian's may also have a suite of this name. Debian's mirrors also have the suite of updates,
+ * so they come first.
  * @param {readonly AptSource[]} sources
  * @param {string} release for example bookworm
  * @returns {AptEntry[]}

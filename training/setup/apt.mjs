@@ -1,5 +1,5 @@
 // @ts-check
-/** Installing lavapipe with apt, and telling the user how to do it. */
+/** Installs lavapipe with apt, or tells the user how to install it. */
 import { spawnSync } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
 import { BACKPORTS_FILE, backportsEntries } from './apt-sources.mjs';
@@ -9,10 +9,10 @@ import { SetupError, messageOf } from './setup-error.mjs';
 /** @typedef {import('./apt-sources.mjs').AptEntry} AptEntry */
 /** @typedef {(command: string, args: string[]) => { ok: boolean, output: string, problem: string }} Run */
 
-/** Dawn refuses the Vulkan of older lavapipes. */
+/** Minimum major version of Mesa. Dawn rejects older versions of lavapipe. */
 const MIN_MESA = 23;
 const PACKAGES = ['mesa-vulkan-drivers', 'libvulkan1'];
-/** Longest entry that is shown to the user. An entry may contain a whole key. */
+/** Maximum length of an entry that the user sees, characters. An entry may contain a whole key. */
 const MAX_SHOWN_ENTRY = 400;
 
 /**
@@ -42,7 +42,7 @@ export function usesApt(osRelease) {
 const isBookworm = (osRelease) => osRelease.ID === 'debian' && osRelease.VERSION_CODENAME === 'bookworm';
 
 /**
- * Where a lavapipe that Dawn accepts comes from.
+ * The origin of a lavapipe that Dawn accepts; null if apt has none.
  * @param {Record<string, string>} osRelease
  * @param {string} policy output of `apt-cache policy mesa-vulkan-drivers`
  * @returns {'release' | 'backports' | null}
@@ -57,7 +57,7 @@ export function mesaSource(osRelease, policy) {
 const fileOf = ({ extension }) => `/etc/apt/sources.list.d/${BACKPORTS_FILE}.${extension}`;
 
 /**
- * How the user installs lavapipe.
+ * Instructions for the user: the commands that install lavapipe.
  * @param {Record<string, string>} osRelease
  * @param {readonly AptSource[]} sources
  */
@@ -107,7 +107,7 @@ export function installLavapipe(osRelease, sources, say) {
   if (!usesApt(osRelease)) return `no apt on ${osRelease.PRETTY_NAME ?? 'this system'}`;
   if (process.getuid?.() !== 0) return 'not root';
   say('looking for lavapipe, the fast software driver, with apt');
-  // Where this fails, the old package lists may suffice. Otherwise the next lines report what is missing.
+  // If this fails, the older package lists may be enough. Otherwise the next lines report the missing package.
   aptGet('update');
   const source = mesaSource(osRelease, run('apt-cache', ['policy', PACKAGES[0]]).output);
   if (source === null)

@@ -14,7 +14,7 @@ import { SetupError } from './setup-error.mjs';
 
 export const HELP = `usage: npm run setup -- [--no-driver] [--driver auto|gpu|lavapipe|swiftshader]
 
-Installs the npm packages and chooses the WebGPU driver. Does nothing where both are done.
+Installs the npm packages and chooses the WebGPU driver. Does nothing if both are done.
 All other npm scripts run it first.
 
   --no-driver      only install the npm packages
@@ -25,15 +25,16 @@ All other npm scripts run it first.
 environment:
   DSRCNN_DRIVER=NAME            the same names, for one run only:  DSRCNN_DRIVER=swiftshader npm test
   VK_DRIVER_FILES, VK_ICD_FILENAMES
-                                the Vulkan loader uses the driver that you name here, and set-up chooses none
+                                the Vulkan loader uses the driver named here, and set-up chooses none
                                 (unless DSRCNN_DRIVER is set)
   LP_NATIVE_VECTOR_WIDTH=256    bits of lavapipe's vectors (or 512), for one run
   DSRCNN_ROBUSTNESS=on          Dawn's bounds checks on every driver, for one run, to find errors in kernels
                                 (off: no checks by Dawn, at your own risk)`;
 
 /**
+ * A driver's name as a request.
  * @param {unknown} name
- * @param {string} source
+ * @param {string} source the option or variable, for errors
  * @returns {Request}
  */
 function asRequest(name, source) {
@@ -44,7 +45,7 @@ function asRequest(name, source) {
 }
 
 /**
- * Reads the command line and DSRCNN_DRIVER. The command line wins.
+ * Reads the command line and DSRCNN_DRIVER. The command line takes precedence.
  * @param {readonly string[]} argv
  * @param {NodeJS.ProcessEnv} environment
  * @returns {Arguments}

@@ -1,22 +1,23 @@
 /**
- * Accesses beyond the end of what is bound to a shader. Set-up runs this file as a program on lavapipe, without Dawn's
- * checks, to see whether the driver checks every access. It prints the result as JSON. A driver that does not check may
- * end the process, which is an answer too.
+ * A test of out-of-bounds accesses: a shader reads and writes beyond the end of the ranges that are bound to it. An
+ * access escapes if it reaches other memory. Set-up runs this file as a program on lavapipe, without Dawn's checks, to
+ * test whether the driver checks every access. The program prints the result as JSON. Without checks by the driver, the
+ * process may crash; set-up counts a crash as a failure.
  */
 import { pathToFileURL } from 'node:url';
 import { errorMessage } from '../../engine/core/errors.ts';
 import { openDevice } from '../../engine/node/index.ts';
 
 export interface BoundsReport {
-  /** The first access that escaped; null where none did. */
+  /** The first access that escaped; null if none did. */
   readonly escape: string | null;
 }
 
 /** Elements of each bound buffer range, and texels of the texture in each direction. */
 const ELEMENTS = 16;
 /**
- * Indices beyond the end: directly behind it, further within the same buffer, far behind it. Some give an offset in
- * bytes that is negative as a signed number, or that passes 2^31 or 2^32.
+ * Indices beyond the end: directly behind the end, further within the same buffer, and far beyond the buffer. Some give
+ * an offset in bytes that is negative as a signed number, or that passes 2^31 or 2^32.
  */
 const INDICES = [
   16,
@@ -102,8 +103,8 @@ const BOUND: readonly Bound[] = [FLOATS, VECTORS, UNIFORMS, ...TEXELS];
 const contains = ({ first, words }: Bound, word: number): boolean => word >= first && word < first + words;
 
 /**
- * The first word of the element that an index reaches when its offset in bytes is cut to 32 bits. Lavapipe does that
- * with and without Dawn's checks. Null where that is beyond the end too.
+ * The first word of the element that an index reaches if its offset in bytes is cut to 32 bits. Lavapipe cuts offsets,
+ * with and without Dawn's checks. Null if this element also lies beyond the end.
  */
 function wrapped({ first, words, stride }: Bound, index: number): number | null {
   const word = (index * stride) % 2 ** 30;
@@ -111,8 +112,8 @@ function wrapped({ first, words, stride }: Bound, index: number): number | null 
 }
 
 /**
- * Reads with another index in each lane, and reads with the same index in all lanes, because drivers treat these
- * differently. Then writes in the same two ways.
+ * First each lane reads with its own index, then all lanes read with the same index. Drivers treat these two cases
+ * differently. Then the lanes write in the same two ways.
  */
 const CODE = /* wgsl */ `
 @group(0) @binding(0) var<storage, read> indices: array<u32>;
@@ -131,7 +132,7 @@ fn stores(index: u32) {
 }
 
 @compute @workgroup_size(${COUNT}) fn main(@builtin(local_invocation_index) lane: u32) {
-  // Compilers unroll loops over a constant count, which takes lavapipe's many seconds.
+  // Not a constant: lavapipe's compiler would unroll the loops, which takes many seconds.
   let count = arrayLength(&indices);
   loads(indices[lane], lane);
   for (var i = 0u; i < count; i++) { loads(indices[i], ${COUNT}u + i); }
@@ -140,10 +141,10 @@ fn stores(index: u32) {
   for (var i = 0u; i < count; i++) { stores(indices[i]); }
 }`;
 
-/** What an access may do (`escapeOutOfBounds`). */
+/** The accesses that do not escape (see `escapeOutOfBounds`). */
 type Permitted = 'nothing' | 'inside';
 
-/** The words that the shader read and wrote. */
+/** The words that the shader reads and writes. */
 interface Accesses {
   /** 4 words for each range, way of reading, and index. */
   readonly read: Float32Array;
@@ -158,17 +159,18 @@ interface Accesses {
  *   of 2^32 past an element may reach that element. `inside`: reads and writes reach anything within the bound range,
  *   as WebGPU promises; Dawn's checks use the last element.
  * @returns the first access that escaped, or null
- * @throws where the shader does not run
+ * @throws Error if the shader does not run
  */
 export async function escapeOutOfBounds(gpu: GPUDevice, permitted: Permitted): Promise<string | null> {
   const accesses = await runAccesses(gpu);
   return escapedRead(accesses, permitted) ?? escapedWrite(accesses, permitted);
 }
 
-/** Every word has another number, and none is 0. So a value tells where it was read. */
+/** A different number for each word, and none is 0. So a value identifies the word that was read. */
 const numbers = (count: number): Float32Array<ArrayBuffer> =>
   Float32Array.from({ length: count }, (_, word) => word + 1);
 
+/** Runs the shader. Throws if it does not run. */
 async function runAccesses(gpu: GPUDevice): Promise<Accesses> {
   const { STORAGE, UNIFORM, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
   const made: { destroy(): void }[] = [];
@@ -270,7 +272,7 @@ async function main(): Promise<void> {
     device.destroy();
     process.stdout.write(`${JSON.stringify(report)}\n`);
   } catch (error) {
-    // One line, which set-up repeats.
+    // Set-up repeats this line.
     console.error(errorMessage(error));
     process.exitCode = 1;
   }

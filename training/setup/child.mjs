@@ -1,5 +1,5 @@
 // @ts-check
-/** Running Dawn in a child process, where a crash or a missing library does no harm. */
+/** Runs Dawn in a child process, so that a crash or a missing library does not end set-up. */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { removeDawnWarnings } from './dawn-warnings.mjs';
@@ -49,7 +49,10 @@ export function askChild(program, directory, { manifests, loader }, variables) {
   }
 }
 
-/** @param {{ error?: Error, signal: string | null, status: number | null }} child */
+/**
+ * How a child process ended.
+ * @param {{ error?: Error, signal: string | null, status: number | null }} child
+ */
 function endOf({ error, signal, status }) {
   if (error) return messageOf(error);
   return signal ? `ended by ${signal}` : `exit code ${status}`;

@@ -1,11 +1,11 @@
 // @ts-check
 /**
- * Removing two warnings that Dawn prints on stderr for every adapter of most drivers. They say that Dawn lowers the
- * limits maxDynamicUniformBuffersPerPipelineLayout and maxDynamicStorageBuffersPerPipelineLayout. We use no dynamic
- * offsets.
+ * Removes two warnings that Dawn prints on stderr for every adapter of most drivers. The warnings say that Dawn lowers
+ * the limits maxDynamicUniformBuffersPerPipelineLayout and maxDynamicStorageBuffersPerPipelineLayout. The engine uses
+ * no dynamic offsets.
  *
- * Dawn's native code writes them directly to file descriptor 2, and has no option against them. Node cannot redirect
- * a file descriptor of its own process. So the process that starts Dawn's process removes them.
+ * Dawn's native code writes the warnings directly to file descriptor 2, and has no option against them. Node cannot
+ * redirect a file descriptor of its own process. So the parent of Dawn's process removes the warnings.
  */
 import { Transform } from 'node:stream';
 
@@ -21,7 +21,7 @@ const MAX_LENGTH = 200;
 /** @param {string} text */
 export const removeDawnWarnings = (text) => text.replace(WARNING, '');
 
-/** A stream that removes the warnings and passes all else on at once. */
+/** A stream that removes the warnings and passes all other text on at once. */
 export class DawnWarningFilter extends Transform {
   /** The start of a line that may become a warning, in Latin-1, which keeps all bytes. */
   pending = '';
@@ -43,7 +43,7 @@ export class DawnWarningFilter extends Transform {
 }
 
 /**
- * Where the beginning of a warning stands at the end of a text; the text's length where there is none.
+ * The position of an unfinished warning at the end of a text; the text's length if there is none.
  * @param {string} text
  */
 function unfinishedWarning(text) {

@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * The choice among drivers. The order is: a real GPU; lavapipe (Mesa 23 or newer), which is installed with apt where
- * that is allowed; SwiftShader, which an npm package contains.
+ * Chooses a driver, in this order: a real GPU; lavapipe (Mesa 23 or newer), which is installed with apt if that is
+ * allowed; SwiftShader, which an npm package contains.
  */
 import path from 'node:path';
 import { SetupError } from './setup-error.mjs';
@@ -17,19 +17,22 @@ import { isMounted } from './vulkan-manifests.mjs';
 /** @typedef {import('./swiftshader.mjs').SwiftShader} SwiftShader */
 /** @typedef {Omit<StoredChoice, 'installed' | 'processor'>} Choice */
 /**
- * What `chooseDriver` asks the machine.
+ * The functions through which `chooseDriver` uses the machine. Tests replace them.
  * @typedef {object} System
  * @property {boolean} linux
  * @property {() => string[]} manifests all installed Vulkan driver manifests
  * @property {(manifests: string[], loader: string | null) => Probe} probe
  * @property {(manifests: string[], loader: string | null) => BoundsChoice} bounds whether lavapipe checks bounds
  * @property {(manifests: string[], loader: string | null, checksBounds: boolean) => VectorChoice} vectorBits
- *   the best width of lavapipe's vectors, without Dawn's bounds checks where `checksBounds`
- * @property {() => string | null} installLavapipe null where it is installed now, else the reason why not
- * @property {() => Promise<SwiftShader | null>} swiftShader null where the package has no build for this processor
+ *   the best width of lavapipe's vectors, measured without Dawn's bounds checks if `checksBounds`
+ * @property {() => string | null} installLavapipe null if it is installed now, else the reason why not
+ * @property {() => Promise<SwiftShader | null>} swiftShader null if the package has no build for this processor
  * @property {() => string} lavapipeHint how the user installs lavapipe
  */
-/** @typedef {{ adapter: Adapter, manifests: string[], probed: Probe, borrowed: string | null }} Accepted */
+/**
+ * A driver that Dawn accepts. `borrowed`: the loader of SwiftShader, if the system has none.
+ * @typedef {{ adapter: Adapter, manifests: string[], probed: Probe, borrowed: string | null }} Accepted
+ */
 
 /** @param {Adapter} adapter */
 const nameOf = ({ description, device }) => description || device;
@@ -40,11 +43,11 @@ const nameOf = ({ description, device }) => description || device;
  * @param {System} system
  * @param {(line: string) => void} say
  * @returns {Promise<Choice>}
- * @throws SetupError with every attempt, where Dawn accepts none
+ * @throws SetupError with every attempt, if Dawn accepts none
  */
 export async function chooseDriver(request, system, say) {
   const search = new Search(request, system, say);
-  if (!system.linux) return search.elsewhere();
+  if (!system.linux) return search.otherSystem();
   const choice = (await search.gpu()) ?? (await search.lavapipe()) ?? (await search.swiftShader());
   if (choice) return choice;
   const byDriver = request === 'auto' ? '' : ` by driver ${request}`;
@@ -52,9 +55,9 @@ export async function chooseDriver(request, system, say) {
   throw new SetupError(`no WebGPU adapter${byDriver}: ${search.attempts.join('; ')}${hint}`);
 }
 
-/** One search for a driver. Each step returns a choice, or null and a line in `attempts`. */
+/** A search for a driver. A step without success returns null and adds its reason to `attempts`. */
 class Search {
-  /** What was tried, for the user. @type {string[]} */
+  /** The attempts so far, for the user. @type {string[]} */
   attempts = [];
   /** Why lavapipe was not installed. */
   noLavapipe = '';
@@ -70,13 +73,13 @@ class Search {
     this.say = say;
   }
 
-  /** @param {Request} name */
+  /** Whether the request allows this driver. @param {Request} name */
   includes(name) {
     return this.request === 'auto' || this.request === name;
   }
 
-  /** Outside Linux: the system's own adapter. @returns {Choice} */
-  elsewhere() {
+  /** Systems other than Linux: their own adapter. @returns {Choice} */
+  otherSystem() {
     const { request } = this;
     if (request === 'lavapipe' || request === 'swiftshader')
       throw new SetupError(`driver ${request} is for Linux; elsewhere WebGPU has the system's own Metal or Direct3D`);
@@ -89,7 +92,7 @@ class Search {
     throw new SetupError(`no WebGPU adapter: ${this.attempts.join('; ')}`);
   }
 
-  /** @returns {Promise<Choice | null>} */
+  /** An installed GPU. @returns {Promise<Choice | null>} */
   async gpu() {
     if (!this.includes('gpu')) return null;
     const installed = this.system.manifests();
@@ -108,7 +111,7 @@ class Search {
     return null;
   }
 
-  /** @returns {Promise<Choice | null>} */
+  /** The installed lavapipe, or one that apt installs. @returns {Promise<Choice | null>} */
   async lavapipe() {
     if (!this.includes('lavapipe')) return null;
     const present = await this.tryLavapipe();
@@ -129,7 +132,7 @@ class Search {
       this.attempts.push(`the installed lavapipe is not accepted: ${problem}`);
       return null;
     }
-    // Bounds come first, because the widths are measured with the bounds checks of later programs.
+    // The test of bounds comes first: it decides whether the widths are measured with Dawn's checks.
     const bounds = this.system.bounds(manifests, accepted.borrowed);
     const vectors = this.system.vectorBits(manifests, accepted.borrowed, bounds.checks);
     return {
@@ -139,7 +142,7 @@ class Search {
     };
   }
 
-  /** @returns {Promise<Choice | null>} */
+  /** SwiftShader from the npm package. @returns {Promise<Choice | null>} */
   async swiftShader() {
     if (!this.includes('swiftshader')) return null;
     const unpacked = await this.system.swiftShader();
@@ -159,8 +162,8 @@ class Search {
   }
 
   /**
-   * Probes a driver. Many machines, mostly containers, have a GPU's driver but no Vulkan loader. Then SwiftShader's
-   * loader is used.
+   * Probes a driver. Many machines, mostly containers, have a GPU's driver but no Vulkan loader. They use the loader of
+   * SwiftShader.
    * @param {string[]} manifests
    */
   async probe(manifests) {
@@ -172,6 +175,7 @@ class Search {
   }
 
   /**
+   * The choice of an accepted driver, with its reasons.
    * @param {Choice['driver']} driver
    * @param {Accepted} accepted
    * @param {string[]} [details] further reasons

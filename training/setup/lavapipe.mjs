@@ -1,6 +1,7 @@
 // @ts-check
 /**
- * Lavapipe's settings, found by running programs on it: whether Dawn must check bounds, and the width of its vectors.
+ * Finds lavapipe's settings with programs that run on lavapipe: whether Dawn must check bounds, and the width of
+ * lavapipe's vectors.
  */
 import { mkdirSync } from 'node:fs';
 import path from 'node:path';
@@ -11,7 +12,7 @@ import { hasAvx512, readCpuinfo } from './processor.mjs';
 /** @typedef {import('./child.mjs').ChildDriver} ChildDriver */
 /** @typedef {import('./vector-width.ts').WidthReport} WidthReport */
 /** @typedef {import('./bounds.ts').BoundsReport} BoundsReport */
-/** @typedef {{ checks: boolean, why: string }} BoundsChoice `checks`: Dawn may leave out its own bounds checks. */
+/** @typedef {{ checks: boolean, why: string }} BoundsChoice `checks`: lavapipe checks bounds, so Dawn need not. */
 /** @typedef {{ bits: 512 | null, why: string }} VectorChoice null: lavapipe's own width */
 /**
  * The result of a run of bounds.ts, or why it failed.
@@ -25,7 +26,7 @@ import { hasAvx512, readCpuinfo } from './processor.mjs';
 /** Minimum speed-up of 512 bits over 256. Two runs of the same width differ by less. */
 const MIN_SPEEDUP = 1.1;
 
-/** @param {string} name */
+/** Node's arguments for a TypeScript program of this folder. @param {string} name */
 const program = (name) => ['--import', 'tsx', fileURLToPath(new URL(name, import.meta.url))];
 
 /**
@@ -67,7 +68,7 @@ export function testBounds(root, driver, say) {
 }
 
 /**
- * The best vector width. The best rate of each width counts. It is 512 bits only if all runs passed with correct
+ * The best vector width, by the highest rate of each width. It is 512 bits only if all runs passed with correct
  * results, and 512 bits are clearly faster.
  * @param {readonly WidthMeasurement[]} measurements at least one of each width, or up to the first failure
  * @returns {VectorChoice}
@@ -87,14 +88,14 @@ export function chooseVectorBits(measurements) {
     : { bits: null, why: `${rates}; that is less than 10 % faster, so lavapipe keeps its own width` };
 }
 
-/** @param {WidthMeasurement} measurement @returns {string | null} */
+/** Why a measurement failed; null if it passed. @param {WidthMeasurement} measurement @returns {string | null} */
 function failureOf({ value, problem }) {
   if (value === null) return problem;
   return value.passed ? null : `a product is wrong by ${value.error ?? 'NaN'} (at most ${value.tolerance})`;
 }
 
 /**
- * Measures lavapipe's vector widths, where the processor has vectors of 512 bits.
+ * Measures lavapipe's vector widths, if the processor has vectors of 512 bits.
  * @param {string} root
  * @param {string} folder for compiled shaders
  * @param {ChildDriver} driver
@@ -108,7 +109,7 @@ export function measureVectorBits(root, folder, driver, checksBounds, say) {
   say('measuring lavapipe with vectors of 256 and 512 bits');
   /** @type {WidthMeasurement[]} */
   const measurements = [];
-  // Each width twice, in turn, so that another program that runs for a while does not decide.
+  // Each width is measured twice, alternately, so that a temporary load of the machine does not decide.
   for (const bits of /** @type {const} */ ([256, 512, 256, 512])) {
     const shaders = path.join(folder, `lavapipe-${bits}`);
     mkdirSync(shaders, { recursive: true });

@@ -1,5 +1,5 @@
 // @ts-check
-/** The npm packages: whether they are installed as package-lock.json says, and installing them. */
+/** Checks whether the npm packages are installed as package-lock.json says, and installs them. */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
@@ -11,7 +11,7 @@ import { writeJson } from './write-json.mjs';
 /** @typedef {{ version?: string, optional?: boolean, link?: boolean }} LockedPackage */
 
 /**
- * The packages that a lock file names, by their folder. The root package is not among them.
+ * The packages that a lock file names, by folder, without the root package.
  * @param {string} lock text of package-lock.json
  * @returns {[folder: string, locked: LockedPackage][]}
  */
@@ -19,7 +19,7 @@ const lockedPackages = (lock) =>
   Object.entries(JSON.parse(lock).packages ?? {}).filter(([folder]) => folder.startsWith('node_modules/'));
 
 /**
- * Changes when other packages must be installed: other versions in the lock file, or another platform.
+ * A hash that changes if other packages must be installed: other versions in the lock file, or another platform.
  * @param {string} lock text of package-lock.json
  */
 export function dependencyHash(lock) {
@@ -56,7 +56,7 @@ function npmCi(root) {
     '--no-progress',
     '--no-update-notifier',
     '--loglevel=error',
-    // npm's own pauses between attempts are up to a minute per package. Without a network that would take an hour.
+    // npm's default pauses between attempts are up to a minute per package: an hour in all without a network.
     '--fetch-retries=2',
     '--fetch-retry-mintimeout=1000',
     '--fetch-retry-maxtimeout=5000',
@@ -73,7 +73,7 @@ function npmCi(root) {
 }
 
 /**
- * Runs work that empties node_modules. The folder of set-up's results, which is inside, stays.
+ * Runs work that empties node_modules, but keeps the folder of set-up's results inside.
  * @param {string} root
  * @param {() => void} work
  */
@@ -92,7 +92,8 @@ function keepingResults(root, work) {
 }
 
 /**
- * Installs the packages where they are missing. As another project's dependency, the packages belong to that project.
+ * Installs the packages if they are missing. If this package is a dependency of another project, that project installs
+ * the packages.
  * @param {string} root
  * @param {(line: string) => void} say
  * @returns {string} a hash that changes when other packages are installed

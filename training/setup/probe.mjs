@@ -1,16 +1,16 @@
 // @ts-check
 /**
- * A program that set-up runs in a child process: it runs a shader on the adapter that Dawn finds, and prints a Probe
- * as JSON.
+ * A program that set-up runs in a child process. It runs a shader on the adapter that Dawn finds, and prints a Probe as
+ * JSON.
  */
 import { readFileSync } from 'node:fs';
 import { messageOf } from './setup-error.mjs';
 
 /** @typedef {import('../../engine/node/driver-file.mjs').Adapter} Adapter */
 /**
- * What Dawn found.
+ * The adapter that Dawn found.
  * @typedef {object} Probe
- * @property {Adapter | null} adapter null where there is none, or where it failed
+ * @property {Adapter | null} adapter null if there is none, or if it failed
  * @property {string | null} loader the libvulkan that Dawn loaded
  * @property {string | null} problem why there is no adapter
  */
@@ -48,7 +48,7 @@ const CODE = /* wgsl */ `
 @compute @workgroup_size(${COUNT}) fn main(@builtin(global_invocation_id) id: vec3u) { x[id.x] = 2 * f32(id.x); }`;
 
 /**
- * Runs a first shader. Throws where its result is wrong.
+ * Runs a shader that doubles numbers. Throws if its result is wrong.
  * @param {GPUDevice} device
  */
 async function doubleOnDevice(device) {

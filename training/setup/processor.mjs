@@ -1,11 +1,11 @@
 // @ts-check
-/** The processor that lavapipe runs on. */
+/** Reads the properties of the processor that lavapipe runs on. */
 import { existsSync, readFileSync } from 'node:fs';
 
 /** The flags that LLVM needs for vectors of 512 bits of every type. */
 const AVX512 = ['avx512f', 'avx512bw', 'avx512dq', 'avx512vl'];
 
-/** The text of /proc/cpuinfo; empty where there is none. */
+/** The text of /proc/cpuinfo; empty if there is none. */
 export const readCpuinfo = () => (existsSync('/proc/cpuinfo') ? readFileSync('/proc/cpuinfo', 'utf8') : '');
 
 /** @param {string} cpuinfo text of /proc/cpuinfo */
@@ -15,7 +15,7 @@ export function hasAvx512(cpuinfo) {
 }
 
 /**
- * The processor as far as the choice of a vector width depends on it. Virtual machines use one model name for
+ * The properties of the processor that decide the vector width. Virtual machines use one model name for
  * processors with and without AVX-512.
  * @param {string} cpuinfo text of /proc/cpuinfo
  */

@@ -9,17 +9,17 @@ import { DawnWarningFilter } from './dawn-warnings.mjs';
 import { runSetUp } from './setup.mjs';
 
 /**
- * Runs a program in a child process with filtered stderr.
+ * Runs a program in a child process with filtered stderr. This process ends with the program's exit code or signal.
  * @param {readonly string[]} program its file and arguments
- * @returns {Promise<void>} ends this process as the program ended
+ * @returns {Promise<void>}
  */
 async function run(program) {
   const child = spawn(process.execPath, ['--import', 'tsx', ...program], { stdio: ['inherit', 'inherit', 'pipe'] });
-  // The program decides what a signal means: a training saves its work. Where a terminal has signalled both processes,
-  // the program gets the signal twice (commands/interrupt.ts). This process ends after the program.
+  // The program handles signals: a training saves its work. If a terminal signals both processes, the program gets the
+  // signal twice (commands/interrupt.ts). This process ends after the program.
   for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP']))
     process.on(signal, () => child.kill(signal));
-  // Where nobody reads stderr any more, the program gets that error too.
+  // If the reader of stderr has ended, the program gets the same error.
   process.stderr.on('error', () => child.stderr.destroy());
   child.stderr.pipe(new DawnWarningFilter()).pipe(process.stderr);
   const [code, signal] = await new Promise((resolve, reject) => {

@@ -31,10 +31,10 @@ async function secondsEach(device: Device, work: () => void): Promise<number> {
 }
 
 /**
- * An elementwise op over an odd number of elements. It shows that shaders compile and that data can be written and
+ * Tests an elementwise op over an odd number of elements: whether shaders compile, and whether data can be written and
  * read.
  */
-export async function testSigmoid(device: Device): Promise<SelfTest> {
+async function testSigmoid(device: Device): Promise<SelfTest> {
   const count = 2 ** 20 + 1;
   const values = new Float32Array(new Random(1).normalArray(count, 0, 4));
   const input = device.tensor(values);
@@ -57,7 +57,7 @@ export async function testSigmoid(device: Device): Promise<SelfTest> {
   };
 }
 
-/** A product of square matrices. It compares every 61st entry, so that all rows and columns occur. */
+/** Tests a product of square matrices. Compares every 61st entry, so that all rows and columns occur. */
 export async function testMatmul(device: Device): Promise<SelfTest> {
   const size = 512;
   const random = new Random(2);

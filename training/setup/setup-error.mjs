@@ -1,7 +1,7 @@
 // @ts-check
-/** The errors of set-up. */
+/** The error class of set-up, and functions for messages. */
 
-/** An expected failure. Its message is for the user, and it is printed without a stack trace. */
+/** An expected failure. Its message is for the user and is printed without a stack trace. */
 export class SetupError extends Error {}
 
 /**

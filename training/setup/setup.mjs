@@ -1,12 +1,12 @@
 #!/usr/bin/env node
 // @ts-check
 /**
- * Set-up: installs the npm packages, and chooses the WebGPU driver. Every npm script runs it first. Where both are
- * done, it checks a few files and prints nothing. The engine reads the choice from driver.json
+ * Set-up: installs the npm packages and chooses the WebGPU driver. Every npm script runs it first. If both are done,
+ * set-up only checks a few files and prints nothing. The engine reads the choice from driver.json
  * (engine/node/driver-choice.ts).
  *
  * This file and its static imports use no npm package, because nothing may be installed yet.
- * Set-up accepts a driver when Dawn has run a shader on it in a child process.
+ * Set-up accepts a driver if Dawn can run a shader on it in a child process.
  */
 import { realpathSync } from 'node:fs';
 import path from 'node:path';
@@ -31,7 +31,7 @@ const MIN_NODE = [20, 19];
 const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 
 /**
- * The whole set-up of a package.
+ * Installs the packages and chooses the driver.
  * @param {SetUpOptions} options
  */
 export async function setUp({ root, argv, environment, say, system }) {
@@ -45,7 +45,7 @@ export async function setUp({ root, argv, environment, say, system }) {
 }
 
 /**
- * Chooses a driver where no valid choice is stored.
+ * Chooses and stores a driver, unless a valid choice is stored.
  * @param {object} options
  * @param {string} options.root
  * @param {string} options.dependencies hash of the installed packages
@@ -54,10 +54,10 @@ export async function setUp({ root, argv, environment, say, system }) {
  * @param {SetUpOptions['system']} options.system
  */
 async function chooseAndStore({ root, dependencies, options, print, system }) {
-  const { currentState, stillHolds, storeChoice } = await import('./state.mjs');
+  const { currentState, isStillValid, storeChoice } = await import('./state.mjs');
   const state = currentState(root, dependencies, print);
   const request = options.request ?? state.requested;
-  if (!options.keep && stillHolds(state.choices[request], request)) return;
+  if (!options.keep && isStillValid(state.choices[request], request)) return;
 
   const { chooseDriver } = await import('./driver.mjs');
   const { thisSystem } = await import('./system.mjs');

@@ -1,5 +1,5 @@
 // @ts-check
-/** The stored choices of drivers (driver.json): reading, writing, and whether a choice is still valid. */
+/** Reads and writes the stored choices of drivers (driver.json), and checks whether a choice is still valid. */
 import { existsSync } from 'node:fs';
 import * as v from 'valibot';
 import { FORMAT, parseDriverFile, requestSchema } from '../../engine/node/driver-file.mjs';
@@ -18,12 +18,12 @@ import { writeJson } from './write-json.mjs';
 const olderSchema = v.object({ format: v.picklist([1, 2]), requested: requestSchema });
 
 /**
- * The stored choices. Null where there is no file. The choices of older formats are dropped.
+ * The stored choices; null if there is no file. The choices of older formats are dropped.
  * @param {string} root
  * @returns {DriverFile | null}
- * @throws SetupError where the file is invalid
+ * @throws SetupError if the file is invalid
  */
-export function readState(root) {
+function readState(root) {
   const file = driverFile(root);
   if (!existsSync(file)) return null;
   try {
@@ -37,7 +37,7 @@ export function readState(root) {
 }
 
 /**
- * The stored choices, as far as they are valid for the installed packages.
+ * The stored choices if they are valid for the installed packages; otherwise only the request.
  * @param {string} root
  * @param {string} dependencies hash of the installed packages
  * @param {(line: string) => void} say
@@ -56,7 +56,7 @@ export function currentState(root, dependencies, say) {
 }
 
 /**
- * Stores a choice, with what it depends on.
+ * Stores a choice, with the drivers and the processor on which it depends.
  * @param {string} root
  * @param {DriverFile} state changed by this function
  * @param {Request} request
@@ -68,11 +68,11 @@ export function storeChoice(root, state, request, choice) {
 }
 
 /**
- * Whether a stored choice is still valid. It checks a few files.
+ * Whether a stored choice is still valid. Reads only a few files.
  * @param {StoredChoice | undefined} choice
  * @param {Request} request
  */
-export function stillHolds(
+export function isStillValid(
   choice,
   request,
   fingerprint = manifestFingerprint(),

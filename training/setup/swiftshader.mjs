@@ -1,5 +1,5 @@
 // @ts-check
-/** SwiftShader and its Vulkan loader, unpacked from the npm package @sparticuz/chromium. */
+/** Unpacks SwiftShader and its Vulkan loader from the npm package @sparticuz/chromium. */
 import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
@@ -14,13 +14,14 @@ const LOADER = 'libvulkan.so.1';
 const MANIFEST = 'vk_swiftshader_icd.json';
 const FILES = ['libvk_swiftshader.so', LOADER, MANIFEST];
 
+/** Bytes of a block of a tar archive. */
 const BLOCK = 512;
 
 /**
  * The files of an uncompressed tar archive.
  * @param {Buffer} archive
  * @returns {Promise<TarFile[]>}
- * @throws SetupError for damage, and for entries that are neither files nor folders
+ * @throws SetupError if the archive is damaged, or if an entry is neither a file nor a folder
  */
 export async function readTar(archive) {
   /** @type {TarFile[]} */
@@ -51,7 +52,7 @@ export async function readTar(archive) {
 }
 
 /**
- * Unpacks SwiftShader. The package is built for Linux on x64 only.
+ * Unpacks SwiftShader; null on other systems than Linux on x64, for which the package has no build.
  * @param {string} root
  * @param {string} folder set-up's results
  * @returns {Promise<SwiftShader | null>}

@@ -1,5 +1,5 @@
 // @ts-check
-/** This machine, as `chooseDriver` asks it. */
+/** This machine for `chooseDriver`: the implementation of `System` (driver.mjs). */
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { installLavapipe, lavapipeHint, parseOsRelease } from './apt.mjs';
@@ -14,6 +14,7 @@ import { installedManifests } from './vulkan-manifests.mjs';
 /** @typedef {import('./probe.mjs').Probe} Probe */
 
 /**
+ * The functions of `System` on this machine.
  * @param {string} root
  * @param {string} folder set-up's results
  * @param {(line: string) => void} say
@@ -40,6 +41,7 @@ export function thisSystem(root, folder, say) {
 }
 
 /**
+ * Runs probe.mjs in a child process.
  * @param {string} root
  * @param {string[]} manifests
  * @param {string | null} loader
@@ -47,7 +49,7 @@ export function thisSystem(root, folder, say) {
  */
 function probeInChild(root, manifests, loader) {
   const program = [fileURLToPath(new URL('probe.mjs', import.meta.url))];
-  // Without Mesa's shader cache: other programs may have left code of another vector width there (lavapipeEnvironment).
+  // Mesa's shader cache may contain code of another vector width (see lavapipeEnvironment in engine/node).
   const variables = { MESA_SHADER_CACHE_DISABLE: 'true' };
   const answer = /** @type {{ value: Probe | null, problem: string | null }} */ (
     askChild(program, root, { manifests, loader }, variables)

@@ -12,11 +12,9 @@ export interface WidthReport {
   readonly tolerance: number;
   readonly passed: boolean;
   readonly gflops: number;
-  /** In lanes; 0 where kernels use no subgroups. */
-  readonly subgroupSize: number;
 }
 
-/** Rounds of 0.3 s each. The best counts, because other programs can only slow a round down. */
+/** Rounds of 0.3 s each. The best round counts, because other programs can only slow a round down. */
 const ROUNDS = 4;
 
 async function measure(): Promise<WidthReport> {
@@ -29,7 +27,6 @@ async function measure(): Promise<WidthReport> {
       tolerance: tests[0].tolerance,
       passed: tests.every(passes),
       gflops: Math.max(...tests.map(({ rate }) => rate)),
-      subgroupSize: device.subgroupSize,
     };
   } finally {
     device.destroy();
@@ -39,7 +36,7 @@ async function measure(): Promise<WidthReport> {
 try {
   process.stdout.write(`${JSON.stringify(await measure())}\n`);
 } catch (error) {
-  // One line, which set-up repeats.
+  // Set-up repeats this line.
   console.error(errorMessage(error));
   process.exitCode = 1;
 }

@@ -1,17 +1,17 @@
 // @ts-check
-/** The Vulkan driver manifests of this system. */
+/** Finds the Vulkan driver manifests of this system. */
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import path from 'node:path';
 
-/** Where the Vulkan loader searches. */
+/** The folders that the Vulkan loader searches. */
 const SYSTEM_DIRECTORIES = [
   '/etc/vulkan/icd.d',
   '/usr/local/etc/vulkan/icd.d',
   '/usr/local/share/vulkan/icd.d',
   '/usr/share/vulkan/icd.d',
 ];
-/** Where container platforms mount NVIDIA's driver. The Vulkan loader does not search there. */
+/** Folders where container platforms mount NVIDIA's driver. The Vulkan loader does not search them. */
 const MOUNTED_DIRECTORIES = ['/usr/local/nvidia/share/vulkan/icd.d', '/usr/local/nvidia/vulkan/icd.d'];
 const DIRECTORIES = [...SYSTEM_DIRECTORIES, ...MOUNTED_DIRECTORIES];
 
@@ -36,13 +36,13 @@ const withTimes = (directories) =>
 export const installedManifests = () => withTimes(DIRECTORIES).map(({ file }) => file);
 
 /**
- * Whether a manifest lies where the Vulkan loader does not find it by itself.
+ * Whether a manifest lies in a folder that the Vulkan loader does not search.
  * @param {string} file
  */
 export const isMounted = (file) => MOUNTED_DIRECTORIES.includes(path.dirname(file));
 
 /**
- * Changes when a Vulkan driver is installed, upgraded or removed. So a GPU that is added later is found.
+ * A hash that changes if a Vulkan driver is installed, upgraded or removed. So set-up finds a GPU that is added later.
  * @returns {string}
  */
 export function manifestFingerprint(directories = DIRECTORIES) {

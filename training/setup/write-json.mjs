@@ -1,5 +1,5 @@
 // @ts-check
-/** Writing JSON files as a whole. */
+/** Writes JSON files atomically, without npm packages. */
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
