@@ -1,4 +1,4 @@
-/** The variants of attention and its gradient: source of the operands and rows per lane. Which one to run. */
+/** The variants of attention and its gradient, and which one to run: source of the operands and rows per lane. */
 import {
   attentionKernel,
   attentionKeyValueGradientKernel,
@@ -28,13 +28,13 @@ export type AttentionGradientTensors = Readonly<
 >;
 
 /**
- * How kernels read operands from textures: the lanes of lavapipe's subgroups together. On SwiftShader (4 lanes) it
- * takes longer to share values.
+ * How kernels read operands. The lanes of lavapipe's subgroups load rows from textures together. On SwiftShader (4
+ * lanes) it takes longer to share values, so each lane loads on its own.
  */
 export const accessOf = ({ subgroupSize }: TensorDevice, textures: boolean): AttentionAccess =>
   !textures ? 'buffer' : subgroupSize === 8 || subgroupSize === 16 ? subgroupSize : 'texture';
 
-/** Expected rows per lane. More would spill registers. With few tokens, two would leave lanes without any. */
+/** Expected rows per lane. More than two would spill registers. With few tokens, two would leave lanes without rows. */
 const expectedRows = (tokens: number, access: AttentionAccess): 1 | 2 => (tokens > attentionLanes(access) ? 2 : 1);
 
 /** The kernels of a pass. */

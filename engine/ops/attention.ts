@@ -95,9 +95,8 @@ const multiheadAttentionOp = defineOp({
 /**
  * softmax(q k^T / sqrt(d / heads)) v in each head (Vaswani et al., 2017), without projections.
  *
- * @param qkv   [B, N, 3 d]: queries, keys and values one after the other, each with its heads side by side (as
- *              PyTorch's
- *   in_proj_weight gives them)
+ * @param qkv   [B, N, 3 d]: queries, keys and values one after the other, each with its heads side by side, as with
+ *   PyTorch's in_proj_weight
  * @param heads divides d; a head has at most 64 elements
  * @returns [B, N, d], the heads side by side
  * @throws ShapeError where the shape does not fit

@@ -19,7 +19,7 @@ interface ChannelLayout {
   readonly padRows?: boolean;
 }
 
-/** A copy with columns padded with zeros to a multiple of 4, or the tensor itself where nothing is to be padded. */
+/** A copy with columns padded with zeros to a multiple of 4, or the tensor itself where it needs no padding. */
 export function padChannels(input: Tensor, { rows = 1, groups = 1, columns, padRows = false }: ChannelLayout): Tensor {
   const rowsTo = padRows ? Math.ceil(rows / 4) * 4 : rows;
   const columns4To = Math.ceil(columns / 4);
@@ -46,7 +46,7 @@ interface Crop {
   readonly columnsTo: number;
 }
 
-/** Writes the part of [outer, rowsFrom, groups, columnsFrom] that is no padding into `output`, and returns it. */
+/** Copies [outer, rowsFrom, groups, columnsFrom] without its padding into `output`, and returns `output`. */
 export function cropChannels(
   input: Tensor,
   output: Tensor,
@@ -62,7 +62,7 @@ export function cropChannels(
   return output;
 }
 
-/** The operands of an epilogue with `columns` channels per group padded as the target's are. */
+/** The operands of an epilogue, with `columns` channels per group that are padded like those of the target. */
 export function padEpilogue(
   { scale, bias, residual, relu }: EpilogueOperands,
   layout: Pick<ChannelLayout, 'groups' | 'columns'>,

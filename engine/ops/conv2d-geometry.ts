@@ -66,11 +66,12 @@ export interface ImageLines {
   readonly pitch: number;
 }
 
-const greatestDivisor = (a: number, b: number): number => (b === 0 ? a : greatestDivisor(b, a % b));
+const greatestCommonDivisor = (a: number, b: number): number => (b === 0 ? a : greatestCommonDivisor(b, a % b));
 
 /**
- * How an image is read by lines (kernels/conv2d.ts). Null where it is not: where its channels are whole vec4s, where
- * its lines are not, or where pixels padded to vec4s take no more of them.
+ * How an image is read by lines (kernels/conv2d.ts). Null where it is not read by lines: without small subgroups, with
+ * groups, where its channels are whole vec4s, where its lines are not, or where pixels padded to vec4s need no more
+ * vec4s.
  */
 export function imageLines(
   device: TensorDevice,
@@ -79,7 +80,7 @@ export function imageLines(
   { stride, padding, groups }: Required<Conv2dOptions>,
 ): ImageLines | null {
   if (!device.smallSubgroups || groups !== 1 || channels % 4 === 0 || (width * channels) % 4 !== 0) return null;
-  const classes = 4 / greatestDivisor(4, stride * channels);
+  const classes = 4 / greatestCommonDivisor(4, stride * channels);
   const positions = Array.from({ length: classes }, (_, firstX) => ((firstX * stride - padding) * channels) & 3);
   const vectors = Math.ceil((Math.max(...positions) + kw * channels) / 4);
   return vectors < kw * Math.ceil(channels / 4)

@@ -42,7 +42,7 @@ export interface ConvolutionCall extends Omit<WinogradCall, 'padding'> {
   readonly byLines?: ImageLines | null;
 }
 
-/** Which variants may run that round more coarsely than a plain sum. */
+/** The variants that may run although they round more coarsely than a plain sum. */
 export interface AllowedRounding {
   readonly winograd: readonly WinogradSize[];
   /** Operands rounded to f16 (see `DeviceOptions.halfPrecision`). */
@@ -77,7 +77,7 @@ export type ConvolutionVariant = { readonly winograd: WinogradSize } | DirectCon
 
 // ------------------------------------------------------------------ kernels and operands
 
-/** Number of products that a value of the target is the sum of. */
+/** Number of products in the sum of one target value. */
 const termsOf = ({ kh, kw, K4, step, byLines }: ConvolutionCall): number =>
   (kh * kw * K4 * 4) / (byLines?.classes ?? step ** 2);
 
@@ -122,7 +122,7 @@ export const pixelsOf = ({ batch, targetH, targetW, step, byLines }: Convolution
 
 // ------------------------------------------------------------------ cost model
 
-/** Multiply-adds per copied value from which on textures pay. */
+/** Minimum multiply-adds per copied value for which textures pay. */
 const MIN_WORK_PER_COPY = 40;
 
 /** Whether `work` multiply-adds are worth copying `copied` values to textures. */

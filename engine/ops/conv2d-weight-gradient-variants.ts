@@ -23,7 +23,7 @@ import { prefersTextures, textureOperand } from './operand-textures.ts';
 import { roundingOf } from './rounding.ts';
 import { WINOGRAD_ROUNDING, winogradGradientSize, winogradKernels } from './winograd-variants.ts';
 
-/** What decides the variant. */
+/** The sizes that decide the variant. */
 export interface WeightGradientCall extends ConvolutionSizes {
   readonly groups: number;
   readonly stride: number;
@@ -47,7 +47,7 @@ export interface DirectWeightGradient {
   readonly pixels: number;
   /** Whether the rows of both images are read from textures; subgroup kernels only. */
   readonly textures: boolean;
-  /** Lines (b, y) of the images that one workgroup sums up. */
+  /** Lines (image, y) that one workgroup sums up. */
   readonly perSplit: number;
 }
 
@@ -173,8 +173,8 @@ const worthCompiling = (lanes: number, call: WeightGradientCall): boolean =>
 
 /**
  * The expected number of pixels per turn. Four pixels load and store the sums half as often as two. But with the code
- * of buffer loads, four no longer fit into the instruction cache of a CPU. With the tile of 16 lanes they fit only if
- * there is nothing else in it.
+ * of buffer loads, the code of four pixels does not fit into the instruction cache of a CPU. With the tile of 16 lanes
+ * it fits only into an otherwise empty cache, so the number is three.
  */
 const expectedPixels = (lanes: number, call: WeightGradientCall, textures: boolean): number => {
   if (lanes > 4 && textures) return lanes === 16 ? 3 : 4;
@@ -252,7 +252,7 @@ function tilesFor(lanes: number, call: WeightGradientCall): readonly Tile[] {
   return [...wide, ...narrowTiles(lanes, call)];
 }
 
-/** Maximum vec4s of code per turn that the tuner tries: rows x columns x pixels. */
+/** Maximum code per turn that the tuner tries, as rows x columns x pixels. */
 const maxTurn = (lanes: number): number => (lanes === 16 ? 64 : 32) * 64 * 4;
 
 /**

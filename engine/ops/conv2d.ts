@@ -67,7 +67,7 @@ function outputShape([x, weight, bias, scale, residual]: Inputs, attributes: Con
   return shape;
 }
 
-/** What the epilogue's gradients are computed from. */
+/** The operands of the epilogue's gradients. */
 interface EpilogueCall {
   readonly upstream: Tensor;
   readonly output: Tensor;
@@ -77,7 +77,7 @@ interface EpilogueCall {
   readonly needsAdded: boolean;
 }
 
-/** Gradients with respect to the sum over taps, and with respect to what was added to it (bias and residual). */
+/** Gradients with respect to the sum over taps, and with respect to its addends (bias and residual). */
 function epilogueGradients({ upstream, output, scale, relu, needsAdded }: EpilogueCall): {
   sum: Tensor;
   added: Tensor | null;
@@ -198,7 +198,7 @@ const conv2dOp = defineOp({
   },
 });
 
-/** What follows a convolution in residual networks, in the same kernel: act(convolution * scale + bias + residual). */
+/** Operations after a convolution, in the same kernel: act(convolution * scale + bias + residual). */
 export interface Conv2dEpilogue {
   /** [O], a factor for each channel, e.g. of a frozen batch norm, with its shift as bias. It has no gradient. */
   readonly scale?: Tensor;

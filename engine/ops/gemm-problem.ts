@@ -6,7 +6,7 @@ import type { MatmulForm, OperandAccess } from '../../kernels/matmul.ts';
 import { sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 
-/** What is applied to a product before the store: act(sum * scale + bias + residual). */
+/** Operands of the epilogue of a product: act(sum * scale + bias + residual). */
 export interface EpilogueOperands {
   /** [N], a factor for each column. */
   readonly scale?: Tensor | null;
@@ -46,7 +46,7 @@ export interface Gemm extends EpilogueOperands {
   readonly batch?: number;
   /** Adds up the products of all batch entries. */
   readonly sumBatch?: boolean;
-  /** [M], receives the sums of op(A) over K. For A transposed and one matrix. */
+  /** [M], receives the sums of op(A) over K. Only for A transposed and a single matrix. */
   readonly sumsOfA?: Tensor | null;
   /** Operands may be rounded to f16 (see `DeviceOptions.halfPrecision`). */
   readonly half?: boolean;

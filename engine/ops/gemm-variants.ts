@@ -237,11 +237,11 @@ function slicesFor(tile: MatmulTile, busy: number, sizes: Sizes): { groups: numb
 }
 
 interface Plan extends Pick<GemmVariant, 'size' | 'slices'> {
-  /** Multiply-adds of the best tile, for each k. */
+  /** Cost per step along K, in multiply-adds of the best tile. */
   readonly cost: number;
 }
 
-/** The plan with the least padded work. A device that is not kept busy counts as running that much longer. */
+/** The plan with the least padded work. If it does not keep the device busy, its cost rises in proportion. */
 function plan(device: TensorDevice, tiles: Tiles, costs: TileCosts, sizes: Sizes): Plan {
   const busy = busyGroups(device);
   const candidates = (Object.keys(tiles) as GemmVariant['size'][]).flatMap((size) => {

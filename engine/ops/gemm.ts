@@ -1,5 +1,6 @@
 /**
- * Launches matrix products, with the variant that gemm-variants.ts picks. Ops on matrices use it; it has no gradients.
+ * Launches matrix products, with the variant that gemm-variants.ts picks. Ops on matrices use `gemm`, which has no
+ * gradient of its own.
  */
 import { linearGrid } from '../../kernels/kernel.ts';
 import { K_ALIGNMENT } from '../../kernels/matmul.ts';
@@ -60,8 +61,8 @@ export function gemm(device: TensorDevice, problem: Gemm, variant?: GemmVariant)
   const summed = slices > 1 || (sumBatch && batch !== 1);
   const sums = sumsOfA && usesSubgroups(device, precision) && !summed && access !== 'scalar' ? sumsOfA : null;
   if (sumsOfA && !sums) columnSums(device, a, null, sumsOfA);
-  // Where operands are read from textures, so is the residual: often it is in one already, as the operand of an earlier
-  // product.
+  // With operands in textures, the residual is read from a texture too. Often it is in one already, as the operand of
+  // an earlier product.
   const residual =
     textures && !summed && (!transposeB || wideRows) && problem.residual
       ? textureOperand(problem.residual, m * batch, n / 4)

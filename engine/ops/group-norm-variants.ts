@@ -19,7 +19,7 @@ import { roundingOf } from './rounding.ts';
 const MAX_WHOLE_GROUP = 16384;
 /** Minimum number of groups that keep the device busy. */
 const MIN_WHOLE_GROUPS = 8;
-/** Pixels per invocation that the tuner tries besides the expected number. */
+/** Other numbers of pixels per invocation that the tuner tries. */
 const PIXELS_SUMMED_TRIED = [8, 128];
 /** Epsilon of the problems that are measured. */
 const MEASURED_EPSILON = 1e-5;
@@ -42,7 +42,7 @@ type GradientSums = Readonly<
   Record<'input' | 'output' | 'upstream' | 'statistics' | 'gamma' | 'sums' | 'means', Tensor>
 >;
 
-/** GPUs have more lanes than one subgroup per group would use. */
+/** The expected variant. On GPUs, one subgroup per group would leave most lanes idle. */
 function expectedGroups(device: TensorDevice, { images, pixels, channels, groups }: GroupSizes): GroupVariant {
   const members = channels / groups / 4;
   return device.smallSubgroups &&

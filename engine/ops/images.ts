@@ -25,7 +25,7 @@ export interface NormalizeOptions {
 
 /** Words before the values, per image. */
 const HEAD_WORDS = 4;
-/** Minimum number of elements of `normalizeImagesKernel`, of a dozen values each, per invocation. */
+/** Minimum number of elements per invocation. An element of `normalizeImagesKernel` has a dozen values. */
 const MIN_SHARE = 4;
 
 function checkImages(images: readonly ImageData[]): void {

@@ -1,6 +1,6 @@
 /**
  * The public ops, one line for each family. A family file exports its public functions and option types, and nothing
- * else. What several families share is in files that are not listed here.
+ * else. Code that several families share is in files that are not listed here.
  */
 export * from './attention.ts';
 export * from './binary.ts';

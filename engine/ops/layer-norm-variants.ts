@@ -98,8 +98,8 @@ function layerNormBackward(
 }
 
 /**
- * Variants are measured without the ReLU. It is the same in all variants, and rounding could move a value across its
- * kink.
+ * Variants are measured without the ReLU. The ReLU is the same in all variants, and rounding could move a value across
+ * its kink.
  */
 const MEASURED: LayerNormAttributes = { epsilon: 1e-5, relu: false };
 

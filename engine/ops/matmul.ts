@@ -105,9 +105,9 @@ const matmulOp = defineOp({
 });
 
 /**
- * Matrix product by batch entry: a [..., M, K] times b [..., K, N] gives [..., M, N]. With `transposeA` a is [..., K,
- * M], with `transposeB` b is [..., N, K]. Leading dimensions are equal, or one operand is 2-D and shared by all batch
- * entries of the other. Throws ShapeError where sizes do not fit.
+ * Matrix product by batch entry: a [..., M, K] times b [..., K, N] gives [..., M, N].
+ * With `transposeA` a is [..., K, M], with `transposeB` b is [..., N, K]. Leading dimensions are equal, or one operand
+ * is 2-D and shared by all batch entries of the other. Throws ShapeError where sizes do not fit.
  */
 export const matmul = opFunction(
   matmulOp,
@@ -159,8 +159,7 @@ const linearOp = defineOp({
   backward: ({ device, inputs: [x, weight], attributes: { relu }, output, gradient: upstream, needs, earlier }) => {
     const [n, k] = weight.shape;
     const m = sizeOf(x.shape.slice(0, -1));
-    // Without a ReLU, the product for the gradient of the weight reads what the gradient of the bias sums up, and gives
-    // both.
+    // Without a ReLU, the gradients of weight and bias read the same tensor, so one product gives both.
     const biasWithWeight = needs[1] && needs[2] && !relu;
     let gradient = upstream;
     let biasGradient: Tensor | null = biasWithWeight ? device.empty([n]) : null;

@@ -17,7 +17,7 @@ const LONG_ROW = 4096;
 const SHORT_ROW = 16;
 /**
  * Numbers of invocations (of columns) and of teams (of rows) that keep a device busy. With fewer, long reductions are
- * cut.
+ * cut into chunks.
  */
 const ENOUGH_LANES = 4096;
 const ENOUGH_TEAMS = 64;

@@ -82,7 +82,7 @@ export function rowTeams({ columns }: Rows, { subgroupSize, held, perTeam, textu
   };
 }
 
-/** Registers per lane from which on loops may be faster: more registers than a lane has are spilled to memory. */
+/** Minimum registers per lane for which loops may be faster: registers beyond those of a lane are spilled to memory. */
 const MANY_SLOTS = 5;
 
 /**

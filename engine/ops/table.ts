@@ -1,6 +1,7 @@
 /**
- * Every op by the name of its public function. The table is derived from engine/ops/table.ts: an exported function that
- * `opFunction` made is an op. The test cases are typed by `OpName`, so an op without test cases does not compile.
+ * Every op by the name of its public function. The table is derived from the exports of engine/ops/index.ts:
+ * an exported function that `opFunction` made is an op. The test cases are typed by `OpName`, so an op without test
+ * cases does not compile.
  */
 import type { OpInfo } from '../core/op.ts';
 import * as families from './index.ts';

@@ -1,4 +1,6 @@
-/** Where Winograd convolutions pay, by which size, and which kernels they run. winograd.ts launches them. */
+/**
+ * Decides where Winograd convolutions pay, and with which tile size. Lists their kernels; winograd.ts launches them.
+ */
 import type { Kernel } from '../../kernels/kernel.ts';
 import {
   WINOGRAD_SIZES,
@@ -28,12 +30,12 @@ export interface WinogradCall {
   readonly padding: number;
 }
 
-/** How much more than a direct sum the transforms round. */
+/** Rounding error relative to that of a direct sum. */
 export const WINOGRAD_ROUNDING: Readonly<Record<WinogradSize, number>> = { 2: 2, 4: 3 };
 
 /**
- * Whether the product may be in f16 where a convolution may. Errors are compared with rounding the operands of a direct
- * sum to f16, which changes the result by 0.16 % (random operands, -1 .. 1).
+ * Whether the matrix product may be in f16 where the convolution may. Errors are compared with rounding the operands of
+ * a direct sum to f16, which changes the result by 0.16 % (random operands, -1 .. 1).
  *  - F(4x4) has 6 times that error, and values up to 32 times as large, which may exceed the range of f16. It stays in
  *    f32.
  *  - F(2x2) has 1.8 times that error, and values up to 4 times as large.
@@ -92,8 +94,8 @@ function chooseSize(
 }
 
 /**
- * Cost of transforming one value of a tile, and one of the weights (neighbours in memory), in multiply-adds of the
- * matrix product. Measured on software adapters (docs/adapters.md).
+ * Cost of transforming one value of a tile, and one value of the weights (neighbours in memory), in multiply-adds of
+ * the matrix product. Measured on software adapters (docs/adapters.md).
  */
 const TILE_VALUE_COST = 28;
 const WEIGHT_VALUE_COST = 16;

@@ -1,6 +1,7 @@
 /**
  * Launches Winograd convolutions and their gradients with respect to the weights (kernels/winograd.ts): transforms
- * around a batched matrix product. winograd-variants.ts decides where they pay. It has no gradients.
+ * around a batched matrix product. winograd-variants.ts decides where they pay. The functions have no gradients of
+ * their own.
  */
 import { linearGrid, type Grid } from '../../kernels/kernel.ts';
 import {
@@ -22,7 +23,7 @@ import { halfProducts, winogradTiles, type WinogradCall } from './winograd-varia
 const MAX_RANGE_BYTES = 32 * 2 ** 20;
 
 const gridOf = (count: number): Grid => linearGrid(Math.ceil(count / 64));
-/** Minimum elements (tiles x vec4s of channels) that make an invocation's start worth its cost. */
+/** Minimum elements (tiles x vec4s of channels) per invocation. Fewer are not worth the cost of starting it. */
 const MIN_SHARE = 2;
 
 /** Consecutive tiles that are transformed at once. */
@@ -92,8 +93,7 @@ function transformedWeights(device: TensorDevice, m: WinogradSize, { K4, N4 }: W
   const [k, n] = [K4 * 4, N4 * 4];
   return device.derived(weights, `winograd${m}`, [(m + 2) ** 2, k, n], (into) => {
     const count = k * N4;
-    // A view: the weights themselves need no texture that is kept for them, because only the transformed ones are used
-    // again.
+    // No texture is kept for a view. The weights need none, because only the transformed weights are used again.
     const operand = { weights: device.view(weights, 0, weights.shape) };
     withOperands(device, prefersTextures(device), operand, (textures, operands, shifts) =>
       device.run(

@@ -1,4 +1,4 @@
-/** Cases for multi-head attention: head sizes, numbers of tokens around the blocks, and scores far apart. */
+/** Cases for multi-head attention: head sizes, numbers of tokens near the block size, and scores far apart. */
 import fc from 'fast-check';
 import { multiheadAttention } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';

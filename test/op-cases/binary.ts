@@ -3,6 +3,9 @@ import { add, div, maximum, minimum, mul, sub, type Tensor } from '../../engine/
 import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
+type Run = (a: Tensor, b: Tensor) => Tensor;
+type Reference = (x: number, y: number) => number;
+
 /** The value of `x`, broadcast to `shape`, at a row-major index. */
 function broadcastAt(x: NdArray, shape: readonly number[], position: number): number {
   let at = 0,
@@ -17,7 +20,7 @@ function broadcastAt(x: NdArray, shape: readonly number[], position: number): nu
   return x.data[at];
 }
 
-function broadcastReference(f: (x: number, y: number) => number, a: NdArray, b: NdArray): NdArray {
+function broadcastReference(f: Reference, a: NdArray, b: NdArray): NdArray {
   const rank = Math.max(a.shape.length, b.shape.length);
   const shape = Array.from({ length: rank }, (_, i) => {
     const x = a.shape[a.shape.length - rank + i] ?? 1;
@@ -78,9 +81,6 @@ const SOME: readonly Pair[] = [
   ],
 ];
 
-type Run = (a: Tensor, b: Tensor) => Tensor;
-type Reference = (x: number, y: number) => number;
-
 function casesOf(run: Run, f: Reference, pairs: readonly Pair[], options: { awayFromZero?: number } = {}): OpCase[] {
   return pairs.map(([a, b]) => ({
     name: `[${a.join(', ')}] and [${b.join(', ')}]`,
@@ -90,8 +90,8 @@ function casesOf(run: Run, f: Reference, pairs: readonly Pair[], options: { away
   }));
 }
 
-/** Equal values everywhere: the central differences of each side are half of the gradient, as each side gets half. */
-function ties(run: (a: Tensor, b: Tensor) => Tensor, f: (x: number, y: number) => number): OpCase {
+/** Equal values everywhere. Each side gets half of the gradient, and the central differences are half of it, too. */
+function ties(run: Run, f: Reference): OpCase {
   const shared = randomInput([3, 4], 5);
   return {
     name: 'ties',

@@ -7,8 +7,8 @@ import { conv2d, type Conv2dOptions } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, type NdArray, type OpCase } from '../op-harness.ts';
 
-/** What follows a convolution in the same kernel. */
-interface Following {
+/** Operands of the epilogue of a convolution. */
+interface Epilogue {
   readonly bias?: NdArray;
   readonly scale?: NdArray;
   readonly residual?: NdArray;
@@ -19,7 +19,7 @@ interface Following {
 function reference(
   x: NdArray,
   weight: NdArray,
-  { bias, scale, residual, relu = false }: Following,
+  { bias, scale, residual, relu = false }: Epilogue,
   { stride = 1, padding = 0, groups = 1 }: Conv2dOptions,
 ): NdArray {
   const [B, H, W, C] = x.shape;
@@ -88,13 +88,13 @@ function convCase(
     ...(scale && { scale: rest[Number(bias)] }),
     ...(residual && { residual: rest[Number(bias) + Number(scale)] }),
   });
-  const following = [scale && 'scale', bias && 'bias', residual && 'residual', activation].filter(
+  const epilogue = [scale && 'scale', bias && 'bias', residual && 'residual', activation].filter(
     (part) => typeof part === 'string',
   );
   return {
     name: [
       `${name}: [${x.join(', ')}], ${kernel.join(' x ')} to ${O}`,
-      following.map((part) => ` + ${part}`).join(''),
+      epilogue.map((part) => ` + ${part}`).join(''),
       ` ${JSON.stringify(options)}`,
     ].join(''),
     inputs: [

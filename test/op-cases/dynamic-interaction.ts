@@ -1,4 +1,6 @@
-/** Cases for dynamic interaction: widths of the presets, positions around the tiles, one and no proposal. */
+/**
+ * Cases for dynamic interaction: widths of the presets, numbers of positions near the tile sizes, one and no proposal.
+ */
 import fc from 'fast-check';
 import { dynamicInteraction } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';

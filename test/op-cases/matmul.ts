@@ -148,8 +148,8 @@ function linearCase(
         }),
       );
     },
-    // A step across the kink of a ReLU would spoil the differences. With this step few of some hundred outputs are that
-    // close to it.
+    // A difference across the kink of a ReLU is not a derivative. With this small step, few of some hundred outputs are
+    // so close to the kink.
     ...(relu ? { step: 1e-7 } : {}),
   };
 }

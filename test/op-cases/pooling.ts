@@ -70,7 +70,7 @@ export const poolingCases = {
     poolCase([1, 7, 7, 2], { kernel: 2, stride: 3 }, 4, 'pixels in no window: '),
     poolCase([0, 4, 4, 4], { kernel: 2 }, 5, 'empty batch: '),
     {
-      name: 'windows of -infinity, and padding never wins',
+      name: 'windows of -infinity: padding never wins',
       inputs: [{ shape: [1, 3, 3, 4], data: new Float64Array(36).fill(-Infinity), differentiate: false }],
       run: ([x]) => maxPool2d(x, { kernel: 3, stride: 2, padding: 1 }),
       reference: () => ndarray([1, 2, 2, 4], new Float64Array(16).fill(-Infinity)),

@@ -11,9 +11,9 @@ function softmaxReference(x: NdArray, axis: number): NdArray {
   for (let first = 0; first < y.length; first++) {
     if (Math.floor(first / inner) % n !== 0) continue;
     const positions = Array.from({ length: n }, (_, i) => first + i * inner);
-    const most = Math.max(...positions.map((i) => x.data[i]));
-    const total = positions.reduce((sum, i) => sum + Math.exp(x.data[i] - most), 0);
-    for (const i of positions) y[i] = Math.exp(x.data[i] - most) / total;
+    const largest = Math.max(...positions.map((i) => x.data[i]));
+    const total = positions.reduce((sum, i) => sum + Math.exp(x.data[i] - largest), 0);
+    for (const i of positions) y[i] = Math.exp(x.data[i] - largest) / total;
   }
   return ndarray(x.shape, y);
 }

@@ -77,7 +77,10 @@ export interface SupplyOptions {
   readonly k: number;
   /** Number of IoUs of dynamic k, 1 .. 64. */
   readonly topQ: number;
-  /** Units less for every stage before the last, never below 1. Null: all stages have the same units. */
+  /**
+   * Decrease of the units from a stage to the stage before it, never below 1 unit. Null: all stages have the same
+   * units.
+   */
   readonly unitStep: number | null;
   /** Maximum share of positive proposals. All supplies are scaled down where they exceed it. */
   readonly maxPositiveFraction: number;

@@ -1,8 +1,9 @@
-/** The products of dynamic interaction: launches them, with the variant (kernel and tile) that is tuned or expected. */
+/** Launches the products of dynamic interaction, with the tuned or the expected variant (kernel and tile). */
 import {
   type INTERACTION_PARAMS,
   interactionTile,
   LANE_TILE,
+  MAX_TILE_ROWS,
   PLAIN_LANES,
   plainInteractionKernel,
   readsVectors,
@@ -47,7 +48,7 @@ interface ProductSizes {
 
 /**
  * One product per proposal. `stride` is the distance from one proposal to the next in elements, `start` the offset
- * within a proposal's row. The defaults are those of a matrix of its own.
+ * within a proposal's row. By default, a row holds nothing but the matrix.
  */
 interface Product extends ProductSizes {
   readonly a: Operand;
@@ -128,14 +129,15 @@ function multiplyWith(
 }
 
 /** Maximum sums of a tile: those of the largest expected tile. */
-const MAX_SUMS = 56 * 64;
-/** Columns of tiles that the tuner tries. */
+/** Minimum and maximum columns of the tiles that the tuner tries. */
 const MIN_COLUMNS = 16;
 const MAX_COLUMNS = 64;
+/** Maximum sums of a tile: those of the largest expected tile. */
+const MAX_SUMS = MAX_TILE_ROWS * MAX_COLUMNS;
 
 /**
- * The expected variant, and the others that the tuner tries: half and twice as wide, with 16 or 32 rows or (up to 56)
- * all rows, and one invocation per block.
+ * The expected variant, and the others that the tuner tries: tiles of half and twice the columns, tiles of 16, 32 or
+ * (up to MAX_TILE_ROWS) all rows, and one invocation per block.
  */
 function variantsOf(
   { subgroupSize: lanes }: TensorDevice,
@@ -143,7 +145,7 @@ function variantsOf(
 ): { readonly expected: ProductVariant; readonly others: readonly ProductVariant[] } {
   const tile = interactionTile(lanes, form, m, n);
   if (!tile) return { expected: PLAIN, others: [] };
-  const heights = m <= 16 ? [16] : m > 32 && m <= 56 ? [16, 32, wholeTile(lanes, form, m)] : [16, 32];
+  const heights = m <= 16 ? [16] : m > 32 && m <= MAX_TILE_ROWS ? [16, 32, wholeTile(lanes, form, m)] : [16, 32];
   const widths = [tile.columns / 2, tile.columns, tile.columns * 2].filter(
     (columns) => columns >= MIN_COLUMNS && columns <= MAX_COLUMNS && columns < 2 * n && columns % lanes === 0,
   );
@@ -154,7 +156,7 @@ function variantsOf(
   return { expected: subgroupVariant(tile), others: [...others.map(subgroupVariant), PLAIN] };
 }
 
-/** Here operands are matrices of their own: where they start within a proposal's row does not affect speed. */
+/** The tuner's operands fill their rows, because offsets within a proposal's row do not affect speed. */
 function describeProduct(device: TensorDevice, sizes: ProductSizes, copied: boolean): TuningProblem<ProductVariant> {
   const { form, proposals, m, n, k } = sizes;
   const candidate = (variant: ProductVariant): Candidate<ProductVariant> => {

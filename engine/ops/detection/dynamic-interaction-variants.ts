@@ -63,8 +63,7 @@ function describeOperands(
 ): TuningProblem<boolean> {
   const { proposals, positions, d, k } = sizes;
   const lanes = device.subgroupSize;
-  // The tiles of the products are shape classes of their own. This kernel represents those that read from either
-  // source.
+  // The tuner chooses the tiles of the products separately. This kernel stands for all that can read either source.
   const tile = interactionTile(lanes, 'nn', positions, k);
   const candidate = (textures: boolean): Candidate<boolean> => ({
     name: textures ? 'texture' : 'buffer',

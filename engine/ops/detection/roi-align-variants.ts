@@ -19,7 +19,7 @@ export interface PoolingVariant {
 /** Which kernel computes the gradient with respect to the features of every level. */
 export type PoolingGradientVariant = 'lanes' | 'subgroups';
 
-/** What decides the variant. */
+/** The sizes and options that decide the variant. */
 export interface PoolingCall {
   readonly boxes: Shape;
   /** The finest level first. */
@@ -34,7 +34,7 @@ export interface PoolingCall {
 const PIXELS_PER_SAMPLE = 4;
 /** Minimum reads per feature value for which copying the levels into operand textures pays. */
 const MIN_READS_PER_COPY = 3;
-/** A coordinate that is rounded differently moves a sample by this part of a pixel. */
+/** Tolerance: other rounding of a coordinate moves a sample by this fraction of a pixel. */
 const ROUNDING = 1e-4;
 
 /** The shape class: sizes only. Strides move boxes to other levels, which hardly affects the speed of the kernels. */
@@ -51,7 +51,7 @@ const featuresOf = (features: readonly Shape[], name: string): Record<string, Sh
 const levelsOf = (tensors: Readonly<Record<string, Tensor>>, name: string): Tensor[] =>
   Array.from({ length: MAX_LEVELS }, (_, level) => tensors[`${name}${level}`]).filter((tensor) => tensor !== undefined);
 
-/** Random boxes of an image, xyxy: sides from a sixteenth of the image's side to all of it, anywhere inside. */
+/** Random boxes inside an image, xyxy. Their sides are a sixteenth of the image's side up to all of it. */
 function boxesOf({
   features: [[, height, width]],
   stride,
