@@ -29,11 +29,12 @@ function reverseTopological(roots: readonly TapeNode[]): TapeNode[] {
 }
 
 /**
- * Computes the gradient of `loss` with respect to every parameter it depends on, and adds it to the parameter's `grad`.
+ * Computes the gradient of `loss` with respect to every parameter that `loss` depends on. Each gradient is added to the
+ * parameter's `grad`.
  *
  * @param loss     a scalar, or any tensor if `gradient` is given
- * @param gradient gradient of the quantity to differentiate with respect to `loss`, of its shape; default 1
- * @throws Error if `loss` is not on the tape; ShapeError if it is no scalar, or `gradient` has another shape
+ * @param gradient upstream gradient: that of a final scalar with respect to `loss`, with the shape of `loss`; default 1
+ * @throws Error if `loss` is not on the tape; ShapeError if `loss` needs a `gradient`, or `gradient` has another shape
  */
 export function backward(loss: Tensor, gradient?: Tensor): void {
   const { device } = loss;
@@ -52,7 +53,7 @@ export function backward(loss: Tensor, gradient?: Tensor): void {
   );
 }
 
-/** Gradients on their way down the tape: one sum per tensor. */
+/** Gradients that the backward pass has not used yet: one sum per tensor. */
 class PendingGradients {
   private readonly sums = new Map<Tensor, Tensor>();
 
@@ -92,8 +93,8 @@ class PendingGradients {
 }
 
 /**
- * Propagates gradients of some tensors down the tape. It takes ownership of these gradients.
- * Call it inside a scope, which frees the tensors left over.
+ * Propagates the gradients of some tensors down the tape. The function takes ownership of these gradients.
+ * Call it inside a scope. The scope frees intermediate tensors.
  */
 function propagate(roots: readonly (readonly [Tensor, Tensor])[]): void {
   const pending = new PendingGradients(roots[0][0].device);
@@ -153,8 +154,8 @@ export function checkpoint<T extends readonly Tensor[]>(
   const { device } = inputs[0];
   if (!device.gradEnabled) return body(inputs);
   const outputs = device.rehearse(() => device.scope(() => body(inputs)));
-  // All outputs depend on one node, `bundle`, that precedes them on the tape. When its turn comes, the gradients of
-  // all outputs are known.
+  // All outputs depend on one node, `bundle`, which precedes them on the tape. The backward pass reaches this node
+  // after all outputs, so the gradients of all outputs are known then.
   const bundle = device.opScope(() => device.empty([0]));
   const gradients: (Tensor | null)[] = outputs.map(() => null);
   addToTape('checkpoint', inputs, bundle, () => {

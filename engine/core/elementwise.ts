@@ -6,7 +6,7 @@ import type { TensorDevice } from './tensor.ts';
 export const elementwiseLanes = ({ smallSubgroups, subgroupSize }: TensorDevice): number =>
   smallSubgroups ? subgroupSize : GPU_LANES;
 
-/** Minimum and maximum number of elements per lane. Fewer are not worth the cost of starting a lane. */
+/** Minimum and maximum number of elements per lane. With fewer elements, starting the lane costs more than its work. */
 const MIN_SHARE = 16;
 const MAX_SHARE = 512;
 /** Number of workgroups that keeps a software adapter busy. */
@@ -20,8 +20,8 @@ export interface ElementwiseLaunch {
 
 /**
  * The launch of a kernel over `count` elements. On software adapters each lane first computes its ids, which costs as
- * much as several elements. There a workgroup is one subgroup that loops over a range of elements: AdamW over 16 M
- * parameters is 1.6 times as fast on lavapipe. Several elements per lane without a loop gain nothing.
+ * much as several elements. On these adapters a workgroup is one subgroup that loops over a range of elements. AdamW
+ * over 16 M parameters is then 1.6 times as fast on lavapipe. Several elements per lane without a loop gain nothing.
  *
  * @param minShare minimum number of elements per lane; the default suits elements as cheap as a sum
  */

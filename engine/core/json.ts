@@ -2,7 +2,7 @@
 
 export type JsonObject = Readonly<Record<string, unknown>>;
 
-/** Characters of a value that a message shows. */
+/** Maximum number of characters that a message shows of a value. */
 const MAX_SHOWN = 60;
 
 /** Whether a value is an object, and neither null nor an array. */

@@ -1,4 +1,4 @@
-/** `defineOp`: defines an op by its shape rule, forward and backward function, and puts its calls on the tape. */
+/** `defineOp`: makes an op from its shape rule, forward function and backward function. Its calls go on the tape. */
 import { addToTape } from './autograd.ts';
 import type { Shape } from './shape.ts';
 import type { DType, EarlierGradients, Tensor, TensorDevice } from './tensor.ts';
@@ -13,13 +13,13 @@ export interface ForwardCall<I extends OpInputs, A> {
   readonly device: TensorDevice;
   readonly inputs: I;
   readonly attributes: A;
-  /** Allocated with the shape of the shape rule. Forward writes every element. */
+  /** The output tensor, allocated with the shape that the shape rule returned. Forward writes every element. */
   readonly output: Tensor;
   /** Whether backward may follow. If not, nothing needs to be saved. */
   readonly requiresGrad: boolean;
   /**
-   * Whether no gradient follows from what is computed now. Then a faster variant may round more coarsely (see
-   * `Device.inference`).
+   * Whether no gradient will depend on the current work (`TensorDevice.inference`). Then a faster variant may round
+   * more coarsely.
    */
   readonly inference: boolean;
   /** Whether operands of products may be rounded to f16: in inference, on a device opened with `halfPrecision`. */
@@ -30,17 +30,17 @@ export interface ForwardCall<I extends OpInputs, A> {
 export interface BackwardCall<I extends OpInputs, A, S>
   extends Omit<ForwardCall<I, A>, 'requiresGrad' | 'inference' | 'half'> {
   readonly saved: S;
-  /** Gradient of the loss with respect to `output`, of its shape. */
+  /** Gradient of the loss with respect to `output`, with the shape of `output`. */
   readonly gradient: Tensor;
   /** Which inputs need a gradient. Backward may return null for the others. */
   readonly needs: readonly boolean[];
-  /** See EarlierGradients. Optional: the tape adds gradients that backward does not take. */
+  /** See EarlierGradients. Backward need not call it: the tape adds the sums that backward does not take. */
   readonly earlier: EarlierGradients;
 }
 
 /**
- * Vector-Jacobian product: gradients of the inputs, in order and of their shapes; null for inputs that need none or
- * have none.
+ * Vector-Jacobian product. It returns one gradient per input, in the order of the inputs and with their shapes. Null
+ * stands for an input that needs no gradient or has none.
  */
 export type Vjp<I extends OpInputs, A, S> = (call: BackwardCall<I, A, S>) => readonly (Tensor | null)[];
 
@@ -76,9 +76,9 @@ export function opFunction<F extends (...args: never[]) => Tensor>(
 }
 
 /**
- * Makes a function from an op's definition. The function checks the inputs, allocates the output, runs forward in its
- * own scope, and puts the op on the tape if an input requires a gradient.
- * It throws the shape rule's ShapeError if inputs do not fit.
+ * Makes a function from an op's definition. The function checks the inputs, allocates the output, and runs forward in
+ * its own scope. It puts the op on the tape if an input requires a gradient.
+ * The function throws the ShapeError of the shape rule if the inputs do not fit.
  */
 export function defineOp<I extends OpInputs, A, S extends Saved = void>(definition: OpDefinition<I, A, S>): Op<I, A> {
   const { name, backward, forward } = definition;

@@ -2,8 +2,8 @@
  * Random numbers from a seed, equal on every adapter and in every process.
  *
  * The generator is counter-based: Philox4x32-10, Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
- * The n-th number is a pure function of (seed, stream, n). So these three are enough to continue a stream exactly,
- * and independent streams (for example one per image and epoch) need no coordination.
+ * The n-th number is a pure function of (seed, stream, n). So these three values are enough to continue a stream
+ * exactly. Independent streams (for example one per image and epoch) need no coordination.
  */
 
 const MULTIPLIER_0 = 0xd2511f53;
@@ -23,7 +23,7 @@ function multiplyHigh(a: number, b: number): number {
   return (aHigh * bHigh + Math.floor(middle / 0x10000) + Math.floor(carry / 0x10000)) >>> 0;
 }
 
-/** Ten rounds of Philox4x32: counter (4 x u32) and key (2 x u32) to four u32. */
+/** Ten rounds of Philox4x32. They map a counter (4 x u32) and a key (2 x u32) to four u32. */
 export function philox(
   counter: readonly [number, number, number, number],
   key: readonly [number, number],

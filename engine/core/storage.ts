@@ -1,14 +1,17 @@
-/** The memory of tensors: counted references to pooled buffers, and memory that is computed on first use. */
+/** The memory of tensors: counted references to pooled buffers, and values that are computed on first use. */
 import type { PooledBuffer } from '../gpu/buffers.ts';
 import type { BufferRange } from '../gpu/resources.ts';
 
-/** A counted reference to a pooled buffer or a part of one. Views of a tensor share it. */
+/** A counted reference to a pooled buffer or to a part of one. Aliases of a tensor share one Storage. */
 export class Storage {
   private references = 1;
-  /** The range that a dispatch binds: whole vec4s. */
+  /** The range that a dispatch binds. Its size is rounded up to whole vec4s. */
   readonly range: BufferRange;
-  /** Whether this is a parameter's memory (unless an optimiser moved it): read in every pass and rarely written. */
-  lasting = false;
+  /**
+   * Whether this is the memory of a parameter, which every pass reads and which is rarely written. False for
+   * parameters that an optimiser has moved into its own memory.
+   */
+  persistent = false;
 
   /** @param offset in bytes, a multiple of 256 */
   constructor(
@@ -34,7 +37,7 @@ export class Storage {
   }
 }
 
-/** How to compute a tensor's values from other memory, on first use. */
+/** How to compute a tensor's values from other memory, on the first use of the tensor. */
 export interface Derivation {
   readonly from: Storage;
   /** Names the computation. */

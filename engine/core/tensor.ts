@@ -15,10 +15,10 @@ import type { ForcedVariants, VariantChooser } from './variants.ts';
 export type DType = 'f32' | 'u32' | 'i32';
 export type TensorData = Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer> | Int32Array<ArrayBuffer>;
 
-/** An op on the tape: how the gradient of its output becomes gradients of its inputs. */
+/** A call of an op on the tape. `vjp` computes the gradients of the inputs from the gradient of the output. */
 export interface TapeNode {
   readonly op: string;
-  /** Grows along the tape: descending order is a reverse topological order. */
+  /** Position on the tape. Nodes sorted by descending position are in reverse topological order. */
   readonly sequence: number;
   readonly inputs: readonly (Tensor | null)[];
   readonly output: Tensor;
@@ -26,8 +26,9 @@ export interface TapeNode {
 }
 
 /**
- * The sum of the gradients that other ops have contributed to an input so far, or null.
- * A backward function that takes it must add it to the gradient it returns. Doing so in its kernel saves a pass.
+ * Takes the sum of the gradients that other ops have contributed to an input so far; null if there is none.
+ * A backward function that takes the sum must add it to the gradient that it returns. If its kernel does so, a separate
+ * pass for the addition is saved.
  */
 export type EarlierGradients = (input: number) => Tensor | null;
 
@@ -36,14 +37,14 @@ export interface TextureOperand extends TextureLines {
   readonly matrix: Tensor;
 }
 
-/** What tensors and ops use of a device. */
+/** The part of a device that tensors and ops use. */
 export interface TensorDevice {
   readonly limits: GPUSupportedLimits;
-  /** Lanes of a subgroup if kernels may rely on it (feature present, one size only), otherwise 0. */
+  /** Lanes per subgroup. 0 if kernels cannot rely on one size: the feature is absent, or several sizes are possible. */
   readonly subgroupSize: number;
   /**
-   * Whether subgroups are the vectors of a processor (software adapters). There kernels with one subgroup per
-   * workgroup are fastest; elsewhere tiles in workgroup memory are.
+   * Whether a subgroup is a vector of a CPU, as on software adapters. There, kernels with one subgroup per workgroup
+   * are fastest. On GPUs, kernels with tiles in workgroup memory are fastest.
    */
   readonly smallSubgroups: boolean;
   /** Whether the adapter can read operands of matrix products from storage textures. */
@@ -51,8 +52,8 @@ export interface TensorDevice {
   /** Whether operands of products may be rounded to f16 in inference (`DeviceOptions.halfPrecision`). */
   readonly halfPrecision: boolean;
   /**
-   * Default operand precision in inference without tuned choices. It is f16 if allowed, except on small subgroups:
-   * those are processors, whose f32 kernels stage nothing in workgroup memory.
+   * Default operand precision in inference without tuned choices. It is f16 if allowed, except with small subgroups:
+   * those belong to CPUs, whose f32 kernels stage nothing in workgroup memory.
    */
   readonly expectedPrecision: StagedPrecision;
   /** Variants of kernels to use instead of the expected or tuned ones. */
@@ -62,8 +63,8 @@ export interface TensorDevice {
   /** Whether ops are put on the tape now. */
   readonly gradEnabled: boolean;
   /**
-   * Whether no gradient follows from what is computed now. Then a faster variant may round more coarsely.
-   * In training, forward passes keep the precision of plain sums: rounding across the kink of a ReLU changes gradients.
+   * Whether no gradient will depend on the current work. Then a faster variant may round more coarsely. Forward passes
+   * of training keep the precision of plain sums: if rounding changes the sign of a ReLU's input, the gradient changes.
    */
   readonly inference: boolean;
 
@@ -76,20 +77,20 @@ export interface TensorDevice {
    * In a capture the values are constants, the same at each replay.
    */
   tensor(data: TensorData | readonly number[], shape?: Shape): Tensor;
-  /** A tensor that gradients are computed for. It lives until it is disposed, whatever scope it is made in. */
+  /** A tensor that gets a gradient. It lives until it is disposed; no scope frees it. */
   parameter(data: Float32Array<ArrayBuffer>, shape: Shape): Tensor;
   /**
-   * A tensor computed from `from`. For parameters in inference it is evaluated lazily and cached in textures,
-   * so that weights are transformed once, not in every pass. `form` names the computation.
+   * A tensor computed from `from`. For parameters in inference, the values are computed on first use and cached in
+   * textures. So weights are transformed once, not in every pass. `form` names the computation.
    */
   derived(from: Tensor, form: string, shape: Shape, compute: (into: Tensor) => void): Tensor;
-  /** Another handle to the same values with another shape and no history. */
+  /** Another handle to the same values, with the given shape and without history on the tape. */
   alias(tensor: Tensor, shape: Shape): Tensor;
   /** A handle to a range of another tensor's memory; `offset` in elements, a multiple of 64. */
   view(tensor: Tensor, offset: number, shape: Shape): Tensor;
   /**
-   * Overwrites a tensor's values from the host. In a capture each replay writes the same values, except in
-   * `eachTime`.
+   * Overwrites a tensor's values from the host. In a capture, each replay writes the same values. Writes inside
+   * `eachTime` run again with new values.
    */
   write(tensor: Tensor, data: TensorData): void;
   /** Copies values between tensors of equal size on the device. */
@@ -98,25 +99,28 @@ export interface TensorDevice {
   readBytes(tensor: Tensor): Promise<ArrayBuffer>;
 
   /**
-   * Runs `body` and frees the tensors made in it, except those that it returns (directly, in arrays, maps or plain
-   * objects) or keeps. Tensors of a graph on the tape go to the outer scope; the outermost scope frees them.
+   * Runs `body` and frees the tensors made in it, except those that it keeps or returns (directly, or in arrays, maps
+   * or plain objects). Tensors of a graph on the tape go to the outer scope; the outermost scope frees them.
    * `body` must not be asynchronous.
    */
   scope<T>(body: () => T): T;
   /** The scope of one op: as `scope`, but tensors of the graph survive even without an outer scope. */
   opScope<T>(body: () => T): T;
-  /** As `scope`, but a graph built inside ends with it, even inside other scopes. */
+  /** As `scope`, but the tensors of a graph built in `body` are freed too, even inside other scopes. */
   graphScope<T>(body: () => T): T;
-  /** Takes a tensor out of its scope: it lives until it is disposed. */
+  /** Takes a tensor out of its scope. The tensor lives until it is disposed. */
   keep<T extends Tensor>(tensor: T): T;
-  /** Runs `body` without the tape. */
+  /** Runs `body`, and puts none of its ops on the tape. */
   noGrad<T>(body: () => T): T;
-  /** Runs `body` with the tape, even inside `noGrad`. */
+  /** Runs `body`, and puts its ops on the tape, even inside `noGrad`. */
   enableGrad<T>(body: () => T): T;
-  /** As `noGrad`, for work that is computed again with the tape: the same kernels run, so the values are the same. */
+  /**
+   * As `noGrad`, for work that is later computed again with the tape. Both runs use the same kernels, so the values are
+   * the same.
+   */
   rehearse<T>(body: () => T): T;
 
-  /** Adds one dispatch of a kernel. Throws if the kernel needs subgroups or f16 and the device lacks them. */
+  /** Adds one dispatch of a kernel. Throws if the kernel needs subgroups or f16, and the device lacks the feature. */
   run<P extends string, B extends string>(
     kernel: Kernel<P, B>,
     params: Readonly<Record<P, number>>,
@@ -126,27 +130,28 @@ export interface TensorDevice {
   /** Runs `body` with matrices copied into operand textures. Only the commands of `body` may use these textures. */
   withTextures<T>(operands: readonly TextureOperand[], body: (textures: readonly OperandTexture[]) => T): T;
   /**
-   * Runs `body`, the forward pass of an op in inference. Texture copies of parameters, and of tensors derived from
-   * them, stay for the next pass. Captures keep nothing.
+   * Runs `body`, the forward function of an op in inference. Texture copies of parameters, and of tensors derived from
+   * parameters, stay for the next pass. In a capture no copies stay.
    */
   keepingOperands<T>(body: () => T): T;
   /**
-   * Runs host work that later commands rely on, e.g. writing a learning rate. In a capture it runs before each replay
-   * too.
+   * Runs host work that later commands rely on, e.g. writing a learning rate. If it is called in a capture, the work
+   * also runs before each replay.
    */
   eachTime(action: () => void): void;
 }
 
 /**
- * Values on a device. `device.tensor`, `device.parameter` and ops make tensors. They do not change, except for
- * parameters and optimiser state. Their memory goes back to the pool at the end of their scope, or by `dispose`.
+ * Values on a device. `device.tensor`, `device.parameter` and ops make tensors. The values do not change, except those
+ * of parameters, gradients and optimiser state, and by `write` and `copy`. A tensor's memory goes back to the pool at
+ * the end of the tensor's scope, or by `dispose`.
  */
 export class Tensor {
   /** Row-major sizes; [] is a scalar. */
   readonly shape: Shape;
   readonly dtype: DType;
   readonly size: number;
-  /** Whether gradients flow to this tensor: it is a parameter, or was computed from one on the tape. */
+  /** Whether gradients flow to this tensor: it is a parameter, or it was computed from a parameter on the tape. */
   requiresGrad = false;
   /** On parameters only: the sum of the gradients of all `backward` calls since `zeroGrad`. */
   grad: Tensor | null = null;
@@ -183,7 +188,7 @@ export class Tensor {
     return this.data === null;
   }
 
-  /** The tensor's memory. Throws if the tensor was disposed. */
+  /** The tensor's memory. The first use computes derived values. Throws if the tensor was disposed. */
   get storage(): Storage {
     if (!this.data)
       throw new Error(
@@ -194,7 +199,7 @@ export class Tensor {
     return this.data;
   }
 
-  /** Replaces the tensor's memory. The optimiser moves parameters into one flat buffer this way. */
+  /** Replaces the tensor's memory. Optimisers use this to move parameters into flat buffers. */
   moveTo(storage: Storage): void {
     this.storage.release();
     this.data = storage;
@@ -219,8 +224,8 @@ export class Tensor {
   }
 
   /**
-   * Copies the values to the host after all work so far. This and `Device.synchronize` are the only waits for the
-   * device.
+   * Waits until the device has done all work so far, and copies the values to the host. Only reads and
+   * `Device.synchronize` wait for the device.
    */
   async read(): Promise<TensorData> {
     const bytes = await this.device.readBytes(this);

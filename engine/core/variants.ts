@@ -1,6 +1,7 @@
 /**
- * Variants of kernels: several ways to compute the same result. An op describes them, and asks a chooser for one.
- * The types are generic in the tensor type `T`, because a tensor knows its device, and the device has the chooser.
+ * Variants of kernels: several ways to compute the same result. An op describes its variants, and asks a chooser for
+ * one. The types are generic in the tensor type `T` to avoid an import cycle: a tensor knows its device, and the device
+ * has the chooser.
  */
 import type { Kernel } from '../../kernels/kernel.ts';
 import type { Random } from './random.ts';
@@ -8,7 +9,7 @@ import type { Shape } from './shape.ts';
 
 /** One way to compute a shape class. */
 export interface Candidate<V> {
-  /** Describes the variant, e.g. `texture 32x64, 2 slices`. Stored choices hold this name. Unique in its class. */
+  /** Describes the variant, e.g. `texture 32x64, 2 slices`. It is unique in its class. Stored choices hold this name. */
   readonly name: string;
   readonly variant: V;
   /** The kernels that the variant runs. A stored choice is valid as long as their sources do not change. */
@@ -23,16 +24,16 @@ export interface VariantProblem<V, T> {
   readonly expected: Candidate<V>;
   /** All variants; the expected one may be missing. */
   readonly candidates: readonly Candidate<V>[];
-  /** The simplest variant: the reference for the results of the others. It is chosen only if it is a candidate too. */
+  /** The simplest variant. Its results are the reference for the others. It is chosen only if it is a candidate too. */
   readonly plain: V;
   /** Shapes of all tensors of the problem, by name. */
   readonly tensors: Readonly<Record<string, Shape>>;
   /**
-   * Names of the output tensors. Each is compared with the plain variant's.
-   * The other tensors are random operands, uniform in -1 .. 1.
+   * Names of the output tensors. The tuner compares each with the result of the plain variant.
+   * The other tensors are operands. They get random values, uniform in -1 .. 1.
    */
   readonly output: string | readonly string[];
-  /** Makes the values of operands for which uniform random values would be unrealistic. */
+  /** Makes the values of those operands for which uniform random values would be unrealistic. */
   readonly values?: Readonly<Record<string, (random: Random, count: number) => Float32Array<ArrayBuffer>>>;
   readonly run: (variant: V, tensors: Readonly<Record<string, T>>) => void;
 }

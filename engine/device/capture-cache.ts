@@ -1,8 +1,8 @@
-/** Captures for steps whose shapes vary: captures the shapes that repeat, and keeps those used last. */
+/** A cache of captures, for steps whose shapes vary. It captures shapes that repeat, and keeps those used last. */
 import { tensorsIn, type Tensor } from '../core/tensor.ts';
 import type { Capture, CaptureReport } from './capture.ts';
 
-/** What the cache uses of a device. */
+/** The part of a device that the cache uses. */
 export interface CapturingDevice {
   capture<T>(body: () => T): Capture<T>;
   graphScope<T>(body: () => T): T;
@@ -10,9 +10,9 @@ export interface CapturingDevice {
 }
 
 export interface CaptureCacheOptions {
-  /** Maximum number of captures, default 8. Beyond it, the capture unused for longest is dropped. */
+  /** Maximum number of captures, default 8. A full cache drops the capture that was unused for longest. */
   readonly capacity?: number;
-  /** False: nothing is captured; every step runs plainly. Default true. */
+  /** False: every step runs without capture. Default true. */
   readonly enabled?: boolean;
 }
 
@@ -20,13 +20,14 @@ export interface CaptureCacheOptions {
 const MAX_SEEN = 4096;
 
 /**
- * Runs steps whose shapes vary; each shape has a key. The first time the cache sees a key, the step runs plainly.
- * The second time it is captured, and then replayed. The values are the same in all cases.
+ * Runs steps whose shapes vary; each shape has a key. The first step of a key runs without capture. The second step is
+ * captured. Later steps are replays of the capture. The values are the same in all cases.
  */
 export class CaptureCache<I extends { dispose(): void }, T> {
   private readonly captured = new Map<string, { readonly inputs: I; readonly capture: Capture<T> }>();
   private readonly seen = new Set<string>();
-  private plain: Tensor[] = [];
+  /** Outputs of the last step that ran without capture. */
+  private uncaptured: Tensor[] = [];
   private readonly capacity: number;
   private readonly enabled: boolean;
 
@@ -58,14 +59,14 @@ export class CaptureCache<I extends { dispose(): void }, T> {
       known.capture.replay();
       return known.capture.outputs;
     }
-    this.freePlain();
-    const worthwhile = this.enabled && this.seen.has(key);
-    if (worthwhile && this.captured.size >= this.capacity) this.drop(this.captured.keys().next().value!);
+    this.freeUncaptured();
+    const repeats = this.enabled && this.seen.has(key);
+    if (repeats && this.captured.size >= this.capacity) this.drop(this.captured.keys().next().value!);
     const inputs = make();
     let capture: Capture<T> | null = null;
     try {
       write(inputs);
-      if (worthwhile) {
+      if (repeats) {
         capture = this.device.capture(() => this.body(inputs));
         this.captured.set(key, { inputs, capture });
         return capture.outputs;
@@ -73,7 +74,7 @@ export class CaptureCache<I extends { dispose(): void }, T> {
       if (this.seen.size >= MAX_SEEN) this.seen.clear();
       this.seen.add(key);
       const outputs = this.device.graphScope(() => this.body(inputs));
-      this.plain = [...tensorsIn(outputs)].map((tensor) => this.device.keep(tensor));
+      this.uncaptured = [...tensorsIn(outputs)].map((tensor) => this.device.keep(tensor));
       return outputs;
     } finally {
       if (!capture) inputs.dispose();
@@ -87,13 +88,13 @@ export class CaptureCache<I extends { dispose(): void }, T> {
 
   /** Frees all captures and the outputs of the last run. */
   dispose(): void {
-    this.freePlain();
+    this.freeUncaptured();
     for (const key of [...this.captured.keys()]) this.drop(key);
   }
 
-  private freePlain(): void {
-    for (const tensor of this.plain) tensor.dispose();
-    this.plain = [];
+  private freeUncaptured(): void {
+    for (const tensor of this.uncaptured) tensor.dispose();
+    this.uncaptured = [];
   }
 
   private drop(key: string): void {

@@ -1,7 +1,6 @@
 /**
  * Capture and replay: a step with static shapes runs once, and its commands are kept in a flat list. A replay encodes
- * the
- * list again, without building a graph, allocating buffers or creating bind groups.
+ * the list again. It builds no graph, allocates no buffers and creates no bind groups.
  * `Device.capture` makes captures; `CaptureCache` decides which steps to capture if shapes vary.
  */
 import { Storage } from '../core/storage.ts';
@@ -17,17 +16,17 @@ export interface CaptureReport {
   readonly dispatches: number;
   /** Copies and clears. */
   readonly transfers: number;
-  /** Maximum of bytes that the captured work uses at once, without outputs. Captures of a device share this memory. */
+  /** Peak bytes of the captured work, without its outputs. All captures of a device share this memory. */
   readonly bytes: number;
 }
 
-/** What a capture collects while its body runs. */
-export class CaptureInProgress {
+/** The resources and host work that a capture collects while its body runs. */
+class CaptureInProgress {
   /** Host work before each replay. */
   readonly actions: (() => void)[] = [];
-  /** Tensors that outlive the body because it keeps them. */
+  /** Tensors that outlive the body because the body keeps them. */
   readonly kept = new Set<Tensor>();
-  /** Memory from outside that the commands use. It is retained as long as the commands can be replayed. */
+  /** Memory that was made outside the body and that the commands use. It is retained until `dispose`. */
   private readonly outside = new Set<Storage>();
   private readonly textures = new Set<OperandTexture>();
   private refusal: Error | null = null;
@@ -39,7 +38,7 @@ export class CaptureInProgress {
     arena.open();
   }
 
-  /** Notes that a command uses a tensor or texture. */
+  /** Records that a command uses a tensor or texture. */
   use(resource: Tensor | OperandTexture): void {
     if ('captures' in resource) {
       if (!this.textures.has(resource)) resource.captures++;
@@ -50,7 +49,7 @@ export class CaptureInProgress {
     if (!this.arena.owns(storage.buffer) && !this.outside.has(storage)) this.outside.add(storage.retain());
   }
 
-  /** Notes an action that cannot be captured. The capture then fails, even if the body catches the error. */
+  /** Records an action that cannot be captured. The capture then fails, even if the body catches the error. */
   refuse(action: string): Error {
     this.refusal ??= new Error(
       `capture: ${action} cannot be captured, as its result would be the same at every replay; do it before or after`,
@@ -74,24 +73,30 @@ export class CaptureInProgress {
   }
 }
 
+/** The parts of a capture. */
+interface CaptureParts<T> {
+  readonly progress: CaptureInProgress;
+  /** What the body returned. */
+  readonly outputs: T;
+  /** The tensors in `outputs` that belong to the capture. */
+  readonly own: readonly Tensor[];
+}
+
 /** A captured step; made by `Device.capture`. */
 export class Capture<T> {
   readonly report: CaptureReport;
+  /** What the body returned. Each replay overwrites the values of these tensors. */
+  readonly outputs: T;
   private disposed = false;
 
-  /**
-   * @param device  tells whether the body of a capture is running
-   * @param outputs what the body returned; each replay overwrites the values of these tensors
-   * @param own     the tensors in `outputs` that belong to the capture
-   */
+  /** @param device tells whether the body of a capture is running */
   constructor(
     private readonly device: { readonly capturing: boolean },
     private readonly dispatcher: Pick<Dispatcher, 'replay' | 'flush'>,
-    private readonly captured: CaptureInProgress,
-    readonly outputs: T,
-    private readonly own: readonly Tensor[],
+    private readonly parts: CaptureParts<T>,
   ) {
-    const { list, arena } = captured;
+    const { list, arena } = parts.progress;
+    this.outputs = parts.outputs;
     this.report = {
       dispatches: list.dispatches,
       transfers: list.commands.length - list.dispatches,
@@ -99,32 +104,33 @@ export class Capture<T> {
     };
   }
 
-  /** Does the captured work again, after all work so far, with the current values of its inputs. */
+  /** Runs the captured work again, after all work so far, with the current values of its inputs. */
   replay(): void {
     if (this.disposed) throw new Error('replay: the capture was disposed');
     if (this.device.capturing) throw new Error('replay: a capture cannot be replayed while another is in progress');
-    for (const action of this.captured.actions) action();
-    this.dispatcher.replay(this.captured.list);
+    const { actions, list } = this.parts.progress;
+    for (const action of actions) action();
+    this.dispatcher.replay(list);
   }
 
-  /** Frees its commands, its outputs and the memory it retains. */
+  /** Frees the commands and outputs of the capture, and the memory that it retains. */
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
     this.dispatcher.flush();
-    for (const tensor of this.own) tensor.dispose();
-    this.captured.dispose();
+    for (const tensor of this.parts.own) tensor.dispose();
+    this.parts.progress.dispose();
   }
 }
 
-/** What making a capture needs of a device. */
+/** The parts of a device that a Capturer needs. */
 export interface CapturerSetup {
   readonly gpu: GPUDevice;
   readonly dispatcher: Dispatcher;
   readonly scopes: ScopeStack;
   readonly pool: BufferPool;
   readonly arena: BufferArena;
-  /** Called when the destination of commands changes: what operand textures hold is not valid there. */
+  /** Called when the destination of commands changes. The content of operand textures is not valid there. */
   readonly onSwitch: () => void;
 }
 
@@ -165,7 +171,7 @@ export class Capturer {
     progress.kept.clear();
     progress.list.seal();
     dispatcher.replay(progress.list);
-    return new Capture(this, dispatcher, progress, outputs, own);
+    return new Capture(this, dispatcher, { progress, outputs, own });
   }
 
   /** See `TensorDevice.eachTime`. */
@@ -186,21 +192,21 @@ export class Capturer {
     this.setup.dispatcher.captureList = capture?.list ?? null;
   }
 
-  /** Moves tensors from the memory that captures share to their own memory. Tensors that share memory still do. */
+  /** Moves tensors from the arena to memory of their own. Tensors that share a buffer still share one afterwards. */
   private moveOut(tensors: ReadonlySet<Tensor>): void {
     const { dispatcher, pool, arena } = this.setup;
+    const copyOf = ({ id, gpu, bytes }: PooledBuffer): Storage => {
+      const copy = new Storage(pool.acquire(bytes), 0, bytes, (owned) => pool.release(owned));
+      dispatcher.copy({ id, gpu, offset: 0, bytes }, copy.range, bytes);
+      return copy;
+    };
     const moved = new Map<PooledBuffer, Storage>();
     for (const tensor of tensors) {
       if (tensor.disposed || !arena.owns(tensor.storage.buffer)) continue;
       const { buffer, offset, bytes } = tensor.storage;
-      let base = moved.get(buffer)?.retain();
-      if (!base) {
-        base = new Storage(pool.acquire(buffer.bytes), 0, buffer.bytes, (owned) => pool.release(owned));
-        moved.set(buffer, base);
-        dispatcher.copy({ id: buffer.id, gpu: buffer.gpu, offset: 0, bytes: buffer.bytes }, base.range, buffer.bytes);
-      }
-      const whole = base;
-      tensor.moveTo(new Storage(base.buffer, offset, bytes, () => whole.release()));
+      const whole = moved.get(buffer)?.retain() ?? copyOf(buffer);
+      moved.set(buffer, whole);
+      tensor.moveTo(new Storage(whole.buffer, offset, bytes, () => whole.release()));
     }
   }
 }

@@ -1,4 +1,4 @@
-/** Profiles of a device: one at a time, calibrated before the first. */
+/** Profiles of a device: one at a time. The device is calibrated before its first profile. */
 import type { Dispatcher } from '../gpu/dispatcher.ts';
 import type { Calibration, Profile, ProfileOptions } from '../profiling/profile.ts';
 import { Profiler } from '../profiling/profiler.ts';
@@ -7,7 +7,7 @@ import type { Settle } from './options.ts';
 
 /** A profile in progress. */
 export interface RunningProfile {
-  /** Begins a phase, a name in the trace. It lasts until the next phase. */
+  /** Begins a phase: a named time span in the trace. It lasts until the next phase. */
   mark(phase: string): void;
   /** Waits for the device and ends the profile. */
   finish(): Promise<Profile>;
@@ -23,6 +23,7 @@ export interface DeviceProfilerSetup {
   readonly synchronize: () => Promise<void>;
 }
 
+/** Starts and finishes the profiles of a device. */
 export class DeviceProfiler {
   /** The profiler of the profile in progress. */
   private active: Profiler | null = null;
@@ -31,17 +32,17 @@ export class DeviceProfiler {
 
   constructor(private readonly setup: DeviceProfilerSetup) {}
 
-  /** Whether submitted commands wait on the host, so that the resources they use must not be destroyed. */
+  /** Whether the profiler holds submitted commands back. Then resources that they use cannot be destroyed. */
   get holdsCommands(): boolean {
     return this.active?.holds ?? false;
   }
 
-  /** Notes that JavaScript encodes work now. */
+  /** Records that JavaScript encodes work now. */
   touch(): void {
     this.active?.touch();
   }
 
-  /** Waits for a promise of the device; a profile notes the time. */
+  /** Waits for a promise of the device. A profile in progress records the time. */
   wait<T>(arrival: () => Promise<T>): Promise<T> {
     const { settle } = this.setup;
     return this.active ? this.active.wait(() => settle(arrival())) : settle(arrival());

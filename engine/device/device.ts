@@ -36,8 +36,8 @@ export interface MemoryReport extends PoolReport {
 }
 
 /**
- * When an outermost scope ends, the free buffers are destroyed if they take more than this, and more than twice the
- * peak of live bytes.
+ * When an outermost scope ends, the free buffers are destroyed if they take more bytes than this, and more than twice
+ * the peak of live bytes.
  */
 const MIN_POOL_BYTES = 256 * 2 ** 20;
 
@@ -98,9 +98,9 @@ export class Device implements TensorDevice {
     const beforeDestroying = (): void => this.dispatcher.dropBindGroups();
     this.pool = new BufferPool(gpu, maxBytes, this.ledger, beforeDestroying);
     this.arena = new BufferArena(this.pool);
-    const keptBytes = options.keptOperandBytes ?? DEFAULT_KEPT_OPERAND_BYTES;
+    const maxKeptBytes = options.keptOperandBytes ?? DEFAULT_KEPT_OPERAND_BYTES;
     const mayDestroy = (): boolean => !this.profiler.holdsCommands;
-    this.textures = new TexturePool(gpu, this.ledger, keptBytes, beforeDestroying, mayDestroy);
+    this.textures = new TexturePool(gpu, this.ledger, { maxKeptBytes, onDestroy: beforeDestroying, mayDestroy });
     this.scopes = new ScopeStack(
       () => this.profiler.touch(),
       () => this.trimPool(),
@@ -147,7 +147,7 @@ export class Device implements TensorDevice {
       return storage;
     };
     const { storage } = from;
-    const lazy = storage.lasting && this.textures.keeps;
+    const lazy = storage.persistent && this.textures.keepsParameters;
     const values = lazy ? { from: storage, form, compute: computed } : computed();
     return this.track(new Tensor(this, shape, 'f32', values));
   }
@@ -157,10 +157,10 @@ export class Device implements TensorDevice {
       data instanceof Float32Array || data instanceof Uint32Array || data instanceof Int32Array
         ? data
         : new Float32Array(data);
-    const dims = shape ?? [array.length];
-    if (sizeOf(dims) !== array.length) shapeError('tensor', 'shape', `${array.length} elements`, dims);
+    const fullShape = shape ?? [array.length];
+    if (sizeOf(fullShape) !== array.length) shapeError('tensor', 'shape', `${array.length} elements`, fullShape);
     const dtype: DType = array instanceof Float32Array ? 'f32' : array instanceof Uint32Array ? 'u32' : 'i32';
-    const tensor = this.empty(dims, dtype);
+    const tensor = this.empty(fullShape, dtype);
     this.dispatcher.write(tensor.storage.range, array.buffer, array.byteOffset, array.byteLength);
     return tensor;
   }
@@ -174,7 +174,7 @@ export class Device implements TensorDevice {
   parameter(data: Float32Array<ArrayBuffer>, shape: Shape): Tensor {
     const tensor = this.keep(this.tensor(data, shape));
     tensor.requiresGrad = true;
-    tensor.storage.lasting = true;
+    tensor.storage.persistent = true;
     return tensor;
   }
 
@@ -234,7 +234,7 @@ export class Device implements TensorDevice {
     return { ...this.ledger.report(), liveBuffers: this.pool.liveBuffers, capturedBytes: this.arena.bytes };
   }
 
-  /** Makes the peak of live bytes start again from the current value. */
+  /** Sets the peak of live bytes to the current number of live bytes. */
   resetPeak(): void {
     this.ledger.resetPeak();
   }
@@ -265,14 +265,13 @@ export class Device implements TensorDevice {
 
   /**
    * Runs `body` once and captures its commands, so that `replay` can repeat them at almost no cost on the host.
-   * A replay gives the same bits as running `body` again. Shapes, params and the order of work are fixed by the
-   * capture.
-   * Inputs that change between replays must be tensors made outside, which the caller overwrites (`write`), or be
-   * written by host work in `eachTime`. Reading values to the host inside `body` throws.
+   * A replay gives the same bits as running `body` again. The capture fixes shapes, params and the order of work.
+   * Inputs that change between replays must be tensors made outside of `body`. The caller overwrites them (`write`), or
+   * host work in `eachTime` does. Reading values to the host inside `body` throws.
    *
-   * Memory: intermediate tensors use memory that is reserved, and shared by all captures, as long as one of them lives.
-   * Tensors that `body` returns or keeps have their own memory, which each replay overwrites. Tensors from outside stay
-   * in memory until the capture is disposed, even if they are disposed before.
+   * Memory: intermediate tensors use reserved memory. All captures share it, and it is freed with the last capture.
+   * Tensors that `body` returns or keeps have their own memory, which each replay overwrites. The memory of tensors from
+   * outside is freed with the capture at the earliest, even if these tensors are disposed before.
    */
   capture<T>(body: () => T): Capture<T> {
     return this.capturer.capture(body);
@@ -314,7 +313,7 @@ export class Device implements TensorDevice {
     return this.capturing ? body() : this.textures.keeping(body);
   }
 
-  /** Forgets which operands are in textures, so that they are copied again. For measuring a first use. */
+  /** Forgets which operands are in textures, so that they are copied again. The tuner measures first uses this way. */
   forgetOperands(): void {
     this.textures.forget();
   }
@@ -324,7 +323,7 @@ export class Device implements TensorDevice {
     return this.dispatcher.dispatches;
   }
 
-  /** Submits all work so far. The device starts; nothing waits. */
+  /** Submits all work so far, without waiting for the device. In a capture it does nothing. */
   flush(): void {
     if (!this.capturing) this.dispatcher.flush();
   }
@@ -358,9 +357,10 @@ export class Device implements TensorDevice {
   // ------------------------------------------------------------------ profiling
 
   /**
-   * Profiles `work` until the device has done it: kernel, bytes, FLOPs and device time of each dispatch, and what
-   * JavaScript did meanwhile. The first profile of a device measures its roofline before, in less than a second.
-   * Results are the same bits as without a profile. Throws if another profile is running.
+   * Profiles `work` until the device has done it. The profile has kernel, bytes, FLOPs and device time of each dispatch,
+   * and the time that JavaScript spent encoding, submitting and waiting. Before its first profile, a device measures its
+   * roofline in less than a second. Results are the same bits as without a profile. Throws if another profile is
+   * running.
    */
   async profile(work: () => unknown, options: ProfileOptions = {}): Promise<Profile> {
     const running = await this.startProfile(options);
@@ -374,8 +374,8 @@ export class Device implements TensorDevice {
   }
 
   /**
-   * As `profile`, for work that is not a single function: profiles until `finish`. Throws if another profile is
-   * running.
+   * As `profile`, for work that is not a single function: the profile lasts until `finish`. Throws if another profile
+   * is running.
    */
   async startProfile(options: ProfileOptions = {}): Promise<RunningProfile> {
     return this.profiler.start(options);

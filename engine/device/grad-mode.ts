@@ -8,7 +8,7 @@ export class GradMode {
     return this.noGradDepth === 0;
   }
 
-  /** Whether the tape is off, and the same work is not computed again with the tape (`rehearse`). */
+  /** Whether the tape is off and the current work is not a rehearsal (`rehearse`). */
   get inference(): boolean {
     return this.noGradDepth > 0 && !this.rehearsing;
   }

@@ -2,8 +2,8 @@
 import type { ForcedVariants } from '../core/variants.ts';
 
 /**
- * Waits for a promise of the device; `exactly` if the time of arrival is measured.
- * Node replaces it, because plain awaiting there keeps a core busy that a software adapter needs.
+ * Waits for a promise of the device. `exactly` is true if the caller measures the time of arrival.
+ * Node uses a function of its own: a plain `await` in Node keeps a core busy that a software adapter needs.
  */
 export type Settle = <T>(promise: Promise<T>, exactly?: boolean) => Promise<T>;
 
@@ -13,7 +13,8 @@ export interface DeviceOptions {
   /**
    * True: in inference (`Device.inference`), matrix products and convolutions may round their operands to f16 when they
    * stage them in workgroup memory. Depthwise convolutions, Winograd F(4x4), attention and dynamic interaction use f32.
-   * Tensors and sums stay f32. Work that gradients follow from is f32 too, so training gives the same bits as without.
+   * Tensors and sums stay f32. Work that gradients depend on is f32 too, so training gives the same bits as without
+   * this option.
    * Values beyond the range of f16 become +-65504, so finite numbers give no infinity. A NaN in an operand may not
    * appear in the result.
    *
@@ -31,7 +32,7 @@ export interface DeviceOptions {
   /**
    * Maximum bytes of textures that keep copies of parameters from pass to pass in inference (`Device.inference`).
    * It matters if kernels read operands from textures, as on lavapipe. A copy stays until its parameter is written or
-   * freed. Default 1 GiB; with 0, parameters are copied in every pass. `Device.memory` counts these textures.
+   * freed. Default 1 GiB. With 0, parameters are copied in every pass. `Device.memory` counts these textures.
    * Parameters that an optimiser has moved into its own memory are not kept, and captures copy at each replay.
    */
   readonly keptOperandBytes?: number;

@@ -1,9 +1,10 @@
-/** Scopes: they free the tensors made in them. */
+/** Scopes: when a scope ends, it frees the tensors made in it. */
 import { tensorsIn, type Tensor } from '../core/tensor.ts';
 
 /**
- * What a scope does with tensors of a graph that it neither returns nor keeps:
- * hand them to the outer scope (and free them if there is none), spare them in any case, or free them.
+ * What a scope does with tensors of a graph that its body neither returns nor keeps.
+ * `hand over`: they go to the outer scope; without an outer scope they are freed. `spare`: as `hand over`, but without
+ * an outer scope they stay. `free`: they are freed.
  */
 export type GraphTensors = 'hand over' | 'spare' | 'free';
 
@@ -47,12 +48,12 @@ export class ScopeStack {
     this.scopes.at(-1)?.add(tensor);
   }
 
-  /** Takes a tensor out of all scopes. */
+  /** Removes a tensor from all scopes. */
   remove(tensor: Tensor): void {
     for (const scope of this.scopes) scope.delete(tensor);
   }
 
-  /** Whether the innermost scope frees a tensor. */
+  /** Whether a tensor belongs to the innermost scope. */
   has(tensor: Tensor): boolean {
     return this.scopes.at(-1)!.has(tensor);
   }

@@ -2,15 +2,15 @@
 import { sizeClass, type BufferPool, type PooledBuffer } from './buffers.ts';
 
 /**
- * Smallest share of a free arena buffer that a tensor may use. An arena can waste more than the pool does,
- * because its memory is reserved anyway.
+ * A free arena buffer is reused only if the tensor fills at least this share of it. An arena can waste more memory than
+ * the pool does, because the arena's memory is reserved anyway.
  */
 const MIN_FIT = 0.5;
 
 /**
  * Memory reserved for the intermediate tensors of captures. The arena takes buffers from the pool when it needs them,
  * reuses them, and gives them back when the last capture is closed.
- * Captures share the arena, so several of them take about as much memory as the largest.
+ * Captures share the arena, so several captures together take about as much memory as the largest one.
  */
 export class BufferArena {
   private readonly owned = new Set<PooledBuffer>();

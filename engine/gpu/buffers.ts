@@ -15,7 +15,7 @@ const MIN_BUFFER_BYTES = 256;
 /** Unique over all pools, because caches name buffers by it. */
 let nextId = 1;
 
-/** Rounds up to a quarter step between powers of two: at most a fifth is wasted. */
+/** Rounds up to a multiple of a quarter of the next lower power of two. At most a fifth of a buffer is wasted. */
 export function sizeClass(bytes: number): number {
   if (bytes <= MIN_BUFFER_BYTES) return MIN_BUFFER_BYTES;
   const step = Math.max(MIN_BUFFER_BYTES, 2 ** Math.floor(Math.log2(bytes - 1)) / 4);
@@ -65,7 +65,7 @@ export class BufferPool {
   release(buffer: PooledBuffer): void {
     const list = this.free.get(buffer.bytes) ?? [];
     if (list.length === 0) this.free.set(buffer.bytes, list);
-    // Sorted so that the oldest free buffer is handed out first, whatever the order of releases.
+    // The list is sorted, so that `acquire` returns the oldest free buffer, in whatever order buffers were released.
     // Then a repeated step gets the same buffers again and finds its bind groups in the cache.
     let at = list.length;
     while (at > 0 && list[at - 1].id < buffer.id) at--;

@@ -1,6 +1,6 @@
 /**
- * Commands as data. The dispatcher encodes them at once, or a capture keeps them in a list and encodes them at each
- * replay.
+ * Commands as data. The dispatcher encodes commands at once, or a capture keeps them in a list and each replay encodes
+ * them.
  */
 import { MAX_PARAMS, type Grid, type Kernel } from '../../kernels/kernel.ts';
 import type { Bound, OperandTexture, TextureLines } from './resources.ts';
@@ -11,7 +11,7 @@ export interface CommandSink {
   writeBuffer(buffer: GPUBuffer, offset: number, data: ArrayBuffer, dataOffset: number, size: number): void;
 }
 
-/** One dispatch. `kernel`, `params` and `bound` are there for a profiler. */
+/** One dispatch. Only the profiler reads `kernel`, `params` and `bound`. */
 export interface DispatchCommand {
   readonly kind: 'dispatch';
   readonly pipeline: GPUComputePipeline;
@@ -22,7 +22,7 @@ export interface DispatchCommand {
   readonly bound: readonly Bound[];
 }
 
-/** A command that is encoded outside of a compute pass. Offsets and sizes in bytes. */
+/** A command that is encoded outside of a compute pass. Offsets and sizes are in bytes. */
 export type TransferCommand =
   | {
       readonly kind: 'copy';
@@ -46,18 +46,19 @@ const SLOT_BYTES = MAX_PARAMS * 4;
 /** Dispatches per parameter block of a command list. */
 const LIST_SLOTS = 1024;
 
-/** The params of a dispatch on the device: one slot of a block. */
+/** The params of one dispatch on the device: one slot of a ParamBlock. */
 export type ParamSlot = Readonly<GPUBufferBinding>;
 
-/** A uniform buffer with one slot of params for each of many dispatches, and its copy on the host. */
+/** A uniform buffer with slots, and its copy on the host. Each slot holds the params of one dispatch. */
 export class ParamBlock {
   private readonly gpu: GPUBuffer;
   private readonly staging: ArrayBuffer;
   private readonly u32: Uint32Array;
   private readonly i32: Int32Array;
   private readonly f32: Float32Array;
-  /** Number of slots in use; number of slots that are on the device already. */
+  /** Number of slots in use. */
   private used = 0;
+  /** Number of slots that are on the device already. */
   private uploaded = 0;
 
   constructor(

@@ -14,7 +14,7 @@ import {
 } from './resources.ts';
 import { CompileError, PipelineCache, type CompiledKernel } from './pipelines.ts';
 
-/** Observes a dispatcher (profiler.ts). */
+/** Observes a dispatcher. The profiler (engine/profiling/profiler.ts) implements it. */
 export interface Probe {
   /** Whether every dispatch gets its own pass, or its own submit. */
   readonly isolate: 'no' | 'pass' | 'submit';
@@ -25,19 +25,22 @@ export interface Probe {
   finishing(encoder: GPUCommandEncoder): void;
 }
 
-/** Learns which buffers are written (textures.ts). */
+/** Gets notice of writes to buffers. The texture pool (textures.ts) needs it. */
 export interface WriteObserver {
   /** A command writes to the buffer. */
   written(buffer: number): void;
-  /** A list of commands is encoded. It may write to any buffer. */
+  /** A captured list of commands will be encoded. It may write to any buffer. */
   replaying(): void;
 }
 
-/** A submit costs about as much as a dispatch. This many lets the device start while JavaScript still encodes. */
+/**
+ * Dispatches per submit. A submit costs about as much as a dispatch. With this number the device starts while
+ * JavaScript still encodes.
+ */
 const DISPATCHES_PER_SUBMIT = 96;
 /**
- * A full cache of bind groups is emptied. Creating a bind group takes 17 to 25 us, and on lavapipe a memory mapping;
- * a process may have 65,530 of those.
+ * Maximum number of cached bind groups. A full cache is emptied. Creating a bind group takes 17 to 25 us. On lavapipe
+ * each bind group also takes a memory mapping, of which a process may have 65,530.
  */
 const MAX_BIND_GROUPS = 8192;
 
@@ -80,7 +83,7 @@ export class Dispatcher {
   /**
    * Bind groups outside of captures, by kernel, resources and params. `params` holds their params.
    * A dispatch that was seen before creates nothing and writes nothing.
-   * Dynamic offsets are not used: lavapipe makes a descriptor set for them at each dispatch, in about 45 us.
+   * Dynamic offsets are not used: with them lavapipe makes a descriptor set at each dispatch, which takes about 45 us.
    */
   private readonly bindGroups = new Map<string, GPUBindGroup>();
   private readonly params: ParamBlock;
@@ -116,7 +119,7 @@ export class Dispatcher {
       this.failure = error;
   }
 
-  /** Adds one dispatch. A grid with a zero does nothing. */
+  /** Adds one dispatch. If a side of the grid is 0, nothing is added. */
   run<P extends string, B extends string>(
     kernel: Kernel<P, B>,
     params: Readonly<Record<P, number>>,
@@ -208,7 +211,7 @@ export class Dispatcher {
     if (this.failure) throw this.failure;
   }
 
-  /** As `check`, but returns the error and forgets it: for trials that may fail, on which no other work depends. */
+  /** As `check`, but returns the error and forgets it. For trials that may fail, if no other work depends on them. */
   async takeFailure(): Promise<Error | null> {
     await this.pipelines.settled();
     const { failure } = this;
@@ -216,7 +219,7 @@ export class Dispatcher {
     return failure;
   }
 
-  /** Shows all further work to a probe; null ends that. */
+  /** Shows all further work to a probe. With null, no probe observes the dispatcher any more. */
   watch(probe: Probe | null): void {
     this.flush();
     this.probe = probe;

@@ -1,4 +1,4 @@
-/** The ledger of all memory on a device. */
+/** The ledger of a device's memory: bytes in use, their peak, and bytes kept for reuse. */
 
 export interface MemoryReport {
   /**

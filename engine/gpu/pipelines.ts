@@ -1,4 +1,4 @@
-/** Compute pipelines: one per kernel source, compiled once, with errors that show the WGSL lines. */
+/** Compute pipelines: one per kernel source, compiled once. Compile errors show the WGSL lines. */
 import type { Kernel } from '../../kernels/kernel.ts';
 
 export interface CompiledKernel {
@@ -13,7 +13,7 @@ export class CompileError extends Error {
   override readonly name = 'CompileError';
 }
 
-/** Formats WGSL messages with the source lines that they are about. */
+/** Formats WGSL messages. Each message shows the source lines around its position. */
 function formatCompilation(kernel: Kernel, messages: readonly GPUCompilationMessage[]): string {
   const lines = kernel.source.split('\n');
   const shown = messages.map((m) => {
@@ -75,7 +75,7 @@ export class PipelineCache {
 
   /**
    * The bind group layout of a kernel: params first, then its buffers and textures. Kernels with equal bindings share
-   * it.
+   * one layout.
    */
   private layoutOf(kernel: Kernel): { layout: GPUBindGroupLayout; pipelineLayout: GPUPipelineLayout } {
     const key = kernel.buffers.map((b) => b.access).join(' ');

@@ -1,6 +1,6 @@
 /** GPU resources that commands name: ranges of buffers, and operand textures with the layout of the matrix in them. */
 
-/** A range of a buffer as a dispatch binds it; `id` names the buffer in cache keys. Offset and size in bytes. */
+/** A range of a buffer as a dispatch binds it. `id` names the buffer in cache keys. Offset and size are in bytes. */
 export interface BufferRange {
   readonly id: number;
   readonly gpu: GPUBuffer;
@@ -8,7 +8,7 @@ export interface BufferRange {
   readonly bytes: number;
 }
 
-/** Anything with a buffer to bind: a tensor. */
+/** An object with a buffer to bind; tensors fit this type. */
 export interface BufferHolder {
   readonly storage: { readonly range: BufferRange };
 }
@@ -55,11 +55,11 @@ export interface OperandTexture {
   readonly width: number;
   readonly height: number;
   readonly bytes: number;
-  /** Size of the matrix that was copied into the texture last. */
+  /** Bytes of the matrix that was copied into the texture last. */
   matrixBytes: number;
   /**
-   * Number of captures that use the texture. It lives as long as they do. Other work may use it too,
-   * because a replay copies its matrices again.
+   * Number of captures that use the texture. The texture lives as long as these captures. Other work may use the
+   * texture too, because each replay copies its matrices again.
    */
   captures: number;
   /** The matrix in the texture; null once the matrix's buffer is written or freed. */

@@ -1,10 +1,10 @@
 /**
  * Operand textures: a pool of rgba32float storage textures that hold copies of matrices.
- * Software adapters load from textures several times faster than from storage buffers:
- * a buffer load costs a branch and a bounds check per lane, a texture load is clamped without a branch.
+ * Software adapters load from textures several times faster than from storage buffers. A buffer load costs a branch and
+ * a bounds check per lane. A texture load is clamped without a branch.
  *
- * A matrix lies in blocks of `blockLines` lines side by side, so that it may have more lines than a texture has rows:
- * line l, vec4 x is at texel (pitch * floor(l / blockLines) + x, l mod blockLines).
+ * A matrix lies in blocks of `blockLines` lines, side by side. So a matrix may have more lines than a texture has rows.
+ * Vec4 x of line l is at texel (pitch * floor(l / blockLines) + x, l mod blockLines).
  */
 import type { MemoryLedger } from './memory-ledger.ts';
 import type { Dispatcher } from './dispatcher.ts';
@@ -21,7 +21,7 @@ import {
 export interface MatrixMemory {
   readonly range: BufferRange;
   /** Whether this is a parameter's memory, which is read in every pass and rarely written. */
-  readonly lasting: boolean;
+  readonly persistent: boolean;
 }
 
 /** A matrix to be copied into a texture (`Tensor` of core/tensor.ts). */
@@ -36,20 +36,29 @@ export interface MatrixOperand extends TextureLines {
   readonly matrix: Matrix;
 }
 
-/** Rows of copyBufferToTexture are multiples of this many texels (256 bytes). */
+export interface TexturePoolRules {
+  /** Maximum bytes of textures that are kept for parameters. */
+  readonly maxKeptBytes: number;
+  /** Called before textures are destroyed. It submits pending work and drops cached bind groups. */
+  readonly onDestroy: () => void;
+  /** Whether textures can be destroyed now. */
+  readonly mayDestroy: () => boolean;
+}
+
+/** WebGPU requires that rows of copyBufferToTexture are multiples of this many texels (256 bytes). */
 const COPY_TEXELS = 16;
 /**
- * If free textures take more than this, they are destroyed before another one is made.
- * A step of paper-r50 needs about 300 MB of textures; creating them in every step would make it a quarter slower.
+ * If free textures take more bytes than this, they are destroyed before another texture is made.
+ * A step of paper-r50 needs about 300 MB of textures. Creating them in every step would make the step a quarter slower.
  */
 const MAX_FREE_BYTES = 512 * 2 ** 20;
 
-/** Maximum ratio of texture size to matrix size for caching. */
+/** A free texture is kept for a matrix only if its bytes are at most this many times those of a new texture. */
 const MAX_KEPT_RATIO = 1.25;
 
 /**
- * The layout of `lines` lines of `texels` texels in textures with sides of at most `maxSide`; null if it does not fit
- * or cannot be copied.
+ * The layout of `lines` lines of `texels` texels in textures with sides of at most `maxSide`. Null if the matrix does
+ * not fit, or cannot be copied.
  */
 export function textureLayout(lines: number, texels: number, maxSide: number): TextureLayout | null {
   if (texels % COPY_TEXELS !== 0 || texels === 0 || lines === 0) return null;
@@ -61,7 +70,7 @@ export function textureLayout(lines: number, texels: number, maxSide: number): T
 /** Extra texels per row, so that rows are not a power of two apart. Such rows would fall into the same cache sets. */
 const ROW_PADDING = 4;
 
-/** The memory that a matrix's values come from. */
+/** The memory that a matrix's values come from: that of the matrix itself, or of the tensor it is derived from. */
 const sourceOf = (matrix: Matrix): MatrixMemory => matrix.derivation?.from ?? matrix.storage;
 
 /** Describes the copy of an operand. */
@@ -89,10 +98,10 @@ const same = (a: CopiedMatrix, b: CopiedMatrix | null): boolean =>
   a.blockLines === b.blockLines;
 
 /**
- * Textures to copy operands into. A texture goes back to the pool right after the dispatches that use it,
+ * Textures to copy operands into. A texture goes back to the pool right after the dispatches that use it are encoded,
  * since the device works in order. A matrix that is still in a free texture is not copied again if its buffer was not
  * written since. So the gradients with respect to input and weight share the copy of the upstream gradient.
- * In inference, parameters (`MatrixMemory.lasting`) keep their textures from pass to pass, up to `maxKeptBytes`.
+ * In inference, parameters (`MatrixMemory.persistent`) keep their textures from pass to pass, up to `maxKeptBytes`.
  */
 export class TexturePool {
   private free: OperandTexture[] = [];
@@ -101,29 +110,25 @@ export class TexturePool {
   private nextId = 1;
   private keptBytes = 0;
   /** Whether copies of parameters stay in their textures now. */
-  keeps = false;
+  keepsParameters = false;
 
   /**
-   * @param maxKeptBytes maximum bytes of textures that are kept for parameters
-   * @param onDestroy    called before textures are destroyed; it submits pending work and drops cached bind groups
-   * @param mayDestroy   whether textures can be destroyed now
+   * @param ledger counts the bytes of the textures
    */
   constructor(
     private readonly device: GPUDevice,
     private readonly ledger: MemoryLedger,
-    private readonly maxKeptBytes: number,
-    private readonly onDestroy: () => void,
-    private readonly mayDestroy: () => boolean,
+    private readonly rules: TexturePoolRules,
   ) {}
 
   /** Runs `body`. Copies of parameters made in it stay in their textures. */
   keeping<T>(body: () => T): T {
-    const before = this.keeps;
-    this.keeps = true;
+    const before = this.keepsParameters;
+    this.keepsParameters = true;
     try {
       return body();
     } finally {
-      this.keeps = before;
+      this.keepsParameters = before;
     }
   }
 
@@ -134,18 +139,18 @@ export class TexturePool {
     body: (textures: readonly OperandTexture[]) => T,
   ): T {
     const copies = operands.map(copyOf);
-    const textures = copies.map((copy) => this.holding(copy));
+    const textures = copies.map((copy) => this.takeCopy(copy));
     const borrowed = textures.filter((texture) => texture !== null && !texture.kept) as OperandTexture[];
     try {
       operands.forEach(({ matrix, lines, texels, rest, layout }, i) => {
         if (textures[i]) return;
         const size = [layout.blocks * layout.pitch, layout.blockLines] as const;
-        const kept = this.keeps && sourceOf(matrix).lasting ? this.acquireKept(...size) : null;
+        const kept = this.keepsParameters && sourceOf(matrix).persistent ? this.acquireKept(...size) : null;
         const texture = kept ?? this.acquire(...size);
         textures[i] = texture;
         if (!kept) borrowed.push(texture);
         dispatcher.copyToTexture(matrix.storage.range, { lines, texels, rest, layout }, texture);
-        this.note(texture, copies[i]);
+        this.setContent(texture, copies[i]);
       });
       return body(textures as OperandTexture[]);
     } finally {
@@ -164,13 +169,13 @@ export class TexturePool {
     this.copies.delete(buffer);
   }
 
-  /** Forgets what all textures hold, because the commands that follow go to another list or come from one. */
+  /** Forgets the content of all textures. Needed if the next commands go to another list or come from a list. */
   forget(): void {
     for (const buffer of [...this.copies.keys()]) this.written(buffer);
   }
 
   /** Sets which matrix a texture holds. */
-  private note(texture: OperandTexture, copy: CopiedMatrix | null): void {
+  private setContent(texture: OperandTexture, copy: CopiedMatrix | null): void {
     const { copied } = texture;
     if (copied) {
       const textures = this.copies.get(copied.buffer);
@@ -184,8 +189,8 @@ export class TexturePool {
     this.copies.set(copy.buffer, textures);
   }
 
-  /** A free or kept texture that holds the matrix. */
-  private holding(copy: CopiedMatrix): OperandTexture | null {
+  /** Takes a free or kept texture that holds the matrix already; null if there is none. */
+  private takeCopy(copy: CopiedMatrix): OperandTexture | null {
     for (const texture of this.copies.get(copy.buffer) ?? []) {
       if (!same(copy, texture.copied)) continue;
       if (texture.kept) return texture;
@@ -203,14 +208,14 @@ export class TexturePool {
     const bytes = this.sizeFor(width, height).bytes;
     const found = this.smallestFree(width, height);
     const texture = found && found.bytes <= MAX_KEPT_RATIO * bytes && found.captures === 0 ? found : null;
-    if (this.keptBytes + (texture?.bytes ?? bytes) > this.maxKeptBytes) return null;
+    if (this.keptBytes + (texture?.bytes ?? bytes) > this.rules.maxKeptBytes) return null;
     const kept = texture ? this.take(texture) : this.create(width, height);
     kept.kept = true;
     this.keptBytes += kept.bytes;
     return kept;
   }
 
-  /** Frees a kept texture for other matrices. */
+  /** Makes a kept texture free for other matrices. */
   private giveUp(texture: OperandTexture): void {
     texture.kept = false;
     this.keptBytes -= texture.bytes;
@@ -221,13 +226,13 @@ export class TexturePool {
   private acquire(width: number, height: number): OperandTexture {
     const texture = this.smallestFree(width, height);
     if (texture) return this.take(texture);
-    if (this.idle().reduce((sum, { bytes }) => sum + bytes, 0) > MAX_FREE_BYTES && this.mayDestroy()) this.trim();
+    if (this.idle().reduce((sum, { bytes }) => sum + bytes, 0) > MAX_FREE_BYTES && this.rules.mayDestroy()) this.trim();
     return this.create(width, height);
   }
 
   /**
-   * The smallest free texture of at least this size. Among equal ones, the first that holds nothing, else the one
-   * unused longest.
+   * The smallest free texture of at least this size. Among textures of equal size it is the first without content. If
+   * all have content, it is the one that has been free for longest.
    */
   private smallestFree(width: number, height: number): OperandTexture | null {
     const fitting = this.free.filter((texture) => texture.width >= width && texture.height >= height);
@@ -239,7 +244,7 @@ export class TexturePool {
   }
 
   private take(texture: OperandTexture): OperandTexture {
-    this.note(texture, null);
+    this.setContent(texture, null);
     this.free.splice(this.free.indexOf(texture), 1);
     this.ledger.reuse(texture.bytes);
     return texture;
@@ -252,9 +257,9 @@ export class TexturePool {
 
   /** Destroys the free textures that no capture uses. */
   private trim(): void {
-    this.onDestroy();
+    this.rules.onDestroy();
     for (const texture of this.idle()) {
-      this.note(texture, null);
+      this.setContent(texture, null);
       texture.gpu.destroy();
       this.ledger.drop(texture.bytes);
     }

@@ -1,6 +1,6 @@
 /**
- * How the tuner measures one shape class: compares every variant with the plain one on random operands, and times the
- * valid ones.
+ * The measurement of one shape class: every variant runs on random operands, its results are compared with those of the
+ * plain variant, and the valid variants are timed.
  */
 import { bandwidthKernel } from '../../kernels/roofline.ts';
 import { errorMessage } from '../core/errors.ts';
@@ -12,7 +12,7 @@ import type { Dispatcher } from '../gpu/dispatcher.ts';
 import type { Profile, ProfileOptions } from '../profiling/profile.ts';
 import { outputsOf, type Candidate, type TuningProblem } from './problem.ts';
 
-/** What the benchmark uses of a device. */
+/** The part of a device that the benchmark uses. */
 export interface BenchmarkDevice extends TensorDevice {
   readonly gpu: GPUDevice;
   readonly lost: Promise<string>;
@@ -60,16 +60,16 @@ interface Job {
   samples: number[];
 }
 
-/** A variant replaces the expected one if it takes less than this part of its time, so that noise does not decide. */
+/** A variant replaces the expected one if it takes less than this fraction of its time. So noise does not decide. */
 const CLEARLY_FASTER = 0.95;
-/** Variants that take more than this many times the fastest one's time are measured only once. */
+/** A variant that takes more than this many times the time of the fastest one is measured only once. */
 const CLEARLY_SLOWER = 1.6;
 const MAX_REPEATS = 256;
-/** Dispatches of a sample; fewer than a submit holds (dispatcher.ts), so that one pair of timestamps spans them all. */
+/** Dispatches per sample: fewer than a submit holds (dispatcher.ts), so that one pair of timestamps spans them all. */
 const SAMPLE_DISPATCHES = 88;
 /**
- * Number of random values; longer operands repeat them. It is a multiple of 64 (`TensorDevice.view`) and divides hardly
- * any line length.
+ * Number of random values. Longer operands repeat them. It is a multiple of 64, as `TensorDevice.view` requires. Line
+ * lengths are hardly ever multiples of it, so lines differ.
  */
 const BLOCK = 64 * 4093;
 
@@ -86,7 +86,7 @@ function distance(actual: Float32Array, expected: Float32Array): number {
   return difference === 0 ? 0 : Math.sqrt(difference / size);
 }
 
-/** What is wrong with a variant's results, compared with the plain one's; null if the differences are rounding. */
+/** Says how a variant's results differ from those of the plain variant. Null if rounding explains the differences. */
 function wrongResult(
   problem: TuningProblem<unknown>,
   results: readonly Float32Array[],
@@ -108,9 +108,9 @@ function wrongResult(
 
 /** Measures shape classes on a device. Internal: `Tuner.tune` makes one. */
 export class VariantBenchmark {
-  /** Random values that operands are filled with. */
+  /** Random values for the operands. */
   private random!: Tensor;
-  /** NaN values that outputs are filled with, to find elements that a variant does not write. */
+  /** NaN values for the outputs, to find elements that a variant does not write. */
   private poison!: Tensor;
   private lost: string | null = null;
 
@@ -180,13 +180,13 @@ export class VariantBenchmark {
       const values = problem.values?.[name];
       if (values) device.write(tensors[name], values(new Random(2), sizeOf(shape)));
       else if (!outputs.includes(name)) {
-        start += 64 * 509; // each operand starts elsewhere in the random values, so that no two are alike
+        start += 64 * 509; // each operand starts at another of the random values, so that operands differ
         this.fill(tensors[name], this.random, start);
       }
     }
   }
 
-  /** Fills a tensor with a block of values, repeated, from element `start` on. */
+  /** Fills a tensor with the values of a block from element `start` on. At its end, the block repeats from element 0. */
   private fill(tensor: Tensor, block: Tensor, start: number): void {
     const { device } = this;
     device.scope(() => {
@@ -217,8 +217,8 @@ export class VariantBenchmark {
   }
 
   /**
-   * The results of a variant in the order of the problem's outputs, or what failed. Values that it does not write are
-   * NaN.
+   * Runs a variant once. Returns its results in the order of the problem's outputs, or a text that says what failed.
+   * Elements that the variant does not write are NaN.
    */
   private async attempt(
     problem: TuningProblem<unknown>,
@@ -276,7 +276,7 @@ export class VariantBenchmark {
       const faster = (): boolean =>
         median(fastest.samples) < CLEARLY_FASTER * median(expected.samples) &&
         median(fastest.samples.map((ms, i) => ms / expected.samples[i])) < CLEARLY_FASTER;
-      // The fastest of many variants was probably lucky too, so it is measured again, alone with the expected one.
+      // The fastest of many variants may owe its time to chance, so it is measured again together with the expected one.
       if (faster()) await measureRounds([expected, fastest]);
       if (!faster()) best = expected;
     }
@@ -286,7 +286,7 @@ export class VariantBenchmark {
     };
   }
 
-  /** Runs a variant once, and plans how often a sample repeats it. */
+  /** Runs a variant once, and derives how often a sample repeats it. */
   private async firstRun(
     problem: TuningProblem<unknown>,
     candidate: Candidate<unknown>,
@@ -303,8 +303,8 @@ export class VariantBenchmark {
   }
 
   /**
-   * Milliseconds per run: by timestamps if the adapter's are reliable, otherwise by the wall clock without the time in
-   * which JavaScript encodes.
+   * Milliseconds per run. They are measured by timestamps if the adapter's timestamps are reliable. Otherwise they are
+   * measured by the wall clock, without the time in which JavaScript encodes.
    */
   private async sample(
     problem: TuningProblem<unknown>,
@@ -315,10 +315,10 @@ export class VariantBenchmark {
     const { device, dispatcher, random, poison } = this;
     const profile = await device.profile(
       () => {
-        // Timestamps belong to passes. This empty dispatch opens one, so that copies to textures are timed as well.
+        // Timestamps belong to passes. This empty dispatch opens a pass, so that copies to textures are timed as well.
         dispatcher.run(bandwidthKernel(), { count4: 0 }, { input: random, output: poison }, [1, 1, 1]);
         for (let i = 0; i < times; i++) {
-          device.forgetOperands(); // in a step, operands have rarely been used before
+          device.forgetOperands(); // in a real step, most operands are not in textures yet
           device.scope(() => problem.run(variant, tensors));
         }
       },

@@ -1,11 +1,11 @@
 /**
- * Tuned choices: the fastest variant of each shape class on one adapter and driver, as JSON; and the hashes that date
- * them.
+ * Tuned choices: the fastest variant of each shape class on one adapter and driver, as JSON. Hashes of the kernels show
+ * whether a choice is outdated.
  */
 import type { Kernel } from '../../kernels/kernel.ts';
 import { isObject, shown } from '../core/json.ts';
 
-/** A measured choice. Times in milliseconds per run. */
+/** A measured choice. Times are in milliseconds per run. */
 export interface TunedChoice {
   readonly variant: string;
   /** Hash of the class's kernels. */
@@ -78,7 +78,7 @@ export function parseTunedChoices(json: unknown, source: string): TunedChoices {
   };
 }
 
-/** A hash of texts in order, 16 hexadecimal digits (two FNV-like sums of 32 bits). */
+/** A hash of a sequence of texts: 16 hexadecimal digits, from two hashes of 32 bits similar to FNV. */
 function hash(texts: Iterable<string>): string {
   let a = 0x811c9dc5;
   let b = 0x9747b28c;

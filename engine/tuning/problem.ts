@@ -9,14 +9,14 @@ export type { Candidate } from '../core/variants.ts';
 export type TuningProblem<V> = VariantProblem<V, Tensor>;
 
 /**
- * Whether a pass that reads and writes `values` values takes longer than a dispatch alone. A value counts as sixteen
- * multiply-adds. Below that all variants take the same time, so a class has one candidate and nothing to measure.
+ * Whether a pass that reads and writes `values` values takes clearly longer than an empty dispatch. One value counts as
+ * sixteen multiply-adds. For smaller passes all variants take the same time, so such a class has only one candidate.
  */
 export const worthMeasuring = (values: number): boolean => values >= 2 ** 16;
 
 /**
  * Splits the arguments of an op into the shapes of its tensors, and a function that fills in other tensors.
- * So a problem can be run again without retaining the tensors it was seen with.
+ * So a problem can run again, and does not retain the tensors of the call that described it.
  */
 export function outline<P extends object>(
   problem: P,

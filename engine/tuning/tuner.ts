@@ -8,8 +8,8 @@
  * plain variant's, times the others, and keeps the fastest. Without tuned choices nothing changes.
  *
  * Choices are JSON (`export`, `import`) for one adapter and driver. Each has a hash of its class's kernels, so that
- * changed kernels are measured again. Different choices round differently: a seed gives the same bits for one set of
- * choices. A capture keeps its variants.
+ * changed kernels are measured again. Different variants round differently, so a seed gives the same bits only with the
+ * same set of choices. A capture keeps its variants.
  */
 import { sizeOf } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
@@ -26,7 +26,7 @@ import {
 } from './choices.ts';
 import { allCandidates, type Candidate, type TuningProblem } from './problem.ts';
 
-/** What the tuner uses of a device. */
+/** The part of a device that the tuner uses. */
 export interface TunableDevice extends BenchmarkDevice {
   readonly info: { readonly description: string };
   /** Whether the body of a capture is running. */
@@ -46,7 +46,7 @@ export interface TunedClass {
 
 export interface TuningProgress {
   readonly done: number;
-  /** It grows when a variant turns out to contain products of new sizes. */
+  /** Number of classes. It grows if a variant uses classes that were not seen before, e.g. products of new sizes. */
   readonly total: number;
   readonly latest: TunedClass;
 }
@@ -56,7 +56,7 @@ export interface TuneOptions {
   readonly onProgress?: (progress: TuningProgress) => void;
   /** Stops before the next class. Choices made until then are kept. */
   readonly signal?: AbortSignal;
-  /** Number of interleaved rounds; their median counts. Default 5. */
+  /** Number of rounds, default 5. In each round every variant is sampled once. The median of the rounds counts. */
   readonly rounds?: number;
   /** Approximate duration of a sample in milliseconds, default 12. */
   readonly sampleMs?: number;
@@ -80,7 +80,7 @@ interface TuningRun {
   readonly visited: Set<string>;
 }
 
-/** Maximum number of shape classes remembered; the one seen first is forgotten first. */
+/** Maximum number of shape classes that the tuner remembers. The class seen first is forgotten first. */
 const MAX_SEEN = 8192;
 
 const hashOf = (problem: TuningProblem<unknown>): string =>
@@ -92,7 +92,7 @@ export class Tuner implements VariantChooser<Tensor> {
   readonly adapter: string;
   private readonly seen = new Map<string, SeenClass>();
   private choices = new Map<string, TunedChoice>();
-  /** Classes whose stored choice no longer fits their kernels or variants. */
+  /** Classes whose stored choice does not fit their current kernels or variants. */
   private readonly outdated = new Set<string>();
   /** Classes that ops asked for since the last validation began. */
   private readonly touched = new Set<string>();
@@ -107,12 +107,9 @@ export class Tuner implements VariantChooser<Tensor> {
   }
 
   /**
-   * The variant to run: the tuned choice, or else the expected one. Choices do not count if their kernels have changed,
-   * and on devices with forced variants (`DeviceOptions.force`). Remembers the class for `tune`.
-   *
-   * @param family   the op, e.g. `matmul`
-   * @param key      the shape class within the family: everything that decides which variants are valid and fast
-   * @param describe called if the class has not been seen before
+   * The variant to run: the tuned choice, or else the expected variant. A choice is ignored if its kernels have changed,
+   * or if the device has forced variants (`DeviceOptions.force`). The tuner remembers the class for `tune`.
+   * `VariantChooser` describes the parameters.
    */
   choose<V>(family: string, key: string, describe: () => TuningProblem<V>): V {
     const shapeClass = `${family} ${key}`;
@@ -131,7 +128,7 @@ export class Tuner implements VariantChooser<Tensor> {
     return [...this.seen].flatMap(([shapeClass, { pending }]) => (pending ? [shapeClass] : []));
   }
 
-  /** Seen classes whose choice does not count because a kernel has changed. `tune` measures them again. */
+  /** Seen classes whose choice is ignored because a kernel or variant has changed. `tune` measures them again. */
   get stale(): readonly string[] {
     return [...this.outdated];
   }
@@ -190,9 +187,10 @@ export class Tuner implements VariantChooser<Tensor> {
   }
 
   /**
-   * Measures the variants of each class seen so far that has no choice, and keeps the fastest. The expected variant
-   * stays unless another is clearly faster. A variant that fails, or whose result differs from the plain one's by more
-   * than rounding, is excluded and reported. Takes about a second per class, and compiles all variants.
+   * Measures the variants of each class seen so far that has no choice, and keeps the fastest variant. The expected
+   * variant stays unless another is clearly faster. A variant is excluded and reported if it fails, or if its result
+   * differs from that of the plain variant by more than rounding. Tuning takes about a second per class, and compiles
+   * all variants.
    *
    * No other work may use the device meanwhile. Throws if tuning or a profile is running already, in a capture, and on
    * devices with forced variants.
