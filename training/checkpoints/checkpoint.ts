@@ -9,7 +9,7 @@ import { writeSafetensors, type SafetensorsFile } from '../../engine/index.ts';
 import type { StoredTensor } from '../../engine/nn/index.ts';
 import { checked, withFields, integer } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
-import { readJson, writeFileAtomic } from '../data/files.ts';
+import { readJson, writeFileAtomic, writeJson } from '../data/files.ts';
 import { floatTensors, readWeightsFile, saveWeights, type WeightsDescription } from './weights-file.ts';
 
 const metric = v.number('a number');
@@ -28,21 +28,23 @@ export type TrainingState = Readonly<v.InferOutput<typeof STATE>>;
 
 const PARTS = { model: 'model.safetensors', optimizer: 'optimizer.safetensors', state: 'state.json' } as const;
 
+export interface CheckpointContent {
+  readonly model: ReadonlyMap<string, StoredTensor>;
+  readonly optimizer: ReadonlyMap<string, StoredTensor>;
+  readonly state: TrainingState;
+  /** The metadata of the model's weights. */
+  readonly description: WeightsDescription;
+}
+
 /** Writes the checkpoint `folder` and replaces the previous checkpoint. */
-export function saveCheckpoint(
-  folder: string,
-  model: ReadonlyMap<string, StoredTensor>,
-  optimizer: ReadonlyMap<string, StoredTensor>,
-  state: TrainingState,
-  description: WeightsDescription,
-): void {
+export function saveCheckpoint(folder: string, { model, optimizer, state, description }: CheckpointContent): void {
   const next = `${folder}.next`;
   const previous = `${folder}.previous`;
   rmSync(next, { recursive: true, force: true });
   mkdirSync(next, { recursive: true });
   saveWeights(join(next, PARTS.model), model, description);
   writeFileAtomic(join(next, PARTS.optimizer), writeSafetensors(optimizer));
-  writeFileAtomic(join(next, PARTS.state), `${JSON.stringify(state, null, 2)}\n`);
+  writeJson(join(next, PARTS.state), state);
   rmSync(previous, { recursive: true, force: true });
   if (existsSync(folder)) renameSync(folder, previous);
   renameSync(next, folder);

@@ -67,7 +67,12 @@ export function integerOption(command: string, name: string, text: string, minim
 }
 
 /** A numeric option in minimum .. maximum. Throws InputError naming it. */
-export function numberOption(command: string, name: string, text: string, minimum: number, maximum: number): number {
+export function numberOption(
+  command: string,
+  name: string,
+  text: string,
+  [minimum, maximum]: readonly [number, number],
+): number {
   const value = Number(text);
   if (text.trim() === '' || !(value >= minimum && value <= maximum))
     throw new InputError(

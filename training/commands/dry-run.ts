@@ -34,7 +34,7 @@ export async function dryRun(config: RunConfig, size = largestSize(config.traini
     const step = new TrainingStep(device, detector, training);
     const data = syntheticBatch(training, modelConfig.numClasses, size);
     const weightBytes = device.memory().liveBytes;
-    const measured = await measureStep(device, detector, step, data, training);
+    const measured = await measureStep(detector, step, data, training.clipNorm);
     const replayMs = training.replay ? await measureReplay(device, step, data) : null;
     console.log(
       formatTable(
@@ -96,12 +96,12 @@ interface MeasuredStep {
 
 /** One pass and one update, without capture. */
 async function measureStep(
-  device: Device,
   detector: Detector,
   { optimizer }: TrainingStep,
   { images, targets }: PassData,
-  { clipNorm }: TrainingConfig,
+  clipNorm: number,
 ): Promise<MeasuredStep> {
+  const { device } = detector;
   let passMs = 0,
     updateMs = 0,
     forwardPeakBytes = 0;

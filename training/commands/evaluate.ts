@@ -5,7 +5,7 @@ import { DESCRIPTION_HELP, describeWeights } from '../checkpoints/describe-weigh
 import { loadWhole, readAnyWeights } from '../checkpoints/load-weights.ts';
 import { createDetector } from '../core/create-detector.ts';
 import { InputError } from '../core/errors.ts';
-import { writeFileAtomic } from '../data/files.ts';
+import { writeJson } from '../data/files.ts';
 import { FORMAT_NAMES, openDataset, splitRecords, type Dataset } from '../data/index.ts';
 import { writeDetections } from '../evaluation/coco-files.ts';
 import { evaluateModel, evaluationReport } from '../evaluation/evaluate-model.ts';
@@ -78,7 +78,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
       progress: logProgress(device),
     });
     const report = { ...evaluationReport(result, split, weights), half };
-    writeFileAtomic(join(out, 'evaluation.json'), `${JSON.stringify(report, null, 2)}\n`);
+    writeJson(join(out, 'evaluation.json'), report);
     writeDetections(join(out, 'detections.json'), result.detections);
     console.log(metricsTable(result.evaluation));
     console.log(`wrote ${join(out, 'evaluation.json')} and ${join(out, 'detections.json')}`);

@@ -7,7 +7,7 @@ import type { EvaluationResize } from '../core/augmentation.ts';
 import { createDetector } from '../core/create-detector.ts';
 import type { Detector } from '../core/detector.ts';
 import { InputError } from '../core/errors.ts';
-import { insteadOfFile, writeFileAtomic } from '../data/files.ts';
+import { insteadOfFile, writeJson } from '../data/files.ts';
 import { decodeImage, type PixelImage } from '../data/images.ts';
 import { type NamedDetection, nameDetections, prepareImage } from '../evaluation/predict-image.ts';
 import { formatTable } from '../output/table.ts';
@@ -70,7 +70,7 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
   }
   const { weights, out } = values;
   if (weights === undefined) throw new InputError('predict: --weights: expected a file, got nothing');
-  const minScore = numberOption('predict', 'score', values.score, 0, 1);
+  const minScore = numberOption('predict', 'score', values.score, [0, 1]);
   if (files.length === 0) throw new InputError('predict: expected at least one image, got none');
   for (const image of files) {
     const instead = insteadOfFile(image);
@@ -97,7 +97,7 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
     device.destroy();
     // If an image cannot be decoded, the results of the images before it are still written.
     if (results.length > 0) {
-      writeFileAtomic(join(out, 'predictions.json'), `${JSON.stringify(results, null, 2)}\n`);
+      writeJson(join(out, 'predictions.json'), results);
       const pictures = results.length * (values.stages ? 2 : 1);
       const drawn = `${pictures} drawn image${pictures === 1 ? '' : 's'}`;
       console.log(`wrote ${join(out, 'predictions.json')} and ${drawn} to ${out}`);

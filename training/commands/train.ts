@@ -9,6 +9,7 @@ import { fitToData, listNames, type LoadedConfig } from '../core/fit-to-data.ts'
 import { PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
 import { loadConfig } from '../data/config-file.ts';
 import {
+  EMBEDDED_DATA,
   ensureShapesDataset,
   FORMAT_NAMES,
   openDataset,
@@ -209,7 +210,7 @@ async function openData(values: Values, { earlier, loaded }: Source): Promise<Da
         'give its new place with --data DIR',
     );
   const named = values.data ?? earlier?.data ?? loaded?.data;
-  const folder = resolve(named ?? (await ensureShapesDataset(join('.cache', 'shapes'), { log })));
+  const folder = resolve(named ?? (await ensureShapesDataset(EMBEDDED_DATA, { log })));
   const dataset = openDataset(folder, { splits: ['train', 'val'] });
   for (const warning of [...dataset.warnings, ...splitWarnings(dataset, 'train', 'val')]) log(`warning: ${warning}`);
   return dataset;

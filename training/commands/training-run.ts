@@ -16,7 +16,7 @@ import { trainLoop } from '../core/loop.ts';
 import { MetricsLog, type StepSummary } from '../core/metrics-log.ts';
 import type { RunConfig } from '../core/recipe.ts';
 import { TrainingStep } from '../core/step.ts';
-import { writeFileAtomic } from '../data/files.ts';
+import { writeFileAtomic, writeJson } from '../data/files.ts';
 import { splitRecords, type Dataset } from '../data/index.ts';
 import { createTrainingLoader } from '../data/loader.ts';
 import { writeDetections } from '../evaluation/coco-files.ts';
@@ -53,7 +53,6 @@ export interface RunOptions {
 }
 
 const path = (file: string): string => relative('.', file);
-const asJson = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;
 
 export class TrainingRun {
   readonly detector: Detector;
@@ -98,8 +97,8 @@ export class TrainingRun {
     const { root: data, classNames, categoryIds } = dataset;
     outputFolder('train', files.folder);
     const run: RunDescription = { ...config, data, classNames, categoryIds, tuning };
-    writeFileAtomic(files.config, asJson(run));
-    if (this.pretrained) writeFileAtomic(files.weights, asJson(this.pretrained));
+    writeJson(files.config, run);
+    if (this.pretrained) writeJson(files.weights, this.pretrained);
     for (const file of [files.metrics, files.evaluations]) writeFileAtomic(file, '');
   }
 
@@ -198,9 +197,14 @@ export class TrainingRun {
   }
 
   private async save(): Promise<void> {
-    const { tensors, step: optimizerSteps } = await this.step.optimizer.state();
+    const { tensors: optimizer, step: optimizerSteps } = await this.step.optimizer.state();
     this.state = { ...this.state, optimizerSteps };
-    saveCheckpoint(this.plan.files.last, await this.detector.save(), tensors, this.state, this.description());
+    saveCheckpoint(this.plan.files.last, {
+      model: await this.detector.save(),
+      optimizer,
+      state: this.state,
+      description: this.description(),
+    });
   }
 
   private async evaluate(): Promise<void> {
@@ -222,6 +226,6 @@ export class TrainingRun {
     saveWeights(files.best, await this.detector.save(), this.description());
     writeDetections(files.detections, result.detections);
     const report = evaluationReport(result, 'val', 'best.safetensors');
-    writeFileAtomic(files.evaluation, asJson({ iteration: this.iteration, ...report }));
+    writeJson(files.evaluation, { iteration: this.iteration, ...report });
   }
 }

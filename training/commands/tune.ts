@@ -187,7 +187,7 @@ export async function runTune(argv: readonly string[]): Promise<number> {
     if (values.reset) return reset(device, file);
     const stored = loadTuning(device.tuner, file);
     if (values.list) return list(device, file, stored);
-    await collect(device, config, sizes ?? [defaultSize(config)], file, stored);
+    await collect(device, { config, sizes: sizes ?? [defaultSize(config)], file, stored });
     return await measure(device, file);
   } catch (error) {
     throw error instanceof TuningError ? new InputError(error.message) : error;
@@ -213,14 +213,16 @@ function list({ tuner }: Device, file: string, stored: number): number {
   return 0;
 }
 
+interface TuningPlan {
+  readonly config: RunConfig;
+  readonly sizes: readonly Size[];
+  /** The file of tuned choices, and the number of choices for this adapter in it. */
+  readonly file: string;
+  readonly stored: number;
+}
+
 /** Runs inference and training once for each size, and prints how many shape classes there are to tune. */
-async function collect(
-  device: Device,
-  config: RunConfig,
-  sizes: readonly Size[],
-  file: string,
-  stored: number,
-): Promise<void> {
+async function collect(device: Device, { config, sizes, file, stored }: TuningPlan): Promise<void> {
   const shown = sizes.map(({ height, width }) => `${height} x ${width}`).join(', ');
   log(`sizes     ${config.preset}, ${config.training.batchSize} x ${shown}: one inference and one training step`);
   for (const size of sizes) await runOnce(device, config, size);

@@ -67,6 +67,7 @@ function annotationFiles(root: string): Map<string, string> {
 }
 
 interface Categories {
+  /** The annotation file that they come from. */
   readonly file: string;
   /** Class names by category id, in ascending order of the ids. */
   readonly names: ReadonlyMap<number, string>;
@@ -84,7 +85,7 @@ function readCoco(root: string, splits: readonly string[], warnings: Warnings): 
     if (categories !== null) requireSameCategories(categories, own);
     categories ??= own;
     const images = findImages(content.images, file, imageFolders(root, split, name));
-    addAnnotations(content.annotations, file, own, images, warnings);
+    addAnnotations(content.annotations, own, images, warnings);
     records[split] = [...images.values()];
   }
   const names = categories?.names ?? new Map<number, string>();
@@ -170,8 +171,7 @@ function findImages(
 /** Adds the objects to the records. */
 function addAnnotations(
   entries: readonly unknown[],
-  file: string,
-  { names }: Categories,
+  { file, names }: Categories,
   records: ReadonlyMap<number, ImageRecord>,
   warnings: Warnings,
 ): void {

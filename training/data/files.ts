@@ -89,6 +89,11 @@ export function writeFileAtomic(path: string, data: string | Uint8Array): void {
   renameSync(temporary, path);
 }
 
+/** Writes a value as indented JSON, whole or not at all. */
+export function writeJson(path: string, value: unknown): void {
+  writeFileAtomic(path, `${JSON.stringify(value, null, 2)}\n`);
+}
+
 /** The thing at a path that is not a file, in the words of an error message; null if the path is a file. */
 export function insteadOfFile(path: string): string | null {
   const entry = statSync(path, { throwIfNoEntry: false });

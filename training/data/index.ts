@@ -10,7 +10,7 @@ import { Warnings } from './warnings.ts';
 export { cocoAnnotations, splitRecords, splitWarnings } from './dataset.ts';
 export type { Dataset } from './dataset.ts';
 export { FORMAT_NAMES } from './formats.ts';
-export { ensureShapesDataset } from './shapes.ts';
+export { EMBEDDED_DATA, ensureShapesDataset } from './shapes.ts';
 export type { ShapesOptions } from './shapes.ts';
 
 /** The splits that must exist if `openDataset` gets no list of splits. */

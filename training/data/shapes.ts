@@ -31,6 +31,9 @@ export interface ShapesOptions {
 const VERSION = 1;
 const MARKER = 'shapes.json';
 
+/** The folder of the data set that commands generate if no other data set is named. */
+export const EMBEDDED_DATA = join('.cache', 'shapes');
+
 /**
  * Makes sure that `directory` holds the shapes data set of these options. The data set is generated if it does not
  * exist, or if other options or another version of the generator made it. It appears whole or not at all.
@@ -66,8 +69,8 @@ export async function ensureShapesDataset(directory: string, options: ShapesOpti
   const partial = join(dirname(root), `.${basename(root)}-partial-${randomUUID()}`);
   try {
     await mkdir(join(partial, 'annotations'), { recursive: true });
-    await writeSplit(partial, 'train', trainImages, imageSize, seed, 0);
-    await writeSplit(partial, 'val', valImages, imageSize, seed, 1);
+    await writeSplit(partial, { name: 'train', count: trainImages, stream: 0 }, imageSize, seed);
+    await writeSplit(partial, { name: 'val', count: valImages, stream: 1 }, imageSize, seed);
     await writeFile(join(partial, MARKER), marker);
     // Another process may have finished first, with the same result.
     if (hasMarker(root, marker)) return root;
@@ -88,19 +91,22 @@ function hasMarker(root: string, marker: string): boolean {
   return existsSync(file) && readFileSync(file, 'utf8') === marker;
 }
 
-async function writeSplit(
-  root: string,
-  split: string,
-  count: number,
-  size: number,
-  seed: number,
-  stream: number,
-): Promise<void> {
-  await mkdir(join(root, split));
+interface ShapesSplit {
+  readonly name: string;
+  /** Number of images. */
+  readonly count: number;
+  /** Number of the split's random stream. */
+  readonly stream: number;
+}
+
+/** Writes the images and annotations of a split. `size`: side of an image, pixels. */
+async function writeSplit(root: string, split: ShapesSplit, size: number, seed: number): Promise<void> {
+  const { name, count, stream } = split;
+  await mkdir(join(root, name));
   const truth: CocoGroundTruth = {
     images: [],
     annotations: [],
-    categories: SHAPE_CLASSES.map((name, i) => ({ id: i + 1, name })),
+    categories: SHAPE_CLASSES.map((kind, i) => ({ id: i + 1, name: kind })),
   };
   const digits = String(count).length;
   const encoded: Promise<unknown>[] = [];
@@ -113,12 +119,12 @@ async function writeSplit(
     encoded.push(
       sharp(pixels, { raw: { width: size, height: size, channels: 3 } })
         .png({ compressionLevel: 6 })
-        .toFile(join(root, split, file_name)),
+        .toFile(join(root, name, file_name)),
     );
     if (encoded.length === 32) await Promise.all(encoded.splice(0));
   }
   await Promise.all(encoded);
-  await writeFile(join(root, 'annotations', `instances_${split}.json`), `${JSON.stringify(truth)}\n`);
+  await writeFile(join(root, 'annotations', `instances_${name}.json`), `${JSON.stringify(truth)}\n`);
 }
 
 /** Coordinates are rounded to a hundredth of a pixel. */

@@ -45,13 +45,18 @@ export async function prepareImage(
   return { input: await transformImage(image, transform), scale: scaleOf(transform, image) };
 }
 
+export interface PredictImageOptions {
+  readonly resize: EvaluationResize;
+  readonly classNames: readonly string[];
+  /** Minimum score of a detection. */
+  readonly minScore: number;
+}
+
 /** The detections with at least the score `minScore` on one image, in pixels of this image. */
 export async function predictImage(
   detector: Detector,
   image: PixelImage,
-  resize: EvaluationResize,
-  classNames: readonly string[],
-  minScore: number,
+  { resize, classNames, minScore }: PredictImageOptions,
 ): Promise<NamedDetection[]> {
   const { input, scale } = await prepareImage(image, resize);
   const [detections] = await detector.detect([input]);

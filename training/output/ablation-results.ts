@@ -1,5 +1,4 @@
 /** The results of an ablation: metrics of each row over its seeds, and the command that reproduces the runs. */
-import { join } from 'node:path';
 import {
   ABLATION_ROWS,
   type AblationRow,
@@ -8,11 +7,10 @@ import {
   type VariedSettings,
 } from '../core/ablation-rows.ts';
 import { PRESET_NAMES, presetConfig } from '../core/recipe.ts';
+import { EMBEDDED_DATA } from '../data/index.ts';
 import { type AblationRun, differences } from './ablation-runs.ts';
 import { quoteArguments, shortPath } from './command-line.ts';
 
-/** The data set that is generated if no other is given. */
-export const EMBEDDED_DATA = join('.cache', 'shapes');
 /** Evaluations per run, which are the points of the run's AP curve. */
 const CURVE_POINTS = 8;
 

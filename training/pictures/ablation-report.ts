@@ -2,14 +2,9 @@
 import { join, relative } from 'node:path';
 import { ABLATION_ROWS, type AblationRow } from '../core/ablation-rows.ts';
 import { InputError } from '../core/errors.ts';
-import { writeFileAtomic } from '../data/files.ts';
-import {
-  EMBEDDED_DATA,
-  type RowResult,
-  reproducingCommand,
-  rowResult,
-  type Statistics,
-} from '../output/ablation-results.ts';
+import { writeFileAtomic, writeJson } from '../data/files.ts';
+import { EMBEDDED_DATA } from '../data/index.ts';
+import { type RowResult, reproducingCommand, rowResult, type Statistics } from '../output/ablation-results.ts';
 import { type AblationRun, findRuns, requireAlike } from '../output/ablation-runs.ts';
 import { shortPath } from '../output/command-line.ts';
 import { formatTable } from '../output/table.ts';
@@ -50,7 +45,7 @@ export async function writeAblationReport(out: string, rows: readonly AblationRo
   };
   const batch = training.batchSize * training.accumulation;
   writeFileAtomic(join(out, 'ablation.md'), markdown(report, batch));
-  writeFileAtomic(join(out, 'ablation.json'), `${JSON.stringify(report, null, 2)}\n`);
+  writeJson(join(out, 'ablation.json'), report);
   for (const ending of ['svg', 'png']) await writePlot(join(out, `ablation.${ending}`), plotOf(report));
   return [
     `\n${formatTable(HEADER, cellsOf(report))}\n\n${measured(report)}`,
@@ -116,7 +111,7 @@ function markdown(report: Report, batch: number): string {
     command,
     '```',
     '',
-    '![AP against iterations: the mean over the seeds, and each seed pale](ablation.svg)',
+    '![AP against iterations: the mean over the seeds, and the single seeds](ablation.svg)',
     '',
   ].join('\n');
 }

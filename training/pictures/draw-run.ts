@@ -58,7 +58,7 @@ async function drawPredictions(
   for (const record of records) {
     // Decoded in the size that the annotations state, because their boxes are drawn on the image.
     const image = await decodeImage(record.file, record);
-    const detections = await predictImage(detector, image, resize, classNames, MIN_SCORE);
+    const detections = await predictImage(detector, image, { resize, classNames, minScore: MIN_SCORE });
     const groundTruth = record.objects.map(({ box, label }) => ({ box, label, name: '' }));
     const canvas = await drawBoxes(image, detections, { groundTruth });
     writePng(join(folder, `${basename(record.name, extname(record.name))}.png`), canvas);

@@ -103,7 +103,7 @@ function heatMap(weights: readonly (readonly number[])[], shown: readonly Detect
           align: 'right',
         });
       });
-      markColumns(context, shown, proposals, rows, { left, first, cell, top });
+      markColumns(context, shown, { columns: proposals, height: rows }, { left, first, cell, top });
       const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((step) => step * cell >= LEGIBLE_CELL) ?? 1000;
       for (let n = 0; n < proposals; n += every)
         write(context, String(n), left + (n + 0.5) * cell, first + rows + 18, {
@@ -112,7 +112,8 @@ function heatMap(weights: readonly (readonly number[])[], shown: readonly Detect
           align: 'center',
         });
       write(context, 'proposal', left - 10, first + rows + 18, { size: 13, color: PALE_INK, align: 'right' });
-      drawScale(context, left, first + rows + axis, Math.min(420, proposals * cell), top, 1 / weights.length);
+      const scale = { left, y: first + rows + axis, width: Math.min(420, proposals * cell), top };
+      drawScale(context, scale, 1 / weights.length);
     },
   };
 }
@@ -133,7 +134,12 @@ function closeUp(weights: readonly (readonly number[])[], shown: readonly Detect
         { left, first, cell, top },
       );
       shown.forEach(({ proposal, label }, i) => {
-        drawFlag(context, String(i + 1), colorOf(label), left + (i + 0.5) * cell, first - FLAG_SIDE - 6);
+        drawFlag(
+          context,
+          { text: String(i + 1), color: colorOf(label) },
+          left + (i + 0.5) * cell,
+          first - FLAG_SIDE - 6,
+        );
         write(context, String(proposal), left + (i + 0.5) * cell, first + rows + 18, {
           size: 12.5,
           color: PALE_INK,
@@ -200,8 +206,7 @@ const FLAG_SIDE = 20;
 function markColumns(
   context: SKRSContext2D,
   shown: readonly DetectionHistory[],
-  proposals: number,
-  rows: number,
+  { columns, height }: { readonly columns: number; readonly height: number },
   { left, first, cell }: Grid,
 ): void {
   const flags = shown
@@ -212,7 +217,7 @@ function markColumns(
       x: left + (proposal + 0.5) * cell,
     }))
     .sort((a, b) => a.proposal - b.proposal);
-  const last = left + proposals * cell - FLAG_SIDE / 2;
+  const last = left + columns * cell - FLAG_SIDE / 2;
   flags.forEach((flag, i) => {
     flag.x = Math.max(flag.x, i > 0 ? flags[i - 1].x + FLAG_SIDE + 2 : left + FLAG_SIDE / 2);
   });
@@ -229,11 +234,11 @@ function markColumns(
       ] as const) {
         context.strokeStyle = stroke;
         context.lineWidth = width;
-        context.strokeRect(x1, first, x2 - x1, rows);
+        context.strokeRect(x1, first, x2 - x1, height);
       }
     } else {
       context.fillStyle = color;
-      for (const end of [first - 5, first + rows]) context.fillRect(x1 - 1, end, x2 - x1 + 2, 5);
+      for (const end of [first - 5, first + height]) context.fillRect(x1 - 1, end, x2 - x1 + 2, 5);
     }
     context.strokeStyle = color;
     context.lineWidth = 2;
@@ -241,11 +246,17 @@ function markColumns(
     context.moveTo(x, y + FLAG_SIDE);
     context.lineTo((x1 + x2) / 2, first - 3);
     context.stroke();
-    drawFlag(context, text, color, x, y);
+    drawFlag(context, { text, color }, x, y);
   }
 }
 
-function drawFlag(context: SKRSContext2D, text: string, color: string, x: number, y: number): void {
+interface Flag {
+  readonly text: string;
+  readonly color: string;
+}
+
+/** Draws a flag. `x`: its centre; `y`: its top. */
+function drawFlag(context: SKRSContext2D, { text, color }: Flag, x: number, y: number): void {
   context.fillStyle = color;
   context.beginPath();
   context.roundRect(x - FLAG_SIDE / 2, y, FLAG_SIDE, FLAG_SIDE, 4);
@@ -253,8 +264,16 @@ function drawFlag(context: SKRSContext2D, text: string, color: string, x: number
   write(context, text, x, y + 15, { size: 14, bold: true, color: textColorOn(color), align: 'center' });
 }
 
-/** The colours from 0 to `top` with numbers, and a mark at the weight `equal`. */
-function drawScale(context: SKRSContext2D, left: number, y: number, width: number, top: number, equal: number): void {
+interface Scale {
+  readonly left: number;
+  readonly y: number;
+  readonly width: number;
+  /** The weight at the right end. */
+  readonly top: number;
+}
+
+/** Draws the colours from 0 to `top` with numbers, and a mark at the weight `equal`. */
+function drawScale(context: SKRSContext2D, { left, y, width, top }: Scale, equal: number): void {
   const height = 14;
   for (let x = 0; x < width; x++) {
     context.fillStyle = shade(x / (width - 1));

@@ -96,14 +96,15 @@ function failureOf({ value, problem }) {
 
 /**
  * Measures lavapipe's vector widths, if the processor has vectors of 512 bits.
- * @param {string} root
- * @param {string} folder for compiled shaders
- * @param {ChildDriver} driver
- * @param {boolean} checksBounds whether the driver checks bounds
- * @param {(line: string) => void} say
+ * @param {object} options
+ * @param {string} options.root
+ * @param {string} options.folder for compiled shaders
+ * @param {ChildDriver} options.driver
+ * @param {boolean} options.checksBounds whether the driver checks bounds
+ * @param {(line: string) => void} options.say
  * @returns {VectorChoice}
  */
-export function measureVectorBits(root, folder, driver, checksBounds, say) {
+export function measureVectorBits({ root, folder, driver, checksBounds, say }) {
   if (!hasAvx512(readCpuinfo()))
     return { bits: null, why: "lavapipe's own vector width, because this processor has no AVX-512" };
   say('measuring lavapipe with vectors of 256 and 512 bits');

@@ -30,7 +30,7 @@ export function thisSystem(root, folder, say) {
     probe: (manifests, loader) => probeInChild(root, manifests, loader),
     bounds: (manifests, loader) => testBounds(root, { manifests, loader }, say),
     vectorBits: (manifests, loader, checksBounds) =>
-      measureVectorBits(root, folder, { manifests, loader }, checksBounds, say),
+      measureVectorBits({ root, folder, driver: { manifests, loader }, checksBounds, say }),
     installLavapipe: () => installLavapipe(osRelease, readAptSources(), say),
     swiftShader: () => {
       swiftShader ??= unpackSwiftShader(root, folder);
