@@ -40,13 +40,13 @@ const DATA = { trainImages: 400, valImages: 4, imageSize: 96, seed: 0 };
 const { model: MODEL, training: PRESET } = presetConfig('tiny');
 
 /** The settings that differ from the preset. */
-export interface CurveOptions {
+interface CurveOptions {
   readonly seed: number;
   readonly learningRate: number;
 }
 
 /** The numbers of a step that both sides measure. Lists have one entry per stage. */
-export type CurveStep = Pick<StepMetrics, 'loss' | 'class_loss' | 'l1_loss' | 'giou_loss' | 'grad_norm' | 'positives'>;
+type CurveStep = Pick<StepMetrics, 'loss' | 'class_loss' | 'l1_loss' | 'giou_loss' | 'grad_norm' | 'positives'>;
 
 /** The content of the files that loss_curve.py writes. */
 export interface RecordedCurve extends CurveOptions {
@@ -58,7 +58,7 @@ export interface RecordedCurve extends CurveOptions {
 }
 
 /** PyTorch's input, apart from the files of weights and images. */
-export interface PreparedRun extends CurveOptions {
+interface PreparedRun extends CurveOptions {
   /** SHA-256 of initial weights, images, boxes, labels, learning rates and temperatures. */
   readonly checksum: string;
   readonly model: typeof MODEL;
@@ -201,6 +201,37 @@ async function train(folder: string, missing: boolean): Promise<void> {
   }
 }
 
+const percent = (value: number): string => (100 * value).toPrecision(3);
+
+/** Losses of all seeds by one program, compared with PyTorch in float32. */
+interface Candidate {
+  readonly name: string;
+  /** The mean curve of the seeds. */
+  readonly curve: readonly number[];
+  /** Relative differences of the mean curves, for each step. */
+  readonly ofMeans: readonly number[];
+  /** The mean over seeds and steps of the relative difference of single runs. */
+  readonly ofRuns: number;
+  /** The relative difference of the mean of all losses. */
+  readonly level: number;
+}
+
+function candidate(
+  name: string,
+  runs: readonly (readonly number[])[],
+  single: readonly (readonly number[])[],
+): Candidate {
+  const curve = meanCurve(runs);
+  const expected = meanCurve(single);
+  return {
+    name,
+    curve,
+    ofMeans: relativeDifferences(curve, expected),
+    ofRuns: mean(runs.map((run, i) => mean(relativeDifferences(run, single[i])))),
+    level: mean(curve) / mean(expected) - 1,
+  };
+}
+
 function compare(folder: string, plot: string): void {
   const folders = seedFolders(folder);
   if (folders.length === 0)
@@ -210,22 +241,15 @@ function compare(folder: string, plot: string): void {
   const single = read('float32.json');
   const double = folders.every((at) => existsSync(join(at, 'float64.json'))) ? read('float64.json') : null;
   const ours = folders.map((at) => lossesOf(readMetrics(join(at, 'run', 'metrics.jsonl'))));
-  const { learningRate } = readRun(folders[0]);
-
-  const percent = (value: number): string => (100 * value).toPrecision(3);
+  const candidates = [
+    candidate('ours', ours, single),
+    ...(double ? [candidate('PyTorch float64', double, single)] : []),
+  ];
   const expected = meanCurve(single);
-  const differencesOf = (runs: readonly (readonly number[])[]) => ({
-    ofMeans: relativeDifferences(meanCurve(runs), expected),
-    ofRuns: mean(runs.map((run, i) => mean(relativeDifferences(run, single[i])))),
-    level: mean(meanCurve(runs)) / mean(expected) - 1,
-  });
-  const candidates = [{ name: 'ours', runs: ours }, ...(double ? [{ name: 'PyTorch float64', runs: double }] : [])].map(
-    (entry) => ({ ...entry, ...differencesOf(entry.runs) }),
-  );
   const rows = expected.map((loss, i) => [
     i + 1,
     loss.toFixed(4),
-    ...candidates.flatMap(({ runs, ofMeans }) => [meanCurve(runs)[i].toFixed(4), percent(ofMeans[i])]),
+    ...candidates.flatMap(({ curve, ofMeans }) => [curve[i].toFixed(4), percent(ofMeans[i])]),
   ]);
   console.log(
     formatTable(
@@ -233,7 +257,10 @@ function compare(folder: string, plot: string): void {
       rows.filter((_, i) => i < 10 || i % 10 === 9),
     ),
   );
-  console.log(`${folders.length} seeds, learning rate ${learningRate}; compared with PyTorch float32, in percent:`);
+  const { learningRate } = readRun(folders[0]);
+  console.log(
+    `${folders.length} seeds, learning rate ${learningRate}; compared with PyTorch float32, in percent of the loss:`,
+  );
   console.log(
     formatTable(
       ['', 'mean curves, mean of steps', 'mean curves, largest', 'single runs, mean of steps', 'mean of all losses'],
@@ -246,17 +273,22 @@ function compare(folder: string, plot: string): void {
       ]),
     ),
   );
+  writeFileSync(plot, comparisonSvg(expected, candidates, folders.length));
+  console.log(`drawn in ${plot}`);
+}
 
+/** Two plots: the mean losses of our runs and of PyTorch, and the differences of all candidates. */
+function comparisonSvg(expected: readonly number[], candidates: readonly Candidate[], seeds: number): string {
   const points = (values: readonly number[]) => values.map((value, i) => [i + 1, value] as const);
   const averages = candidates.map(({ name, ofMeans }) => `${name} ${percent(mean(ofMeans))} %`).join(', ');
-  const svg = stackedPlots([
+  return stackedPlots([
     {
-      title: `tiny preset: loss, mean of ${folders.length} seeds`,
+      title: `tiny preset: loss, mean of ${seeds} seeds`,
       xLabel: 'step',
       yLabel: 'loss',
       height: 380,
       series: [
-        { name: 'ours', points: points(meanCurve(ours)) },
+        { name: 'ours', points: points(candidates[0].curve) },
         { name: 'PyTorch float32', points: points(expected) },
       ],
     },
@@ -269,8 +301,6 @@ function compare(folder: string, plot: string): void {
       series: candidates.map(({ name, ofMeans }) => ({ name, points: points(ofMeans.map((value) => 100 * value)) })),
     },
   ]);
-  writeFileSync(plot, svg);
-  console.log(`drawn in ${plot}`);
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {
