@@ -1,6 +1,6 @@
 /**
- * The ablation as users see it: rows that differ only in their settings, runs that are kept, continued or started
- * again, and a table with the right numbers.
+ * The ablation command: rows differ only in their settings, runs are kept, continued or started again, and the table
+ * has the right numbers.
  */
 import {
   appendFileSync,
@@ -47,8 +47,8 @@ const evaluation = (iteration: number, AP: number, AP50 = AP): string =>
   `${JSON.stringify({ ...Object.fromEntries(METRIC_NAMES.map((name) => [name, 0])), iteration, AP, AP50 })}\n`;
 
 /**
- * Writes the files of a run without training. `measure` gives AP at an iteration. `stopAt` interrupts the run of that
- * folder with a checkpoint at that iteration, or before the first checkpoint (0).
+ * Writes the files of a run without training. `measure` gives the AP of a run at an iteration. `stopAt` interrupts the
+ * run of this name after a checkpoint at this iteration; with iteration 0, before the first checkpoint.
  */
 class FakeTraining {
   readonly calls: string[] = [];
@@ -250,7 +250,7 @@ describe('an ablation that is run again', () => {
       /k2-seed0\/config\.json: training\.learningRate: expected 0\.001 as in the options, got 0\.002; .*another --out/,
       ablate('changed', fake, '--set', 'learningRate=1e-3'),
     );
-    // Also if this row is not requested: a later report would compare it with the others.
+    // The row is not requested, but a later report would compare it with the others.
     await refused(
       new RegExp(
         String.raw`k2-seed0/config\.json: training\.iterations: expected 32 as in the options, got 16 ` +
@@ -288,8 +288,8 @@ describe('an ablation that is run again', () => {
 });
 
 describe('table and plot', () => {
-  test('means and sample standard deviations of the last iteration, beside the paper', async () => {
-    // AP rises until the iteration before the last, then falls: the table shows the last.
+  test('show means and sample standard deviations of the last iteration, and the AP of the paper', async () => {
+    // AP rises until the evaluation before the last, then falls. The table shows the last.
     const final: Record<string, number> = {
       'sparse-rcnn-seed0': 0.1,
       'sparse-rcnn-seed1': 0.12,
@@ -339,7 +339,7 @@ describe('table and plot', () => {
     expect(rows[0]).toMatchObject({ row: 'k2', seeds: [0, 2], AP: { mean: 35 } });
   });
 
-  test('the command it names makes the same runs again', async () => {
+  test('name a command that makes the same runs again', async () => {
     await ablate(
       'named',
       new FakeTraining(),
@@ -362,7 +362,7 @@ describe('table and plot', () => {
     expect(fake.calls).toEqual([]);
   });
 
-  test('runs that were not trained alike are not in one table', async () => {
+  test('refuse runs that were trained with different settings', async () => {
     await ablate('mixed', new FakeTraining(), '--rows', 'k2', '--seeds', '2');
     const file = join(folder, 'mixed', 'k2-seed1', 'config.json');
     const config = json(file);

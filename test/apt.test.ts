@@ -1,4 +1,4 @@
-/** Installing lavapipe with apt: where it comes from, and the mirror of backports. No test changes this machine. */
+/** Installing lavapipe with apt: the package's source, and the mirror of backports. No test changes this machine. */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,7 +11,7 @@ import {
   readAptSources,
 } from '../training/setup/apt-sources.mjs';
 
-/** Lines as a file. */
+/** The text of a file with these lines. */
 const text = (...lines: string[]): string => `${lines.join('\n')}\n`;
 
 describe('where lavapipe comes from', () => {
@@ -72,7 +72,7 @@ describe('where lavapipe comes from', () => {
 describe("apt's sources", () => {
   const KEY = 'Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQINBF\n -----END PGP PUBLIC KEY BLOCK-----';
 
-  test('reads one-line sources with options and comments, without disabled ones and sources of code', () => {
+  test('one-line sources are read with options and comments, without disabled sources and source packages', () => {
     const sources = parseOneLineSources(
       text(
         '# deb http://disabled/debian bookworm main',
@@ -94,7 +94,7 @@ describe("apt's sources", () => {
     ]);
   });
 
-  test('reads stanzas with several values, comments and keys, without disabled ones and sources of code', () => {
+  test('stanzas are read with several values, comments and keys, without disabled sources and source packages', () => {
     const sources = parseDeb822Sources(
       text(
         '# the archive',
@@ -145,7 +145,7 @@ describe("apt's sources", () => {
     ]);
   });
 
-  test('backports come from the mirrors of the release with their options, the mirrors of Debian first', () => {
+  test('backports come from the mirrors of the release, with their options; mirrors of Debian come first', () => {
     const sources = [
       ...parseOneLineSources(
         text(

@@ -7,9 +7,9 @@ import { dirname, join, relative, resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
 
 const ROOT = resolve(import.meta.dirname, '..');
-/** From the ground up. */
+/** From the lowest layer to the highest. */
 const LAYERS = ['kernels', 'engine', 'model', 'training', 'bench', 'test'];
-/** The folders of a layer, from the ground up. Files beside them (index.ts, cli.ts) may import all of them. */
+/** The folders of a layer, from the lowest to the highest. Files next to them (index.ts, cli.ts) are above them. */
 const FOLDERS: Readonly<Record<string, readonly string[]>> = {
   engine: ['gpu', 'core', 'profiling', 'tuning', 'device', 'ops', 'nn', 'optim', 'weights', 'node'],
   training: ['core', 'data', 'evaluation', 'checkpoints', 'output', 'pictures', 'setup', 'commands'],
@@ -44,10 +44,10 @@ const imports = new Map(
 );
 
 const importsOf = (file: string): readonly string[] => imports.get(file) ?? [];
-const layerOf = (file: string): number => LAYERS.indexOf(file.split('/')[0]);
+const layerRank = (file: string): number => LAYERS.indexOf(file.split('/')[0]);
 
 /** Position of a file's folder in its layer; -1 if the folder or the layer has no order. */
-function folderOf(file: string): number {
+function folderRank(file: string): number {
   const [layer, folder, ...rest] = file.split('/');
   const order = FOLDERS[layer];
   if (!order) return -1;
@@ -80,18 +80,18 @@ describe('imports', () => {
   test('point down the layers', () => {
     const upward = files.flatMap((file) =>
       importsOf(file)
-        .filter((target) => layerOf(target) > layerOf(file))
+        .filter((target) => layerRank(target) > layerRank(file))
         .map((target) => `${file} imports ${target}`),
     );
     expect(upward).toEqual([]);
   });
 
   test('point down the folders of a layer', () => {
-    const unknown = files.filter((file) => FOLDERS[file.split('/')[0]] && folderOf(file) < 0);
+    const unknown = files.filter((file) => FOLDERS[file.split('/')[0]] && folderRank(file) < 0);
     expect(unknown, 'files in a folder without a position in the order').toEqual([]);
     const upward = files.flatMap((file) =>
       importsOf(file)
-        .filter((target) => layerOf(target) === layerOf(file) && folderOf(target) > folderOf(file))
+        .filter((target) => layerRank(target) === layerRank(file) && folderRank(target) > folderRank(file))
         .map((target) => `${file} imports ${target}`),
     );
     expect(upward).toEqual([]);

@@ -1,6 +1,6 @@
 /**
  * The benchmarks without their timings: options, statistics, references that detect a wrong kernel, reports that
- * replace themselves, and pictures within their frame.
+ * replace their sections of a page, and pictures.
  */
 import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -54,7 +54,7 @@ describe('options', () => {
     [['--roofline', 'roof.png'], '.svg'],
     [['--peers', '--roofline', 'roof.svg'], '--roofline'],
     [['--json', ''], '--json'],
-  ])('%j is refused, naming what is wrong', (argv, named) => {
+  ])('%j is refused with the name of the wrong option', (argv, named) => {
     expect(() => readOptions(argv)).toThrow(named);
   });
 
@@ -100,11 +100,11 @@ describe('statistics', () => {
     expect(() => quantile([], 0.5)).toThrow('at least one');
   });
 
-  test('a ratio is the median over the rounds, because a machine that slows down slows both', () => {
+  test('a ratio is the median over the rounds, so a slow round does not change it', () => {
     expect(medianRatio([1, 10, 2], [3, 30, 6])).toBe(3);
   });
 
-  test('jobs take turns, after warming up, with as many repeats as fill a sample', async () => {
+  test('jobs warm up, then take turns, with enough repetitions to fill a sample', async () => {
     const calls: string[] = [];
     let now = 0;
     const job = (name: string, ms: number) => ({
@@ -122,7 +122,7 @@ describe('statistics', () => {
     ]);
   });
 
-  test('neither a wait nor an interruption counts as the length of a short job', async () => {
+  test('a short job gets enough repetitions in spite of the cost of waiting and an interruption', async () => {
     const calls: number[] = [];
     let now = 0;
     const job = {
@@ -164,7 +164,7 @@ describe('checks before timing', async () => {
     flops: 1,
     inputs: () => ({ a: random([8, 12], 1), b: random([12, 16], 2) }),
     run: ({ a, b }) => matmul(a, b),
-    // A reference without the last term of every sum, like a kernel that stops one step too early.
+    // If spoiled, every sum of the reference lacks its last term, as in a kernel that stops one step too early.
     reference: ({ a, b }, upstream) =>
       matmulReference(
         a,
@@ -178,12 +178,12 @@ describe('checks before timing', async () => {
   test.each([
     [false, 'ok'],
     [true, 'WRONG'],
-  ] as const)('a term that is missing: %j gives %s, forward and backward', async (spoiled, status) => {
+  ] as const)('a missing term (%j) gives %s, forward and backward', async (spoiled, status) => {
     for (const row of prepare(device, product(spoiled)))
       expect(await checkRow(row), row.part).toMatchObject({ status });
   });
 
-  test('a NaN error is wrong', async () => {
+  test('an error of NaN gives WRONG', async () => {
     expect(await checkRow({ check: async () => NaN })).toMatchObject({ status: 'WRONG' });
     expect(await checkRow({ check: async () => TOLERANCE / 2 })).toMatchObject({ status: 'ok' });
   });
@@ -234,7 +234,7 @@ describe('peers', () => {
     expect(targetOf('lavapipe', 'onnxruntime', row('matmul nn'), false)).toBeNull();
   });
 
-  test('are dependencies of no other package of the project', () => {
+  test('are neither dependencies nor imports of the project', () => {
     const names = Object.keys(
       (
         JSON.parse(readFileSync(join(root, 'bench/peers/package.json'), 'utf8')) as {
@@ -278,7 +278,7 @@ const adapter = adapterOf({
 });
 
 describe('reports', () => {
-  test('replace their own section of a page and leave the rest', () => {
+  test('replace their own section of a page and keep the rest', () => {
     const first = placeSection('# Page\n\nText.\n', reportMarkdown(report, adapter));
     const other = placeSection(first, reportMarkdown({ ...report, name: 'scaling' }, adapter));
     const again = placeSection(other, reportMarkdown({ ...report, notes: ['Another note.'] }, adapter));

@@ -1,6 +1,6 @@
 /**
- * Accesses beyond the end of what is bound stay inside on every adapter. Where Dawn's checks are disabled, because
- * set-up saw that the driver has its own, the driver still checks.
+ * Accesses beyond the end of a binding stay inside the binding on every adapter. Where Dawn's checks are disabled, the
+ * driver checks: set-up disables them only after a test of the driver's own checks.
  */
 import { describe, expect, test } from 'vitest';
 import { dawnFlags, readDriverChoice, userVulkanVariable } from '../engine/node/index.ts';
@@ -10,7 +10,7 @@ import { testDevice } from './devices.ts';
 const { gpu } = await testDevice();
 const unchecked = dawnFlags().includes('enable-dawn-features=disable_robustness');
 
-/** The same device, with changed arguments for some of its methods. */
+/** The same device. `methods` change the arguments of these methods. */
 function altered(
   methods: {
     [K in keyof GPUDevice]?: GPUDevice[K] extends (descriptor: infer D) => unknown ? (descriptor: D) => D : never;
@@ -26,7 +26,7 @@ function altered(
   });
 }
 
-/** Binds 256 bytes more of a buffer, so that the shader reaches data behind it, as on a driver that does not check. */
+/** Binds 256 more bytes of a buffer. So the shader reaches data behind it, as on a driver without checks. */
 const extended =
   (longer: number) =>
   (descriptor: GPUBindGroupDescriptor): GPUBindGroupDescriptor => ({
@@ -43,20 +43,22 @@ const withCode =
     code: descriptor.code.replaceAll(from, to),
   });
 
-describe('beyond the end', () => {
-  test('Dawn checks, unless set-up saw that lavapipe checks', () => {
-    const choice = readDriverChoice(),
-      named = process.env.DSRCNN_ROBUSTNESS;
+describe('accesses beyond the end', () => {
+  test('Dawn checks, unless set-up found that lavapipe checks', () => {
+    const choice = readDriverChoice();
+    const setting = process.env.DSRCNN_ROBUSTNESS;
     expect(unchecked).toBe(
-      named ? named === 'off' : choice?.driver === 'lavapipe' && choice.checksBounds && userVulkanVariable() === null,
+      setting
+        ? setting === 'off'
+        : choice?.driver === 'lavapipe' && choice.checksBounds && userVulkanVariable() === null,
     );
   });
 
-  test('accesses stay within what is bound; on a driver that checks, reads give 0 and writes are dropped', async () => {
+  test('accesses stay within the binding; on a driver that checks, reads give 0 and writes are dropped', async () => {
     expect(await escapeOutOfBounds(gpu, unchecked ? 'nothing' : 'inside')).toBeNull();
   });
 
-  test('notices data that can be reached', async () => {
+  test('the test reports data that can be reached', async () => {
     expect(await escapeOutOfBounds(altered({ createBindGroup: extended(2) }), 'inside')).toBe(
       'reading element 16 of 16 f32 of a storage buffer gave 81',
     );
@@ -76,7 +78,7 @@ describe('beyond the end', () => {
     );
   });
 
-  test('does not pass where the shader does not run', async () => {
+  test('the test does not pass where the shader does not run', async () => {
     await expect(
       escapeOutOfBounds(altered({ createShaderModule: withCode('fn loads', 'fn') }), 'inside'),
     ).rejects.toThrow('WGSL');

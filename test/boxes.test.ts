@@ -23,7 +23,7 @@ describe('topScores', () => {
 });
 
 describe('nms', () => {
-  test('a box survives exactly if no better survivor of its class overlaps it by more than the threshold', () => {
+  test('a box survives if and only if no better survivor of its class overlaps it by more than the threshold', () => {
     fc.assert(
       fc.property(
         fc.integer({ min: 0, max: 40 }),
@@ -47,15 +47,14 @@ describe('nms', () => {
       settings,
     );
   });
-  test('overlap of exactly the threshold survives', () =>
+  test('a box with an overlap of exactly the threshold survives', () =>
     expect(nms([0, 0, 2, 1, 0, 0, 1, 1], [0.9, 0.8], [0, 0], 0.5)).toEqual([0, 1]));
   test('boxes of other classes do not compete', () =>
     expect(nms([0, 0, 1, 1, 0, 0, 1, 1], [0.5, 0.9], [0, 1], 0.1)).toEqual([1, 0]));
 });
 
-// The other golden files detect at another softmax temperature than their stages have. The golden test of the whole
-// model
-// covers them.
+// In the other golden files, the detections have another softmax temperature than the stages. The golden test of the
+// whole model covers them.
 test('golden file: the same detections in the same order', () => {
   const golden = readGolden('r50-sparse-rcnn');
   const number = (key: string): number => Number(golden.config[key]);

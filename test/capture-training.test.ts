@@ -1,6 +1,6 @@
 /**
- * Captured training: replayed steps give the bits of plain ones, for all shapes and optimisers, and memory does not
- * grow.
+ * Captured training: replayed steps give the same bits as plain steps, for all shapes and optimisers, and memory does
+ * not grow.
  */
 import { describe, expect, test } from 'vitest';
 import { backward, Random, type Device, type ImageData, type Tensor } from '../engine/index.ts';
@@ -17,7 +17,7 @@ interface Sample {
   readonly targets: ImageTargets[];
 }
 
-/** A batch of two images. `large` ones have other sizes and more objects, so other shapes on the device. */
+/** A batch of two images. A `large` batch has other image sizes and more objects, so other shapes on the device. */
 function sample(seed: number, large: boolean): Sample {
   const random = new Random(9, seed);
   const sizes = [
@@ -42,7 +42,7 @@ function sample(seed: number, large: boolean): Sample {
 
 type Changes = Partial<TrainingConfig> & { readonly gradientCheckpointing?: boolean };
 
-/** Trains from the same weights on the same batches. Returns weights, optimiser state and losses as bytes. */
+/** Trains from the same weights on the same batches. Returns losses, weights and optimiser state as hex text. */
 async function trainBits(
   on: Device,
   { gradientCheckpointing = false, ...changes }: Changes,
@@ -78,8 +78,8 @@ async function trainBits(
 }
 
 /**
- * Two shapes in turn. Each runs plainly, is captured and is replayed: as the only pass of a step, and as either of
- * two.
+ * Two shapes in turn. Each shape runs plainly, is captured, and is replayed: as the only pass of a step, and as each of
+ * two passes.
  */
 const SHAPES = [false, true, false, true, false, true, true, false, true, false, true, false];
 
@@ -93,7 +93,7 @@ describe.each(devices)('training, $label', ({ device: on }) => {
     ],
   ];
   test.each(cases)(
-    'by %s, replayed, gives the bits of training step by step, with rates and temperatures that change',
+    'by %s gives the same bits with and without replay, while rates and temperatures change',
     async (_, changes, captures) => {
       const before = on.memory().liveBytes;
       const plain = await trainBits(on, { ...changes, replay: false }, SHAPES);
@@ -107,7 +107,7 @@ describe.each(devices)('training, $label', ({ device: on }) => {
   );
 });
 
-test('training does not use more memory while it replays', async () => {
+test('memory stays constant while training replays steps', async () => {
   const { live: bytes, captures } = await trainBits(device, {}, [...SHAPES, ...SHAPES]);
   expect(captures).toBe(2);
   expect(new Set(bytes.slice(5)).size).toBe(1);

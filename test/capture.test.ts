@@ -1,6 +1,6 @@
 /**
- * Capture and replay: a replay gives the bits of the work it captured, and memory does not grow.
- * Work that cannot be captured throws.
+ * Capture and replay: a replay gives the same bits as the captured work, and memory does not grow. Work that cannot be
+ * captured throws.
  */
 import { describe, expect, test } from 'vitest';
 import {
@@ -124,7 +124,7 @@ describe('a capture', () => {
     expect(live()).toBe(before);
   });
 
-  test('retains tensors from outside that are disposed', async () => {
+  test('keeps the memory of tensors from outside after they are disposed', async () => {
     const before = live();
     const x = device.tensor([1, 2]);
     const capture = device.capture(() => affine(x, 3));
@@ -218,7 +218,7 @@ describe('a capture', () => {
 });
 
 describe('a capture cache', () => {
-  test('runs a shape plainly, then captures it, then replays it, and drops the one unused for longest', async () => {
+  test('runs a shape plainly, captures it, then replays it, and drops the least recently used capture', async () => {
     const before = live();
     let bodies = 0,
       inputs = 0;
@@ -255,7 +255,8 @@ describe('a capture cache', () => {
     };
     const counts: number[] = [];
     for (const size of [3, 3, 3, 4, 4, 3, 4, 5, 5, 5, 4, 3, 3]) counts.push(await bodiesOf(size));
-    // Plain, captured, replayed, and so on. At 5 the capture of 3 is dropped; at the end 3 is captured again.
+    // The body runs at the plain and at the captured run of a size. Size 5 drops the capture of 3; at the end 3 is
+    // captured again.
     expect(counts).toEqual([1, 1, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 0]);
     expect(inputs).toBe(2);
     expect(cache.reports).toHaveLength(2);
@@ -304,7 +305,7 @@ describe('an optimiser', () => {
   ] as const;
 
   test.each(kinds)(
-    '%s replayed with another learning rate each time, and with gradients put aside, gives the bits of stepping anew',
+    '%s gives the same bits with and without replay, with new learning rates and accumulated gradients',
     async (_, create) => {
       const results: number[][][] = [];
       for (const replay of [false, true]) {
@@ -324,22 +325,21 @@ describe('an optimiser', () => {
           optimizer.step({ learningRate: () => learningRate, maxGradientNorm: 0.5, gradientScale: 0.5 });
           optimizer.zeroGrad();
         };
-        const captures = new Map<() => void, { replay(): void; dispose(): void }>();
-        const run = (body: () => void, name = body): void => {
+        const captures = new Map<string, { replay(): void; dispose(): void }>();
+        const run = (name: string, body: () => void): void => {
           if (!replay) device.graphScope(body);
           else if (captures.has(name)) captures.get(name)!.replay();
           else captures.set(name, device.capture(body));
         };
-        const later = (): void => undefined;
         for (let step = 0; step < 8; step++) {
           learningRate = 0.1 / (1 + step);
           device.write(x, new Random(3, step).normalArray(28));
-          if (step % 2 === 0) run(whole);
+          if (step % 2 === 0) run('whole step', whole);
           else {
-            run(pass);
+            run('first pass', pass);
             device.write(x, new Random(4, step).normalArray(28));
-            run(pass, later);
-            run(update);
+            run('second pass', pass);
+            run('update', update);
           }
         }
         const { step, tensors } = await optimizer.state();

@@ -1,6 +1,6 @@
 /**
- * The command line and bad input. Every error is one line that names file, field, the expected and the found value,
- * with exit code 2 and without a stack trace. Ignored data is reported.
+ * The command line and bad input. Every error is one line that names the file, the field, the expected and the actual
+ * value, with exit code 2 and without a stack trace. Ignored data is reported.
  */
 import { spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
@@ -31,7 +31,7 @@ interface Ended {
   readonly stderr: string;
 }
 
-/** Runs the program itself; `closeOutput` closes its output after the first line, as `head -1` does. */
+/** Runs the program in another process. `closeOutput` closes its output after the first line, as `head -1` does. */
 function cli(args: readonly string[], closeOutput = false): Promise<Ended> {
   const child = spawn(process.execPath, ['--import', 'tsx', join(import.meta.dirname, '../training/cli.ts'), ...args], {
     cwd: join(import.meta.dirname, '..'),
@@ -269,7 +269,7 @@ describe('data', () => {
     }
   });
 
-  test('with unlearnt classes, nothing to measure by, or shared images gives warnings', () => {
+  test('with classes without objects, a validation split without objects, or shared images gives warnings', () => {
     const root = changed('odd', (json) => {
       json.annotations = json.annotations.filter(({ category_id }) => category_id !== 4);
       json.images[0].file_name = '../val/1.png';
@@ -302,8 +302,8 @@ describe('data', () => {
         join(folder, 'mended'),
       ]);
     expect(await refusal(train())).toContain(`${join(root, 'train', '03.png')}: cannot be decoded`);
-    // Once the image is repaired, the same command works. The folder of a run that never began can be used again, that
-    // of a run that began cannot.
+    // After the repair of the image, the same command works. The folder of a run that did not begin can be used again.
+    // The folder of a run that began cannot.
     cpSync(join(data, 'train', '03.png'), join(root, 'train', '03.png'));
     expect(await train()).toBe(0);
     expect(await refusal(train())).toContain('already holds a run');

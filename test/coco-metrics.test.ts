@@ -13,7 +13,7 @@ const cases = readdirSync(golden)
   .map((name) => name.replace('.gt.json', ''))
   .sort();
 
-// The formulas are the same in doubles. Only the order of sums in means differs (numpy sums pairwise).
+// Both compute the same formulas in float64. Only the order of the sums in means differs: numpy sums pairwise.
 const ROUNDING = 1e-12;
 
 function expectClose(got: readonly number[], expected: readonly number[]) {
@@ -86,7 +86,7 @@ const scene = fc
 const runs = { seed: 20220618, numRuns: 200 };
 
 describe('properties', () => {
-  test('detections equal to the ground truth give 1 wherever there is ground truth', () => {
+  test('detections equal to the ground truth give 1 in every metric that has ground truth', () => {
     fc.assert(
       fc.property(scene, ({ groundTruth }) => {
         // With identical boxes of one category in an image, any assignment is perfect.
@@ -125,7 +125,7 @@ describe('properties', () => {
             .map((item, n) => ({ item, key: keys[n % keys.length] }))
             .sort((a, b) => a.key - b.key)
             .map(({ item }) => item);
-        // The order within an image may break ties of score and overlap, so only whole images move.
+        // The order within an image can decide between equal scores and overlaps. So only whole images move.
         const imageOrder = shuffled(groundTruth.images).map(({ id }) => id);
         const byImage = <Item extends { image_id: number }>(items: readonly Item[]) =>
           imageOrder.flatMap((id) => items.filter(({ image_id }) => image_id === id));
@@ -218,7 +218,7 @@ describe('edges', () => {
     expect(evaluateDetections(one, [hit, { ...hit, category_id: 2 }]).metrics.AP).toBeCloseTo(1, 12);
   });
 
-  test('detections within a crowd are ignored, and a crowd by itself is nothing to find', () => {
+  test('detections within a crowd are ignored, and a crowd is not an object to find', () => {
     const crowd = {
       id: 2,
       image_id: 1,

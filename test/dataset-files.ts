@@ -1,4 +1,4 @@
-/** Small data sets on disk for tests of formats. */
+/** Small data sets on disk for tests of data set formats, in COCO and VOC format. */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -6,7 +6,7 @@ import sharp from 'sharp';
 import { afterAll } from 'vitest';
 import { InputError } from '../training/core/errors.ts';
 
-/** Removed at the end of the test file. */
+/** The folder of all data sets of a test file. It is removed at the end of the file. */
 export const folder = mkdtempSync(join(tmpdir(), 'datasets-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -15,7 +15,7 @@ const image = await sharp({ create: { width: 40, height: 30, channels: 3, backgr
   .toBuffer();
 
 let count = 0;
-/** Writes files (text, an object as JSON, or null for an image of 40 x 30 pixels) into a new folder. */
+/** Writes files into a new folder. A content is text, an object for JSON, or null for an image of 40 x 30 pixels. */
 export function write(files: Readonly<Record<string, string | object | null>>): string {
   const root = join(folder, `set-${count++}`);
   for (const [name, content] of Object.entries(files)) {

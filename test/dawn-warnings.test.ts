@@ -1,4 +1,4 @@
-/** The filter of Dawn's warnings removes them, and nothing else. */
+/** The filter removes Dawn's warnings and nothing else. npm scripts, which use it, pass on signals and exit codes. */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { resolve } from 'node:path';
@@ -22,7 +22,7 @@ const OTHERS = [
   '',
 ];
 
-test('in whatever pieces the text arrives', async () => {
+test('the filter removes warnings and keeps all other text, in pieces of any size', async () => {
   const line = fc.oneof(fc.constantFrom(...OTHERS), fc.constantFrom(warning('Uniform'), warning('Storage')));
   await fc.assert(
     fc.asyncProperty(fc.array(line, { maxLength: 6 }), fc.integer({ min: 1, max: 200 }), async (lines, size) => {
@@ -38,7 +38,7 @@ test('in whatever pieces the text arrives', async () => {
   );
 });
 
-test('all else passes at once', () => {
+test('text that cannot begin a warning passes at once', () => {
   const filter = new DawnWarningFilter();
   for (const piece of ['step 1 of 10\r', 'Who?', 'Warning: lost']) {
     filter.write(piece);
@@ -46,7 +46,7 @@ test('all else passes at once', () => {
   }
 });
 
-test('npm scripts end as their program ends', () => {
+test('npm scripts end with the exit code or signal of their program', () => {
   const run = (code: string) =>
     spawnSync(process.execPath, ['training/setup/run.mjs', '--no-driver', '--eval', code], {
       cwd: ROOT,

@@ -1,6 +1,6 @@
 /**
- * The devices that tests run on: the machine's adapter, and the same with WebGPU's default limits and no subgroups.
- * They are opened once per test file and destroyed at its end. They have no tuned choices.
+ * The devices that tests run on: the machine's adapter, and the same adapter with WebGPU's default limits and without
+ * subgroups. They are opened once per test file and destroyed at its end. They have no tuned choices.
  */
 import { afterAll, vi } from 'vitest';
 import { Device, type ForcedVariants } from '../engine/index.ts';
@@ -11,7 +11,7 @@ export interface TestDevice {
   readonly device: Device;
 }
 
-/** The machine's adapter, and the same with WebGPU's defaults if it has subgroups. */
+/** The machine's adapter, and if it has subgroups, the same with WebGPU's default limits and without subgroups. */
 export async function testDevices(): Promise<readonly TestDevice[]> {
   const adapter = await adapterDevice();
   return adapter.device.subgroupSize > 0 ? [adapter, await defaultLimitsDevice()] : [adapter];
@@ -31,8 +31,8 @@ export async function defaultLimitsDevice(): Promise<TestDevice> {
 }
 
 /**
- * The adapter with forced variants of products and convolutions, which it would only choose for larger shapes than
- * tests have.
+ * The adapter with forced variants of products and convolutions. Without force it would choose them only for larger
+ * shapes than those of tests.
  */
 export async function forcedDevices(): Promise<readonly TestDevice[]> {
   const forced: ForcedVariants[] = [
@@ -58,7 +58,7 @@ export async function testDevice(): Promise<Device> {
   return device;
 }
 
-/** Hides shader-f16 of all adapters until mocks are restored. */
+/** Hides the feature shader-f16 of all adapters until mocks are restored. */
 export function withoutHalf(): void {
   const { fromAdapter } = Device;
   vi.spyOn(Device, 'fromAdapter').mockImplementation((adapter, options) => {

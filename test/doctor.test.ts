@@ -1,4 +1,4 @@
-/** `npm run doctor`: its report about this machine, and how it reads Mesa's names. */
+/** `npm run doctor`: its report about this machine, and the values that it reads from Mesa's adapter names. */
 import { expect, test, vi } from 'vitest';
 import { mesaVersion, runDoctor, vectorBits } from '../training/commands/doctor.ts';
 import { InputError } from '../training/core/errors.ts';

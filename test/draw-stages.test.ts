@@ -1,6 +1,6 @@
 /**
- * Traces: a trace agrees with the forward pass and the detections, its picture shows it, and `predict --stages` writes
- * both.
+ * Traces of the stages: a trace agrees with the forward pass and the detections, the picture shows the trace, and
+ * `predict --stages` writes both.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -238,10 +238,10 @@ describe('picture', () => {
     for (const label of [1, 2]) expect(pixelsOf(canvas, colorOf(label), [32, 90, 472, 520])).toBe(0);
   });
 
-  test('of many proposals, of no detection, of a proposal detected twice, of boxes beyond the image', async () => {
+  test('can show many proposals, no detection, a proposal detected twice, and boxes beyond the image', async () => {
     const many = movingBoxes(300, 2, 4, 10);
     const few = movingBoxes(16, 2, 4, 10);
-    // Columns too narrow for numbers: the columns of the numbered boxes are repeated in a close-up.
+    // The columns are too narrow for numbers. So a close-up repeats the columns of the numbered boxes.
     expect(
       (await drawStages(square, many, 'title')).height - (await drawStages(square, few, 'title')).height,
     ).toBeGreaterThan(4 * 34);
@@ -264,46 +264,49 @@ describe('picture', () => {
 });
 
 describe('predict --stages', () => {
-  test.each(Object.entries(VARIANTS))('%s: numbers and a picture beside the detections', async (name, config) => {
-    const weights = join(folder, `${name}.safetensors`);
-    const out = join(folder, name);
-    const file = join(folder, 'photo.png');
-    await sharp(image.data, { raw: { ...SIZE, channels: 3 } })
-      .png()
-      .toFile(file);
-    const model = new DynamicSparseRCNN(device, config, 3);
-    saveWeights(weights, await model.save(), {
-      config: { ...presetConfig('tiny'), model: config },
-      classNames: CLASSES,
-      categoryIds: [1, 2, 3, 4],
-      iteration: 0,
-    });
-    expect(await runPredict(['--weights', weights, '--score', '0', '--stages', '--out', out, file])).toBe(0);
+  test.each(Object.entries(VARIANTS))(
+    '%s: writes numbers and a picture in addition to the detections',
+    async (name, config) => {
+      const weights = join(folder, `${name}.safetensors`);
+      const out = join(folder, name);
+      const file = join(folder, 'photo.png');
+      await sharp(image.data, { raw: { ...SIZE, channels: 3 } })
+        .png()
+        .toFile(file);
+      const model = new DynamicSparseRCNN(device, config, 3);
+      saveWeights(weights, await model.save(), {
+        config: { ...presetConfig('tiny'), model: config },
+        classNames: CLASSES,
+        categoryIds: [1, 2, 3, 4],
+        iteration: 0,
+      });
+      expect(await runPredict(['--weights', weights, '--score', '0', '--stages', '--out', out, file])).toBe(0);
 
-    const [{ drawn, detections, stages }] = JSON.parse(readFileSync(join(out, 'predictions.json'), 'utf8'));
-    expect(existsSync(drawn)).toBe(true);
-    expect(stages.drawn).toBe(join(out, 'photo-stages.png'));
-    const picture = await loadImage(stages.drawn);
-    expect(picture.width).toBe(2 * 28 + 3 * 480 + 2 * 20);
-    expect((await sharp(stages.drawn).stats()).entropy).toBeGreaterThan(1);
-    expect(stages.initialBoxes).toHaveLength(config.numProposals);
-    expect(stages.detections).toHaveLength(detections.length);
-    stages.detections.forEach((history: StageHistory['detections'][number], i: number) => {
-      expect(history.steps).toHaveLength(config.numStages);
-      const { box } = history.steps[config.numStages - 1];
-      box.forEach((value, k) =>
-        expect(Math.min(Math.max(value, 0), k % 2 === 0 ? SIZE.width : SIZE.height)).toBeCloseTo(
-          detections[i].box[k],
-          4,
-        ),
-      );
-    });
-    if (config.dpg === 'none') expect(stages.expertWeights).toBeNull();
-    else
-      expect(stages.expertWeights.map((row: number[]) => row.length)).toEqual(
-        new Array(config.numExperts).fill(config.numProposals),
-      );
-  });
+      const [{ drawn, detections, stages }] = JSON.parse(readFileSync(join(out, 'predictions.json'), 'utf8'));
+      expect(existsSync(drawn)).toBe(true);
+      expect(stages.drawn).toBe(join(out, 'photo-stages.png'));
+      const picture = await loadImage(stages.drawn);
+      expect(picture.width).toBe(2 * 28 + 3 * 480 + 2 * 20);
+      expect((await sharp(stages.drawn).stats()).entropy).toBeGreaterThan(1);
+      expect(stages.initialBoxes).toHaveLength(config.numProposals);
+      expect(stages.detections).toHaveLength(detections.length);
+      stages.detections.forEach((history: StageHistory['detections'][number], i: number) => {
+        expect(history.steps).toHaveLength(config.numStages);
+        const { box } = history.steps[config.numStages - 1];
+        box.forEach((value, k) =>
+          expect(Math.min(Math.max(value, 0), k % 2 === 0 ? SIZE.width : SIZE.height)).toBeCloseTo(
+            detections[i].box[k],
+            4,
+          ),
+        );
+      });
+      if (config.dpg === 'none') expect(stages.expertWeights).toBeNull();
+      else
+        expect(stages.expertWeights.map((row: number[]) => row.length)).toEqual(
+          new Array(config.numExperts).fill(config.numProposals),
+        );
+    },
+  );
 
   test('there are no stages without the flag, and images of equal names do not overwrite each other', async () => {
     const weights = join(folder, 'staircase.safetensors');

@@ -1,5 +1,5 @@
 /**
- * Which driver set-up chooses, with which vectors, and whether Dawn checks bounds. The machines are simulated
+ * Set-up's choice of a driver, of lavapipe's vector width, and of Dawn's bounds checks. The machines are simulated
  * (machines.ts).
  */
 import { dirname, join } from 'node:path';
@@ -135,7 +135,7 @@ describe('the order of drivers', () => {
     );
   });
 
-  test("outside Linux it is the system's own adapter", async () => {
+  test("outside Linux, set-up chooses the system's own adapter", async () => {
     expect(
       (await chooseDriver('auto', machine({ linux: false, probe: () => found('Apple M3', false) }), quiet)).driver,
     ).toBe('gpu');
@@ -241,7 +241,7 @@ describe("the width of lavapipe's vectors", () => {
     expect(processorName('')).toBe('unknown, without AVX-512');
   });
 
-  test("the user's width comes first, and every width has its own folder of compiled shaders", () => {
+  test("the user's width has priority, and every width has its own folder of compiled shaders", () => {
     const home = { XDG_CACHE_HOME: '/home/cache' },
       ours = '/home/cache/dynamic-sparse-rcnn-webgpu';
     expect(lavapipeEnvironment({ vectorBits: 512 }, home)).toEqual({
