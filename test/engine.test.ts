@@ -1,6 +1,6 @@
 /**
- * Properties that users of the engine rely on: memory by scopes, gradients over shared subexpressions, clear errors,
- * and equal random numbers everywhere.
+ * Properties that users of the engine rely on: scopes that free memory, gradients through shared subexpressions, clear
+ * errors, and the same random numbers on every machine.
  */
 import { describe, expect, test } from 'vitest';
 import {
@@ -45,7 +45,7 @@ describe('scopes', () => {
     expect(live()).toBe(before);
   });
 
-  test('hand the tensors of a graph to the outer scope', async () => {
+  test('move the tensors of a graph to the outer scope', async () => {
     const before = live();
     const x = device.parameter(Float32Array.of(1, -2), [2]);
     device.scope(() => {
@@ -79,10 +79,10 @@ describe('scopes', () => {
 });
 
 describe('backward', () => {
-  test('adds up over every path, in topological order', async () => {
+  test('adds gradients over every path, in topological order', async () => {
     const x = device.parameter(Float32Array.of(0.5), []);
     device.scope(() => {
-      // y = x^2 is used twice, and the two paths meet again: the gradient is the sum over both.
+      // y = x^2 is used twice, and the two paths meet in one sum. The gradient is the sum over both paths.
       const y = square(x);
       const sumOp = defineOp({
         name: 'testSum',
@@ -116,14 +116,11 @@ describe('backward', () => {
     x.dispose();
   });
 
-  /**
-   * Uses of one map [2, 6, 6, 8]. Products, convolutions and RoIAlign add to earlier gradients inside their own
-   * kernels.
-   */
   const boxes = (): Tensor =>
     device.tensor(Float32Array.of(0, 0, 20, 16, 4, 4, 24, 24, 2, 0, 9, 24, 0, 8, 24, 20), [2, 2, 4]);
   const weights = (shape: readonly number[], seed: number): Tensor =>
     device.tensor(new Random(seed).normalArray(shape.reduce((a, b) => a * b)), shape);
+  /** Ops on one map [2, 6, 6, 8]. Products, convolutions and RoIAlign add to earlier gradients inside their kernels. */
   const uses: Readonly<Record<string, (map: Tensor) => Tensor>> = {
     linear: (map) => linear(map, weights([12, 8], 1), null),
     'linear of odd width': (map) => linear(map, weights([5, 8], 2), null, { activation: 'relu' }),
@@ -139,7 +136,7 @@ describe('backward', () => {
     [...Object.keys(uses)],
     [...Object.keys(uses)].reverse(),
     ['roiAlign', 'linear', 'roiAlign', 'square', 'convolution 1x1', 'roiAlign'],
-  ])('adds up what many ops give: %s, ...', async (...names) => {
+  ])('adds the gradients of many ops on one tensor: %s, ...', async (...names) => {
     const before = live();
     const run = async (used: readonly string[]): Promise<Float32Array> => {
       const x = device.parameter(new Random(9).normalArray(2 * 6 * 6 * 8), [2, 6, 6, 8]);
@@ -160,7 +157,7 @@ describe('backward', () => {
     expect(live()).toBe(before);
   });
 
-  test('through a checkpoint gives the same bits with less memory, with several outputs and one unused', async () => {
+  test('through checkpoints gives the same gradients with less memory, also with an unused output', async () => {
     const run = async (use: typeof checkpoint): Promise<{ gradients: number[][]; peak: number }> => {
       const x = device.parameter(new Random(1).normalArray(5000), [5000]),
         w = device.parameter(new Random(2).normalArray(5000), [5000]);
@@ -220,7 +217,7 @@ describe('backward', () => {
 });
 
 describe('errors', () => {
-  test('of shapes name op, argument, what was expected and what was found', () => {
+  test('of shapes name the op, the argument, the expected and the actual value', () => {
     device.scope(() => {
       expect(() => reshape(device.zeros([2, 3]), [4])).toThrow(
         'reshape: shape: expected 6 elements (from [2, 3]), got [4]',
@@ -264,7 +261,7 @@ test('memory reports live and peak bytes, and reuses buffers', () => {
   expect(device.memory().pooledBytes).toBe(once.pooledBytes);
 });
 
-test('many dispatches between reads are all done, in order', async () => {
+test('all of many dispatches between two reads are executed, in order', async () => {
   const result = device.scope(() => {
     let x = device.tensor([0]);
     for (let i = 0; i < 3000; i++) x = affine(x, 1, 1);
@@ -284,7 +281,7 @@ describe('params', () => {
       body: `out[p.at] = ${type === 'f32' ? 'bitcast<u32>(p.value)' : 'p.value'};`,
     });
 
-  test('of more different dispatches than the cache holds are all used, twice', async () => {
+  test('are right for more different dispatches than the cache holds, twice in a row', async () => {
     const out = device.keep(device.empty([20_000], 'u32'));
     for (const offset of [0, 7]) {
       for (let at = 0; at < out.size; at++) device.run(put('u32'), { at, value: at + offset }, { out }, [1, 1, 1]);

@@ -59,14 +59,14 @@ for (const [format, file, write] of WRITERS) {
       );
     });
 
-    test('texts beside the weights come back as metadata', () => {
+    test('texts that are stored with the weights come back as metadata', () => {
       const metadata = { config: JSON.stringify({ long: 'x'.repeat(20_000) }), class_names: '["Katze","犬"]' };
       expect(
         readCheckpoint(write(new Map([['w', { shape: [1], data: floats(1) }]]), metadata).buffer, file).metadata,
       ).toMatchObject(metadata);
     });
 
-    test('a view of a larger buffer is written alone', () => {
+    test('of a view of a larger buffer, only the view is written', () => {
       const whole = floats(1, 2, 3, 4, 5);
       const read = readCheckpoint(write(new Map([['w', { shape: [2], data: whole.subarray(1, 3) }]]), {}).buffer, file);
       expect(read.tensors.get('w')!.data).toEqual(floats(2, 3));

@@ -1,4 +1,4 @@
-/** Counted FLOPs: of models compared with published figures, and of kernels. */
+/** Counted FLOPs: those of models compared with published numbers, and those that kernels declare. */
 import { describe, expect, test } from 'vitest';
 import { defineKernel, dispatchFlops } from '../kernels/kernel.ts';
 import { tiledMatmulKernel } from '../kernels/matmul-tiled.ts';
@@ -21,7 +21,7 @@ describe('counted FLOPs of a model', () => {
     expect(large.backbone / small.backbone).toBeCloseTo(4, 5);
   });
 
-  test('the staircase is a small part: the paper counts 0.02 G of 23.30 G', () => {
+  test('the staircase takes a small share of the FLOPs: 0.02 G of 23.30 G in the paper', () => {
     const parts = countFlops(PAPER_R50, 480, 640);
     const total = Object.values(parts).reduce((a, b) => a + b, 0);
     expect(parts.proposals / total).toBeLessThan(0.001);

@@ -1,4 +1,4 @@
-/** Reads the golden files: results of the method in PyTorch (see test/golden/README.md). */
+/** Reads the golden files of models: results of the method in PyTorch (see test/golden/README.md). */
 import { readFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
 import { readSafetensors, type SafetensorsFile } from '../engine/index.ts';
@@ -25,23 +25,23 @@ export interface Golden extends SafetensorsFile {
 export function readGolden(name: GoldenName): Golden {
   const packed = gunzipSync(readFileSync(new URL(`golden/${name}.safetensors.gz`, import.meta.url)));
   const file = readSafetensors(new Uint8Array(packed).buffer, `${name}.safetensors.gz`);
-  const entry = (tensor: string) =>
-    file.tensors.get(tensor) ??
-    (() => {
-      throw new Error(`${name}: no tensor ${tensor}`);
-    })();
+  const entry = (tensor: string) => {
+    const found = file.tensors.get(tensor);
+    if (!found) throw new Error(`${name}: expected a tensor ${tensor}, got none`);
+    return found;
+  };
   return {
     ...file,
     config: JSON.parse(file.metadata.config),
     meta: JSON.parse(file.metadata.meta),
     floats(tensor) {
       const { shape, data } = entry(tensor);
-      if (!(data instanceof Float32Array)) throw new Error(`${name}: ${tensor} is not f32`);
+      if (!(data instanceof Float32Array)) throw new Error(`${name}: ${tensor}: expected f32 values, got others`);
       return { shape, data };
     },
     integers(tensor) {
       const { shape, data } = entry(tensor);
-      if (!(data instanceof BigInt64Array)) throw new Error(`${name}: ${tensor} is not i64`);
+      if (!(data instanceof BigInt64Array)) throw new Error(`${name}: ${tensor}: expected i64 values, got others`);
       return { shape, data: Array.from(data, Number) };
     },
   };

@@ -1,6 +1,6 @@
 /**
- * Tests of the whole model against PyTorch runs in float64: every intermediate result, all gradients, three AdamW
- * steps, and detections (see test/golden/README.md).
+ * Tests that compare the whole model with PyTorch runs in float64: every intermediate result, all gradients, three
+ * AdamW steps, and detections (see test/golden/README.md).
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { AdamW, backward, type Device } from '../engine/index.ts';
@@ -16,7 +16,7 @@ import { relativeError } from './op-harness.ts';
 /** Relative L2 error. PyTorch's own float32 run stays within 1.5e-4 of these files. */
 const TOLERANCE = 5e-4;
 
-/** The reference's configuration, which has snake_case names, as ours. */
+/** Our configuration from that of the reference, which has snake_case names. */
 function modelConfig(golden: Golden): ModelConfig {
   const renamed: Record<string, string> = {
     num_cls_layers: 'numClassLayers',
@@ -72,13 +72,14 @@ function channelsFirst(data: ArrayLike<number>, [b, h, w, c]: readonly number[])
 }
 
 /**
- * Scores with a smaller relative difference have no order that float32 can keep: a score is the sigmoid of sums of
- * thousands of products.
+ * Two scores with a smaller relative difference count as equal, because rounding in float32 can swap them: a score is
+ * the sigmoid of sums of thousands of products.
  */
 const TIE = 1e-5;
 
 /**
- * The rank of the found detection for each expected one: the same rank, or among ties the next unused with its label.
+ * For each expected detection the rank of the found detection: the same rank, or among equal scores the first unused
+ * rank with the same label.
  */
 function orderOfTies(scores: ArrayLike<number>, expected: readonly number[], found: readonly number[]): number[] {
   const unused = new Set(found.keys());
@@ -90,7 +91,7 @@ function orderOfTies(scores: ArrayLike<number>, expected: readonly number[], fou
   });
 }
 
-/** The kernels that a device chooses, and others. */
+/** Device options with which other kernels run. */
 const VARIANTS = {
   'as chosen': {},
   "WebGPU's default limits": { limits: 'default' },
@@ -101,11 +102,11 @@ const VARIANTS = {
 } satisfies Readonly<Record<string, NodeDeviceOptions>>;
 export type Variant = keyof typeof VARIANTS;
 export const VARIANT_NAMES = Object.keys(VARIANTS) as Variant[];
-/** A separate file tests this variant, because its kernels are not for small subgroups (vitest.config.ts). */
+/** A separate file tests this variant, because its kernels use no subgroups (see vitest.config.ts). */
 export const WITHOUT_SUBGROUPS: Variant = 'default limits, no subgroups';
 /**
- * The file that runs with every variant; the others run as chosen. `GOLDEN_VARIANTS=all` in the environment runs every
- * file with every variant, in about 8 minutes.
+ * The golden file that runs with every variant. The other files run with the kernels as chosen. The environment variable
+ * `GOLDEN_VARIANTS=all` runs every file with every variant, in about 8 minutes.
  */
 const WITH_ALL_VARIANTS: GoldenName = 'r18-staircase-ota';
 
@@ -230,7 +231,7 @@ function testRun({ name, options }: Run): void {
         ).toEqual(expectedGradients.sort());
         for (const parameter of model.trainable()) {
           const { grad } = parameter.tensor;
-          if (!grad) throw new Error(`${parameter.name} has no gradient`);
+          if (!grad) throw new Error(`${parameter.name}: expected a gradient, got none`);
           const stored = toStored(parameter, (await grad.read()) as Float32Array<ArrayBuffer>);
           agree(`grads.${parameter.name}`, stored.data, golden.floats(`grads.${parameter.name}`).data);
         }
@@ -268,8 +269,8 @@ function testRun({ name, options }: Run): void {
     saving.gradients.forEach((gradient, i) =>
       expect(relativeError(gradient, plain.gradients[i])).toBeLessThanOrEqual(rounding),
     );
-    // The peak includes scratch memory and textures of operands, which are not saved. In small networks their share is
-    // large.
+    // The peak includes scratch memory and textures of operands, which checkpointing does not reduce. In small networks
+    // their share is large.
     expect(saving.peak).toBeLessThan(0.9 * plain.peak);
   });
 

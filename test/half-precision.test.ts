@@ -1,7 +1,7 @@
 /**
- * f16 at inference: which values are rounded, compared with float64 references; training in the same bits; the tuner
- * with f16 and f32 variants. On an adapter without shader-f16 (SwiftShader), opening a device with f16 must be an
- * error.
+ * f16 at inference: comparisons with float64 references show which values are rounded. Training gives the same bits as
+ * without f16. The tuner accepts f16 and f32 variants. On an adapter without shader-f16 (SwiftShader), opening a device
+ * with f16 is an error.
  */
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
 import {
@@ -49,7 +49,7 @@ const toHalf = (values: Float64Array): Float64Array =>
     return x === 0 ? 0 : Math.round(x / unit) * unit;
   });
 
-/** Result of `work`, and names of the kernels that it runs. */
+/** The result of `work`, and the names of the kernels that it runs. */
 function kernelsOf<T>(device: Device, work: () => T): { result: T; kernels: string[] } {
   const spy = vi.spyOn(device, 'run');
   try {
@@ -113,7 +113,8 @@ describe.runIf(supported)('operands in f16', async () => {
 
   describe.each(devices)('$label', ({ device: on }) => {
     const names = ['matmul', 'linear', 'conv2d'] as const;
-    // These operands are f16 numbers, so rounding them changes nothing. Rounding an epilogue's operand or a sum would.
+    // These operands are f16 numbers, so rounding them changes nothing. Rounding of an epilogue's operand or of a sum
+    // would change the result.
     test.each(names.flatMap((name) => opCases[name].map((op) => ({ name, op }))))(
       '$name $op.name: f16 numbers give the same as in f32',
       async ({ op }) => {
@@ -130,7 +131,7 @@ describe.runIf(supported)('operands in f16', async () => {
       },
     );
 
-    test('are rounded to nearest or next to it, and sums are not', async () => {
+    test('are rounded by at most one unit in the last place, and sums are not rounded', async () => {
       const product = (m: number, n: number, k: number, transposeB: boolean): OpCase => ({
         ...opCases.matmul[0],
         inputs: [randomInput([m, k], 1), randomInput(transposeB ? [n, k] : [k, n], 2)],
@@ -252,7 +253,7 @@ describe.runIf(supported)('a model', () => {
     },
   );
 
-  test('infers as close to f32 as rounding its weights to f16 lets it', async () => {
+  test('infers with at most three times the error of rounding its weights to f16', async () => {
     const run = async (
       device: Device,
       roundWeights: boolean,
@@ -277,8 +278,8 @@ describe.runIf(supported)('a model', () => {
         rounded.kernels.some((name) => name.startsWith('conv2d_f16')),
     ).toBe(true);
     expect(exact.kernels.filter((name) => name.includes('f16'))).toEqual([]);
-    // Weights are half of the operands. Rounding the other half as well gives 1.4 times the error if errors are
-    // independent. Three times leaves room for chance.
+    // Weights are half of the operands. If errors are independent, rounding of the other half too gives 1.4 times the
+    // error. Three times allows for chance.
     const [features, logits, boxes] = exact.outputs.map((output, i) => {
       const [error, byWeights] = [rounded, reference].map(({ outputs }) => relativeError(outputs[i], output));
       expect(error).toBeLessThan(3 * byWeights);

@@ -36,7 +36,7 @@ async function check(images: readonly ImageData[], options: NormalizeOptions, H:
   const expected = reference(images, H, W, options);
   // A subtraction and a division of numbers up to 255 round by some units in the last place of 255 / std.
   (await batch.read()).forEach((value, i) => {
-    if (!(Math.abs(value - expected[i]) <= 2e-6)) throw new Error(`value ${i} must be ${expected[i]}, got ${value}`);
+    if (!(Math.abs(value - expected[i]) <= 2e-6)) throw new Error(`value ${i}: expected ${expected[i]}, got ${value}`);
   });
   batch.dispose();
   expect(device.memory().liveBytes, 'nothing but the result is kept').toBe(before);

@@ -1,4 +1,4 @@
-/** The first signal asks a command to finish, a repeat at once is the same signal, and a later one ends the process. */
+/** Signals: the first asks a command to finish, a repetition within a second is ignored, and a later one ends it. */
 import { afterEach, expect, test, vi } from 'vitest';
 import { onInterrupt } from '../training/commands/interrupt.ts';
 
@@ -7,7 +7,7 @@ afterEach(() => {
   vi.restoreAllMocks();
 });
 
-test('signals', () => {
+test('the first signal stops the work, and a signal after more than a second ends the process', () => {
   vi.useFakeTimers({ toFake: ['performance'] });
   const write = vi.spyOn(process.stderr, 'write').mockReturnValue(true);
   const kill = vi.spyOn(process, 'kill').mockReturnValue(true);

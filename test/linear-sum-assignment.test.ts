@@ -48,7 +48,7 @@ describe.each(devices)('$label', ({ device }) => {
     [300, 12],
   ] as const;
 
-  test.each(Object.entries(kinds))('the least total cost, as another solver finds it: costs %s', async (_, draw) => {
+  test.each(Object.entries(kinds))('gives the least total cost, like another solver: costs %s', async (_, draw) => {
     for (const [n, m] of dimensions) {
       const random = new Random(n * 1000 + m);
       const costs = Array.from({ length: n * m > 1600 ? 4 : 16 }, () =>
@@ -61,13 +61,13 @@ describe.each(devices)('$label', ({ device }) => {
         const scale = cost.reduce((sum, c) => sum + Math.abs(c), 0) / Math.max(n, m);
         expect(
           Math.abs(totals[p] - least) / Math.max(scale, 1e-9),
-          `${n} x ${m}, problem ${p}: ${totals[p]} against ${least}`,
+          `${n} x ${m}, problem ${p}: expected ${least}, got ${totals[p]}`,
         ).toBeLessThanOrEqual(1e-5);
       });
     }
   });
 
-  test('brute force over all permutations', async () => {
+  test('gives the least total cost over all permutations', async () => {
     const least = (
       cost: readonly number[],
       n: number,
@@ -115,7 +115,7 @@ describe.each(devices)('$label', ({ device }) => {
     [columns, nothing].forEach((tensor) => tensor.dispose());
   });
 
-  test('no columns, no rows', async () => {
+  test('assigns nothing without columns or rows', async () => {
     const [a, b] = device.scope(() => [
       linearSumAssignment(device.empty([2, 3, 0])).columns,
       linearSumAssignment(device.empty([2, 0, 3])).columns,

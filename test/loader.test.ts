@@ -69,7 +69,7 @@ describe('training', () => {
     }
   });
 
-  test.each([0, 2])('continuing at an iteration equals having run to it, %i workers', async (workers) => {
+  test.each([0, 2])('batches after a seek equal those of an uninterrupted loader, %i workers', async (workers) => {
     const whole = (await take(8, { workers })).map(digest);
     expect(whole.map(({ iteration }) => iteration)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
     expect((await take(3, { workers }, 5)).map(digest)).toEqual(whole.slice(5));
@@ -183,7 +183,7 @@ describe('errors', () => {
   };
 
   test.each([0, 1])(
-    'an image that is no image, cut off, missing, or of another size is named, %i workers',
+    'a file that is no image, cut off, missing, or of another size is named, %i workers',
     async (workers) => {
       const text = join(folder, 'text.png'),
         cut = join(folder, 'cut.png'),

@@ -1,11 +1,11 @@
 /**
- * A hundred steps of the `tiny` preset follow PyTorch's loss, which bench/loss-curve.ts has stored. It also explains
- * why single runs diverge after some steps in any implementation.
+ * A hundred steps of the `tiny` preset follow the losses of PyTorch that bench/loss_curve.py recorded. The comment of
+ * bench/loss-curve.ts explains why single runs diverge after some steps in any implementation.
  *
  * Two runs:
- * - at the preset's learning rate: rounding errors grow to percents within ten steps, so the tolerance is the
+ * - at the preset's learning rate: rounding errors grow to some percent within ten steps, so the tolerance is twice the
  *   difference between PyTorch's float32 and float64 runs;
- * - at a twentieth of it: both stay close long enough for a close comparison.
+ * - at a twentieth of this rate: the runs stay close long enough for a close comparison.
  * The initial weights, batches and schedules are computed again and compared with a checksum.
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -48,8 +48,8 @@ describe.each(['low-rate', 'preset'])('%s', (name) => {
   });
 
   test('takes the same first steps: loss, its parts, gradient norm, positives', () => {
-    // PyTorch's float32 stays within 1e-5 of its float64 for so many steps. The tolerance is ten times that, because
-    // the order of the sums differs.
+    // For so many steps, PyTorch's float32 run stays within 1e-5 of its float64 run. The tolerance is ten times that,
+    // because the order of the sums differs.
     const together = name === 'preset' ? 4 : 16;
     const closely = (actual: readonly number[], expected: readonly number[], tolerance: number) => {
       for (const difference of relativeDifferences(actual, expected)) expect(difference).toBeLessThanOrEqual(tolerance);

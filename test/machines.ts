@@ -1,4 +1,4 @@
-/** Simulated machines for the tests of set-up. They answer what set-up would find, without asking this machine. */
+/** Simulated machines for the tests of set-up. Their answers do not depend on the real machine. */
 import type { System } from '../training/setup/driver.mjs';
 import type { Probe } from '../training/setup/probe.mjs';
 
@@ -19,7 +19,7 @@ export const noLoader: Probe = { ...refused, loader: null };
 
 /**
  * Linux with a Vulkan loader, without a driver, and without the right to install one. SwiftShader works. Where a test
- * adds lavapipe, it keeps Dawn's bounds checks and its own vector width.
+ * adds lavapipe, lavapipe keeps Dawn's bounds checks and its own vector width.
  */
 export function machine(changes: Partial<System> = {}): System {
   return {
@@ -35,9 +35,9 @@ export function machine(changes: Partial<System> = {}): System {
   };
 }
 
-/** A lavapipe that Dawn accepts, installed now or later. */
-export const withLavapipe = (installed = true): Partial<System> => ({
-  manifests: () => (installed ? [LAVAPIPE] : []),
+/** An installed lavapipe that Dawn accepts. */
+export const withLavapipe = (): Partial<System> => ({
+  manifests: () => [LAVAPIPE],
   probe: (manifests) =>
     manifests.includes(SWIFTSHADER.manifest) ? found('SwiftShader', true) : found('llvmpipe', true),
 });

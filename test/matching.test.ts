@@ -1,6 +1,6 @@
 /**
- * Label assignment by the matchers: optimal transport compared with float64, all matchers compared with golden files,
- * and properties of every assignment.
+ * Label assignment by the matchers: optimal transport compared with a float64 reference, all matchers compared with
+ * golden files, and properties of every assignment.
  */
 import { describe, expect, test } from 'vitest';
 import { backward, Random, type Device, type Tensor } from '../engine/index.ts';
@@ -22,7 +22,7 @@ const devices = await testDevices();
  */
 const PLAN_TOLERANCE = 5e-5;
 
-/** Sums of a few hundred terms of one sign in f32. */
+/** The losses are sums of a few hundred terms of one sign in f32. */
 const LOSS_TOLERANCE = 1e-5;
 
 /** [stage][image] */
@@ -45,7 +45,7 @@ function chunk<T>(values: readonly T[], size: number): T[][] {
   return Array.from({ length: values.length / size }, (_, i) => values.slice(i * size, (i + 1) * size));
 }
 
-/** Uploads problems of equal N and C, assigns, and reads the result back. */
+/** Uploads problems with the same N and C, computes the assignment, and reads it back. */
 async function assignProblems(
   device: Device,
   problems: Problems,
@@ -98,7 +98,7 @@ async function assignProblems(
   };
 }
 
-/** Objects; proposals, some of them near an object; logits that slightly favour the objects' classes. */
+/** Random objects and proposals. Every second proposal is near an object, and its logits favour the object's class. */
 function randomProblem(n: number, m: number, classes: number, seed: number): Problem {
   const random = new Random(seed);
   const objects = boxesInput([m, 4], seed + 1000).data;
@@ -141,7 +141,7 @@ describe.each(devices)('$label', ({ device }) => {
       ],
       ['300 proposals, 100 objects', 300, [100], OTA, 1],
     ];
-    test.each(variants)('float64: %s', async (_, n, objects, config, stages) => {
+    test.each(variants)('equals the float64 reference: %s', async (_, n, objects, config, stages) => {
       const problems = Array.from({ length: stages }, (_, t) =>
         objects.map((m, b) => {
           const first = randomProblem(n, m, 6, 10 * n + b);
@@ -253,7 +253,7 @@ describe.each(devices)('$label', ({ device }) => {
       }
     });
 
-    test('the same bits twice, and no GPU memory stays allocated', async () => {
+    test('gives the same bits twice, and no GPU memory stays allocated', async () => {
       const before = device.memory().liveBytes;
       const first = await assignProblems(device, [images], config);
       expect(await assignProblems(device, [images], config)).toEqual(first);
@@ -281,15 +281,12 @@ describe.each(devices)('$label', ({ device }) => {
         });
         totals.push(await total.item());
         total.dispose();
-        for (const [parameter, rate] of [
-          [logits, 1],
-          [boxes, 1],
-        ] as const) {
+        for (const parameter of [logits, boxes]) {
           const [values, gradient] = [await parameter.read(), await parameter.grad!.read()];
           parameter.zeroGrad();
           device.write(
             parameter,
-            Float32Array.from(values, (x, i) => x - rate * gradient[i]),
+            Float32Array.from(values, (x, i) => x - gradient[i]),
           );
         }
       }
@@ -299,7 +296,7 @@ describe.each(devices)('$label', ({ device }) => {
     });
   });
 
-  test('impossible objects: errors name image and field', () => {
+  test('errors about impossible objects name image and field', () => {
     const upload =
       (labels: number[], boxes: number[], capacity?: number): (() => unknown) =>
       () =>
@@ -369,7 +366,7 @@ describe.each(devices)('$label', ({ device }) => {
       }),
     );
 
-    test('the same losses', async () => {
+    test('gives the same losses', async () => {
       const parts = device.scope(() => {
         const targets = uploadTargets(
           device,
@@ -398,7 +395,7 @@ describe.each(devices)('$label', ({ device }) => {
       expect(relativeError([total], golden.floats('loss.total').data)).toBeLessThanOrEqual(LOSS_TOLERANCE);
     });
 
-    test('the same matches, supplies and plans', async () => {
+    test('gives the same matches, supplies and plans', async () => {
       const { matched, supply, plan } = await assignProblems(device, problems, config);
       problems.forEach((images, t) =>
         images.forEach(({ labels: { length: m } }, b) => {

@@ -1,6 +1,6 @@
 /**
- * Checks one op case on one device: the output against a float64 reference, gradients against central differences of
- * the reference, the same bits in two runs, and no GPU memory left allocated.
+ * Checks one op case on one device. The output is compared with a float64 reference, and gradients with central
+ * differences of the reference. Two runs give the same bits, and no GPU memory stays allocated.
  */
 import fc from 'fast-check';
 import { expect } from 'vitest';
@@ -35,7 +35,7 @@ export interface OpCase {
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
 export function ndarray(shape: readonly number[], data: ArrayLike<number>): NdArray {
-  if (data.length !== sizeOf(shape)) throw new Error(`ndarray: ${data.length} values for shape [${shape.join(', ')}]`);
+  if (data.length !== sizeOf(shape)) throw new Error(`ndarray: expected ${sizeOf(shape)} values, got ${data.length}`);
   return { shape, data: Float64Array.from(data) };
 }
 

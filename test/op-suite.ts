@@ -1,6 +1,6 @@
 /**
- * Tests of the engine's ops, forward and gradient, against float64 references. The environment variable `OPS=relu,exp`
- * limits a run to these ops.
+ * Tests that compare the engine's ops, forward and gradient, with float64 references. The environment variable
+ * `OPS=relu,exp` limits a run to these ops.
  */
 import { describe, test } from 'vitest';
 import { ops, type OpName } from '../engine/ops/table.ts';

@@ -1,6 +1,6 @@
 /**
- * Operand textures: a matrix that is still in a texture is not copied again. After its buffer was written, it is never
- * read from the old copy.
+ * Operand textures: a matrix that is still in a texture is not copied again. After a write to the buffer of the matrix,
+ * the old copy is never read.
  */
 import fc from 'fast-check';
 import { describe, expect, test, vi } from 'vitest';
@@ -66,7 +66,7 @@ describe('operand textures', () => {
       device.copy(device.tensor(values(K * N, 4), [K, N]), b);
       expect(
         copiesOf(device, () => matmul(a, b)),
-        'the other was copied to',
+        'the other was overwritten by a copy',
       ).toBe(1);
       device.forgetOperands();
       expect(
@@ -90,7 +90,7 @@ describe('operand textures', () => {
           else if (kind === 'copy') device.scope(() => device.copy(device.tensor(next, [M, K]), a));
           else if (kind === 'view') device.scope(() => device.write(device.view(a, K, [K]), next.subarray(K, 2 * K)));
           else if (kind === 'kernel' || kind === 'reuse') {
-            // `reuse`: the old buffer goes back to the pool first, so that the new values may get the same buffer.
+            // `reuse`: the old buffer goes back to the pool first, so the new values may get the same buffer.
             if (kind === 'reuse') a.dispose();
             const identity = Float32Array.from({ length: K * K }, (_, j) => (Math.floor(j / K) === j % K ? 1 : 0));
             const old = a;
@@ -133,7 +133,7 @@ describe('operand textures', () => {
   });
 
   describe('copies of parameters', () => {
-    /** Products with other operands of the same size. A copy that is not kept is overwritten by them. */
+    /** Products with other operands of the same size. They overwrite every copy that is not kept. */
     const useOthers = (on: Device): void =>
       on.scope(() => {
         for (let seed = 30; seed < 34; seed++)

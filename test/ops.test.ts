@@ -1,4 +1,4 @@
-/** Every op of the engine on the current adapter, and ops with variants also with forced variants. */
+/** Every op of the engine on the current adapter. Ops with variants are also tested with forced variants. */
 import { adapterDevice, forcedDevices } from './devices.ts';
 import { OP_NAMES, testOps } from './op-suite.ts';
 

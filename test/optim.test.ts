@@ -1,7 +1,4 @@
-/**
- * Optimisers compared with float64 implementations of torch.optim and clip_grad_norm_; their state; the learning rate
- * schedule.
- */
+/** Optimisers, compared with torch.optim and clip_grad_norm_ in float64; their state; the learning rate schedule. */
 import { describe, expect, test } from 'vitest';
 import {
   AdamW,
@@ -42,7 +39,7 @@ const randomValues = (seed: number, scale = 1): Values =>
 const parametersOf = (values: Values): NamedParameter[] =>
   NAMES.map((name) => ({ name, tensor: device.parameter(Float32Array.from(values[name]), SHAPES[name]) }));
 
-/** Sets gradients as a training does: by `backward`, which adds them up. */
+/** Adds gradients to those of the parameters by `backward`, as training does. */
 function accumulate(parameters: readonly NamedParameter[], gradients: Values): void {
   device.scope(() => {
     for (const { name, tensor } of parameters)
@@ -311,9 +308,8 @@ test('options out of range and duplicate parameters are rejected', () => {
 test('flat buffers do not exceed the allowed size, and parameters keep their values and stay usable', async () => {
   const values = randomValues(7);
   const parameters = parametersOf(values);
-  // Padded sizes are 64, 64, 64, 64 and 8832 elements. A buffer holds at most 128 elements, except the buffer of the
-  // last
-  // parameter, which is larger than any buffer.
+  // Padded sizes are 64, 64, 64, 64 and 8832 elements. A buffer holds at most 128 elements. Only the last parameter is
+  // larger, and gets a buffer of its own.
   const flat = new FlatParameters('test', parameters, 128 * 4);
   expect(flat.values.map(({ size }) => size)).toEqual([128, 128, 8832]);
   const runs = flat.runs(flat.entries, ({ index }) => (index === 2 ? 1 : 0));

@@ -1,4 +1,4 @@
-/** Weights of this project and of others: training starts from what fits; evaluation needs every tensor. */
+/** Weights of this project and of others: training starts from the tensors that fit; evaluation needs every tensor. */
 import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,6 +1,6 @@
 /**
- * Profiles: they are complete, count correctly, and do not change results, with and without timestamps.
- * Traces, and `train --profile`.
+ * Profiles are complete, count correctly, and do not change results, with and without timestamps. Traces, and
+ * `train --profile`.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -56,18 +56,18 @@ test('without timestamps the feature is not requested, and the profile says how 
 describe.each(devices)('a profile $label', ({ device }) => {
   test('has every dispatch, by name, with the FLOPs and bytes of a matrix product', async () => {
     const before = device.dispatches;
-    const { rows, kernels } = await device
-      .profile(() =>
-        device.scope(() => {
-          const a = random(device, 40, 24),
-            b = random(device, 24, 36);
-          for (let i = 0; i < 3; i++) matmul(a, b);
-          square(a);
-        }),
-      )
-      .then((profile) => ({ rows: profile.rows, kernels: profile.kernels() }));
+    const profile = await device.profile(() =>
+      device.scope(() => {
+        const a = random(device, 40, 24),
+          b = random(device, 24, 36);
+        for (let i = 0; i < 3; i++) matmul(a, b);
+        square(a);
+      }),
+    );
+    const { rows } = profile;
+    const kernels = profile.kernels();
     expect(rows.length).toBe(4);
-    // The device's first profile measures the roofline before. Those dispatches are not in the profile.
+    // The first profile of a device measures the roofline first. These dispatches are not in the profile.
     expect(device.dispatches - before).toBeGreaterThanOrEqual(4);
     for (const { kernel, flops, bytes, durationMs } of rows.slice(0, 3)) {
       expect(kernel).toMatch(/^matmul_nn_f32/);
@@ -168,14 +168,13 @@ describe.each(devices)('a profile $label', ({ device }) => {
     expect(await train(null)).toEqual(plain);
   });
 
-  test('is a trace whose events are inside the profile, in order on each thread', async () => {
-    const profile = await device.startProfile().then(async (running) => {
-      for (const phase of ['first', 'second']) {
-        running.mark(phase);
-        await device.scope(() => matmul(random(device, 64, 64), random(device, 64, 64))).read();
-      }
-      return running.finish();
-    });
+  test('gives a trace whose events are inside the profile, in order on each thread', async () => {
+    const running = await device.startProfile();
+    for (const phase of ['first', 'second']) {
+      running.mark(phase);
+      await device.scope(() => matmul(random(device, 64, 64), random(device, 64, 64))).read();
+    }
+    const profile = await running.finish();
     const events = (JSON.parse(JSON.stringify(profile.traceEvents())) as TraceEvent[]).filter(
       (event) => event.ph === 'X',
     );

@@ -3,7 +3,7 @@
  */
 import { LONG, project, withProjects } from './vitest.config.ts';
 
-/** Files that take more than a few seconds on two cores with a warm shader cache, besides the longest. */
+/** Files that take more than a few seconds on two cores with a warm shader cache, without those in LONG. */
 const SLOW = [
   'test/ablation.test.ts',
   'test/bench.test.ts',

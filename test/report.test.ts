@@ -79,7 +79,7 @@ const row: StepProgress = {
   megabytes: 812.3,
 };
 
-/** Collects the written text and shows it as a terminal does. */
+/** Collects the written text and gives the lines that a terminal shows. */
 class Screen {
   text = '';
   constructor(
@@ -112,7 +112,7 @@ describe('progress', () => {
     expect(progressLine(row, 24)).toBe(' 120/4000  loss 12.346');
   });
 
-  test('a diverged loss is shown', () => {
+  test('a diverged loss is shown in full', () => {
     expect(progressLine({ ...row, loss: NaN })).toContain('loss NaN');
     expect(progressLine({ ...row, loss: 1.25e9 })).toContain('loss 1.25e+9');
   });
@@ -211,7 +211,7 @@ const frame = (svg: string) => {
   return { left, right, top, bottom };
 };
 
-test('the time of a typical step, also if losses arrive in pairs or one step takes long', () => {
+test('the pace is the time of a typical step, also if losses arrive in pairs or one step takes long', () => {
   const pairs = Array.from({ length: 60 }, (_, i) => (i % 2 === 0 ? 10 : 550));
   expect(pace(pairs)).toBe(280);
   expect(pace([4000, ...Array.from({ length: 20 }, () => 250)])).toBe(250);

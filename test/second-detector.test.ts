@@ -1,6 +1,6 @@
 /**
- * Training, evaluation and drawing work with any `Detector`: here a small dense one-stage detector in the manner of
- * FCOS (arXiv 1904.01355), with other loss parts and without proposals, matching, stages and temperature.
+ * Training, evaluation and drawing work with any `Detector`. The one in this file is a small dense one-stage detector
+ * like FCOS (arXiv 1904.01355). It has other loss parts, and no proposals, matching, stages or temperature.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -44,7 +44,10 @@ const STRIDE = 8;
 const DIVISOR = 32;
 const MAX_DETECTIONS = 20;
 
-/** Each cell whose centre lies in an object learns its class and the distances to its four sides. C classes. */
+/**
+ * The targets of a batch. Each cell whose centre lies in an object learns the object's class and the distances to its
+ * four sides. C classes.
+ */
 class DenseBatch implements DetectorBatch {
   readonly height: number;
   readonly width: number;

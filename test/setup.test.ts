@@ -1,7 +1,4 @@
-/**
- * Set-up: what it keeps between runs, and that the engine reads and obeys what set-up writes. No test uses the
- * network.
- */
+/** Set-up: the state that it keeps between runs, and the engine that applies this state. No test uses the network. */
 import { spawnSync } from 'node:child_process';
 import {
   cpSync,
@@ -42,8 +39,8 @@ function emptyProject(): string {
 const driverFile = (root: string): string => join(root, 'node_modules/.cache/dynamic-sparse-rcnn/driver.json');
 
 /**
- * The environment and Dawn's flags after the engine applied a choice of lavapipe, in a process with only
- * `environment`.
+ * The environment and Dawn's flags after the engine has applied a choice of lavapipe, in a process that has only the
+ * variables of `environment`.
  */
 function applied(
   environment: Record<string, string>,
@@ -244,7 +241,7 @@ describe('between runs', () => {
     expect(readDriverChoice({}, driverFile(root))?.driver).toBe('lavapipe');
   });
 
-  test('an invalid choice is made again with a message; the engine names file and remedy', async () => {
+  test('an invalid choice is made again with a message; the engine names the file and the remedy', async () => {
     for (const [content, complaint] of [
       ['{ "format": 3, "cho', 'driver.json: expected JSON'],
       ['{ "format": 99 }', 'driver.json: format: expected 3, got 99'],
@@ -351,7 +348,7 @@ describe('between runs', () => {
     expect(holds(other, 'swiftshader')).toBe(false);
   });
 
-  test('other locked packages need npm, other scripts do not', () => {
+  test('npm runs again for other locked packages, and not for another project name', () => {
     const root = emptyProject();
     const lock = (packages: object, name = 'x'): string => JSON.stringify({ packages: { '': { name }, ...packages } });
     const a = { 'node_modules/a': { version: '1.0.0' } };
@@ -369,7 +366,7 @@ describe('between runs', () => {
     expect(packagesInstalled(root, lock({ ...a, ...foreign }))).toBe(true);
   });
 
-  test('set-up itself needs no package, and a lock file', () => {
+  test('set-up needs no package, but needs the lock file', () => {
     const root = emptyProject();
     const program = [copySetUp(root), '--no-driver'];
     const options = { env: { PATH: '' }, encoding: 'utf8' } as const;

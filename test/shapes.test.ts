@@ -1,4 +1,4 @@
-/** The embedded data set: the same options give the same bytes, and the images hold what the annotations say. */
+/** The embedded data set: the same options give the same bytes, and the images show the annotated objects. */
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';

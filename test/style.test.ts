@@ -1,4 +1,4 @@
-/** Lines of code and prose have at most 120 characters, except tables and addresses. */
+/** Lines of code and prose have at most 120 characters, except rows of tables and lines with addresses. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import { expect, test } from 'vitest';

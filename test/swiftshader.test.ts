@@ -81,7 +81,7 @@ test('SwiftShader runs with its own Vulkan loader, which the engine loads before
     expect(unpacked).toBeNull(); // The package has no other build.
     return;
   }
-  if (!unpacked) throw new Error('SwiftShader was not unpacked');
+  if (!unpacked) throw new Error('SwiftShader: expected unpacked files, got none');
   const choice = {
     driver: 'swiftshader',
     manifests: [unpacked.manifest],

@@ -1,6 +1,4 @@
-/**
- * Properties of ops that central differences cannot check: ties, infinities, large grids, guaranteed limits, errors.
- */
+/** Properties of ops that central differences cannot check: ties, infinities, large grids, default limits, errors. */
 import { describe, expect, test } from 'vitest';
 import {
   add,
@@ -75,7 +73,7 @@ describe.each(devices)('$label', ({ device }) => {
   });
 });
 
-test('tensors that need more workgroups than one dimension of the grid has', async () => {
+test('tensors that need more workgroups than one dimension of a grid can have are computed', async () => {
   const { device } = devices[0];
   // 4200 * 4096 elements are 67200 workgroups of 64 vec4s. Every partial sum is a small integer, so the result is
   // exact.

@@ -45,7 +45,7 @@ const train = (out: string, ...more: string[]): Promise<number> =>
     join(folder, out),
     ...more,
   ]);
-/** The lines without the times of steps. */
+/** The lines of metrics.jsonl without the times of steps. */
 const losses = (out: string): unknown[] =>
   readMetrics(join(folder, out, 'metrics.jsonl')).map(({ step_ms, ...rest }) => rest);
 const weights = (out: string): Buffer => readFileSync(join(folder, out, 'last', 'model.safetensors'));

@@ -76,7 +76,7 @@ describe('sizes', () => {
     );
   });
 
-  test('a fixed size is taken exactly, also after a crop, and in evaluation', () => {
+  test('equal a fixed size exactly, also after a crop, and in evaluation', () => {
     const augmentation: Augmentation = {
       ...PAPER_AUGMENTATION,
       fixedSize: [192, 256],
@@ -95,7 +95,7 @@ describe('sizes', () => {
     expect(scaleOf(evaluation, { width: 640, height: 480 })).toEqual([0.4, 0.4]);
   });
 
-  test('flips and crops have the probabilities of the settings', () => {
+  test('flips and crops occur with the probabilities of the settings', () => {
     const plans = Array.from({ length: 2000 }, (_, i) =>
       planAugmentation({ width: 640, height: 480 }, PAPER_AUGMENTATION, new Random(7, i)),
     );
@@ -158,7 +158,7 @@ describe('boxes', () => {
   });
 });
 
-/** Black, with a white rectangle. */
+/** A black image with a white rectangle. */
 function drawn({ width, height }: Size, [x0, y0, x1, y1]: Box): PixelImage {
   const data = new Uint8Array(width * height * 3);
   for (let y = y0; y < y1; y++) data.fill(255, (y * width + x0) * 3, (y * width + x1) * 3);
@@ -247,7 +247,7 @@ describe('pixels', () => {
     expect([cmyk.width, cmyk.height, cmyk.data.length]).toEqual([4, 4, 48]);
   });
 
-  test("an EXIF orientation is applied, unless the stated size is the stored image's", async () => {
+  test('an EXIF orientation is applied, unless the annotations state the size before rotation', async () => {
     const file = join(folder, 'turned.jpg');
     await sharp({ create: { width: 20, height: 10, channels: 3, background: 'red' } })
       .withMetadata({ orientation: 6 })

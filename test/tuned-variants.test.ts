@@ -1,6 +1,6 @@
 /**
- * Kernel variants that the tuner chooses from, without matrix products and convolutions (tuner.test.ts has those).
- * Every variant of every class must be right for every shape. Without tuned choices nothing may change.
+ * Kernel variants that the tuner chooses from, except those of matrix products and convolutions (see tuner.test.ts).
+ * Every variant of every shape class gives right results. Without tuned choices the results keep their bits.
  */
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import type { Device, TunedChoices } from '../engine/index.ts';
@@ -26,7 +26,7 @@ afterEach(() => {
   vi.restoreAllMocks();
 });
 
-/** Short measurements: these tests do not look at times. */
+/** Short measurements, because these tests do not use the times. */
 const QUICK = { rounds: 1, sampleMs: 0.1 };
 
 /** Names of the variants of each shape class that `work` asks for. */
@@ -133,7 +133,7 @@ describe.each(devices)('$label', ({ device }) => {
   );
 });
 
-/** Kernels that skip half of their work, and the names of the variants that use them. */
+/** Kernels that are made to skip half of their work, and the names of the variants that use them. */
 interface Sabotage {
   readonly family: string;
   readonly workload: Workload;

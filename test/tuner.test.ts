@@ -1,6 +1,6 @@
 /**
- * The tuner: a choice is used and gives the same values, a wrong variant is never chosen, and stored choices count only
- * for the adapter and kernels they were measured with.
+ * The tuner: a choice is used and gives the same values, a wrong variant is never chosen, and stored choices are used
+ * only with the adapter and the kernels that they were measured with.
  */
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -36,7 +36,7 @@ afterEach(() => {
   vi.unstubAllEnvs();
 });
 
-/** The shortest measurement: these tests do not look at times. */
+/** Short measurements, because these tests do not use the times. */
 const QUICK = { rounds: 1, sampleMs: 0.1 };
 
 const random = (on: Device, seed: number, ...shape: number[]): Tensor =>
@@ -53,7 +53,7 @@ async function ran(on: Device, work: () => Tensor): Promise<{ values: Float32Arr
   return { values, kernels: rows.map(({ kernel }) => kernel) };
 }
 
-/** Runs work, so that the tuner has seen its classes. */
+/** Runs work, so that the tuner records its shape classes. */
 const see = (on: Device, work: () => Tensor): void =>
   on.noGrad(() =>
     on.scope(() => {
@@ -206,7 +206,7 @@ describe('a wrong variant', () => {
     expect(device.tuner.choose('test', 'expected', () => problem(BROKEN, []))).toBe(RIGHT);
   });
 
-  test('with several results is found by each of them, on operands of its own kind', async () => {
+  test('with several results is found by each result, and operands can have given values', async () => {
     const pair = (name: string, second: string): Kernel =>
       defineKernel({
         name,
@@ -433,7 +433,7 @@ describe('stored choices', () => {
 });
 
 describe('npm run tune', () => {
-  test('tunes the classes of a step, stores, lists and removes them; when stopped, it keeps those it has', async () => {
+  test('tunes the classes of a step, stores, lists and removes them; after a signal it keeps those it has', async () => {
     const file = join(folder, 'command.json');
     vi.stubEnv('DSRCNN_TUNING', file);
     const lines: string[] = [];

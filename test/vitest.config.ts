@@ -6,7 +6,7 @@
  * variants that only the tuner chooses compare them with the plain variants, on the chosen adapter.
  *
  * Where set-up chose vectors of 512 bits for lavapipe, kernels without small subgroups compile three times as long.
- * Test files that are mostly about those run with lavapipe's own vectors of 256 bits. So both widths are tested.
+ * Test files that mostly use such kernels run with lavapipe's own vectors of 256 bits. So both widths are tested.
  * Among these files is the test of captures, which compares a capture with the same kernels without one.
  */
 import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config';
@@ -37,8 +37,8 @@ const WITH_USUAL_VECTORS = [
   'test/capture-training.test.ts',
 ];
 /**
- * Long test files, the longest first. They start first, on SwiftShader before the other adapter: the run would wait
- * for a long file that starts last. A fresh clone has no durations that the runner could sort by.
+ * Long test files, the longest first. They start first, and on SwiftShader before the other adapter: otherwise the run
+ * would wait at its end for a long file. A fresh clone has no durations that the runner could sort by.
  */
 export const LONG = [
   'test/ops.test.ts',

@@ -22,7 +22,7 @@ test('long waits need few polls', () => {
   expect(pollsIn(1600, false)).toBeLessThan(450);
 });
 
-test('where the time is measured, a sleep is at most a tenth of it, and never zero', () => {
+test('for a measured wait, a sleep is at most a tenth of the time waited, and never zero', () => {
   for (const waited of [1, 4, 20, 250]) expect(sleepBetweenPolls(waited, true)).toBeLessThanOrEqual(0.1 * waited);
   expect(sleepBetweenPolls(0, true)).toBeGreaterThan(0);
 });

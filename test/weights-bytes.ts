@@ -1,4 +1,4 @@
-/** Bytes of checkpoint files for tests: golden files, pickles from opcodes, and zips with correct checksums. */
+/** Bytes of checkpoint files for tests: golden files, pickles made of opcodes, and zips with correct checksums. */
 import { readFileSync } from 'node:fs';
 import { crc32, readZip } from '../engine/weights/zip.ts';
 

@@ -150,7 +150,7 @@ describe('wrong lengths', () => {
 });
 
 describe('pickles that build more data than their size', () => {
-  /** None, then the opcodes `count` times. */
+  /** A pickle of the opcode for None, and then of `opcodes`, `count` times. */
   const big = (opcodes: readonly number[], count: number): Uint8Array<ArrayBuffer> =>
     new Uint8Array(
       Buffer.concat([
@@ -266,7 +266,7 @@ describe('another byte order', () => {
 });
 
 describe('other files', () => {
-  test('are refused with what they are', () => {
+  test('are refused with a message that names their kind', () => {
     expect(errorOf(new Uint8Array(0))).toContain('0 bytes that begin with nothing');
     expect(errorOf(Uint8Array.from(ascii('\x89HDF\r\n\x1a\nmore')))).toContain('begin with c2 89 48 44');
     expect(errorOf(zip({ 'a/constants.pkl': pickle([0x4e]), 'a/data.pkl': pickle([0x4e]) }))).toContain('TorchScript');

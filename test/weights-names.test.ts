@@ -1,4 +1,4 @@
-/** Names of public checkpoints are mapped to the model's. The table accounts for every tensor of file and model. */
+/** Names of public checkpoints are mapped to those of the model. The table lists every tensor of file and model. */
 import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -30,7 +30,7 @@ function tensor(shape: readonly number[]): CheckpointTensor {
   return { shape, data };
 }
 
-/** A file with the names that `rename` gives ours; a tensor whose name is null is absent. */
+/** A file whose names are made of our names by `rename`. A tensor is absent if its name is null. */
 function fileOf(expected: Shapes, rename: (name: string) => string | null): Tensors {
   const file: Tensors = new Map();
   for (const [name, shape] of expected) {

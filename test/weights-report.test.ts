@@ -1,4 +1,4 @@
-/** The table that a training prints when it starts from a weights file. */
+/** The report that `npm run train` prints when it starts from a weights file. */
 import { describe, expect, test } from 'vitest';
 import type { PretrainedReport } from '../training/checkpoints/load-weights.ts';
 import { describeReport } from '../training/output/weights-report.ts';

@@ -1,6 +1,6 @@
 /**
- * Winograd convolutions of images with more tiles than are transformed at once: each range of tiles adds to the sums of
- * the ranges before.
+ * Winograd convolutions of images with more tiles than are transformed at once. Each range of tiles adds its products
+ * to the sums of the earlier ranges.
  */
 import { afterAll, expect, test } from 'vitest';
 import { backward, conv2d, Random, type Device } from '../engine/index.ts';
