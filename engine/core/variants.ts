@@ -9,7 +9,9 @@ import type { Shape } from './shape.ts';
 
 /** One way to compute a shape class. */
 export interface Candidate<V> {
-  /** Describes the variant, e.g. `texture 32x64, 2 slices`. It is unique in its class. Stored choices hold this name. */
+  /**
+   * Describes the variant, e.g. `texture 32x64, 2 slices`. It is unique in its class. Stored choices hold this name.
+   */
   readonly name: string;
   readonly variant: V;
   /** The kernels that the variant runs. A stored choice is valid as long as their sources do not change. */

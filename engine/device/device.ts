@@ -270,8 +270,8 @@ export class Device implements TensorDevice {
    * host work in `eachTime` does. Reading values to the host inside `body` throws.
    *
    * Memory: intermediate tensors use reserved memory. All captures share it, and it is freed with the last capture.
-   * Tensors that `body` returns or keeps have their own memory, which each replay overwrites. The memory of tensors from
-   * outside is freed with the capture at the earliest, even if these tensors are disposed before.
+   * Tensors that `body` returns or keeps have their own memory, which each replay overwrites. The memory of tensors
+   * from outside is freed with the capture at the earliest, even if these tensors are disposed before.
    */
   capture<T>(body: () => T): Capture<T> {
     return this.capturer.capture(body);
@@ -357,10 +357,10 @@ export class Device implements TensorDevice {
   // ------------------------------------------------------------------ profiling
 
   /**
-   * Profiles `work` until the device has done it. The profile has kernel, bytes, FLOPs and device time of each dispatch,
-   * and the time that JavaScript spent encoding, submitting and waiting. Before its first profile, a device measures its
-   * roofline in less than a second. Results are the same bits as without a profile. Throws if another profile is
-   * running.
+   * Profiles `work` until the device has done it. The profile has kernel, bytes, FLOPs and device time of each
+   * dispatch, and the time that JavaScript spent encoding, submitting and waiting. Before its first profile, a device
+   * measures its roofline in less than a second. Results are the same bits as without a profile. Throws if another
+   * profile is running.
    */
   async profile(work: () => unknown, options: ProfileOptions = {}): Promise<Profile> {
     const running = await this.startProfile(options);

@@ -186,7 +186,9 @@ export class VariantBenchmark {
     }
   }
 
-  /** Fills a tensor with the values of a block from element `start` on. At its end, the block repeats from element 0. */
+  /**
+   * Fills a tensor with the values of a block from element `start` on. At its end, the block repeats from element 0.
+   */
   private fill(tensor: Tensor, block: Tensor, start: number): void {
     const { device } = this;
     device.scope(() => {
@@ -276,7 +278,8 @@ export class VariantBenchmark {
       const faster = (): boolean =>
         median(fastest.samples) < CLEARLY_FASTER * median(expected.samples) &&
         median(fastest.samples.map((ms, i) => ms / expected.samples[i])) < CLEARLY_FASTER;
-      // The fastest of many variants may owe its time to chance, so it is measured again together with the expected one.
+      // The fastest of many variants may owe its time to chance, so it is measured again together with the expected
+      // one.
       if (faster()) await measureRounds([expected, fastest]);
       if (!faster()) best = expected;
     }

@@ -107,8 +107,8 @@ export class Tuner implements VariantChooser<Tensor> {
   }
 
   /**
-   * The variant to run: the tuned choice, or else the expected variant. A choice is ignored if its kernels have changed,
-   * or if the device has forced variants (`DeviceOptions.force`). The tuner remembers the class for `tune`.
+   * The variant to run: the tuned choice, or else the expected variant. A choice is ignored if its kernels have
+   * changed, or if the device has forced variants (`DeviceOptions.force`). The tuner remembers the class for `tune`.
    * `VariantChooser` describes the parameters.
    */
   choose<V>(family: string, key: string, describe: () => TuningProblem<V>): V {
