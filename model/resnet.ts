@@ -41,7 +41,7 @@ class NormedConv extends Module {
   }
 
   forward(x: Tensor, options: NormOptions = {}): Tensor {
-    if (this.norm instanceof FrozenBatchNorm) return this.conv.forward(x, options, this.norm.affine());
+    if (this.norm instanceof FrozenBatchNorm) return this.conv.forward(x, options, this.norm.scaleAndShift());
     return this.norm.forward(this.conv.forward(x), options);
   }
 }

@@ -1,7 +1,6 @@
-/** Modules, layers with parameters, and initial values of weights. */
+/** The public surface of `engine/nn`: modules, layers with parameters, and initial values of weights. */
 export {
   Module,
-  fromStored,
   storedShape,
   toStored,
   type NamedTensor,

@@ -3,7 +3,7 @@ import type { Random } from '../core/random.ts';
 
 type Values = Float32Array<ArrayBuffer>;
 
-/** The same value everywhere. */
+/** The same value for every element. */
 export function constant(length: number, value: number): Values {
   return new Float32Array(length).fill(value);
 }

@@ -19,7 +19,7 @@ export interface Activation {
 }
 
 export interface NormOptions extends Activation {
-  /** Added after the normalisation and before the activation; of the input's shape. */
+  /** A tensor with the shape of the output. It is added after the normalisation and before the activation. */
   readonly residual?: Tensor;
 }
 
@@ -103,7 +103,7 @@ export class Conv2d extends Module {
 
   /**
    * @param norm scale and shift of a frozen batch norm, applied in the same kernel
-   * @throws Error with `norm` where the convolution has a bias
+   * @throws Error if `norm` is given and the convolution has a bias
    */
   forward(
     x: Tensor,
@@ -122,7 +122,7 @@ export class Conv2d extends Module {
   }
 }
 
-/** Normalises over the last axis. */
+/** Layer normalisation over the last axis. */
 export class LayerNorm extends Module {
   readonly weight: Tensor;
   readonly bias: Tensor;
@@ -138,7 +138,7 @@ export class LayerNorm extends Module {
   }
 }
 
-/** Normalises each image over groups of channels, which are the last axis. */
+/** Group normalisation: each image is normalised over groups of channels. Channels are the last axis. */
 export class GroupNorm extends Module {
   readonly weight: Tensor;
   readonly bias: Tensor;
@@ -184,12 +184,12 @@ export class FrozenBatchNorm extends Module {
   }
 
   forward(x: Tensor, options: NormOptions = {}): Tensor {
-    const { scale, shift } = this.affine();
+    const { scale, shift } = this.scaleAndShift();
     return scaleShift(x, scale, shift, options);
   }
 
   /** Scale and shift of each channel, [channels]. */
-  affine(): { readonly scale: Tensor; readonly shift: Tensor } {
+  scaleAndShift(): { readonly scale: Tensor; readonly shift: Tensor } {
     this.folded ??= this.fold();
     return this.folded;
   }

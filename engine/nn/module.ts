@@ -1,13 +1,13 @@
 /**
- * Modules: a tree of named parameters and buffers. Names and shapes in files are PyTorch's; layouts in memory are those
- * of the kernels.
+ * Modules: a tree of named parameters and buffers. In files, names and shapes are PyTorch's. In memory, layouts are
+ * those of the kernels.
  */
 import type { Device } from '../device/device.ts';
 import { ShapeError, formatShape, sameShape, sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
 
 /**
- * Layout of a tensor: `same` as PyTorch's, or `conv`: [kh, kw, C / groups, O] in memory, [O, C / groups, kh, kw] in
+ * Layout of a tensor. `same`: as in PyTorch. `conv`: [kh, kw, C / groups, O] in memory, [O, C / groups, kh, kw] in
  * PyTorch.
  */
 export type WeightLayout = 'same' | 'conv';
@@ -76,12 +76,12 @@ export abstract class Module {
     return [...this.tensors()].filter(({ kind, tensor }) => kind === 'parameter' && tensor.requiresGrad);
   }
 
-  /** Stops gradients of all parameters of this module and its children. */
+  /** Freezes all parameters of this module and its children: they get no gradient. */
   freeze(): void {
     for (const { kind, tensor } of this.tensors()) if (kind === 'parameter') tensor.requiresGrad = false;
   }
 
-  /** Called after values were loaded. Modules discard here results computed from the old values. */
+  /** Called after values were loaded. Subclasses override it to discard results computed from the old values. */
   protected loaded(): void {}
 
   private notifyLoaded(): void {
@@ -101,7 +101,7 @@ export abstract class Module {
    * Overwrites the tensors named in `values`.
    * @returns names of tensors that `values` lacks (`missing`), and names in `values` that this module lacks
    *   (`unexpected`)
-   * @throws ShapeError with the tensor's name where a shape differs
+   * @throws ShapeError with the tensor's name if a shape differs
    */
   load(values: ReadonlyMap<string, StoredTensor>): { missing: string[]; unexpected: string[] } {
     const missing: string[] = [];
@@ -155,7 +155,7 @@ export function toStored(entry: Pick<NamedTensor, 'tensor' | 'layout'>, data: Fl
 }
 
 /** Converts values in PyTorch's order to the order in memory. */
-export function fromStored(
+function fromStored(
   entry: Pick<NamedTensor, 'tensor' | 'layout'>,
   data: Float32Array<ArrayBuffer>,
 ): Float32Array<ArrayBuffer> {

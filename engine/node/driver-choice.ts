@@ -1,4 +1,4 @@
-/** The driver that set-up chose: reading the choice, and preparing this process for it. */
+/** The driver that set-up chose: reading the choice, and preparing this process for the driver. */
 import { existsSync, mkdirSync } from 'node:fs';
 import { constants } from 'node:os';
 import path from 'node:path';
@@ -9,14 +9,14 @@ import { readJson } from './json-file.mjs';
 import { hasWidthFolder, lavapipeEnvironment } from './lavapipe.ts';
 import { driverFile, REQUESTS, type Request } from './setup-contract.mjs';
 
-/** A choice of set-up (`driver-file.mjs` describes the fields), and how it came to be used. */
+/** A choice of set-up (`driver-file.mjs` describes the fields), its name, and whether the user forced it. */
 export interface DriverChoice
   extends Readonly<
     Pick<StoredChoice, 'driver' | 'manifests' | 'loader' | 'vectorBits' | 'checksBounds' | 'why' | 'hint'>
   > {
   /** The name that the choice is stored under. */
   readonly request: Request;
-  /** Whether DSRCNN_DRIVER named it, for this run. */
+  /** Whether DSRCNN_DRIVER names this choice for the current run. */
   readonly forced: boolean;
 }
 
@@ -25,8 +25,8 @@ const DRIVER_FILE = driverFile(fileURLToPath(new URL('../..', import.meta.url)))
 const REPAIR = 'delete the file; `npm run setup` in a checkout of this project writes it again';
 
 /**
- * The choice for this process: the one that DSRCNN_DRIVER names, otherwise the stored one. Null where set-up has not
- * run. Throws where the file is invalid, and where DSRCNN_DRIVER names a driver that set-up has not prepared.
+ * The choice for this process: the one that DSRCNN_DRIVER names, otherwise the stored one. Null if set-up has not run.
+ * Throws if the file is invalid, or if DSRCNN_DRIVER names a driver that set-up has not prepared.
  */
 export function readDriverChoice(
   environment: NodeJS.ProcessEnv = process.env,
@@ -55,7 +55,7 @@ function readDriverFile(file: string): DriverFile {
   }
 }
 
-/** The manifests that `applyDriverChoice` put into VK_DRIVER_FILES: the user did not set them. */
+/** The value that `applyDriverChoice` gave to VK_DRIVER_FILES. It tells this value from one that the user set. */
 let appliedManifests: string | null = null;
 /** Whether the applied driver checks bounds itself. */
 let checksBounds = false;
@@ -64,8 +64,8 @@ let checksBounds = false;
 export const appliedDriverChecksBounds = (): boolean => checksBounds;
 
 /**
- * The variable with which the user named a Vulkan driver; null where there is none. The user's driver wins over the
- * choice, unless DSRCNN_DRIVER is set.
+ * The variable with which the user named a Vulkan driver; null if the user named none. The user's driver takes
+ * precedence over the choice of set-up, unless DSRCNN_DRIVER is set.
  */
 export function userVulkanVariable(
   environment: NodeJS.ProcessEnv = process.env,
@@ -80,9 +80,9 @@ export function userVulkanVariable(
 const RTLD_NODELETE = 0x1000;
 
 /**
- * Loads a Vulkan loader permanently, so that Dawn's dlopen("libvulkan.so.1") finds it by its soname. LD_LIBRARY_PATH
- * would not work, because it is read when a process starts. Node throws, because the library is no add-on, and closes
- * it. RTLD_NODELETE keeps it loaded.
+ * Loads a Vulkan loader permanently, so that Dawn's dlopen("libvulkan.so.1") finds the loader by its soname.
+ * LD_LIBRARY_PATH would not work, because it is read when a process starts. Node throws an error and closes the
+ * library, because the library is no add-on. RTLD_NODELETE keeps the library loaded.
  */
 function loadVulkanLoader(file: string): void {
   if (!existsSync(file))
@@ -95,9 +95,9 @@ function loadVulkanLoader(file: string): void {
 }
 
 /**
- * Prepares this process for a driver. Call it before Dawn is loaded (`openDevice` does). The Vulkan loader reads the
- * variables when Dawn's instance is made, and lavapipe reads them when it is loaded.
- * Throws where the Vulkan loader is missing, and as `lavapipeEnvironment` does.
+ * Prepares this process for a driver: loads the Vulkan loader and sets environment variables. Call it before Dawn's
+ * instance is made, as `openDevice` does. The Vulkan loader reads the variables then, and lavapipe reads them when it
+ * is loaded. Throws if the Vulkan loader is missing, and as `lavapipeEnvironment` does.
  */
 export function applyDriverChoice(choice: DriverChoice): void {
   if (choice.loader !== null) loadVulkanLoader(choice.loader);
@@ -106,9 +106,10 @@ export function applyDriverChoice(choice: DriverChoice): void {
   if (!userVulkanVariable()) {
     appliedManifests = manifests;
     process.env.VK_DRIVER_FILES = manifests;
-    process.env.VK_ICD_FILENAMES = manifests; // The only name that loaders before 1.3.207 know.
+    process.env.VK_ICD_FILENAMES = manifests; // Vulkan loaders before 1.3.207 read only this variable.
   } else if (!hasWidthFolder(process.env)) return;
-  // Otherwise a parent process named the driver, not the user. This process may have another vector width.
+  // If the variables name a driver and the shader folder is ours, a parent process of this project set them, not the
+  // user. This process may need another vector width.
   if (choice.driver !== 'lavapipe') return;
   // A parent process may have another choice. Set-up tested these manifests only.
   checksBounds =
@@ -116,10 +117,10 @@ export function applyDriverChoice(choice: DriverChoice): void {
   const variables = lavapipeEnvironment(choice);
   Object.assign(process.env, variables);
   try {
-    // Mesa would make only the last part of the path.
+    // Mesa would create only the last folder of the path.
     mkdirSync(variables.MESA_SHADER_CACHE_DIR, { recursive: true });
   } catch {
-    // No cache is better than a shared one.
+    // Without the folder, Mesa could use a cache that other vector widths share. No cache is better.
     process.env.MESA_SHADER_CACHE_DISABLE ??= 'true';
   }
 }

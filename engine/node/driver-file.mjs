@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * The file driver.json: the drivers that set-up chose. Set-up writes it with this schema, and the engine reads it
- * with the same.
+ * The file driver.json: the drivers that set-up chose. Set-up writes the file and the engine reads it, both with this
+ * schema.
  */
 import * as v from 'valibot';
 import { check, objectMessage } from './json-file.mjs';
@@ -22,20 +22,20 @@ const adapterSchema = v.object(adapterFields, objectMessage(adapterFields));
 const choiceFields = {
   /** `software`: the system's own software adapter, outside Linux. */
   driver: v.picklist(['gpu', 'lavapipe', 'swiftshader', 'software'], 'gpu, lavapipe, swiftshader or software'),
-  /** Vulkan driver manifests for VK_DRIVER_FILES. Empty: the Vulkan loader searches. */
+  /** Vulkan driver manifests for VK_DRIVER_FILES. Empty: the Vulkan loader searches for drivers. */
   manifests: v.array(v.string('a path'), 'an array of paths'),
-  /** The libvulkan to load before Dawn; null where the system has one. */
+  /** The libvulkan to load before Dawn; null if the system has one. */
   loader: v.nullable(v.string('a path or null')),
-  /** The system's libvulkan, where Dawn used it. */
+  /** The system's libvulkan; null if Dawn did not use it. */
   systemLoader: v.nullable(v.string('a path or null')),
-  /** Bits of lavapipe's vectors; null where lavapipe's own choice is the fastest. */
+  /** Bits of lavapipe's vectors; null if lavapipe's own choice is the fastest. */
   vectorBits: v.nullable(v.pipe(v.number(POSITIVE), v.integer(POSITIVE), v.minValue(1, POSITIVE))),
   /** Whether set-up saw that the driver checks all accesses to buffers and textures. Only lavapipe is tested. */
   checksBounds: flag,
   adapter: adapterSchema,
   /** Why this driver was chosen, for `doctor`. */
   why: text,
-  /** How to get a faster driver. */
+  /** How to get a faster driver; null if there is no advice. */
   hint: v.nullable(v.string('text or null')),
   /** Fingerprint of the system's Vulkan manifests at the time of the choice. */
   installed: text,

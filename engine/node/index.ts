@@ -1,6 +1,6 @@
 /**
- * The engine in Node. Only the files of this folder use Node: opening a device, the choice of a driver, and tuned
- * choices on disk.
+ * The engine's public surface in Node: opening a device, the choice of a driver, and tuned choices on disk. In the
+ * engine, only the files of this folder use Node.
  */
 export { dawnFlags } from './dawn-flags.ts';
 export { applyDriverChoice, readDriverChoice, userVulkanVariable, type DriverChoice } from './driver-choice.ts';

@@ -1,5 +1,7 @@
 // @ts-check
-/** JSON files checked with a schema. Schemas give what they expect as their message, for example `v.string('text')`. */
+/**
+ * JSON files checked with a schema. A schema's message is the text after "expected", for example `v.string('text')`.
+ */
 import { readFileSync } from 'node:fs';
 import * as v from 'valibot';
 

@@ -12,14 +12,14 @@ export const hasWidthFolder = (environment: NodeJS.ProcessEnv): boolean =>
 /**
  * Lavapipe's variables: the width of its vectors, and a folder for compiled shaders of this width.
  *
- * Mesa's shader cache does not distinguish the widths (seen with Mesa 25.0.7). A process loads code that was compiled
- * for another width, and computes wrong results without an error: half of the lanes of a texture load are zero. So
- * two widths never share a folder. Mesa's default folder is not used either, because other programs may have left
- * code there.
+ * Mesa's shader cache does not distinguish the widths (seen with Mesa 25.0.7). A process can load code that was
+ * compiled for another width. It then computes wrong results without an error: half of the lanes of a texture load are
+ * zero. So two widths never share a folder. Mesa's default folder is not used either, because other programs may have
+ * left code there.
  *
- * A width in the environment wins over the chosen width. A folder in the environment gets a subfolder for the width. A
- * folder that a parent process got from this function is replaced by its sibling for this width.
- * Throws where LP_NATIVE_VECTOR_WIDTH is not a number, because it is a part of the folder's name.
+ * A width in the environment takes precedence over the chosen width. A folder in the environment gets a subfolder for
+ * the width. A folder that a parent process got from this function is replaced by its sibling for this width.
+ * Throws if LP_NATIVE_VECTOR_WIDTH is not a number, because the number is a part of the folder's name.
  */
 export function lavapipeEnvironment(
   { vectorBits }: { readonly vectorBits: number | null },

@@ -45,12 +45,12 @@ function noAdapter(): Error {
 }
 
 /**
- * Opens a device. Where the user set VK_DRIVER_FILES and not DSRCNN_DRIVER, it runs on the user's driver. Otherwise
- * it runs on the driver that set-up chose (DSRCNN_DRIVER names another for one run). Where set-up has not run, it
- * runs on the adapter that Dawn finds.
+ * Opens a device. If the user set VK_DRIVER_FILES and not DSRCNN_DRIVER, it runs on the user's driver. Otherwise it
+ * runs on the driver that set-up chose; DSRCNN_DRIVER names another driver for one run. If set-up has not run, it runs
+ * on the adapter that Dawn finds.
  *
  * The device gets the tuned choices of a file. An invalid file causes a warning (process.emitWarning), and is not used.
- * Throws where there is no adapter. Throws UnsupportedOptionError where the adapter cannot do what an option asks for.
+ * Throws if there is no adapter. Throws UnsupportedOptionError if the adapter lacks a feature that an option needs.
  */
 export async function openDevice({ driver, tuning, ...options }: NodeDeviceOptions = {}): Promise<Device> {
   instance ??= createInstance(driver);

@@ -1,11 +1,11 @@
 // @ts-check
 /**
- * What set-up and the engine agree on without any package: the names of the drivers, and the folder of set-up's
- * results.
+ * Names that set-up and the engine share: the drivers, and the folder of set-up's results. This file imports no
+ * package, because set-up loads it before packages are installed.
  */
 import path from 'node:path';
 
-/** Names under which a driver can be asked for. */
+/** Names under which the user can request a driver. */
 export const REQUESTS = /** @type {const} */ (['auto', 'gpu', 'lavapipe', 'swiftshader']);
 /** @typedef {typeof REQUESTS[number]} Request */
 

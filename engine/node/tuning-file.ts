@@ -1,4 +1,7 @@
-/** Tuned choices (tuner.ts) on disk: one JSON file for all adapters. A write replaces the whole file or nothing. */
+/**
+ * Tuned choices (tuner.ts) on disk: one JSON file for all adapters. A write replaces the whole file, or changes
+ * nothing.
+ */
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import path from 'node:path';
 import * as v from 'valibot';
@@ -25,8 +28,8 @@ type TuningRecords = v.InferOutput<typeof fileSchema>;
 const REPAIR = 'delete it, or name another with DSRCNN_TUNING';
 
 /**
- * The file to use: `tuning`, or else the file that DSRCNN_TUNING names, or else tuning.json in the user's cache folder.
- * Null for `off`.
+ * The file to use: `tuning`, otherwise the file that DSRCNN_TUNING names, otherwise tuning.json in the user's cache
+ * folder. Null for `off`.
  */
 export function tuningFile(tuning?: string, environment: NodeJS.ProcessEnv = process.env): string | null {
   const named = tuning ?? (environment.DSRCNN_TUNING || undefined);
@@ -43,7 +46,7 @@ function readRecords(file: string): TuningRecords {
   }
 }
 
-/** Writes a new file beside the old one and renames it. */
+/** Writes a temporary file in the same folder and renames it. */
 function writeRecords(file: string, records: TuningRecords): void {
   mkdirSync(path.dirname(file), { recursive: true });
   const temporary = `${file}.${process.pid}.tmp`;
@@ -68,6 +71,7 @@ const isFor = (tuner: Tuner, record: TuningRecord): boolean => {
   return record.adapter === adapter && record.driver === driver && record.subgroupSize === subgroupSize;
 };
 
+/** The choices of the records that belong to a tuner. */
 function ownChoices(tuner: Tuner, file: string, { adapters }: TuningRecords): readonly TunedChoices[] {
   return adapters.flatMap((record, i) =>
     isFor(tuner, record) ? [parseTunedChoices(record, `${file}: adapters[${i}]`)] : [],
@@ -76,17 +80,17 @@ function ownChoices(tuner: Tuner, file: string, { adapters }: TuningRecords): re
 
 /**
  * Gives a tuner its choices from a file.
- * @returns the number of choices; 0 where there is no file, or no choice for this adapter, driver and subgroup size
- * @throws TuningError with file and field, where the file or its record for this adapter is invalid
+ * @returns the number of choices; 0 if there is no file, or no choice for this adapter, driver and subgroup size
+ * @throws TuningError with file and field, if the file or its record for this adapter is invalid
  */
 export function loadTuning(tuner: Tuner, file: string): number {
   return ownChoices(tuner, file, readRecords(file)).reduce((count, choices) => count + tuner.import(choices, file), 0);
 }
 
 /**
- * Adds a tuner's choices to a file. It reads the file just before, so that choices of other programs stay. The tuner's
- * own choices replace stored ones.
- * @throws TuningError where the file is invalid, which leaves it unchanged; and the file system's errors
+ * Adds a tuner's choices to a file. The function reads the file just before writing it, so that choices of other
+ * programs stay. The tuner's own choices replace stored ones.
+ * @throws TuningError if the file is invalid; the file then stays unchanged. Errors of the file system are thrown too
  */
 export function saveTuning(tuner: Tuner, file: string): void {
   const records = readRecords(file);
@@ -104,7 +108,7 @@ export function saveTuning(tuner: Tuner, file: string): void {
 /**
  * Removes the choices for a tuner's adapter, of all driver versions.
  * @returns the number of removed choices
- * @throws TuningError where the file is invalid
+ * @throws TuningError if the file is invalid
  */
 export function resetTuning(tuner: Tuner, file: string): number {
   const records = readRecords(file);

@@ -3,12 +3,12 @@ import type { Settle } from '../device/options.ts';
 
 /**
  * Sleep in milliseconds per square root of the milliseconds waited. A poll takes about 40 microseconds of a core from a
- * software adapter, and more where it delays a worker thread. A late poll delays the next commands.
+ * software adapter, and more if it delays a worker thread. A late poll delays the next commands.
  * Polls every half millisecond took 6 to 9 per cent of a forward pass of 1.5 s and of a training step of 0.2 s.
  */
 const SLEEP_PER_ROOT = 0.2;
 const MIN_SLEEP = 0.2;
-/** Maximum ratio of a sleep to the time waited, where the time is measured. */
+/** Maximum ratio of a sleep to the time waited so far, if the caller measures the time. */
 const MAX_EXACT_RATIO = 0.1;
 const MIN_EXACT_SLEEP = 0.02;
 

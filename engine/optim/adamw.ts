@@ -1,6 +1,6 @@
 /**
- * AdamW for all parameters in a few dispatches (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR
- * 2019).
+ * AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019). A few dispatches update all
+ * parameters.
  */
 import { adamwKernel } from '../../kernels/optimizers.ts';
 import { elementwise } from '../core/elementwise.ts';
@@ -18,8 +18,8 @@ export interface AdamWOptions {
 }
 
 /**
- * torch.optim.AdamW: the same defaults, and the same numbers except for f32 rounding. It moves the parameters' memory
- * (see FlatParameters).
+ * torch.optim.AdamW, with the same defaults, and the same numbers except for f32 rounding. The optimiser moves the
+ * parameters' memory (see FlatParameters).
  */
 export class AdamW extends Optimizer {
   private readonly betas: readonly [number, number];

@@ -31,13 +31,13 @@ export interface FlatRun {
   readonly entries: readonly FlatEntry[];
 }
 
-/** Values with a shape, for files. Shapes are the engine's (convolution weights [kh, kw, C / groups, O]). */
+/** Values with a shape, for files. The shape is that in memory (convolution weights [kh, kw, C / groups, O]). */
 export interface StoredValues {
   readonly shape: Shape;
   readonly data: Float32Array<ArrayBuffer>;
 }
 
-/** Elements; 256 bytes. */
+/** Alignment of parameters in elements; 256 bytes. */
 const ALIGNMENT = 64;
 
 /** One tensor per flat buffer: values, gradients or moments. */
@@ -75,8 +75,8 @@ export class FlatParameters {
       tensors.add(tensor);
     }
     const { maxBufferSize, maxStorageBufferBindingSize } = this.device.limits;
-    // A power of two, because the buffer pool rounds other sizes up, perhaps beyond the limit.
-    // A larger parameter gets a buffer to itself.
+    // The length is a power of two, because the buffer pool rounds other sizes up, perhaps beyond the limit.
+    // A parameter larger than this gets a buffer to itself.
     const maxBytes = Math.min(maxBufferSize, maxStorageBufferBindingSize, largestBuffer);
     const maxLength = 2 ** Math.floor(Math.log2(maxBytes / 4));
     const lengths: number[] = [];
@@ -111,7 +111,7 @@ export class FlatParameters {
   }
 
   /**
-   * Copies the gradient of each entry into its flat buffer, or adds it where `adds` returns true. Padding stays zero.
+   * Copies the gradient of each entry into its flat buffer, or adds it if `adds` returns true. Padding stays zero.
    */
   gatherGradients(entries: readonly FlatEntry[], adds: (entry: FlatEntry) => boolean = () => false): void {
     this.device.scope(() => {

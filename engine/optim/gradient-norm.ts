@@ -7,12 +7,13 @@ import type { FlatEntry, FlatParameters } from './flat-parameters.ts';
 
 export interface ClippingOptions {
   /**
-   * Maximum L2 norm of all gradients together; larger gradients are scaled down, as by clip_grad_norm_. Default: no
-   * limit.
+   * Maximum L2 norm of all gradients together. Larger gradients are scaled down, as by PyTorch's clip_grad_norm_.
+   * Default: no limit.
    */
   readonly maxGradientNorm?: number;
   /**
-   * Multiplies the gradients first, e.g. 1 / passes where gradients were accumulated over several passes. Default 1.
+   * Factor of the gradients before clipping, e.g. 1 / passes if gradients were accumulated over several passes.
+   * Default 1.
    */
   readonly gradientScale?: number;
 }
@@ -21,7 +22,7 @@ export interface ClippingOptions {
 export class GradientNorm {
   /** [1]: the norm of the last step's gradients after scaling, before clipping. */
   readonly norm: Tensor;
-  /** [1]: the factor of the gradients in an update. */
+  /** [1]: the factor that an update multiplies the gradients by. It contains scaling and clipping. */
   readonly factor: Tensor;
 
   constructor(private readonly flat: FlatParameters) {

@@ -1,4 +1,4 @@
-/** The base of AdamW and SGD: flat parameters, the gradients' norm, the order of a step, and state for checkpoints. */
+/** The base class of AdamW and SGD: flat parameters, the norm of the gradients, steps, and state for checkpoints. */
 import type { Tensor } from '../core/tensor.ts';
 import {
   FlatParameters,
@@ -11,11 +11,11 @@ import {
 import { GradientNorm, type ClippingOptions } from './gradient-norm.ts';
 
 export interface StepOptions extends ClippingOptions {
-  /** A function is called at every step, including every replay of a captured step. */
+  /** If it is a function, it is called at every step, including every replay of a captured step. */
   readonly learningRate: number | (() => number);
 }
 
-/** The state that a resumed training needs to continue with the same bits. */
+/** The state of an optimiser. A training that resumes from it continues with the same bits. */
 export interface OptimizerState {
   /** Number of calls of `step`. */
   readonly step: number;
@@ -27,7 +27,7 @@ export interface OptimizerState {
 export abstract class Optimizer {
   protected readonly flat: FlatParameters;
   protected readonly clipping: GradientNorm;
-  /** Number of updates of each parameter. A step without a gradient is no update. */
+  /** Number of updates of each parameter. A step in which the parameter has no gradient is no update. */
   private updates: number[];
   private steps = 0;
   /** Parameters whose gradients `accumulate` has added to the flat buffers since `zeroGrad`. */
@@ -50,8 +50,8 @@ export abstract class Optimizer {
   }
 
   /**
-   * At most four numbers of an update that change from step to step. Kernels read them from device memory, so that a
-   * captured step can be replayed.
+   * The numbers of an update that change from step to step, at most four. Kernels read them from device memory, so that
+   * a captured step can be replayed.
    */
   protected abstract rates(learningRate: number, updates: number): readonly number[];
 
@@ -70,7 +70,7 @@ export abstract class Optimizer {
    *
    * @returns the norm of all gradients, scaled and before clipping, [1]. It belongs to the optimiser; the next step
    *   overwrites it
-   * @throws RangeError where an option is out of range
+   * @throws RangeError if an option is out of range
    */
   step(options: StepOptions): Tensor {
     const { device, entries } = this.flat;

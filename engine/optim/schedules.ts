@@ -12,8 +12,8 @@ export interface WarmupStepSchedule {
 }
 
 /**
- * Linear warm-up times step decay, as Detectron2's WarmupMultiStepLR. Both apply where a milestone lies within the
- * warm-up.
+ * Linear warm-up times step decay, as in Detectron2's WarmupMultiStepLR. If a milestone lies within the warm-up, both
+ * factors apply.
  * @param iteration number of optimiser steps before this one
  */
 export function learningRateAt(

@@ -1,4 +1,4 @@
-/** Stochastic gradient descent with momentum, for all parameters in a few dispatches. */
+/** Stochastic gradient descent with momentum. A few dispatches update all parameters. */
 import { sgdKernel, type MomentumKind } from '../../kernels/optimizers.ts';
 import { elementwise } from '../core/elementwise.ts';
 import type { Tensor } from '../core/tensor.ts';
@@ -14,7 +14,7 @@ export interface SGDOptions {
   readonly weightDecay?: number;
 }
 
-/** torch.optim.SGD without dampening. It moves the parameters' memory (see FlatParameters). */
+/** torch.optim.SGD without dampening. The optimiser moves the parameters' memory (see FlatParameters). */
 export class SGD extends Optimizer {
   private readonly momentum: number;
   private readonly kind: MomentumKind;

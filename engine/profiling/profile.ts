@@ -1,6 +1,5 @@
 /**
- * Profiles: each dispatch with its device time, what JavaScript did meanwhile, sums by kernel, and a trace for
- * Perfetto.
+ * Profiles: each dispatch with its device time, the time spans of JavaScript, sums by kernel, and a trace for Perfetto.
  */
 
 /** `dispatches`: times every dispatch, which slows the work down. `submits`: times whole submits, at almost no cost. */
@@ -23,8 +22,8 @@ export interface DispatchRow extends TimeSpan {
   readonly kernel: string;
   readonly workgroups: number;
   /**
-   * Size of the bound buffer ranges and matrices, each counted once. It equals the memory traffic unless caches help,
-   * or the kernel uses only part of a range.
+   * Size of the bound buffer ranges and matrices, each counted once. The real memory traffic differs if caches help, or
+   * if the kernel uses only part of a range.
    */
   readonly bytes: number;
   /** Null for kernels that only move data. */
@@ -43,13 +42,13 @@ export interface Roofline {
   readonly bytesPerSecond: number;
 }
 
-/** Measured once per device, before its first profile. */
+/** The measurements that all profiles of a device share. They are taken once, before the first profile. */
 export interface Calibration {
   readonly timing: ProfileTiming;
-  /** Why timestamps are not used; null if they are. */
+  /** The reason for not using timestamps; null if timestamps are used. */
   readonly reason: string | null;
   readonly roofline: Roofline;
-  /** Time of an empty dispatch. Durations by wall clock exclude it; durations by timestamps contain it. */
+  /** Time of an empty dispatch. Durations by wall clock exclude this time. Durations by timestamps contain it. */
   readonly emptyDispatchMs: number;
 }
 
@@ -63,22 +62,23 @@ export interface KernelSummary {
   readonly flopsPerSecond: number | null;
   readonly bytesPerSecond: number;
   /**
-   * Time at the adapter's peak rate (arithmetic or memory, whichever takes longer) divided by the time taken, 0 to 1.
-   * It is larger than 1 if caches save memory traffic, or the kernel uses only part of a bound range.
+   * Shortest possible time at the adapter's peak rates, divided by the measured time. The shortest possible time is
+   * that of arithmetic or of memory traffic, whichever is longer. The ratio is usually 0 to 1. It exceeds 1 if caches
+   * save memory traffic, or if the kernel uses only part of a bound range.
    */
   readonly roofline: number;
-  /** Which of the two takes longer at its peak rate. */
+  /** Whether arithmetic or memory traffic takes longer at its peak rate. */
   readonly limit: 'compute' | 'memory';
 }
 
-/** How some work used the device. The parts add up to `wallMs`. */
+/** How the profiled work used the device. The three parts add up to `wallMs`. */
 export interface Occupancy {
   /** From the start of the profile until the device had done all work. */
   readonly wallMs: number;
   readonly busyMs: number;
-  /** The device was idle while JavaScript encoded or submitted. */
+  /** Time in which the device was idle while JavaScript encoded or submitted. */
   readonly encodingMs: number;
-  /** The device was idle for other reasons: JavaScript waited for data, or for an earlier result. */
+  /** Time in which the device was idle for other reasons: JavaScript waited for data, or for an earlier result. */
   readonly otherMs: number;
 }
 
@@ -107,7 +107,7 @@ const TRACE_DEVICE = 1;
 const TRACE_HOST = 2;
 const TRACE_PHASES = 3;
 
-/** Milliseconds of spans within `from` .. `to`. */
+/** Total milliseconds of the parts of spans within `from` .. `to`. */
 function overlap(spans: readonly TimeSpan[], from: number, to: number): number {
   return spans.reduce(
     (sum, { startMs, durationMs }) => sum + Math.max(0, Math.min(to, startMs + durationMs) - Math.max(from, startMs)),
@@ -122,12 +122,12 @@ export interface ProfileData {
   readonly calibration: Calibration;
   /** All dispatches in order. Durations are 0 with detail `submits`. */
   readonly rows: readonly DispatchRow[];
-  /** When the device was busy, without overlap: one span per dispatch, or per submit. */
+  /** Times in which the device was busy, without overlap: one span per dispatch, or per submit. */
   readonly busy: readonly TimeSpan[];
   readonly host: readonly HostSpan[];
   readonly phases: readonly (TimeSpan & { readonly name: string })[];
   readonly wallMs: number;
-  /** Resolution of the device's clock: all timestamps are multiples of it. 0 by wall clock. */
+  /** Resolution of the device's clock: all timestamps are multiples of it. 0 for profiles by wall clock. */
   readonly resolutionNs: number;
 }
 
@@ -202,25 +202,25 @@ export class Profile implements ProfileData {
       });
     }
     const total = this.rows.reduce((sum, { durationMs }) => sum + durationMs, 0);
-    const by = (amount: number, ms: number): number => (ms > 0 ? amount / ms : 0);
+    const ratio = (amount: number, ms: number): number => (ms > 0 ? amount / ms : 0);
     return [...sums]
       .map(([kernel, { calls, ms, flops, bytes, compute, memory, attainable }]) => ({
         kernel,
         calls,
         totalMs: ms,
-        share: by(ms, total),
-        flopsPerSecond: flops === null ? null : by(1e3 * flops, ms),
-        bytesPerSecond: by(1e3 * bytes, ms),
-        roofline: by(attainable, ms),
+        share: ratio(ms, total),
+        flopsPerSecond: flops === null ? null : ratio(1e3 * flops, ms),
+        bytesPerSecond: ratio(1e3 * bytes, ms),
+        roofline: ratio(attainable, ms),
         limit: compute > memory ? ('compute' as const) : ('memory' as const),
       }))
       .sort((a, b) => b.totalMs - a.totalMs);
   }
 
   /**
-   * How much of the time the device was busy, and what it waited for. Measure it with detail `submits`, since timing
-   * every dispatch changes it. Throws for profiles by wall clock, where work is held back. For these, compare
-   * `deviceMs` with the time of the same work without a profile.
+   * The time in which the device was busy, and the reasons for its idle time. Measure it with detail `submits`, because
+   * timing every dispatch changes the occupancy. Throws for profiles by wall clock, which hold work back. For these,
+   * compare `deviceMs` with the time of the same work without a profile.
    */
   occupancy(): Occupancy {
     if (this.timing !== 'timestamps')
@@ -244,7 +244,7 @@ export class Profile implements ProfileData {
    * Perfetto (ui.perfetto.dev) or chrome://tracing. The threads are the device, JavaScript, and the marked phases.
    */
   traceEvents(): TraceEvent[] {
-    const named = (tid: number, name: string): TraceEvent => ({
+    const threadName = (tid: number, name: string): TraceEvent => ({
       ph: 'M',
       name: 'thread_name',
       pid: 1,
@@ -276,9 +276,9 @@ export class Profile implements ProfileData {
         : this.busy.map((span, i) => complete(TRACE_DEVICE, 'submit', `submit ${i + 1}`, span));
     return [
       { ph: 'M', name: 'process_name', pid: 1, tid: 0, args: { name: this.adapter } },
-      named(TRACE_DEVICE, `device (${this.timing})`),
-      named(TRACE_HOST, 'JavaScript'),
-      named(TRACE_PHASES, 'phases'),
+      threadName(TRACE_DEVICE, `device (${this.timing})`),
+      threadName(TRACE_HOST, 'JavaScript'),
+      threadName(TRACE_PHASES, 'phases'),
       ...device,
       ...this.host.map((span) => complete(TRACE_HOST, 'host', span.name, span)),
       ...this.phases.map((phase) => complete(TRACE_PHASES, 'phase', phase.name, phase)),

@@ -1,8 +1,9 @@
 /**
- * The profiler: takes a profile (profile.ts) of what a dispatcher encodes.
+ * The profiler: takes a profile (profile.ts) of the commands that a dispatcher encodes.
  *
- * During a profile the dispatcher shows it every pass, dispatch and submit (`Probe`). There are two ways of timing:
- *  - timestamps (feature `timestamp-query`): every dispatch has its own pass, and the device notes its begin and end;
+ * During a profile the dispatcher shows every pass, dispatch and submit to the profiler (`Probe`). There are two ways
+ * of timing:
+ *  - timestamps (feature `timestamp-query`): every dispatch has its own pass, and the device records its begin and end;
  *  - wall clock: command buffers are held back, and run one by one when the caller waits. This is less exact, and works
  *    on every device.
  * Both keep the order of all work, so results are the same bits as without a profile.
@@ -21,7 +22,7 @@ import {
 } from './profile.ts';
 import { PassTimestamps } from './timestamps.ts';
 
-/** Work that waits for the next `drain`; `row` is the dispatch of a submit of its own. */
+/** Work that waits for the next `drain`. `row` is the index of the dispatch if the submit holds only one dispatch. */
 type Held =
   | { readonly kind: 'write'; readonly run: () => void }
   | { readonly kind: 'commands'; readonly commands: Iterable<GPUCommandBuffer>; readonly row: number | null };
@@ -31,7 +32,7 @@ export interface ProfilerSetup {
   readonly dispatcher: Dispatcher;
   readonly detail: ProfileDetail;
   readonly timing: ProfileTiming;
-  /** Waits for all submitted work; `exactly` if the time of arrival is measured. */
+  /** Waits for all submitted work. `exactly` is true if the time of arrival is measured. */
   readonly wait: (exactly: boolean) => Promise<unknown>;
 }
 
@@ -41,7 +42,7 @@ interface Span {
   readonly to: number;
 }
 
-/** Collects from its construction until `finish`. Internal: `Device.startProfile` makes one. */
+/** Collects measurements from its construction until `finish`. Internal: `Device.startProfile` makes one. */
 export class Profiler implements Probe {
   readonly isolate: Probe['isolate'];
   readonly queue: CommandSink;
@@ -58,7 +59,7 @@ export class Profiler implements Probe {
   private waitStart = 0;
   /** Start of the current synchronous span of encoding; null when idle. */
   private encodingSince: number | null = null;
-  /** Null by wall clock. */
+  /** Null with timing by wall clock. */
   private readonly timestamps: PassTimestamps | null;
 
   /** Work held back, by wall clock only. */
@@ -89,7 +90,7 @@ export class Profiler implements Probe {
     this.marks.push({ name, from: performance.now() });
   }
 
-  /** Notes that JavaScript encodes from now until the end of the current task. */
+  /** Records that JavaScript encodes from now until the end of the current task. */
   touch(): void {
     if (this.encodingSince !== null) return;
     this.encodingSince = performance.now();
@@ -132,7 +133,7 @@ export class Profiler implements Probe {
     this.timestamps?.resolveIfFull(encoder);
   }
 
-  /** Waits for the device: first runs the work held back, then notes how long JavaScript waited. */
+  /** Runs the work held back, waits for `arrival`, and records how long JavaScript waited. */
   async wait<T>(arrival: () => Promise<T>): Promise<T> {
     if (this.openWaits++ === 0) this.waitStart = performance.now();
     try {
@@ -143,7 +144,7 @@ export class Profiler implements Probe {
     }
   }
 
-  /** Waits until the device has done all work, and makes the profile of it. */
+  /** Waits until the device has done all work, and makes the profile. */
   async finish(adapter: string, calibration: Calibration): Promise<Profile> {
     const { dispatcher } = this.setup;
     try {
@@ -207,7 +208,7 @@ export class Profiler implements Probe {
   private submit(commands: Iterable<GPUCommandBuffer>): void {
     const before = performance.now();
     if (this.holds) {
-      // If each dispatch has its own submit, this is the row of the last dispatch, or null if there are only copies.
+      // If each dispatch has its own submit, `row` is that of the last dispatch. It is null if there are only copies.
       const row = this.isolate === 'submit' && this.heldRows < this.rows.length ? this.heldRows++ : null;
       this.held.push({ kind: 'commands', commands, row });
     } else {
@@ -243,7 +244,7 @@ export class Profiler implements Probe {
     }
   }
 
-  /** Runs the work held back so far: dispatch by dispatch, or all at once. */
+  /** Runs the work held back so far, submit by submit, or all at once with detail `submits`. */
   private async runHeld(): Promise<void> {
     const { queue } = this.setup.gpu;
     const work = this.held.splice(0);
@@ -275,9 +276,10 @@ export class Profiler implements Probe {
 
   // ------------------------------------------------------------------ spans
 
-  /** When the device was busy, by the host's clock and without overlap: one span per pass, or per submit. */
+  /** Times in which the device was busy, by the host's clock and without overlap: one span per pass, or per submit. */
   private deviceSpans(times: readonly number[]): Span[] {
-    // No pass begins before its submit. The offset of the clocks assumes that the fastest pass began with its submit.
+    // No pass begins before its submit. The offset between the clocks is the smallest that satisfies this. It assumes
+    // that one pass began right at its submit.
     let offset = -Infinity;
     const perSubmit = new Map<number, Span>();
     this.passSubmits.forEach((submit, i) => {
@@ -293,14 +295,14 @@ export class Profiler implements Probe {
         : this.passSubmits.map((_, i) => ({ from: times[2 * i], to: times[2 * i + 1] }));
     let end = -Infinity;
     return raw.map(({ from, to }) => {
-      // Time that overlaps with the span before is counted once.
+      // Time that overlaps with the previous span is counted once.
       const start = Math.max(from, end);
       end = Math.max(start, to);
       return { from: start + offset, to: end + offset };
     });
   }
 
-  /** The spans of encoding and submitting, and the parts of the waits between them. */
+  /** The spans of encoding and submitting, and those parts of the waits in which JavaScript did neither. */
   private hostSpans(): (Span & { readonly name: HostSpan['name'] })[] {
     const active = [...this.host].sort((a, b) => a.from - b.from);
     const waiting: typeof this.host = [];

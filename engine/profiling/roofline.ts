@@ -13,18 +13,18 @@ import type { BufferHolder } from '../gpu/resources.ts';
 import type { Calibration, Profile, ProfileTiming } from './profile.ts';
 import { Profiler, type ProfilerSetup } from './profiler.ts';
 
-/** Minimum duration of the arithmetic measurement: long enough that the latency of a submit does not count. */
+/** Minimum duration of the arithmetic measurement: long enough that the latency of a submit is negligible. */
 const MEASURED_MS = 10;
 const MEASUREMENTS = 5;
 const EMPTY_DISPATCHES = 15;
-/** Bytes copied to measure bandwidth: more than the caches of most devices. */
+/** Bytes copied to measure bandwidth: more than the caches of most devices hold. */
 const COPIED_BYTES = 64 * 2 ** 20;
 const COPIED_GROUP_BYTES = 16 * COPIED_PER_LANE * ROOFLINE_LANES;
-/** This many workgroups fill the largest GPUs several times over. Beyond it the loops get longer. */
+/** This many workgroups fill the largest GPUs several times over. With this number, only the loops get longer. */
 const MAX_PEAK_GROUPS = 16384;
 /**
- * Timestamps are reliable if the device time is at least this part of the time that the host waits, and at most all of
- * it, with a margin for the host's clock.
+ * Timestamps are reliable if the ratio of device time to the host's waiting time is in this range. The device time
+ * cannot exceed the waiting time; the maximum has a margin for the host's clock.
  */
 const MIN_TIMESTAMP_RATIO = 0.5;
 const MAX_TIMESTAMP_RATIO = 1.1;
@@ -37,7 +37,7 @@ export interface CalibrationSetup {
   readonly wait: ProfilerSetup['wait'];
 }
 
-/** Measures an otherwise idle device. It takes less than a second and 128 MiB, which are freed afterwards. */
+/** Measures a device that is otherwise idle. It takes less than a second, and 128 MiB that are freed afterwards. */
 export async function calibrate(setup: CalibrationSetup): Promise<Calibration> {
   const { gpu, dispatcher } = setup;
   const bytes =
@@ -75,7 +75,7 @@ class Calibrator {
     private readonly buffers: readonly BufferHolder[],
   ) {}
 
-  /** Makes the arithmetic measurement long enough. Returns whether its device time agrees with the time waited for. */
+  /** Makes the arithmetic measurement long enough. Returns whether its device time agrees with the waiting time. */
   async growPeakWork(): Promise<boolean> {
     await this.profile(() => this.multiplyAdd()); // compiles
     for (;;) {
@@ -89,7 +89,7 @@ class Calibrator {
     }
   }
 
-  /** @param reason why timestamps are not used; null if they are */
+  /** @param reason the reason for not using timestamps; null if timestamps are used */
   async measure(reason: string | null): Promise<Calibration> {
     const flops = this.groups * ROOFLINE_LANES * this.turns * PEAK_FLOPS_PER_TURN;
     const peakMs = Math.min(...(await this.times(MEASUREMENTS, () => this.multiplyAdd())));
@@ -110,6 +110,7 @@ class Calibrator {
     };
   }
 
+  /** Dispatches the arithmetic measurement. */
   private multiplyAdd(): void {
     const [, output] = this.buffers;
     const params = { turns: this.turns, factor: 0.999, addend: 0.5, count: 1024 };

@@ -1,8 +1,8 @@
 /** Timestamps of compute passes (feature `timestamp-query`). */
 
-/** Queries in a set, two per pass; the maximum that WebGPU allows. */
+/** Queries per set: the maximum that WebGPU allows. A pass takes two. */
 const MAX_QUERIES = 4096;
-/** The queries are resolved when only this many are left: more than the passes of a submit use. */
+/** The queries are resolved if fewer than this many are left. The passes of one submit use fewer. */
 const QUERY_RESERVE = 512;
 
 /** Begin and end of passes in milliseconds of the device's clock, in pairs, and the resolution of that clock. */
@@ -81,6 +81,7 @@ export class PassTimestamps {
   }
 }
 
+/** The greatest common divisor. */
 function commonDivisor(values: readonly bigint[]): number {
   let divisor = 0n;
   for (let value of values) {
