@@ -44,69 +44,26 @@ export function stackedPlots(plots: readonly PlotOptions[]): string {
 }
 
 /** The parts of a chart that draw one plot. ECharts finds the parts of a panel by the panel's index. */
-function panelOf(
-  {
-    title,
-    xLabel,
-    yLabel,
-    series,
-    logX = false,
-    logY = false,
-    width = DEFAULT_WIDTH,
-    height = DEFAULT_HEIGHT,
-  }: PlotOptions,
-  index: number,
-  top: number,
-) {
+function panelOf(plot: PlotOptions, index: number, top: number) {
+  const { title, xLabel, yLabel, series, logX = false, logY = false } = plot;
+  const { width = DEFAULT_WIDTH, height = DEFAULT_HEIGHT } = plot;
   const isPlottable = ([x, y]: readonly [number, number]) =>
     Number.isFinite(x) && Number.isFinite(y) && (!logX || x > MIN_LOGARITHMIC) && (!logY || y > MIN_LOGARITHMIC);
   const plotted = series.flatMap(({ points }) => points.filter(isPlottable));
-  const named = series.filter(({ faint }) => !faint);
+  // A legend needs at least two series.
+  const listed = series.filter(({ faint }) => !faint).map(({ name }) => name);
+  const names = listed.length > 1 ? listed : [];
   const legendWidth =
-    named.length > 1 ? LEGEND.line + 18 + LEGEND.letter * Math.max(...named.map(({ name }) => name.length)) : 0;
+    names.length > 0 ? LEGEND.line + 18 + LEGEND.letter * Math.max(...names.map(({ length }) => length)) : 0;
   const right = width - MARGIN.right - legendWidth;
   // Panels may have series of the same name.
   const seriesName = (name: string) => `${index} ${name}`;
   const centre = (MARGIN.left + 40 + right) / 2;
-  const titleStyle = { fontSize: TITLE_SIZE, fontWeight: 'normal', color: INK.title } as const;
-  const axisOf = (name: string, log: boolean, values: readonly number[], tickDistance: number, length: number) =>
-    log
-      ? { ...logAxis(name, logTicks(extent(values))), gridIndex: index }
-      : { ...linearAxis(name, Math.max(3, Math.round(length / tickDistance))), gridIndex: index };
-  const xValues = plotted.map(([x]) => x);
-  const yValues = plotted.map(([, y]) => y);
+  const x = { name: xLabel, log: logX, values: plotted.map((point) => point[0]) };
+  const y = { name: yLabel, log: logY, values: plotted.map((point) => point[1]) };
   return {
-    titles: [
-      { text: title, left: centre, textAlign: 'center' as const, top: top + 10, textStyle: titleStyle },
-      ...(plotted.length > 0
-        ? []
-        : [
-            {
-              text: 'no data',
-              left: centre,
-              textAlign: 'center' as const,
-              top: top + height / 2 - 20,
-              textStyle: { ...titleStyle, fontSize: 14, color: '#888888' },
-            },
-          ]),
-    ],
-    legends:
-      named.length > 1
-        ? [
-            {
-              data: named.map(({ name }) => seriesName(name)),
-              formatter: (name: string) => name.slice(name.indexOf(' ') + 1),
-              orient: 'vertical' as const,
-              left: right + 10,
-              top: top + MARGIN.top - 4,
-              itemWidth: LEGEND.line,
-              // Hides the dot on the line of an entry.
-              itemHeight: 0.01,
-              itemGap: LEGEND.gap,
-              textStyle: { fontSize: TEXT_SIZE, lineHeight: 14, color: INK.name },
-            },
-          ]
-        : [],
+    titles: [titleOf(title, centre, top), ...(plotted.length > 0 ? [] : [noDataNote(centre, top + height / 2 - 20)])],
+    legends: names.length > 0 ? [legendOf(names.map(seriesName), right, top)] : [],
     grid: {
       left: MARGIN.left,
       top: top + MARGIN.top,
@@ -115,8 +72,8 @@ function panelOf(
       outerBoundsMode: 'same' as const,
       outerBoundsContain: 'all' as const,
     },
-    xAxis: axisOf(xLabel, logX, xValues, 110, width),
-    yAxis: axisOf(yLabel, logY, yValues, 70, height),
+    xAxis: { ...axisOf(x, Math.round(width / 110)), gridIndex: index },
+    yAxis: { ...axisOf(y, Math.round(height / 70)), gridIndex: index },
     series: seriesOptions({ series, logX, logY }, isPlottable).map((option, i) => ({
       ...option,
       name: seriesName(series[i].name),
@@ -125,6 +82,45 @@ function panelOf(
     })),
   };
 }
+
+const TITLE_STYLE = { fontSize: TITLE_SIZE, fontWeight: 'normal', color: INK.title } as const;
+
+const titleOf = (text: string, centre: number, top: number) =>
+  ({ text, left: centre, textAlign: 'center', top: top + 10, textStyle: TITLE_STYLE }) as const;
+
+/** The text in the middle of a plot without a point. */
+const noDataNote = (centre: number, top: number) =>
+  ({
+    text: 'no data',
+    left: centre,
+    textAlign: 'center',
+    top,
+    textStyle: { ...TITLE_STYLE, fontSize: 14, color: '#888888' },
+  }) as const;
+
+/** The legend right of the axes. `data`: names of series, each after the index of its panel. */
+const legendOf = (data: string[], right: number, top: number) => ({
+  data,
+  formatter: (name: string) => name.slice(name.indexOf(' ') + 1),
+  orient: 'vertical' as const,
+  left: right + 10,
+  top: top + MARGIN.top - 4,
+  itemWidth: LEGEND.line,
+  // Hides the dot on the line of an entry.
+  itemHeight: 0.01,
+  itemGap: LEGEND.gap,
+  textStyle: { fontSize: TEXT_SIZE, lineHeight: 14, color: INK.name },
+});
+
+interface AxisData {
+  readonly name: string;
+  readonly log: boolean;
+  readonly values: readonly number[];
+}
+
+/** @param tickCount about as many ticks, but at least 3; a logarithmic axis has its own number */
+const axisOf = ({ name, log, values }: AxisData, tickCount: number) =>
+  log ? logAxis(name, logTicks(extent(values))) : linearAxis(name, Math.max(3, tickCount));
 
 /** A value as ECharts can draw it. */
 const drawn = (value: number, log: boolean): number => (log || Math.abs(value) >= MIN_LINEAR ? value : 0);
