@@ -7,6 +7,7 @@ import { storedShape } from '../../engine/nn/index.ts';
 import { mapNames, type MapNamesOptions, type MappedWeights, type NameTable } from '../../model/index.ts';
 import type { Detector } from '../core/detector.ts';
 import { InputError } from '../core/errors.ts';
+import { sameClasses } from '../core/fit-to-data.ts';
 import { firstOf, OWN_METADATA, readBytes, weightsErrorsAsInput } from './weights-file.ts';
 
 /** The entries of a file that are neither tensors nor this project's metadata. */
@@ -81,7 +82,7 @@ export function loadPretrained(
   detector.load(loaded);
   const notes = [...table.notes];
   const own = classNamesIn(file);
-  if (own && classNames && own.length === classNames.length && own.join('\n') !== classNames.join('\n')) {
+  if (own && classNames && own.length === classNames.length && !sameClasses(own, classNames)) {
     notes.push(
       `the file's classes are ${firstOf(own)}, the data's ${firstOf(classNames)}: ` +
         'the number is the same, so the class layers were loaded; they must learn the new classes',

@@ -10,6 +10,7 @@ import type { Size } from '../core/image-record.ts';
 import type { RunConfig, TrainingConfig } from '../core/recipe.ts';
 import { TrainingStep, type PassData } from '../core/step.ts';
 import { largestSize, syntheticBatch } from '../core/synthetic-batch.ts';
+import { adapterName } from '../output/device-line.ts';
 import { formatDuration } from '../output/duration.ts';
 import { formatTable } from '../output/table.ts';
 
@@ -54,9 +55,9 @@ export async function dryRun(config: RunConfig, size = largestSize(config.traini
   }
 }
 
-function describeBatch({ info }: Device, { preset, model, training }: RunConfig, { width, height }: Size): void {
+function describeBatch(device: Device, { preset, model, training }: RunConfig, { width, height }: Size): void {
   const { batchSize, accumulation } = training;
-  console.log(`${preset} on ${info.description || info.vendor}`);
+  console.log(`${preset} on ${adapterName(device)}`);
   console.log(
     [
       `batch of ${batchSize} image${batchSize === 1 ? '' : 's'} of ${height} x ${width} pixels`,

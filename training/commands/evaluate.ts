@@ -5,6 +5,7 @@ import { DESCRIPTION_HELP, describeWeights } from '../checkpoints/describe-weigh
 import { loadWhole, readAnyWeights } from '../checkpoints/load-weights.ts';
 import { createDetector } from '../core/create-detector.ts';
 import { InputError } from '../core/errors.ts';
+import { sameClasses } from '../core/fit-to-data.ts';
 import { writeJson } from '../data/files.ts';
 import { FORMAT_NAMES, openDataset, splitRecords, type Dataset } from '../data/index.ts';
 import { writeDetections } from '../evaluation/coco-files.ts';
@@ -59,7 +60,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
   const file = readAnyWeights(weights);
   const { config, classNames } = describeWeights('evaluate', weights, file, values);
   const dataset = openDataset(data, { splits: [split] });
-  requireClasses(dataset, classNames, weights);
+  requireSameClasses(dataset, classNames, weights);
   for (const warning of dataset.warnings) console.log(`warning: ${warning}`);
   if (splitRecords(dataset, split).every(({ objects }) => objects.every(({ crowd }) => crowd)))
     console.log(`warning: the split "${split}" has no object to measure by: every metric will be -1`);
@@ -103,8 +104,8 @@ function logProgress(device: Device): (done: number, total: number) => void {
 }
 
 /** Throws InputError unless the classes of the data set are those of the weights, in the same order. */
-function requireClasses(dataset: Dataset, classNames: readonly string[], weights: string): void {
-  if (dataset.classNames.join('\n') === classNames.join('\n')) return;
+function requireSameClasses(dataset: Dataset, classNames: readonly string[], weights: string): void {
+  if (sameClasses(dataset.classNames, classNames)) return;
   throw new InputError(
     `${dataset.root}: expected the classes that ${weights} was trained for (${classNames.join(', ')}), ` +
       `got ${dataset.classNames.join(', ')}`,

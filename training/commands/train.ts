@@ -5,7 +5,7 @@ import { openDevice } from '../../engine/node/index.ts';
 import type { Device } from '../../engine/index.ts';
 import { holdsRun, readRunDescription, runFiles, type RunDescription } from '../checkpoints/run-folder.ts';
 import { InputError } from '../core/errors.ts';
-import { fitToData, listNames, type LoadedConfig } from '../core/fit-to-data.ts';
+import { fitToData, listNames, sameClasses, type LoadedConfig } from '../core/fit-to-data.ts';
 import { PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
 import { loadConfig } from '../data/config-file.ts';
 import {
@@ -17,6 +17,7 @@ import {
   splitWarnings,
   type Dataset,
 } from '../data/index.ts';
+import { deviceLine } from '../output/device-line.ts';
 import { formatDuration } from '../output/duration.ts';
 import { integerOption, optionalValue, parseArguments } from './arguments.ts';
 import { dryRun } from './dry-run.ts';
@@ -225,7 +226,7 @@ function configureRun({ earlier, loaded }: Source, dataset: Dataset): { config: 
 }
 
 function requireSameClasses(earlier: RunDescription, { root, classNames }: Dataset, folder: string): void {
-  if (earlier.classNames.join('\n') === classNames.join('\n')) return;
+  if (sameClasses(earlier.classNames, classNames)) return;
   throw new InputError(
     `train: ${root}: expected the classes of the run in ${folder} (${earlier.classNames.join(', ')}), ` +
       `got ${classNames.join(', ')}`,
@@ -242,9 +243,9 @@ function describeData(dataset: Dataset, notes: readonly string[]): void {
   for (const note of notes) log(`fitted    ${note}`);
 }
 
-function describeDevice({ info, subgroupSize, tuner }: Device, earlier: RunDescription | null): void {
-  const subgroups = subgroupSize > 0 ? `, subgroups of ${subgroupSize}` : '';
-  log(`device    ${info.description || info.vendor}${subgroups}`);
+function describeDevice(device: Device, earlier: RunDescription | null): void {
+  log(deviceLine(device));
+  const { tuner } = device;
   const changed =
     earlier && earlier.tuning !== tuner.fingerprint
       ? `; the run began with ${earlier.tuning}: from here on it rounds differently`

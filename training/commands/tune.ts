@@ -2,14 +2,7 @@
  * The `tune` command: measures which variants of the kernels are the fastest for the sizes of a configuration, on this
  * machine's adapter, and stores the choices.
  */
-import {
-  backward,
-  TuningError,
-  type Device,
-  type TunedChoice,
-  type TunedClass,
-  type TuningProgress,
-} from '../../engine/index.ts';
+import { backward, TuningError, type Device, type TunedChoice, type TunedClass } from '../../engine/index.ts';
 import { loadTuning, resetTuning, saveTuning, tuningFile } from '../../engine/node/tuning-file.ts';
 import { createDetector } from '../core/create-detector.ts';
 import { computeLosses } from '../core/detector.ts';
@@ -19,8 +12,10 @@ import { PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
 import { TrainingStep } from '../core/step.ts';
 import { largestSize, syntheticBatch } from '../core/synthetic-batch.ts';
 import { loadConfig } from '../data/config-file.ts';
+import { deviceLine } from '../output/device-line.ts';
 import { formatDuration } from '../output/duration.ts';
 import { formatTable } from '../output/table.ts';
+import { TuningLine } from '../output/tuning-line.ts';
 import { integerOption, parseArguments } from './arguments.ts';
 import { openForInference } from './inference-device.ts';
 import { onInterrupt } from './interrupt.ts';
@@ -65,11 +60,6 @@ const OPTIONS = {
 
 /** Maximum side of an image in pixels. */
 const MAX_SIDE = 16384;
-/** Minimum time between two progress lines in milliseconds, on a terminal and elsewhere. */
-const TERMINAL_INTERVAL = 100;
-const LINE_INTERVAL = 5000;
-/** Columns of a terminal that does not report its size. */
-const DEFAULT_COLUMNS = 80;
 
 const log = (line: string): void => console.log(line);
 
@@ -107,27 +97,6 @@ function choicesTable(choices: readonly (readonly [shapeClass: string, choice: T
       ];
     });
   return formatTable(['shape class', 'chosen', "cost model's choice", 'ms', 'its ms', 'gain'], rows);
-}
-
-/** The progress of tuning. A terminal shows one line, which is overwritten. A file gets a line every five seconds. */
-class TuningLine {
-  private readonly start = performance.now();
-  private shownAt = -Infinity;
-
-  show({ done, total, latest: { shapeClass, choice, skipped } }: TuningProgress): void {
-    const now = performance.now();
-    const { isTTY, columns } = process.stdout;
-    if (now - this.shownAt < (isTTY ? TERMINAL_INTERVAL : LINE_INTERVAL) && done < total) return;
-    this.shownAt = now;
-    const left = ((now - this.start) / 1000 / done) * (total - done);
-    const count = `${String(done).padStart(String(total).length)}/${total}`;
-    const line = `${count}  ${formatDuration(left)} left  ${shapeClass}: ${choice?.variant ?? skipped}`;
-    process.stdout.write(isTTY ? `\r\x1b[K${line.slice(0, (columns || DEFAULT_COLUMNS) - 1)}` : `${line}\n`);
-  }
-
-  end(): void {
-    if (process.stdout.isTTY && this.shownAt > 0) process.stdout.write('\n');
-  }
 }
 
 /** Runs one training step and one inference, so that the device's tuner sees their shape classes. */
@@ -183,7 +152,7 @@ export async function runTune(argv: readonly string[]): Promise<number> {
 
   const device = await openForInference('tune', values.half ?? false, { tuning: 'off' });
   try {
-    describeDevice(device);
+    log(`${deviceLine(device)}${device.halfPrecision ? ', inference with --half' : ''}`);
     if (values.reset) return reset(device, file);
     const stored = loadTuning(device.tuner, file);
     if (values.list) return list(device, file, stored);
@@ -194,11 +163,6 @@ export async function runTune(argv: readonly string[]): Promise<number> {
   } finally {
     device.destroy();
   }
-}
-
-function describeDevice({ info, subgroupSize, halfPrecision }: Device): void {
-  const subgroups = subgroupSize > 0 ? `, subgroups of ${subgroupSize}` : '';
-  log(`device    ${info.description || info.vendor}${subgroups}${halfPrecision ? ', inference with --half' : ''}`);
 }
 
 function reset({ tuner }: Device, file: string): number {

@@ -38,6 +38,9 @@ export function listNames(names: readonly string[]): string {
   return names.length > MAX_LISTED_NAMES ? `${names.slice(0, MAX_LISTED_NAMES - 1).join(', ')}, ...` : names.join(', ');
 }
 
+/** Whether two lists have the same class names in the same order. */
+export const sameClasses = (a: readonly string[], b: readonly string[]): boolean => a.join('\n') === b.join('\n');
+
 /** The middle value, of an even number of values the upper of the two middle ones. */
 function upperMedian(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
@@ -64,7 +67,7 @@ export function fitToData(
   const { config, given, classNames: named } = loaded;
   const notes: string[] = [];
   let { model, training } = config;
-  if (named && named.join('\n') !== classNames.join('\n'))
+  if (named && !sameClasses(named, classNames))
     notes.push(
       `the classes are those of the data set (${listNames(classNames)}), ` +
         `not those that the configuration names (${listNames(named)})`,

@@ -6,10 +6,9 @@
  */
 import { Worker } from 'node:worker_threads';
 import { InputError } from '../core/errors.ts';
-import { decodeImage, ImageCache, resizeImage, transformImage } from './images.ts';
-import type { PixelImage } from './images.ts';
 import type { Size } from '../core/image-record.ts';
 import type { ImageTransform } from '../core/transforms.ts';
+import { decodeImage, ImageCache, resizeImage, transformImage, type PixelImage } from './images.ts';
 
 export interface ImageTask {
   file: string;

@@ -2,8 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { errorMessage } from '../../engine/core/errors.ts';
 import { InputError } from '../core/errors.ts';
-import { createImageReader } from './image-pool.ts';
-import type { PoolRequest, PoolResponse } from './image-pool.ts';
+import { createImageReader, type PoolRequest, type PoolResponse } from './image-pool.ts';
 
 const port = parentPort;
 if (port === null) throw new Error('image-worker.ts runs in a worker thread only');

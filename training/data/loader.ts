@@ -11,12 +11,15 @@
  * Images are not grouped by aspect ratio. Batches mix landscape and portrait, which costs some padding.
  */
 import { Random } from '../../engine/core/random.ts';
-import { validateAugmentation, validateEvaluationResize } from '../core/augmentation.ts';
-import type { Augmentation, EvaluationResize } from '../core/augmentation.ts';
+import {
+  validateAugmentation,
+  validateEvaluationResize,
+  type Augmentation,
+  type EvaluationResize,
+} from '../core/augmentation.ts';
 import { InputError } from '../core/errors.ts';
 import type { ImageRecord } from '../core/image-record.ts';
-import { planAugmentation, planEvaluation, scaleOf, transformBox } from '../core/transforms.ts';
-import type { ImageTransform } from '../core/transforms.ts';
+import { planAugmentation, planEvaluation, scaleOf, transformBox, type ImageTransform } from '../core/transforms.ts';
 import { ImagePool } from './image-pool.ts';
 
 export interface BatchImage {

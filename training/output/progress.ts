@@ -20,11 +20,11 @@ export interface ProgressOptions {
 }
 
 /** Minimum time between two drawings of the line on a terminal, in milliseconds. Faster changes are not visible. */
-const REDRAW_INTERVAL = 100;
+export const REDRAW_INTERVAL = 100;
 /** Moves the cursor to the beginning of the terminal's line and erases the line. */
-const ERASE_LINE = '\r\x1b[K';
+export const ERASE_LINE = '\r\x1b[K';
 /** Columns of a terminal that does not report its size. */
-const DEFAULT_COLUMNS = 80;
+export const DEFAULT_COLUMNS = 80;
 
 /**
  * Shows the progress of training. On a terminal it overwrites one line, which is never wider than the window.
