@@ -63,7 +63,7 @@ export interface Checkpoint {
 
 /**
  * Reads the checkpoint `folder`. After an interruption between two renames, reads the previous checkpoint.
- * @throws InputError naming what is missing or broken
+ * @throws InputError naming the file that is missing or invalid
  */
 export function readCheckpoint(folder: string): Checkpoint {
   const complete = [folder, `${folder}.previous`].find((candidate) => existsSync(join(candidate, PARTS.state)));

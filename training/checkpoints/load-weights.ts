@@ -17,7 +17,7 @@ export function skippedIn(file: CheckpointFile): CheckpointFile['skipped'] {
 
 /**
  * Reads a file of any supported format: safetensors, PyTorch's `.pth` and `.pt`, Detectron2's `.pkl`.
- * @throws InputError naming the file and what is wrong with it
+ * @throws InputError naming the file and its error
  */
 export function readAnyWeights(path: string): CheckpointFile {
   const bytes = readBytes(path);

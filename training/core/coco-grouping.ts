@@ -25,18 +25,18 @@ export interface Grouped<Entry> {
 
 /**
  * Groups entries of measured images.
- * @param what names the entries in errors
+ * @param listName names the list of entries in errors
  * @param scoreOf null for entries without scores
  * @throws InputError where an id is unknown, or a number is not finite
  */
 export function groupEntries<Entry extends { image_id: number; category_id: number; bbox: CocoBox }>(
   all: readonly Entry[],
-  what: string,
+  listName: string,
   known: KnownIds,
   scoreOf: ((entry: Entry) => number) | null,
 ): Grouped<Entry> {
   const bad = (index: number, field: string, expected: string, got: unknown) =>
-    new InputError(`evaluateDetections: ${what}[${index}].${field}: expected ${expected}, got ${String(got)}`);
+    new InputError(`evaluateDetections: ${listName}[${index}].${field}: expected ${expected}, got ${String(got)}`);
   all.forEach((entry, index) => {
     if (!known.allImageIds.has(entry.image_id))
       throw bad(index, 'image_id', "the id of one of the ground truth's images", entry.image_id);

@@ -123,7 +123,7 @@ function matchImage(
           if (taken[j] && !isCrowd[gBegin + j]) continue;
           if (match >= 0 && !ignored[match] && ignored[j]) break;
           const overlap = iou[(d - dBegin) * G + j];
-          // With equal overlap the later ground truth wins, as in pycocotools.
+          // Of ground truths with equal overlap, the last one is matched, as in pycocotools.
           if (overlap < best) continue;
           best = overlap;
           match = j;

@@ -46,7 +46,7 @@ export interface CocoEvaluation {
   stats: number[];
   /** The twelve metrics by name. */
   metrics: CocoMetrics;
-  /** The metrics of each category by itself, by ascending id. */
+  /** The metrics of each category alone, by ascending id. */
   byCategory: CategoryMetrics[];
   images: number;
   groundTruths: number;

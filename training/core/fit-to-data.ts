@@ -33,7 +33,7 @@ const SIZE_KEYS = [
   'evaluationResize.fixedSize',
 ];
 
-/** Names for a line of output: at most six. */
+/** A list of names as text. Of more than six names, it has the first five. */
 export function listNames(names: readonly string[]): string {
   return names.length > MAX_LISTED_NAMES ? `${names.slice(0, MAX_LISTED_NAMES - 1).join(', ')}, ...` : names.join(', ');
 }

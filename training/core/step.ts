@@ -41,7 +41,7 @@ export interface StepSettings {
   readonly values: StepValues;
 }
 
-/** The numbers of a step, still on the device. They belong to the caller, who calls `dispose`. */
+/** The numbers of a step, still on the device. The caller owns them and calls `dispose`. */
 export interface StepResult {
   readonly passes: readonly PassLosses[];
   /** [1]: total L2 norm of the gradients before clipping. */

@@ -10,7 +10,7 @@ export interface Dataset extends DatasetContent {
   readonly root: string;
   readonly format: DataFormat;
   /**
-   * What was corrected or dropped, ready to print.
+   * Corrections and dropped annotations, as lines to print.
    * For each kind: a count, the first ten cases, and the number of further cases.
    */
   readonly warnings: readonly string[];

@@ -3,7 +3,7 @@ import { InputError } from '../core/errors.ts';
 import type { ImageRecord } from '../core/image-record.ts';
 import type { Warnings } from './warnings.ts';
 
-/** What a format reads from a folder. */
+/** The content that a format reads from a folder. */
 export interface DatasetContent {
   readonly classNames: readonly string[];
   /** The COCO category id of each class, in the order of `classNames`. */

@@ -14,7 +14,7 @@ const SUPERSAMPLING = 4;
 /** Minimum distance between the colours of object and background in RGB; the largest possible is 255 * sqrt(3). */
 const MIN_CONTRAST = 110;
 
-type Colour = [red: number, green: number, blue: number];
+type Color = [red: number, green: number, blue: number];
 export type Point = [x: number, y: number];
 
 export interface Shape {
@@ -22,20 +22,20 @@ export interface Shape {
   /** Corners in pixels. A circle is a polygon with 64 corners. */
   outline: Point[];
   box: [number, number, number, number];
-  colour: Colour;
+  color: Color;
   /** Direction along which the object's brightness changes, per pixel. */
   shade: Point;
 }
 
 /** Draws one square image of `size` x `size` pixels. `pixels`: RGB, HWC. */
 export function drawImage(size: number, random: Random): { pixels: Uint8Array; shapes: Shape[] } {
-  const { pixels, colours } = drawBackground(size, random);
+  const { pixels, colors } = drawBackground(size, random);
   const count = 1 + random.integer(5);
   const shapes: Shape[] = [];
   // The first shape always fits. Later shapes have less room, and smaller limits after each failure.
   for (let attempt = 0; shapes.length < count && attempt < 200; attempt++) {
     const largest = Math.max(MIN_EXTENT + 4, MAX_EXTENT - attempt / 4);
-    const shape = randomShape(size, largest, colours, random);
+    const shape = randomShape(size, largest, colors, random);
     if (shapes.every((other) => coverOfSmaller(shape.box, other.box) <= MAX_COVER)) shapes.push(shape);
   }
   for (const shape of shapes) drawShape(pixels, size, shape);
@@ -44,10 +44,10 @@ export function drawImage(size: number, random: Random): { pixels: Uint8Array; s
 }
 
 /** Two colours, mixed by noise of several scales. Some backgrounds have stripes. */
-function drawBackground(size: number, random: Random): { pixels: Uint8Array; colours: Colour[] } {
+function drawBackground(size: number, random: Random): { pixels: Uint8Array; colors: Color[] } {
   // The colours are muted, so that the objects stand out.
-  const first = hsvColour(random.uniform(), 0.1 + 0.3 * random.uniform(), 0.25 + 0.55 * random.uniform());
-  const second = first.map((value) => clampByte(value + 110 * (random.uniform() - 0.5))) as Colour;
+  const first = hsvColor(random.uniform(), 0.1 + 0.3 * random.uniform(), 0.25 + 0.55 * random.uniform());
+  const second = first.map((value) => clampByte(value + 110 * (random.uniform() - 0.5))) as Color;
   const noise = valueNoise(size, [24, 12, 6], random);
   const striped = random.uniform() < 0.4;
   const angle = Math.PI * random.uniform();
@@ -62,7 +62,7 @@ function drawBackground(size: number, random: Random): { pixels: Uint8Array; col
       for (let c = 0; c < 3; c++) pixels[i * 3 + c] = Math.round(first[c] + (second[c] - first[c]) * mix);
     }
   }
-  return { pixels, colours: [first, second] };
+  return { pixels, colors: [first, second] };
 }
 
 /**
@@ -98,7 +98,7 @@ function valueNoise(size: number, spacings: readonly number[], random: Random): 
   return sum.map((value) => value / total);
 }
 
-function randomShape(size: number, largest: number, background: readonly Colour[], random: Random): Shape {
+function randomShape(size: number, largest: number, background: readonly Color[], random: Random): Shape {
   const kind = SHAPE_CLASSES[random.integer(SHAPE_CLASSES.length)];
   const extent = MIN_EXTENT + (largest - MIN_EXTENT) * random.uniform();
   const corners = unitOutline(kind, random);
@@ -113,7 +113,7 @@ function randomShape(size: number, largest: number, background: readonly Colour[
     kind,
     outline,
     box: [x, y, x + width, y + height],
-    colour: contrastingColour(background, random),
+    color: contrastingColor(background, random),
     shade: [Math.cos(shadeAngle) / extent, Math.sin(shadeAngle) / extent],
   };
 }
@@ -141,16 +141,16 @@ function unitOutline(kind: ShapeClass, random: Random): Point[] {
   }
 }
 
-function contrastingColour(background: readonly Colour[], random: Random): Colour {
+function contrastingColor(background: readonly Color[], random: Random): Color {
   for (;;) {
-    const colour = hsvColour(random.uniform(), 0.55 + 0.45 * random.uniform(), 0.35 + 0.65 * random.uniform());
-    if (background.every((other) => Math.hypot(...colour.map((value, c) => value - other[c])) >= MIN_CONTRAST))
-      return colour;
+    const color = hsvColor(random.uniform(), 0.55 + 0.45 * random.uniform(), 0.35 + 0.65 * random.uniform());
+    if (background.every((other) => Math.hypot(...color.map((value, c) => value - other[c])) >= MIN_CONTRAST))
+      return color;
   }
 }
 
 /** Paints the shape over the pixels. Pixels at the edge are mixed by the share of their samples inside the shape. */
-function drawShape(pixels: Uint8Array, size: number, { outline, box: [x0, y0, x1, y1], colour, shade }: Shape): void {
+function drawShape(pixels: Uint8Array, size: number, { outline, box: [x0, y0, x1, y1], color, shade }: Shape): void {
   const [centreX, centreY] = [(x0 + x1) / 2, (y0 + y1) / 2];
   for (let y = Math.floor(y0); y < Math.min(size, Math.ceil(y1)); y++) {
     const samples = countSamples(outline, y, size);
@@ -159,7 +159,7 @@ function drawShape(pixels: Uint8Array, size: number, { outline, box: [x0, y0, x1
       const light = 1 + 0.35 * ((x - centreX) * shade[0] + (y - centreY) * shade[1]);
       for (let c = 0; c < 3; c++) {
         const at = (y * size + x) * 3 + c;
-        pixels[at] = clampByte(pixels[at] + (colour[c] * light - pixels[at]) * coverage);
+        pixels[at] = clampByte(pixels[at] + (color[c] * light - pixels[at]) * coverage);
       }
     }
   }
@@ -212,7 +212,7 @@ function coverOfSmaller(a: Shape['box'], b: Shape['box']): number {
 }
 
 /** RGB in 0 .. 255 from hue, saturation and value in 0 .. 1. */
-function hsvColour(hue: number, saturation: number, value: number): Colour {
+function hsvColor(hue: number, saturation: number, value: number): Color {
   const channel = (offset: number) => {
     const k = (offset + hue * 6) % 6;
     return 255 * value * (1 - saturation * Math.max(0, Math.min(k, 4 - k, 1)));

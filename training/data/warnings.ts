@@ -4,12 +4,12 @@ import type { Box } from '../core/image-record.ts';
 /** Number of cases of one kind that `Warnings.summary` shows. */
 export const MAX_SHOWN_CASES = 10;
 
-/** Collects what is wrong with a data set but does not prevent its use. */
+/** Collects the errors of a data set that do not prevent its use. */
 export class Warnings {
   private readonly kinds = new Map<string, string[]>();
 
   /**
-   * @param kind what was found and done, e.g. "degenerate boxes, dropped"
+   * @param kind the error and its correction, e.g. "degenerate boxes, dropped"
    * @param text one case, with its file and annotation
    */
   add(kind: string, text: string): void {

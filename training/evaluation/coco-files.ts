@@ -10,10 +10,10 @@ import { anyInteger, checked, finiteNumber, integer, list, nonEmptyText, withFie
 import type { CocoBox, CocoDetection, CocoGroundTruth } from '../core/coco-types.ts';
 import { readStrictJson, writeFileAtomic } from '../data/files.ts';
 
-const notNegative = (what: string) =>
+const notNegative = (noun: string) =>
   v.pipe(
     finiteNumber,
-    v.check((value) => value >= 0, `${what} of at least 0`),
+    v.check((value) => value >= 0, `${noun} of at least 0`),
   );
 
 /** Zero width or height is allowed, because COCO's own files have such boxes. */

@@ -13,7 +13,7 @@ import type { Series } from './series.ts';
 
 /** The extensions of the files of a report. Their name is `ablation`. */
 const ENDINGS = ['md', 'json', 'svg', 'png'] as const;
-const HEADER = ['row', 'what it is', 'AP', 'AP50', 'seeds', "paper's AP"];
+const HEADER = ['row', 'method', 'AP', 'AP50', 'seeds', "paper's AP"];
 
 /**
  * Writes ablation.md, .json, .svg and .png of the finished runs into `out`; returns the table as text for a terminal.

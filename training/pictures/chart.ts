@@ -109,7 +109,7 @@ export function logTicks([low, high]: readonly [number, number]): Axis {
   return { from: values[0], to: values[values.length - 1], ticks: values };
 }
 
-/** Style of an axis and its name, which is placed beside the middle of the axis. */
+/** Style of an axis and its name. The name is placed at the middle of the axis. */
 const axisStyle = (name: string) =>
   ({
     name,

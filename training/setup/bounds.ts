@@ -53,7 +53,7 @@ const COUNT = INDICES.length;
 const PART = 64;
 /** The value that the shader writes. */
 const WRITTEN = -2;
-/** The value before the shader stores what it reads. */
+/** The value of `found` before the shader stores a result. */
 const UNTOUCHED = -1;
 
 /** A range that is bound to the shader. */

@@ -4,7 +4,7 @@ import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
 /**
- * Writes a new file beside the old one and renames it, so that no reader sees half a file.
+ * Writes the value under a temporary name and renames the file, so that no reader sees half a file.
  * @param {string} file
  * @param {unknown} value
  */
