@@ -1,4 +1,4 @@
-/** The engine's public surface. The ops follow from their families: see ops/index.ts. */
+/** The engine's public surface. ops/index.ts lists the ops. */
 export { Device, type DeviceInfo, type MemoryReport } from './device/device.ts';
 export type { RunningProfile } from './device/device-profiler.ts';
 export { UnsupportedOptionError, type DeviceOptions } from './device/options.ts';
@@ -34,10 +34,10 @@ export { philox, Random } from './core/random.ts';
 export * from './ops/index.ts';
 export type { Capture, CaptureReport } from './device/capture.ts';
 export { CaptureCache, type CaptureCacheOptions } from './device/capture-cache.ts';
+export { WeightsError } from './weights/errors.ts';
 export {
   readSafetensors,
   writeSafetensors,
-  WeightsError,
   type SafetensorData,
   type SafetensorEntry,
   type SafetensorsFile,

@@ -1,20 +1,10 @@
 /** A cursor over untrusted bytes. Every read is checked against the end; every error names the file. */
-import { WeightsError } from './safetensors.ts';
+import type { Fail } from './errors.ts';
 
 export type Bytes = Uint8Array<ArrayBuffer>;
 
-/** Bytes of a line that are kept. Names are shorter. */
+/** Maximum length of a line that `line` returns. Names are shorter. */
 const MAX_LINE = 1000;
-
-/** Throws a WeightsError that begins with the file's name. */
-export type Fail = (message: string) => never;
-
-/** The `Fail` of a file. */
-export function failFor(file: string): Fail {
-  return (message) => {
-    throw new WeightsError(`${file}: ${message}`);
-  };
-}
 
 /** Reads little-endian values, one after the other. Set `at` to move. */
 export class ByteReader {
@@ -38,7 +28,7 @@ export class ByteReader {
     return begin;
   }
 
-  /** The next `count` bytes as a view, not a copy. */
+  /** The next `count` bytes, as a view and not as a copy. */
   take(count: number): Bytes {
     const begin = this.advance(count);
     return this.bytes.subarray(begin, begin + count);
@@ -61,7 +51,7 @@ export class ByteReader {
     return this.view.getFloat64(this.advance(8), false);
   }
 
-  /** A number of bytes or elements. It rounds beyond 2^53, but no file is that long. */
+  /** A number of bytes or elements. Values beyond 2^53 are rounded, but no file is that long. */
   u64(): number {
     return Number(this.view.getBigUint64(this.advance(8), true));
   }

@@ -1,5 +1,6 @@
 /** Element types of stored tensors, and the conversion of strided tensors to dense float32. */
-import type { Bytes, Fail } from './byte-reader.ts';
+import type { Bytes } from './byte-reader.ts';
+import { WeightsError, type Fail } from './errors.ts';
 
 export type ElementType = 'f32' | 'f16' | 'bf16' | 'f64' | 'i64' | 'i32' | 'i16' | 'i8' | 'u8' | 'bool';
 
@@ -16,7 +17,7 @@ export const ELEMENT_BYTES: Readonly<Record<ElementType, number>> = {
   bool: 1,
 };
 
-/** A tensor in a file: little-endian elements in `bytes`. It is not checked yet. */
+/** A tensor in a file: little-endian elements in `bytes`. `checkStrided` checks it. */
 export interface StridedTensor {
   readonly bytes: Bytes;
   readonly type: ElementType;
@@ -27,8 +28,8 @@ export interface StridedTensor {
   readonly offset: number;
 }
 
-/** Larger than in any real tensor. */
-const MAX_AXES = 64;
+/** Maximum number of axes. No real tensor has more. */
+export const MAX_AXES = 64;
 
 /** Strides of a dense tensor. The last axis is the fastest; with `fortran` the first axis. */
 export function denseStrides(shape: readonly number[], fortran = false): number[] {
@@ -42,9 +43,16 @@ export function denseStrides(shape: readonly number[], fortran = false): number[
   return strides;
 }
 
-/** The number of elements of a shape. It may be Infinity for a shape that is not checked. */
+/** The number of elements of a shape. It may be Infinity for a shape that was not checked. */
 function countOf(shape: readonly number[]): number {
   return shape.includes(0) ? 0 : shape.reduce((product, n) => product * n, 1);
+}
+
+/** Throws WeightsError unless a shape has `length` elements. */
+export function checkLength(name: string, shape: readonly number[], length: number): void {
+  const elements = shape.reduce((product, n) => product * n, 1);
+  if (elements !== length)
+    throw new WeightsError(`${name}: shape [${shape.join(', ')}] has ${elements} elements, the data ${length}`);
 }
 
 /**
@@ -81,8 +89,8 @@ export function checkStrided({ bytes, type, shape, strides, offset }: StridedTen
 
 /**
  * The dense float32 values of a tensor that passed `checkStrided`.
- * Dense float32 tensors give a view of their bytes, so that a checkpoint is not in memory twice. Others give a copy.
- * float64 and integers round to nearest; true is 1.
+ * For aligned dense float32 tensors this is a view of their bytes, so that a checkpoint is not in memory twice. For
+ * other tensors it is a copy. float64 and integers round to nearest. `true` becomes 1.
  */
 export function toFloat32(tensor: StridedTensor): Float32Array<ArrayBuffer> {
   const { bytes, type, shape, strides, offset } = tensor;
@@ -98,15 +106,15 @@ export function toFloat32(tensor: StridedTensor): Float32Array<ArrayBuffer> {
     new Uint8Array(out.buffer).set(bytes.subarray(4 * offset, 4 * (offset + count)));
     return out;
   }
-  const source = elements(bytes, type);
+  const elementAt = elementReader(bytes, type);
   if (isDense) {
-    for (let i = 0; i < count; i++) out[i] = source(offset + i);
+    for (let i = 0; i < count; i++) out[i] = elementAt(offset + i);
     return out;
   }
   const index = new Array<number>(shape.length).fill(0);
   let at = offset;
   for (let i = 0; i < count; i++) {
-    out[i] = source(at);
+    out[i] = elementAt(at);
     for (let axis = shape.length - 1; axis >= 0; axis--) {
       at += strides[axis];
       if (++index[axis] < shape[axis]) break;
@@ -118,7 +126,7 @@ export function toFloat32(tensor: StridedTensor): Float32Array<ArrayBuffer> {
 }
 
 /** A function that reads element i as a number. The bytes need no alignment. */
-function elements(bytes: Bytes, type: ElementType): (i: number) => number {
+function elementReader(bytes: Bytes, type: ElementType): (i: number) => number {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   switch (type) {
     case 'f32':
@@ -165,6 +173,7 @@ function halfTable(): Float32Array {
   return halves;
 }
 
+/** The magnitude of a binary16 value from its exponent and fraction bits. */
 function halfMagnitude(exponent: number, fraction: number): number {
   if (exponent === 0) return fraction * 2 ** -24;
   if (exponent === 31) return fraction === 0 ? Infinity : NaN;

@@ -1,9 +1,10 @@
 /**
- * Reads a checkpoint of any format as named float32 tensors. The format is recognised by the file's content, and the
- * weights are found under the names that checkpoints use. Runs in browsers.
+ * Reads a checkpoint of any format as named float32 tensors. The content of the file tells the format. The weights are
+ * searched under the keys that checkpoints use. Runs in browsers.
  */
-import { ByteReader, failFor, type Bytes, type Fail } from './byte-reader.ts';
+import { ByteReader, type Bytes } from './byte-reader.ts';
 import { checkStrided, denseStrides, toFloat32, type ElementType, type StridedTensor } from './elements.ts';
+import { failFor, type Fail } from './errors.ts';
 import { NumpyArray } from './numpy-globals.ts';
 import { WEIGHT_GLOBALS } from './pickle-globals.ts';
 import { describePickle, PickleDict, printable, type PickleValue } from './pickle-values.ts';
@@ -67,8 +68,8 @@ const SAFETENSORS_TYPES: Readonly<Record<string, ElementType>> = {
 };
 
 /**
- * Maximum ratio of the tensors' bytes to the file's. float32 takes at most four times the bytes of another type;
- * expanded and overlapping tensors could take any number of bytes.
+ * Maximum ratio of the tensors' bytes to the file's bytes. float32 takes at most four times the bytes of another type.
+ * Without a limit, expanded and overlapping tensors could take any number of bytes.
  */
 const MAX_GROWTH = 8;
 
@@ -83,18 +84,12 @@ export function readCheckpoint(bytes: ArrayBuffer, file: string, options: ReadCh
   const fail = failFor(file);
   const data = new Uint8Array(bytes);
   const { section } = options;
-  if (startsWith(data, [0x50, 0x4b, 0x03, 0x04]))
-    return fromTorch('torch-zip', readTorchZip(data, fail), data.length, section, fail);
-  if (isTorchLegacy(data)) return fromTorch('torch-legacy', readTorchLegacy(data, fail), data.length, section, fail);
+  const source = (format: CheckpointFormat): Source => ({ format, bytes: data.length, section, fail });
+  if (startsWith(data, [0x50, 0x4b, 0x03, 0x04])) return fromTorch(readTorchZip(data, fail), source('torch-zip'));
+  if (isTorchLegacy(data)) return fromTorch(readTorchLegacy(data, fail), source('torch-legacy'));
   if (data[0] === 0x80 && data[1] >= 2 && data[1] <= 5) {
-    return fromPickle(
-      'detectron2-pickle',
-      readPickle(new ByteReader(data, fail), { fail, globals: WEIGHT_GLOBALS }),
-      null,
-      data.length,
-      section,
-      fail,
-    );
+    const root = readPickle(new ByteReader(data, fail), { fail, globals: WEIGHT_GLOBALS });
+    return fromPickle(root, null, source('detectron2-pickle'));
   }
   if (data[8] === 0x7b) return fromSafetensors(bytes, file, section, fail);
   if (startsWith(data.subarray(257), [0x75, 0x73, 0x74, 0x61, 0x72]))
@@ -106,11 +101,22 @@ export function readCheckpoint(bytes: ArrayBuffer, file: string, options: ReadCh
   );
 }
 
+/** The file being read. */
+interface Source {
+  readonly format: CheckpointFormat;
+  /** Length of the file. */
+  readonly bytes: number;
+  readonly section: string | undefined;
+  readonly fail: Fail;
+}
+
+type Skipped = CheckpointFile['skipped'][number][];
+
 function startsWith(bytes: Bytes, head: readonly number[]): boolean {
   return bytes.length >= head.length && head.every((byte, i) => bytes[i] === byte);
 }
 
-/** Converts strided tensors to float32 within a budget. Tensors that are the same in the file are converted once. */
+/** Converts strided tensors to float32 within a budget of bytes. Equal views of the file are converted once. */
 class Converter {
   private readonly done = new Map<Bytes, Map<string, CheckpointTensor>>();
   private left: number;
@@ -147,7 +153,7 @@ function fromSafetensors(bytes: ArrayBuffer, file: string, section: string | und
   const { metadata, tensors: entries } = readSafetensors(bytes, file);
   const converter = new Converter(bytes.byteLength, fail);
   const tensors = new Map<string, CheckpointTensor>();
-  const skipped: { name: string; reason: string }[] = [];
+  const skipped: Skipped = [];
   for (const [name, { dtype, shape, data }] of entries) {
     const type = SAFETENSORS_TYPES[dtype];
     if (type === undefined) skipped.push({ name, reason: `element type ${dtype} is not read` });
@@ -165,15 +171,7 @@ function fromSafetensors(bytes: ArrayBuffer, file: string, section: string | und
   return { format: 'safetensors', metadata, tensors, skipped };
 }
 
-function fromTorch(
-  format: CheckpointFormat,
-  torch: TorchFile,
-  fileBytes: number,
-  section: string | undefined,
-  fail: Fail,
-): CheckpointFile {
-  return fromPickle(format, torch.root, torch, fileBytes, section, fail);
-}
+const fromTorch = (torch: TorchFile, source: Source): CheckpointFile => fromPickle(torch.root, torch, source);
 
 function isTensor(value: PickleValue): value is TorchTensor | NumpyArray {
   return value instanceof TorchTensor || value instanceof NumpyArray;
@@ -190,7 +188,7 @@ interface Section {
   readonly dict: PickleDict;
 }
 
-/** The dict of tensors, one or two levels of SECTIONS below the root. If there is none, the root, if it has tensors. */
+/** The dict of tensors under one or two keys of SECTIONS; otherwise the root, if it has tensors; otherwise null. */
 function findSection(root: PickleDict): Section | null {
   let level: Section[] = [{ path: [], dict: root }];
   for (let depth = 1; depth <= 2; depth++) {
@@ -222,7 +220,7 @@ function namedSection(root: PickleDict, section: string, fail: Fail): Section {
     : fail(`section ${JSON.stringify(section)}: expected tensors, got ${entryNames(dict)}`);
 }
 
-/** The first entries with their kinds, for messages. */
+/** The first entries of a dict with their kinds, for messages. */
 function entryNames(dict: PickleDict): string {
   const names: string[] = [];
   for (const [key, value] of dict.entries) {
@@ -232,14 +230,34 @@ function entryNames(dict: PickleDict): string {
   return names.join(', ') || 'no entries';
 }
 
-function fromPickle(
-  format: CheckpointFormat,
-  root: PickleValue,
-  torch: TorchFile | null,
-  fileBytes: number,
-  section: string | undefined,
-  fail: Fail,
-): CheckpointFile {
+/** The text for a value whose key is no text. */
+const skippedKey = (key: PickleValue, value: PickleValue): Skipped[number] => ({
+  name: describePickle(key),
+  reason: `${describePickle(value)}, its key is not a text`,
+});
+
+/**
+ * The metadata of a file: texts and numbers of the root beside the weights, and the place of the weights.
+ * @param skipped gets the root's entries beside the weights
+ */
+function metadataOf(root: PickleDict, weights: Section, skipped: Skipped): Record<string, string> {
+  const section = weights.path.join('.');
+  const metadata: [string, string][] = weights.path.length > 0 ? [['section', section]] : [];
+  if (weights.dict === root) return Object.fromEntries(metadata);
+  for (const [key, value] of root.entries) {
+    if (typeof key !== 'string') skipped.push(skippedKey(key, value));
+    else if (value !== weights.dict && key !== weights.path[0]) {
+      if (typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean')
+        metadata.push([key, String(value)]);
+      skipped.push({ name: key, reason: `${describePickle(value)} beside ${section}` });
+    }
+  }
+  return Object.fromEntries(metadata);
+}
+
+/** Converts the tensors of a pickle. `torch` locates the tensors of PyTorch's formats; null for other pickles. */
+function fromPickle(root: PickleValue, torch: TorchFile | null, source: Source): CheckpointFile {
+  const { format, section, fail } = source;
   if (!(root instanceof PickleDict))
     return fail(
       `holds ${describePickle(root)}, expected a state_dict or a dict that has one under ${SECTIONS.join(', ')}`,
@@ -249,24 +267,13 @@ function fromPickle(
     return fail(
       `has no tensors: expected a state_dict, or one under ${SECTIONS.join(', ')}; it has ${entryNames(root)}`,
     );
-  const skipped: { name: string; reason: string }[] = [];
-  const metadata: [string, string][] = found.path.length > 0 ? [['section', found.path.join('.')]] : [];
-  if (found.dict !== root) {
-    for (const [key, value] of root.entries) {
-      if (typeof key !== 'string')
-        skipped.push({ name: describePickle(key), reason: `${describePickle(value)}, its key is not a text` });
-      else if (value !== found.dict && key !== found.path[0]) {
-        if (typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean')
-          metadata.push([key, String(value)]);
-        skipped.push({ name: key, reason: `${describePickle(value)} beside ${found.path.join('.')}` });
-      }
-    }
-  }
-  const converter = new Converter(fileBytes, fail);
+  const skipped: Skipped = [];
+  const metadata = metadataOf(root, found, skipped);
+  const converter = new Converter(source.bytes, fail);
   const tensors = new Map<string, CheckpointTensor>();
   for (const [key, value] of found.dict.entries) {
     if (typeof key !== 'string') {
-      skipped.push({ name: describePickle(key), reason: `${describePickle(value)}, its key is not a text` });
+      skipped.push(skippedKey(key, value));
       continue;
     }
     const what = printable(key);
@@ -288,5 +295,5 @@ function fromPickle(
         .map(({ name, reason }) => `${printable(name)}: ${reason}`)
         .join('; ')}`,
     );
-  return { format, metadata: Object.fromEntries(metadata), tensors, skipped };
+  return { format, metadata, tensors, skipped };
 }

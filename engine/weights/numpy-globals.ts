@@ -54,9 +54,9 @@ class NumpyDtype extends PickleObject {
 
 export class NumpyArray extends PickleObject {
   override readonly kind = 'numpy.ndarray';
-  /** null before the array has its state, and for arrays of objects. */
+  /** Null before the array has its state, for arrays of objects, and for element types that are not supported. */
   tensor: StridedTensor | null = null;
-  /** Why `tensor` is null. */
+  /** The reason why `tensor` is null. */
   reason = 'it has no data';
 
   /** @param fortran the first axis is the fastest */

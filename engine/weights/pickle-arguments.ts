@@ -9,12 +9,12 @@ import {
   type PickleValue,
 } from './pickle-values.ts';
 
-/** A shape, strides, or the like. `what` names it in errors. */
+/** A list of non-negative integers: a shape, strides, ... `what` names it in errors. */
 export function integers(value: PickleValue | undefined, what: string, context: PickleContext): number[] {
   if (!(value instanceof PickleTuple) && !(value instanceof PickleList)) {
     return context.fail(`pickle: ${what}: expected a tuple, got ${describePickle(value)}: corrupt`);
   }
-  // A pickle can use a shape in the memo any number of times.
+  // A pickle can reuse a shape from the memo any number of times, so each use is charged.
   context.charge(value.items.length);
   return value.items.map((item) => integer(item, what, context));
 }
@@ -25,7 +25,7 @@ export function integer(value: PickleValue | undefined, what: string, context: P
   return context.fail(`pickle: ${what}: expected integers >= 0, got ${got}: corrupt`);
 }
 
-/** Bytes of Python 3, or a text whose characters are bytes. */
+/** The bytes of a bytes object, or of a text whose characters are bytes. */
 export function bytesOf(value: PickleValue | undefined, context: PickleContext): Bytes {
   if (value instanceof Uint8Array) return value;
   if (typeof value !== 'string') return context.fail(`pickle: expected bytes, got ${describePickle(value)}: corrupt`);

@@ -16,7 +16,7 @@ import {
 } from './pickle-values.ts';
 import { torchGlobals } from './torch-globals.ts';
 
-/** torch.device, argparse.Namespace, ...: harmless objects, kept without their content. */
+/** A harmless object of which only the kind is kept: torch.device, argparse.Namespace, ... */
 class Inert extends PickleObject {
   constructor(readonly kind: string) {
     super();
@@ -42,7 +42,7 @@ const orderedDict: PickleCall = ([pairs], context) => {
   return dict;
 };
 
-/** The container that is the argument, or a new one. */
+/** A call that returns its argument if that is a container, otherwise a new container. */
 const container =
   (make: () => PickleValue): PickleCall =>
   ([content], context) => {

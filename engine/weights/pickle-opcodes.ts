@@ -71,10 +71,10 @@ export const REFUSED_OPCODES: ReadonlyMap<number, string> = new Map([
   [0x97, 'NEXT_BUFFER'],
 ]);
 
-/** A global by module and name. It is refused, but with the name. */
+/** The opcode of an object by module and name. It is refused, and the error gives the name. */
 export const INST = 0x69;
 
-/** Opcodes for globals in the extension registry, with the bytes of their code. */
+/** Opcodes for globals in the extension registry, with the number of bytes of their code. */
 export const EXTENSION_OPCODES: ReadonlyMap<number, 1 | 2 | 4> = new Map([
   [0x82, 1],
   [0x83, 2],

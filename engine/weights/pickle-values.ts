@@ -1,7 +1,8 @@
 /** The values that a pickle can hold, and their names in messages. */
-import type { Bytes, Fail } from './byte-reader.ts';
+import type { Bytes } from './byte-reader.ts';
+import type { Fail } from './errors.ts';
 
-/** A text that is too long for a name, still in UTF-8. Python 3 writes an array's bytes this way in protocol 2. */
+/** A text that is too long for a name. It stays in UTF-8. In protocol 2, Python 3 writes an array's bytes this way. */
 export class LongText {
   constructor(readonly utf8: Bytes) {}
 }
@@ -25,7 +26,7 @@ export abstract class PickleObject {
   /** Name for messages, e.g. `numpy.ndarray`. */
   abstract readonly kind: string;
 
-  /** Takes the state of a BUILD opcode. Objects without state refuse it. */
+  /** Sets the state of the object (opcode BUILD). Objects without state refuse it. */
   build(_state: PickleValue, context: PickleContext): void {
     context.fail(`pickle: ${this.kind} takes no state (BUILD)`);
   }
@@ -60,7 +61,7 @@ export type PickleValue =
 /** The functions that globals may use while they build. */
 export interface PickleContext {
   readonly fail: Fail;
-  /** Pays for `count` copied or created items or bytes. Throws if the pickle asks for too much for its size. */
+  /** Subtracts `count` copied or created items or bytes from a budget. Throws if the budget is used up. */
   charge(count: number): void;
 }
 
@@ -77,7 +78,7 @@ export function describePickle(value: PickleValue | undefined): string {
   return value instanceof PickleGlobal ? `the global ${value.name}` : `a ${value.kind}`;
 }
 
-/** Characters of a name that a message shows. */
+/** Maximum number of characters that a message shows of a name. */
 const MAX_PRINTED = 120;
 
 /** A name from a file in printable characters, so that a message cannot disturb a terminal. */

@@ -1,12 +1,12 @@
 /**
- * Writes Python's pickle format, as far as files of weights need it.
+ * Writes the parts of Python's pickle format that files of weights need.
  * Every opcode is in the allow-list of PyTorch's `weights_only` unpickler. Source: CPython's Lib/pickletools.py.
  */
 import type { Bytes } from './byte-reader.ts';
+import { WeightsError } from './errors.ts';
 import { OP } from './pickle-opcodes.ts';
-import { WeightsError } from './safetensors.ts';
 
-/** Collects bytes. Arrays are not copied before the end. */
+/** Collects bytes. Only `join` copies arrays. */
 export class ByteWriter {
   private readonly parts: Uint8Array[] = [];
   private pending: number[] = [];
@@ -30,7 +30,7 @@ export class ByteWriter {
     return this.u8(value, value >>> 8, value >>> 16, value >>> 24);
   }
 
-  /** Does not copy. `bytes` must not change before `join`. */
+  /** Adds an array without copying it. The array must not change before `join`. */
   bytes(bytes: Uint8Array): this {
     this.flush();
     this.parts.push(bytes);
@@ -57,7 +57,7 @@ export class ByteWriter {
   }
 }
 
-/** Writes the opcodes of Python's pickle machine. Each call pushes a value on its stack, or is one operation. */
+/** Writes the opcodes of Python's pickle machine. Most calls push a value on the machine's stack. */
 export class PickleWriter {
   private readonly out = new ByteWriter();
 
@@ -122,7 +122,7 @@ export class PickleWriter {
     return this.op(OP.BUILD);
   }
 
-  /** Replaces the tuple on top by the object outside of the pickle that the tuple names. */
+  /** Replaces the tuple on top of the stack by an object outside of the pickle. The tuple is the object's id. */
   persistent(): this {
     return this.op(OP.BINPERSID);
   }
@@ -135,7 +135,7 @@ export class PickleWriter {
     return this.global('collections', 'OrderedDict').op(OP.EMPTY_TUPLE).op(OP.REDUCE);
   }
 
-  /** Adds the keys and values that `items` writes to the dict on top. */
+  /** Adds the keys and values that `items` writes to the dict on top of the stack. */
   setItems(items: () => void): this {
     this.op(OP.MARK);
     items();

@@ -1,12 +1,13 @@
 /**
  * Reads Python's pickle format, protocols 2 to 5, as plain data.
  *
- * Nothing is executed. A global is looked up in the caller's allow-list. A global that is not in the list is refused by
- * its name as soon as the pickle mentions it. Time and memory are bounded by the size of the file: values refer to the
- * file's bytes, there is no recursion, and a budget pays for what globals build.
+ * Nothing is executed. A global is looked up in the caller's allow-list. A global that is not in the list is refused as
+ * soon as the pickle mentions it. The size of the file bounds time and memory: values refer to the file's bytes, there
+ * is no recursion, and a budget limits the data that globals build.
  * Source: CPython's Lib/pickletools.py.
  */
-import { latin1, type ByteReader, type Bytes, type Fail } from './byte-reader.ts';
+import { latin1, type ByteReader, type Bytes } from './byte-reader.ts';
+import type { Fail } from './errors.ts';
 import { EXTENSION_OPCODES, INST, OP, REFUSED_OPCODES } from './pickle-opcodes.ts';
 import {
   describePickle,
@@ -29,11 +30,11 @@ export interface PickleOptions {
   readonly persistent?: (id: PickleValue) => PickleValue;
 }
 
-/** Longer texts stay bytes. */
+/** Texts longer than this are not decoded. */
 const MAX_TEXT_BYTES = 1 << 16;
-/** PyTorch's magic number has 10 bytes. No checkpoint needs more. */
+/** Maximum length of an integer. The longest in a checkpoint is PyTorch's magic number, with 10 bytes. */
 const MAX_INTEGER_BYTES = 64;
-/** Containers and other objects in one pickle. A tensor takes about six. */
+/** Maximum number of containers and other objects in one pickle. A tensor takes about six. */
 const MAX_OBJECTS = 2 ** 21;
 const NO_ITEMS = new PickleTuple([]);
 
@@ -92,7 +93,7 @@ class Unpickler implements PickleContext {
     if (this.budget < 0) this.fail('pickle: builds more data than the file holds: refused');
   }
 
-  /** Pays for the memory of an object, because one byte of the file can ask for an object. */
+  /** Charges for the memory of an object, because a single byte of the file can create an object. */
   private chargeObject(cost: number): void {
     this.charge(cost);
     if (++this.objects > MAX_OBJECTS) this.fail(`pickle: builds more than ${MAX_OBJECTS} objects: refused`);
@@ -198,7 +199,7 @@ class Unpickler implements PickleContext {
     for (let i = 0; i < pairs.length; i += 2) dict.entries.set(pairs[i], pairs[i + 1]);
   }
 
-  remembered(index: number): PickleValue {
+  memoEntry(index: number): PickleValue {
     const value = this.memo.get(index);
     return value === undefined ? this.fail(`pickle: memo entry ${index} was never stored: corrupt`) : value;
   }
@@ -245,7 +246,7 @@ class Unpickler implements PickleContext {
   }
 
   build(target: PickleValue, state: PickleValue): void {
-    // The attributes of an OrderedDict (_metadata of a state_dict) are no part of its data.
+    // The attributes of an OrderedDict (e.g. _metadata of a state_dict) are not part of its data.
     if (target instanceof PickleDict) return;
     if (!(target instanceof PickleObject)) this.fail(`pickle: BUILD on ${describePickle(target)} is refused`);
     target.build(state, this);
@@ -277,14 +278,14 @@ class Unpickler implements PickleContext {
   }
 }
 
-/** Checks the announced length of a frame. Frames have no meaning for the values. */
+/** Checks the announced length of a frame. Frames do not change the values. */
 function skipFrame(reader: ByteReader, fail: Fail): void {
   const length = reader.u64();
   const left = reader.bytes.length - reader.at;
   if (length > left) fail(`pickle: a frame of ${length} bytes does not fit the ${left} that are left: truncated`);
 }
 
-/** Python 2's strings: names, or the bytes of an array. They are read as latin1, as in Detectron2. */
+/** A string of Python 2: a name, or the bytes of an array. Names are read as latin1, as in Detectron2. */
 function python2String(reader: ByteReader): string | Bytes {
   const bytes = reader.take(reader.u32());
   return bytes.length > MAX_TEXT_BYTES ? bytes : latin1(bytes);
@@ -368,8 +369,8 @@ const HANDLERS: Readonly<Record<number, Handler | undefined>> = {
   [OP.BINPUT]: (m, r) => void m.memo.set(r.u8(), m.top()),
   [OP.LONG_BINPUT]: (m, r) => void m.memo.set(r.u32(), m.top()),
   [OP.MEMOIZE]: (m) => void m.memo.set(m.memo.size, m.top()),
-  [OP.BINGET]: (m, r) => m.push(m.remembered(r.u8())),
-  [OP.LONG_BINGET]: (m, r) => m.push(m.remembered(r.u32())),
+  [OP.BINGET]: (m, r) => m.push(m.memoEntry(r.u8())),
+  [OP.LONG_BINGET]: (m, r) => m.push(m.memoEntry(r.u32())),
 
   [OP.GLOBAL]: (m, r) => m.push(m.global(r.line(), r.line())),
   [OP.STACK_GLOBAL]: (m) => m.push(m.globalFromStack()),

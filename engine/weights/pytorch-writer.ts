@@ -4,30 +4,26 @@
  * Sources: torch/serialization.py, caffe2/serialize/inline_container.cc, detectron2/checkpoint.
  */
 import type { Bytes } from './byte-reader.ts';
-import { denseStrides } from './elements.ts';
+import { checkLength, denseStrides } from './elements.ts';
+import { WeightsError } from './errors.ts';
 import type { CheckpointTensor } from './formats.ts';
 import { ByteWriter, PickleWriter } from './pickle-writer.ts';
-import { WeightsError } from './safetensors.ts';
 import { crc32 } from './zip.ts';
 
 type Tensors = ReadonlyMap<string, CheckpointTensor>;
 type Metadata = Readonly<Record<string, string>>;
 
-/** Keys that have a meaning in these files. */
+/** Keys that the formats use themselves. Metadata cannot have them. */
 const RESERVED = ['model', '__author__', 'matching_heuristics'];
 
 function checkTensors(tensors: Tensors, metadata: Metadata): void {
-  for (const [name, { shape, data }] of tensors) {
-    const elements = shape.reduce((product, n) => product * n, 1);
-    if (elements !== data.length)
-      throw new WeightsError(`${name}: shape [${shape.join(', ')}] has ${elements} elements, the data ${data.length}`);
-  }
+  for (const [name, { shape, data }] of tensors) checkLength(name, shape, data.length);
   for (const key of Object.keys(metadata))
     if (RESERVED.includes(key))
       throw new WeightsError(`metadata ${key}: expected a key that the format does not use, got one that it uses`);
 }
 
-const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array<ArrayBuffer>): Bytes =>
+const bytesOfArray = ({ buffer, byteOffset, byteLength }: Float32Array<ArrayBuffer>): Bytes =>
   new Uint8Array(buffer, byteOffset, byteLength);
 
 /**
@@ -44,7 +40,7 @@ export function writeTorchZip(tensors: Tensors, metadata: Metadata = {}): Bytes 
       .emptyOrderedDict()
       .setItems(() => {
         for (const [name, { shape, data }] of tensors) {
-          const key = String(storages.push(bytesOf(data)) - 1);
+          const key = String(storages.push(bytesOfArray(data)) - 1);
           // _rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, backward_hooks)
           pickle
             .text(name)
@@ -92,7 +88,7 @@ function writeStoredZip(entries: readonly (readonly [name: string, bytes: Bytes]
     const at = out.length;
     const unpadded = at + LOCAL_BYTES + encoded.length + EXTRA_HEADER_BYTES;
     const padding = (ALIGNMENT - (unpadded % ALIGNMENT)) % ALIGNMENT;
-    // Version 2.0, no flags, stored. Local headers and directory have these fields in common.
+    // Version 2.0, no flags, stored. Local headers and directory entries have these fields in common.
     const common = (writer: ByteWriter, extraBytes: number): ByteWriter =>
       writer
         .u16(20)
@@ -162,7 +158,7 @@ export function writeDetectron2Pickle(tensors: Tensors, author: string, metadata
  * Fortran order, data). numpy 2 still has these names.
  */
 function numpyArray(pickle: PickleWriter, name: string, { shape, data }: CheckpointTensor): void {
-  const bytes = bytesOf(data);
+  const bytes = bytesOfArray(data);
   if (bytes.length >= 2 ** 32)
     throw new WeightsError(
       `${name}: expected less than 4 GiB, which this protocol can hold, got ${bytes.length} bytes`,

@@ -2,8 +2,9 @@
  * Reads files of torch.save as plain data: the zip format (PyTorch >= 1.6) and the legacy format before it.
  * Source: torch/serialization.py.
  */
-import { ByteReader, latin1, type Bytes, type Fail } from './byte-reader.ts';
+import { ByteReader, latin1, type Bytes } from './byte-reader.ts';
 import { ELEMENT_BYTES, type StridedTensor } from './elements.ts';
+import type { Fail } from './errors.ts';
 import { WEIGHT_GLOBALS } from './pickle-globals.ts';
 import { PickleDict, PickleList, type PickleValue } from './pickle-values.ts';
 import { readPickle } from './pickle.ts';
@@ -13,13 +14,14 @@ import { readZip } from './zip.ts';
 export interface TorchFile {
   readonly root: PickleValue;
   /**
-   * The place of a tensor of `root` in the file; null if its element type is not read.
-   * Throws WeightsError if its storage is missing.
+   * The place of a tensor of `root` in the file; null if the reader does not support the tensor's element type.
+   * Throws WeightsError if the tensor's storage is missing.
+   * @param what names the tensor in errors
    */
   locate(tensor: TorchTensor, what: string): StridedTensor | null;
 }
 
-/** The first pickle of the legacy format without its PROTO: a number of ten bytes, from LONG1 to STOP. */
+/** The first pickle of the legacy format without its PROTO opcode: LONG1, a number of ten bytes, and STOP. */
 const MAGIC = [0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e];
 const PROTOCOL_VERSION = 1001;
 
@@ -28,7 +30,9 @@ export function isTorchLegacy(bytes: Bytes): boolean {
   return bytes.length >= 2 + MAGIC.length && bytes[0] === 0x80 && MAGIC.every((byte, i) => bytes[2 + i] === byte);
 }
 
-/** Reads a zip with one top folder. It holds data.pkl, byteorder (PyTorch >= 2.1), and data/<key> for each storage. */
+/**
+ * Reads a zip with one top folder. The folder holds data.pkl, byteorder (PyTorch >= 2.1), and data/<key> per storage.
+ */
 export function readTorchZip(bytes: Bytes, fail: Fail): TorchFile {
   const zip = readZip(bytes, fail);
   const pickleName = zip.names.find((name) => /^[^/]+\/data\.pkl$/.test(name));
@@ -76,14 +80,14 @@ export function readTorchLegacy(bytes: Bytes, fail: Fail): TorchFile {
   if (system.entries.get('little_endian') !== true)
     fail('expected a little-endian file, got one of a big-endian machine');
 
-  const types = new Map<string, TorchStorage>();
+  const described = new Map<string, TorchStorage>();
   const root = readPickle(reader, {
     fail,
     globals: WEIGHT_GLOBALS,
     persistent: (id) => {
       const storage = storageOf(id, fail);
-      const first = types.get(storage.key);
-      if (!first) types.set(storage.key, storage);
+      const first = described.get(storage.key);
+      if (!first) described.set(storage.key, storage);
       else if (first.type.name !== storage.type.name || first.count !== storage.count)
         fail('a storage has two different descriptions: corrupt');
       return storage;
@@ -93,7 +97,7 @@ export function readTorchLegacy(bytes: Bytes, fail: Fail): TorchFile {
   if (!(keys instanceof PickleList)) return fail("the storages' keys: expected a list, got another value: corrupt");
   const storages = new Map<string, Bytes>();
   for (const key of keys.items) {
-    const storage = typeof key === 'string' || typeof key === 'number' ? types.get(String(key)) : undefined;
+    const storage = typeof key === 'string' || typeof key === 'number' ? described.get(String(key)) : undefined;
     if (!storage) return fail('a storage: expected one that the data mentions, got another: corrupt');
     const { name, type } = storage.type;
     if (type === null && name !== 'torch.UntypedStorage') fail(`storages of ${name} are not read in this format`);
@@ -114,7 +118,7 @@ export function readTorchLegacy(bytes: Bytes, fail: Fail): TorchFile {
   };
 }
 
-/** The view of a storage that a tensor is. Throws WeightsError if the storage has another size than announced. */
+/** A tensor as a view of its storage's bytes. Throws WeightsError if the storage has another size than announced. */
 function locate(
   { storage, type, offset, shape, strides }: TorchTensor,
   bytes: Bytes,

@@ -1,8 +1,10 @@
 /**
  * Reads and writes the safetensors format: an 8-byte header length, a JSON header, and the bytes of the tensors.
- * Files are checked completely when they are read. The order of tensors is kept when they are written.
+ * The reader checks a file completely. The writer keeps the order of the tensors.
  */
 import { isObject } from '../core/json.ts';
+import { checkLength, MAX_AXES } from './elements.ts';
+import { failFor } from './errors.ts';
 
 /** Values that can be written. */
 export type SafetensorData =
@@ -31,11 +33,7 @@ export interface SafetensorsFile {
   readonly tensors: ReadonlyMap<string, SafetensorEntry>;
 }
 
-/** An error in a weights file. The message names the file, and the tensor and field if there is one. */
-export class WeightsError extends Error {
-  override readonly name = 'WeightsError';
-}
-
+/** Per dtype: bytes per element, and the typed array of its values. */
 const VIEWS = {
   F32: [4, (bytes: ArrayBuffer) => new Float32Array(bytes)],
   F64: [8, (bytes: ArrayBuffer) => new Float64Array(bytes)],
@@ -51,14 +49,12 @@ const VIEWS = {
 } as const satisfies Record<string, readonly [number, (bytes: ArrayBuffer) => StoredSafetensorData]>;
 
 const MAX_HEADER_BYTES = 100 * 2 ** 20;
-/** Larger than in any real tensor. */
-const MAX_AXES = 64;
 
 function isSizes(value: unknown): value is number[] {
   return Array.isArray(value) && value.length <= MAX_AXES && value.every((n) => Number.isSafeInteger(n) && n >= 0);
 }
 
-/** A value of the header for a message. It is short for any value, also for a deep one. */
+/** A value of the header, shortened for a message. It stays short for nested values too. */
 function brief(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.slice(0, 60));
   if (Array.isArray(value)) {
@@ -74,9 +70,7 @@ function brief(value: unknown): string {
  * @throws WeightsError naming the file, the tensor and the field
  */
 export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): SafetensorsFile {
-  const fail = (message: string): never => {
-    throw new WeightsError(`${file}: ${message}`);
-  };
+  const fail = failFor(file);
   if (bytes.byteLength < 8) fail(`not a safetensors file: ${bytes.byteLength} bytes, expected at least 8`);
   const headerBytes = Number(new DataView(bytes).getBigUint64(0, true));
   if (headerBytes > MAX_HEADER_BYTES || 8 + headerBytes > bytes.byteLength) {
@@ -131,7 +125,7 @@ export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): Safet
       );
     tensors.set(name, { dtype, shape, data: view(bytes.slice(body + begin, body + end)) });
   }
-  // Object.fromEntries makes own properties of all names, also of `__proto__`.
+  // Object.fromEntries makes an own property of every name, even of `__proto__`.
   return { metadata: Object.fromEntries(metadata), tensors };
 }
 
@@ -143,9 +137,7 @@ export function writeSafetensors(
   const header: Record<string, unknown> = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
   let offset = 0;
   for (const [name, { shape, data }] of tensors) {
-    const elements = shape.reduce((product, n) => product * n, 1);
-    if (elements !== data.length)
-      throw new WeightsError(`${name}: shape [${shape.join(', ')}] has ${elements} elements, the data ${data.length}`);
+    checkLength(name, shape, data.length);
     header[name] = { dtype: dtypeOf(data), shape, data_offsets: [offset, offset + data.byteLength] };
     offset += data.byteLength;
   }

@@ -14,8 +14,10 @@ import {
   type PickleValue,
 } from './pickle-values.ts';
 
-/** torch.FloatStorage, ...: the element type of a storage; null for untyped storages and types that are not read. */
-export class StorageType extends PickleGlobal {
+/**
+ * torch.FloatStorage, ... `type` is null for untyped storages and for element types that the reader does not support.
+ */
+class StorageType extends PickleGlobal {
   constructor(
     name: string,
     readonly type: ElementType | null,
@@ -24,7 +26,7 @@ export class StorageType extends PickleGlobal {
   }
 }
 
-/** torch.float32, ...; null for types that are not read. */
+/** torch.float32, ... `type` is null for element types that the reader does not support. */
 class TorchDtype extends PickleGlobal {
   constructor(
     name: string,
@@ -34,11 +36,11 @@ class TorchDtype extends PickleGlobal {
   }
 }
 
-/** A storage named by a persistent id. Its bytes are elsewhere in the file. */
+/** A storage that a persistent id names. Its bytes are elsewhere in the file. */
 export class TorchStorage extends PickleObject {
   override readonly kind = 'torch storage';
 
-  /** @param count, offset in elements */
+  /** `count` and `offset` are in elements. */
   constructor(
     readonly key: string,
     readonly type: StorageType,

@@ -3,7 +3,8 @@
  * Entries are views of the file's bytes. Nothing is inflated, so a small file cannot become a large one.
  * Source: PKWARE APPNOTE 6.3.
  */
-import { ByteReader, type Bytes, type Fail } from './byte-reader.ts';
+import { ByteReader, type Bytes } from './byte-reader.ts';
+import type { Fail } from './errors.ts';
 
 interface Entry {
   readonly method: number;
@@ -32,7 +33,7 @@ const LOCAL = 0x04034b50;
 const END_BYTES = 22;
 const LOCATOR_BYTES = 20;
 const MAX_COMMENT = 65535;
-/** The value of a field whose 64 bits are in the extra field. */
+/** A field with this value has its 64-bit value in the extra field. */
 const IN_EXTRA_FIELD = 0xffffffff;
 
 /** Reads the directory. Throws WeightsError if it is corrupt, or if entries share bytes. */
@@ -111,7 +112,7 @@ function findDirectory(bytes: Bytes, fail: Fail): { directoryAt: number; count: 
   return fail('zip: no end of directory: the file is truncated');
 }
 
-/** The 64-bit sizes. They are in the extra field, in this order, for fields whose 32 bits are all ones. */
+/** The sizes, with 64-bit values from the extra field. It has a value for each field whose 32 bits are all ones. */
 function zip64Sizes(
   extra: ByteReader,
   sizes: Pick<Entry, 'size' | 'storedSize' | 'headerAt'>,
