@@ -22,6 +22,7 @@ import { ensureShapesDataset, openDataset, splitRecords } from '../training/data
 import { InputError } from '../training/core/errors.ts';
 import { fitToData } from '../training/core/fit-to-data.ts';
 import { loadConfig } from '../training/data/config-file.ts';
+import { inputErrorOf } from './input-errors.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'ablation-test-'));
 const data = join(folder, 'shapes');
@@ -116,12 +117,7 @@ const ablate = (out: string, fake: { train: Train }, ...more: string[]): Promise
     fake.train,
   );
 const refused = async (pattern: RegExp, attempt: Promise<number>): Promise<void> => {
-  const error = await attempt.then(
-    () => null,
-    (reason: unknown) => reason,
-  );
-  expect(error).toBeInstanceOf(InputError);
-  expect((error as InputError).message).toMatch(pattern);
+  expect(await inputErrorOf(() => attempt)).toMatch(pattern);
 };
 
 describe('bad arguments', () => {

@@ -19,6 +19,7 @@ import { loadConfig } from '../training/data/config-file.ts';
 import { runTrain } from '../training/commands/train.ts';
 import { runTune } from '../training/commands/tune.ts';
 import { withoutHalf } from './devices.ts';
+import { inputErrorOf } from './input-errors.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'cli-test-'));
 const data = join(folder, 'shapes'),
@@ -49,12 +50,6 @@ function cli(args: readonly string[], closeOutput = false): Promise<Ended> {
     child.on('close', (code) => resolve({ code, stdout, stderr }));
   });
 }
-
-const refusal = (promise: Promise<unknown>): Promise<unknown> =>
-  promise.then(
-    () => 'accepted',
-    (error: unknown) => (error instanceof InputError ? error.message : error),
-  );
 
 /** A copy of the data set whose training annotations are changed. */
 function changed(
@@ -222,12 +217,12 @@ describe('options and configuration', () => {
       ['{"data": 5}', "data: expected a folder's path, got 5"],
     ]) {
       writeFileSync(file, text);
-      expect(await refusal(runTrain(['--config', file]))).toContain(message);
+      expect(await inputErrorOf(() => runTrain(['--config', file]))).toContain(message);
     }
   });
 
   test("a run's config.json trains on that run's data", async () => {
-    const error = await refusal(
+    const error = await inputErrorOf(() =>
       runTrain(['--config', join(run, 'config.json'), '--set', 'numClasses=7', '--out', join(folder, 'repeated')]),
     );
     expect(error).toContain(
@@ -240,14 +235,14 @@ describe('options and configuration', () => {
   });
 
   test('empty values are refused, because as paths they are the current folder', async () => {
-    expect(await refusal(runTrain(['--out', '']))).toBe('train: --out: expected a value, got an empty text');
-    expect(await refusal(runEvaluate(['--weights', '']))).toBe(
+    expect(await inputErrorOf(() => runTrain(['--out', '']))).toBe('train: --out: expected a value, got an empty text');
+    expect(await inputErrorOf(() => runEvaluate(['--weights', '']))).toBe(
       'evaluate: --weights: expected a value, got an empty text',
     );
-    expect(await refusal(runCocoEval(['--detections', '']))).toBe(
+    expect(await inputErrorOf(() => runCocoEval(['--detections', '']))).toBe(
       'coco-eval: --detections: expected a value, got an empty text',
     );
-    expect(await refusal(runTrain([...TINY, '--out', join(data, 'shapes.json', 'below')]))).toContain(
+    expect(await inputErrorOf(() => runTrain([...TINY, '--out', join(data, 'shapes.json', 'below')]))).toContain(
       'train: --out: expected a folder that can be written, got',
     );
   });
@@ -263,9 +258,9 @@ describe('data', () => {
         for (const one of json.annotations) one.iscrowd = 1;
       }),
     ]) {
-      expect(await refusal(runTrain(['--data', root, '--config', 'tiny', '--out', join(folder, 'never')]))).toContain(
-        'the split "train": expected at least one object in its 12 images, got none',
-      );
+      expect(
+        await inputErrorOf(() => runTrain(['--data', root, '--config', 'tiny', '--out', join(folder, 'never')])),
+      ).toContain('the split "train": expected at least one object in its 12 images, got none');
     }
   });
 
@@ -301,12 +296,12 @@ describe('data', () => {
         '--out',
         join(folder, 'mended'),
       ]);
-    expect(await refusal(train())).toContain(`${join(root, 'train', '03.png')}: cannot be decoded`);
+    expect(await inputErrorOf(train)).toContain(`${join(root, 'train', '03.png')}: cannot be decoded`);
     // After the repair of the image, the same command works. The folder of a run that did not begin can be used again.
     // The folder of a run that began cannot.
     cpSync(join(data, 'train', '03.png'), join(root, 'train', '03.png'));
     expect(await train()).toBe(0);
-    expect(await refusal(train())).toContain('already holds a run');
+    expect(await inputErrorOf(train)).toContain('already holds a run');
   });
 });
 
@@ -325,9 +320,9 @@ describe('weights and checkpoints', () => {
       [Buffer.alloc(0), 'weights.safetensors: '],
     ] as const) {
       writeFileSync(file, content);
-      expect(await refusal(runPredict(['--weights', file, '--out', join(folder, 'unpredicted'), image]))).toContain(
-        message,
-      );
+      expect(
+        await inputErrorOf(() => runPredict(['--weights', file, '--out', join(folder, 'unpredicted'), image])),
+      ).toContain(message);
     }
     expect(existsSync(join(folder, 'unpredicted', 'predictions.json'))).toBe(false);
   });
@@ -342,15 +337,15 @@ describe('weights and checkpoints', () => {
       ['/dev/null', 'a device or pipe'],
       [join(folder, 'nowhere.png'), 'nothing there'],
     ]) {
-      expect(await refusal(runPredict(['--weights', weights, '--out', out, path]))).toBe(
+      expect(await inputErrorOf(() => runPredict(['--weights', weights, '--out', out, path]))).toBe(
         `predict: ${path}: expected an image file, got ${what}`,
       );
     }
-    expect(await refusal(runPredict(['--weights', weights, '--out', join(broken, 'below'), image]))).toContain(
-      'predict: --out: expected a folder that can be written, got',
-    );
+    expect(
+      await inputErrorOf(() => runPredict(['--weights', weights, '--out', join(broken, 'below'), image])),
+    ).toContain('predict: --out: expected a folder that can be written, got');
     expect(existsSync(out)).toBe(false);
-    expect(await refusal(runPredict(['--weights', weights, '--out', out, image, broken, image]))).toContain(
+    expect(await inputErrorOf(() => runPredict(['--weights', weights, '--out', out, image, broken, image]))).toContain(
       `${broken}: cannot be decoded`,
     );
     const written: { file: string; drawn: string }[] = JSON.parse(readFileSync(join(out, 'predictions.json'), 'utf8'));
@@ -396,12 +391,12 @@ describe('weights and checkpoints', () => {
     try {
       const message = (command: string) =>
         new RegExp(`^${command}: --half: expected an adapter with the feature shader-f16, got .+ with .*core-features`);
-      expect(await refusal(runPredict(['--weights', weights, '--half', '--out', out, image]))).toMatch(
+      expect(await inputErrorOf(() => runPredict(['--weights', weights, '--half', '--out', out, image]))).toMatch(
         message('predict'),
       );
-      expect(await refusal(evaluate('refused', '--half'))).toMatch(message('evaluate'));
+      expect(await inputErrorOf(() => evaluate('refused', '--half'))).toMatch(message('evaluate'));
       vi.stubEnv('DSRCNN_TUNING', join(folder, 'tuning.json'));
-      expect(await refusal(runTune(['--half']))).toMatch(message('tune'));
+      expect(await inputErrorOf(() => runTune(['--half']))).toMatch(message('tune'));
     } finally {
       vi.mocked(Device.fromAdapter).mockRestore();
       vi.unstubAllEnvs();
@@ -414,7 +409,7 @@ describe('weights and checkpoints', () => {
       rmSync(broken, { recursive: true, force: true });
       cpSync(run, broken, { recursive: true });
       change(broken);
-      return refusal(runTrain(['--resume', broken]));
+      return inputErrorOf(() => runTrain(['--resume', broken]));
     };
     const edit = (name: string, from: string, to: string) => (path: string) =>
       writeFileSync(join(path, name), readFileSync(join(path, name), 'utf8').replace(from, to));

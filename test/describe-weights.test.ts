@@ -7,9 +7,9 @@ import { writeTorchZip } from '../engine/index.ts';
 import { describeWeights } from '../training/checkpoints/describe-weights.ts';
 import { readAnyWeights } from '../training/checkpoints/load-weights.ts';
 import { saveWeights } from '../training/checkpoints/weights-file.ts';
-import { InputError } from '../training/core/errors.ts';
 import { presetConfig } from '../training/core/recipe.ts';
 import { COCO_CATEGORY_IDS, COCO_CLASS_NAMES } from '../training/data/coco-classes.ts';
+import { inputErrorOf } from './input-errors.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'describe-weights-'));
 const at = (name: string): string => join(folder, name);
@@ -27,17 +27,6 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-const errorOf = async (run: () => unknown): Promise<string> => {
-  const error = await Promise.resolve()
-    .then(run)
-    .then(
-      () => null,
-      (reason: unknown) => reason,
-    );
-  expect(error).toBeInstanceOf(InputError);
-  return (error as Error).message;
-};
-
 describe('the configuration and class names of weights', () => {
   const described = (file: string, options: { config?: string; classes?: string }) =>
     describeWeights('predict', file, readAnyWeights(at(file)), options);
@@ -52,10 +41,10 @@ describe('the configuration and class names of weights', () => {
       classNames: CLASSES,
       categoryIds: [1, 2, 3, 4],
     });
-    expect(await errorOf(() => described('tiny.safetensors', { config: 'tiny' }))).toMatch(
+    expect(await inputErrorOf(() => described('tiny.safetensors', { config: 'tiny' }))).toMatch(
       /--config: expected no value, because tiny\.safetensors contains a configuration/,
     );
-    expect(await errorOf(() => described('tiny.safetensors', { classes: 'x.json' }))).toMatch(
+    expect(await inputErrorOf(() => described('tiny.safetensors', { classes: 'x.json' }))).toMatch(
       /--classes: expected no value, because tiny\.safetensors contains class names/,
     );
   });
@@ -87,14 +76,14 @@ describe('the configuration and class names of weights', () => {
       categoryIds: [4, 5],
       config: { model: { numClasses: 2 } },
     });
-    expect(await errorOf(() => described('tiny.pth', {}))).toMatch(
+    expect(await inputErrorOf(() => described('tiny.pth', {}))).toMatch(
       /tiny\.pth: expected weights with a configuration.*--config/,
     );
-    expect(await errorOf(() => described('tiny.pth', { config: 'tiny' }))).toMatch(
+    expect(await inputErrorOf(() => described('tiny.pth', { config: 'tiny' }))).toMatch(
       /contains no class names: expected --classes FILE\.json with the 4 classes of tiny/,
     );
     expect(
-      await errorOf(() =>
+      await inputErrorOf(() =>
         described('tiny.pth', {
           config: json('five.json', { preset: 'tiny', model: { numClasses: 5 } }),
           classes: at('three.json'),
@@ -107,9 +96,9 @@ describe('the configuration and class names of weights', () => {
       [{}, /categories: expected an array/],
       [[1], /\[0\]: expected an object/],
     ] as const) {
-      expect(await errorOf(() => described('tiny.pth', { config: 'tiny', classes: json('bad.json', value) }))).toMatch(
-        message,
-      );
+      expect(
+        await inputErrorOf(() => described('tiny.pth', { config: 'tiny', classes: json('bad.json', value) })),
+      ).toMatch(message);
     }
   });
 

@@ -14,8 +14,8 @@ import {
 } from '../engine/index.ts';
 import { readZip } from '../engine/weights/zip.ts';
 import { exportNames } from '../model/index.ts';
-import { InputError } from '../training/core/errors.ts';
 import { runExport } from '../training/commands/export.ts';
+import { inputErrorOf } from './input-errors.ts';
 
 type Tensors = Map<string, CheckpointTensor>;
 
@@ -201,11 +201,6 @@ describe('npm run export', () => {
   });
 
   test('bad input is refused with its name', async () => {
-    const refused = (...argv: string[]): Promise<unknown> =>
-      runExport(argv).then(
-        () => null,
-        (reason: unknown) => reason,
-      );
     const cases: readonly (readonly [readonly string[], RegExp])[] = [
       [['--out', at('x.pth')], /export: --weights: expected a file/],
       [
@@ -231,10 +226,6 @@ describe('npm run export', () => {
         /got those of torchvision/,
       ],
     ];
-    for (const [argv, message] of cases) {
-      const error = await refused(...argv);
-      expect(error).toBeInstanceOf(InputError);
-      expect((error as Error).message).toMatch(message);
-    }
+    for (const [argv, message] of cases) expect(await inputErrorOf(() => runExport(argv))).toMatch(message);
   });
 });

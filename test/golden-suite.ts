@@ -3,6 +3,7 @@
  * AdamW steps, and detections (see test/golden/README.md).
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { channelsFirst, channelsLast } from '../bench/layout.ts';
 import { AdamW, backward, type Device } from '../engine/index.ts';
 import { openDevice, type NodeDeviceOptions } from '../engine/node/index.ts';
 import { toStored } from '../engine/nn/index.ts';
@@ -37,10 +38,7 @@ function images(golden: Golden): { data: Float32Array; width: number; height: nu
       shape: [, height, width],
       data,
     } = golden.floats(`images.${i}`);
-    const pixels = new Float32Array(data.length);
-    for (let c = 0; c < 3; c++)
-      for (let at = 0; at < height * width; at++) pixels[at * 3 + c] = data[c * height * width + at];
-    return { data: pixels, width, height };
+    return { data: channelsLast(data, [1, 3, height, width]), width, height };
   });
 }
 
@@ -60,15 +58,6 @@ function loadInitial(model: DynamicSparseRCNN, golden: Golden): void {
       .map((name) => [name.slice(prefix.length), golden.floats(name)]),
   );
   expect(model.load(values)).toEqual({ missing: [], unexpected: [] });
-}
-
-/** NHWC values as NCHW. */
-function channelsFirst(data: ArrayLike<number>, [b, h, w, c]: readonly number[]): Float32Array {
-  const out = new Float32Array(data.length);
-  for (let n = 0; n < b; n++)
-    for (let at = 0; at < h * w; at++)
-      for (let k = 0; k < c; k++) out[(n * c + k) * h * w + at] = data[(n * h * w + at) * c + k];
-  return out;
 }
 
 /**
@@ -105,8 +94,8 @@ export const VARIANT_NAMES = Object.keys(VARIANTS) as Variant[];
 /** A separate file tests this variant, because its kernels use no subgroups (see vitest.config.ts). */
 export const WITHOUT_SUBGROUPS: Variant = 'default limits, no subgroups';
 /**
- * The golden file that runs with every variant. The other files run with the kernels as chosen. The environment variable
- * `GOLDEN_VARIANTS=all` runs every file with every variant, in about 8 minutes.
+ * The golden file that runs with every variant. The other files run with the kernels as chosen. The environment
+ * variable `GOLDEN_VARIANTS=all` runs every file with every variant, in about 8 minutes.
  */
 const WITH_ALL_VARIANTS: GoldenName = 'r18-staircase-ota';
 

@@ -15,7 +15,6 @@ import {
   UnsupportedOptionError,
   type DeviceOptions,
   type Tensor,
-  type TunedChoices,
 } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
 import { SUBGROUP_TILES } from '../kernels/matmul.ts';
@@ -23,6 +22,7 @@ import { WORKGROUP_TILES } from '../kernels/matmul-tiled.ts';
 import { DynamicSparseRCNN, MODEL_PRESETS } from '../model/index.ts';
 import { checkOp, randomInput, relativeError, type OpCase, type OpInput } from './op-harness.ts';
 import { opCases } from './op-cases/index.ts';
+import { QUICK, withVariant } from './tuning.ts';
 
 const probe = await openDevice({ tuning: 'off' });
 const supported = probe.info.features.includes('shader-f16');
@@ -298,7 +298,6 @@ describe.runIf(supported)('the tuner', async () => {
     { label: 'subgroups if the adapter has them', on: await open({}) },
     { label: 'no subgroups', on: await open({ subgroups: false }) },
   ];
-  const QUICK = { rounds: 1, sampleMs: 0.1 };
   const tensor = (on: Device, seed: number, ...shape: number[]): Tensor =>
     on.tensor(new Random(seed).normalArray(shape.reduce((x, y) => x * y, 1)), shape);
   const PRODUCT = 'matmul nn 40x72x516 half',
@@ -311,10 +310,6 @@ describe.runIf(supported)('the tuner', async () => {
         conv2d(tensor(on, 3, 1, 14, 14, 32), tensor(on, 4, 3, 3, 32, 48), null, { padding: 1 });
       }),
     );
-  const replaced = (choices: TunedChoices, shapeClass: string, variant: string): TunedChoices => ({
-    ...choices,
-    choices: { [shapeClass]: { ...choices.choices[shapeClass], variant } },
-  });
 
   describe.each(devices)('with $label', ({ on }) => {
     afterEach(() => on.tuner.reset());
@@ -334,7 +329,7 @@ describe.runIf(supported)('the tuner', async () => {
         [CONVOLUTION, 'direct buffer 32x32', /^conv2d_f32_/],
       ] as const) {
         on.tuner.reset();
-        expect(on.tuner.import(replaced(exported, shapeClass, variant))).toBe(1);
+        expect(on.tuner.import(withVariant(exported, shapeClass, variant))).toBe(1);
         expect(
           kernelsOf(on, () => work(on)).kernels.some((name) => kernel.test(name)),
           variant,
@@ -342,7 +337,7 @@ describe.runIf(supported)('the tuner', async () => {
         expect(on.tuner.stale).toEqual([]);
       }
       // Training has a shape class of its own.
-      on.tuner.import(replaced(exported, PRODUCT, 'f16 32x32'));
+      on.tuner.import(withVariant(exported, PRODUCT, 'f16 32x32'));
       const before = on.tuner.pending;
       on.scope(() => {
         matmul(tensor(on, 1, 40, 516), tensor(on, 2, 516, 72));

@@ -3,12 +3,9 @@ import { describe, expect, test } from 'vitest';
 import { linearSumAssignment as referenceAssignment } from 'linear-sum-assignment';
 import { linearSumAssignment, Random } from '../engine/index.ts';
 import { testDevices } from './devices.ts';
+import { chunk } from './op-harness.ts';
 
 const devices = await testDevices();
-
-function chunk<T>(values: readonly T[], size: number): T[][] {
-  return Array.from({ length: values.length / size }, (_, i) => values.slice(i * size, (i + 1) * size));
-}
 
 describe.each(devices)('$label', ({ device }) => {
   /**

@@ -12,7 +12,7 @@ import { testDevices } from './devices.ts';
 import { GOLDEN_NAMES, readGolden, type Golden } from './golden-files.ts';
 import { decodePlan, sinkhorn, supplies, transportCosts, type Problem } from './matching-reference.ts';
 import { boxesInput } from './op-cases/boxes.ts';
-import { relativeError } from './op-harness.ts';
+import { chunk, relativeError } from './op-harness.ts';
 
 const devices = await testDevices();
 
@@ -39,10 +39,6 @@ interface Assigned {
   readonly supply: number[][][];
   /** [stage][image][row][proposal] */
   readonly plan: number[][][][];
-}
-
-function chunk<T>(values: readonly T[], size: number): T[][] {
-  return Array.from({ length: values.length / size }, (_, i) => values.slice(i * size, (i + 1) * size));
 }
 
 /** Uploads problems with the same N and C, computes the assignment, and reads it back. */

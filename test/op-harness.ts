@@ -34,6 +34,11 @@ export interface OpCase {
 
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
+/** Values in rows of `size`. */
+export function chunk<T>(values: readonly T[], size: number): T[][] {
+  return Array.from({ length: values.length / size }, (_, i) => values.slice(i * size, (i + 1) * size));
+}
+
 export function ndarray(shape: readonly number[], data: ArrayLike<number>): NdArray {
   if (data.length !== sizeOf(shape)) throw new Error(`ndarray: expected ${sizeOf(shape)} values, got ${data.length}`);
   return { shape, data: Float64Array.from(data) };

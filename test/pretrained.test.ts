@@ -7,7 +7,6 @@ import { writeDetectron2Pickle, writeTorchZip, type CheckpointTensor } from '../
 import { DynamicSparseRCNN, exportNames, MODEL_PRESETS, type ModelConfig } from '../model/index.ts';
 import { saveWeights } from '../training/checkpoints/weights-file.ts';
 import { ensureShapesDataset } from '../training/data/index.ts';
-import { InputError } from '../training/core/errors.ts';
 import { runEvaluate } from '../training/commands/evaluate.ts';
 import { runPredict } from '../training/commands/predict.ts';
 import { presetConfig } from '../training/core/recipe.ts';
@@ -20,6 +19,7 @@ import {
 } from '../training/checkpoints/load-weights.ts';
 import { describeReport } from '../training/output/weights-report.ts';
 import { testDevice } from './devices.ts';
+import { inputErrorOf } from './input-errors.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'pretrained-test-'));
 const at = (name: string): string => join(folder, name);
@@ -70,17 +70,6 @@ async function equalTo(model: DynamicSparseRCNN, file: Values): Promise<{ same: 
   }
   return { same, different };
 }
-
-const errorOf = async (run: () => unknown): Promise<string> => {
-  const error = await Promise.resolve()
-    .then(run)
-    .then(
-      () => null,
-      (reason: unknown) => reason,
-    );
-  expect(error).toBeInstanceOf(InputError);
-  return (error as Error).message;
-};
 
 describe('training starts from', () => {
   test.each(['tiny.safetensors', 'tiny.pth'])('%s: every value of the file', async (file) => {
@@ -139,7 +128,7 @@ describe('training starts from', () => {
 
   test('less than half of the model only with --partial', async () => {
     const wide = { ...MODEL_PRESETS.tiny, hiddenDim: 32, stemChannels: 16 };
-    expect(await errorOf(() => loadPretrained(freshModel(wide), at('tiny.pth')))).toMatch(
+    expect(await inputErrorOf(() => loadPretrained(freshModel(wide), at('tiny.pth')))).toMatch(
       /tiny\.pth: \d+ of the model's \d+ tensors match, less than half .*--partial/,
     );
     const model = freshModel(wide);
@@ -190,19 +179,23 @@ describe('npm run train', () => {
   });
 
   test('refuses files that it cannot start from, with their names', async () => {
-    expect(await errorOf(() => train('a', '--weights', at('nothing.pth')))).toMatch(/nothing\.pth: cannot be read/);
+    expect(await inputErrorOf(() => train('a', '--weights', at('nothing.pth')))).toMatch(
+      /nothing\.pth: cannot be read/,
+    );
     writeFileSync(at('text.pth'), 'not weights at all');
-    expect(await errorOf(() => train('b', '--weights', at('text.pth')))).toMatch(/text\.pth: not a checkpoint/);
+    expect(await inputErrorOf(() => train('b', '--weights', at('text.pth')))).toMatch(/text\.pth: not a checkpoint/);
     copyFileSync(new URL('golden/weights/hostile.reduce.pkl', import.meta.url), at('hostile.pkl'));
-    expect(await errorOf(() => train('c', '--weights', at('hostile.pkl')))).toMatch(/hostile\.pkl: .*posix\.system/);
-    expect(await errorOf(() => train('d', '--weights', RESNET18))).toMatch(
+    expect(await inputErrorOf(() => train('c', '--weights', at('hostile.pkl')))).toMatch(
+      /hostile\.pkl: .*posix\.system/,
+    );
+    expect(await inputErrorOf(() => train('d', '--weights', RESNET18))).toMatch(
       /resnet18.* of the backbone's \d+ tensors match, less than half .*--partial/,
     );
-    expect(await errorOf(() => train('e', '--partial'))).toMatch(/--partial: expected with --weights only/);
-    expect(await errorOf(() => runTrain(['--resume', at('resnet'), '--weights', RESNET18]))).toMatch(
+    expect(await inputErrorOf(() => train('e', '--partial'))).toMatch(/--partial: expected with --weights only/);
+    expect(await inputErrorOf(() => runTrain(['--resume', at('resnet'), '--weights', RESNET18]))).toMatch(
       /--weights does not go with --resume/,
     );
-    expect(await errorOf(() => runTrain(['--dry-run', '--config', 'tiny', '--weights', RESNET18]))).toMatch(
+    expect(await inputErrorOf(() => runTrain(['--dry-run', '--config', 'tiny', '--weights', RESNET18]))).toMatch(
       /--dry-run does not go with --weights/,
     );
   });
@@ -242,15 +235,15 @@ describe('evaluation and prediction', () => {
 
   test('refuse files that lack tensors of the model', async () => {
     const classes = ['--config', 'tiny', '--classes', at('classes.json')];
-    expect(await errorOf(() => predict('--weights', RESNET18, ...classes))).toMatch(
+    expect(await inputErrorOf(() => predict('--weights', RESNET18, ...classes))).toMatch(
       /resnet18.*a backbone only .* lacks \d+ of the model's \d+ tensors: backbone\.\S+, .* and \d+ more/,
     );
     const model = freshModel(MODEL_PRESETS.tiny);
-    expect(await errorOf(() => loadWhole(model, readAnyWeights(at('sparse.pkl')), 'sparse.pkl', silent))).toMatch(
+    expect(await inputErrorOf(() => loadWhole(model, readAnyWeights(at('sparse.pkl')), 'sparse.pkl', silent))).toMatch(
       /sparse\.pkl: lacks \d+ of .*names as of detectron2\): proposals\.weights\./,
     );
     expect(
-      await errorOf(() =>
+      await inputErrorOf(() =>
         loadWhole(
           freshModel({ ...MODEL_PRESETS.tiny, numClasses: 5 }),
           readAnyWeights(at('tiny.pth')),

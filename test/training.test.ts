@@ -10,12 +10,12 @@ import { AdamW, backward, Random } from '../engine/index.ts';
 import { DynamicSparseRCNN, MODEL_PRESETS } from '../model/index.ts';
 import { readDescription, readWeightsFile } from '../training/checkpoints/weights-file.ts';
 import { ensureShapesDataset } from '../training/data/index.ts';
-import { InputError } from '../training/core/errors.ts';
 import { runEvaluate } from '../training/commands/evaluate.ts';
 import { runPredict } from '../training/commands/predict.ts';
 import { readMetrics } from '../training/output/metrics-files.ts';
 import { runTrain } from '../training/commands/train.ts';
 import { testDevice } from './devices.ts';
+import { inputErrorOf } from './input-errors.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'training-test-'));
 const data = join(folder, 'shapes');
@@ -126,14 +126,8 @@ describe('a run', () => {
 });
 
 describe('bad input', () => {
-  const refused = async (pattern: RegExp, ...argv: string[]): Promise<void> => {
-    const error = await runTrain(argv).then(
-      () => null,
-      (reason: unknown) => reason,
-    );
-    expect(error).toBeInstanceOf(InputError);
-    expect((error as InputError).message).toMatch(pattern);
-  };
+  const refused = async (pattern: RegExp, ...argv: string[]): Promise<void> =>
+    expect(await inputErrorOf(() => runTrain(argv))).toMatch(pattern);
 
   test('is refused by name', async () => {
     await refused(/train: Unknown option '--dta'/, '--dta', 'x');

@@ -7,6 +7,7 @@ import type { Device, TunedChoices } from '../engine/index.ts';
 import { openDevice } from '../engine/node/index.ts';
 import { testDevices } from './devices.ts';
 import { relativeError } from './op-harness.ts';
+import { QUICK } from './tuning.ts';
 import {
   attentionOf,
   groupNormOf,
@@ -25,9 +26,6 @@ afterEach(() => {
   for (const { device } of devices) device.tuner.reset();
   vi.restoreAllMocks();
 });
-
-/** Short measurements, because these tests do not use the times. */
-const QUICK = { rounds: 1, sampleMs: 0.1 };
 
 /** Names of the variants of each shape class that `work` asks for. */
 async function variantsOf(device: Device, work: () => Promise<unknown>): Promise<Map<string, readonly string[]>> {

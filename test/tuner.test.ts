@@ -25,6 +25,7 @@ import { WORKGROUP_TILES } from '../kernels/matmul-tiled.ts';
 import { runTune } from '../training/commands/tune.ts';
 import { testDevices } from './devices.ts';
 import { relativeError } from './op-harness.ts';
+import { QUICK, withVariant } from './tuning.ts';
 
 const devices = await testDevices();
 const { device } = devices[0];
@@ -35,9 +36,6 @@ afterEach(() => {
   vi.restoreAllMocks();
   vi.unstubAllEnvs();
 });
-
-/** Short measurements, because these tests do not use the times. */
-const QUICK = { rounds: 1, sampleMs: 0.1 };
 
 const random = (on: Device, seed: number, ...shape: number[]): Tensor =>
   on.tensor(new Random(seed).normalArray(shape.reduce((a, b) => a * b, 1)), shape);
@@ -60,12 +58,6 @@ const see = (on: Device, work: () => Tensor): void =>
       work();
     }),
   );
-
-/** Choices with the variant of a class replaced. */
-const withVariant = (choices: TunedChoices, shapeClass: string, variant: string): TunedChoices => ({
-  ...choices,
-  choices: { [shapeClass]: { ...choices.choices[shapeClass], variant } },
-});
 
 describe.each(devices)('a choice ($label)', ({ device: on }) => {
   const product = (): Tensor => matmul(random(on, 1, 40, 516), random(on, 2, 516, 72));
@@ -433,7 +425,7 @@ describe('stored choices', () => {
 });
 
 describe('npm run tune', () => {
-  test('tunes the classes of a step, stores, lists and removes them; after a signal it keeps those it has', async () => {
+  test('tunes classes of a step, stores, lists and removes them; after a signal it keeps those it has', async () => {
     const file = join(folder, 'command.json');
     vi.stubEnv('DSRCNN_TUNING', file);
     const lines: string[] = [];

@@ -6,13 +6,13 @@ import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { readCheckpoint, writeSafetensors, type CheckpointFile } from '../engine/index.ts';
+import { FOLDER, read } from './weights-bytes.ts';
 
-const FOLDER = new URL('golden/weights/', import.meta.url);
 const values: Record<string, Record<string, { shape: number[]; data: string }>> = JSON.parse(
   readFileSync(new URL('values.json', FOLDER), 'utf8'),
 );
 
-const bytesOf = (name: string): ArrayBuffer => new Uint8Array(readFileSync(new URL(name, FOLDER))).buffer;
+const bytesOf = (name: string): ArrayBuffer => read(name).buffer;
 
 function expectTensors(file: CheckpointFile, name: string): void {
   for (const [tensor, { shape, data }] of Object.entries(values[name])) {

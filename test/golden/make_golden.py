@@ -1,9 +1,11 @@
-"""Write a golden file for one configuration: weights, inputs, every intermediate that matters, gradients, and three training steps.
+"""Writes a golden file for one configuration: weights, inputs, intermediate results, gradients, three training steps.
 
     apt-get install python3-torch python3-torchvision python3-scipy      (Debian's, with Debian's own /usr/bin/python3)
-    python3 make_golden.py OUT.safetensors.gz --seed 1 --set depth=18 stem_channels=16 ... [--sizes 96x128 128x80] [--float64]
+    python3 make_golden.py OUT.safetensors.gz --seed 1 --set depth=18 stem_channels=16 ... [--sizes 96x128 128x80]
+                           [--float64]
 
-README.md beside this file lists the commands of the files kept here. The file is a gzipped safetensors file; its metadata holds "config" (JSON of dsrcnn_torch.Config) and "meta" (JSON). Tensor names:
+README.md in this folder lists the commands of the files that are kept here. The file is a gzipped safetensors file. Its
+metadata holds "config" (JSON of dsrcnn_torch.Config) and "meta" (JSON). Tensor names:
   weights.<detectron2 name>      parameters and buffers before training
   images.<b>                     RGB 0..255, (3, h, w)
   targets.<b>.labels / .boxes    int64 (M,) / xyxy pixels (M, 4); M may be 0
@@ -12,12 +14,14 @@ README.md beside this file lists the commands of the files kept here. The file i
   proposals.boxes / .features    initial boxes, xyxy pixels (B, N, 4); features (B, N, d)
   stage<s>.logits / .boxes       s = 0 .. T-1
   stage<s>.match.<b>             int64 (2, P): proposal indices, ground-truth indices
-  stage<s>.plan.<b>              ota only: transport plan (M+1, N); .supply.<b>: (M,)
+  stage<s>.plan.<b>              ota only: transport plan (M+1, N)
+  stage<s>.supply.<b>            ota only: supply of each ground truth (M,)
   loss.<part>_<s>, loss.total    weighted
   grads.<name>                   of loss.total, before clipping
-  step<i>.loss, step<i>.grad_norm, trained.<name> (of what has a gradient)   three AdamW steps on this same batch: lr 2.5e-5, betas .9 .999, eps 1e-8,
-                                 weight decay 1e-4, gradients clipped to total norm 1
-  detect.<b>.scores/.labels/.boxes  inference with the initial weights, best first
+  step<i>.loss, .grad_norm       of three AdamW steps on this batch: lr 2.5e-5, betas .9 .999, eps 1e-8, weight decay
+                                 1e-4, gradients clipped to total norm 1
+  trained.<name>                 weights with a gradient, after the three steps
+  detect.<b>.scores / .labels / .boxes    inference with the initial weights, best first
 """
 import argparse
 import dataclasses
@@ -51,7 +55,8 @@ def random_target(g, w, h, classes, count):
     size = torch.rand(count, 2, generator=g) * 0.5 + 0.15
     corner = torch.rand(count, 2, generator=g) * (1 - size)
     boxes = torch.cat([corner, corner + size], 1) * torch.tensor([w, h, w, h], dtype=torch.float32)
-    return R.Target(torch.randint(0, classes, (count,), generator=g), boxes, torch.tensor([w, h, w, h], dtype=torch.float32))
+    labels = torch.randint(0, classes, (count,), generator=g)
+    return R.Target(labels, boxes, torch.tensor([w, h, w, h], dtype=torch.float32))
 
 
 def main():
@@ -63,7 +68,7 @@ def main():
     a.add_argument("--temperature", type=float, default=5.0)
     a.add_argument("--set", nargs="*", default=[])
     a.add_argument("--float64", action="store_true", help="compute in float64 (matching included), store float32")
-    a.add_argument("--light", action="store_true", help="no weights gradients or training steps: for full-size models")
+    a.add_argument("--light", action="store_true", help="without gradients and training steps, for full-size models")
     args = a.parse_args()
     cfg = R.Config()
     for item in args.set:
@@ -122,7 +127,10 @@ def main():
                     k = R.ota_supply(iou, s + 1, cfg)
                     supply = torch.cat([k, (iou.shape[0] - k.sum())[None]])
                     out[f"stage{s}.supply.{i}"] = k
-                    out[f"stage{s}.plan.{i}"] = R.sinkhorn(cost, supply, torch.ones_like(cost[0]), cfg.sinkhorn_epsilon, cfg.sinkhorn_iterations)
+                    demand = torch.ones_like(cost[0])
+                    out[f"stage{s}.plan.{i}"] = R.sinkhorn(
+                        cost, supply, demand, cfg.sinkhorn_epsilon, cfg.sinkhorn_iterations
+                    )
     for name, v in parts.items():
         out["loss." + name] = v
     out["loss.total"] = total
@@ -150,7 +158,8 @@ def main():
     meta = {"seed": args.seed, "sizes": args.sizes, "temperature": args.temperature, "torch": torch.__version__,
             "precision": "float64" if args.float64 else "float32"}
     save_safetensors(args.out, out, {"config": json.dumps(dataclasses.asdict(cfg)), "meta": json.dumps(meta)})
-    print(args.out, f"{sum(v.numel() * v.element_size() for v in out.values()) / 1e6:.1f} MB", "total loss", float(total))
+    size = sum(v.numel() * v.element_size() for v in out.values())
+    print(args.out, f"{size / 1e6:.1f} MB", "total loss", float(total))
 
 
 if __name__ == "__main__":

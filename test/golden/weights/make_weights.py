@@ -1,16 +1,18 @@
-"""Write the checkpoint files that the reader's tests read, with the values they hold.
+"""Writes the checkpoint files that the tests of checkpoint readers read, and values.json with their values.
 
     apt-get install python3-torch python3-numpy      (Debian's: PyTorch 1.13, numpy 1.24)
-    /usr/bin/python3 make_weights.py                 writes beside this file
+    /usr/bin/python3 make_weights.py                 writes into the folder of this file
 
-values.json: for each file, each tensor's shape and its values, base64 of little-endian float32. Small, random, seeded.
+values.json has the shape and the values of each tensor of each file: base64 of little-endian float32. Tensors are
+small, random and seeded.
   <type>.zip.pth, <type>.legacy.pth   f32, f16, bf16: torch.save of the same views of one storage, in both formats
   types.zip.pth                       every other element type
   detectron2.p<n>.pkl                 {"model": {name: numpy array}, "__author__": ...} in pickle protocols 2, 4, 5
-  python2.pkl                         the same as Python 2 wrote it: byte strings, emitted opcode by opcode
+  python2.pkl                         a file as Python 2 wrote it, with byte strings; made opcode by opcode
   resnet18.torchvision.pth            a ResNet-18 of 4 channels under torchvision's names
-  training.pth                        {"model", "optimizer", "scheduler", "iteration"} as a training loop saves it, with nn.Parameters
-  hostile.<way>.pkl                   os.system by REDUCE, INST, OBJ, STACK_GLOBAL, BUILD, nested, by extension code: the command would write a file
+  training.pth                        {"model", "optimizer", "scheduler", "iteration", ...} as a training loop saves it
+  hostile.<way>.pkl                   calls such as os.system by REDUCE, INST, OBJ, STACK_GLOBAL, BUILD and others. If a
+                                      reader ran one, the command would write a file.
 """
 import argparse
 import base64
@@ -33,20 +35,23 @@ def path(name):
 
 def record(name, tensors):
     def stored(t):
-        array = (t.detach().float() if torch.is_tensor(t) else torch.as_tensor(np.array(t)).float()).contiguous().numpy()
+        tensor = t.detach() if torch.is_tensor(t) else torch.as_tensor(np.array(t))
+        array = tensor.float().contiguous().numpy()
         return {"shape": list(array.shape), "data": base64.b64encode(array.astype("<f4").tobytes()).decode()}
     values[name] = {key: stored(t) for key, t in tensors.items()}
 
 
 def views(dtype):
-    """One storage seen in the ways that state dicts have: whole, transposed, a slice with an offset, shared, expanded, empty, a scalar."""
+    """Views of one storage as in state dicts: whole, transposed, offset slice, shared, expanded, empty, scalar."""
     g = torch.Generator().manual_seed(5)
     base = torch.randn(6, 10, generator=g).to(dtype)
     base[0, :5] = torch.tensor([0.0, -0.0, 65504.0, 6e-8, -1.5]).to(dtype)
     own = torch.randn(2, 3, 4, 5, generator=g).to(dtype)
     return collections.OrderedDict([
-        ("whole", base), ("transposed", base.t()), ("slice", base[1:5:2, 3:7]), ("shared", base), ("expanded", base[2:3, :4].expand(3, 4)),
-        ("channels_last", own.contiguous(memory_format=torch.channels_last)), ("empty", base[:0]), ("scalar", own[1, 2, 3, 4]),
+        ("whole", base), ("transposed", base.t()), ("slice", base[1:5:2, 3:7]), ("shared", base),
+        ("expanded", base[2:3, :4].expand(3, 4)),
+        ("channels_last", own.contiguous(memory_format=torch.channels_last)),
+        ("empty", base[:0]), ("scalar", own[1, 2, 3, 4]),
         ("parameter", torch.nn.Parameter(own[:, 1].clone())),
     ])
 
@@ -57,10 +62,13 @@ def torch_files():
         for kind, is_zip in (("zip", True), ("legacy", False)):
             torch.save(tensors, path(f"{name}.{kind}.pth"), _use_new_zipfile_serialization=is_zip)
             record(f"{name}.{kind}.pth", tensors)
-    types = collections.OrderedDict((str(t).split(".")[1], torch.tensor([[0, 1, 2], [100, 7, 127]]).to(t))
-                                    for t in (torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool))
+    dtypes = (torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+    types = collections.OrderedDict(
+        (str(t).split(".")[1], torch.tensor([[0, 1, 2], [100, 7, 127]]).to(t)) for t in dtypes
+    )
     types["int64"][0, 1] = -(2 ** 40)
-    torch.save({"state_dict": types, "note": "a text", "complex": torch.zeros(2, dtype=torch.complex64)}, path("types.zip.pth"))
+    content = {"state_dict": types, "note": "a text", "complex": torch.zeros(2, dtype=torch.complex64)}
+    torch.save(content, path("types.zip.pth"))
     record("types.zip.pth", types)
 
 
@@ -71,8 +79,12 @@ def training_file():
     model(torch.randn(5, 3)).sum().backward()
     optimizer.step()
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 3])
-    torch.save({"model": model.state_dict(), "ema": {"module": model.state_dict()}, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "iteration": 7,
-                "args": argparse.Namespace(lr=0.1, name="run"), "sizes": torch.Size([1, 2]), "best": np.float64(0.5), "device": torch.device("cpu")}, path("training.pth"))
+    content = {
+        "model": model.state_dict(), "ema": {"module": model.state_dict()}, "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(), "iteration": 7, "args": argparse.Namespace(lr=0.1, name="run"),
+        "sizes": torch.Size([1, 2]), "best": np.float64(0.5), "device": torch.device("cpu"),
+    }
+    torch.save(content, path("training.pth"))
     record("training.pth", model.state_dict())
 
 
@@ -82,7 +94,8 @@ def detectron2_files():
         "backbone.bottom_up.stem.conv1.weight": r.standard_normal((4, 3, 2, 2)).astype(np.float32),
         "fortran": np.asfortranarray(r.standard_normal((3, 5)).astype(np.float16)),
         "large": r.standard_normal((160, 104)).astype(np.float32),     # 67 kB: a long text in protocol 2
-        "double": r.standard_normal(3), "empty": np.zeros((0, 4), np.float32), "count": np.array(7), "scalar": np.float32(2.5),
+        "double": r.standard_normal(3), "empty": np.zeros((0, 4), np.float32),
+        "count": np.array(7), "scalar": np.float32(2.5),
     }
     for protocol in (2, 4, 5):
         with open(path(f"detectron2.p{protocol}.pkl"), "wb") as f:
@@ -91,7 +104,10 @@ def detectron2_files():
 
 
 def python2_file():
-    """What cPickle of Python 2 writes with protocol 2 for {"blobs": {...}}: Caffe2's names, byte strings for names and data."""
+    """The bytes that cPickle of Python 2 writes with protocol 2 for {"blobs": {...}} with Caffe2's names.
+
+    Names and data are byte strings.
+    """
     def string(b):
         return b"U" + bytes([len(b)]) + b if len(b) < 256 else b"T" + struct.pack("<i", len(b)) + b
 
@@ -100,13 +116,18 @@ def python2_file():
 
     def array(a, code):
         shape = b"(" + b"".join(integer(n) for n in a.shape) + b"t"
-        dtype = b"cnumpy\ndtype\n" + string(code) + integer(0) + integer(1) + b"\x87R(" + integer(3) + string(b"<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff" + integer(0) + b"tb"
-        return (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + integer(0) + b"\x85" + string(b"b") + b"\x87R("
-                + integer(1) + shape + dtype + b"\x89" + string(a.tobytes()) + b"tb")
+        dtype = (b"cnumpy\ndtype\n" + string(code) + integer(0) + integer(1) + b"\x87R(" + integer(3) + string(b"<")
+                 + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff" + integer(0) + b"tb")
+        return (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + integer(0) + b"\x85" + string(b"b")
+                + b"\x87R(" + integer(1) + shape + dtype + b"\x89" + string(a.tobytes()) + b"tb")
 
     r = np.random.default_rng(4)
-    blobs = {"conv1_w": r.standard_normal((4, 3, 7, 7)).astype("<f4"), "res_conv1_bn_s": r.standard_normal(4).astype("<f4"),
-             "res_conv1_bn_b": r.standard_normal(4).astype("<f4"), "res2_0_branch2a_w": r.standard_normal((4, 4, 1, 1)).astype("<f4")}
+    blobs = {
+        "conv1_w": r.standard_normal((4, 3, 7, 7)).astype("<f4"),
+        "res_conv1_bn_s": r.standard_normal(4).astype("<f4"),
+        "res_conv1_bn_b": r.standard_normal(4).astype("<f4"),
+        "res2_0_branch2a_w": r.standard_normal((4, 4, 1, 1)).astype("<f4"),
+    }
     out = b"\x80\x02}(" + string(b"blobs") + b"}("
     for name, a in blobs.items():
         out += string(name.encode()) + array(a, b"f4")
@@ -140,7 +161,8 @@ def resnet_file():
             cin = cout
     tensors["fc.weight"], tensors["fc.bias"] = torch.randn(10, 32, generator=g), torch.zeros(10)
     torch.save(tensors, path("resnet18.torchvision.pth"))
-    record("resnet18.torchvision.pth", {k: tensors[k] for k in ("conv1.weight", "bn1.running_var", "layer2.0.downsample.0.weight", "layer4.1.bn2.bias", "fc.bias")})
+    kept = ("conv1.weight", "bn1.running_var", "layer2.0.downsample.0.weight", "layer4.1.bn2.bias", "fc.bias")
+    record("resnet18.torchvision.pth", {k: tensors[k] for k in kept})
 
 
 def hostile_files():
@@ -154,7 +176,10 @@ def hostile_files():
     files = {
         "reduce": pickle.dumps(Attack(), protocol=2),
         "stack_global": pickle.dumps(Attack(), protocol=4),
-        "nested": pickle.dumps({"model": {"weight": np.zeros(2, np.float32), "bias": [{"deep": (1, Attack())}]}, "__author__": "x"}, protocol=2),
+        "nested": pickle.dumps(
+            {"model": {"weight": np.zeros(2, np.float32), "bias": [{"deep": (1, Attack())}]}, "__author__": "x"},
+            protocol=2,
+        ),
         "inst": b"\x80\x02(" + text + b"iposix\nsystem\n.",
         "obj": b"\x80\x02(cposix\nsystem\n" + text + b"o.",
         "eval": b"\x80\x02c__builtin__\neval\n" + text + b"\x85R.",
@@ -168,8 +193,9 @@ def hostile_files():
     for name, data in files.items():
         with open(path(f"hostile.{name}.pkl"), "wb") as f:
             f.write(data)
-    torch.save({"model": {"w": torch.zeros(2)}, "x": Attack()}, path("hostile.zip.pth"))
-    torch.save({"model": {"w": torch.zeros(2)}, "x": Attack()}, path("hostile.legacy.pth"), _use_new_zipfile_serialization=False)
+    for kind, is_zip in (("zip", True), ("legacy", False)):
+        content = {"model": {"w": torch.zeros(2)}, "x": Attack()}
+        torch.save(content, path(f"hostile.{kind}.pth"), _use_new_zipfile_serialization=is_zip)
 
 
 if __name__ == "__main__":
