@@ -1,12 +1,12 @@
 /**
- * A batch on the device: the tensors that a forward pass and its losses take from the host. Their values can be
+ * A batch on the device: the tensors with the host's input for a forward pass and its losses. Their values can be
  * overwritten, so that batches of one shape can use the same tensors one after the other. A captured step needs this:
  * numbers that vary from batch to batch are values of tensors, never parameters of kernels.
  *
  * Glossary: B images, M rows of ground truths per image (padded).
  */
 import { packedWords, packImages, paddedSize, type Device, type ImageData, type Tensor } from '../engine/index.ts';
-import { packTargets, targetRows, type ImageTargets, type Targets } from './targets.ts';
+import { checkHighestLabel, packTargets, targetRows, type ImageTargets, type Targets } from './targets.ts';
 
 /** Height and width of the network's input are multiples of this: the stride of P5. */
 const DIVISOR = 32;
@@ -15,7 +15,7 @@ const DIVISOR = 32;
 export interface BatchShape {
   /** B. */
   readonly images: number;
-  /** Of the padded batch, pixels. */
+  /** Height and width of the padded batch, in pixels. */
   readonly height: number;
   readonly width: number;
   /** M; 0 without ground truths. */
@@ -24,7 +24,7 @@ export interface BatchShape {
   readonly floats: boolean;
 }
 
-/** The shape of a batch: images padded to a common size, objects to the next of 8, 16, 32, ... rows. */
+/** The shape of a batch. Images are padded to a common size, and objects to `targetRows` rows. */
 export function batchShape(images: readonly ImageData[], targets?: readonly ImageTargets[]): BatchShape {
   const [height, width] = paddedSize(images, { divisor: DIVISOR });
   return {
@@ -36,7 +36,7 @@ export function batchShape(images: readonly ImageData[], targets?: readonly Imag
   };
 }
 
-/** A shape as text. */
+/** A shape as text, for use as a key. */
 export const shapeKey = ({ images, height, width, rows, floats }: BatchShape): string =>
   `${images}x${height}x${width}x${rows}${floats ? 'f' : ''}`;
 
@@ -46,6 +46,7 @@ export interface BatchValues {
   readonly temperature?: number;
 }
 
+/** The tensors of batches of one shape. */
 export class DeviceBatch {
   /** u32: images in the layout of `packImages`. */
   readonly packed: Tensor;
@@ -57,7 +58,7 @@ export class DeviceBatch {
   private readonly staging: Uint32Array<ArrayBuffer>;
   private highestLabel = -1;
 
-  /** @param classes labels must be below this number */
+  /** @param classes the model's number of classes: labels are smaller */
   constructor(
     private readonly device: Device,
     readonly shape: BatchShape,
@@ -97,17 +98,17 @@ export class DeviceBatch {
     device.write(this.inverseTemperature, Float32Array.of(1 / temperature));
   }
 
-  /** Overwrites everything. Throws RangeError if images or objects do not fit the batch's shape. */
+  /**
+   * Overwrites images, objects and the step's values. Throws RangeError if images or objects do not fit the batch's
+   * shape.
+   */
   write(images: readonly ImageData[], targets: readonly ImageTargets[], values: BatchValues = {}): void {
     const { device, classes } = this;
     const objects = this.requireObjects();
     if (targets.length !== images.length)
       throw new RangeError(`DeviceBatch: targets: expected those of ${images.length} images, got ${targets.length}`);
     const { labels, boxes, counts, highestLabel } = packTargets('DeviceBatch', targets, objects.maxObjects);
-    if (highestLabel >= classes)
-      throw new RangeError(
-        `DeviceBatch: labels: expected numbers below the model's ${classes} classes, got ${highestLabel}`,
-      );
+    checkHighestLabel('DeviceBatch', highestLabel, classes);
     this.highestLabel = highestLabel;
     this.writeImages(images, values);
     device.write(objects.labels, labels);

@@ -1,6 +1,6 @@
 /**
  * Detections from the logits and boxes of a stage, on the host: the best scores, class-wise NMS, clipping.
- * (Ops of the engine do delta coding, IoU and GIoU on the device: `decodeBoxes`, `boxIou`, `boxGiou`.)
+ * (On the device, ops of the engine compute boxes from deltas, IoU and GIoU: `decodeBoxes`, `boxIou`, `boxGiou`.)
  *
  * Glossary: N proposals, C classes, D detections. Boxes are xyxy in pixels of the image, flat: 4 numbers per box.
  */
@@ -27,6 +27,8 @@ export function clipBoxes(
   return Float32Array.from(boxes, (x, i) => Math.min(Math.max(x, 0), i % 2 === 0 ? width : height));
 }
 
+export const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
+
 /** The largest sigmoid scores of N x C logits. */
 export interface TopScores {
   readonly scores: Float32Array<ArrayBuffer>;
@@ -36,7 +38,7 @@ export interface TopScores {
 }
 
 /**
- * The `count` best of the N * C scores, best first. Equal logits are sorted by index, NaN is last.
+ * The `count` best of the N * C scores, best first. Equal logits are sorted by index. NaN comes last.
  * @param logits [N, C]
  */
 export function topScores(logits: ArrayLike<number>, classes: number, count: number): TopScores {
@@ -45,7 +47,7 @@ export function topScores(logits: ArrayLike<number>, classes: number, count: num
     .sort((a, b) => (rank[a] === rank[b] ? a - b : rank[b] - rank[a]))
     .subarray(0, count);
   return {
-    scores: Float32Array.from(order, (i) => 1 / (1 + Math.exp(-logits[i]))),
+    scores: Float32Array.from(order, (i) => sigmoid(logits[i])),
     labels: Uint32Array.from(order, (i) => i % classes),
     proposals: Uint32Array.from(order, (i) => Math.floor(i / classes)),
   };
@@ -53,8 +55,8 @@ export function topScores(logits: ArrayLike<number>, classes: number, count: num
 
 /**
  * Class-wise non-maximum suppression. From the best score down, a box is kept unless a kept box of the same class
- * overlaps it by more than `threshold` IoU. Equal scores are sorted by index. (The usual implementation shifts the
- * boxes of each class apart, which rounds; this one does not.)
+ * overlaps it by more than `threshold` IoU. Equal scores are sorted by index. (The usual implementation adds an offset
+ * per class to the boxes, which causes rounding errors. This one does not.)
  *
  * @returns indices of the kept boxes, best first
  */

@@ -4,8 +4,6 @@ import { rename, sourceOf, withoutPrefix, type CheckpointSource, type FileTensor
 import { convertStem, type Found } from './checkpoint-stem.ts';
 import { PAPER_R50 } from './config.ts';
 
-export type { CheckpointSource } from './checkpoint-names.ts';
-
 export interface NameTable {
   /** The code base whose names the file has. A plain timm ResNet has torchvision's names. */
   readonly source: CheckpointSource;

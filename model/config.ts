@@ -21,7 +21,7 @@ export interface ModelConfig extends MatchingConfig {
   readonly stemChannels: number;
   /** `frozen_bn` for pre-trained backbones, `gn` (GroupNorm) for training from scratch. */
   readonly norm: 'frozen_bn' | 'gn';
-  /** Backbone parts without gradient: 0 none, 1 the stem, 2 also res2, ... 5 all. */
+  /** Number of frozen backbone parts: 0 none, 1 the stem, 2 stem and res2, ... 5 all. */
   readonly freezeAt: number;
   /** RGB, 0..255. */
   readonly pixelMean: Rgb;
@@ -55,13 +55,13 @@ export interface ModelConfig extends MatchingConfig {
   /** IoU above which NMS drops the lower score of a class. Used unless the matcher is one-to-one. */
   readonly nmsThreshold: number;
   /**
-   * Recompute residual blocks and head stages in the backward pass instead of keeping their values. It needs less
+   * Recompute residual blocks and head stages in the backward pass instead of keeping their values. This takes less
    * memory and about a third more time.
    */
   readonly gradientCheckpointing: boolean;
 }
 
-/** The error for a bad configuration: its message names source, field, expected and found value. */
+/** An invalid configuration. The message names the source, the field, the expected and the found value. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';
 }
@@ -108,7 +108,7 @@ export const PAPER_R50: ModelConfig = {
   gradientCheckpointing: false,
 };
 
-/** The whole method at small width, for training from scratch: GroupNorm, nothing frozen, boxes start on a grid. */
+/** The complete method with few channels, for training from scratch: GroupNorm, nothing frozen, boxes on a grid. */
 const SMALL: ModelConfig = {
   ...PAPER_R50,
   depth: 18,
@@ -132,7 +132,7 @@ export const MODEL_PRESETS = {
   'paper-r101': { ...PAPER_R50, depth: 101 },
   'sparse-rcnn-r50': { ...PAPER_R50, dpg: 'none', matcher: 'hungarian' },
   small: SMALL,
-  /** For tests and quick experiments: the whole method, as narrow as possible. */
+  /** For tests and quick experiments: the complete method with as few channels as possible. */
   tiny: {
     ...SMALL,
     stemChannels: 8,
@@ -149,7 +149,7 @@ export const MODEL_PRESETS = {
 
 export type PresetName = keyof typeof MODEL_PRESETS;
 
-/** A field of the network's width: kernels read four channels at a time. */
+/** A number of channels: a multiple of 4, because kernels read four channels at a time. */
 const width = (min: number, max: number) => v.pipe(integer(min, max), v.multipleOf(4, 'a multiple of 4'));
 
 /** Three numbers. The length is checked before the numbers, so that the message shows the whole list. */
@@ -160,7 +160,7 @@ const rgb = (channel: v.GenericSchema<number>) =>
   );
 
 /**
- * The upper bounds are far beyond sensible values. They catch typing errors, which would otherwise use up the memory.
+ * The upper bounds are far beyond sensible values. They catch typing errors that would use up the memory.
  */
 const FIELDS: { readonly [K in keyof ModelConfig]: v.GenericSchema<ModelConfig[K]> } = {
   depth: oneOf([18, 34, 50, 101]),

@@ -9,7 +9,7 @@ import { setLoss, stack, sum, type Tensor } from '../engine/index.ts';
 import { assign, type Assignment, type MatchingConfig } from './matching.ts';
 import type { Targets } from './targets.ts';
 
-/** The loss's terms, in the order of `Losses.parts`: name in files, label in plots. */
+/** The terms of the loss, in the order of `Losses.parts`. `name` is used in files, `label` in plots. */
 export const LOSS_PARTS = [
   { name: 'class', label: 'class' },
   { name: 'l1', label: 'L1' },
@@ -34,8 +34,8 @@ export interface Losses extends Assignment {
 export type CriterionConfig = MatchingConfig & { readonly numStages: number };
 
 /**
- * Assigns labels at every stage and computes the losses, all stages at once; nothing is read back.
- * Loss and matching have the same weights.
+ * Assigns labels and computes the losses, for all stages at once. Nothing is read back. Loss and matching use the same
+ * weights.
  * @throws RangeError if there are not `numStages` stages, or if a label is not one of the C classes
  */
 export function criterion(stages: readonly StagePrediction[], targets: Targets, config: CriterionConfig): Losses {
@@ -51,7 +51,7 @@ export function criterion(stages: readonly StagePrediction[], targets: Targets, 
       stages.map((stage) => stage.boxes),
       0,
     );
-    const assignment = assign(logits, boxes, targets, config);
+    const assignment = assign({ logits, boxes, targets }, config);
     const parts = setLoss({ logits, boxes }, assignment, targets, { classWeight, l1Weight, giouWeight, alpha, gamma });
     return { total: sum(parts), parts, ...assignment };
   });

@@ -8,7 +8,7 @@
 import { initialBoxes, normalizePacked, Random, type Device, type ImageData, type Tensor } from '../engine/index.ts';
 import { Module } from '../engine/nn/index.ts';
 import { DeviceBatch, batchShape, shapeKey, type BatchShape } from './batch.ts';
-import { selectDetections, type Detections } from './boxes.ts';
+import { selectDetections, sigmoid, type Detections } from './boxes.ts';
 import type { ModelConfig } from './config.ts';
 import { criterion, LOSS_PARTS, type Losses } from './criterion.ts';
 import { DynamicHead, type StageOutput } from './dynamic-head.ts';
@@ -26,7 +26,7 @@ export interface Predictions {
   readonly stages: readonly StageOutput[];
 }
 
-/** The steps from the initial boxes of one image to its detections. Only the detections are clipped to the image. */
+/** The intermediate results of the detection in one image. Only the boxes of `detections` are clipped to the image. */
 export interface Trace {
   readonly detections: Detections;
   /** [N, 4]: the boxes that the first stage starts from. */
@@ -43,7 +43,7 @@ export class DynamicSparseRCNN extends Module {
   private readonly proposals: Proposals;
   private readonly head: DynamicHead;
 
-  /** @param seed of the initial weights: the same seed gives the same weights on every adapter */
+  /** @param seed seed of the initial weights. The same seed gives the same weights on every adapter */
   constructor(
     device: Device,
     readonly config: ModelConfig,
@@ -56,7 +56,7 @@ export class DynamicSparseRCNN extends Module {
     this.head = this.child('head', new DynamicHead(device, random, config));
   }
 
-  /** T. */
+  /** Number of stages T. */
   get stages(): number {
     return this.config.numStages;
   }
@@ -69,7 +69,7 @@ export class DynamicSparseRCNN extends Module {
     return this.config.pixelStd;
   }
 
-  /** One line for the user. */
+  /** The model in one line, for logs. */
   get summary(): string {
     const { depth, numProposals, numStages } = this.config;
     return `ResNet-${depth}, ${numProposals} proposals, ${numStages} stages`;
@@ -82,7 +82,7 @@ export class DynamicSparseRCNN extends Module {
 
   /**
    * @param images      RGB, 0..255, of any sizes; padded at the right and bottom to a multiple of 32
-   * @param temperature of the softmax over experts: 1 at inference
+   * @param temperature temperature of the softmax over experts: 1 in inference
    */
   forward(images: readonly ImageData[], temperature = 1): Predictions {
     const batch = this.batch(batchShape(images));
@@ -90,7 +90,7 @@ export class DynamicSparseRCNN extends Module {
     return this.forwardBatch(batch);
   }
 
-  /** Losses of all stages for a batch with its objects; nothing is read back. */
+  /** Losses of all stages for a batch with its objects. Nothing is read back. */
   loss(images: readonly ImageData[], targets: readonly ImageTargets[], temperature: number): Losses {
     const batch = this.makeBatch(images, targets);
     batch.write(images, targets, { temperature });
@@ -98,7 +98,7 @@ export class DynamicSparseRCNN extends Module {
   }
 
   /**
-   * Device memory for batches of a shape. Write values to it, then pass it to `forwardBatch` or `lossOf`; this can be
+   * Device memory for batches of a shape. Write values to it, then pass it to `forwardBatch` or `lossOf`. Both can be
    * repeated with other values.
    */
   batch(shape: BatchShape): DeviceBatch {
@@ -115,7 +115,7 @@ export class DynamicSparseRCNN extends Module {
     return shapeKey(batchShape(images, targets));
   }
 
-  /** `forward` of the values of a batch: nothing comes from the host, so that it can be captured and replayed. */
+  /** As `forward`, for the current values of a batch. Nothing comes from the host, so that it can be captured. */
   forwardBatch(batch: DeviceBatch): Predictions {
     const { device, config } = this;
     const { height, width, images } = batch.shape;
@@ -128,7 +128,7 @@ export class DynamicSparseRCNN extends Module {
     return { pyramid, proposals, initialBoxes: boxes, stages: this.head.forward(pyramid, boxes, proposals.features) };
   }
 
-  /** `loss` of the values of a batch. */
+  /** As `loss`, for the current values of a batch. */
   lossOf(batch: DeviceBatch): Losses {
     return criterion(this.forwardBatch(batch).stages, batch.targets, this.config);
   }
@@ -193,7 +193,7 @@ export class DynamicSparseRCNN extends Module {
         detections: selectDetections(last.logits, last.boxes, [image.width, image.height], config),
         initialBoxes: await read(initial),
         expertWeights: weights && (await read(weights)),
-        stages: values.map(({ logits, boxes }) => ({ scores: logits.map((x) => 1 / (1 + Math.exp(-x))), boxes })),
+        stages: values.map(({ logits, boxes }) => ({ scores: logits.map(sigmoid), boxes })),
       };
     } finally {
       for (const tensor of kept) tensor.dispose();

@@ -1,10 +1,10 @@
 /**
  * Floating-point operations of a forward pass, counted from the configuration: two per multiply-add of convolutions,
- * linear layers and batched products. Norms, activations, resizing, pooling and matching are ignored: they mostly move
- * bytes.
+ * linear layers and batched products. Norms, activations, resizing, pooling and matching are ignored: memory traffic
+ * dominates their cost.
  */
 import type { ModelConfig } from './config.ts';
-import { RESNET_BLOCKS } from './resnet.ts';
+import { expansionOf, RESNET_BLOCKS } from './resnet.ts';
 
 export type ModelPart =
   | 'backbone'
@@ -21,7 +21,7 @@ export function countFlops(config: ModelConfig, height: number, width: number): 
   const conv = (h: number, w: number, from: number, to: number, kernel: number): number =>
     2 * h * w * from * to * kernel * kernel;
   const { stemChannels, depth, hiddenDim: d, dynamicDim: k, numProposals: n, numStages, poolerResolution: r } = config;
-  const expansion = depth >= 50 ? 4 : 1;
+  const expansion = expansionOf(depth);
 
   let [h, w] = [half(height), half(width)];
   let backbone = conv(h, w, 3, stemChannels, 7);

@@ -21,13 +21,13 @@ import { Conv2d, Linear, Module } from '../engine/nn/index.ts';
 import type { ModelConfig } from './config.ts';
 
 /**
- * P2..P5 to softmax weights over the experts [DSR 3.3].
+ * Computes weights of the experts from P2..P5 [DSR 3.3].
  * - Staircase: x = P2; three times x = concat(depthwise 3x3 with stride 2 of x, next level); one more such convolution.
  * - Plain: x = P5.
  * Then bilinear resize to S x S, sum over channels, linear, ReLU, linear, softmax over experts at a temperature
  * [DC, arXiv 1912.03458].
  */
-export class ExpertWeights extends Module {
+class ExpertWeights extends Module {
   private readonly depthwise: readonly Conv2d[];
   private readonly linear1: Linear;
   private readonly linear2: Linear;
@@ -70,7 +70,7 @@ export class ExpertWeights extends Module {
 }
 
 /** (cx, cy, w, h) of boxes on a regular grid of the unit square. Each side is 1.5 times that of the grid's cell. */
-export function gridBoxes(count: number): Float32Array<ArrayBuffer> {
+function gridBoxes(count: number): Float32Array<ArrayBuffer> {
   const columns = Math.ceil(Math.sqrt(count)),
     rows = Math.ceil(count / columns);
   const boxes = new Float32Array(count * 4);

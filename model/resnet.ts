@@ -9,26 +9,32 @@ import { checkpoint, maxPool2d, type Device, type Random, type Tensor } from '..
 import { Conv2d, FrozenBatchNorm, GroupNorm, Module, type NormOptions } from '../engine/nn/index.ts';
 import type { ModelConfig } from './config.ts';
 
-/** Residual blocks of res2..res5. */
+/** Number of residual blocks of res2..res5, by depth. */
 export const RESNET_BLOCKS = { 18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3] } as const;
 
+/** Whether the blocks of a ResNet are bottlenecks. */
+const hasBottlenecks = (depth: ModelConfig['depth']): boolean => depth >= 50;
+
+/** Output channels of a block per channel of its 3x3 convolution. */
+export const expansionOf = (depth: ModelConfig['depth']): 1 | 4 => (hasBottlenecks(depth) ? 4 : 1);
+
+/** Channels, kernel size and stride of a convolution. */
+interface ConvShape {
+  readonly inputs: number;
+  readonly outputs: number;
+  readonly kernel: number;
+  readonly stride?: number;
+}
+
 /**
- * A convolution without bias and its norm. The kernel of the norm also applies ReLU and residual. A frozen batch norm
- * is applied in the kernel of the convolution.
+ * A convolution without bias and its norm. GroupNorm's kernel also applies ReLU and residual. With a frozen batch norm,
+ * the kernel of the convolution applies all of them.
  */
 class NormedConv extends Module {
   private readonly conv: Conv2d;
   private readonly norm: FrozenBatchNorm | GroupNorm;
 
-  constructor(
-    device: Device,
-    random: Random,
-    config: ModelConfig,
-    inputs: number,
-    outputs: number,
-    kernel: number,
-    stride = 1,
-  ) {
+  constructor(device: Device, random: Random, config: ModelConfig, { inputs, outputs, kernel, stride = 1 }: ConvShape) {
     super(device);
     this.conv = this.child('', new Conv2d(device, random, inputs, outputs, kernel, { stride, init: 'fan-out' }));
     // 32 groups. Layers with fewer than 128 channels have groups of 4 channels.
@@ -46,6 +52,14 @@ class NormedConv extends Module {
   }
 }
 
+/** Channels and stride of a residual block. `middle`: channels of a bottleneck's 3x3 convolution. */
+interface BlockShape {
+  readonly inputs: number;
+  readonly middle: number;
+  readonly outputs: number;
+  readonly stride: number;
+}
+
 /** Basic block (two 3x3) or bottleneck (1x1, 3x3 with the stride, 1x1). */
 class Block extends Module {
   private readonly conv1: NormedConv;
@@ -53,26 +67,19 @@ class Block extends Module {
   private readonly conv3: NormedConv | null;
   private readonly shortcut: NormedConv | null;
 
-  constructor(
-    device: Device,
-    random: Random,
-    config: ModelConfig,
-    inputs: number,
-    middle: number,
-    outputs: number,
-    stride: number,
-  ) {
+  constructor(device: Device, random: Random, config: ModelConfig, { inputs, middle, outputs, stride }: BlockShape) {
     super(device);
-    const conv = (name: string, from: number, to: number, kernel: number, step = 1): NormedConv =>
-      this.child(name, new NormedConv(device, random, config, from, to, kernel, step));
-    this.shortcut = stride !== 1 || inputs !== outputs ? conv('shortcut', inputs, outputs, 1, stride) : null;
-    if (config.depth >= 50) {
-      this.conv1 = conv('conv1', inputs, middle, 1);
-      this.conv2 = conv('conv2', middle, middle, 3, stride);
-      this.conv3 = conv('conv3', middle, outputs, 1);
+    const conv = (name: string, shape: ConvShape): NormedConv =>
+      this.child(name, new NormedConv(device, random, config, shape));
+    this.shortcut =
+      stride !== 1 || inputs !== outputs ? conv('shortcut', { inputs, outputs, kernel: 1, stride }) : null;
+    if (hasBottlenecks(config.depth)) {
+      this.conv1 = conv('conv1', { inputs, outputs: middle, kernel: 1 });
+      this.conv2 = conv('conv2', { inputs: middle, outputs: middle, kernel: 3, stride });
+      this.conv3 = conv('conv3', { inputs: middle, outputs, kernel: 1 });
     } else {
-      this.conv1 = conv('conv1', inputs, outputs, 3, stride);
-      this.conv2 = conv('conv2', outputs, outputs, 3);
+      this.conv1 = conv('conv1', { inputs, outputs, kernel: 3, stride });
+      this.conv2 = conv('conv2', { inputs: outputs, outputs, kernel: 3 });
       this.conv3 = null;
     }
   }
@@ -100,19 +107,23 @@ export class ResNet extends Module {
     private readonly config: ModelConfig,
   ) {
     super(device);
-    this.stem = this.child('stem.conv1', new NormedConv(device, random, config, 3, config.stemChannels, 7, 2));
-    const expansion = config.depth >= 50 ? 4 : 1;
-    let inputs = config.stemChannels;
-    this.stages = RESNET_BLOCKS[config.depth].map((count, i) => {
-      const middle = config.stemChannels * 2 ** i;
+    const { depth, stemChannels } = config;
+    const stem = { inputs: 3, outputs: stemChannels, kernel: 7, stride: 2 };
+    this.stem = this.child('stem.conv1', new NormedConv(device, random, config, stem));
+    const expansion = expansionOf(depth);
+    let inputs = stemChannels;
+    this.stages = RESNET_BLOCKS[depth].map((count, i) => {
+      const middle = stemChannels * 2 ** i;
+      const outputs = middle * expansion;
       const blocks = Array.from({ length: count }, (_, j) => {
-        const block = new Block(device, random, config, inputs, middle, middle * expansion, j === 0 && i > 0 ? 2 : 1);
-        inputs = middle * expansion;
+        const stride = j === 0 && i > 0 ? 2 : 1;
+        const block = new Block(device, random, config, { inputs, middle, outputs, stride });
+        inputs = outputs;
         return block;
       });
       return this.childList(`res${i + 2}`, blocks);
     });
-    this.channels = [1, 2, 4, 8].map((factor) => config.stemChannels * factor * expansion);
+    this.channels = [1, 2, 4, 8].map((factor) => stemChannels * factor * expansion);
     const frozen = [[this.stem], ...this.stages].slice(0, config.freezeAt);
     for (const part of frozen) for (const module of part) module.freeze();
   }

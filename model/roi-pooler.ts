@@ -4,8 +4,8 @@
 import { roiAlign, type Tensor } from '../engine/index.ts';
 import type { ModelConfig } from './config.ts';
 
-/** Pixels of the padded image per cell of P2..P5. */
-export const PYRAMID_STRIDES = [4, 8, 16, 32] as const;
+/** Strides of P2..P5: pixels of the padded image per cell. */
+const PYRAMID_STRIDES = [4, 8, 16, 32] as const;
 
 /** pyramid: [B, h, w, d] each; boxes: [B, N, 4] xyxy pixels -> [B * N, r * r, d]. Boxes get no gradient. */
 export function poolRois(pyramid: readonly Tensor[], boxes: Tensor, config: ModelConfig): Tensor {

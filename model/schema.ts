@@ -46,7 +46,7 @@ export const trueOrFalse: v.GenericSchema<boolean> = v.boolean('true or false');
 
 /**
  * An object with exactly these fields. A missing field gives the message of the field's own schema.
- * @param kind what is expected instead of a value that is no object
+ * @param kind the kind of value that the message names for a value that is no object
  */
 export function fields<const E extends v.ObjectEntries>(entries: E, kind = 'an object') {
   const names = Object.keys(entries).join(', ');
@@ -56,8 +56,8 @@ export function fields<const E extends v.ObjectEntries>(entries: E, kind = 'an o
 }
 
 /**
- * The message for a missing field of an object, which comes from the field's own schema.
- * Valibot itself reports a missing field with the object's message.
+ * The message for a missing field of an object: that of the field's own schema. Valibot itself would report a missing
+ * field with the object's message.
  * @returns null if the issue is not about a missing field
  */
 export function missingField(entries: v.ObjectEntries, { expected, path }: v.BaseIssue<unknown>): string | null {
@@ -73,7 +73,7 @@ export function fieldPath({ path }: v.BaseIssue<unknown>): string {
 
 /**
  * The first field that does not fit a schema, as "model.depth: expected one of 18, 34, 50, 101, got 19".
- * @param name names the whole value
+ * @param name name of the whole value in the message
  * @returns null if the value fits
  */
 export function firstProblem(schema: v.GenericSchema, value: unknown, name: string): string | null {

@@ -21,7 +21,7 @@ export interface Targets extends PaddedTargets {
   readonly highestLabel: number;
 }
 
-/** Minimum number of rows. Larger numbers are powers of two. */
+/** Minimum number of rows. Larger numbers of rows are powers of two. */
 const MIN_ROWS = 8;
 
 const largestCount = (perImage: readonly ImageTargets[]): number =>
@@ -43,7 +43,7 @@ export interface PackedTargets {
   readonly highestLabel: number;
 }
 
-/** Throws RangeError unless an image has a box for each label, integer labels >= 0, and finite boxes. */
+/** Throws RangeError unless the labels are at most `rows` integers >= 0, each with a finite box. */
 function checkTargets(owner: string, { labels, boxes }: ImageTargets, image: number, rows: number): void {
   const fail = (field: string, expected: string, got: number | string): never => {
     throw new RangeError(`${owner}: ${field} of image ${image}: expected ${expected}, got ${got}`);
@@ -60,9 +60,17 @@ function checkTargets(owner: string, { labels, boxes }: ImageTargets, image: num
   }
 }
 
+/** Throws RangeError unless all labels are below the model's number of classes. */
+export function checkHighestLabel(owner: string, highestLabel: number, classes: number): void {
+  if (highestLabel >= classes)
+    throw new RangeError(
+      `${owner}: labels: expected numbers below the model's ${classes} classes, got ${highestLabel}`,
+    );
+}
+
 /**
  * Checks a batch's objects and pads them to `rows` per image.
- * @param owner begins the messages of errors
+ * @param owner the caller's name in errors
  * @throws RangeError naming image and field
  */
 export function packTargets(owner: string, perImage: readonly ImageTargets[], rows: number): PackedTargets {

@@ -65,16 +65,11 @@ async function assignProblems(
       flat((p) => p.logits),
       [stages, images, n, classes],
     );
-    const found = assign(
-      logits,
-      device.tensor(
-        flat((p) => p.boxes),
-        [stages, images, n, 4],
-      ),
-      targets,
-      config,
-      true,
+    const boxes = device.tensor(
+      flat((p) => p.boxes),
+      [stages, images, n, 4],
     );
+    const found = assign({ logits, boxes, targets }, config, true);
     for (const tensor of Object.values(found) as Assignment[keyof Assignment][]) if (tensor) device.keep(tensor);
     return { rows: targets.maxObjects, assignment: found };
   });
@@ -222,18 +217,18 @@ describe.each(devices)('$label', ({ device }) => {
         device.write(targets.boxes, boxes);
         device.write(targets.labels, labels);
         const flat = (pick: (p: Problem) => ArrayLike<number>): number[] => images.flatMap((p) => Array.from(pick(p)));
-        return assign(
-          device.tensor(
+        const input = {
+          logits: device.tensor(
             flat((p) => p.logits),
             [1, 4, 21, 5],
           ),
-          device.tensor(
+          boxes: device.tensor(
             flat((p) => p.boxes),
             [1, 4, 21, 4],
           ),
           targets,
-          config,
-        ).matched;
+        };
+        return assign(input, config).matched;
       });
       expect(chunk(Array.from(await hostile.read()), 21)).toEqual(matched[0]);
       hostile.dispose();

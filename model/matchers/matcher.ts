@@ -1,5 +1,5 @@
 /**
- * What a matcher is: it decides at every stage which proposal learns which ground truth.
+ * The interface of matchers. A matcher decides at every stage which ground truth each proposal is trained on.
  *
  * Glossary: B images, N proposals, C classes, M rows of ground truths per image (padded), T stages.
  * Boxes are xyxy, pixels of the padded batch.
@@ -15,9 +15,9 @@ export interface MatcherConfig {
   readonly giouWeight: number;
   readonly focalAlpha: number;
   readonly focalGamma: number;
-  /** OTA: units that each ground truth supplies; 0: dynamic k [OTA 3.3]. */
+  /** OTA: number of units that each ground truth supplies. 0: dynamic k [OTA 3.3]. */
   readonly otaK: number;
-  /** OTA: q; dynamic k sums the q largest IoUs. */
+  /** OTA: q. Dynamic k is the sum of the q largest IoUs. */
   readonly otaTopQ: number;
   /** OTA: fewer units at early stages [DSR 3.2]. */
   readonly unitIncreasing: boolean;
@@ -40,9 +40,9 @@ export interface MatchingInput {
 export interface Matches {
   /** i32 [T, B, N]: the ground truth of each proposal, -1 for a negative. */
   readonly matched: Tensor;
-  /** OTA, if details are asked for: f32 [T, B, M + 1], units of each ground truth, and last of the background. */
+  /** OTA with `details`: f32 [T, B, M + 1], units of each ground truth; the last are the background's. Else null. */
   readonly supply: Tensor | null;
-  /** OTA, if details are asked for: f32 [T, B, M + 1, N], the transport plan. */
+  /** OTA with `details`: f32 [T, B, M + 1, N], the transport plan. Otherwise null. */
   readonly plan: Tensor | null;
 }
 
