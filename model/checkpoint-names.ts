@@ -1,6 +1,6 @@
 /**
- * The names that public checkpoints use, and their translation to ours: Detectron2 (Sparse R-CNN, and its ResNets),
- * torchvision, timm, mmdetection's Sparse R-CNN, and Caffe2 (MSRA's ResNets).
+ * Translates the names that public checkpoints use to our names. Sources of checkpoints: Detectron2 (Sparse R-CNN and
+ * ResNets), torchvision, timm, mmdetection's Sparse R-CNN, and Caffe2 (MSRA's ResNets).
  *
  * Our names are Detectron2's: `backbone.bottom_up.res2.0.conv1.norm.weight`, `backbone.fpn_lateral2.weight`,
  * `head.head_series.0.self_attn.in_proj_weight`. Only the proposals have names of our own: `proposals.boxes` [E, N, 4]
@@ -15,7 +15,7 @@ export type CheckpointSource = 'ours' | 'detectron2' | 'torchvision' | 'timm' | 
 
 export const BOTTOM_UP = 'backbone.bottom_up.';
 
-/** A file's tensors by name, without the prefixes of wrappers. `from` is the whole name. */
+/** A file's tensors by name, without the prefixes of wrappers. `from` is the name with prefixes. */
 export type FileTensors = ReadonlyMap<string, { readonly from: string; readonly tensor: CheckpointTensor }>;
 
 /** Prefixes of DistributedDataParallel, torch.compile and Lightning. */
@@ -35,7 +35,7 @@ export function withoutPrefix(tensors: ReadonlyMap<string, CheckpointTensor>): F
   return new Map([...tensors].map(([from, tensor]) => [from.slice(length), { from, tensor }]));
 }
 
-/** Recognises the code base that the names come from. The first rule that fits decides. */
+/** The code base that the names come from. The first matching rule decides. */
 export function sourceOf(file: FileTensors): CheckpointSource {
   const some = (pattern: RegExp): boolean => [...file.keys()].some((name) => pattern.test(name));
   if (some(/^proposals\./)) return 'ours';

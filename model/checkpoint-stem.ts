@@ -5,23 +5,31 @@ import { BOTTOM_UP, type CheckpointSource, type FileTensors } from './checkpoint
 /** Tensors by our names. `from`: the name in the file; null if the file implies the value. */
 export type Found = Map<string, { readonly from: string | null; readonly tensor: CheckpointTensor }>;
 
+/** The file that is fitted to a model. */
+export interface SourceFile {
+  readonly tensors: FileTensors;
+  readonly source: CheckpointSource;
+  /** Sentences for the user. Each step of the conversion may add some. */
+  readonly notes: string[];
+}
+
 /** Normalisation of images: (pixel - mean) / std. */
-export interface Normalisation {
+interface Normalisation {
   readonly mean: readonly number[];
   readonly std: readonly number[];
 }
 
-/** Caffe2's images are BGR and are not divided. These are also Detectron2's defaults. */
+/** Caffe2's models take BGR images that are not divided by a deviation. Detectron2 has the same defaults. */
 const CAFFE2_PIXELS: Normalisation = { mean: [103.53, 116.28, 123.675], std: [1, 1, 1] };
 
 const close = (a: readonly number[], b: readonly number[]): boolean =>
   a.length === b.length && a.every((value, i) => Math.abs(value - b[i]) < 0.5);
 
-/** The normalisation that a file was trained with; null if the file does not tell. */
-function normalisationOf(file: FileTensors, source: CheckpointSource): Normalisation | null {
+/** The normalisation that a file was trained with; null if it is unknown. */
+function normalisationOf({ tensors, source }: SourceFile): Normalisation | null {
   if (source === 'caffe2') return CAFFE2_PIXELS;
-  const mean = file.get('pixel_mean')?.tensor.data;
-  const std = file.get('pixel_std')?.tensor.data;
+  const mean = tensors.get('pixel_mean')?.tensor.data;
+  const std = tensors.get('pixel_std')?.tensor.data;
   return source === 'detectron2' && mean && std ? { mean: [...mean], std: [...std] } : null;
 }
 
@@ -29,16 +37,11 @@ function normalisationOf(file: FileTensors, source: CheckpointSource): Normalisa
  * Converts a stem that was trained on (BGR - mean) / std to the model's (RGB - mean) / std. The channels are reversed,
  * and each is scaled by the ratio of the deviations.
  */
-export function convertStem(
-  found: Found,
-  file: FileTensors,
-  source: CheckpointSource,
-  { mean, std }: Normalisation,
-  notes: string[],
-): void {
+export function convertStem(found: Found, file: SourceFile, { mean, std }: Normalisation): void {
   const name = `${BOTTOM_UP}stem.conv1.weight`;
   const stem = found.get(name);
-  const theirs = normalisationOf(file, source);
+  const { notes } = file;
+  const theirs = normalisationOf(file);
   if (!stem || !theirs || stem.tensor.shape.length !== 4 || stem.tensor.shape[1] !== 3) return;
   const isBgr = !close(theirs.mean, mean) && close([...theirs.mean].reverse(), mean);
   if ((!isBgr && !close(theirs.mean, mean)) || theirs.std.length !== 3 || !theirs.std.every((value) => value > 0)) {

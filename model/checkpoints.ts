@@ -1,7 +1,7 @@
 /** Fits the tensors of public checkpoints to a model, and gives our weights the names of Sparse R-CNN's code. */
 import { WeightsError, type CheckpointTensor } from '../engine/index.ts';
-import { rename, sourceOf, withoutPrefix, type CheckpointSource, type FileTensors } from './checkpoint-names.ts';
-import { convertStem, type Found } from './checkpoint-stem.ts';
+import { rename, sourceOf, withoutPrefix, type CheckpointSource } from './checkpoint-names.ts';
+import { convertStem, type Found, type SourceFile } from './checkpoint-stem.ts';
 import { PAPER_R50 } from './config.ts';
 
 export interface NameTable {
@@ -49,19 +49,19 @@ export interface MapNamesOptions {
 }
 
 /**
- * Variance of batch norms that are merged into scale and bias, as in Caffe2's files and Detectron2's oldest ones.
- * With the eps of 1e-5 it makes 1, as in Detectron2.
+ * Variance of batch norms that are merged into scale and bias, as in Caffe2's files and Detectron2's oldest files.
+ * Variance plus eps (1e-5) is 1, as in Detectron2.
  */
 const MERGED_VARIANCE = 1 - 1e-5;
 
 /**
  * Fits a checkpoint to a model by name and shape.
  *
- * Channel order: a stem that was trained on BGR images is converted to the model's RGB if the file tells. Files with
- * Caffe2's names are always BGR, and files of Detectron2 may have `pixel_mean` among their tensors. A Detectron2 file
- * without it counts as RGB, as Sparse R-CNN and the conversions from torchvision are.
- * MSRA's ResNets also have their stride in the 1x1 convolution. Names do not tell this, and weights cannot change it; a
- * note says so.
+ * Channel order: a stem that was trained on BGR images is converted to the model's RGB, if the file tells its channel
+ * order. Files with Caffe2's names are always BGR. Files of Detectron2 may have `pixel_mean` among their tensors. A
+ * Detectron2 file without it counts as RGB, as Sparse R-CNN and the conversions from torchvision are.
+ * MSRA's ResNets also have their stride in the 1x1 convolution. Names do not show this, and weights cannot change it. A
+ * note tells the user.
  * @param expected the model's names and shapes, as in PyTorch
  * @throws WeightsError if less than half of the model's tensors match in name and shape, without `partial`. For a file
  *   of a backbone, the backbone's tensors count.
@@ -71,35 +71,19 @@ export function mapNames(
   expected: Shapes,
   options: MapNamesOptions = {},
 ): MappedWeights {
-  const file = withoutPrefix(tensors);
-  const source = sourceOf(file);
+  const bare = withoutPrefix(tensors);
+  const source = sourceOf(bare);
   const notes: string[] = [];
-  const found = new Map<string, { readonly from: string | null; readonly tensor: CheckpointTensor }>();
-  const unexpected: string[] = [];
-  let counters = 0;
-  for (const [name, { from, tensor }] of file) {
-    if (name.endsWith('.num_batches_tracked')) counters++;
-    else if (source === 'detectron2' && (name === 'pixel_mean' || name === 'pixel_std')) continue;
-    else {
-      const ours = rename(source, name, tensor);
-      if (ours === null || !expected.has(ours) || found.has(ours)) unexpected.push(from);
-      else {
-        const fitted = reshapeProposals(ours, tensor, expected.get(ours)!, options.broadcastExperts ?? false);
-        found.set(ours, { from, tensor: fitted });
-        if (fitted.data.length > tensor.data.length)
-          notes.push(`${from}: the file has no experts, each of the model's ${fitted.shape[0]} starts from its values`);
-      }
-    }
-  }
-  if (counters > 0) notes.push(`${counters} counters (num_batches_tracked) are not needed`);
-  unexpected.push(...dropOtherNorms(found, file, source, expected, notes));
-  if (source === 'caffe2') impliedStatistics(found, expected, notes);
+  const file: SourceFile = { tensors: bare, source, notes };
+  const { found, unexpected } = renameAll(file, expected, options.broadcastExperts ?? false);
+  unexpected.push(...dropOtherNorms(found, file, expected));
+  if (source === 'caffe2') addImpliedStatistics(found, expected, notes);
   if (source === 'timm')
     notes.push(
       "parts of timm's ResNet-D (deep stem, shortcuts after average pooling) have no counterpart here and were ignored",
     );
   const { pixelMean: mean = PAPER_R50.pixelMean, pixelStd: std = PAPER_R50.pixelStd } = options;
-  convertStem(found, file, source, { mean, std }, notes);
+  convertStem(found, file, { mean, std });
 
   const loaded = new Map<string, CheckpointTensor>();
   const taken: NameTable['loaded'][number][] = [];
@@ -117,24 +101,57 @@ export function mapNames(
   }
   const scope =
     found.size > 0 && [...found.keys()].every((name) => name.startsWith('backbone.')) ? 'backbone' : 'model';
-  const whole =
-    scope === 'model' ? expected.size : [...expected.keys()].filter((name) => name.startsWith('backbone.')).length;
-  if (loaded.size * 2 < whole && !options.partial) {
-    const example = (names: readonly string[]): string =>
-      names.length > 0 ? `, e.g. ${names.slice(0, 2).join(', ')}` : '';
-    const findings =
-      `names as of ${source}; ${missing.length} missing${example(missing)}; ` +
-      `${unexpected.length} unexpected${example(unexpected)}; ` +
-      `${reshaped.length} of another shape${example(reshaped.map(({ name }) => name))}`;
-    throw new WeightsError(
-      `${options.file ?? 'checkpoint'}: ${loaded.size} of the ${scope}'s ${whole} tensors match, ` +
-        `less than half (${findings}); request partial loading if this is intended`,
-    );
-  }
-  return { loaded, table: { source, scope, loaded: taken, missing, unexpected, reshaped, notes } };
+  const table: NameTable = { source, scope, loaded: taken, missing, unexpected, reshaped, notes };
+  if (!options.partial) checkMatches(table, expected, options.file ?? 'checkpoint');
+  return { loaded, table };
 }
 
-/** The proposals, without the weights of their experts. */
+/** The file's tensors by our names, and the file's names of tensors that the model lacks. */
+function renameAll(
+  { tensors, source, notes }: SourceFile,
+  expected: Shapes,
+  broadcastExperts: boolean,
+): { readonly found: Found; readonly unexpected: string[] } {
+  const found: Found = new Map();
+  const unexpected: string[] = [];
+  let counters = 0;
+  for (const [name, { from, tensor }] of tensors) {
+    if (name.endsWith('.num_batches_tracked')) counters++;
+    else if (source === 'detectron2' && (name === 'pixel_mean' || name === 'pixel_std')) continue;
+    else {
+      const ours = rename(source, name, tensor);
+      if (ours === null || !expected.has(ours) || found.has(ours)) unexpected.push(from);
+      else {
+        const fitted = reshapeProposals(ours, tensor, expected.get(ours)!, broadcastExperts);
+        found.set(ours, { from, tensor: fitted });
+        if (fitted.data.length > tensor.data.length)
+          notes.push(`${from}: the file has no experts, each of the model's ${fitted.shape[0]} starts from its values`);
+      }
+    }
+  }
+  if (counters > 0) notes.push(`${counters} counters (num_batches_tracked) are not needed`);
+  return { found, unexpected };
+}
+
+/** Throws WeightsError if less than half of the tensors in the table's scope match. */
+function checkMatches(table: NameTable, expected: Shapes, file: string): void {
+  const { source, scope, loaded, missing, unexpected, reshaped } = table;
+  const whole =
+    scope === 'model' ? expected.size : [...expected.keys()].filter((name) => name.startsWith('backbone.')).length;
+  if (loaded.length * 2 >= whole) return;
+  const example = (names: readonly string[]): string =>
+    names.length > 0 ? `, e.g. ${names.slice(0, 2).join(', ')}` : '';
+  const findings =
+    `names as of ${source}; ${missing.length} missing${example(missing)}; ` +
+    `${unexpected.length} unexpected${example(unexpected)}; ` +
+    `${reshaped.length} of another shape${example(reshaped.map(({ name }) => name))}`;
+  throw new WeightsError(
+    `${file}: ${loaded.length} of the ${scope}'s ${whole} tensors match, ` +
+      `less than half (${findings}); request partial loading if this is intended`,
+  );
+}
+
+/** The learned boxes and features, without the generator of expert weights. */
 const LEARNED_PROPOSALS = /^proposals\.(boxes|features)$/;
 
 /**
@@ -175,7 +192,7 @@ export function exportNames(
   return { tensors: new Map(named), notes };
 }
 
-/** Proposals [N, ...] of a file without experts as [1, N, ...]; with `broadcast` repeated for E experts. */
+/** Proposals [N, ...] of a file without experts as [1, N, ...]; with `broadcast`, repeated for the model's experts. */
 function reshapeProposals(
   name: string,
   tensor: CheckpointTensor,
@@ -193,19 +210,13 @@ function reshapeProposals(
 }
 
 /**
- * Drops the scale and bias of batch norms where the model has group norms, because they mean nothing to group norms.
- * The file then has statistics that the model lacks.
+ * Drops the scale and bias of batch norms if the model has group norms, because they mean nothing to group norms.
+ * The sign of this case is that the file has statistics that the model lacks.
  * @returns the file's names of the dropped tensors
  */
-function dropOtherNorms(
-  found: Found,
-  file: FileTensors,
-  source: CheckpointSource,
-  expected: Shapes,
-  notes: string[],
-): string[] {
+function dropOtherNorms(found: Found, { tensors, source, notes }: SourceFile, expected: Shapes): string[] {
   const dropped: string[] = [];
-  for (const [name, { tensor }] of file) {
+  for (const [name, { tensor }] of tensors) {
     const ours = rename(source, name, tensor);
     if (!ours?.endsWith('.running_mean') || expected.has(ours)) continue;
     for (const part of ['weight', 'bias']) {
@@ -221,7 +232,7 @@ function dropOtherNorms(
 }
 
 /** Adds the statistics of batch norms that are merged into scale and bias: mean 0, variance 1. */
-function impliedStatistics(found: Found, expected: Shapes, notes: string[]): void {
+function addImpliedStatistics(found: Found, expected: Shapes, notes: string[]): void {
   let norms = 0;
   for (const [name, { tensor }] of [...found]) {
     if (!name.endsWith('.norm.weight')) continue;
