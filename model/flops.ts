@@ -16,17 +16,28 @@ export type ModelPart =
 
 const half = (size: number): number => Math.ceil(size / 2);
 
-/** FLOPs of a forward pass on one image of the given size (pixels, multiples of 32), by part of the model. */
-export function countFlops(config: ModelConfig, height: number, width: number): Record<ModelPart, number> {
-  const conv = (h: number, w: number, from: number, to: number, kernel: number): number =>
-    2 * h * w * from * to * kernel * kernel;
-  const { stemChannels, depth, hiddenDim: d, dynamicDim: k, numProposals: n, numStages, poolerResolution: r } = config;
-  const expansion = expansionOf(depth);
+/** FLOPs of a convolution with an output of h x w. */
+const conv = (h: number, w: number, from: number, to: number, kernel: number): number =>
+  2 * h * w * from * to * kernel * kernel;
 
+/** Size of C2, C3, C4 or C5. */
+interface Level {
+  readonly h: number;
+  readonly w: number;
+  readonly channels: number;
+}
+
+/** FLOPs of the ResNet, and the sizes of C2..C5. */
+function countBackbone(
+  { stemChannels, depth }: ModelConfig,
+  height: number,
+  width: number,
+): { readonly backbone: number; readonly levels: readonly Level[] } {
+  const expansion = expansionOf(depth);
   let [h, w] = [half(height), half(width)];
   let backbone = conv(h, w, 3, stemChannels, 7);
   [h, w] = [half(h), half(w)];
-  const levels: { h: number; w: number; channels: number }[] = [];
+  const levels: Level[] = [];
   let inputs = stemChannels;
   RESNET_BLOCKS[depth].forEach((blocks, i) => {
     const middle = stemChannels * 2 ** i,
@@ -42,6 +53,13 @@ export function countFlops(config: ModelConfig, height: number, width: number): 
     }
     levels.push({ h, w, channels: outputs });
   });
+  return { backbone, levels };
+}
+
+/** FLOPs of a forward pass on one image of the given size (pixels, multiples of 32), by part of the model. */
+export function countFlops(config: ModelConfig, height: number, width: number): Record<ModelPart, number> {
+  const { hiddenDim: d, dynamicDim: k, numProposals: n, numStages, poolerResolution: r } = config;
+  const { backbone, levels } = countBackbone(config, height, width);
 
   const pyramid = levels.reduce(
     (sum, level) => sum + conv(level.h, level.w, level.channels, d, 1) + conv(level.h, level.w, d, d, 3),

@@ -2,9 +2,9 @@
  * Reads and writes the safetensors format: an 8-byte header length, a JSON header, and the bytes of the tensors.
  * The reader checks a file completely. The writer keeps the order of the tensors.
  */
-import { isObject } from '../core/json.ts';
+import { isObject, type JsonObject } from '../core/json.ts';
 import { checkLength, MAX_AXES } from './elements.ts';
-import { failFor } from './errors.ts';
+import { failFor, type Fail } from './errors.ts';
 
 /** Values that can be written. */
 export type SafetensorData =
@@ -64,13 +64,8 @@ function brief(value: unknown): string {
   return typeof value === 'object' && value !== null ? 'an object' : String(value);
 }
 
-/**
- * Reads a whole file.
- * @param file names the source in errors
- * @throws WeightsError naming the file, the tensor and the field
- */
-export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): SafetensorsFile {
-  const fail = failFor(file);
+/** The JSON header of a file, and the position of the tensors' bytes. */
+function readHeader(bytes: ArrayBuffer, fail: Fail): { readonly header: JsonObject; readonly body: number } {
   if (bytes.byteLength < 8) fail(`not a safetensors file: ${bytes.byteLength} bytes, expected at least 8`);
   const headerBytes = Number(new DataView(bytes).getBigUint64(0, true));
   if (headerBytes > MAX_HEADER_BYTES || 8 + headerBytes > bytes.byteLength) {
@@ -86,9 +81,19 @@ export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): Safet
     fail(`the header is not JSON (${(error as Error).message})`);
   }
   if (!isObject(header)) return fail('the header: expected a JSON object');
+  return { header, body: 8 + headerBytes };
+}
+
+/**
+ * Reads a whole file.
+ * @param file names the source in errors
+ * @throws WeightsError naming the file, the tensor and the field
+ */
+export function readSafetensors(bytes: ArrayBuffer, file = 'safetensors'): SafetensorsFile {
+  const fail = failFor(file);
+  const { header, body } = readHeader(bytes, fail);
   const metadata: [string, string][] = [];
   const tensors = new Map<string, SafetensorEntry>();
-  const body = 8 + headerBytes;
   let total = 0;
   for (const [name, entry] of Object.entries(header)) {
     if (!isObject(entry)) return fail(`${name}: expected an object, got ${brief(entry)}`);
