@@ -146,7 +146,12 @@ export function focal(x: number, target: number, alpha: number, gamma: number): 
   return target * positive + (1 - target) * negative;
 }
 
-function focalCase(name: string, logits: OpInput, targets: OpInput, alpha: number, gamma: number): OpCase {
+function focalCase(
+  name: string,
+  logits: OpInput,
+  targets: OpInput,
+  { alpha, gamma }: { readonly alpha: number; readonly gamma: number },
+): OpCase {
   return {
     name,
     inputs: [logits, { ...targets, differentiate: false }],
@@ -170,8 +175,7 @@ const extremes = [-80, -25, -9, -1e-3, 0, 2, 17, 40, 85].flatMap((x) =>
       `logit ${x}, target ${target}`,
       { shape: [1], data: Float64Array.of(Math.fround(x)) },
       { shape: [1], data: Float64Array.of(target) },
-      0.25,
-      0.5,
+      { alpha: 0.25, gamma: 0.5 },
     ),
   ),
 );
@@ -194,20 +198,16 @@ export const boxCases = {
       'one-hot targets',
       randomInput([3, 7, 5], 1, { scale: 3 }),
       { shape: [3, 7, 5], data: Float64Array.from({ length: 105 }, (_, i) => Number(i % 4 === 0)) },
-      0.25,
-      2,
+      { alpha: 0.25, gamma: 2 },
     ),
-    focalCase(
-      'class numbers, some outside',
-      randomInput([2, 40, 3], 2, { scale: 3 }),
-      integerInput([2, 40], 5, 3),
-      0.25,
-      2,
-    ),
-    focalCase('gamma 0', randomInput([8, 3], 4, { scale: 3 }), integerInput([8], 4, 5), 0.4, 0),
-    focalCase('gamma 1.3', randomInput([8, 3], 6, { scale: 3 }), integerInput([8], 4, 7), 0.9, 1.3),
-    focalCase('gamma 5', randomInput([8, 3], 8, { scale: 3 }), integerInput([8], 4, 9), 0.25, 5),
-    focalCase('no rows', randomInput([0, 3], 10), integerInput([0], 4, 11), 0.25, 2),
+    focalCase('class numbers, some outside', randomInput([2, 40, 3], 2, { scale: 3 }), integerInput([2, 40], 5, 3), {
+      alpha: 0.25,
+      gamma: 2,
+    }),
+    focalCase('gamma 0', randomInput([8, 3], 4, { scale: 3 }), integerInput([8], 4, 5), { alpha: 0.4, gamma: 0 }),
+    focalCase('gamma 1.3', randomInput([8, 3], 6, { scale: 3 }), integerInput([8], 4, 7), { alpha: 0.9, gamma: 1.3 }),
+    focalCase('gamma 5', randomInput([8, 3], 8, { scale: 3 }), integerInput([8], 4, 9), { alpha: 0.25, gamma: 5 }),
+    focalCase('no rows', randomInput([0, 3], 10), integerInput([0], 4, 11), { alpha: 0.25, gamma: 2 }),
     ...extremes,
   ],
   l1Loss: [[1], [5], [0, 4], [33, 9]].map(

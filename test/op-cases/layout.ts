@@ -4,7 +4,7 @@ import { concat, expand, gather, permute, slice, stack, transpose } from '../../
 import type { OpName } from '../../engine/ops/table.ts';
 import { integerInput, ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase } from '../op-harness.ts';
 
-/** A tensor whose values are read by index. */
+/** An array with the value of a function at each index. */
 function build(shape: readonly number[], value: (index: readonly number[]) => number): NdArray {
   return ndarray(
     shape,
@@ -94,13 +94,17 @@ function concatCase(name: string, shape: readonly number[], axis: number, sizes:
   };
 }
 
-function gatherCase(
-  name: string,
-  shape: readonly number[],
-  indices: readonly number[],
-  axis: number,
-  bound = shape[axis],
-): OpCase {
+interface GatherCase {
+  /** Shape of the gathered tensor. */
+  readonly shape: readonly number[];
+  /** Shape of the indices. */
+  readonly indices: readonly number[];
+  readonly axis: number;
+  /** Indices are below this; default: the size of the axis. */
+  readonly bound?: number;
+}
+
+function gatherCase(name: string, { shape, indices, axis, bound = shape[axis] }: GatherCase): OpCase {
   const after = axis + indices.length;
   return {
     name: `${name}: [${indices.join(', ')}] of [${shape.join(', ')}] along ${axis}`,
@@ -180,12 +184,12 @@ export const layoutCases = {
     },
   ],
   gather: [
-    gatherCase('rows', [30, 8], [50], 0),
-    gatherCase('odd rows', [9, 5], [2, 7], 0),
-    gatherCase('a middle axis', [2, 6, 4], [9], 1),
-    gatherCase('a last axis', [3, 7], [5], 1),
-    gatherCase('all the same', [4, 4], [67], 0, 1),
-    gatherCase('beyond the axis', [4, 3], [40], 0, 9),
-    gatherCase('nothing', [4, 3], [0], 0),
+    gatherCase('rows', { shape: [30, 8], indices: [50], axis: 0 }),
+    gatherCase('odd rows', { shape: [9, 5], indices: [2, 7], axis: 0 }),
+    gatherCase('a middle axis', { shape: [2, 6, 4], indices: [9], axis: 1 }),
+    gatherCase('a last axis', { shape: [3, 7], indices: [5], axis: 1 }),
+    gatherCase('all the same', { shape: [4, 4], indices: [67], axis: 0, bound: 1 }),
+    gatherCase('beyond the axis', { shape: [4, 3], indices: [40], axis: 0, bound: 9 }),
+    gatherCase('nothing', { shape: [4, 3], indices: [0], axis: 0 }),
   ],
 } satisfies Partial<Record<OpName, OpCase[]>>;

@@ -23,14 +23,15 @@ function layerNormReference([x, gamma, beta]: readonly NdArray[], epsilon: numbe
 interface RowCaseOptions {
   readonly epsilon?: number;
   readonly activation?: 'relu';
+  /** Shift of the values of x. */
+  readonly shift?: number;
+  readonly tolerance?: number;
 }
 
 function layerNormCase(
   name: string,
   shape: readonly number[],
-  options: RowCaseOptions = {},
-  shift = 0,
-  tolerance?: number,
+  { shift = 0, tolerance, ...options }: RowCaseOptions = {},
 ): OpCase {
   const columns = shape[shape.length - 1];
   return {
@@ -144,7 +145,7 @@ export const normCases = {
     layerNormCase('wider than registers, scalar', [3, 517]),
     // The mean is 1000 standard deviations from zero. Rounding of the inputs to f32 causes an error of 6e-5 deviations.
     // The op may not add much more.
-    layerNormCase('far from zero', [6, 64], {}, 1000, 2e-4),
+    layerNormCase('far from zero', [6, 64], { shift: 1000, tolerance: 2e-4 }),
   ],
   groupNorm: [
     groupNormCase('residual and relu', [2, 9, 7, 16], 4, { activation: 'relu', residual: true }),

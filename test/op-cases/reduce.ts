@@ -4,13 +4,11 @@ import { max, mean, sum, type Tensor } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, sizeOf, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
 
+type Reduce = (x: Tensor, options: { axes?: readonly number[]; keepDims?: boolean }) => Tensor;
+type Fold = (values: readonly number[]) => number;
+
 /** Collects the values of each output position and reduces each collection. */
-function reduceReference(
-  x: NdArray,
-  axes: readonly number[],
-  keepDims: boolean,
-  f: (values: readonly number[]) => number,
-): NdArray {
+function reduceReference(x: NdArray, axes: readonly number[], keepDims: boolean, f: Fold): NdArray {
   const kept = x.shape.map((size, i) => (axes.includes(i) ? 1 : size));
   const collections = Array.from({ length: sizeOf(kept) }, (): number[] => []);
   x.data.forEach((value, position) => {
@@ -31,19 +29,18 @@ function reduceReference(
 
 const total = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 
-type Reduce = (x: Tensor, options: { axes?: readonly number[]; keepDims?: boolean }) => Tensor;
-
-type Fold = (values: readonly number[]) => number;
-
-function sumCase(run: Reduce, f: Fold, shape: readonly number[], axes?: readonly number[], keepDims = false): OpCase {
-  const all = axes?.map((axis) => (axis < 0 ? axis + shape.length : axis)) ?? shape.map((_, i) => i);
-  return {
-    name: `[${shape.join(', ')}] over ${axes ? `[${axes.join(', ')}]` : 'all'}${keepDims ? ', kept' : ''}`,
-    inputs: [randomInput(shape, 1, { shift: 0.5 })],
-    run: ([x]) => run(x, { axes, keepDims }),
-    reference: ([x]) => reduceReference(x, all, keepDims, f),
+/** Makes cases of a sum or mean over axes. */
+const caseMaker =
+  (run: Reduce, f: Fold) =>
+  (shape: readonly number[], axes?: readonly number[], keepDims = false): OpCase => {
+    const all = axes?.map((axis) => (axis < 0 ? axis + shape.length : axis)) ?? shape.map((_, i) => i);
+    return {
+      name: `[${shape.join(', ')}] over ${axes ? `[${axes.join(', ')}]` : 'all'}${keepDims ? ', kept' : ''}`,
+      inputs: [randomInput(shape, 1, { shift: 0.5 })],
+      run: ([x]) => run(x, { axes, keepDims }),
+      reference: ([x]) => reduceReference(x, all, keepDims, f),
+    };
   };
-}
 
 function maxCase(name: string, input: OpInput, axis: number, keepDims = false): OpCase {
   return {
@@ -57,38 +54,35 @@ function maxCase(name: string, input: OpInput, axis: number, keepDims = false): 
 }
 
 const average = (values: readonly number[]): number => total(values) / values.length;
+const sumCase = caseMaker(sum, total);
+const meanCase = caseMaker(mean, average);
+
 const anyShape = fc.array(fc.integer({ min: 1, max: 7 }), { minLength: 1, maxLength: 5 });
 const anyAxes = fc.tuple(anyShape, fc.array(fc.boolean(), { minLength: 5, maxLength: 5 }), fc.boolean());
 
 export const reduceCases = {
   sum: [
-    sumCase(sum, total, []),
-    sumCase(sum, total, [20001]),
-    sumCase(sum, total, [3, 5001], [-1]),
-    sumCase(sum, total, [2100, 7], [1]),
-    sumCase(sum, total, [2100, 18], [1]),
-    sumCase(sum, total, [1500, 8], [0]),
-    sumCase(sum, total, [1501, 3], [0], true),
-    sumCase(sum, total, [2, 300, 6], [1]),
-    sumCase(sum, total, [4, 6, 5, 8], [0, 2]),
-    sumCase(sum, total, [3, 1, 2], [1]),
-    sumCase(sum, total, [0, 3], [0]),
-    sumCase(sum, total, [2, 3], []),
+    sumCase([]),
+    sumCase([20001]),
+    sumCase([3, 5001], [-1]),
+    sumCase([2100, 7], [1]),
+    sumCase([2100, 18], [1]),
+    sumCase([1500, 8], [0]),
+    sumCase([1501, 3], [0], true),
+    sumCase([2, 300, 6], [1]),
+    sumCase([4, 6, 5, 8], [0, 2]),
+    sumCase([3, 1, 2], [1]),
+    sumCase([0, 3], [0]),
+    sumCase([2, 3], []),
     ...sampleCases(4, anyAxes, ([shape, chosen, keepDims]) =>
       sumCase(
-        sum,
-        total,
         shape,
         shape.map((_, i) => i).filter((i) => chosen[i]),
         keepDims,
       ),
     ),
   ],
-  mean: [
-    sumCase(mean, average, [5, 7]),
-    sumCase(mean, average, [6, 4, 3], [0, 2], true),
-    sumCase(mean, average, [700, 12], [0]),
-  ],
+  mean: [meanCase([5, 7]), meanCase([6, 4, 3], [0, 2], true), meanCase([700, 12], [0])],
   max: [
     maxCase('rows', randomInput([9, 81], 1), -1, true),
     maxCase('long rows', randomInput([2, 5003], 2), 1),

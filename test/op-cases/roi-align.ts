@@ -5,8 +5,10 @@ import type { RoiAlignOptions } from '../../engine/ops/detection/roi-align.ts';
 import type { OpName } from '../../engine/ops/table.ts';
 import { ndarray, randomInput, sampleCases, type NdArray, type OpCase, type OpInput } from '../op-harness.ts';
 
+type Pair = readonly [number, number];
+
 /** Bilinear value at (y, x) of one channel of one image, as torchvision's bilinear_interpolate. */
-function bilinear(map: NdArray, image: number, channel: number, y: number, x: number): number {
+function bilinear(map: NdArray, image: number, channel: number, [y, x]: Pair): number {
   const [, height, width, channels] = map.shape;
   if (y < -1 || y > height || x < -1 || x > width) return 0;
   const axis = (at: number, size: number): [low: number, high: number, fraction: number] => {
@@ -51,7 +53,7 @@ function reference(
             for (let sx = 0; sx < n; sx++) {
               const y = y1 + by * binHeight + ((sy + 0.5) * binHeight) / n;
               const x = x1 + bx * binWidth + ((sx + 0.5) * binWidth) / n;
-              sum += bilinear(features[level], Math.floor(box / perImage), c, y, x);
+              sum += bilinear(features[level], Math.floor(box / perImage), c, [y, x]);
             }
           out[((box * r + by) * r + bx) * channels + c] = sum / (n * n);
         }
@@ -75,8 +77,8 @@ function make(
   };
 }
 
-/** Boxes of all sizes with centres in the image and slightly outside. */
-function randomBoxes(batch: number, count: number, height: number, width: number, seed: number): OpInput {
+/** Boxes [batch, count, 4] of all sizes with centres in an image [height, width] and slightly outside. */
+function randomBoxes([batch, count]: Pair, [height, width]: Pair, seed: number): OpInput {
   const random = new Random(seed);
   const data = Array.from({ length: batch * count }, () => {
     const w = width * random.uniform() ** 2 * 1.2,
@@ -124,8 +126,8 @@ const geometries = fc.record({
 
 export const roiAlignCases = {
   roiAlign: [
-    make('four levels, 12 channels', pyramid(2, 24, 12), randomBoxes(2, 9, 96, 100, 1), { canonicalSize: 100 }),
-    make('channels not a multiple of 4', pyramid(2, 9, 5), randomBoxes(2, 9, 36, 40, 2), { canonicalSize: 40 }),
+    make('four levels, 12 channels', pyramid(2, 24, 12), randomBoxes([2, 9], [96, 100], 1), { canonicalSize: 100 }),
+    make('channels not a multiple of 4', pyramid(2, 9, 5), randomBoxes([2, 9], [36, 40], 2), { canonicalSize: 40 }),
     make(
       'boxes on the thresholds between levels',
       pyramid(1, 28, 4),
@@ -135,14 +137,14 @@ export const roiAlignCases = {
     make('points, lines, inverted, outside, not finite, in whole subgroups', pyramid(1, 24, 32), awkward, {
       canonicalSize: 50,
     }),
-    make('whole subgroups', pyramid(2, 24, 64), randomBoxes(2, 9, 96, 100, 5), { canonicalSize: 100 }),
+    make('whole subgroups', pyramid(2, 24, 64), randomBoxes([2, 9], [96, 100], 5), { canonicalSize: 100 }),
     make(
       'in textures',
       [
         [2, 6, 8, 64],
         [2, 3, 4, 64],
       ],
-      randomBoxes(2, 5, 48, 64, 4),
+      randomBoxes([2, 5], [48, 64], 4),
       { strides: [8, 16], canonicalSize: 90 },
     ),
     make(
@@ -151,7 +153,7 @@ export const roiAlignCases = {
         [1, 6, 6, 4],
         [1, 3, 3, 4],
       ],
-      randomBoxes(1, 8, 48, 48, 3),
+      randomBoxes([1, 8], [48, 48], 3),
       { strides: [8, 16], canonicalSize: 90 },
     ),
     make('no boxes', [[2, 4, 5, 4]], { shape: [2, 0, 4], data: new Float64Array() }),
@@ -159,7 +161,7 @@ export const roiAlignCases = {
       make(
         `one map of ${height} x ${width} x ${channels}, ${resolution} bins of ${samplingRatio} samples`,
         [[batch, height, width, channels]],
-        randomBoxes(batch, boxes, height * 8, width * 8, 10 + i),
+        randomBoxes([batch, boxes], [height * 8, width * 8], 10 + i),
         { resolution, samplingRatio, strides: [8] },
       ),
     ),
