@@ -8,6 +8,7 @@
 import { OVERLAP } from './boxes.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { FOCAL } from './losses.ts';
+import { range } from './repeat.ts';
 
 /** Maximum cost. Larger costs and NaN become this value. */
 const MAX_COST = 1e6;
@@ -98,7 +99,7 @@ export const MAX_TOP_Q = 64;
  * Unit increasing and the bound on positives follow [DSR 3.2].
  */
 export const supplyKernel = kernelFamily((topQ: number) => {
-  const slots = Array.from({ length: topQ }, (_, i) => i);
+  const slots = range(topQ);
   const dynamic = /* wgsl */ `
     ${slots.map((i) => `var top${i} = 0.0;`).join(' ')}
     let truth = targetBoxes[image * p.rows + i];

@@ -1,5 +1,6 @@
 /** Elementwise functions of two tensors with broadcasting, and their derivatives. */
 import { defineKernel, eachElement, kernelFamily, type BufferSpec, type ScalarType } from './kernel.ts';
+import { range } from './repeat.ts';
 import { ACCESS, ELEMENT, type Width } from './teams.ts';
 
 /**
@@ -91,7 +92,7 @@ function operands({ width, rank, x, y }: BinaryForm): Operands {
   const index = (form: OperandForm, name: string): string => {
     if (form === 'full') return 'i';
     if (form === 'scalar') return '0';
-    const terms = Array.from({ length: rank - 1 }, (_, d) => `i${d} * p.${name}${d}`);
+    const terms = range(rank - 1).map((d) => `i${d} * p.${name}${d}`);
     return [...terms, ...(form === 'vector' ? ['inner'] : [])].join(' + ');
   };
   lines.push(`  let x = ${T}(a[${index(x, 'x')}]);`, `  let y = ${T}(b[${index(y, 'y')}]);`);

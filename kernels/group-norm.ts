@@ -11,6 +11,7 @@
  */
 import { CHANNEL_PARAMS, CHANNEL_SCOPE, CHANNEL_STATISTICS, maskedUpstream } from './channel-norm.ts';
 import { defineKernel, kernelFamily } from './kernel.ts';
+import { range } from './repeat.ts';
 import { withinSubgroup } from './subgroups.ts';
 import { ACCESS, ELEMENT, teamOf, teamReduction, teamScope, type Width } from './teams.ts';
 
@@ -21,7 +22,7 @@ import { ACCESS, ELEMENT, teamOf, teamReduction, teamScope, type Width } from '.
  * avoids the cancellation of E[x^2] - E[x]^2.
  */
 function addMoments(stride: string, end: string, at: (i: string) => string): string {
-  const block = Array.from({ length: 8 }, (_, j) => j);
+  const block = range(8);
   return `
   for (; i + 7u * ${stride} < ${end}; i += 8u * ${stride}) {
     ${block.map((j) => `let x${j} = input[${at(`(i + ${j}u * ${stride})`)}];`).join(' ')}

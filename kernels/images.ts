@@ -6,15 +6,42 @@
  * values or 0 for bytes. The values follow: RGB, row by row, as f32 or packed as four bytes per word.
  */
 import { defineKernel, eachPlace, kernelFamily } from './kernel.ts';
+import { range } from './repeat.ts';
 
 /** Pixels per element. */
 export const PIXELS_AT_ONCE = 4;
 
-const VALUES = Array.from({ length: 3 * PIXELS_AT_ONCE }, (_, i) => i);
+/** Indices of the element's values, and of the vec4s that hold them. */
+const VALUES = range(3 * PIXELS_AT_ONCE);
+const WORDS = range(3);
 const value = (i: number): string => `values${Math.floor(i / 4)}[${i % 4}]`;
-const WORDS = [0, 1, 2];
 const floatsOf = (word: number): string =>
   [0, 1, 2, 3].map((c) => `images[min(first + at + ${4 * word + c}u, last)]`).join(', ');
+
+/**
+ * WGSL that loads the element's values: `pixels` RGB pixels from value `at` of the image on, whose words start at
+ * `first`.
+ */
+const LOAD_VALUES = `
+    if (images[image * 4u + 3u] != 0u) {
+      // Past the last pixel, the last value is read again.
+      let last = first + at + pixels * 3u - 1u;
+      ${WORDS.map((w) => `values${w} = bitcast<vec4f>(vec4u(${floatsOf(w)}));`).join('\n      ')}
+    } else {
+      // The bytes of the element lie within four words, at any alignment.
+      let word = first + at / 4u;
+      let shift = 8u * (at % 4u);
+      let last = first + (at + pixels * 3u - 1u) / 4u;
+      let words = vec4u(
+        images[word], images[min(word + 1u, last)], images[min(word + 2u, last)], images[min(word + 3u, last)]);
+      ${WORDS.map((w) =>
+        [
+          `let joined${w} = (words[${w}] >> shift) | (words[${w + 1}] << (32u - shift));`,
+          `let bytes${w} = select(joined${w}, words[${w}], shift == 0u);`,
+          `values${w} = vec4f(vec4u(bytes${w}, bytes${w} >> 8u, bytes${w} >> 16u, bytes${w} >> 24u) & vec4u(255u));`,
+        ].join('\n      '),
+      ).join('\n      ')}
+    }`;
 
 /** @param whole whether rows of the result consist of whole elements, which are stored as vec4s */
 export const normalizeImagesKernel = kernelFamily((whole: boolean, lanes: number) =>
@@ -55,26 +82,7 @@ fn normalised(value: f32, channel: u32) -> f32 {
   let pixels = select(0u, min(${PIXELS_AT_ONCE}u, width - x), x < width && y < images[image * 4u + 2u]);
   let at = (y * width + x) * 3u;
   ${WORDS.map((w) => `var values${w} = vec4f();`).join(' ')}
-  if (pixels > 0u) {
-    if (images[image * 4u + 3u] != 0u) {
-      // Past the last pixel, the last value is read again.
-      let last = first + at + pixels * 3u - 1u;
-      ${WORDS.map((w) => `values${w} = bitcast<vec4f>(vec4u(${floatsOf(w)}));`).join('\n      ')}
-    } else {
-      // The bytes of the element lie within four words, at any alignment.
-      let word = first + at / 4u;
-      let shift = 8u * (at % 4u);
-      let last = first + (at + pixels * 3u - 1u) / 4u;
-      let words = vec4u(
-        images[word], images[min(word + 1u, last)], images[min(word + 2u, last)], images[min(word + 3u, last)]);
-      ${WORDS.map((w) =>
-        [
-          `let joined${w} = (words[${w}] >> shift) | (words[${w + 1}] << (32u - shift));`,
-          `let bytes${w} = select(joined${w}, words[${w}], shift == 0u);`,
-          `values${w} = vec4f(vec4u(bytes${w}, bytes${w} >> 8u, bytes${w} >> 16u, bytes${w} >> 24u) & vec4u(255u));`,
-        ].join('\n      '),
-      ).join('\n      ')}
-    }
+  if (pixels > 0u) {${LOAD_VALUES}
   }
   ${VALUES.map((v) => {
     const normalised = `normalised(${value(v)}, ${v % 3}u)`;

@@ -246,3 +246,6 @@ export function linearGrid(groups: number): Grid {
   const y = Math.ceil(groups / MAX_GROUPS);
   return [Math.ceil(groups / y), y, 1];
 }
+
+/** The grid of a kernel with one invocation per item and 64 invocations per workgroup. */
+export const itemGrid = (items: number): Grid => linearGrid(Math.ceil(items / 64));

@@ -6,6 +6,7 @@
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { linearLoad, linearParams } from './linear.ts';
+import { range } from './repeat.ts';
 import {
   ACCESS,
   ELEMENT,
@@ -28,21 +29,21 @@ interface RowSlots {
   readonly masked: (i: number, value: string) => string;
   /** The column that register i holds. */
   readonly column: (i: number) => string;
-  /** Whether register i is written. */
-  readonly ok: (i: number) => string;
+  /** Whether the value of register i belongs to a row and is stored. */
+  readonly stored: (i: number) => string;
 }
 
 /** Only the last register needs a mask, unless the row fills it. */
 function rowSlots({ subgroupSize, width, slots, full }: RowForm): RowSlots {
   const { lanes } = teamOf(subgroupSize);
-  const indices = Array.from({ length: slots }, (_, i) => i);
+  const indices = range(slots);
   const isMasked = (i: number): boolean => !full && i === slots - 1;
   return {
     each: (f) => indices.map(f).join('\n'),
     sum: (f) => sumOfElement(width, indices.map(f).join(' + ')),
     masked: (i, value) => (isMasked(i) ? `select(${ELEMENT[width]}(), ${value}, last)` : value),
     column: (i) => `(member + ${i * lanes}u)`,
-    ok: (i) => (isMasked(i) ? 'live && last' : 'live'),
+    stored: (i) => (isMasked(i) ? 'live && last' : 'live'),
   };
 }
 
@@ -60,7 +61,7 @@ export const layerNormKernel = kernelFamily((form: ForwardForm) => {
   const { width, slots, full, relu, texture } = form;
   const team = teamOf(form.subgroupSize);
   const V = ELEMENT[width];
-  const { each, sum, masked, column, ok } = rowSlots(form);
+  const { each, sum, masked, column, stored } = rowSlots(form);
   const load = (e: string): string => linearLoad(texture, 'input', `(${e})`);
   const normalised = `(${load('o + c')} - mean) * scale * gamma[c] + beta[c]`;
   const act = (value: string): string => (relu ? `max(${value}, ${V}())` : value);
@@ -75,7 +76,7 @@ export const layerNormKernel = kernelFamily((form: ForwardForm) => {
     let mean = teamSum(${sum((i) => `x${i}`)}, lane) * p.inverse;
     ${each((i) => `let d${i} = ${masked(i, `x${i} - mean`)};`)}
     let scale = inverseSqrt(teamSum(${sum((i) => `d${i} * d${i}`)}, lane) * p.inverse + p.epsilon);
-    ${each((i) => `if (${ok(i)}) { output[o + ${column(i)}] = ${act(`d${i} * scale * g${i} + b${i}`)}; }`)}
+    ${each((i) => `if (${stored(i)}) { output[o + ${column(i)}] = ${act(`d${i} * scale * g${i} + b${i}`)}; }`)}
   }`;
   const step = `c < p.columns; c += ${team.lanes}u`;
   const loops = `
@@ -124,9 +125,9 @@ export const layerNormGradientKernel = kernelFamily((form: RowForm & { readonly 
   const { width, slots, full, relu } = form;
   const team = teamOf(form.subgroupSize);
   const V = ELEMENT[width];
-  const { each, sum, masked, column, ok } = rowSlots(form);
+  const { each, sum, masked, column, stored } = rowSlots(form);
   const bool = width === 4 ? 'vec4<bool>' : 'bool';
-  const passed = (i: number): string => `${relu ? `(h${i} * g${i} + b${i} > ${V}()) & ` : ''}${bool}(${ok(i)})`;
+  const passed = (i: number): string => `${relu ? `(h${i} * g${i} + b${i} > ${V}()) & ` : ''}${bool}(${stored(i)})`;
   return defineKernel({
     name: `layer_norm_gradient_f32_${rowLabel(form)}${relu ? '_relu' : ''}`,
     workgroup: [team.lanes * team.count],
@@ -165,12 +166,12 @@ export const layerNormGradientKernel = kernelFamily((form: RowForm & { readonly 
     let first = ${sum((i) => `a${i}`)};
     let second = ${sum((i) => `a${i} * h${i}`)};
     let means = teamSums(vec2f(first, second), lane) * p.inverse;
-    ${each((i) => `if (${ok(i)}) { gradient[o + ${column(i)}] = scale * (a${i} - means.x - h${i} * means.y); }`)}
+    ${each((i) => `if (${stored(i)}) { gradient[o + ${column(i)}] = scale * (a${i} - means.x - h${i} * means.y); }`)}
   }
   let live = item < p.teams;
   let o = item * 2u * p.columns;
   ${each(
-    (i) => `if (${ok(i)}) { partial[o + ${column(i)}] = dg${i}; partial[o + p.columns + ${column(i)}] = db${i}; }`,
+    (i) => `if (${stored(i)}) { partial[o + ${column(i)}] = dg${i}; partial[o + p.columns + ${column(i)}] = db${i}; }`,
   )}`,
   });
 });

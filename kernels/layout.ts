@@ -3,6 +3,7 @@
  * gathering. They copy bits: every buffer is bound as u32, whatever its values. Only the gradient of gather computes.
  */
 import { defineKernel, eachPlace, kernelFamily, type BufferSpec } from './kernel.ts';
+import { range } from './repeat.ts';
 import type { Width } from './teams.ts';
 
 /** Maximum number of dimensions after adjacent dimensions are merged where their strides allow it. */
@@ -24,7 +25,7 @@ export type CopyForm = 'vector' | 'splat' | 'strided';
  * innermost. Strides and offset count vec4s for `vector` with width 4, otherwise single values.
  */
 export const stridedCopyKernel = kernelFamily((form: CopyForm, width: Width, rank: number, lanes: number) => {
-  const outerDims = Array.from({ length: rank - 1 }, (_, d) => d);
+  const outerDims = range(rank - 1);
   const sizes =
     rank === 1
       ? []
@@ -141,7 +142,7 @@ export const MAX_PARTS = 7;
  */
 export const concatKernel = kernelFamily((parts: number, width: Width, join: boolean, lanes: number) => {
   const V = width === 4 ? 'vec4u' : 'u32';
-  const indices = Array.from({ length: parts }, (_, k) => k);
+  const indices = range(parts);
   const buffers: Record<string, BufferSpec> = { whole: `${join ? 'write' : 'read'} ${V}` };
   for (const k of indices) buffers[`part${k}`] = `${join ? 'read' : 'write'} ${V}`;
   const branches = indices.map((k) => {

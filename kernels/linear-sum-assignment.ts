@@ -39,6 +39,70 @@ const REDUCE_WORKGROUP = /* wgsl */ `
         .join('\n      workgroupBarrier();\n      ')}
       if (lane == 0u) { bestValue = ownValue; bestTag = ownTag; }`;
 
+/** WGSL of the assignment by 'short' (the side with fewer members) and 'long', and of the limit of costs. */
+const SIDES = /* wgsl */ `
+// Rows are the short side unless flipped.
+struct Sides { flipped: bool, rowBase: u32, columnBase: u32 }
+fn longOf(s: Sides, i: u32) -> i32 {
+  if (s.flipped) { return rowOfColumn[s.columnBase + i]; }
+  return columnOfRow[s.rowBase + i];
+}
+fn shortOf(s: Sides, j: u32) -> i32 {
+  if (s.flipped) { return columnOfRow[s.rowBase + j]; }
+  return rowOfColumn[s.columnBase + j];
+}
+fn assign(s: Sides, i: u32, j: u32) {
+  if (s.flipped) { rowOfColumn[s.columnBase + i] = i32(j); columnOfRow[s.rowBase + j] = i32(i); }
+  else { columnOfRow[s.rowBase + i] = i32(j); rowOfColumn[s.columnBase + j] = i32(i); }
+}
+fn finite(c: f32) -> f32 {
+  return select(c, CEILING, (bitcast<u32>(c) & 0x7fffffffu) > bitcast<u32>(CEILING));
+}`;
+
+/**
+ * WGSL of a step of the search: extends the path by short `at` and finds each lane's nearest long that is not done, as
+ * `ownValue` and `ownTag`.
+ */
+const relax = (lanes: number): string => /* wgsl */ `
+      for (var j = lane; j < longs; j += ${lanes}u) {
+        if (links[doneLong + j] == search) { continue; }
+        let cost = finite(costs[costBase + at * shortStride + j * longStride]);
+        let reduced = length + ((cost - dual) - values[dualLong + j]);
+        var value = values[shortest + j];
+        if (step == 0u || reduced < value) {
+          value = reduced;
+          values[shortest + j] = reduced;
+          links[path + j] = i32(at);
+        }
+        let tag = select(j, j + longs, shortOf(sides, j) >= 0); // among equals free longs first, then by index
+        if (value < ownValue || (value == ownValue && tag < ownTag)) { ownValue = value; ownTag = tag; }
+      }`;
+
+/** WGSL that updates the duals of the shorts and longs that a search visited. */
+const updateDuals = (lanes: number): string => /* wgsl */ `
+      for (var i = lane; i < shorts; i += ${lanes}u) {
+        if (i == root) { values[dualShort + i] += length; }
+        else if (links[doneShort + i] == search) {
+          values[dualShort + i] += length - values[shortest + u32(longOf(sides, i))];
+        }
+      }
+      for (var j = lane; j < longs; j += ${lanes}u) {
+        if (links[doneLong + j] == search) { values[dualLong + j] -= length - values[shortest + j]; }
+      }`;
+
+/** WGSL that assigns the pairs along the path from `sink` back to `root`. */
+const AUGMENT = /* wgsl */ `
+      if (lane == 0u) {
+        var j = sink;
+        for (var step = 0u; step <= root; step++) {
+          let i = u32(links[path + j]);
+          let next = longOf(sides, i);
+          assign(sides, i, j);
+          if (i == root || next < 0) { break; }
+          j = u32(next);
+        }
+      }`;
+
 /**
  * costs [P, rows, columns] -> columnOfRow [P, rows], rowOfColumn [P, columns], -1 where unassigned. Problem p uses
  * counts[p mod images] rows.
@@ -66,24 +130,7 @@ const NONE = 0xffffffffu;
 const CEILING = 1e30f;
 ${subgroupSize > 0 ? '' : LANE_VALUES}
 var<workgroup> bestValue: f32;
-var<workgroup> bestTag: u32;
-// The assignment by 'short' (the side with fewer members) and 'long'. Rows are the short side unless flipped.
-struct Sides { flipped: bool, rowBase: u32, columnBase: u32 }
-fn longOf(s: Sides, i: u32) -> i32 {
-  if (s.flipped) { return rowOfColumn[s.columnBase + i]; }
-  return columnOfRow[s.rowBase + i];
-}
-fn shortOf(s: Sides, j: u32) -> i32 {
-  if (s.flipped) { return columnOfRow[s.rowBase + j]; }
-  return rowOfColumn[s.columnBase + j];
-}
-fn assign(s: Sides, i: u32, j: u32) {
-  if (s.flipped) { rowOfColumn[s.columnBase + i] = i32(j); columnOfRow[s.rowBase + j] = i32(i); }
-  else { columnOfRow[s.rowBase + i] = i32(j); rowOfColumn[s.columnBase + j] = i32(i); }
-}
-fn finite(c: f32) -> f32 {
-  return select(c, CEILING, (bitcast<u32>(c) & 0x7fffffffu) > bitcast<u32>(CEILING));
-}`,
+var<workgroup> bestTag: u32;${SIDES}`,
     body: /* wgsl */ `
   let problem = linearGroup;
   if (problem >= p.problems) { return; }
@@ -114,25 +161,12 @@ fn finite(c: f32) -> f32 {
     var at = root;
     var length = 0.0;
     var sink = NONE;
-    // Each step but the last visits an assigned long; there are 'root' of them.
+    // Each step but the last visits an assigned long. There are 'root' assigned longs.
     for (var step = 0u; step <= root; step++) {
       if (lane == 0u) { links[doneShort + at] = search; }
       let dual = values[dualShort + at];
       var ownValue = 3e38;
-      var ownTag = NONE;
-      for (var j = lane; j < longs; j += ${lanes}u) {
-        if (links[doneLong + j] == search) { continue; }
-        let cost = finite(costs[costBase + at * shortStride + j * longStride]);
-        let reduced = length + ((cost - dual) - values[dualLong + j]);
-        var value = values[shortest + j];
-        if (step == 0u || reduced < value) {
-          value = reduced;
-          values[shortest + j] = reduced;
-          links[path + j] = i32(at);
-        }
-        let tag = select(j, j + longs, shortOf(sides, j) >= 0); // among equals free longs first, then by index
-        if (value < ownValue || (value == ownValue && tag < ownTag)) { ownValue = value; ownTag = tag; }
-      }
+      var ownTag = NONE;${relax(lanes)}
       ${subgroupSize > 0 ? reduceSubgroup(lanes) : REDUCE_WORKGROUP}
       length = workgroupUniformLoad(&bestValue);
       let tag = workgroupUniformLoad(&bestTag);
@@ -146,27 +180,8 @@ fn finite(c: f32) -> f32 {
       at = u32(shortOf(sides, chosen));
     }
     storageBarrier();
-    if (sink != NONE) {
-      for (var i = lane; i < shorts; i += ${lanes}u) {
-        if (i == root) { values[dualShort + i] += length; }
-        else if (links[doneShort + i] == search) {
-          values[dualShort + i] += length - values[shortest + u32(longOf(sides, i))];
-        }
-      }
-      for (var j = lane; j < longs; j += ${lanes}u) {
-        if (links[doneLong + j] == search) { values[dualLong + j] -= length - values[shortest + j]; }
-      }
-      storageBarrier();
-      if (lane == 0u) {
-        var j = sink;
-        for (var step = 0u; step <= root; step++) {
-          let i = u32(links[path + j]);
-          let next = longOf(sides, i);
-          assign(sides, i, j);
-          if (i == root || next < 0) { break; }
-          j = u32(next);
-        }
-      }
+    if (sink != NONE) {${updateDuals(lanes)}
+      storageBarrier();${AUGMENT}
     }
     storageBarrier();
   }`,

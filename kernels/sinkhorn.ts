@@ -66,6 +66,29 @@ function rowSweep(lanes: number, subgroup: boolean, share: string, write: string
     }`;
 }
 
+/** WGSL that computes b of every column from a. */
+const columnSweep = (lanes: number): string => /* wgsl */ `
+    for (var j = lane; j < p.columns; j += ${lanes}u) {
+      var terms = LogSum(rowState[rowBase + count], 1.0); // the background
+      for (var i = 0u; i < count; i++) {
+        terms = including(terms, rowState[rowBase + i] - costs[costBase + i * p.columns + j]);
+      }
+      columnState[columnBase + j] = 1e-8 - logSum(terms); // log(1 + 1e-8) = 1e-8
+    }`;
+
+/** WGSL that decodes the assignment from a, b and the maximum of each row. */
+const decode = (lanes: number): string => /* wgsl */ `
+  for (var j = lane; j < p.columns; j += ${lanes}u) {
+    var best = -1;
+    var bestScore = -3e38;
+    for (var i = 0u; i < count; i++) {
+      // exactly 0 at a row's maximum
+      let score = (columnState[columnBase + j] - costs[costBase + i * p.columns + j]) - rowState[largestBase + i];
+      if (score > bestScore) { bestScore = score; best = i32(i); }
+    }
+    matched[columnBase + j] = select(best, -1, columnState[columnBase + j] - rowState[largestBase + count] > bestScore);
+  }`;
+
 /**
  * costs [P, M, N], counts [B], supply [P, M + 1] -> potentials and assignment:
  * - rowState [P, 2, M + 1]: a, and the largest b_j - K_ij of each row;
@@ -117,14 +140,7 @@ export const sinkhornKernel = kernelFamily((lanes: number, subgroup: boolean) =>
   for (var i = lane; i < 2u * (p.rows + 1u); i += ${lanes}u) { rowState[rowBase + i] = 0.0; }
   storageBarrier();
 
-  for (var iteration = 0u; iteration < p.iterations; iteration++) {
-    for (var j = lane; j < p.columns; j += ${lanes}u) {
-      var terms = LogSum(rowState[rowBase + count], 1.0); // the background
-      for (var i = 0u; i < count; i++) {
-        terms = including(terms, rowState[rowBase + i] - costs[costBase + i * p.columns + j]);
-      }
-      columnState[columnBase + j] = 1e-8 - logSum(terms); // log(1 + 1e-8) = 1e-8
-    }
+  for (var iteration = 0u; iteration < p.iterations; iteration++) {${columnSweep(lanes)}
     storageBarrier();
     ${rowSweep(
       lanes,
@@ -155,17 +171,7 @@ export const sinkhornKernel = kernelFamily((lanes: number, subgroup: boolean) =>
       }`,
     'rowState[largestBase + row] = whole.shift;',
   )}
-  storageBarrier();
-  for (var j = lane; j < p.columns; j += ${lanes}u) {
-    var best = -1;
-    var bestScore = -3e38;
-    for (var i = 0u; i < count; i++) {
-      // exactly 0 at a row's maximum
-      let score = (columnState[columnBase + j] - costs[costBase + i * p.columns + j]) - rowState[largestBase + i];
-      if (score > bestScore) { bestScore = score; best = i32(i); }
-    }
-    matched[columnBase + j] = select(best, -1, columnState[columnBase + j] - rowState[largestBase + count] > bestScore);
-  }`,
+  storageBarrier();${decode(lanes)}`,
   }),
 );
 

@@ -60,6 +60,9 @@ export const MAX_SLOTS = 16;
 /** Values per buffer element: 1 for f32, 4 for vec4f. */
 export type Width = 1 | 4;
 
+/** Values per buffer element for rows or columns of this length. */
+export const widthOf = (length: number): Width => (length % 4 === 0 ? 4 : 1);
+
 /** WGSL type of a buffer element. */
 export const ELEMENT = { 1: 'f32', 4: 'vec4f' } as const;
 

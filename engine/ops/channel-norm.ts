@@ -1,8 +1,8 @@
 /** How the kernels of group norm and scaleShift are spread over images, pixels and channels. */
 import { channelAffineKernel } from '../../kernels/channel-norm.ts';
 import { groupNormGradientKernel } from '../../kernels/group-norm.ts';
-import { linearGrid, type Kernel } from '../../kernels/kernel.ts';
-import type { Width } from '../../kernels/teams.ts';
+import { itemGrid, type Grid, type Kernel } from '../../kernels/kernel.ts';
+import { widthOf, type Width } from '../../kernels/teams.ts';
 import type { Shape } from '../core/shape.ts';
 import type { TensorDevice } from '../core/tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
@@ -14,7 +14,7 @@ export interface MapSizes {
   readonly channels: number;
 }
 
-interface ChannelGrid {
+interface ChannelLaunch {
   /** Params of the kernels; they count elements of `width` values. */
   readonly params: {
     readonly length: number;
@@ -23,14 +23,17 @@ interface ChannelGrid {
     readonly lanes: number;
   };
   readonly chunks: number;
-  /** Workgroups to launch. */
-  readonly workgroups: number;
+  readonly grid: Grid;
   readonly width: Width;
 }
 
 /** Spreads [images, pixels, channels] over invocations that each handle about `share` pixels of a channel. */
-export function channelGrid({ images, pixels, channels }: MapSizes, share: number, maxChunks = Infinity): ChannelGrid {
-  const width = channels % 4 === 0 ? 4 : 1;
+export function channelLaunch(
+  { images, pixels, channels }: MapSizes,
+  share: number,
+  maxChunks = Infinity,
+): ChannelLaunch {
+  const width = widthOf(channels);
   const columns = channels / width;
   const chunks = Math.max(1, Math.min(maxChunks, Math.ceil(pixels / share)));
   const stride = chunks * columns;
@@ -39,7 +42,7 @@ export function channelGrid({ images, pixels, channels }: MapSizes, share: numbe
     width,
     chunks,
     params: { length: pixels * columns, stride, columns, lanes },
-    workgroups: Math.ceil(lanes / 64),
+    grid: itemGrid(lanes),
   };
 }
 
@@ -58,20 +61,21 @@ export const MAX_CHUNKS = 128;
 type Pass = 'forward' | 'backward';
 
 /**
- * The grid of a kernel that maps values, with the tuned or the expected pixels per invocation. Group norm's kernels are
- * measured for all kernels that map values: forward they read one tensor, backward three.
+ * The launch of a kernel that maps values, with the tuned or the expected pixels per invocation. The tuner measures the
+ * kernels of group norm for all kernels that map values. In the forward pass these read one tensor, in the backward
+ * pass three.
  */
-export function mapGrid(device: TensorDevice, pass: Pass, sizes: MapSizes): ChannelGrid {
+export function mapLaunch(device: TensorDevice, pass: Pass, sizes: MapSizes): ChannelLaunch {
   const { images, pixels, channels } = sizes;
   const share = device.tuner.choose('channel-map', `${pass} ${images}x${pixels}x${channels}`, () =>
     describeMap(device, pass, sizes),
   );
-  return channelGrid(sizes, share);
+  return channelLaunch(sizes, share);
 }
 
 function describeMap(device: TensorDevice, pass: Pass, sizes: MapSizes): TuningProblem<number> {
   const { images, pixels, channels } = sizes;
-  const width = channels % 4 === 0 ? 4 : 1;
+  const width = widthOf(channels);
   const kernel: Kernel =
     pass === 'forward' ? channelAffineKernel(width, true, false, false) : groupNormGradientKernel(width, true);
   const candidate = (share: number): Candidate<number> => ({
@@ -80,9 +84,9 @@ function describeMap(device: TensorDevice, pass: Pass, sizes: MapSizes): TuningP
     tolerance: 1e-6,
     kernels: () => [kernel],
   });
-  const map = [images, pixels, channels],
-    statistics = [images, 2, channels],
-    vector = [channels];
+  const map = [images, pixels, channels];
+  const statistics = [images, 2, channels];
+  const vector = [channels];
   const operands: Readonly<Record<string, Shape>> =
     pass === 'forward'
       ? { input: map, statistics, gamma: vector, beta: vector }
@@ -95,8 +99,8 @@ function describeMap(device: TensorDevice, pass: Pass, sizes: MapSizes): TuningP
     tensors: { ...operands, [result]: map },
     output: result,
     run: (share, tensors) => {
-      const { params, workgroups } = channelGrid(sizes, share);
-      device.run(kernel, params, { ...tensors, residual: tensors.input }, linearGrid(workgroups));
+      const { params, grid } = channelLaunch(sizes, share);
+      device.run(kernel, params, { ...tensors, residual: tensors.input }, grid);
     },
   };
 }

@@ -1,10 +1,11 @@
 /** Sums of pairs of columns: the gradients of norms with respect to gamma and beta, from their parts. */
 import { columnReduceKernel, columnSumPairKernel } from '../../kernels/reduce.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
+import { itemGrid } from '../../kernels/kernel.ts';
+import { widthOf } from '../../kernels/teams.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
 import { roundingOf } from './rounding.ts';
-import { LONG_COLUMN, MAX_CHUNKS, MAX_CHUNKS_TRIED, widthOf } from './reduce-variants.ts';
+import { LONG_COLUMN, MAX_CHUNKS, MAX_CHUNKS_TRIED } from './reduce-variants.ts';
 
 function describePairs(n: number, columns: number, expected: number): TuningProblem<number> {
   const candidate = (chunks: number): Candidate<number> => ({
@@ -56,7 +57,7 @@ function sumPairs(
       columnReduceKernel('sum', width),
       { length: n * inner, stride: chunks * inner, inner, lanes: chunks * inner, factor: 1 },
       { input, extreme: input, output: source },
-      linearGrid(Math.ceil((chunks * inner) / 64)),
+      itemGrid(chunks * inner),
     );
     rows = chunks;
   }
@@ -66,7 +67,7 @@ function sumPairs(
     columnSumPairKernel(halfWidth),
     { length: rows * halves, stride: halves, inner: halves, lanes: halves, factor: 1 },
     { input: source, output, other },
-    linearGrid(Math.ceil(halves / 64)),
+    itemGrid(halves),
   );
 }
 

@@ -1,12 +1,11 @@
 /** Pads the channels of a convolution's tensors to whole vec4s, and crops them again. */
 import { cropChannelsKernel, padChannelsKernel } from '../../kernels/conv2d-layout.ts';
-import { linearGrid, type Grid } from '../../kernels/kernel.ts';
+import { itemGrid } from '../../kernels/kernel.ts';
 import type { Tensor } from '../core/tensor.ts';
 import type { EpilogueOperands } from './gemm-problem.ts';
 
 /** Invocations per workgroup of the kernels around convolutions. */
 export const WORKGROUP = 64;
-export const gridOf = (invocations: number): Grid => linearGrid(Math.ceil(invocations / WORKGROUP));
 
 /** A tensor as [outer, rows, groups, columns]. */
 interface ChannelLayout {
@@ -30,7 +29,7 @@ export function padChannels(input: Tensor, { rows = 1, groups = 1, columns, padR
     padChannelsKernel(groups === 1 && rowsTo === rows),
     { count4, groups, rowsFrom: rows, columnsFrom: columns, rowsTo, columns4To },
     { input, output },
-    gridOf(count4),
+    itemGrid(count4),
   );
   return output;
 }
@@ -57,7 +56,7 @@ export function cropChannels(
     cropChannelsKernel(),
     { count, groups, rowsFrom, columnsFrom, rowsTo, columnsTo },
     { input, output },
-    gridOf(count),
+    itemGrid(count),
   );
   return output;
 }

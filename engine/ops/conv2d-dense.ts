@@ -1,9 +1,9 @@
 /** Launches dense and grouped convolutions: the forward pass and the gradient with respect to the input. */
 import { isNarrow } from '../../kernels/conv2d.ts';
 import { lineWeightsKernel, transposeWeightsKernel } from '../../kernels/conv2d-layout.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
+import { itemGrid, linearGrid } from '../../kernels/kernel.ts';
 import type { EarlierGradients, Tensor, TensorDevice } from '../core/tensor.ts';
-import { cropChannels, gridOf, padChannels, padEpilogue, WORKGROUP } from './conv2d-channels.ts';
+import { cropChannels, padChannels, padEpilogue, WORKGROUP } from './conv2d-channels.ts';
 import { imageLines, type Conv2dAttributes, type Geometry, type ImageLines } from './conv2d-geometry.ts';
 import {
   chooseConvolution,
@@ -176,7 +176,7 @@ export function denseInputGradient(
     transposeWeightsKernel(),
     { count, kh, kw, step: stride, K4: C4, N4: O4, groups },
     { input, output: transposed },
-    gridOf(count),
+    itemGrid(count),
   );
   const gradient = device.empty(x.shape);
   const target = C % 4 === 0 ? gradient : device.empty([(x.size / C) * C4 * 4]);

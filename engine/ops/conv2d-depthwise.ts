@@ -5,10 +5,11 @@ import {
   depthwiseKernel,
   depthwiseWeightGradientKernel,
 } from '../../kernels/depthwise.ts';
+import { itemGrid } from '../../kernels/kernel.ts';
 import { elementwise } from '../core/elementwise.ts';
 import type { Shape } from '../core/shape.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
-import { cropChannels, gridOf, padChannels, padEpilogue, WORKGROUP } from './conv2d-channels.ts';
+import { cropChannels, padChannels, padEpilogue, WORKGROUP } from './conv2d-channels.ts';
 import type { Conv2dAttributes, Geometry } from './conv2d-geometry.ts';
 import { splitLines } from './conv2d-weight-gradient-variants.ts';
 import { epilogueOperands, type EpilogueOperands } from './gemm-problem.ts';
@@ -106,10 +107,10 @@ function weightGradient({ g, attributes, x, weight }: DepthwiseCall, upstream: T
       depthwiseWeightGradientKernel(textures),
       { count, lines, linesPerSplit: perSplit, ...sizes, ...shifts },
       { ...padded, partialSums: partial },
-      gridOf(count),
+      itemGrid(count),
     ),
   );
-  if (splits > 1) device.run(sumPartsKernel(), { count4, parts: splits }, { parts_: partial, sum }, gridOf(count4));
+  if (splits > 1) device.run(sumPartsKernel(), { count4, parts: splits }, { parts_: partial, sum }, itemGrid(count4));
   return cropped(sum, weight.shape, attributes);
 }
 

@@ -1,8 +1,8 @@
 /** Launches the gradient of a dense or grouped convolution with respect to its weight. */
 import { sumPartsKernel } from '../../kernels/conv2d-layout.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
+import { itemGrid, linearGrid } from '../../kernels/kernel.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
-import { cropChannels, gridOf } from './conv2d-channels.ts';
+import { cropChannels } from './conv2d-channels.ts';
 import type { Conv2dAttributes, Geometry } from './conv2d-geometry.ts';
 import {
   chooseWeightGradient,
@@ -72,7 +72,7 @@ function runWeightGradient(
   } else {
     device.run(kernel, params, { source, upstream, partialSums: partial }, linearGrid(tiles));
   }
-  if (splits > 1) device.run(sumPartsKernel(), { count4, parts: splits }, { parts_: partial, sum }, gridOf(count4));
+  if (splits > 1) device.run(sumPartsKernel(), { count4, parts: splits }, { parts_: partial, sum }, itemGrid(count4));
 }
 
 /**

@@ -8,11 +8,11 @@ import {
   groupStatisticsSubgroupKernel,
 } from '../../kernels/group-norm.ts';
 import { linearGrid } from '../../kernels/kernel.ts';
-import { teamOf } from '../../kernels/teams.ts';
+import { teamOf, widthOf } from '../../kernels/teams.ts';
 import type { Random } from '../core/random.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
-import { channelGrid, MAX_CHUNKS, PIXELS_SUMMED, type MapSizes } from './channel-norm.ts';
+import { channelLaunch, MAX_CHUNKS, PIXELS_SUMMED, type MapSizes } from './channel-norm.ts';
 import { roundingOf } from './rounding.ts';
 
 /** Maximum number of vec4s of a group that one subgroup is expected to handle well. */
@@ -64,10 +64,10 @@ export function chooseGroups(device: TensorDevice, pass: Pass, sizes: GroupSizes
 function describeGroups(device: TensorDevice, pass: Pass, sizes: GroupSizes): TuningProblem<GroupVariant> {
   const { images, pixels, channels, groups } = sizes;
   const lanes = device.subgroupSize;
-  const width = channels % 4 === 0 ? 4 : 1;
+  const width = widthOf(channels);
   const forward = pass === 'statistics';
   const candidate = (variant: GroupVariant): Candidate<GroupVariant> => ({
-    name: variant === 'whole' ? 'a subgroup per group' : `${channelGrid(sizes, variant, MAX_CHUNKS).chunks} chunks`,
+    name: variant === 'whole' ? 'a subgroup per group' : `${channelLaunch(sizes, variant, MAX_CHUNKS).chunks} chunks`,
     variant,
     tolerance: roundingOf((pixels * channels) / groups),
     kernels: () =>
@@ -156,10 +156,10 @@ export function writeStatistics(
     );
     return;
   }
-  const { width, chunks, params, workgroups } = channelGrid(sizes, variant, MAX_CHUNKS);
+  const { width, chunks, params, grid } = channelLaunch(sizes, variant, MAX_CHUNKS);
   const means = device.empty([images, chunks, channels]);
   const squares = device.empty([images, chunks, channels]);
-  device.run(channelMomentsKernel(width), params, { input, means, squares }, linearGrid(workgroups));
+  device.run(channelMomentsKernel(width), params, { input, means, squares }, grid);
   const items = images * groups;
   device.run(
     groupStatisticsKernel(device.subgroupSize),
@@ -191,13 +191,13 @@ export function writeGradientSums(
     );
     return;
   }
-  const { width, chunks, params, workgroups } = channelGrid(sizes, variant, MAX_CHUNKS);
+  const { width, chunks, params, grid } = channelLaunch(sizes, variant, MAX_CHUNKS);
   const partial = device.empty([images, chunks, 2, channels]);
   device.run(
     channelGradientSumsKernel(width, true, relu),
     params,
     { input, output, upstream, statistics, partial },
-    linearGrid(workgroups),
+    grid,
   );
   const items = images * groups;
   device.run(

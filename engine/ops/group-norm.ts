@@ -1,11 +1,10 @@
 /** Group normalisation, with residual and ReLU fused. */
 import { channelAffineKernel } from '../../kernels/channel-norm.ts';
 import { groupNormGradientKernel, groupNormResidualGradientKernel } from '../../kernels/group-norm.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import { shapeError } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
-import { mapGrid, type MapSizes } from './channel-norm.ts';
+import { mapLaunch, type MapSizes } from './channel-norm.ts';
 import { columnPairSums } from './column-pair-sums.ts';
 import { chooseGroups, writeGradientSums, writeStatistics } from './group-norm-variants.ts';
 import { checkFloat, checkResidual, checkVector } from './norm-arguments.ts';
@@ -45,12 +44,12 @@ const groupNormOp = defineOp({
     const sizes = { ...sizesOf(input), groups };
     const statistics = device.empty([sizes.images, 2, sizes.channels]);
     writeStatistics({ input, statistics }, sizes, epsilon, chooseGroups(device, 'statistics', sizes));
-    const map = mapGrid(device, 'forward', sizes);
+    const map = mapLaunch(device, 'forward', sizes);
     device.run(
       channelAffineKernel(map.width, true, residual !== null, relu),
       map.params,
       { input, statistics, gamma, beta, residual: residual ?? input, output },
-      linearGrid(map.workgroups),
+      map.grid,
     );
     return { statistics };
   },
@@ -75,7 +74,7 @@ const groupNormOp = defineOp({
       chooseGroups(device, 'gradient', sizes),
     );
     const [betaGradient, gammaGradient] = needs[1] || needs[2] ? columnPairSums(sums, images, channels) : [null, null];
-    const map = mapGrid(device, 'backward', sizes);
+    const map = mapLaunch(device, 'backward', sizes);
     const both = residual !== null && needs[3] && relu;
     const gradient = needs[0] || both ? device.empty(input.shape) : null;
     let residualGradient = residual && needs[3] ? upstream : null;
@@ -85,14 +84,14 @@ const groupNormOp = defineOp({
         groupNormResidualGradientKernel(map.width),
         map.params,
         { input, output, upstream, statistics, gamma, means, gradient, residualGradient },
-        linearGrid(map.workgroups),
+        map.grid,
       );
     } else if (gradient) {
       device.run(
         groupNormGradientKernel(map.width, relu),
         map.params,
         { input, output, upstream, statistics, gamma, means, gradient },
-        linearGrid(map.workgroups),
+        map.grid,
       );
     }
     return [gradient, gammaGradient, betaGradient, residualGradient];

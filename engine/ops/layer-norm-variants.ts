@@ -5,7 +5,7 @@ import {
   layerNormWideColumnsKernel,
   layerNormWideGradientKernel,
 } from '../../kernels/layer-norm.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
+import { itemGrid, linearGrid } from '../../kernels/kernel.ts';
 import { teamOf } from '../../kernels/teams.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
 import { withOperands } from './operand-textures.ts';
@@ -92,7 +92,7 @@ function layerNormBackward(
     layerNormWideColumnsKernel(width, relu),
     { rows, columns, chunks },
     { input, gamma, beta, upstream, statistics, partial },
-    linearGrid(Math.ceil((chunks * columns) / 64)),
+    itemGrid(chunks * columns),
   );
   sumColumnPairs(partial, chunks, size, [gammaGradient, betaGradient]);
 }

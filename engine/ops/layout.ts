@@ -11,7 +11,8 @@ import {
   transposeKernel,
   type CopyForm,
 } from '../../kernels/layout.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
+import { widthOf, type Width } from '../../kernels/teams.ts';
+import { itemGrid } from '../../kernels/kernel.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import { formatShape, normalizeAxis, sameShape, shapeError, sizeOf, stridesOf, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
@@ -185,7 +186,7 @@ const sliceOp = defineOp({
     const width = [total, from, length].every((value) => value % 4 === 0) ? 4 : 1;
     const count = x.size / width;
     const params = { count, total: total / width, start: from / width, length: length / width };
-    device.run(padKernel(width), params, { input, output }, linearGrid(Math.ceil(count / 64)));
+    device.run(padKernel(width), params, { input, output }, itemGrid(count));
     return [output];
   },
 });
@@ -317,9 +318,9 @@ interface GatherAttributes {
 }
 
 /** Sizes of x as [outer, n, inner]. `inner` counts elements of `width` values. */
-function gatherView(x: Tensor, axis: number): { n: number; inner: number; width: 1 | 4 } {
+function gatherView(x: Tensor, axis: number): { n: number; inner: number; width: Width } {
   const inner = stridesOf(x.shape)[axis];
-  const width = inner % 4 === 0 ? 4 : 1;
+  const width = widthOf(inner);
   return { n: x.shape[axis], inner: inner / width, width };
 }
 
@@ -332,26 +333,21 @@ const gatherOp = defineOp({
   forward: ({ device, inputs: [input, indices], attributes: { axis }, output }) => {
     const { n, inner, width } = gatherView(input, axis);
     const count = output.size / width;
-    device.run(
-      gatherKernel(width),
-      { count, n, m: indices.size, inner },
-      { input, indices, output },
-      linearGrid(Math.ceil(count / 64)),
-    );
+    device.run(gatherKernel(width), { count, n, m: indices.size, inner }, { input, indices, output }, itemGrid(count));
   },
   backward: ({ device, inputs: [x, indices], attributes: { axis }, gradient: upstream }) => {
     const { n, inner, width } = gatherView(x, axis);
     const m = indices.size;
     const head = device.zeros([n], 'u32');
     const next = device.empty([m], 'u32');
-    device.run(gatherLinksKernel(), { n, m }, { indices, head, next }, linearGrid(Math.ceil(m / 256)));
+    device.run(gatherLinksKernel(), { n, m }, { indices, head, next }, itemGrid(m / 4));
     const gradient = device.empty(x.shape);
     const count = x.size / width;
     device.run(
       gatherGradientKernel(width),
       { count, n, m, inner },
       { upstream, head, next, gradient },
-      linearGrid(Math.ceil(count / 64)),
+      itemGrid(count),
     );
     return [gradient, null];
   },

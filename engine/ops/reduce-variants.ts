@@ -3,8 +3,8 @@
  * that are made of them.
  */
 import { columnReduceKernel, rowReduceKernel, type Reduction } from '../../kernels/reduce.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
-import { teamOf } from '../../kernels/teams.ts';
+import { itemGrid, linearGrid } from '../../kernels/kernel.ts';
+import { teamOf, widthOf } from '../../kernels/teams.ts';
 import { sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
@@ -25,12 +25,18 @@ const ENOUGH_TEAMS = 64;
 export const MAX_CHUNKS = 64;
 export const MAX_CHUNKS_TRIED = 4 * MAX_CHUNKS;
 
-/** A tensor seen as [outer, n, inner], reduced over n. */
-export interface ReductionView {
+/** A tensor seen as [outer, n, inner]. Ops reduce or normalise over n. */
+export interface AxisView {
   readonly outer: number;
   readonly n: number;
   readonly inner: number;
 }
+
+export const viewAlong = (shape: Shape, axis: number): AxisView => ({
+  outer: sizeOf(shape.slice(0, axis)),
+  n: shape[axis],
+  inner: sizeOf(shape.slice(axis + 1)),
+});
 
 interface ReduceOptions {
   /** Multiplies sums; default 1. */
@@ -44,7 +50,7 @@ interface ReduceOptions {
 interface ReduceCall extends ReduceOptions {
   readonly reduction: Reduction;
   readonly input: Tensor;
-  readonly view: ReductionView;
+  readonly view: AxisView;
 }
 
 /** Rows reduced by teams of lanes. */
@@ -73,7 +79,7 @@ const LONG_CHUNK = 1024;
 const CHUNK_UNIT = 256;
 
 /** Rows cut into at most `maxChunks` chunks. */
-function byTeams({ outer, n }: ReductionView, maxChunks: number): TeamReduction {
+function byTeams({ outer, n }: AxisView, maxChunks: number): TeamReduction {
   const unit = n / maxChunks >= LONG_CHUNK ? CHUNK_UNIT : 4;
   const chunkLength = Math.max(1, Math.ceil(n / maxChunks / unit) * unit);
   return {
@@ -83,7 +89,7 @@ function byTeams({ outer, n }: ReductionView, maxChunks: number): TeamReduction 
   };
 }
 
-function expectedReduction(view: ReductionView): ReductionVariant {
+function expectedReduction(view: AxisView): ReductionVariant {
   const { outer, n, inner } = view;
   if (inner === 1 && (n > SHORT_ROW || outer === 1)) {
     const cut = n > LONG_ROW && outer < ENOUGH_TEAMS;
@@ -95,7 +101,7 @@ function expectedReduction(view: ReductionView): ReductionVariant {
 }
 
 /** The tuned or the expected variant for a view. Reductions from or to integers always use the expected variant. */
-function chooseReduction(device: TensorDevice, reduction: Reduction, view: ReductionView): ReductionVariant {
+function chooseReduction(device: TensorDevice, reduction: Reduction, view: AxisView): ReductionVariant {
   if (reduction === 'first' || reduction === 'min') return expectedReduction(view);
   return device.tuner.choose('reduce', `${reduction} ${view.outer}x${view.n}x${view.inner}`, () =>
     describeReduction(device, reduction, view),
@@ -105,7 +111,7 @@ function chooseReduction(device: TensorDevice, reduction: Reduction, view: Reduc
 function describeReduction(
   device: TensorDevice,
   reduction: 'sum' | 'max',
-  view: ReductionView,
+  view: AxisView,
 ): TuningProblem<ReductionVariant> {
   const { outer, n, inner } = view;
   const chunksOf = ({ chunkLength }: TeamReduction): number => Math.ceil(n / chunkLength);
@@ -155,16 +161,8 @@ function describeReduction(
   };
 }
 
-/** Values per buffer element for rows or columns of this length. */
-export const widthOf = (inner: number): 1 | 4 => (inner % 4 === 0 ? 4 : 1);
-
 /** Reduces the view's middle axis: [outer, inner], u32 for `first` and `min`. */
-export function reduceView(
-  reduction: Reduction,
-  input: Tensor,
-  view: ReductionView,
-  options: ReduceOptions = {},
-): Tensor {
+export function reduceView(reduction: Reduction, input: Tensor, view: AxisView, options: ReduceOptions = {}): Tensor {
   return reduceWith({ reduction, input, view, ...options }, chooseReduction(input.device, reduction, view));
 }
 
@@ -200,7 +198,7 @@ function reduceWith(call: ReduceCall, variant: ReductionVariant): Tensor {
     columnReduceKernel(reduction, width),
     { length: n * columns, stride, inner: columns, lanes, factor: factor(chunks === 1) },
     { input, extreme, output },
-    linearGrid(Math.ceil(lanes / 64)),
+    itemGrid(lanes),
   );
   return chunks === 1 ? output : reduceView(second, output, { outer, n: chunks, inner }, { scale, into });
 }

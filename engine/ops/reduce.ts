@@ -1,13 +1,13 @@
 /** Sum, mean and maximum over axes. */
 import { spreadKernel, spreadToFirstKernel, type SpreadForm } from '../../kernels/reduce.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
+import { itemGrid } from '../../kernels/kernel.ts';
 import { defineOp, opFunction, type Op } from '../core/op.ts';
 import { normalizeAxis, shapeError, sizeOf, type Shape } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
-import { reduceView, sumMarked, type ReductionView } from './reduce-variants.ts';
+import { reduceView, sumMarked, viewAlong, type AxisView } from './reduce-variants.ts';
 
 /** The gradient of a sum: repeats [outer, inner] times `factor` to [outer, n, inner]. */
-function spreadView(input: Tensor, { outer, n, inner }: ReductionView, factor: number): Tensor {
+function spreadView(input: Tensor, { outer, n, inner }: AxisView, factor: number): Tensor {
   const { device } = input;
   const output = device.empty([outer, n, inner]);
   const form: SpreadForm =
@@ -19,7 +19,7 @@ function spreadView(input: Tensor, { outer, n, inner }: ReductionView, factor: n
     count,
     factor,
   };
-  device.run(spreadKernel(form), params, { input, output }, linearGrid(Math.ceil(count / 64)));
+  device.run(spreadKernel(form), params, { input, output }, itemGrid(count));
   return output;
 }
 
@@ -108,10 +108,6 @@ interface MaxAttributes {
   readonly keepDims: boolean;
 }
 
-function viewAlong(shape: Shape, axis: number): ReductionView {
-  return { outer: sizeOf(shape.slice(0, axis)), n: shape[axis], inner: sizeOf(shape.slice(axis + 1)) };
-}
-
 const maxOp = defineOp({
   name: 'max',
   shape: ([x]: readonly [Tensor], { axis, keepDims }: MaxAttributes) => {
@@ -127,7 +123,7 @@ const maxOp = defineOp({
     const first = reduceView('first', x, view, { extreme: output });
     const gradient = device.empty(x.shape);
     const params = { n: view.n, inner: view.inner, count: x.size };
-    device.run(spreadToFirstKernel(), params, { upstream, first, gradient }, linearGrid(Math.ceil(x.size / 64)));
+    device.run(spreadToFirstKernel(), params, { upstream, first, gradient }, itemGrid(x.size));
     return [gradient];
   },
 });

@@ -3,7 +3,7 @@
  * rows per team.
  */
 import type { Kernel } from '../../kernels/kernel.ts';
-import { MAX_SLOTS, teamOf, type Width } from '../../kernels/teams.ts';
+import { MAX_SLOTS, teamOf, widthOf, type Width } from '../../kernels/teams.ts';
 import { hasLinearOperand, prefersTextures } from './operand-textures.ts';
 import type { TensorDevice } from '../core/tensor.ts';
 import { worthMeasuring, type Candidate, type TuningProblem } from '../tuning/problem.ts';
@@ -35,7 +35,7 @@ export interface Rows {
 
 /** `count` values as rows of `size` values. */
 export function rowsOf(count: number, size: number): Rows {
-  const width = size % 4 === 0 ? 4 : 1;
+  const width = widthOf(size);
   return { rows: size === 0 ? 0 : count / size, columns: size / width, width };
 }
 

@@ -1,8 +1,7 @@
 /** Gradients of act(x * scale + shift + residual) for `scaleShift` and for convolutions with a fused epilogue. */
 import { scaleShiftGradientKernel, scaleShiftResidualGradientKernel } from '../../kernels/scale-shift.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
 import type { Tensor } from '../core/tensor.ts';
-import { mapGrid } from './channel-norm.ts';
+import { mapLaunch } from './channel-norm.ts';
 
 /**
  * Gradients before act(x * scale + shift + residual). `scaled` is the gradient with respect to x, `plain` the gradient
@@ -21,14 +20,14 @@ export function scaleShiftGradients(
   const masksPlain = needs.plain && activated !== null;
   if (!needs.scaled && !masksPlain) return { scaled: null, plain: needs.plain ? upstream : null };
   const pixels = channels === 0 ? 0 : upstream.size / channels;
-  const { width, params, workgroups } = mapGrid(device, 'backward', { images: 1, pixels, channels });
+  const { width, params, grid } = mapLaunch(device, 'backward', { images: 1, pixels, channels });
   const scaled = device.empty(upstream.shape);
   if (!masksPlain) {
     device.run(
       scaleShiftGradientKernel(width, activated !== null),
       params,
       { output: activated ?? upstream, upstream, scale, gradient: scaled },
-      linearGrid(workgroups),
+      grid,
     );
     return { scaled, plain: needs.plain ? upstream : null };
   }
@@ -37,7 +36,7 @@ export function scaleShiftGradients(
     scaleShiftResidualGradientKernel(width),
     params,
     { output: activated, upstream, scale, gradient: scaled, residualGradient: plain },
-    linearGrid(workgroups),
+    grid,
   );
   return { scaled, plain };
 }

@@ -1,10 +1,9 @@
 /** A scale and a shift per channel (frozen batch norm), with residual and ReLU fused. */
 import { channelAffineKernel, channelGradientSumsKernel } from '../../kernels/channel-norm.ts';
-import { linearGrid } from '../../kernels/kernel.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import { shapeError } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
-import { channelGrid, mapGrid, MAX_CHUNKS, PIXELS_SUMMED, type MapSizes } from './channel-norm.ts';
+import { channelLaunch, mapLaunch, MAX_CHUNKS, PIXELS_SUMMED, type MapSizes } from './channel-norm.ts';
 import { columnPairSums } from './column-pair-sums.ts';
 import { checkFloat, checkResidual, checkVector } from './norm-arguments.ts';
 import { scaleShiftGradients } from './scale-shift-gradients.ts';
@@ -29,12 +28,12 @@ const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | null], 
     return { shape: x.shape };
   },
   forward: ({ device, inputs: [input, scale, shift, residual], attributes: { relu }, output }) => {
-    const { width, params, workgroups } = mapGrid(device, 'forward', sizesOf(input, scale.size));
+    const { width, params, grid } = mapLaunch(device, 'forward', sizesOf(input, scale.size));
     device.run(
       channelAffineKernel(width, false, residual !== null, relu),
       params,
       { input, statistics: scale, gamma: scale, beta: shift, residual: residual ?? input, output },
-      linearGrid(workgroups),
+      grid,
     );
   },
   backward: ({
@@ -46,19 +45,18 @@ const scaleShiftOp = defineOp<readonly [Tensor, Tensor, Tensor, Tensor | null], 
     needs,
   }) => {
     const channels = scale.size;
-    const width = channels % 4 === 0 ? 4 : 1;
     const { scaled: gradient, plain: residualGradient } = scaleShiftGradients(upstream, scale, relu ? output : null, {
       scaled: needs[0],
       plain: residual !== null && needs[3],
     });
     if (!needs[1] && !needs[2]) return [gradient, null, null, residualGradient];
-    const sums = channelGrid(sizesOf(input, channels), PIXELS_SUMMED, 4 * MAX_CHUNKS);
+    const sums = channelLaunch(sizesOf(input, channels), PIXELS_SUMMED, 4 * MAX_CHUNKS);
     const partial = device.empty([sums.chunks, 2, channels]);
     device.run(
-      channelGradientSumsKernel(width, false, relu),
+      channelGradientSumsKernel(sums.width, false, relu),
       sums.params,
       { input, output, upstream, statistics: scale, partial },
-      linearGrid(sums.workgroups),
+      sums.grid,
     );
     const [shiftGradient, scaleGradient] = columnPairSums(partial, sums.chunks, channels);
     return [gradient, scaleGradient, shiftGradient, residualGradient];

@@ -5,12 +5,13 @@ import {
   softmaxRowsGradientKernel,
   softmaxRowsKernel,
 } from '../../kernels/softmax.ts';
-import { linearGrid, type Grid } from '../../kernels/kernel.ts';
-import { teamOf, type RowForm, type Width } from '../../kernels/teams.ts';
+import { itemGrid, linearGrid, type Grid } from '../../kernels/kernel.ts';
+import { teamOf, widthOf, type RowForm, type Width } from '../../kernels/teams.ts';
 import { defineOp, opFunction } from '../core/op.ts';
-import { normalizeAxis, shapeError, sizeOf, type Shape } from '../core/shape.ts';
+import { normalizeAxis, shapeError } from '../core/shape.ts';
 import type { Tensor, TensorDevice } from '../core/tensor.ts';
 import { withOperands } from './operand-textures.ts';
+import { viewAlong, type AxisView } from './reduce-variants.ts';
 import {
   chooseRows,
   otherTeams,
@@ -27,19 +28,6 @@ interface SoftmaxAttributes {
   readonly axis: number;
 }
 
-/** A tensor seen as [outer, n, inner]; softmax is over n. */
-interface View {
-  readonly outer: number;
-  readonly n: number;
-  readonly inner: number;
-}
-
-const viewOf = (shape: Shape, axis: number): View => ({
-  outer: sizeOf(shape.slice(0, axis)),
-  n: shape[axis],
-  inner: sizeOf(shape.slice(axis + 1)),
-});
-
 /** Rows up to this length are handled by one invocation each, as columns are. */
 const SHORT_ROW = 8;
 /** The tuner tries one invocation per row up to this length, and teams from length `MIN_FOR_TEAMS` on. */
@@ -52,10 +40,10 @@ interface ColumnLayout {
   readonly grid: Grid;
 }
 
-function columnLayout({ outer, n, inner }: View): ColumnLayout {
-  const width = inner % 4 === 0 ? 4 : 1;
+function columnLayout({ outer, n, inner }: AxisView): ColumnLayout {
+  const width = widthOf(inner);
   const lanes = (outer * inner) / width;
-  return { width, params: { n, inner: inner / width, lanes }, grid: linearGrid(Math.ceil(lanes / 64)) };
+  return { width, params: { n, inner: inner / width, lanes }, grid: itemGrid(lanes) };
 }
 
 type Forward = Readonly<Record<'input' | 'output', Tensor>>;
@@ -80,7 +68,7 @@ const rowForm = ({ width }: Rows, { subgroupSize, slots, full }: RowTeams): RowF
 });
 
 /** The forward pass; without teams one invocation handles each row or column. */
-function normalize({ input, output }: Forward, view: View, teams: RowVariant): void {
+function normalize({ input, output }: Forward, view: AxisView, teams: RowVariant): void {
   const { device } = output;
   if (teams === null) {
     const { width, params, grid } = columnLayout(view);
@@ -99,7 +87,7 @@ function normalize({ input, output }: Forward, view: View, teams: RowVariant): v
   );
 }
 
-function normalizeBackward({ output, upstream, gradient }: Gradient, view: View, teams: RowVariant): void {
+function normalizeBackward({ output, upstream, gradient }: Gradient, view: AxisView, teams: RowVariant): void {
   const { device } = gradient;
   if (teams === null) {
     const { width, params, grid } = columnLayout(view);
@@ -180,7 +168,7 @@ const softmaxOp = defineOp({
     return { shape: x.shape };
   },
   forward: ({ device, inputs: [input], attributes: { axis }, output }) => {
-    const view = viewOf(input.shape, axis);
+    const view = viewAlong(input.shape, axis);
     normalize(
       { input, output },
       view,
@@ -188,7 +176,7 @@ const softmaxOp = defineOp({
     );
   },
   backward: ({ device, inputs: [input], attributes: { axis }, output, gradient: upstream }) => {
-    const view = viewOf(input.shape, axis);
+    const view = viewAlong(input.shape, axis);
     const gradient = device.empty(input.shape);
     normalizeBackward(
       { output, upstream, gradient },

@@ -3,7 +3,7 @@
  * around a batched matrix product. winograd-variants.ts decides where they pay. The functions have no gradients of
  * their own.
  */
-import { linearGrid, type Grid } from '../../kernels/kernel.ts';
+import { itemGrid } from '../../kernels/kernel.ts';
 import {
   winogradOutputKernel,
   winogradTilesKernel,
@@ -22,7 +22,6 @@ import { halfProducts, winogradTiles, type WinogradCall } from './winograd-varia
 /** Maximum memory of the transformed tiles of a range. More would not stay in the caches of a CPU. */
 const MAX_RANGE_BYTES = 32 * 2 ** 20;
 
-const gridOf = (count: number): Grid => linearGrid(Math.ceil(count / 64));
 /** Minimum elements (tiles x vec4s of channels) per invocation. Fewer are not worth the cost of starting it. */
 const MIN_SHARE = 2;
 
@@ -100,7 +99,7 @@ function transformedWeights(device: TensorDevice, m: WinogradSize, { K4, N4 }: W
         winogradWeightsKernel(m, textures),
         { count, ...shifts },
         { ...operands, transformed: into },
-        gridOf(count),
+        itemGrid(count),
       ),
     );
   });
@@ -212,7 +211,7 @@ export function winogradWeightGradient(
       winogradWeightGradientKernel(m, textures),
       { count, ...shifts },
       { ...operands, gradient },
-      gridOf(count),
+      itemGrid(count),
     ),
   );
 }

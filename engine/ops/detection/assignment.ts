@@ -12,7 +12,7 @@ import {
   supplyKernel,
   type CostForm,
 } from '../../../kernels/assignment-costs.ts';
-import { linearGrid } from '../../../kernels/kernel.ts';
+import { itemGrid, linearGrid } from '../../../kernels/kernel.ts';
 import { linearSumAssignmentKernel } from '../../../kernels/linear-sum-assignment.ts';
 import { sinkhornKernel, transportPlanKernel } from '../../../kernels/sinkhorn.ts';
 import { shapeError } from '../../core/shape.ts';
@@ -65,7 +65,7 @@ export function matchingCosts(
       sizes: targets.sizes,
       costs,
     },
-    linearGrid(Math.ceil(costs.size / 64)),
+    itemGrid(costs.size),
   );
   return costs;
 }
@@ -180,12 +180,7 @@ export function transportAssignment(
     if (!options.plan) return { matched, plan: null };
     const plan = device.empty([stages, images, rows + 1, columns]);
     const buffers = { costs, counts, rowState, columnState, plan };
-    device.run(
-      transportPlanKernel(),
-      { count: plan.size, rows, columns, images },
-      buffers,
-      linearGrid(Math.ceil(plan.size / 64)),
-    );
+    device.run(transportPlanKernel(), { count: plan.size, rows, columns, images }, buffers, itemGrid(plan.size));
     return { matched, plan };
   });
 }

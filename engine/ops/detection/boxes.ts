@@ -10,13 +10,10 @@ import {
   pairwiseOverlapKernel,
   type Overlap,
 } from '../../../kernels/boxes.ts';
-import { linearGrid, type Grid } from '../../../kernels/kernel.ts';
+import { itemGrid } from '../../../kernels/kernel.ts';
 import { defineOp, opFunction, type OpInfo } from '../../core/op.ts';
 import { formatShape, sameShape, shapeError } from '../../core/shape.ts';
 import type { Tensor } from '../../core/tensor.ts';
-
-/** The grid of a kernel with one invocation per item and 64 invocations per workgroup. */
-const gridOf = (count: number): Grid => linearGrid(Math.ceil(count / 64));
 
 function checkBoxes(op: string, argument: string, x: Tensor, leading = '...'): void {
   if (x.dtype !== 'f32') shapeError(op, argument, 'dtype f32', x.dtype);
@@ -34,7 +31,7 @@ const decodeBoxesOp = defineOp({
   },
   forward: ({ device, inputs: [deltas, boxes], output }) => {
     const count = deltas.size / 4;
-    device.run(decodeBoxesKernel(), { count }, { deltas, boxes, output }, gridOf(count));
+    device.run(decodeBoxesKernel(), { count }, { deltas, boxes, output }, itemGrid(count));
   },
   backward: ({ device, inputs: [deltas, boxes], gradient: upstream, needs }) => {
     const count = deltas.size / 4;
@@ -44,7 +41,7 @@ const decodeBoxesOp = defineOp({
       decodeBoxesGradientKernel(),
       { count },
       { deltas, boxes, upstream, deltasGradient, boxesGradient },
-      gridOf(count),
+      itemGrid(count),
     );
     return [needs[0] ? deltasGradient : null, needs[1] ? boxesGradient : null];
   },
@@ -77,7 +74,7 @@ const initialBoxesOp = defineOp({
   },
   forward: ({ device, inputs: [boxes, sizes], output }) => {
     const count = boxes.size / 4;
-    device.run(initialBoxesKernel(), { count, proposals: boxes.shape[1] }, { boxes, sizes, output }, gridOf(count));
+    device.run(initialBoxesKernel(), { count, proposals: boxes.shape[1] }, { boxes, sizes, output }, itemGrid(count));
   },
   backward: ({ device, inputs: [boxes, sizes], gradient: upstream }) => {
     const gradient = device.empty(boxes.shape);
@@ -86,7 +83,7 @@ const initialBoxesOp = defineOp({
       initialBoxesGradientKernel(),
       { count, proposals: boxes.shape[1] },
       { sizes, upstream, gradient },
-      gridOf(count),
+      itemGrid(count),
     );
     return [gradient, null];
   },
@@ -121,7 +118,7 @@ function pairwise(name: 'boxIou' | 'boxGiou', overlap: Overlap): ((a: Tensor, b:
     forward: ({ device, inputs: [a, b], output }) => {
       const n = a.shape[a.rank - 2];
       const m = b.shape[b.rank - 2];
-      device.run(pairwiseOverlapKernel(overlap), { count: output.size, n, m }, { a, b, output }, gridOf(output.size));
+      device.run(pairwiseOverlapKernel(overlap), { count: output.size, n, m }, { a, b, output }, itemGrid(output.size));
     },
     backward: ({ device, inputs: [a, b], gradient: upstream, needs }) => {
       const n = a.shape[a.rank - 2];
@@ -137,7 +134,7 @@ function pairwise(name: 'boxIou' | 'boxGiou', overlap: Overlap): ((a: Tensor, b:
           pairwiseOverlapGradientKernel(overlap),
           { count, ...strides },
           { own, other, upstream, gradient },
-          gridOf(count),
+          itemGrid(count),
         );
         return gradient;
       };

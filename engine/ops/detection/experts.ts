@@ -4,7 +4,7 @@ import {
   mixExpertsValuesGradientKernel,
   mixExpertsWeightsGradientKernel,
 } from '../../../kernels/experts.ts';
-import { linearGrid, type Grid } from '../../../kernels/kernel.ts';
+import { itemGrid } from '../../../kernels/kernel.ts';
 import { defineOp, opFunction } from '../../core/op.ts';
 import { shapeError } from '../../core/shape.ts';
 import type { Tensor } from '../../core/tensor.ts';
@@ -18,8 +18,6 @@ function sizesOf(
   const k = values.shape[2];
   return { access: k % 4 === 0 ? 'vec4' : 'scalar', batch, experts, rows, width: k % 4 === 0 ? k / 4 : k };
 }
-
-const gridOf = (count: number): Grid => linearGrid(Math.ceil(count / 64));
 
 const mixExpertsOp = defineOp({
   name: 'mixExperts',
@@ -38,7 +36,7 @@ const mixExpertsOp = defineOp({
   forward: ({ device, inputs: [weights, values], output }) => {
     const { access, ...params } = sizesOf(weights, values);
     const count = params.batch * params.rows * params.width;
-    device.run(mixExpertsKernel(access), { count, ...params }, { weights, values, output }, gridOf(count));
+    device.run(mixExpertsKernel(access), { count, ...params }, { weights, values, output }, itemGrid(count));
   },
   backward: ({ device, inputs: [weights, values], gradient: upstream, needs }) => {
     const { access, ...params } = sizesOf(weights, values);
@@ -48,7 +46,7 @@ const mixExpertsOp = defineOp({
         mixExpertsWeightsGradientKernel(access),
         { count: weights.size, ...params },
         { values, upstream, gradient: weightsGradient },
-        gridOf(weights.size),
+        itemGrid(weights.size),
       );
     }
     const valuesGradient = needs[1] ? device.empty(values.shape) : null;
@@ -58,7 +56,7 @@ const mixExpertsOp = defineOp({
         mixExpertsValuesGradientKernel(access),
         { count, ...params },
         { weights, upstream, gradient: valuesGradient },
-        gridOf(count),
+        itemGrid(count),
       );
     }
     return [weightsGradient, valuesGradient];

@@ -6,14 +6,11 @@ import {
   sigmoidFocalLossKernel,
   type FocalTargets,
 } from '../../../kernels/losses.ts';
-import { linearGrid, type Grid } from '../../../kernels/kernel.ts';
+import { itemGrid } from '../../../kernels/kernel.ts';
 import { defineOp, opFunction } from '../../core/op.ts';
 import { formatShape, sameShape, shapeError } from '../../core/shape.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import { checkFocal, type FocalOptions } from './arguments.ts';
-
-/** The grid of a kernel with one invocation per item and 64 invocations per workgroup. */
-const gridOf = (count: number): Grid => linearGrid(Math.ceil(count / 64));
 
 const focalTargets = (targets: Tensor): FocalTargets => (targets.dtype === 'f32' ? 'dense' : 'index');
 
@@ -41,7 +38,7 @@ const sigmoidFocalLossOp = defineOp({
       sigmoidFocalLossKernel(focalTargets(targets)),
       { ...sizes, alpha, gamma },
       { logits, targets, output },
-      gridOf(logits.size),
+      itemGrid(logits.size),
     );
   },
   backward: ({ device, inputs: [logits, targets], attributes: { alpha, gamma }, gradient: upstream }) => {
@@ -51,7 +48,7 @@ const sigmoidFocalLossOp = defineOp({
       sigmoidFocalLossGradientKernel(focalTargets(targets)),
       { ...sizes, alpha, gamma },
       { logits, targets, upstream, gradient },
-      gridOf(logits.size),
+      itemGrid(logits.size),
     );
     return [gradient, null];
   },
@@ -86,14 +83,14 @@ const l1LossOp = defineOp({
   },
   forward: ({ device, inputs: [a, b], output }) => {
     const count4 = Math.ceil(a.size / 4);
-    device.run(l1LossKernel(), { count4 }, { a, b, output }, gridOf(count4));
+    device.run(l1LossKernel(), { count4 }, { a, b, output }, itemGrid(count4));
   },
   backward: ({ device, inputs: [a, b], gradient: upstream, needs }) =>
     [1, -1].map((factor, i) => {
       if (!needs[i]) return null;
       const gradient = device.empty(a.shape);
       const count4 = Math.ceil(a.size / 4);
-      device.run(l1LossGradientKernel(), { count4, factor }, { a, b, upstream, gradient }, gridOf(count4));
+      device.run(l1LossGradientKernel(), { count4, factor }, { a, b, upstream, gradient }, itemGrid(count4));
       return gradient;
     }),
 });

@@ -1,5 +1,5 @@
 /** RoIAlign over a feature pyramid: boxes to feature maps of fixed size. */
-import { linearGrid } from '../../../kernels/kernel.ts';
+import { itemGrid, linearGrid } from '../../../kernels/kernel.ts';
 import { MAX_LEVELS, roiAlignKernel } from '../../../kernels/roi-align.ts';
 import {
   ENTRY_WORDS,
@@ -111,7 +111,7 @@ function pool({ boxes, features, output }: Pooling, attributes: Attributes, { ac
       roiAlignKernel(access, held),
       params,
       { boxes, features0: level(0), features1: level(1), features2: level(2), features3: level(3), output },
-      linearGrid(Math.ceil(count / 64)),
+      itemGrid(count),
     );
   };
   if (access !== 'texture') {
@@ -152,7 +152,7 @@ function poolGradients(
     roiAlignListKernel(),
     { ...geometry([boxes, ...features], attributes), images },
     { boxes, entries, counts },
-    linearGrid(Math.ceil((images * (perImage + levels)) / 64)),
+    itemGrid(images * (perImage + levels)),
   );
   gradients.forEach((gradient, level) => {
     if (!gradient) return;
@@ -167,7 +167,7 @@ function poolGradients(
     const lanes = device.subgroupSize;
     if (variant === 'subgroups')
       device.run(roiAlignGradientSubgroupKernel(lanes, sum !== null), params, buffers, linearGrid(count / lanes));
-    else device.run(roiAlignGradientKernel(vector, sum !== null), params, buffers, linearGrid(Math.ceil(count / 64)));
+    else device.run(roiAlignGradientKernel(vector, sum !== null), params, buffers, itemGrid(count));
   });
 }
 

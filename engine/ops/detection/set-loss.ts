@@ -1,5 +1,5 @@
 /** The set prediction loss of all stages as one op: focal loss over all logits, L1 and GIoU over matched boxes. */
-import { linearGrid } from '../../../kernels/kernel.ts';
+import { itemGrid, linearGrid } from '../../../kernels/kernel.ts';
 import {
   PROPOSALS_PER_GROUP,
   setLossBoxesGradientKernel,
@@ -100,7 +100,7 @@ const setLossOp = defineOp({
         setLossLogitsGradientKernel(),
         params,
         { logits, matched, labels, positives, upstream, gradient },
-        linearGrid(Math.ceil(logits.size / 64)),
+        itemGrid(logits.size),
       );
       return gradient;
     };
@@ -111,7 +111,7 @@ const setLossOp = defineOp({
         setLossBoxesGradientKernel(),
         params,
         { boxes, matched, targetBoxes, sizes, positives, upstream, gradient },
-        linearGrid(Math.ceil(boxes.size / 256)),
+        itemGrid(boxes.size / 4),
       );
       return gradient;
     };
