@@ -1,4 +1,4 @@
-/** Conversions between our layouts of tensors (channels last) and those of PyTorch, jax-js and ONNX (channels first). */
+/** Conversions between our tensor layouts (channels last) and those of PyTorch, jax-js and ONNX (channels first). */
 
 /** [N, H, W, C] to [N, C, H, W]. */
 export function channelsFirst(data: ArrayLike<number>, [n, h, w, c]: readonly number[]): Float32Array<ArrayBuffer> {

@@ -17,7 +17,7 @@ export interface MicroRow {
 export const gigaflops = ({ flops, timing }: Pick<MicroRow, 'flops' | 'timing'>): number => flops / timing.median / 1e6;
 export const gigabytes = ({ bytes, timing }: Pick<MicroRow, 'bytes' | 'timing'>): number => bytes / timing.median / 1e6;
 
-/** Operations per byte that must be moved at least. */
+/** Operations per byte, if each value is moved once. */
 export const intensity = ({ flops, bytes }: Pick<MicroRow, 'flops' | 'bytes'>): number => flops / bytes;
 
 /** The text that `--only` is matched with: preset, op, shape and part. */

@@ -18,7 +18,7 @@ import { Proposals } from '../model/proposals.ts';
 import { ResNet } from '../model/resnet.ts';
 import { deviceJob } from './jobs.ts';
 import type { Job } from './measure.ts';
-import { randomBatch, type StepSizes } from './step-batch.ts';
+import { type Batch, randomBatch, type StepSizes } from './step-batch.ts';
 
 /** The parts of a step, in their order. */
 export const PARTS = ['upload', 'backbone', 'pyramid', 'proposals', 'head', 'criterion'] as const;
@@ -32,6 +32,55 @@ export const DIFFERENTIABLE_PARTS = PARTS.filter((part): part is DifferentiableP
 const combined = (tensors: readonly Tensor[]): Tensor =>
   tensors.map((tensor) => sum(tensor)).reduce((a, b) => add(a, b));
 
+interface Modules {
+  readonly backbone: ResNet;
+  readonly pyramid: FPN;
+  readonly proposals: Proposals;
+  readonly head: DynamicHead;
+}
+
+const normalized = (device: Device, { images }: Batch, config: ModelConfig): Tensor =>
+  normalizeImages(device, images, { mean: config.pixelMean, std: config.pixelStd, divisor: 32 });
+
+const imageSizesOf = ({ images }: Batch): (readonly [number, number])[] =>
+  images.map(({ width, height }) => [width, height] as const);
+
+/** Keeps tensors and makes them leaves, which get gradients. */
+const keepLeaves = (device: Device, tensors: readonly Tensor[]): Tensor[] =>
+  tensors.map((tensor) => {
+    tensor.requiresGrad = true;
+    return device.keep(tensor);
+  });
+
+/** The inputs of the parts: `x` of backbone and pyramid, and those of the other parts as earlier parts compute them. */
+function computeInputs(device: Device, { pyramid, proposals, head }: Modules, batch: Batch, config: ModelConfig) {
+  const inverseTemperature = device.keep(device.tensor([1]));
+  const imageSizes = imageSizesOf(batch);
+  return device.noGrad(() =>
+    device.scope(() => {
+      const x = device.keep(normalized(device, batch, config));
+      const levels = keepLeaves(device, pyramid.forward(x));
+      const { boxes, features } = proposals.forward(levels, inverseTemperature);
+      const whwh = device.keep(
+        device.tensor(
+          imageSizes.flatMap(([w, h]) => [w, h, w, h]),
+          [imageSizes.length, 4],
+        ),
+      );
+      const start = device.keep(initialBoxes(boxes, whwh));
+      const [queries] = keepLeaves(device, [features]);
+      const stages = head.forward(levels, start, queries).map((stage) => {
+        const [logits] = keepLeaves(device, [stage.logits]);
+        const [refined] = keepLeaves(device, [stage.boxes]);
+        return { logits, boxes: refined };
+      });
+      const uploaded = uploadTargets(device, batch.targets, imageSizes);
+      for (const tensor of [uploaded.labels, uploaded.boxes, uploaded.counts, uploaded.sizes]) device.keep(tensor);
+      return { inverseTemperature, x, levels, whwh, start, queries, stages, uploaded };
+    }),
+  );
+}
+
 /**
  * Two jobs for each part, on inputs that were computed before: the forward pass, and the forward and backward pass
  * together. The jobs of the pyramid include the backbone.
@@ -42,43 +91,16 @@ export function partJobs(
   sizes: StepSizes,
 ): { forward: Record<Part, Job>; both: Record<DifferentiablePart, Job> } {
   const random = new Random(0);
-  const { images, targets } = randomBatch(sizes, config.numClasses);
-  const [backbone, pyramid, proposals, head] = [
-    new ResNet(device, random, config),
-    new FPN(device, random, config),
-    new Proposals(device, random, config),
-    new DynamicHead(device, random, config),
-  ];
-  const imageSizes = images.map(({ width, height }) => [width, height] as const);
-  const normalize = (): Tensor =>
-    normalizeImages(device, images, { mean: config.pixelMean, std: config.pixelStd, divisor: 32 });
-  const keepLeaves = <T extends Tensor>(tensors: readonly T[]): T[] =>
-    tensors.map((tensor) => {
-      tensor.requiresGrad = true;
-      return device.keep(tensor);
-    });
-  const inverseTemperature = device.keep(device.tensor([1]));
-  const given = device.noGrad(() =>
-    device.scope(() => {
-      const x = device.keep(normalize());
-      const levels = keepLeaves(pyramid.forward(x));
-      const { boxes, features } = proposals.forward(levels, inverseTemperature);
-      const whwh = device.keep(
-        device.tensor(
-          imageSizes.flatMap(([w, h]) => [w, h, w, h]),
-          [images.length, 4],
-        ),
-      );
-      const start = device.keep(initialBoxes(boxes, whwh));
-      const [queries] = keepLeaves([features]);
-      const stages = head
-        .forward(levels, start, queries)
-        .map(({ logits, boxes: refined }) => ({ logits: keepLeaves([logits])[0], boxes: keepLeaves([refined])[0] }));
-      const uploaded = uploadTargets(device, targets, imageSizes);
-      for (const tensor of [uploaded.labels, uploaded.boxes, uploaded.counts, uploaded.sizes]) device.keep(tensor);
-      return { x, levels, whwh, start, queries, stages, uploaded };
-    }),
-  );
+  const batch = randomBatch(sizes, config.numClasses);
+  const modules: Modules = {
+    backbone: new ResNet(device, random, config),
+    pyramid: new FPN(device, random, config),
+    proposals: new Proposals(device, random, config),
+    head: new DynamicHead(device, random, config),
+  };
+  const { backbone, pyramid, proposals, head } = modules;
+  const imageSizes = imageSizesOf(batch);
+  const given = computeInputs(device, modules, batch, config);
   const leaves = [...given.levels, given.queries, ...given.stages.flatMap(({ logits, boxes }) => [logits, boxes])];
   const parameters = [backbone, pyramid, proposals, head].flatMap((module) =>
     module.trainable().map(({ tensor }) => tensor),
@@ -87,7 +109,7 @@ export function partJobs(
     backbone: () => backbone.forward(given.x),
     pyramid: () => pyramid.forward(given.x),
     proposals: () => {
-      const { boxes, features } = proposals.forward(given.levels, inverseTemperature);
+      const { boxes, features } = proposals.forward(given.levels, given.inverseTemperature);
       return [initialBoxes(boxes, given.whwh), features];
     },
     head: () => head.forward(given.levels, given.start, given.queries).flatMap(({ logits, boxes }) => [logits, boxes]),
@@ -108,8 +130,8 @@ export function partJobs(
     forward: {
       upload: deviceJob(device, 'upload', () =>
         device.scope(() => {
-          normalize();
-          uploadTargets(device, targets, imageSizes);
+          normalized(device, batch, config);
+          uploadTargets(device, batch.targets, imageSizes);
         }),
       ),
       backbone: forwardOf('backbone'),

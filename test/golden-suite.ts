@@ -177,6 +177,47 @@ function testRun({ name, options }: Run): void {
     }
   });
 
+  const expectLosses = (parts: ArrayLike<number>): void => {
+    for (let s = 0; s < config.numStages; s++)
+      ['ce', 'l1', 'giou'].forEach((part, k) =>
+        agree(`loss.${part}_${s}`, [parts[s * 3 + k]], golden.floats(`loss.${part}_${s}`).data),
+      );
+  };
+  /** `matched` has the object of each proposal, or -1, for each stage and image. */
+  const expectMatches = (matched: ArrayLike<number>): void => {
+    for (let s = 0; s < config.numStages; s++)
+      for (let b = 0; b < batch.length; b++) {
+        const {
+          shape: [, count],
+          data,
+        } = golden.integers(`stage${s}.match.${b}`);
+        const expected = new Array<number>(config.numProposals).fill(-1);
+        for (let i = 0; i < count; i++) expected[data[i]] = data[count + i];
+        const at = (s * batch.length + b) * config.numProposals;
+        expect(Array.from(matched).slice(at, at + config.numProposals), `matches of stage ${s}, image ${b}`).toEqual(
+          expected,
+        );
+      }
+  };
+  const expectGradients = async (): Promise<void> => {
+    const expectedNames = [...golden.tensors.keys()]
+      .filter((tensor) => tensor.startsWith('grads.'))
+      .map((tensor) => tensor.slice('grads.'.length));
+    expect(
+      model
+        .trainable()
+        .map((parameter) => parameter.name)
+        .sort(),
+      'parameters with a gradient',
+    ).toEqual(expectedNames.sort());
+    for (const parameter of model.trainable()) {
+      const { grad } = parameter.tensor;
+      if (!grad) throw new Error(`${parameter.name}: expected a gradient, got none`);
+      const stored = toStored(parameter, (await grad.read()) as Float32Array<ArrayBuffer>);
+      agree(`grads.${parameter.name}`, stored.data, golden.floats(`grads.${parameter.name}`).data);
+    }
+  };
+
   test('matches, losses and all gradients; three training steps', async () => {
     const optimizer = new AdamW(model.trainable(), { weightDecay: 1e-4 });
     for (let step = 0; step < 3; step++) {
@@ -187,43 +228,10 @@ function testRun({ name, options }: Run): void {
         return losses;
       });
       if (step === 0) {
-        const matched = await kept.matched.read(),
-          parts = await kept.parts.read();
-        for (let s = 0; s < config.numStages; s++) {
-          ['ce', 'l1', 'giou'].forEach((part, k) =>
-            agree(`loss.${part}_${s}`, [parts[s * 3 + k]], golden.floats(`loss.${part}_${s}`).data),
-          );
-          for (let b = 0; b < batch.length; b++) {
-            const {
-              shape: [, count],
-              data,
-            } = golden.integers(`stage${s}.match.${b}`);
-            const expected = new Array<number>(config.numProposals).fill(-1);
-            for (let i = 0; i < count; i++) expected[data[i]] = data[count + i];
-            const at = (s * batch.length + b) * config.numProposals;
-            expect(
-              Array.from(matched.subarray(at, at + config.numProposals)),
-              `matches of stage ${s}, image ${b}`,
-            ).toEqual(expected);
-          }
-        }
+        expectLosses(await kept.parts.read());
+        expectMatches(await kept.matched.read());
         agree('loss.total', await kept.total.read(), golden.floats('loss.total').data);
-        const expectedGradients = [...golden.tensors.keys()]
-          .filter((tensor) => tensor.startsWith('grads.'))
-          .map((tensor) => tensor.slice(6));
-        expect(
-          model
-            .trainable()
-            .map((parameter) => parameter.name)
-            .sort(),
-          'parameters with a gradient',
-        ).toEqual(expectedGradients.sort());
-        for (const parameter of model.trainable()) {
-          const { grad } = parameter.tensor;
-          if (!grad) throw new Error(`${parameter.name}: expected a gradient, got none`);
-          const stored = toStored(parameter, (await grad.read()) as Float32Array<ArrayBuffer>);
-          agree(`grads.${parameter.name}`, stored.data, golden.floats(`grads.${parameter.name}`).data);
-        }
+        await expectGradients();
       }
       agree(`step${step}.loss`, await kept.total.read(), golden.floats(`step${step}.loss`).data);
       const norm = optimizer.step({ learningRate: 2.5e-5, maxGradientNorm: 1 });

@@ -140,6 +140,7 @@ const weightedSum = (values: ArrayLike<number>, weights: ArrayLike<number>): num
   return sum;
 };
 
+/** Checks an op case. Throws an assertion error that names the property. */
 export async function checkOp(device: Device, op: OpCase, differentiable: boolean): Promise<void> {
   const before = device.memory().liveBytes;
   const expected = op.reference(op.inputs);
@@ -163,45 +164,62 @@ export async function checkOp(device: Device, op: OpCase, differentiable: boolea
   }
   expect(device.memory().liveBytes, 'live GPU bytes afterwards').toBe(before);
   if (!cotangent) return;
-
-  const loss = (inputs: readonly NdArray[]): number => weightedSum(op.reference(inputs).data, cotangent);
   op.inputs.forEach((input, which) => {
     if ((input.dtype ?? 'f32') !== 'f32' || input.differentiate === false || input.data.length === 0) return;
-    const gradient = gradients[which] ?? new Float64Array(input.data.length);
-    const along = (direction: (data: Float64Array, amount: number) => void, size: number): number => {
-      const shifted = [1, -1].map((sign) => {
-        const data = input.data.slice();
-        direction(data, sign * size);
-        return loss(op.inputs.map((other, i) => (i === which ? { shape: input.shape, data } : other)));
-      });
-      return (shifted[0] - shifted[1]) / (2 * size);
-    };
-    const step = op.step ?? 1e-5;
-    const picked = coordinates(input.data.length, random);
-    const numeric = picked.map((i) =>
-      along(
-        (data, amount) => {
-          data[i] += amount;
-        },
-        step * Math.max(1, Math.abs(input.data[i])),
-      ),
-    );
-    const got = picked.map((i) => gradient[i]);
-    // Errors are relative to the typical size of the whole gradient, because single coordinates may be close to zero.
-    const rms = Math.sqrt(weightedSum(gradient, gradient) / gradient.length);
-    const floor = Math.max(Math.sqrt(weightedSum(numeric, numeric) / numeric.length), rms, 1e-12);
-    const worst = Math.max(...numeric.map((value, i) => Math.abs(value - got[i])));
-    expect(worst / floor, `gradient of input ${which} by single coordinates`).toBeLessThanOrEqual(
-      10 * tolerance + 1e-5,
-    );
-    const direction = new Random(11, which).normalArray(input.data.length);
-    const directional = along((data, amount) => {
-      for (let i = 0; i < data.length; i++) data[i] += amount * direction[i];
-    }, step / Math.sqrt(input.data.length));
-    const scale = Math.max(rms * Math.sqrt(gradient.length), Math.abs(directional), 1e-12);
-    expect(
-      Math.abs(directional - weightedSum(gradient, direction)) / scale,
-      `gradient of input ${which} along a random direction`,
-    ).toBeLessThanOrEqual(10 * tolerance + 1e-5);
+    checkGradient(op, which, { gradient: gradients[which], cotangent, random });
   });
+}
+
+/**
+ * Compares the gradient with respect to one input with central differences of the reference: for single coordinates,
+ * and along a random direction. A gradient that is null counts as zero.
+ */
+function checkGradient(
+  op: OpCase,
+  which: number,
+  {
+    gradient: given,
+    cotangent,
+    random,
+  }: { readonly gradient: Float64Array | null; readonly cotangent: Float32Array; readonly random: Random },
+): void {
+  const input = op.inputs[which];
+  const gradient = given ?? new Float64Array(input.data.length);
+  const tolerance = 10 * (op.tolerance ?? 1e-5) + 1e-5;
+  const step = op.step ?? 1e-5;
+  const loss = (inputs: readonly NdArray[]): number => weightedSum(op.reference(inputs).data, cotangent);
+  /** The central difference of the loss when `move` changes the input by `size` and by -`size`. */
+  const difference = (move: (data: Float64Array, amount: number) => void, size: number): number => {
+    const [plus, minus] = [1, -1].map((sign) => {
+      const data = input.data.slice();
+      move(data, sign * size);
+      return loss(op.inputs.map((other, i) => (i === which ? { shape: input.shape, data } : other)));
+    });
+    return (plus - minus) / (2 * size);
+  };
+
+  const picked = coordinates(input.data.length, random);
+  const numeric = picked.map((i) =>
+    difference(
+      (data, amount) => {
+        data[i] += amount;
+      },
+      step * Math.max(1, Math.abs(input.data[i])),
+    ),
+  );
+  // Errors are relative to the typical size of the whole gradient, because single coordinates may be close to zero.
+  const rms = Math.sqrt(weightedSum(gradient, gradient) / gradient.length);
+  const size = Math.max(Math.sqrt(weightedSum(numeric, numeric) / numeric.length), rms, 1e-12);
+  const worst = Math.max(...numeric.map((value, i) => Math.abs(value - gradient[picked[i]])));
+  expect(worst / size, `gradient of input ${which} by single coordinates`).toBeLessThanOrEqual(tolerance);
+
+  const direction = new Random(11, which).normalArray(input.data.length);
+  const directional = difference((data, amount) => {
+    for (let i = 0; i < data.length; i++) data[i] += amount * direction[i];
+  }, step / Math.sqrt(input.data.length));
+  const scale = Math.max(rms * Math.sqrt(gradient.length), Math.abs(directional), 1e-12);
+  expect(
+    Math.abs(directional - weightedSum(gradient, direction)) / scale,
+    `gradient of input ${which} along a random direction`,
+  ).toBeLessThanOrEqual(tolerance);
 }

@@ -76,7 +76,7 @@ describe('operand textures', () => {
     });
   });
 
-  test('products see what was written by the host, by copies and by kernels, in any order', async () => {
+  test('products use the values last written by the host, by copies or by kernels, in any order', async () => {
     const step = fc.constantFrom('write', 'copy', 'kernel', 'view', 'reuse', 'nothing');
     await fc.assert(
       fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 8 }), async (steps) => {

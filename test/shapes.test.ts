@@ -59,7 +59,7 @@ describe('shapes', () => {
     }
   });
 
-  test('have boxes that fit what is drawn', async () => {
+  test('have boxes that fit the drawn objects', async () => {
     const root = await ensureShapesDataset(join(folder, 'shapes-many'), { trainImages: 150, valImages: 100 });
     for (const record of openDataset(root).splits.train.filter(({ objects }) => objects.length === 1)) {
       const { data } = await sharp(record.file).raw().toBuffer({ resolveWithObject: true });
