@@ -2,7 +2,7 @@
 import { expect } from 'vitest';
 import { InputError } from '../training/core/errors.ts';
 
-/** The message of the InputError that `run` throws or rejects with. The test fails without one, or for another error. */
+/** The message of the InputError that `run` throws or rejects with. The test fails if `run` gives no such error. */
 export async function inputErrorOf(run: () => unknown): Promise<string> {
   const error = await Promise.resolve()
     .then(run)
