@@ -80,7 +80,7 @@ export async function prepare(
   folder: string,
   options: CurveOptions,
 ): Promise<{ run: PreparedRun; weights: Uint8Array; images: Uint8Array }> {
-  const dataset = openDataset(await ensureShapesDataset(join(folder, 'shapes'), DATA));
+  const dataset = await openDataset(await ensureShapesDataset(join(folder, 'shapes'), DATA));
   const training = { ...PRESET, ...options };
   const model = createDetector(device, MODEL, training.seed);
   const weights = writeSafetensors(await model.save());

@@ -66,7 +66,7 @@ class FakeTraining {
     if (resume === undefined) {
       if (existsSync(join(out, 'config.json'))) throw new InputError(`${out} already holds a run`);
       mkdirSync(out, { recursive: true });
-      const dataset = openDataset(option(argv, '--data')!);
+      const dataset = await openDataset(option(argv, '--data')!);
       const set = argv.flatMap((argument, i) => (argv[i - 1] === '--set' ? [argument] : []));
       const { config } = fitToData(
         loadConfig({ config: option(argv, '--config')!, set }),

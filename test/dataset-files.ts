@@ -29,9 +29,9 @@ export function write(files: Readonly<Record<string, string | object | null>>): 
 }
 
 /** The message of the InputError that `action` throws. */
-export function refusal(action: () => unknown): string {
+export async function refusal(action: () => Promise<unknown>): Promise<string> {
   try {
-    action();
+    await action();
   } catch (error) {
     if (error instanceof InputError) return error.message;
     throw error;

@@ -7,7 +7,7 @@ import { parseGroundTruth } from '../training/evaluation/coco-files.ts';
 import { annotation, categories, coco, instances, picture, refusal, write, type Entry } from './dataset-files.ts';
 
 describe('COCO', () => {
-  test('classes come in the order of category ids, boxes are xyxy, images without objects are kept', () => {
+  test('classes come in the order of category ids, boxes are xyxy, images without objects are kept', async () => {
     const root = coco({
       images: [picture(1), picture(2)],
       annotations: [
@@ -16,7 +16,7 @@ describe('COCO', () => {
         annotation(6, { bbox: [1, 2, 3, 4], area: undefined, iscrowd: undefined }),
       ],
     });
-    const dataset = openDataset(root);
+    const dataset = await openDataset(root);
     expect(dataset).toMatchObject({
       root,
       format: { name: 'COCO' },
@@ -48,47 +48,47 @@ describe('COCO', () => {
     ['folders in images/', 'train2017.json', 'images/train2017/1.jpg', 'val2017.json', 'images/val2017/1.jpg'],
     ['plain folders, suffixed files', 'train2017.json', 'train/1.jpg', 'val2017.json', 'val/1.jpg'],
     ['one folder for all', 'train.json', 'images/1.jpg', 'val.json', 'images/1.jpg'],
-  ])('layout: %s', (_, train, trainImage, val, valImage) => {
+  ])('layout: %s', async (_, train, trainImage, val, valImage) => {
     const root = write({
       [`annotations/instances_${train}`]: instances(),
       [`annotations/instances_${val}`]: instances(),
       [trainImage]: null,
       [valImage]: null,
     });
-    const { splits } = openDataset(root);
+    const { splits } = await openDataset(root);
     expect([splits.train[0].file, splits.val[0].file]).toEqual([join(root, trainImage), join(root, valImage)]);
   });
 
-  test('file names with folders are relative to the image folders or the data set', () => {
+  test('file names with folders are relative to the image folders or the data set', async () => {
     const root = write({
       'annotations/instances_train.json': instances({ images: [picture(1, { file_name: 'a/1.jpg' })] }),
       'images/a/1.jpg': null,
       'annotations/instances_val.json': instances({ images: [picture(1, { file_name: 'elsewhere/1.jpg' })] }),
       'elsewhere/1.jpg': null,
     });
-    const { splits } = openDataset(root);
+    const { splits } = await openDataset(root);
     expect([splits.train[0].file, splits.val[0].file]).toEqual([
       join(root, 'images/a/1.jpg'),
       join(root, 'elsewhere/1.jpg'),
     ]);
   });
 
-  test('only the splits that are asked for are read', () => {
+  test('only the splits that are asked for are read', async () => {
     const root = write({
       'annotations/instances_train.json': 'broken',
       'annotations/instances_val.json': instances(),
       'val/1.jpg': null,
     });
-    expect(Object.keys(openDataset(root, { splits: ['val'] }).splits)).toEqual(['val']);
-    expect(refusal(() => openDataset(root))).toContain('malformed JSON');
+    expect(Object.keys((await openDataset(root, { splits: ['val'] })).splits)).toEqual(['val']);
+    expect(await refusal(() => openDataset(root))).toContain('malformed JSON');
   });
 
-  test('the ground truth for evaluation equals the file', () => {
+  test('the ground truth for evaluation equals the file', async () => {
     const root = coco({
       annotations: [annotation(1), annotation(2, { category_id: 7, iscrowd: 1, bbox: [0.5, 1.25, 10.5, 8] })],
     });
     const written: unknown = JSON.parse(readFileSync(join(root, 'annotations/instances_train.json'), 'utf8'));
-    const truth = cocoAnnotations(openDataset(root), 'train');
+    const truth = cocoAnnotations(await openDataset(root), 'train');
     expect(truth).toEqual({
       ...parseGroundTruth(written, 'train'),
       categories: [
@@ -175,28 +175,30 @@ describe('COCO', () => {
       'annotation 4: iscrowd: expected 0 or 1, got 2',
     ],
   ];
-  test.each(bad)('%s is refused', (_, change, message) => {
+  test.each(bad)('%s is refused', async (_, change, message) => {
     const root = coco(change);
-    expect(refusal(() => openDataset(root))).toBe(`${join(root, 'annotations/instances_train.json')}: ${message}`);
+    expect(await refusal(() => openDataset(root))).toBe(
+      `${join(root, 'annotations/instances_train.json')}: ${message}`,
+    );
   });
 
-  test('malformed JSON is refused with its position', () => {
+  test('malformed JSON is refused with its position', async () => {
     const root = write({
       'annotations/instances_train.json': '{\n  "images": [1, 2,,]\n}',
       'annotations/instances_val.json': instances(),
     });
-    expect(refusal(() => openDataset(root))).toMatch(
+    expect(await refusal(() => openDataset(root))).toMatch(
       /instances_train\.json: expected JSON, got malformed JSON at line 2, column 19: value expected$/,
     );
     const empty = write({ 'annotations/instances_train.json': '', 'annotations/instances_val.json': instances() });
-    expect(refusal(() => openDataset(empty))).toMatch(
+    expect(await refusal(() => openDataset(empty))).toMatch(
       /instances_train\.json: expected JSON, got malformed JSON at line 1, column 1: value expected$/,
     );
   });
 
-  test('an error about missing images has their number, the first names, and the folders that were searched', () => {
+  test('an error about missing images has their number, the first names, and the searched folders', async () => {
     const root = coco({ images: [1, 2, 3, 4].map((id) => picture(id)) });
-    expect(refusal(() => openDataset(root))).toBe(
+    expect(await refusal(() => openDataset(root))).toBe(
       `${join(root, 'annotations/instances_train.json')}: 2 of 4 images are missing: ` +
         `3.jpg (image 3), 4.jpg (image 4); looked in ${join(root, 'train')}`,
     );
@@ -204,10 +206,10 @@ describe('COCO', () => {
       'annotations/instances_train.json': instances(),
       'annotations/instances_val.json': instances(),
     });
-    expect(refusal(() => openDataset(none))).toContain(`looked in ${join(none, 'train')} (no such folder)`);
+    expect(await refusal(() => openDataset(none))).toContain(`looked in ${join(none, 'train')} (no such folder)`);
   });
 
-  test('files with different categories are refused with both names and the differences', () => {
+  test('files with different categories are refused with both names and the differences', async () => {
     const root = coco({
       categories: [
         { id: 3, name: 'cat' },
@@ -215,25 +217,25 @@ describe('COCO', () => {
         { id: 8, name: 'cow' },
       ],
     });
-    expect(refusal(() => openDataset(root))).toBe(
+    expect(await refusal(() => openDataset(root))).toBe(
       `${join(root, 'annotations/instances_train.json')} and ${join(root, 'annotations/instances_val.json')}: ` +
         'expected the same categories, got differences: ' +
         'id 7 is "wolf" in the first and "dog" in the second; id 8 is "cow" in the first and nothing in the second',
     );
   });
 
-  test('two files for a split are refused', () => {
+  test('two files for a split are refused', async () => {
     const root = write({
       'annotations/instances_train2014.json': instances(),
       'annotations/instances_train2017.json': instances(),
     });
-    expect(refusal(() => openDataset(root))).toContain(
+    expect(await refusal(() => openDataset(root))).toContain(
       'expected one annotation file for the split "train", ' +
         'got annotations/instances_train2014.json and annotations/instances_train2017.json',
     );
   });
 
-  test('degenerate boxes are dropped and boxes that reach out are clipped, each with a warning', () => {
+  test('degenerate boxes are dropped and boxes that reach out are clipped, each with a warning', async () => {
     const boxes = [
       [1, 1, 0, 5],
       [1, 1, 5, -2],
@@ -245,7 +247,7 @@ describe('COCO', () => {
     ];
     const root = coco({ annotations: boxes.map((bbox, i) => annotation(i + 1, { bbox })) });
     const file = join(root, 'annotations/instances_train.json');
-    const dataset = openDataset(root);
+    const dataset = await openDataset(root);
     expect(dataset.splits.train[0].objects.map(({ id, box }) => [id, box])).toEqual([
       [4, [0, 0, 6, 7]],
       [5, [30, 20, 40, 30]],
@@ -265,7 +267,7 @@ describe('COCO', () => {
     expect(dataset.allWarnings.length).toBe(5);
   });
 
-  test('NaN, as Python writes it, makes a degenerate box; NaN in a text stays', () => {
+  test('NaN, as Python writes it, makes a degenerate box; NaN in a text stays', async () => {
     const root = write({
       'annotations/instances_train.json': JSON.stringify(
         instances({
@@ -277,7 +279,7 @@ describe('COCO', () => {
       'train/NaN "1".jpg': null,
       'val/1.jpg': null,
     });
-    const dataset = openDataset(root);
+    const dataset = await openDataset(root);
     expect(dataset.splits.train[0].objects.map(({ id }) => id)).toEqual([1]);
     expect(dataset.allWarnings).toEqual([
       `${join(root, 'annotations/instances_train.json')}: annotation 2 (NaN "1".jpg): ` +
@@ -285,8 +287,8 @@ describe('COCO', () => {
     ]);
   });
 
-  test('the summary of warnings has ten cases of each kind; the whole list is kept', () => {
-    const dataset = openDataset(
+  test('the summary of warnings has ten cases of each kind; the whole list is kept', async () => {
+    const dataset = await openDataset(
       coco({ annotations: Array.from({ length: 25 }, (_, i) => annotation(i, { bbox: [0, 0, 0, 0] })) }),
     );
     expect(dataset.warnings.length).toBe(12);

@@ -5,14 +5,14 @@ import { cocoAnnotations, openDataset } from '../training/data/index.ts';
 import { object, refusal, voc, xml } from './dataset-files.ts';
 
 describe('Pascal VOC', () => {
-  test('1-based inclusive boxes become xyxy, classes of all lists are sorted, difficult becomes crowd', () => {
+  test('1-based inclusive boxes become xyxy, classes of all lists are sorted, difficult becomes crowd', async () => {
     const root = voc(
       xml(
         object('dog &amp; cat', [11, 6, 30, 15]),
         object('007', ['1.0', 1, 1, 1], '<difficult>1</difficult><part><name>head</name></part>'),
       ),
     );
-    const dataset = openDataset(root);
+    const dataset = await openDataset(root);
     expect(dataset).toMatchObject({
       format: { name: 'Pascal VOC' },
       classNames: ['007', 'dog & cat', 'zebra'],
@@ -59,11 +59,11 @@ describe('Pascal VOC', () => {
     });
   });
 
-  test('degenerate boxes, and boxes of tools that count from 0, are in the warnings', () => {
+  test('degenerate boxes, and boxes of tools that count from 0, are in the warnings', async () => {
     const root = voc(
       xml(object('dog', [0, 0, 10, 10]), object('dog', [20, 5, 19, 9]), object('cat', ['nan', 1, 2, 3])),
     );
-    const dataset = openDataset(root);
+    const dataset = await openDataset(root);
     const file = join(root, 'Annotations/a.xml');
     expect(dataset.splits.train[0].objects.map(({ box }) => box)).toEqual([[0, 0, 10, 10]]);
     expect(dataset.allWarnings).toEqual([
@@ -93,24 +93,26 @@ describe('Pascal VOC', () => {
       'object 1 (a): difficult: expected 0 or 1, got "very"',
     ],
   ];
-  test.each(bad)('%s is refused', (_, first, message) => {
+  test.each(bad)('%s is refused', async (_, first, message) => {
     const root = voc(first);
-    expect(refusal(() => openDataset(root))).toContain(`${join(root, 'Annotations/a.xml')}: ${message}`);
+    expect(await refusal(() => openDataset(root))).toContain(`${join(root, 'Annotations/a.xml')}: ${message}`);
   });
 
-  test('a listed image without annotation, without file, with two files, or in a list twice is refused', () => {
+  test('a listed image without annotation, without file, with two files, or in a list twice is refused', async () => {
     const message = (change: Readonly<Record<string, string | null>>) => refusal(() => openDataset(voc(xml(), change)));
-    expect(message({ 'ImageSets/Main/train.txt': 'a\nd\n', 'JPEGImages/d.jpg': null })).toMatch(
+    expect(await message({ 'ImageSets/Main/train.txt': 'a\nd\n', 'JPEGImages/d.jpg': null })).toMatch(
       /Annotations: expected an annotation file for each of the 4 images .*, got none for 1: d\.xml/,
     );
-    expect(message({ 'ImageSets/Main/train.txt': 'a\nd\n', 'Annotations/d.xml': xml() })).toContain(
+    expect(await message({ 'ImageSets/Main/train.txt': 'a\nd\n', 'Annotations/d.xml': xml() })).toContain(
       '1 of 4 images are missing: d.jpg; looked in',
     );
-    expect(message({ 'JPEGImages/a.png': null })).toContain('expected one image of the name "a", got a.jpg and a.png');
-    expect(message({ 'ImageSets/Main/train.txt': 'a\na\n' })).toContain(
+    expect(await message({ 'JPEGImages/a.png': null })).toContain(
+      'expected one image of the name "a", got a.jpg and a.png',
+    );
+    expect(await message({ 'ImageSets/Main/train.txt': 'a\na\n' })).toContain(
       'train.txt: line 2: expected every image once, got "a", which is in line 1 too',
     );
-    expect(message({ 'ImageSets/Main/train.txt': '\n' })).toContain(
+    expect(await message({ 'ImageSets/Main/train.txt': '\n' })).toContain(
       'train.txt: expected image names, one per line, got an empty list',
     );
   });

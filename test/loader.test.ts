@@ -16,8 +16,8 @@ const folder = mkdtempSync(join(tmpdir(), 'loader-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 let records: readonly ImageRecord[] = [];
 beforeAll(async () => {
-  records = openDataset(await ensureShapesDataset(join(folder, 'shapes'), { trainImages: 10, valImages: 1 })).splits
-    .train;
+  const root = await ensureShapesDataset(join(folder, 'shapes'), { trainImages: 10, valImages: 1 });
+  records = (await openDataset(root)).splits.train;
 });
 
 const augmentation: Augmentation = {
@@ -249,7 +249,7 @@ test('workers run under plain `node --import tsx`, and a program that forgets to
     `
     import { openDataset } from ${from('data/index.ts')};
     import { createTrainingLoader } from ${from('data/loader.ts')};
-    const records = openDataset(${JSON.stringify(join(folder, 'shapes'))}).splits.train;
+    const records = (await openDataset(${JSON.stringify(join(folder, 'shapes'))})).splits.train;
     const augmentation = ${JSON.stringify(unchanged)};
     const loader = createTrainingLoader({ records, batchSize: 4, seed: 5, augmentation, workers: 2 });
     console.log((await loader.next()).images.length);

@@ -6,7 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { backward, Random, type Device, type Tensor } from '../engine/index.ts';
 import { PAPER_R50 } from '../model/config.ts';
 import { criterion } from '../model/criterion.ts';
-import { assign, type Assignment, type MatchingConfig } from '../model/matching.ts';
+import { assign, MATCHER_NAMES, type Assignment, type MatchingConfig } from '../model/matching.ts';
 import { uploadTargets } from '../model/targets.ts';
 import { testDevices } from './devices.ts';
 import { GOLDEN_NAMES, readGolden, type Golden } from './golden-files.ts';
@@ -187,7 +187,7 @@ describe.each(devices)('$label', ({ device }) => {
     });
   });
 
-  describe.each(['ota', 'hungarian'] as const)('%s', (matcher) => {
+  describe.each(MATCHER_NAMES)('%s', (matcher) => {
     const config: MatchingConfig = { ...PAPER_R50, matcher };
     const images = [3, 0, 11, 8].map((m, b) => randomProblem(21, m, 5, 70 + b));
 

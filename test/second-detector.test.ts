@@ -229,7 +229,7 @@ let dataset: Dataset;
 
 beforeAll(async () => {
   vi.spyOn(console, 'log').mockImplementation(() => undefined);
-  dataset = openDataset(
+  dataset = await openDataset(
     await ensureShapesDataset(join(folder, 'shapes'), { trainImages: 16, valImages: 4, imageSize: 64 }),
   );
 });

@@ -38,7 +38,7 @@ describe('shapes', () => {
   });
 
   test('are read without a warning; classes, numbers, places and sizes of objects are as documented', async () => {
-    const dataset = openDataset(
+    const dataset = await openDataset(
       await ensureShapesDataset(join(folder, 'shapes-many'), { trainImages: 150, valImages: 100 }),
     );
     expect(dataset).toMatchObject({ classNames: ['circle', 'square', 'triangle', 'star'], warnings: [] });
@@ -61,7 +61,7 @@ describe('shapes', () => {
 
   test('have boxes that fit the drawn objects', async () => {
     const root = await ensureShapesDataset(join(folder, 'shapes-many'), { trainImages: 150, valImages: 100 });
-    for (const record of openDataset(root).splits.train.filter(({ objects }) => objects.length === 1)) {
+    for (const record of (await openDataset(root)).splits.train.filter(({ objects }) => objects.length === 1)) {
       const { data } = await sharp(record.file).raw().toBuffer({ resolveWithObject: true });
       const {
         label,
@@ -95,7 +95,7 @@ describe('shapes', () => {
     await ensureShapesDataset(root, { ...options, log });
     expect(said.length).toBe(1);
     await ensureShapesDataset(root, { ...options, trainImages: 4, log });
-    expect(openDataset(root).splits.train.length).toBe(4);
+    expect((await openDataset(root)).splits.train.length).toBe(4);
     const taken = write({ 'thesis.txt': 'do not lose' });
     await expect(ensureShapesDataset(taken, options)).rejects.toThrow(
       `${taken}: expected an empty folder or an earlier shapes data set`,

@@ -81,7 +81,7 @@ export async function runAblation(argv: readonly string[], train: Train = runTra
   const seeds = integerOption('ablation', 'seeds', values.seeds ?? '3', 1);
   const shared = sharedSettings({ config: values.config ?? 'small', set: values.set ?? [] }, values.iterations);
   const data = resolve(values.data ?? (await ensureShapesDataset(EMBEDDED_DATA, { log: (line) => console.log(line) })));
-  requireSameSettings(out, shared, data);
+  await requireSameSettings(out, shared, data);
   mkdirSync(out, { recursive: true });
 
   // Seed by seed, so that at any time all rows have about as many runs.
@@ -143,8 +143,8 @@ function runSettings({ config, set }: ConfigSource, row: AblationRow, seed: numb
 }
 
 /** Throws InputError if a run in `out`, of any row, was trained with other settings or other data. */
-function requireSameSettings(out: string, shared: ConfigSource, data: string): void {
-  const dataset = openDataset(data, { splits: ['train', 'val'] });
+async function requireSameSettings(out: string, shared: ConfigSource, data: string): Promise<void> {
+  const dataset = await openDataset(data, { splits: ['train', 'val'] });
   const records = splitRecords(dataset, 'train');
   const { classNames, categoryIds } = dataset;
   for (const { row, seed, folder, description, finished, checkpoint } of findRuns(out)) {

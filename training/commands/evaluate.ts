@@ -59,7 +59,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
   const batch = values.batch === undefined ? null : integerOption('evaluate', 'batch', values.batch, 1);
   const file = readAnyWeights(weights);
   const { config, classNames } = describeWeights('evaluate', weights, file, values);
-  const dataset = openDataset(data, { splits: [split] });
+  const dataset = await openDataset(data, { splits: [split] });
   requireSameClasses(dataset, classNames, weights);
   for (const warning of dataset.warnings) console.log(`warning: ${warning}`);
   if (splitRecords(dataset, split).every(({ objects }) => objects.every(({ crowd }) => crowd)))

@@ -104,7 +104,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
       ? { earlier: null, loaded: readConfiguration(values) }
       : { earlier: readRunDescription(files.config), loaded: null };
   const { earlier } = source;
-  if (values['dry-run'] && source.loaded) return runDryRun(values, source.loaded);
+  if (values['dry-run'] && source.loaded) return await runDryRun(values, source.loaded);
 
   const dataset = await openData(values, source);
   const records = splitRecords(dataset, 'train');
@@ -196,10 +196,10 @@ function readConfiguration(values: Values): LoadedConfig {
   return loadConfig({ config: values.config ?? 'small', set });
 }
 
-function runDryRun(values: Values, loaded: LoadedConfig): Promise<number> {
+async function runDryRun(values: Values, loaded: LoadedConfig): Promise<number> {
   const data = values.data ?? loaded.data;
   if (data === null) return dryRun(loaded.config);
-  const { splits, classNames } = openDataset(data, { splits: ['train'] });
+  const { splits, classNames } = await openDataset(data, { splits: ['train'] });
   return dryRun(fitToData(loaded, splits.train, classNames).config);
 }
 
@@ -212,7 +212,7 @@ async function openData(values: Values, { earlier, loaded }: Source): Promise<Da
     );
   const named = values.data ?? earlier?.data ?? loaded?.data;
   const folder = resolve(named ?? (await ensureShapesDataset(EMBEDDED_DATA, { log })));
-  const dataset = openDataset(folder, { splits: ['train', 'val'] });
+  const dataset = await openDataset(folder, { splits: ['train', 'val'] });
   for (const warning of [...dataset.warnings, ...splitWarnings(dataset, 'train', 'val')]) log(`warning: ${warning}`);
   return dataset;
 }

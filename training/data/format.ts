@@ -32,7 +32,11 @@ export interface DataFormat {
    * @param splits every one is among those that `findSplits` found
    * @throws InputError naming the file, the field, the expected and the found value
    */
-  readonly read: (root: string, splits: readonly string[], warnings: Warnings) => DatasetContent;
+  readonly read: (
+    root: string,
+    splits: readonly string[],
+    warnings: Warnings,
+  ) => DatasetContent | Promise<DatasetContent>;
 }
 
 /** The error for a split that does not exist. It says how to make one. */

@@ -25,7 +25,10 @@ const DEFAULT_SPLITS: readonly string[] = ['train', 'val'];
  * @param options.splits the splits to read, all of which must exist; default: all, and "train" and "val" must exist
  * @throws InputError naming the file, the field, the expected and the found value
  */
-export function openDataset(directory: string, options: { readonly splits?: readonly string[] } = {}): Dataset {
+export async function openDataset(
+  directory: string,
+  options: { readonly splits?: readonly string[] } = {},
+): Promise<Dataset> {
   const root = resolve(directory);
   const entry = statSync(root, { throwIfNoEntry: false });
   if (!entry?.isDirectory())
@@ -34,7 +37,7 @@ export function openDataset(directory: string, options: { readonly splits?: read
   for (const split of options.splits ?? DEFAULT_SPLITS)
     if (!present.includes(split)) throw missingSplit(root, format, split, present);
   const warnings = new Warnings();
-  const content = format.read(root, options.splits ?? present, warnings);
+  const content = await format.read(root, options.splits ?? present, warnings);
   return { root, format, ...content, warnings: warnings.summary(), allWarnings: warnings.all() };
 }
 
