@@ -260,7 +260,7 @@ describe('data', () => {
     }
   });
 
-  test('with classes without objects, a validation split without objects, or shared images gives warnings', async () => {
+  test('with classes or a validation split without objects, or with shared images, gives warnings', async () => {
     const root = changed('odd', (json) => {
       json.annotations = json.annotations.filter(({ category_id }) => category_id !== 4);
       json.images[0].file_name = '../val/1.png';

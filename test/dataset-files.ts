@@ -4,7 +4,6 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll } from 'vitest';
-import { InputError } from '../training/core/errors.ts';
 
 /** The folder of all data sets of a test file. It is removed at the end of the file. */
 export const folder = mkdtempSync(join(tmpdir(), 'datasets-'));
@@ -26,17 +25,6 @@ export function write(files: Readonly<Record<string, string | object | null>>): 
     );
   }
   return root;
-}
-
-/** The message of the InputError that `action` throws. */
-export async function refusal(action: () => Promise<unknown>): Promise<string> {
-  try {
-    await action();
-  } catch (error) {
-    if (error instanceof InputError) return error.message;
-    throw error;
-  }
-  throw new Error('expected an InputError, got none');
 }
 
 /** An entry of a COCO file. */

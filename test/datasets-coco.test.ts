@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { cocoAnnotations, openDataset } from '../training/data/index.ts';
 import { parseGroundTruth } from '../training/evaluation/coco-files.ts';
-import { annotation, categories, coco, instances, picture, refusal, write, type Entry } from './dataset-files.ts';
+import { annotation, categories, coco, instances, picture, write, type Entry } from './dataset-files.ts';
+import { inputErrorOf } from './input-errors.ts';
 
 describe('COCO', () => {
   test('classes come in the order of category ids, boxes are xyxy, images without objects are kept', async () => {
@@ -80,7 +81,7 @@ describe('COCO', () => {
       'val/1.jpg': null,
     });
     expect(Object.keys((await openDataset(root, { splits: ['val'] })).splits)).toEqual(['val']);
-    expect(await refusal(() => openDataset(root))).toContain('malformed JSON');
+    expect(await inputErrorOf(() => openDataset(root))).toContain('malformed JSON');
   });
 
   test('the ground truth for evaluation equals the file', async () => {
@@ -177,7 +178,7 @@ describe('COCO', () => {
   ];
   test.each(bad)('%s is refused', async (_, change, message) => {
     const root = coco(change);
-    expect(await refusal(() => openDataset(root))).toBe(
+    expect(await inputErrorOf(() => openDataset(root))).toBe(
       `${join(root, 'annotations/instances_train.json')}: ${message}`,
     );
   });
@@ -187,18 +188,18 @@ describe('COCO', () => {
       'annotations/instances_train.json': '{\n  "images": [1, 2,,]\n}',
       'annotations/instances_val.json': instances(),
     });
-    expect(await refusal(() => openDataset(root))).toMatch(
+    expect(await inputErrorOf(() => openDataset(root))).toMatch(
       /instances_train\.json: expected JSON, got malformed JSON at line 2, column 19: value expected$/,
     );
     const empty = write({ 'annotations/instances_train.json': '', 'annotations/instances_val.json': instances() });
-    expect(await refusal(() => openDataset(empty))).toMatch(
+    expect(await inputErrorOf(() => openDataset(empty))).toMatch(
       /instances_train\.json: expected JSON, got malformed JSON at line 1, column 1: value expected$/,
     );
   });
 
   test('an error about missing images has their number, the first names, and the searched folders', async () => {
     const root = coco({ images: [1, 2, 3, 4].map((id) => picture(id)) });
-    expect(await refusal(() => openDataset(root))).toBe(
+    expect(await inputErrorOf(() => openDataset(root))).toBe(
       `${join(root, 'annotations/instances_train.json')}: 2 of 4 images are missing: ` +
         `3.jpg (image 3), 4.jpg (image 4); looked in ${join(root, 'train')}`,
     );
@@ -206,7 +207,7 @@ describe('COCO', () => {
       'annotations/instances_train.json': instances(),
       'annotations/instances_val.json': instances(),
     });
-    expect(await refusal(() => openDataset(none))).toContain(`looked in ${join(none, 'train')} (no such folder)`);
+    expect(await inputErrorOf(() => openDataset(none))).toContain(`looked in ${join(none, 'train')} (no such folder)`);
   });
 
   test('files with different categories are refused with both names and the differences', async () => {
@@ -217,7 +218,7 @@ describe('COCO', () => {
         { id: 8, name: 'cow' },
       ],
     });
-    expect(await refusal(() => openDataset(root))).toBe(
+    expect(await inputErrorOf(() => openDataset(root))).toBe(
       `${join(root, 'annotations/instances_train.json')} and ${join(root, 'annotations/instances_val.json')}: ` +
         'expected the same categories, got differences: ' +
         'id 7 is "wolf" in the first and "dog" in the second; id 8 is "cow" in the first and nothing in the second',
@@ -229,7 +230,7 @@ describe('COCO', () => {
       'annotations/instances_train2014.json': instances(),
       'annotations/instances_train2017.json': instances(),
     });
-    expect(await refusal(() => openDataset(root))).toContain(
+    expect(await inputErrorOf(() => openDataset(root))).toContain(
       'expected one annotation file for the split "train", ' +
         'got annotations/instances_train2014.json and annotations/instances_train2017.json',
     );

@@ -2,7 +2,8 @@
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { cocoAnnotations, openDataset } from '../training/data/index.ts';
-import { object, refusal, voc, xml } from './dataset-files.ts';
+import { object, voc, xml } from './dataset-files.ts';
+import { inputErrorOf } from './input-errors.ts';
 
 describe('Pascal VOC', () => {
   test('1-based inclusive boxes become xyxy, classes of all lists are sorted, difficult becomes crowd', async () => {
@@ -95,11 +96,12 @@ describe('Pascal VOC', () => {
   ];
   test.each(bad)('%s is refused', async (_, first, message) => {
     const root = voc(first);
-    expect(await refusal(() => openDataset(root))).toContain(`${join(root, 'Annotations/a.xml')}: ${message}`);
+    expect(await inputErrorOf(() => openDataset(root))).toContain(`${join(root, 'Annotations/a.xml')}: ${message}`);
   });
 
   test('a listed image without annotation, without file, with two files, or in a list twice is refused', async () => {
-    const message = (change: Readonly<Record<string, string | null>>) => refusal(() => openDataset(voc(xml(), change)));
+    const message = (change: Readonly<Record<string, string | null>>) =>
+      inputErrorOf(() => openDataset(voc(xml(), change)));
     expect(await message({ 'ImageSets/Main/train.txt': 'a\nd\n', 'JPEGImages/d.jpg': null })).toMatch(
       /Annotations: expected an annotation file for each of the 4 images .*, got none for 1: d\.xml/,
     );
