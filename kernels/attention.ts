@@ -26,11 +26,14 @@ const BLOCK = 16;
  */
 export type AttentionAccess = 'buffer' | 'texture' | 8 | 16;
 
+/** Rows that a lane holds. */
+export type HeldRows = 1 | 2;
+
 /** Invocations per workgroup, each with rows of its own. */
 export const attentionLanes = (access: AttentionAccess): number => (typeof access === 'number' ? access : 32);
 
 /** Workgroups for the rows of one head, where each lane holds `held` rows. */
-export const attentionGroups = (tokens: number, held: 1 | 2, access: AttentionAccess): number =>
+export const attentionGroups = (tokens: number, held: HeldRows, access: AttentionAccess): number =>
   Math.ceil(tokens / (attentionLanes(access) * held));
 
 /** The access in a kernel's name. */
@@ -222,7 +225,7 @@ function settingsOf(size: number, access: AttentionAccess) {
  * Output rows, and the log-sum-exp of each row's scores, [B, heads, N]. Grid: (row blocks, heads, images).
  * `held`: rows per lane.
  */
-export const attentionKernel = kernelFamily((size: number, held: 1 | 2, access: AttentionAccess) => {
+export const attentionKernel = kernelFamily((size: number, held: HeldRows, access: AttentionAccess) => {
   const { textures, quads, workgroup, subgroups } = settingsOf(size, access);
   const io = accessors(size, ['qkv'], 'output', textures);
   const visit = heldRows(
@@ -272,7 +275,7 @@ export const attentionKernel = kernelFamily((size: number, held: 1 | 2, access: 
  * The gradient with respect to the queries, into the first third of each row of `gradient`. Also writes the dot
  * products of output and upstream gradient of each row, [B, heads, N]. It recomputes the scores.
  */
-export const attentionQueryGradientKernel = kernelFamily((size: number, held: 1 | 2, access: AttentionAccess) => {
+export const attentionQueryGradientKernel = kernelFamily((size: number, held: HeldRows, access: AttentionAccess) => {
   const { textures, quads, workgroup, subgroups } = settingsOf(size, access);
   const io = accessors(size, ['qkv', 'output', 'upstream'], 'gradient', textures);
   const visit = heldRows(
@@ -326,7 +329,7 @@ export const attentionQueryGradientKernel = kernelFamily((size: number, held: 1 
  * The gradient with respect to keys and values, into the second and last third of each row of `gradient`. Lanes hold
  * keys and values, and loop over the queries. It recomputes the scores.
  */
-export const attentionKeyValueGradientKernel = kernelFamily((size: number, held: 1 | 2, access: AttentionAccess) => {
+export const attentionKeyValueGradientKernel = kernelFamily((size: number, held: HeldRows, access: AttentionAccess) => {
   const { textures, quads, workgroup, subgroups } = settingsOf(size, access);
   const io = accessors(size, ['qkv', 'upstream'], 'gradient', textures);
   const visit = heldRows(

@@ -17,6 +17,7 @@ import {
   type MatmulForm,
   type MatmulTile,
   type OperandAccess,
+  type TileSize,
 } from './matmul.ts';
 import { joined, range } from './repeat.ts';
 
@@ -57,8 +58,9 @@ interface TiledShape extends MatmulTile {
   readonly laneVectors: number;
 }
 
-export type WorkgroupTileSize = 'large' | 'small';
+export type WorkgroupTileSize = Extract<TileSize, 'large' | 'small'>;
 
+/** Tile sizes. Each entry is a variant of products. */
 export const WORKGROUP_TILES: Readonly<Record<WorkgroupTileSize, TiledShape>> = {
   large: { rows: 64, columns: 64, laneRows: 8, laneVectors: 2 },
   small: { rows: 32, columns: 32, laneRows: 4, laneVectors: 1 },

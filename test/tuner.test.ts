@@ -7,9 +7,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
 import {
+  backward,
   conv2d,
   matmul,
   Random,
+  sum,
   type Candidate,
   type Device,
   type Tensor,
@@ -99,11 +101,15 @@ describe.each(devices)('a choice ($label)', ({ device: on }) => {
 
   test('of a convolution and its gradients is one of several variants, all of them right', async () => {
     const weight = on.parameter(new Random(4).normalArray(3 * 3 * 32 * 48), [3, 3, 32, 48]);
-    const run = (): Tensor => conv2d(random(on, 3, 1, 14, 14, 32), weight, null, { padding: 1 });
+    const image = on.parameter(new Random(3).normalArray(14 * 14 * 32), [1, 14, 14, 32]);
+    const run = (): Tensor => conv2d(image, weight, null, { padding: 1 });
     const shapeClass = 'conv2d 3x3 pad 1 1x14x14x32 to 14x14x48 winograd4';
     const before = await ran(on, run);
+    on.scope(() => backward(sum(run())));
     const results = await on.tuner.tune(QUICK);
     expect(results.flatMap(({ excluded }) => excluded)).toEqual([]);
+    for (const gradient of [/^conv2d 3x3 pad 1 1x14x14x48 to 14x14x32/, /^conv2d-weight-gradient /])
+      expect(results.some((result) => gradient.test(result.shapeClass) && result.choice !== null)).toBe(true);
     // Products between Winograd transforms have their own classes.
     expect(results.some((result) => /^matmul nn 49x48x32 batch 16$/.test(result.shapeClass))).toBe(true);
     const exported = on.tuner.export();
@@ -120,7 +126,10 @@ describe.each(devices)('a choice ($label)', ({ device: on }) => {
       ).toBe(true);
       expect(relativeError(after.values, before.values)).toBeLessThan(1e-5);
     }
-    weight.dispose();
+    for (const parameter of [image, weight]) {
+      parameter.zeroGrad();
+      parameter.dispose();
+    }
   });
 });
 

@@ -90,7 +90,7 @@ export const roiAlignOf = (
     roiAlign(levels, boxes(levels[0].device, images, count, [sides[0][0] * 4, sides[0][1] * 4]), options),
 });
 
-export const WORKLOADS: readonly Workload[] = [
+const ALL_WORKLOADS: readonly Workload[] = [
   softmaxOf(9363, 7),
   softmaxOf(1101, 61),
   softmaxOf(1, 70001),
@@ -148,6 +148,10 @@ export const WORKLOADS: readonly Workload[] = [
   ),
   roiAlignOf(1, 300, [[1, 1]], 64),
 ];
+
+/** Part of the names of the workloads to run, from the environment variable `WORKLOADS`; null: all workloads run. */
+export const CHOSEN_WORKLOADS = process.env.WORKLOADS ?? null;
+export const WORKLOADS = ALL_WORKLOADS.filter(({ name }) => name.includes(CHOSEN_WORKLOADS ?? ''));
 
 /** Output and gradients of a workload, for operands that are the same in every call. */
 export async function values(device: Device, { shapes, run }: Workload): Promise<Float32Array[]> {

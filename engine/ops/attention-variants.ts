@@ -5,6 +5,7 @@ import {
   attentionLanes,
   attentionQueryGradientKernel,
   type AttentionAccess,
+  type HeldRows,
 } from '../../kernels/attention.ts';
 import type { Kernel } from '../../kernels/kernel.ts';
 import type { Shape } from '../core/shape.ts';
@@ -17,7 +18,7 @@ export interface AttentionVariant {
   /** Whether queries, keys, values and upstream gradient are read from linear textures. */
   readonly textures: boolean;
   /** Rows per lane. */
-  readonly held: 1 | 2;
+  readonly held: HeldRows;
 }
 
 /** Tensors of the forward pass, by their names in the kernels. */
@@ -35,13 +36,13 @@ export const accessOf = ({ subgroupSize }: TensorDevice, textures: boolean): Att
   !textures ? 'buffer' : subgroupSize === 8 || subgroupSize === 16 ? subgroupSize : 'texture';
 
 /** Expected rows per lane. More than two would spill registers. With few tokens, two would leave lanes without rows. */
-const expectedRows = (tokens: number, access: AttentionAccess): 1 | 2 => (tokens > attentionLanes(access) ? 2 : 1);
+const expectedRows = (tokens: number, access: AttentionAccess): HeldRows => (tokens > attentionLanes(access) ? 2 : 1);
 
 /** The kernels of a pass. */
 export function attentionKernels(
   pass: 'forward' | 'gradient',
   size: number,
-  held: 1 | 2,
+  held: HeldRows,
   access: AttentionAccess,
 ): Kernel[] {
   return pass === 'forward'
@@ -83,7 +84,7 @@ function describeAttention(
 ): TuningProblem<AttentionVariant> {
   const [batch, tokens, width] = shape;
   const size = width / 3 / heads;
-  const candidate = (textures: boolean, held: 1 | 2): Candidate<AttentionVariant> => ({
+  const candidate = (textures: boolean, held: HeldRows): Candidate<AttentionVariant> => ({
     name: `${textures ? 'texture' : 'buffer'}, ${held === 1 ? '1 row' : `${held} rows`} per lane`,
     variant: { textures, held },
     tolerance: roundingOf(tokens),

@@ -1,5 +1,5 @@
 /** Multi-head scaled dot-product attention. */
-import { attentionGroups, MAX_HEAD_SIZE, type AttentionAccess } from '../../kernels/attention.ts';
+import { attentionGroups, MAX_HEAD_SIZE, type AttentionAccess, type HeldRows } from '../../kernels/attention.ts';
 import { MAX_GROUPS, type Grid } from '../../kernels/kernel.ts';
 import { defineOp, opFunction } from '../core/op.ts';
 import { shapeError, type Shape } from '../core/shape.ts';
@@ -22,7 +22,7 @@ interface Launch {
   readonly grid: Grid;
 }
 
-function launchOf([batch, tokens, width]: Shape, heads: number, held: 1 | 2, access: AttentionAccess): Launch {
+function launchOf([batch, tokens, width]: Shape, heads: number, held: HeldRows, access: AttentionAccess): Launch {
   const size = width / 3 / heads;
   return {
     size,

@@ -16,7 +16,12 @@ import {
 } from '../../kernels/matmul.ts';
 import { subgroupMatmulKernel } from '../../kernels/matmul-subgroup.ts';
 import { sumSlicesKernel } from '../../kernels/matmul-sums.ts';
-import { tiledMatmulKernel, WORKGROUP_TILES, type StagedPrecision } from '../../kernels/matmul-tiled.ts';
+import {
+  tiledMatmulKernel,
+  WORKGROUP_TILES,
+  type StagedPrecision,
+  type WorkgroupTileSize,
+} from '../../kernels/matmul-tiled.ts';
 import { elementwiseLanes } from '../core/elementwise.ts';
 import type { TensorDevice, TextureOperand } from '../core/tensor.ts';
 import type { TextureLayout } from '../gpu/resources.ts';
@@ -60,6 +65,8 @@ const NO_EXTRAS: GemmExtras = { epilogue: '', sums: false, residualTexture: fals
 export const usesSubgroups = ({ smallSubgroups }: TensorDevice, precision: StagedPrecision): boolean =>
   precision === 'f32' && smallSubgroups;
 
+const isWorkgroupTile = (size: GemmVariant['size']): size is WorkgroupTileSize => size in WORKGROUP_TILES;
+
 /** The kernel of a variant. `access` is that of the subgroup kernel: 'texture' forms where operands are in textures. */
 export function gemmKernel(
   device: TensorDevice,
@@ -70,10 +77,12 @@ export function gemmKernel(
   const { form, access, wideRows } = gemmLayout(sizes);
   const { epilogue, sums, residualTexture } = { ...NO_EXTRAS, ...extras };
   if (!usesSubgroups(device, precision)) {
+    if (!isWorkgroupTile(size))
+      throw new Error(`gemmKernel: size: expected ${Object.keys(WORKGROUP_TILES).join(' or ')}, got ${size}`);
     const vec4Output = sizes.n % 4 === 0;
     return tiledMatmulKernel({
       form,
-      size: size === 'small' ? size : 'large',
+      size,
       access,
       precision,
       vec4Output,
