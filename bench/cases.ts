@@ -97,9 +97,9 @@ function convCase({
 
 function interactionCase(proposals: number, positions: number, d: number, k: number): OpCase {
   const flops = 4 * proposals * positions * d * k;
-  const near = (length: number, centre: number, seed: number) => ({
+  const near = (length: number, center: number, seed: number) => ({
     shape: [length],
-    data: noise(length, seed).map((v) => centre + 0.4 * v),
+    data: noise(length, seed).map((v) => center + 0.4 * v),
   });
   return {
     kind: 'op',

@@ -28,7 +28,7 @@ const DIGIT = 6;
 
 /**
  * Places a number next to each point: as near as possible, inside the frame, and without covering a point or number.
- * Returns the centres of the numbers.
+ * Returns the centers of the numbers.
  */
 export function placeLabels(
   points: readonly (readonly [number, number])[],
@@ -53,7 +53,7 @@ export function placeLabels(
   });
 }
 
-/** Ops of a family share a colour. An op belongs to the family that its name begins with. */
+/** Ops of a family share a color. An op belongs to the family that its name begins with. */
 const FAMILIES = [
   'matmul',
   'conv',
@@ -205,7 +205,7 @@ export function rooflineSvg(rows: readonly MicroRow[], roof: Roof, adapter: stri
   }));
 }
 
-/** A text of the chart, centred vertically at `y`. */
+/** A text of the chart, centered vertically at `y`. */
 const text = (
   content: string,
   x: number,

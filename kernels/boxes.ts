@@ -77,9 +77,9 @@ export const decodeBoxesKernel = kernelFamily(() =>
   let box = boxes[i];
   let delta = deltas[i];
   let size = box.zw - box.xy;
-  let centre = box.xy + 0.5 * size + 0.5 * delta.xy * size;
+  let center = box.xy + 0.5 * size + 0.5 * delta.xy * size;
   let decoded = exp(min(delta.zw, vec2f(MAX_LOG_SCALE))) * size;
-  output[i] = vec4f(centre - 0.5 * decoded, centre + 0.5 * decoded);`,
+  output[i] = vec4f(center - 0.5 * decoded, center + 0.5 * decoded);`,
   }),
 );
 
@@ -104,12 +104,12 @@ export const decodeBoxesGradientKernel = kernelFamily(() =>
   let g = upstream[i];
   let size = box.zw - box.xy;
   let scale = exp(min(delta.zw, vec2f(MAX_LOG_SCALE)));
-  let centreGradient = g.xy + g.zw;
+  let centerGradient = g.xy + g.zw;
   let sizeGradient = 0.5 * (g.zw - g.xy);
   let clamped = delta.zw > vec2f(MAX_LOG_SCALE);
-  deltasGradient[i] = vec4f(0.5 * centreGradient * size, select(sizeGradient * scale * size, vec2f(), clamped));
-  let oldSizeGradient = 0.5 * delta.xy * centreGradient + sizeGradient * scale;
-  boxesGradient[i] = vec4f(0.5 * centreGradient - oldSizeGradient, 0.5 * centreGradient + oldSizeGradient);`,
+  deltasGradient[i] = vec4f(0.5 * centerGradient * size, select(sizeGradient * scale * size, vec2f(), clamped));
+  let oldSizeGradient = 0.5 * delta.xy * centerGradient + sizeGradient * scale;
+  boxesGradient[i] = vec4f(0.5 * centerGradient - oldSizeGradient, 0.5 * centerGradient + oldSizeGradient);`,
   }),
 );
 

@@ -30,18 +30,18 @@ export const CHANNEL_STATISTICS = `
   let scale = statistics[(image * 2u + 1u) * p.columns + c];`;
 
 /**
- * y = act(x * gamma + beta + residual). With `normalise`, `statistics` normalises x first.
- * Without `normalise` the kernel does not read `statistics`. Without `residual` it does not read the residual.
+ * y = act(x * gamma + beta + residual). With `normalize`, `statistics` normalizes x first.
+ * Without `normalize` the kernel does not read `statistics`. Without `residual` it does not read the residual.
  */
 export const channelAffineKernel = kernelFamily(
-  (width: Width, normalise: boolean, residual: boolean, relu: boolean) => {
+  (width: Width, normalize: boolean, residual: boolean, relu: boolean) => {
     const V = ELEMENT[width];
-    const centred = normalise ? '(input[base + i] - mean)' : 'input[base + i]';
-    const value = `${centred} * factor + shift${residual ? ' + residual[base + i]' : ''}`;
+    const centered = normalize ? '(input[base + i] - mean)' : 'input[base + i]';
+    const value = `${centered} * factor + shift${residual ? ' + residual[base + i]' : ''}`;
     return defineKernel({
       name: [
         `channel_affine_f32_${ACCESS[width]}`,
-        normalise ? '_normalise' : '',
+        normalize ? '_normalize' : '',
         residual ? '_residual' : '',
         relu ? '_relu' : '',
       ].join(''),
@@ -55,8 +55,8 @@ export const channelAffineKernel = kernelFamily(
         residual: `read ${V}`,
         output: `write ${V}`,
       },
-      body: `${CHANNEL_SCOPE}${normalise ? CHANNEL_STATISTICS : ''}
-  let factor = gamma[c]${normalise ? ' * scale' : ''};
+      body: `${CHANNEL_SCOPE}${normalize ? CHANNEL_STATISTICS : ''}
+  let factor = gamma[c]${normalize ? ' * scale' : ''};
   let shift = beta[c];
   for (var i = r; i < p.length; i += p.stride) { output[base + i] = ${relu ? `max(${value}, ${V}())` : value}; }`,
     });
@@ -71,12 +71,12 @@ export const maskedUpstream = (width: Width, relu: boolean): string =>
 
 /**
  * Each invocation's sums of u and of u x: partial [images, chunks, 2, channels]. u is the upstream gradient, zero where
- * the ReLU's output is zero. x is normalised with `normalise`.
+ * the ReLU's output is zero. x is normalized with `normalize`.
  */
-export const channelGradientSumsKernel = kernelFamily((width: Width, normalise: boolean, relu: boolean) => {
+export const channelGradientSumsKernel = kernelFamily((width: Width, normalize: boolean, relu: boolean) => {
   const V = ELEMENT[width];
   return defineKernel({
-    name: `channel_gradient_sums_f32_${ACCESS[width]}${normalise ? '_normalise' : ''}${relu ? '_relu' : ''}`,
+    name: `channel_gradient_sums_f32_${ACCESS[width]}${normalize ? '_normalize' : ''}${relu ? '_relu' : ''}`,
     workgroup: [64],
     params: CHANNEL_PARAMS,
     buffers: {
@@ -86,13 +86,13 @@ export const channelGradientSumsKernel = kernelFamily((width: Width, normalise: 
       statistics: `read ${V}`,
       partial: `write ${V}`,
     },
-    body: `${CHANNEL_SCOPE}${normalise ? CHANNEL_STATISTICS : ''}
+    body: `${CHANNEL_SCOPE}${normalize ? CHANNEL_STATISTICS : ''}
   var first = ${V}();
   var second = ${V}();
   for (var i = r; i < p.length; i += p.stride) {
     let u = ${maskedUpstream(width, relu)};
     first += u;
-    second += u * ${normalise ? '((input[base + i] - mean) * scale)' : 'input[base + i]'};
+    second += u * ${normalize ? '((input[base + i] - mean) * scale)' : 'input[base + i]'};
   }
   let o = t / p.columns * 2u * p.columns + c;
   partial[o] = first;

@@ -6,7 +6,7 @@
  * d and k are multiples of 4. Counts, strides and offsets are in vec4s. The tuned variants are listed in
  * engine/ops/detection/dynamic-interaction-variants.ts.
  *
- * Products and normalisations are separate kernels. One kernel for the whole forward pass gains nothing, because the
+ * Products and normalizations are separate kernels. One kernel for the whole forward pass gains nothing, because the
  * gradient needs the intermediate results in memory anyway. Measured on lavapipe (one kernel, separate kernels):
  * (R, P, d, k) = (300, 49, 256, 64) 29.6 ms, 30.9 ms; (200, 49, 64, 16) 3.7 ms, 3.4 ms; to compile 5 s, 1.5 s.
  */

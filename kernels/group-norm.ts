@@ -1,5 +1,5 @@
 /**
- * Group normalisation of channels-last maps [images, pixels, channels]: statistics, sums of the gradient, and
+ * Group normalization of channels-last maps [images, pixels, channels]: statistics, sums of the gradient, and
  * gradients.
  *
  * There are two ways to compute statistics and gradient sums:
@@ -18,7 +18,7 @@ import { ACCESS, ELEMENT, teamOf, teamReduction, teamScope, type Width } from '.
 /**
  * WGSL that merges the values `input[at(i)]` into their number `n`, `mean` and sum of squared deviations `square`.
  * i starts at the variable `i`, advances by `stride` and stays below `end`.
- * Eight values at a time are centred in registers and merged by Chan's formula. This takes one pass over memory and
+ * Eight values at a time are centered in registers and merged by Chan's formula. This takes one pass over memory and
  * avoids the cancellation of E[x^2] - E[x]^2.
  */
 function addMoments(stride: string, end: string, at: (i: string) => string): string {
@@ -250,17 +250,17 @@ export const groupStatisticsSubgroupKernel = kernelFamily((lanes: number) =>
     ${addMoments(`${lanes}u`, 'p.pixels', (at) => `base + ${at} * p.columns`)}
   }
   let sum = n * dot(mean, vec4f(1.0));
-  let centre = ${withinSubgroup(lanes, 'sum', 'add')} * p.inverse;
-  let d = mean - centre;
+  let center = ${withinSubgroup(lanes, 'sum', 'add')} * p.inverse;
+  let d = mean - center;
   let squares = dot(square + n * d * d, vec4f(1.0));
   let scale = inverseSqrt(${withinSubgroup(lanes, 'squares', 'add')} * p.inverse + p.epsilon);
-  ${fill(lanes, 'statistics', 'at', 'centre')}
+  ${fill(lanes, 'statistics', 'at', 'center')}
   ${fill(lanes, 'statistics', 'at + p.columns', 'scale')}`,
   }),
 );
 
 /**
- * `sums` and `means` in one dispatch. `sums`: sums over pixels of u and of u x, x normalised. u is the upstream
+ * `sums` and `means` in one dispatch. `sums`: sums over pixels of u and of u x, x normalized. u is the upstream
  * gradient, zero where the ReLU's output is zero. `means`: means over the group of gamma u and of gamma u x.
  */
 export const groupGradientSubgroupKernel = kernelFamily((lanes: number, relu: boolean) =>

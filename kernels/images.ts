@@ -1,5 +1,5 @@
 /**
- * Decoded images -> a normalised, padded batch [batch, height, width, 3]. One element is `PIXELS_AT_ONCE` neighbouring
+ * Decoded images -> a normalized, padded batch [batch, height, width, 3]. One element is `PIXELS_AT_ONCE` neighbouring
  * pixels of a row of the result.
  *
  * `images` starts with four words per image: index of the first word of its values, width, height, and 1 for float
@@ -62,7 +62,7 @@ export const normalizeImagesKernel = kernelFamily((whole: boolean, lanes: number
     },
     buffers: { images: 'read u32', output: whole ? 'write vec4f' : 'write f32' },
     module: `
-fn normalised(value: f32, channel: u32) -> f32 {
+fn normalized(value: f32, channel: u32) -> f32 {
   return (value - vec3f(p.meanR, p.meanG, p.meanB)[channel]) / vec3f(p.stdR, p.stdG, p.stdB)[channel];
 }`,
     body: eachPlace(
@@ -85,8 +85,8 @@ fn normalised(value: f32, channel: u32) -> f32 {
   if (pixels > 0u) {${LOAD_VALUES}
   }
   ${VALUES.map((v) => {
-    const normalised = `normalised(${value(v)}, ${v % 3}u)`;
-    return `${value(v)} = select(0.0, ${normalised}, pixels > ${Math.floor(v / 3)}u);`;
+    const normalized = `normalized(${value(v)}, ${v % 3}u)`;
+    return `${value(v)} = select(0.0, ${normalized}, pixels > ${Math.floor(v / 3)}u);`;
   }).join('\n  ')}
   ${
     whole

@@ -1,5 +1,5 @@
 /**
- * Layer normalisation of rows, with ReLU fused, and its gradients.
+ * Layer normalization of rows, with ReLU fused, and its gradients.
  *
  * A team of lanes handles each row. Up to `MAX_SLOTS` elements per lane the row is held in registers; beyond that the
  * lanes loop over memory.
@@ -63,7 +63,7 @@ export const layerNormKernel = kernelFamily((form: ForwardForm) => {
   const V = ELEMENT[width];
   const { each, sum, masked, column, stored } = rowSlots(form);
   const load = (e: string): string => linearLoad(texture, 'input', `(${e})`);
-  const normalised = `(${load('o + c')} - mean) * scale * gamma[c] + beta[c]`;
+  const normalized = `(${load('o + c')} - mean) * scale * gamma[c] + beta[c]`;
   const act = (value: string): string => (relu ? `max(${value}, ${V}())` : value);
   const last = full || slots === 0 ? '' : `let last = ${column(slots - 1)} < p.columns;`;
   const registers = `
@@ -90,7 +90,7 @@ export const layerNormKernel = kernelFamily((form: ForwardForm) => {
     for (var c = member; ${step}) { let d = ${load('o + c')} - mean; v += d * d; }
     let scale = inverseSqrt(teamSum(${sumOfElement(width, 'v')}, lane) * p.inverse + p.epsilon);
     if (live) {
-      for (var c = member; ${step}) { output[o + c] = ${act(normalised)}; }
+      for (var c = member; ${step}) { output[o + c] = ${act(normalized)}; }
     }
   }`;
   return defineKernel<string, string>({

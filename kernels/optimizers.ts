@@ -1,5 +1,5 @@
 /**
- * Optimiser steps over flat buffers of many parameters: norm of all gradients, clipping factor, AdamW and SGD. All work
+ * Optimizer steps over flat buffers of many parameters: norm of all gradients, clipping factor, AdamW and SGD. All work
  * stays on the device; nothing is read back.
  */
 import { defineKernel, eachElement, kernelFamily, type BufferSpec, type Kernel } from './kernel.ts';

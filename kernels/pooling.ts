@@ -46,7 +46,7 @@ interface Window {
 
 /**
  * WGSL of the maximum of a window. As in PyTorch, NaN wins. The results of `max` and comparisons with NaN depend on the
- * adapter, so NaNs are recognised by their bits.
+ * adapter, so NaNs are recognized by their bits.
  */
 function maximumOf({ kernel, f, u, load }: Window): string {
   return `

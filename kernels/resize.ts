@@ -82,8 +82,8 @@ const BILINEAR_PARAMS = {
 } as const;
 
 /**
- * Along one axis, output pixel `at` reads the input pixels `low` and `high` with weights 1 - t and t. Pixel centres lie
- * at half integers (align_corners = false); positions before the first centre are moved to the first centre. Forward
+ * Along one axis, output pixel `at` reads the input pixels `low` and `high` with weights 1 - t and t. Pixel centers lie
+ * at half integers (align_corners = false); positions before the first center are moved to the first center. Forward
  * and gradient share this function, so that they agree to the bit.
  */
 const TAPS = `

@@ -1,4 +1,4 @@
-/** Converts the stem of a checkpoint to the model's normalisation and channel order. */
+/** Converts the stem of a checkpoint to the model's normalization and channel order. */
 import type { CheckpointTensor } from '../engine/index.ts';
 import { BOTTOM_UP, type CheckpointSource, type FileTensors } from './checkpoint-names.ts';
 
@@ -13,20 +13,20 @@ export interface SourceFile {
   readonly notes: string[];
 }
 
-/** Normalisation of images: (pixel - mean) / std. */
-interface Normalisation {
+/** Normalization of images: (pixel - mean) / std. */
+interface Normalization {
   readonly mean: readonly number[];
   readonly std: readonly number[];
 }
 
 /** Caffe2's models take BGR images that are not divided by a deviation. Detectron2 has the same defaults. */
-const CAFFE2_PIXELS: Normalisation = { mean: [103.53, 116.28, 123.675], std: [1, 1, 1] };
+const CAFFE2_PIXELS: Normalization = { mean: [103.53, 116.28, 123.675], std: [1, 1, 1] };
 
 const close = (a: readonly number[], b: readonly number[]): boolean =>
   a.length === b.length && a.every((value, i) => Math.abs(value - b[i]) < 0.5);
 
-/** The normalisation that a file was trained with; null if it is unknown. */
-function normalisationOf({ tensors, source }: SourceFile): Normalisation | null {
+/** The normalization that a file was trained with; null if it is unknown. */
+function normalizationOf({ tensors, source }: SourceFile): Normalization | null {
   if (source === 'caffe2') return CAFFE2_PIXELS;
   const mean = tensors.get('pixel_mean')?.tensor.data;
   const std = tensors.get('pixel_std')?.tensor.data;
@@ -37,17 +37,17 @@ function normalisationOf({ tensors, source }: SourceFile): Normalisation | null 
  * Converts a stem that was trained on (BGR - mean) / std to the model's (RGB - mean) / std. The channels are reversed,
  * and each is scaled by the ratio of the deviations.
  */
-export function convertStem(found: Found, file: SourceFile, { mean, std }: Normalisation): void {
+export function convertStem(found: Found, file: SourceFile, { mean, std }: Normalization): void {
   const name = `${BOTTOM_UP}stem.conv1.weight`;
   const stem = found.get(name);
   const { notes } = file;
-  const theirs = normalisationOf(file);
+  const theirs = normalizationOf(file);
   if (!stem || !theirs || stem.tensor.shape.length !== 4 || stem.tensor.shape[1] !== 3) return;
   const isBgr = !close(theirs.mean, mean) && close([...theirs.mean].reverse(), mean);
   if ((!isBgr && !close(theirs.mean, mean)) || theirs.std.length !== 3 || !theirs.std.every((value) => value > 0)) {
     const numbers = (values: readonly number[]): string => values.slice(0, 3).join(', ');
     notes.push(
-      `the file's images are normalised by mean ${numbers(theirs.mean)} and deviation ${numbers(theirs.std)}, ` +
+      `the file's images are normalized by mean ${numbers(theirs.mean)} and deviation ${numbers(theirs.std)}, ` +
         `the model's by ${numbers(mean)} and ${numbers(std)}: the stem was not converted`,
     );
     return;

@@ -43,7 +43,7 @@ export interface MapNamesOptions {
   readonly file?: string;
   /** Gives the proposals of a file without experts to every expert of the model. Default: they count as reshaped. */
   readonly broadcastExperts?: boolean;
-  /** The model's normalisation of RGB images, for the conversion of a stem that was trained with another. */
+  /** The model's normalization of RGB images, for the conversion of a stem that was trained with another. */
   readonly pixelMean?: readonly number[];
   readonly pixelStd?: readonly number[];
 }

@@ -1,5 +1,5 @@
 /**
- * Captured training: replayed steps give the same bits as plain steps, for all shapes and optimisers, and memory does
+ * Captured training: replayed steps give the same bits as plain steps, for all shapes and optimizers, and memory does
  * not grow.
  */
 import { describe, expect, test } from 'vitest';
@@ -42,7 +42,7 @@ function sample(seed: number, large: boolean): Sample {
 
 type Changes = Partial<TrainingConfig> & { readonly gradientCheckpointing?: boolean };
 
-/** Trains from the same weights on the same batches. Returns losses, weights and optimiser state as hex text. */
+/** Trains from the same weights on the same batches. Returns losses, weights and optimizer state as hex text. */
 async function trainBits(
   on: Device,
   { gradientCheckpointing = false, ...changes }: Changes,

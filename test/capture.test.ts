@@ -281,7 +281,7 @@ describe('a capture cache', () => {
   });
 });
 
-describe('an optimiser', () => {
+describe('an optimizer', () => {
   const make = (): { x: Tensor; parameters: NamedParameter[] } => {
     const parameters = [[7, 5], [5], [3]].map((shape, i) => ({
       name: `p${i}`,

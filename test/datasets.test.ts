@@ -1,4 +1,4 @@
-/** Opening a data set: the format is recognised, and the splits that are asked for must exist. */
+/** Opening a data set: the format is recognized, and the splits that are asked for must exist. */
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { openDataset, splitRecords } from '../training/data/index.ts';

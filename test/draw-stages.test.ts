@@ -175,7 +175,7 @@ function movingBoxes(proposals: number, stages: number, experts: number, detecti
 const square = { width: 100, height: 100, data: new Uint8Array(30_000).fill(120) };
 const rgb = (color: string): number[] => [1, 3, 5].map((at) => Number.parseInt(color.slice(at, at + 2), 16));
 
-/** Pixels of a colour within [x, x + width) x [y, y + height). */
+/** Pixels of a color within [x, x + width) x [y, y + height). */
 function pixelsOf(
   canvas: Canvas,
   color: string,
@@ -210,7 +210,7 @@ describe('picture', () => {
     expect(none).toBeLessThan(two - 100);
   });
 
-  test("shows a box in its class's colour where it is at each stage", async () => {
+  test("shows a box in its class's color where it is at each stage", async () => {
     const canvas = await drawStages(square, movingBoxes(16, 2, 0, 1), 'title');
     const color = colorOf(0);
     // Panels are enlarged 4.8 times. The initial box is in the left half of its panel; from stage 1 on it is in the
@@ -233,7 +233,7 @@ describe('picture', () => {
       })),
     };
     const canvas = await drawStages(square, whole, 'title');
-    // One tag has three numbers and the colour of the best detection. The other colours have no tag.
+    // One tag has three numbers and the color of the best detection. The other colors have no tag.
     expect(pixelsOf(canvas, colorOf(0), [32, 90, 472, 520])).toBeGreaterThan(400);
     for (const label of [1, 2]) expect(pixelsOf(canvas, colorOf(label), [32, 90, 472, 520])).toBe(0);
   });

@@ -22,9 +22,9 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
-const GREY = 128;
-const grey = (width: number, height: number): PixelImage => ({
-  data: new Uint8Array(width * height * 3).fill(GREY),
+const GRAY = 128;
+const gray = (width: number, height: number): PixelImage => ({
+  data: new Uint8Array(width * height * 3).fill(GRAY),
   width,
   height,
 });
@@ -41,7 +41,7 @@ function marked(canvas: Canvas, x: number, y: number, width: number, height: num
   const { data } = canvas.getContext('2d').getImageData(x, y, width, height);
   let count = 0;
   for (let i = 0; i < data.length; i += 4)
-    count += Number(data[i] !== GREY || data[i + 1] !== GREY || data[i + 2] !== GREY);
+    count += Number(data[i] !== GRAY || data[i + 1] !== GRAY || data[i + 2] !== GRAY);
   return count;
 }
 
@@ -55,15 +55,15 @@ describe('boxes', () => {
       [640, 640],
       [1000, 1000],
     ]) {
-      expect((await drawBoxes(grey(side, side), [])).width, `${side}`).toBe(expected);
+      expect((await drawBoxes(gray(side, side), [])).width, `${side}`).toBe(expected);
     }
-    const { width, height } = await drawBoxes(grey(96, 50), [], { scale: 1.5 });
+    const { width, height } = await drawBoxes(gray(96, 50), [], { scale: 1.5 });
     expect([width, height]).toEqual([144, 75]);
   });
 
-  test('lines have the colour of the class and lie where the box is, also after enlargement', async () => {
+  test('lines have the color of the class and lie where the box is, also after enlargement', async () => {
     const box: DrawnBox = { box: [100, 200, 300, 400], label: 3, name: 'cat', score: 0.5 };
-    const whole = await drawBoxes(grey(640, 480), [box]);
+    const whole = await drawBoxes(gray(640, 480), [box]);
     for (const [x, y] of [
       [100, 300],
       [300, 300],
@@ -71,8 +71,8 @@ describe('boxes', () => {
       [200, 400],
     ])
       expect(at(whole, x, y)).toEqual(rgb(colorOf(3)));
-    expect(at(whole, 200, 300)).toEqual([GREY, GREY, GREY]);
-    const small = await drawBoxes(grey(96, 96), [{ ...box, box: [10, 40, 50, 80] }]);
+    expect(at(whole, 200, 300)).toEqual([GRAY, GRAY, GRAY]);
+    const small = await drawBoxes(gray(96, 96), [{ ...box, box: [10, 40, 50, 80] }]);
     for (const [x, y] of [
       [50, 300],
       [250, 300],
@@ -83,7 +83,7 @@ describe('boxes', () => {
   });
 
   test('nothing is drawn outside boxes and their tags', async () => {
-    const canvas = await drawBoxes(grey(640, 480), [{ box: [300, 200, 400, 300], label: 0, name: 'cat', score: 0.5 }]);
+    const canvas = await drawBoxes(gray(640, 480), [{ box: [300, 200, 400, 300], label: 0, name: 'cat', score: 0.5 }]);
     expect(marked(canvas, 0, 0, 640, 170)).toBe(0);
     expect(marked(canvas, 0, 0, 290, 480)).toBe(0);
     expect(marked(canvas, 0, 310, 640, 170)).toBe(0);
@@ -92,7 +92,7 @@ describe('boxes', () => {
 
   test('a tag outside the picture is moved inside: at every corner all of its pixels are visible', async () => {
     const tagPixels = async (box: DrawnBox['box']) => {
-      const canvas = await drawBoxes(grey(640, 480), [{ box, label: 2, name: 'a long enough name', score: 0.9 }]);
+      const canvas = await drawBoxes(gray(640, 480), [{ box, label: 2, name: 'a long enough name', score: 0.9 }]);
       const { data } = canvas.getContext('2d').getImageData(0, 0, 640, 480);
       const [red, green, blue] = rgb(textColorOn(colorOf(2)));
       let count = 0;
@@ -116,12 +116,12 @@ describe('boxes', () => {
   test('tags of two equal boxes do not cover each other', async () => {
     const one: DrawnBox = { box: [200, 200, 300, 300], label: 0, name: 'cat', score: 0.9 };
     const two: DrawnBox = { ...one, label: 1, name: 'dog', score: 0.8 };
-    const tagged = await drawBoxes(grey(640, 480), [one, two]);
-    const bare = await drawBoxes(grey(640, 480), [
+    const tagged = await drawBoxes(gray(640, 480), [one, two]);
+    const bare = await drawBoxes(gray(640, 480), [
       { ...one, name: '', score: undefined },
       { ...two, name: '', score: undefined },
     ]);
-    const alone = await drawBoxes(grey(640, 480), [one]);
+    const alone = await drawBoxes(gray(640, 480), [one]);
     const above = [190, 170, 120, 26] as const;
     expect(marked(bare, ...above)).toBeLessThan(10);
     expect(marked(tagged, ...above)).toBe(marked(alone, ...above));
@@ -130,8 +130,8 @@ describe('boxes', () => {
 
   test('ground truth is visible where it equals a box', async () => {
     const box: DrawnBox = { box: [200, 200, 300, 300], label: 0, name: 'cat' };
-    const plain = await drawBoxes(grey(640, 480), [box]);
-    const both = await drawBoxes(grey(640, 480), [box], { groundTruth: [box] });
+    const plain = await drawBoxes(gray(640, 480), [box]);
+    const both = await drawBoxes(gray(640, 480), [box], { groundTruth: [box] });
     const along = (canvas: Canvas) => Array.from({ length: 60 }, (_, n) => at(canvas, 220 + n, 300).join());
     expect(new Set(along(plain)).size).toBe(1);
     expect(new Set(along(both)).size).toBeGreaterThan(1);
@@ -154,7 +154,7 @@ describe('boxes', () => {
         fc.integer({ min: 1, max: 100 }),
         fc.array(drawn, { maxLength: 12 }),
         async (width, height, boxes) => {
-          const canvas = await drawBoxes(grey(width, height), boxes);
+          const canvas = await drawBoxes(gray(width, height), boxes);
           expect(canvas.width / canvas.height).toBeCloseTo(width / height, 10);
         },
       ),
@@ -164,15 +164,15 @@ describe('boxes', () => {
 
   test('malformed boxes, pixels and scales are refused by name', async () => {
     const box = (...box: [number, number, number, number]): DrawnBox => ({ box, label: 0, name: '' });
-    await expect(drawBoxes(grey(8, 8), [box(0, 0, 1, 1), box(3, 0, 2, 1)])).rejects.toThrow(
+    await expect(drawBoxes(gray(8, 8), [box(0, 0, 1, 1), box(3, 0, 2, 1)])).rejects.toThrow(
       'boxes[1].box: expected [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2, got [3, 0, 2, 1]',
     );
-    await expect(drawBoxes(grey(8, 8), [], { groundTruth: [box(0, 0, NaN, 1)] })).rejects.toThrow('groundTruth[0].box');
-    await expect(drawBoxes(grey(8, 8), [{ ...box(0, 0, 1, 1), label: -1 }])).rejects.toThrow('boxes[0].label');
-    await expect(drawBoxes({ ...grey(8, 8), width: 9 }, [])).rejects.toThrow(
+    await expect(drawBoxes(gray(8, 8), [], { groundTruth: [box(0, 0, NaN, 1)] })).rejects.toThrow('groundTruth[0].box');
+    await expect(drawBoxes(gray(8, 8), [{ ...box(0, 0, 1, 1), label: -1 }])).rejects.toThrow('boxes[0].label');
+    await expect(drawBoxes({ ...gray(8, 8), width: 9 }, [])).rejects.toThrow(
       'image.data: expected height * width * 3 = 216 bytes, got 192',
     );
-    await expect(drawBoxes(grey(8, 8), [], { scale: 0 })).rejects.toThrow('scale');
+    await expect(drawBoxes(gray(8, 8), [], { scale: 0 })).rejects.toThrow('scale');
   });
 });
 
@@ -195,8 +195,8 @@ describe('files', () => {
     expect([width, height]).toEqual([20, 30]);
   });
 
-  test('grey images have three channels too', async () => {
-    const path = join(folder, 'grey.png');
+  test('gray images have three channels too', async () => {
+    const path = join(folder, 'gray.png');
     await sharp(Buffer.alloc(600, 77), { raw: { width: 30, height: 20, channels: 1 } })
       .toColourspace('b-w')
       .png()
@@ -213,7 +213,7 @@ describe('files', () => {
   });
 });
 
-describe('colours', () => {
+describe('colors', () => {
   const luminance = (color: string) => {
     const [red, green, blue] = rgb(color).map((value) =>
       value / 255 <= 0.04045 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4,
@@ -221,7 +221,7 @@ describe('colours', () => {
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
   };
 
-  test('text on every class colour has a contrast of 4.5 to 1, as WCAG requires for small text', () => {
+  test('text on every class color has a contrast of 4.5 to 1, as WCAG requires for small text', () => {
     for (let label = 0; label < 1300; label++) {
       const [darker, lighter] = [luminance(colorOf(label)), luminance(textColorOn(colorOf(label)))].sort(
         (a, b) => a - b,
@@ -230,25 +230,25 @@ describe('colours', () => {
     }
   });
 
-  test('all classes of COCO have different colours', () => {
+  test('all classes of COCO have different colors', () => {
     expect(new Set(Array.from({ length: 80 }, (_, label) => colorOf(label))).size).toBe(80);
   });
 });
 
 describe('contact sheet', () => {
   test('pictures are tiled row by row, and the last row can be short', async () => {
-    const images = await Promise.all([30, 20, 30, 10, 30].map((side) => drawBoxes(grey(side, 16), [], { scale: 1 })));
+    const images = await Promise.all([30, 20, 30, 10, 30].map((side) => drawBoxes(gray(side, 16), [], { scale: 1 })));
     const sheet = contactSheet(images, 3, { gap: 4, background: '#ffffff' });
     expect([sheet.width, sheet.height]).toEqual([3 * 34 + 4, 2 * 20 + 4]);
-    expect(at(sheet, 4, 4)).toEqual([GREY, GREY, GREY]);
-    // The second picture, 20 wide, is centred in its 30.
+    expect(at(sheet, 4, 4)).toEqual([GRAY, GRAY, GRAY]);
+    // The second picture, 20 wide, is centered in its 30.
     expect(at(sheet, 42, 10)).toEqual([255, 255, 255]);
-    expect(at(sheet, 43, 10)).toEqual([GREY, GREY, GREY]);
+    expect(at(sheet, 43, 10)).toEqual([GRAY, GRAY, GRAY]);
     expect(at(sheet, 90, 30)).toEqual([255, 255, 255]);
   });
 
   test('there are no empty columns; no pictures or no columns are refused', async () => {
-    const image = await drawBoxes(grey(10, 10), [], { scale: 1 });
+    const image = await drawBoxes(gray(10, 10), [], { scale: 1 });
     expect(contactSheet([image], 4, { gap: 0 }).width).toBe(10);
     expect(() => contactSheet([], 2)).toThrow('images: expected at least one, got none');
     expect(() => contactSheet([image], 0)).toThrow('columns: expected a positive integer, got 0');
@@ -258,7 +258,7 @@ describe('contact sheet', () => {
 test('letters are drawn with their glyphs, not as empty boxes', async () => {
   const drawn = async (name: string) =>
     Buffer.from(
-      (await drawBoxes(grey(200, 100), [{ box: [50, 50, 150, 90], label: 0, name }], { scale: 1 })).toBuffer(
+      (await drawBoxes(gray(200, 100), [{ box: [50, 50, 150, 90], label: 0, name }], { scale: 1 })).toBuffer(
         'image/png',
       ),
     );

@@ -1,4 +1,4 @@
-/** Optimisers, compared with torch.optim and clip_grad_norm_ in float64; their state; the learning rate schedule. */
+/** Optimizers, compared with torch.optim and clip_grad_norm_ in float64; their state; the learning rate schedule. */
 import { describe, expect, test } from 'vitest';
 import {
   AdamW,

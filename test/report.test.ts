@@ -194,7 +194,7 @@ const curves = (svg: string) =>
   [...svg.matchAll(/<path d="M([^"]*)" fill="none"[^>]*stroke-linejoin="round"/g)].flatMap(([, path]) =>
     path.split('M').map((line) => line.split('L').map((point) => point.split(' ').map(Number))),
   );
-/** Centres of the dots that are data. */
+/** Centers of the dots that are data. */
 const dots = (svg: string) =>
   [...svg.matchAll(/transform="matrix\(3,0,0,3,([^,]*),([^)]*)\)"/g)].map(([, x, y]) => [Number(x), Number(y)]);
 
@@ -382,13 +382,13 @@ describe('plots', () => {
     };
     await writePlot(join(folder, 'a.svg'), options);
     expect(readFileSync(join(folder, 'a.svg'), 'utf8')).toBe(linePlot(options));
-    const grey = async (name: string, plotted: PlotOptions) => {
+    const gray = async (name: string, plotted: PlotOptions) => {
       await writePlot(join(folder, name), plotted);
-      return sharp(join(folder, name)).greyscale().raw().toBuffer({ resolveWithObject: true });
+      return sharp(join(folder, name)).grayscale().raw().toBuffer({ resolveWithObject: true });
     };
-    const { data, info } = await grey('a.png', options);
+    const { data, info } = await gray('a.png', options);
     expect([info.width, info.height]).toEqual([600, 400]);
-    const untitled = await grey('b.png', { ...options, title: '' });
+    const untitled = await gray('b.png', { ...options, title: '' });
     const dark = (pixels: Buffer) => pixels.filter((value) => value < 90).length;
     expect(dark(data)).toBeGreaterThan(dark(untitled.data) + 50);
     await expect(writePlot(join(folder, 'a.pdf'), options)).rejects.toThrow(

@@ -45,7 +45,7 @@ const DIVISOR = 32;
 const MAX_DETECTIONS = 20;
 
 /**
- * The targets of a batch. Each cell whose centre lies in an object learns the object's class and the distances to its
+ * The targets of a batch. Each cell whose center lies in an object learns the object's class and the distances to its
  * four sides. C classes.
  */
 class DenseBatch implements DetectorBatch {

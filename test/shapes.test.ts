@@ -67,7 +67,7 @@ describe('shapes', () => {
         label,
         box: [x0, y0, x1, y1],
       } = record.objects[0];
-      // An object's colour differs from both background colours by at least 110. A smoothed edge is two pixels wide.
+      // An object's color differs from both background colors by at least 110. A smoothed edge is two pixels wide.
       const edges: [number, number][] = [];
       for (let y = 0; y < 96; y++) {
         for (let x = 1; x < 95; x++) {

@@ -226,7 +226,7 @@ describe('pixels', () => {
     expect(same.data.buffer).not.toBe(image.data.buffer);
   });
 
-  test('of grey, palette, alpha and 16-bit files become 8-bit RGB', async () => {
+  test('of gray, palette, alpha and 16-bit files become 8-bit RGB', async () => {
     const pixels = Uint8Array.from({ length: 48 }, (_, i) => i * 5);
     const rgb = sharp(pixels, { raw: { width: 4, height: 4, channels: 3 } });
     const write = async (name: string, image: Sharp) => {
@@ -236,13 +236,13 @@ describe('pixels', () => {
     expect((await write('rgb.png', rgb.clone().png())).data).toEqual(pixels);
     expect((await write('alpha.png', rgb.clone().ensureAlpha(0.5).png())).data).toEqual(pixels);
     expect((await write('deep.png', rgb.clone().toColourspace('rgb16').png())).data).toEqual(pixels);
-    const grey = await write(
-      'grey.png',
+    const gray = await write(
+      'gray.png',
       sharp(pixels.subarray(0, 16), { raw: { width: 4, height: 4, channels: 1 } })
         .toColourspace('b-w')
         .png(),
     );
-    expect([...grey.data]).toEqual([...pixels.subarray(0, 16)].flatMap((value) => [value, value, value]));
+    expect([...gray.data]).toEqual([...pixels.subarray(0, 16)].flatMap((value) => [value, value, value]));
     const cmyk = await write('cmyk.jpg', rgb.clone().toColourspace('cmyk').jpeg());
     expect([cmyk.width, cmyk.height, cmyk.data.length]).toEqual([4, 4, 48]);
   });

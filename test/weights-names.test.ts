@@ -284,7 +284,7 @@ describe('ResNets', () => {
 describe('stems trained on BGR images', () => {
   const STEM = 'backbone.bottom_up.stem.conv1.weight';
 
-  /** The convolution at one position: the sum over channels and taps of weight times normalised pixel. */
+  /** The convolution at one position: the sum over channels and taps of weight times normalized pixel. */
   function respond(weight: CheckpointTensor, pixels: readonly number[]): number[] {
     const [outputs, channels, height, width] = weight.shape;
     const taps = height * width;

@@ -9,7 +9,7 @@ export class Storage {
   readonly range: BufferRange;
   /**
    * Whether this is the memory of a parameter, which every pass reads and which is rarely written. False for
-   * parameters that an optimiser has moved into its own memory.
+   * parameters that an optimizer has moved into its own memory.
    */
   persistent = false;
 

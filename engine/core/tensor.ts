@@ -143,7 +143,7 @@ export interface TensorDevice {
 
 /**
  * Values on a device. `device.tensor`, `device.parameter` and ops make tensors. The values do not change, except those
- * of parameters, gradients and optimiser state, and by `write` and `copy`. A tensor's memory goes back to the pool at
+ * of parameters, gradients and optimizer state, and by `write` and `copy`. A tensor's memory goes back to the pool at
  * the end of the tensor's scope, or by `dispose`.
  */
 export class Tensor {
@@ -199,7 +199,7 @@ export class Tensor {
     return this.data;
   }
 
-  /** Replaces the tensor's memory. Optimisers use this to move parameters into flat buffers. */
+  /** Replaces the tensor's memory. Optimizers use this to move parameters into flat buffers. */
   moveTo(storage: Storage): void {
     this.storage.release();
     this.data = storage;

@@ -33,7 +33,7 @@ export interface DeviceOptions {
    * Maximum bytes of textures that keep copies of parameters from pass to pass in inference (`Device.inference`).
    * It matters if kernels read operands from textures, as on lavapipe. A copy stays until its parameter is written or
    * freed. Default 1 GiB. With 0, parameters are copied in every pass. `Device.memory` counts these textures.
-   * Parameters that an optimiser has moved into its own memory are not kept, and captures copy at each replay.
+   * Parameters that an optimizer has moved into its own memory are not kept, and captures copy at each replay.
    */
   readonly keptOperandBytes?: number;
   /** `adapter` (the default): the adapter's limits; `default`: the limits that WebGPU guarantees. */

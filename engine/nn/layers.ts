@@ -19,7 +19,7 @@ export interface Activation {
 }
 
 export interface NormOptions extends Activation {
-  /** A tensor with the shape of the output. It is added after the normalisation and before the activation. */
+  /** A tensor with the shape of the output. It is added after the normalization and before the activation. */
   readonly residual?: Tensor;
 }
 
@@ -122,7 +122,7 @@ export class Conv2d extends Module {
   }
 }
 
-/** Layer normalisation over the last axis. */
+/** Layer normalization over the last axis. */
 export class LayerNorm extends Module {
   readonly weight: Tensor;
   readonly bias: Tensor;
@@ -138,7 +138,7 @@ export class LayerNorm extends Module {
   }
 }
 
-/** Group normalisation: each image is normalised over groups of channels. Channels are the last axis. */
+/** Group normalization: each image is normalized over groups of channels. Channels are the last axis. */
 export class GroupNorm extends Module {
   readonly weight: Tensor;
   readonly bias: Tensor;
@@ -159,7 +159,7 @@ export class GroupNorm extends Module {
 }
 
 /**
- * Batch normalisation with fixed statistics: y = x * scale + shift, with scale = weight / sqrt(running_var + 1e-5) and
+ * Batch normalization with fixed statistics: y = x * scale + shift, with scale = weight / sqrt(running_var + 1e-5) and
  * shift = bias - running_mean * scale. It has no trainable parameters.
  */
 export class FrozenBatchNorm extends Module {

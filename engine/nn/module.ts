@@ -71,7 +71,7 @@ export abstract class Module {
     for (const [name, module] of this.children) yield* module.tensors(name === '' ? prefix : `${prefix}${name}.`);
   }
 
-  /** The parameters that an optimiser trains: all that are not frozen. */
+  /** The parameters that an optimizer trains: all that are not frozen. */
   trainable(): NamedTensor[] {
     return [...this.tensors()].filter(({ kind, tensor }) => kind === 'parameter' && tensor.requiresGrad);
   }

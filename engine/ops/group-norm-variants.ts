@@ -171,7 +171,7 @@ export function writeStatistics(
 
 /**
  * Writes `sums` and `means`, both [images, 2, channels]. `sums`: sums over pixels of the gradient and of the gradient
- * times the normalised x. `means`: means over each group of gamma times these.
+ * times the normalized x. `means`: means over each group of gamma times these.
  */
 export function writeGradientSums(
   { input, output, upstream, statistics, gamma, sums, means }: GradientSums,

@@ -1,4 +1,4 @@
-/** Group normalisation, with residual and ReLU fused. */
+/** Group normalization, with residual and ReLU fused. */
 import { channelAffineKernel } from '../../kernels/channel-norm.ts';
 import { groupNormGradientKernel, groupNormResidualGradientKernel } from '../../kernels/group-norm.ts';
 import { defineOp, opFunction } from '../core/op.ts';
@@ -99,7 +99,7 @@ const groupNormOp = defineOp({
 });
 
 /**
- * Group normalisation of channels-last maps (Wu and He, ECCV 2018), with the residual and ReLU that follow it in
+ * Group normalization of channels-last maps (Wu and He, ECCV 2018), with the residual and ReLU that follow it in
  * residual networks: act((x - mean) / sqrt(variance + epsilon) * gamma + beta + residual).
  * Mean and variance are taken over the pixels of an image and a group of adjacent channels.
  *

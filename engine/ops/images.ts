@@ -96,7 +96,7 @@ export function paddedSize(
 }
 
 /**
- * Uploads images and normalises them on the device: (value - mean) / std. Zeros, the mean colour, fill the right and
+ * Uploads images and normalizes them on the device: (value - mean) / std. Zeros, the mean color, fill the right and
  * bottom up to a common size. One upload, one dispatch; no gradient.
  *
  * @returns [B, H, W, 3]

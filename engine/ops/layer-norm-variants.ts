@@ -1,4 +1,4 @@
-/** Layer normalisation of rows and its gradients, as the tuned or the expected variant. */
+/** Layer normalization of rows and its gradients, as the tuned or the expected variant. */
 import {
   layerNormGradientKernel,
   layerNormKernel,
@@ -158,14 +158,14 @@ function describeGradient(device: TensorDevice, rows: Rows): RowProblem<RowTeams
   };
 }
 
-/** Writes the layer normalisation of the rows of `input` to `output`, without the tape. */
+/** Writes the layer normalization of the rows of `input` to `output`, without the tape. */
 export function normalizeRows(tensors: Forward, attributes: LayerNormAttributes): void {
   const { input, gamma } = tensors;
   const variant = chooseRows(input.device, 'layer-norm', { count: input.size, size: gamma.size }, describeForward);
   normalizeWith(tensors, attributes, variant);
 }
 
-/** Gradients of layer normalisation with respect to its input, gamma and beta. */
+/** Gradients of layer normalization with respect to its input, gamma and beta. */
 export function layerNormGradients(
   tensors: Pick<Gradient, 'input' | 'gamma' | 'beta' | 'upstream'>,
   attributes: LayerNormAttributes,

@@ -1,4 +1,4 @@
-/** Layer normalisation, with ReLU fused. */
+/** Layer normalization, with ReLU fused. */
 import { defineOp, opFunction } from '../core/op.ts';
 import { shapeError } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
@@ -22,7 +22,7 @@ const layerNormOp = defineOp({
 });
 
 /**
- * Layer normalisation of each row (Ba et al., 2016): act((x - mean) / sqrt(variance + epsilon) * gamma + beta).
+ * Layer normalization of each row (Ba et al., 2016): act((x - mean) / sqrt(variance + epsilon) * gamma + beta).
  *
  * @param x     [..., D]
  * @param gamma [D]

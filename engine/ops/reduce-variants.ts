@@ -25,7 +25,7 @@ const ENOUGH_TEAMS = 64;
 export const MAX_CHUNKS = 64;
 export const MAX_CHUNKS_TRIED = 4 * MAX_CHUNKS;
 
-/** A tensor seen as [outer, n, inner]. Ops reduce or normalise over n. */
+/** A tensor seen as [outer, n, inner]. Ops reduce or normalize over n. */
 export interface AxisView {
   readonly outer: number;
   readonly n: number;

@@ -97,7 +97,7 @@ export const upsampleNearest = opFunction(
 );
 
 /**
- * Bilinear interpolation of x [B, H, W, C] at the pixel centres of a grid of `size`: [B, size[0], size[1], C].
+ * Bilinear interpolation of x [B, H, W, C] at the pixel centers of a grid of `size`: [B, size[0], size[1], C].
  * As torch.nn.functional.interpolate with mode 'bilinear' and align_corners=False: no smoothing before downscaling.
  */
 export const resizeBilinear = opFunction(

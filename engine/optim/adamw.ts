@@ -18,7 +18,7 @@ export interface AdamWOptions {
 }
 
 /**
- * torch.optim.AdamW, with the same defaults, and the same numbers except for f32 rounding. The optimiser moves the
+ * torch.optim.AdamW, with the same defaults, and the same numbers except for f32 rounding. The optimizer moves the
  * parameters' memory (see FlatParameters).
  */
 export class AdamW extends Optimizer {

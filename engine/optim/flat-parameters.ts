@@ -1,5 +1,5 @@
 /**
- * Parameters in a few flat buffers, so that an optimiser needs few dispatches. Each parameter starts at a multiple of
+ * Parameters in a few flat buffers, so that an optimizer needs few dispatches. Each parameter starts at a multiple of
  * 64 elements, the alignment of bindings. Buffers are no larger than the device's binding limit.
  */
 import { addInPlace } from '../core/accumulate.ts';

@@ -15,7 +15,7 @@ export interface StepOptions extends ClippingOptions {
   readonly learningRate: number | (() => number);
 }
 
-/** The state of an optimiser. A training that resumes from it continues with the same bits. */
+/** The state of an optimizer. A training that resumes from it continues with the same bits. */
 export interface OptimizerState {
   /** Number of calls of `step`. */
   readonly step: number;
@@ -23,7 +23,7 @@ export interface OptimizerState {
   readonly tensors: ReadonlyMap<string, StoredValues>;
 }
 
-/** An optimiser of named parameters. Its steps can be captured and replayed (see engine/device/capture.ts). */
+/** An optimizer of named parameters. Its steps can be captured and replayed (see engine/device/capture.ts). */
 export abstract class Optimizer {
   protected readonly flat: FlatParameters;
   protected readonly clipping: GradientNorm;
@@ -68,7 +68,7 @@ export abstract class Optimizer {
    * and no change of moments. The bias correction of moments uses the parameter's own number of updates. Nothing is
    * read back. Gradients stay: call `zeroGrad`.
    *
-   * @returns the norm of all gradients, scaled and before clipping, [1]. It belongs to the optimiser; the next step
+   * @returns the norm of all gradients, scaled and before clipping, [1]. It belongs to the optimizer; the next step
    *   overwrites it
    * @throws RangeError if an option is out of range
    */
@@ -165,7 +165,7 @@ export abstract class Optimizer {
   }
 
   /**
-   * Loads a state that `state` returned for an optimiser of the same parameters.
+   * Loads a state that `state` returned for an optimizer of the same parameters.
    * @throws ShapeError with the name of a tensor that is missing, unknown or of another shape
    */
   loadState({ step, tensors }: OptimizerState): void {
@@ -177,7 +177,7 @@ export abstract class Optimizer {
     this.steps = step;
   }
 
-  /** Frees the optimiser's memory. The parameters stay usable. */
+  /** Frees the optimizer's memory. The parameters stay usable. */
   dispose(): void {
     for (const flat of Object.values(this.moments)) for (const tensor of flat) tensor.dispose();
     this.clipping.dispose();

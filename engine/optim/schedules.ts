@@ -14,7 +14,7 @@ export interface WarmupStepSchedule {
 /**
  * Linear warm-up times step decay, as in Detectron2's WarmupMultiStepLR. If a milestone lies within the warm-up, both
  * factors apply.
- * @param iteration number of optimiser steps before this one
+ * @param iteration number of optimizer steps before this one
  */
 export function learningRateAt(
   iteration: number,

@@ -14,7 +14,7 @@ export interface SGDOptions {
   readonly weightDecay?: number;
 }
 
-/** torch.optim.SGD without dampening. The optimiser moves the parameters' memory (see FlatParameters). */
+/** torch.optim.SGD without dampening. The optimizer moves the parameters' memory (see FlatParameters). */
 export class SGD extends Optimizer {
   private readonly momentum: number;
   private readonly kind: MomentumKind;

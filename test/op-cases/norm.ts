@@ -10,10 +10,10 @@ function layerNormReference([x, gamma, beta]: readonly NdArray[], epsilon: numbe
   const y = new Float64Array(x.data.length);
   for (let o = 0; o < y.length; o += columns) {
     const row = x.data.subarray(o, o + columns);
-    const centre = mean(row);
-    const deviation = Math.sqrt(mean(row.map((v) => (v - centre) ** 2)) + epsilon);
+    const center = mean(row);
+    const deviation = Math.sqrt(mean(row.map((v) => (v - center) ** 2)) + epsilon);
     for (let c = 0; c < columns; c++) {
-      const value = ((row[c] - centre) / deviation) * gamma.data[c] + beta.data[c];
+      const value = ((row[c] - center) / deviation) * gamma.data[c] + beta.data[c];
       y[o + c] = relu ? Math.max(value, 0) : value;
     }
   }
@@ -44,7 +44,7 @@ function layerNormCase(
   };
 }
 
-/** Group normalisation of x [B, ..., C]: groups of adjacent channels over all pixels of an image. */
+/** Group normalization of x [B, ..., C]: groups of adjacent channels over all pixels of an image. */
 function groupNormReference(
   [x, gamma, beta, residual]: readonly NdArray[],
   groups: number,
@@ -61,11 +61,11 @@ function groupNormReference(
       for (let i = (b * y.length) / images; i < ((b + 1) * y.length) / images; i++)
         if (Math.floor((i % channels) / members) === g) positions.push(i);
       const values = positions.map((i) => x.data[i]);
-      const centre = mean(values);
-      const deviation = Math.sqrt(mean(values.map((v) => (v - centre) ** 2)) + epsilon);
+      const center = mean(values);
+      const deviation = Math.sqrt(mean(values.map((v) => (v - center) ** 2)) + epsilon);
       for (const i of positions) {
         const value =
-          ((x.data[i] - centre) / deviation) * gamma.data[i % channels] +
+          ((x.data[i] - center) / deviation) * gamma.data[i % channels] +
           beta.data[i % channels] +
           (residual ? residual.data[i] : 0);
         y[i] = relu ? Math.max(value, 0) : value;

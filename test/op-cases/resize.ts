@@ -37,7 +37,7 @@ function upsampleCase(shape: readonly number[], factor: number): OpCase {
 
 function bilinearCase(shape: readonly number[], size: readonly [number, number]): OpCase {
   const [, H, W] = shape;
-  /** Position of an output pixel's centre among `from` input pixels: the pixels before and after it, and the weight. */
+  /** Position of an output pixel's center among `from` input pixels: the pixels before and after it, and the weight. */
   const between = (at: number, from: number, to: number): [number, number, number] => {
     const position = Math.max(((at + 0.5) * from) / to - 0.5, 0);
     const low = Math.min(Math.floor(position), from - 1);

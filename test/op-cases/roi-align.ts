@@ -77,7 +77,7 @@ function make(
   };
 }
 
-/** Boxes [batch, count, 4] of all sizes with centres in an image [height, width] and slightly outside. */
+/** Boxes [batch, count, 4] of all sizes with centers in an image [height, width] and slightly outside. */
 function randomBoxes([batch, count]: Pair, [height, width]: Pair, seed: number): OpInput {
   const random = new Random(seed);
   const data = Array.from({ length: batch * count }, () => {

@@ -15,9 +15,9 @@ import { floatTensors, readWeightsFile, saveWeights, type WeightsDescription } f
 const metric = v.number('a number');
 
 const STATE = withFields({
-  /** Optimiser steps done. */
+  /** Optimizer steps done. */
   iteration: integer(0),
-  /** Steps that the optimiser has counted. */
+  /** Steps that the optimizer has counted. */
   optimizerSteps: integer(0),
   /** The evaluation with the highest AP. */
   best: v.nullish(withFields({ iteration: integer(0), AP: metric, AP50: metric }), null),
@@ -57,7 +57,7 @@ export interface Checkpoint {
   readonly state: TrainingState;
   /** The file of the model's weights, for errors. */
   readonly path: string;
-  /** The file of the optimiser's state, for errors. */
+  /** The file of the optimizer's state, for errors. */
   readonly optimizerPath: string;
 }
 

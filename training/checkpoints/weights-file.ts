@@ -25,7 +25,7 @@ export interface ModelDescription {
 
 /** The metadata of a weights file. */
 export interface WeightsDescription extends ModelDescription {
-  /** Optimiser steps that the weights were trained for. */
+  /** Optimizer steps that the weights were trained for. */
   readonly iteration: number;
 }
 

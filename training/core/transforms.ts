@@ -96,7 +96,7 @@ const MAX_EMPTY_SIDE = 1e-5;
 
 /**
  * A box of an original image of `size` in the transformed image, clipped to it; null if the box lies outside.
- * As in Detectron2 (and so in Sparse R-CNN), a box is kept if any part of it remains, even without its centre.
+ * As in Detectron2 (and so in Sparse R-CNN), a box is kept if any part of it remains, even without its center.
  */
 export function transformBox([x0, y0, x1, y1]: Box, transform: ImageTransform, size: Size): Box | null {
   const [scaleX, scaleY] = scaleOf(transform, size);

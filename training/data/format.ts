@@ -16,7 +16,7 @@ export interface DatasetContent {
 export interface DataFormat {
   /** Name in plain text: "Pascal VOC". */
   readonly name: string;
-  /** Path of the files by which a folder is recognised, for errors. */
+  /** Path of the files by which a folder is recognized, for errors. */
   readonly files: string;
   /** Plural noun for objects with `crowd` set, for errors. */
   readonly crowdNoun: string;

@@ -15,8 +15,8 @@ sharp.concurrency(1);
 sharp.cache(false);
 
 /**
- * Decodes an image file (JPEG, PNG, WebP, TIFF, ...). Grey, palette, alpha, CMYK and 16-bit images become 8-bit RGB.
- * Alpha and colour profiles are ignored, as in Detectron2.
+ * Decodes an image file (JPEG, PNG, WebP, TIFF, ...). Gray, palette, alpha, CMYK and 16-bit images become 8-bit RGB.
+ * Alpha and color profiles are ignored, as in Detectron2.
  *
  * An EXIF orientation is applied, as in Detectron2. It is not applied if `stated` is only the size of the image as it
  * is stored: the annotations were then made on the stored image.

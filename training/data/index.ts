@@ -33,7 +33,7 @@ export async function openDataset(
   const entry = statSync(root, { throwIfNoEntry: false });
   if (!entry?.isDirectory())
     throw new InputError(`${root}: expected the folder of a data set, got ${entry ? 'a file' : 'nothing there'}`);
-  const { format, present } = recognise(root);
+  const { format, present } = recognize(root);
   for (const split of options.splits ?? DEFAULT_SPLITS)
     if (!present.includes(split)) throw missingSplit(root, format, split, present);
   const warnings = new Warnings();
@@ -42,7 +42,7 @@ export async function openDataset(
 }
 
 /** The format of a folder and its splits. Throws InputError unless exactly one format fits. */
-function recognise(root: string): { format: DataFormat; present: readonly string[] } {
+function recognize(root: string): { format: DataFormat; present: readonly string[] } {
   const found = DATA_FORMATS.map((format) => ({ format, present: format.findSplits(root) })).filter(
     ({ present }) => present.length > 0,
   );

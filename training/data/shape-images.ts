@@ -11,7 +11,7 @@ const MAX_EXTENT = 48;
 const MAX_COVER = 0.2;
 /** Samples per pixel and axis. */
 const SUPERSAMPLING = 4;
-/** Minimum distance between the colours of object and background in RGB; the largest possible is 255 * sqrt(3). */
+/** Minimum distance between the colors of object and background in RGB; the largest possible is 255 * sqrt(3). */
 const MIN_CONTRAST = 110;
 
 type Color = [red: number, green: number, blue: number];
@@ -43,9 +43,9 @@ export function drawImage(size: number, random: Random): { pixels: Uint8Array; s
   return { pixels, shapes };
 }
 
-/** Two colours, mixed by noise of several scales. Some backgrounds have stripes. */
+/** Two colors, mixed by noise of several scales. Some backgrounds have stripes. */
 function drawBackground(size: number, random: Random): { pixels: Uint8Array; colors: Color[] } {
-  // The colours are muted, so that the objects stand out.
+  // The colors are muted, so that the objects stand out.
   const first = hsvColor(random.uniform(), 0.1 + 0.3 * random.uniform(), 0.25 + 0.55 * random.uniform());
   const second = first.map((value) => clampByte(value + 110 * (random.uniform() - 0.5))) as Color;
   const noise = valueNoise(size, [24, 12, 6], random);
@@ -151,12 +151,12 @@ function contrastingColor(background: readonly Color[], random: Random): Color {
 
 /** Paints the shape over the pixels. Pixels at the edge are mixed by the share of their samples inside the shape. */
 function drawShape(pixels: Uint8Array, size: number, { outline, box: [x0, y0, x1, y1], color, shade }: Shape): void {
-  const [centreX, centreY] = [(x0 + x1) / 2, (y0 + y1) / 2];
+  const [centerX, centerY] = [(x0 + x1) / 2, (y0 + y1) / 2];
   for (let y = Math.floor(y0); y < Math.min(size, Math.ceil(y1)); y++) {
     const samples = countSamples(outline, y, size);
     for (let x = Math.floor(x0); x < Math.min(size, Math.ceil(x1)); x++) {
       const coverage = samples[x] / (SUPERSAMPLING * SUPERSAMPLING);
-      const light = 1 + 0.35 * ((x - centreX) * shade[0] + (y - centreY) * shade[1]);
+      const light = 1 + 0.35 * ((x - centerX) * shade[0] + (y - centerY) * shade[1]);
       for (let c = 0; c < 3; c++) {
         const at = (y * size + x) * 3 + c;
         pixels[at] = clampByte(pixels[at] + (color[c] * light - pixels[at]) * coverage);
@@ -186,7 +186,7 @@ function countSamples(outline: readonly Point[], y: number, size: number): Uint8
   return counts;
 }
 
-/** Adds noise of a few grey levels to all pixels, like that of a sensor. */
+/** Adds noise of a few gray levels to all pixels, like that of a sensor. */
 function addGrain(pixels: Uint8Array, random: Random): void {
   const strength = 12;
   for (let i = 0; i < pixels.length; i += 4) {

@@ -1,4 +1,4 @@
-/** Charts as SVG text: ECharts without a DOM, and the axes and colours of all charts. */
+/** Charts as SVG text: ECharts without a DOM, and the axes and colors of all charts. */
 import { createCanvas } from '@napi-rs/canvas';
 import { LineChart, type LineSeriesOption, ScatterChart, type ScatterSeriesOption } from 'echarts/charts';
 import {
@@ -27,10 +27,10 @@ export type ChartOption = ComposeOption<
 /** First the font of `fonts.ts`, which PNG files use, then a similar font for browsers. */
 export const FONTS = 'DejaVu Sans, Verdana, sans-serif';
 
-/** Okabe and Ito's colours for colour-blind readers, without yellow, which is too pale on white; and two more. */
+/** Okabe and Ito's colors for color-blind readers, without yellow, which is too pale on white; and two more. */
 export const LINE_COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#3b3b3b', '#8c510a'];
 
-/** Colours of text and lines. */
+/** Colors of text and lines. */
 export const INK = { title: '#111111', name: '#222222', tick: '#444444', axis: '#777777', grid: '#e6e6e6' } as const;
 
 use([LineChart, ScatterChart, GraphicComponent, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);

@@ -1,11 +1,11 @@
-/** Colours of classes, and of text on them. */
+/** Colors of classes, and of text on them. */
 
 const DARK = '#000000';
 const LIGHT = '#ffffff';
 
 /**
- * Colours of the first classes. They differ from each other and from most photographs. The first eight also differ
- * for readers with the common colour blindnesses.
+ * Colors of the first classes. They differ from each other and from most photographs. The first eight also differ
+ * for readers with the common color blindnesses.
  */
 const PALETTE = [
   '#ff4d4d',
@@ -22,7 +22,7 @@ const PALETTE = [
   '#00a39b',
 ];
 
-/** The colour of a class as #rrggbb: a fixed palette, then hues by the golden angle, so that neighbours differ. */
+/** The color of a class as #rrggbb: a fixed palette, then hues by the golden angle, so that neighbours differ. */
 export function colorOf(label: number): string {
   if (label < PALETTE.length) return PALETTE[label];
   const hue = (label * 137.508) % 360;

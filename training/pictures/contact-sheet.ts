@@ -1,7 +1,7 @@
 /** Arranges several pictures on one sheet. */
 import { type Canvas, createCanvas } from '@napi-rs/canvas';
 
-/** Tiles pictures row by row, each centred in a cell of the largest width and height. `columns` is at least 1. */
+/** Tiles pictures row by row, each centered in a cell of the largest width and height. `columns` is at least 1. */
 export function contactSheet(
   images: readonly Canvas[],
   columns: number,

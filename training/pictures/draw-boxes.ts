@@ -10,7 +10,7 @@ import { drawTag, placeTags } from './tags.ts';
 export interface DrawnBox {
   /** [x1, y1, x2, y2], pixels of the image. Parts outside the picture are cut off. */
   box: readonly [number, number, number, number];
-  /** 0-based class index, which decides the colour. */
+  /** 0-based class index, which decides the color. */
   label: number;
   /** Text of the tag. A box with an empty name and no score has no tag. */
   name: string;
@@ -126,8 +126,8 @@ function onCanvas(
 }
 
 /**
- * A rectangle on a darker edge, which separates it from a background of the same colour.
- * @param label the class that gives the colour; null draws a dashed white rectangle
+ * A rectangle on a darker edge, which separates it from a background of the same color.
+ * @param label the class that gives the color; null draws a dashed white rectangle
  */
 function drawFrame(
   context: SKRSContext2D,

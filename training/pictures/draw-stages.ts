@@ -97,7 +97,7 @@ function summary({ detections }: StageHistory, shown: readonly DetectionHistory[
   const which = shown.length < detections.length ? `The best ${shown.length} of ${detections.length} detections` : all;
   return (
     `${which}, numbered by final score. Each stage shows its boxes, and pale and dashed the boxes that it started ` +
-    'from; a line connects their centres. Names and scores are those of the best class at that stage; at the last ' +
+    'from; a line connects their centers. Names and scores are those of the best class at that stage; at the last ' +
     'stage, of the detected class.'
   );
 }
@@ -154,7 +154,7 @@ async function stagePanel(
         const color = colorOf(steps[stage].label);
         outline(context, before, scale, { color: 'rgba(10, 12, 16, 0.35)', width: 3.5 });
         outline(context, before, scale, { color: `${color}b8`, width: 2, dash: [7, 5] });
-        arrow(context, centre(before, scale), centre(steps[stage].box, scale), color);
+        arrow(context, center(before, scale), center(steps[stage].box, scale), color);
       }
     },
   });
@@ -165,7 +165,7 @@ function upright([x1, y1, x2, y2]: Corners): Corners {
   return [Math.min(x1, x2), Math.min(y1, y2), Math.max(x1, x2), Math.max(y1, y2)];
 }
 
-function centre([x1, y1, x2, y2]: Corners, scale: number): [number, number] {
+function center([x1, y1, x2, y2]: Corners, scale: number): [number, number] {
   return [(scale * (x1 + x2)) / 2, (scale * (y1 + y2)) / 2];
 }
 

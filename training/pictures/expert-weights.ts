@@ -33,7 +33,7 @@ export function expertWeightBlocks(
   return [...blocks, paragraph(measure, caption, inner, { size: 15, color: PALE_INK })];
 }
 
-/** Colours from pale to dark by even steps of lightness, also legible in grey (after ColorBrewer's YlGnBu). */
+/** Colors from pale to dark by even steps of lightness, also legible in gray (after ColorBrewer's YlGnBu). */
 const SHADES = [
   [255, 255, 229],
   [199, 233, 180],
@@ -44,7 +44,7 @@ const SHADES = [
   [12, 44, 132],
 ] as const;
 
-/** The colour at a share 0 .. 1 of the scale, as #rrggbb. */
+/** The color at a share 0 .. 1 of the scale, as #rrggbb. */
 function shade(share: number): string {
   const at = Math.min(Math.max(share, 0), 1) * (SHADES.length - 1);
   const low = Math.min(Math.floor(at), SHADES.length - 2);
@@ -255,7 +255,7 @@ interface Flag {
   readonly color: string;
 }
 
-/** Draws a flag. `x`: its centre; `y`: its top. */
+/** Draws a flag. `x`: its center; `y`: its top. */
 function drawFlag(context: SKRSContext2D, { text, color }: Flag, x: number, y: number): void {
   context.fillStyle = color;
   context.beginPath();
@@ -272,7 +272,7 @@ interface Scale {
   readonly top: number;
 }
 
-/** Draws the colours from 0 to `top` with numbers, and a mark at the weight `equal`. */
+/** Draws the colors from 0 to `top` with numbers, and a mark at the weight `equal`. */
 function drawScale(context: SKRSContext2D, { left, y, width, top }: Scale, equal: number): void {
   const height = 14;
   for (let x = 0; x < width; x++) {

@@ -58,11 +58,11 @@ function panelOf(plot: PlotOptions, index: number, top: number) {
   const right = width - MARGIN.right - legendWidth;
   // Panels may have series of the same name.
   const seriesName = (name: string) => `${index} ${name}`;
-  const centre = (MARGIN.left + 40 + right) / 2;
+  const center = (MARGIN.left + 40 + right) / 2;
   const x = { name: xLabel, log: logX, values: plotted.map((point) => point[0]) };
   const y = { name: yLabel, log: logY, values: plotted.map((point) => point[1]) };
   return {
-    titles: [titleOf(title, centre, top), ...(plotted.length > 0 ? [] : [noDataNote(centre, top + height / 2 - 20)])],
+    titles: [titleOf(title, center, top), ...(plotted.length > 0 ? [] : [noDataNote(center, top + height / 2 - 20)])],
     legends: names.length > 0 ? [legendOf(names.map(seriesName), right, top)] : [],
     grid: {
       left: MARGIN.left,
@@ -85,14 +85,14 @@ function panelOf(plot: PlotOptions, index: number, top: number) {
 
 const TITLE_STYLE = { fontSize: TITLE_SIZE, fontWeight: 'normal', color: INK.title } as const;
 
-const titleOf = (text: string, centre: number, top: number) =>
-  ({ text, left: centre, textAlign: 'center', top: top + 10, textStyle: TITLE_STYLE }) as const;
+const titleOf = (text: string, center: number, top: number) =>
+  ({ text, left: center, textAlign: 'center', top: top + 10, textStyle: TITLE_STYLE }) as const;
 
 /** The text in the middle of a plot without a point. */
-const noDataNote = (centre: number, top: number) =>
+const noDataNote = (center: number, top: number) =>
   ({
     text: 'no data',
-    left: centre,
+    left: center,
     textAlign: 'center',
     top,
     textStyle: { ...TITLE_STYLE, fontSize: 14, color: '#888888' },
@@ -125,7 +125,7 @@ const axisOf = ({ name, log, values }: AxisData, tickCount: number) =>
 /** A value as ECharts can draw it. */
 const drawn = (value: number, log: boolean): number => (log || Math.abs(value) >= MIN_LINEAR ? value : 0);
 
-/** Lines and dots of the series, each with its colour. Series beyond the number of colours are dashed. */
+/** Lines and dots of the series, each with its color. Series beyond the number of colors are dashed. */
 function seriesOptions(
   { series, logX = false, logY = false }: Pick<PlotOptions, 'series' | 'logX' | 'logY'>,
   isPlottable: (point: readonly [number, number]) => boolean,

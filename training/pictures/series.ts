@@ -5,7 +5,7 @@ export interface Series {
   /** [x, y], by rising x. A point that is not finite, or not positive on a logarithmic axis, leaves a gap. */
   readonly points: readonly (readonly [number, number])[];
   /**
-   * Draws the series thin and pale, in the colour of the next series that is not faint, and without a legend entry.
+   * Draws the series thin and pale, in the color of the next series that is not faint, and without a legend entry.
    * For example raw values behind their running mean.
    */
   readonly faint?: boolean;

@@ -90,7 +90,7 @@ const initialBoxesOp = defineOp({
 });
 
 /**
- * Converts centre boxes in units of the image to corner boxes in pixels.
+ * Converts center boxes in units of the image to corner boxes in pixels.
  *
  * @param cxcywh [B, N, 4] in units of the image
  * @param sizes  [B, 4] width, height, width, height of the unpadded images in pixels; a constant

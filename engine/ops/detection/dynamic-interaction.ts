@@ -184,8 +184,8 @@ const dynamicInteractionOp = defineOp({
  *
  * @param roi        [R, P, d], pooled features of R proposals at P positions
  * @param parameters [R, 2 d k]: W1 as (d, k), then W2 as (k, d); d and k multiples of 4
- * @param gamma1     [k], with beta1 scale and shift of the first normalisation
- * @param gamma2     [d], with beta2 scale and shift of the second normalisation
+ * @param gamma1     [k], with beta1 scale and shift of the first normalization
+ * @param gamma2     [d], with beta2 scale and shift of the second normalization
  * @returns [R, P, d]
  * @throws ShapeError where shapes do not fit
  */
