@@ -31,7 +31,7 @@ const HELP = `bench: measures kernels and training steps on this machine's adapt
   --plot FILE       scaling: draw the results, as SVG
   --json FILE       write the results
   --markdown FILE   write the tables into this page; they replace those of the same benchmark and adapter
-  --help            this text
+  --help            print this text
 
 The exit code is 1 if a kernel computes wrong values. DSRCNN_DRIVER=swiftshader (or lavapipe, gpu) chooses another
 adapter, as in all commands.
@@ -178,7 +178,7 @@ export async function runBench(argv: readonly string[]): Promise<number> {
   const subgroups = adapter.subgroupSize > 0 ? `, subgroups of ${adapter.subgroupSize}` : '';
   log(
     `${adapter.description}${subgroups}, tuning: ${adapter.tuning}, ${adapter.cores} processor cores; ` +
-      `${options.rounds} rounds`,
+      `${options.rounds} ${options.rounds === 1 ? 'round' : 'rounds'}`,
   );
   const { report, wrong } = await measure({ ...options, log, adapter });
   publish(report, adapter, options);

@@ -41,7 +41,7 @@ export interface TimingOptions {
   readonly clock?: () => number;
 }
 
-/** The quantile `q` (0 .. 1) of the values, interpolated between neighbours. Throws RangeError without values. */
+/** The quantile `q` (0 .. 1) of the values, interpolated between neighbors. Throws RangeError without values. */
 export function quantile(values: readonly number[], q: number): number {
   if (values.length === 0) throw new RangeError('quantile: expected at least one value');
   const sorted = [...values].sort((a, b) => a - b);

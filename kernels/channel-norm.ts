@@ -3,7 +3,7 @@
  * channels], with residual and ReLU fused.
  *
  * Each invocation handles one channel (or four) of one image and strides over the pixels. So it loads the channel's
- * coefficients once, and neighbouring invocations read neighbouring memory. No values are exchanged, so one form serves
+ * coefficients once, and neighboring invocations read neighboring memory. No values are exchanged, so one form serves
  * every adapter.
  *
  * Params count elements of `width` values: columns = channels, length = pixels * columns, stride = chunks * columns,

@@ -14,7 +14,7 @@
  *
  * Phases. The target pixels are divided into step * step phases. The pixels of phase (ry, rx) use only the kernel rows
  * ky = ry (mod step) and the kernel columns kx = rx (mod step). Within a phase, target pixels are a plain
- * convolution of neighbouring source pixels. The forward pass has one phase. The gradient with respect to the input of
+ * convolution of neighboring source pixels. The forward pass has one phase. The gradient with respect to the input of
  * a convolution with stride s has s * s phases. It reads the upstream gradient as source. Its weights are transposed,
  * reversed and sorted by phase (`transposeWeightsKernel`). So nothing is multiplied by inserted zeros.
  *

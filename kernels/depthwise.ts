@@ -22,7 +22,7 @@ const PARAMS = {
 } as const;
 
 /**
- * Each element is one vec4 of channels of `pixels` neighbouring output pixels of a line. These pixels share the loaded
+ * Each element is one vec4 of channels of `pixels` neighboring output pixels of a line. These pixels share the loaded
  * weights. `lanes`: invocations per workgroup.
  */
 export const depthwiseKernel = kernelFamily((pixels: number, textures: boolean, epilogue: Epilogue, lanes: number) => {

@@ -108,7 +108,7 @@ interface Division {
   readonly vectors: number;
   /** Type of one sum. */
   readonly sum: 'f32' | 'vec4f';
-  /** B is transposed, and a lane has groups of four neighbouring columns, whose results are stored as one vec4. */
+  /** B is transposed, and a lane has groups of four neighboring columns, whose results are stored as one vec4. */
   readonly wide: boolean;
   /** Type of one store, and stores per row and lane. */
   readonly stored: 'f32' | 'vec4f';
@@ -269,7 +269,7 @@ function blockSum(form: InteractionForm): string {
 }
 
 /**
- * One invocation computes a 4 x 4 block, neighbouring invocations neighbouring columns. For adapters without subgroups,
+ * One invocation computes a 4 x 4 block, neighboring invocations neighboring columns. For adapters without subgroups,
  * and for GPUs, whose caches serve the repeated loads.
  */
 export const plainInteractionKernel = kernelFamily((form: InteractionForm) =>

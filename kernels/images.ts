@@ -1,5 +1,5 @@
 /**
- * Decoded images -> a normalized, padded batch [batch, height, width, 3]. One element is `PIXELS_AT_ONCE` neighbouring
+ * Decoded images -> a normalized, padded batch [batch, height, width, 3]. One element is `PIXELS_AT_ONCE` neighboring
  * pixels of a row of the result.
  *
  * `images` starts with four words per image: index of the first word of its values, width, height, and 1 for float

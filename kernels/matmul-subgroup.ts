@@ -46,7 +46,7 @@ export type SubgroupMatmulOptions = {
    */
   readonly sums: boolean;
   /**
-   * With B transposed: N is a multiple of 4. A lane then has neighbouring columns and stores them as vec4s, as the
+   * With B transposed: N is a multiple of 4. A lane then has neighboring columns and stores them as vec4s, as the
    * other forms do with vec4 access.
    */
   readonly wideRows: boolean;

@@ -2,7 +2,7 @@
  * Sums, maxima and first positions over one axis of a tensor seen as [outer, n, inner], and their gradients.
  *
  * inner = 1: a team of lanes handles each row.
- * inner > 1: an invocation handles one column. Neighbouring invocations read neighbouring memory, and no values are
+ * inner > 1: an invocation handles one column. Neighboring invocations read neighboring memory, and no values are
  * exchanged.
  *
  * Long reductions with few outputs are cut into chunks. The same kernel then runs again over the results of the chunks.

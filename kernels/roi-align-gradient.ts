@@ -11,7 +11,7 @@ import { GEOMETRY, GEOMETRY_PARAMS, LEVEL_SIZE, SAMPLE, SIZE_PARAMS } from './ro
 import { broadcastLane } from './subgroups.ts';
 
 /**
- * Neighbouring pixels of a row that one invocation holds. They share the culling of boxes and the reads of the upstream
+ * Neighboring pixels of a row that one invocation holds. They share the culling of boxes and the reads of the upstream
  * gradient.
  */
 export const RUN = 8;
@@ -192,7 +192,7 @@ export const roiAlignGradientKernel = kernelFamily((vector: boolean, adds: boole
 });
 
 /**
- * As `roiAlignGradientKernel`, by subgroups. The lanes of a subgroup hold neighbouring vec4s of channels of one run of
+ * As `roiAlignGradientKernel`, by subgroups. The lanes of a subgroup hold neighboring vec4s of channels of one run of
  * pixels, which have the same weights. Each lane computes the weights of its own pixels and shares them. Channels must
  * fill whole subgroups. `count` counts the lanes.
  */

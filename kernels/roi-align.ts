@@ -2,8 +2,8 @@
  * RoIAlign over a feature pyramid, forward (He et al., Mask R-CNN, 2017; levels by Lin et al., FPN, 2017, equation 1),
  * and the WGSL that the gradient shares (roi-align-gradient.ts).
  *
- * One invocation computes vec4s of channels (scalars where the channel count is not a multiple of 4). So neighbouring
- * invocations read neighbouring memory.
+ * One invocation computes vec4s of channels (scalars where the channel count is not a multiple of 4). So neighboring
+ * invocations read neighboring memory.
  */
 import { defineKernel, kernelFamily, type BufferSpec } from './kernel.ts';
 import { joined } from './repeat.ts';

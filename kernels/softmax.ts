@@ -3,7 +3,7 @@
  *
  * inner = 1: a team of lanes handles each row. Up to `MAX_SLOTS` elements per lane the row is held in registers; beyond
  * that the lanes loop over memory.
- * inner > 1: an invocation handles one column (or four). Neighbouring invocations read neighbouring memory.
+ * inner > 1: an invocation handles one column (or four). Neighboring invocations read neighboring memory.
  */
 import { defineKernel, kernelFamily } from './kernel.ts';
 import { linearLoad, linearParams } from './linear.ts';

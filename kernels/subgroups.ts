@@ -28,7 +28,7 @@ export interface RowOperand {
   readonly transposed: boolean;
   /**
    * Prefix of the variables. Not transposed: `<name><block>` are vec4s along K, one row each. Transposed:
-   * `<name><step>_<block>` are vec4s of neighbouring rows for each step.
+   * `<name><step>_<block>` are vec4s of neighboring rows for each step.
    */
   readonly name: string;
 }
@@ -59,7 +59,7 @@ export function resultsArray(lanes: number, type: 'f32' | 'vec4f', values: reado
 
 /**
  * WGSL of the position in a tile of a lane's single column `j`: every `lanes`-th column. If `wide`, each lane has
- * groups of four neighbouring columns, whose results are stored as one vec4 (see laneResults).
+ * groups of four neighboring columns, whose results are stored as one vec4 (see laneResults).
  */
 export const laneColumn = (lanes: number, j: number, wide: boolean): string =>
   wide ? `${Math.floor(j / 4) * 4 * lanes + (j % 4)}u + 4u * lane` : `${j * lanes}u + lane`;
@@ -78,7 +78,7 @@ export const opaqueNumber = (value: number): string => `select(0u, ${value}u, gr
 /**
  * WGSL of the head of a loop over the results `r` of a tile. It computes `row`, the row in the tile that result r
  * belongs to (see shareRowValue), and skips rows from `count` on. Each lane has loaded blocks of `rowsPerLane`
- * neighbouring rows.
+ * neighboring rows.
  */
 export const rowLoop = (lanes: number, rows: number, count: string, rowsPerLane: 1 | 4): string =>
   lanes === 4

@@ -1,6 +1,6 @@
 /**
  * Feature pyramid [FPN, arXiv 1612.03144]: C2..C5 to P2..P5 of d channels. Lateral convolutions are 1x1, output
- * convolutions 3x3, both with bias. The coarser level is upsampled (nearest neighbour, factor 2) and added.
+ * convolutions 3x3, both with bias. The coarser level is upsampled (nearest neighbor, factor 2) and added.
  * Names follow Detectron2: `bottom_up.*`, `fpn_lateral2.weight`, `fpn_output2.bias`, ...
  */
 import { upsampleNearest, type Device, type Random, type Tensor } from '../engine/index.ts';

@@ -307,7 +307,7 @@ describe('plots', () => {
     expect(logarithmic[0][1] - logarithmic[1][1]).toBeCloseTo(logarithmic[1][1] - logarithmic[2][1], 0);
   });
 
-  test('a value that is not finite leaves a gap, and a point without neighbours is a dot', () => {
+  test('a value that is not finite leaves a gap, and a point without neighbors is a dot', () => {
     expect(
       curves(
         plot([
@@ -325,7 +325,7 @@ describe('plots', () => {
       ),
     ).toHaveLength(2);
     expect(dots(plot([{ name: 'a', points: [[5, 1]] }]))).toHaveLength(1);
-    // A long line shows no dots but those of points without neighbours.
+    // A long line shows no dots but those of points without neighbors.
     const long = Array.from({ length: 100 }, (_, x): [number, number] => [x, x === 48 || x === 50 ? NaN : x]);
     expect(dots(plot([{ name: 'a', points: long }]))).toHaveLength(1);
   });

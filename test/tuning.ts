@@ -1,4 +1,4 @@
-/** Helpers for tests of the tuner. */
+/** What several tests of the tuner share: short measurements, and choices with another variant. */
 import type { TunedChoices } from '../engine/index.ts';
 
 /** Short measurements, because tests do not use the times. */

@@ -40,7 +40,7 @@ export function layerNormReference(x: HostArray, gamma: HostArray, beta: HostArr
   };
 }
 
-/** Group norm of x [B, H, W, C]: statistics over the pixels of an image and a group of neighbouring channels. */
+/** Group norm of x [B, H, W, C]: statistics over the pixels of an image and a group of neighboring channels. */
 export function groupNormReference(
   { x, gamma, beta }: Readonly<Record<'x' | 'gamma' | 'beta', HostArray>>,
   groups: number,

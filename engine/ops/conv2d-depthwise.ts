@@ -16,7 +16,7 @@ import { epilogueOperands, type EpilogueOperands } from './gemm-problem.ts';
 import { prefersTextures, withOperands } from './operand-textures.ts';
 
 /**
- * Neighbouring output pixels that one invocation computes on software adapters, where loads take most of the time. GPUs
+ * Neighboring output pixels that one invocation computes on software adapters, where loads take most of the time. GPUs
  * need many invocations instead.
  */
 const PIXELS_PER_LANE = 4;

@@ -1,4 +1,4 @@
-/** Resizing of NHWC maps: nearest neighbour by an integer factor, and bilinear to any size. */
+/** Resizing of NHWC maps: nearest neighbor by an integer factor, and bilinear to any size. */
 import {
   resizeBilinearGradientKernel,
   resizeBilinearKernel,

@@ -94,7 +94,7 @@ function chooseSize(
 }
 
 /**
- * Cost of transforming one value of a tile, and one value of the weights (neighbours in memory), in multiply-adds of
+ * Cost of transforming one value of a tile, and one value of the weights (neighbors in memory), in multiply-adds of
  * the matrix product. Measured on software adapters (docs/adapters.md).
  */
 const TILE_VALUE_COST = 28;

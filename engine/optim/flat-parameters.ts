@@ -23,7 +23,7 @@ export interface FlatEntry extends NamedParameter {
   readonly padded: number;
 }
 
-/** Neighbouring parameters of one flat buffer. Offset and count are in elements. */
+/** Neighboring parameters of one flat buffer. Offset and count are in elements. */
 export interface FlatRun {
   readonly chunk: number;
   readonly offset: number;
@@ -125,7 +125,7 @@ export class FlatParameters {
     });
   }
 
-  /** Joins neighbouring entries with equal `key` into runs. */
+  /** Joins neighboring entries with equal `key` into runs. */
   runs(entries: readonly FlatEntry[], key: (entry: FlatEntry) => number): FlatRun[] {
     const runs: { chunk: number; offset: number; count: number; entries: FlatEntry[] }[] = [];
     for (const entry of entries) {

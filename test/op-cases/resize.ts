@@ -1,4 +1,4 @@
-/** Cases of nearest-neighbour and bilinear resizing. */
+/** Cases of nearest-neighbor and bilinear resizing. */
 import fc from 'fast-check';
 import { resizeBilinear, upsampleNearest } from '../../engine/index.ts';
 import type { OpName } from '../../engine/ops/table.ts';

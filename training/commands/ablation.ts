@@ -37,7 +37,7 @@ const HELP = `ablation: trains the rows of the paper's ablation tables over seve
   --data DIR       a data set with train and val splits (default: the embedded one, generated on first use)
   --out DIR        the folder of each run is DIR/<row>-seed<k> (default: ${DEFAULT_OUT})
   --report         does not train; makes table and plot from the finished runs in --out
-  --help           this text
+  --help           print this text
 
 The same command again continues an ablation that was stopped: it keeps finished runs and resumes interrupted runs
 from their last checkpoint. It writes to --out: ablation.md, ablation.json, ablation.svg, ablation.png.

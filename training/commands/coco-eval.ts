@@ -14,7 +14,7 @@ const HELP = `coco-eval: COCO's twelve detection metrics for boxes, as pycocotoo
   --annotations FILE  ground truth in COCO's format (images, annotations, categories)
   --detections FILE   results in COCO's format:
                       [{"image_id", "category_id", "bbox": [x, y, width, height], "score"}, ...]
-  --help              this text
+  --help              print this text
 
 Prints one JSON object:
   AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl  0 to 1; -1: no ground truth to measure by

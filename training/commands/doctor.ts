@@ -25,7 +25,7 @@ Prints the WebGPU adapter, its driver, why set-up chose it, features, limits, ve
 and the results of a self-test of about a second.
 Exit code: 0 all is well, 1 the self-test failed, 2 there is no adapter.
 
-  --help          this text
+  --help          print this text
 
 environment:
   DSRCNN_DRIVER=NAME            auto, gpu, lavapipe or swiftshader, for this run (npm run setup -- --help)

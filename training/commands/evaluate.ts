@@ -33,7 +33,7 @@ ${DESCRIPTION_HELP}
                   weights, where they replace the files of the training)
   --batch N       images per forward pass (default: as in the training, at most ${MAX_DEFAULT_BATCH})
 ${HALF_HELP}
-  --help          this text
+  --help          print this text
 `;
 
 /** Runs the command. Resolves to the exit code; rejects with InputError on bad arguments or files. */

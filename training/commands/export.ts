@@ -31,7 +31,7 @@ const HELP = `export: writes weights for PyTorch and Detectron2
                   .pth: torch.load of PyTorch >= 1.6 gives {"model": tensors by Detectron2's names, ...};
                   .pkl: Python's pickle of {"model": numpy arrays, "__author__": ...}, as in Detectron2's model zoo;
                   .safetensors
-  --help          this text
+  --help          print this text
 
 The file also contains configuration and class names. evaluate and predict read it without further options.
 `;

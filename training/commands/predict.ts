@@ -42,7 +42,7 @@ ${DESCRIPTION_HELP}
                   the image's expert weights, as NAME-stages.png; predictions.json has the numbers under "stages"
 ${HALF_HELP}
   --out DIR       folder of predictions.json and the drawn images (default: predictions)
-  --help          this text
+  --help          print this text
 
 An image that cannot be decoded ends the command. The detections on the images before it are still written.
 `;

@@ -61,7 +61,7 @@ export interface MetricsLogOptions {
 }
 
 /**
- * Neighbouring steps whose times are averaged. The losses of several steps can arrive together, so that the time
+ * Neighboring steps whose times are averaged. The losses of several steps can arrive together, so that the time
  * between two arrivals is about zero or a multiple of a step's time.
  */
 const MAX_TOGETHER = 4;
@@ -69,7 +69,7 @@ const MAX_TOGETHER = 4;
 /** The progress row shows the typical time of this number of latest steps. */
 const RECENT_STEPS = 50;
 
-/** The time of a typical step in milliseconds: the median over means of a few neighbouring steps. */
+/** The time of a typical step in milliseconds: the median over means of a few neighboring steps. */
 export function pace(times: readonly number[]): number {
   const width = Math.min(MAX_TOGETHER, times.length);
   const means = times

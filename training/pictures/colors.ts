@@ -22,7 +22,7 @@ const PALETTE = [
   '#00a39b',
 ];
 
-/** The color of a class as #rrggbb: a fixed palette, then hues by the golden angle, so that neighbours differ. */
+/** The color of a class as #rrggbb: a fixed palette, then hues by the golden angle, so that neighbors differ. */
 export function colorOf(label: number): string {
   if (label < PALETTE.length) return PALETTE[label];
   const hue = (label * 137.508) % 360;

@@ -163,7 +163,7 @@ function drawCells(
     line.forEach((weight, n) => {
       const color = shade(weight / top);
       context.fillStyle = color;
-      // Whole pixels, so that neighbouring cells have no seams.
+      // Whole pixels, so that neighboring cells have no seams.
       const [x1, x2] = [Math.round(left + n * cell), Math.round(left + (n + 1) * cell)];
       context.fillRect(x1, first + e * ROW, x2 - x1, ROW);
       if (cell >= LEGIBLE_CELL)
@@ -200,7 +200,7 @@ function scaleLimit(weights: readonly (readonly number[])[]): number {
 const FLAG_SIDE = 20;
 
 /**
- * Draws a numbered flag above the column of each followed proposal, and a frame around the column. Neighbouring flags
+ * Draws a numbered flag above the column of each followed proposal, and a frame around the column. Neighboring flags
  * move apart. A frame would hide a narrow column, so a narrow column has a mark at both ends.
  */
 function markColumns(

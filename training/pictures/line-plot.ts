@@ -139,7 +139,7 @@ function seriesOptions(
     const showDots = points.length <= MAX_DOTS && !faint;
     const data = points.map(([x, y], i) => {
       const value = plottable[i] ? [drawn(x, logX), drawn(y, logY)] : [x, Number.NaN];
-      // A point without neighbours would be invisible without its dot.
+      // A point without neighbors would be invisible without its dot.
       const isLone = plottable[i] && !plottable[i - 1] && !plottable[i + 1];
       return isLone && !showDots ? { value, symbol: 'circle', symbolSize: faint ? 2 : DOT_SIZE } : value;
     });
