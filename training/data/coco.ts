@@ -10,10 +10,15 @@ import { join } from 'node:path';
 import * as v from 'valibot';
 import { checked, integer, isObject, list, nonEmptyText, shown, withFields, wrong } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
-import type { Box, ImageRecord } from '../core/image-record.ts';
 import { listFolder, readJson } from './files.ts';
-import { requireImages, type DataFormat, type DatasetContent } from './format.ts';
-import { clipBox, type Warnings } from './warnings.ts';
+import {
+  numbersOf,
+  numbersText,
+  requireImages,
+  type AnnotatedContent,
+  type AnnotatedImage,
+  type DataFormat,
+} from './format.ts';
 
 const ANNOTATION_FILE = /^instances_(train|val|test)(.*)\.json$/;
 
@@ -46,6 +51,14 @@ export const coco: DataFormat = {
     `annotations/instances_${split}.json with images in ${split}/ ` +
     '(move about a tenth of the images, with their annotations, out of another split)',
   findSplits: (root) => [...annotationFiles(root).keys()],
+  boxForm: 'corner and size',
+  place: ({ source, name, objects }, index) => {
+    const { id, box, numbers } = objects[index];
+    return {
+      where: `${source}: annotation ${id} (${name})`,
+      text: `bbox [${numbersText(numbers ?? numbersOf(box, 'corner and size'))}]`,
+    };
+  },
   read: readCoco,
 };
 
@@ -73,9 +86,9 @@ interface Categories {
   readonly names: ReadonlyMap<number, string>;
 }
 
-function readCoco(root: string, splits: readonly string[], warnings: Warnings): DatasetContent {
+function readCoco(root: string, splits: readonly string[]): AnnotatedContent {
   const files = annotationFiles(root);
-  const records: Record<string, ImageRecord[]> = {};
+  const records: Record<string, AnnotatedImage[]> = {};
   let categories: Categories | null = null;
   for (const split of splits) {
     const name = files.get(split)!;
@@ -85,7 +98,7 @@ function readCoco(root: string, splits: readonly string[], warnings: Warnings): 
     if (categories !== null) requireSameCategories(categories, own);
     categories ??= own;
     const images = findImages(content.images, file, imageFolders(root, split, name));
-    addAnnotations(content.annotations, own, images, warnings);
+    addAnnotations(content.annotations, own, images);
     records[split] = [...images.values()];
   }
   const names = categories?.names ?? new Map<number, string>();
@@ -154,14 +167,15 @@ function findImages(
   entries: readonly v.InferOutput<typeof IMAGE>[],
   file: string,
   folders: ImageFolders,
-): Map<number, ImageRecord> {
-  const records = new Map<number, ImageRecord>();
+): Map<number, AnnotatedImage> {
+  const records = new Map<number, AnnotatedImage>();
   const missing: string[] = [];
   entries.forEach(({ id, file_name: name, width, height }, i) => {
     if (records.has(id)) throw wrong(file, `images[${i}].id`, 'an id that no other image has', id);
     const path = findImage(folders, name);
     if (path === undefined) missing.push(`${name} (image ${id})`);
-    records.set(id, { id, file: path ?? join(folders.root, name), name, width, height, objects: [] });
+    const image = { id, file: path ?? join(folders.root, name), name, stated: { width, height }, source: file };
+    records.set(id, { ...image, objects: [] });
   });
   if (entries.length === 0) throw wrong(file, 'images', 'at least one image', entries);
   requireImages(file, missing, entries.length, folders.lookedIn);
@@ -172,8 +186,7 @@ function findImages(
 function addAnnotations(
   entries: readonly unknown[],
   { file, names }: Categories,
-  records: ReadonlyMap<number, ImageRecord>,
-  warnings: Warnings,
+  records: ReadonlyMap<number, AnnotatedImage>,
 ): void {
   const labels = new Map([...names.keys()].map((id, label) => [id, label]));
   const known = [...labels.keys()].slice(0, 20).join(', ') + (labels.size > 20 ? ', ...' : '');
@@ -190,25 +203,15 @@ function addAnnotations(
     if (record === undefined) throw wrong(source, 'image_id', 'the id of one of the images', image_id);
     const label = labels.get(category_id);
     if (label === undefined) throw wrong(source, 'category_id', `one of the categories (${known})`, category_id);
-    const [x, y, width, height] = bbox.map((edge) => edge ?? NaN);
-    const given: Box = [x, y, x + width, y + height];
-    const box = clipBox(
-      {
-        box: given,
-        width: record.width,
-        height: record.height,
-        where: `${source} (${record.name})`,
-        text: `bbox [${[x, y, width, height].join(', ')}]`,
-      },
-      warnings,
-    );
-    if (box === null) return;
+    const numbers = bbox.map((edge) => edge ?? NaN);
+    const [x, y, width, height] = numbers;
     record.objects.push({
       id,
       label,
-      box,
-      area: area ?? (box[2] - box[0]) * (box[3] - box[1]),
+      box: [x, y, x + width, y + height],
+      area: area ?? null,
       crowd: iscrowd === 1,
+      ...(numbers.every(Number.isFinite) ? {} : { numbers }),
     });
   });
 }

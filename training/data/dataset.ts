@@ -2,13 +2,22 @@
 import type { CocoAnnotation, CocoGroundTruth } from '../core/coco-types.ts';
 import { InputError } from '../core/errors.ts';
 import type { ImageRecord } from '../core/image-record.ts';
-import { missingSplit, type DataFormat, type DatasetContent } from './format.ts';
-import { MAX_SHOWN_CASES } from './warnings.ts';
+import { missingSplit, type AnnotatedContent, type DataFormat } from './format.ts';
+import { MAX_SHOWN_CASES, type Warnings } from './warnings.ts';
 
-export interface Dataset extends DatasetContent {
+export interface Dataset {
   /** Absolute path. */
   readonly root: string;
   readonly format: DataFormat;
+  readonly classNames: readonly string[];
+  /** The COCO category id of each class, in the order of `classNames`. */
+  readonly categoryIds: readonly number[];
+  /** The images of each split that was asked for. Boxes are clipped to their images; unusable ones are left out. */
+  readonly splits: Readonly<Record<string, readonly ImageRecord[]>>;
+  /** What the files have, before any box was clipped. */
+  readonly annotated: AnnotatedContent['splits'];
+  /** The corrections made while reading, without those of boxes. */
+  readonly readWarnings: Warnings;
   /**
    * Corrections and dropped annotations, as lines to print.
    * For each kind: a count, the first ten cases, and the number of further cases.

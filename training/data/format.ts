@@ -1,15 +1,68 @@
 /** The interface that every annotation format implements, and the errors that formats share. */
 import { InputError } from '../core/errors.ts';
-import type { ImageRecord } from '../core/image-record.ts';
+import type { Box, ObjectAnnotation, Size } from '../core/image-record.ts';
 import type { Warnings } from './warnings.ts';
 
+/** An object as its file has it. The box is not clipped: it may reach out of its image, and be degenerate. */
+export interface AnnotatedObject extends Omit<ObjectAnnotation, 'area'> {
+  /** Square pixels; null if the file states none. The area is then that of the clipped box. */
+  area: number | null;
+  /** The line of the object in its file, for formats of lines. */
+  line?: number;
+  /** The four numbers in the file, where `box` does not determine them: some are not finite. */
+  numbers?: readonly number[];
+}
+
+/** An image as the annotations describe it. `clip-boxes.ts` makes an ImageRecord of it. */
+export interface AnnotatedImage {
+  id: number;
+  /** Absolute path. */
+  file: string;
+  /** The name in the data set. */
+  name: string;
+  /**
+   * Pixels, as the annotations state them; read from the image where they do not. Null if neither is possible: such an
+   * image is left out.
+   */
+  stated: Size | null;
+  /** The annotation file that it comes from. */
+  source: string;
+  objects: AnnotatedObject[];
+}
+
 /** The content that a format reads from a folder. */
-export interface DatasetContent {
+export interface AnnotatedContent {
   readonly classNames: readonly string[];
   /** The COCO category id of each class, in the order of `classNames`. */
   readonly categoryIds: readonly number[];
-  /** The images of each split that was asked for. */
-  readonly splits: Readonly<Record<string, readonly ImageRecord[]>>;
+  /** The images of each split that was asked for. An image of several splits may be one object. */
+  readonly splits: Readonly<Record<string, readonly AnnotatedImage[]>>;
+}
+
+/** How warnings name an object. */
+export interface ObjectPlace {
+  /** File and annotation. */
+  readonly where: string;
+  /** The box as the file has it. */
+  readonly text: string;
+}
+
+/**
+ * The four numbers of a box in a file: corners x0, y0, x1, y1; or the upper left corner or the center, with width and
+ * height.
+ */
+export type BoxForm = 'corners' | 'corner and size' | 'center and size';
+
+/** The four numbers that a box has in a file of this form, in pixels. */
+export function numbersOf([x0, y0, x1, y1]: Box, form: BoxForm): Box {
+  if (form === 'corners') return [x0, y0, x1, y1];
+  const size = [x1 - x0, y1 - y0] as const;
+  return form === 'corner and size' ? [x0, y0, ...size] : [(x0 + x1) / 2, (y0 + y1) / 2, ...size];
+}
+
+/** Numbers for a message, without the rounding errors of `numbersOf`. */
+export function numbersText(numbers: readonly number[]): string {
+  return numbers.map((value) => Number(value.toPrecision(12))).join(', ');
 }
 
 /** An annotation format on disk. Formats are listed in formats.ts. */
@@ -27,8 +80,11 @@ export interface DataFormat {
    * @throws InputError if the folder has this format and is ambiguous
    */
   readonly findSplits: (root: string) => readonly string[];
+  readonly boxForm: BoxForm;
+  /** How warnings name the object `image.objects[index]`. */
+  readonly place: (image: AnnotatedImage, index: number, classNames: readonly string[]) => ObjectPlace;
   /**
-   * Reads annotations and checks that images exist. Corrections are added to `warnings`.
+   * Reads annotations and checks that images exist. Corrections are added to `warnings`. Boxes are not clipped.
    * @param splits every one is among those that `findSplits` found
    * @throws InputError naming the file, the field, the expected and the found value
    */
@@ -36,7 +92,7 @@ export interface DataFormat {
     root: string,
     splits: readonly string[],
     warnings: Warnings,
-  ) => DatasetContent | Promise<DatasetContent>;
+  ) => AnnotatedContent | Promise<AnnotatedContent>;
 }
 
 /** The error for a split that does not exist. It says how to make one. */

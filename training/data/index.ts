@@ -2,6 +2,7 @@
 import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { InputError } from '../core/errors.ts';
+import { clipDataset } from './clip-boxes.ts';
 import type { Dataset } from './dataset.ts';
 import { missingSplit, type DataFormat } from './format.ts';
 import { DATA_FORMATS } from './formats.ts';
@@ -38,7 +39,7 @@ export async function openDataset(
     if (!present.includes(split)) throw missingSplit(root, format, split, present);
   const warnings = new Warnings();
   const content = await format.read(root, options.splits ?? present, warnings);
-  return { root, format, ...content, warnings: warnings.summary(), allWarnings: warnings.all() };
+  return clipDataset({ root, format, content, readWarnings: warnings });
 }
 
 /** The format of a folder and its splits. Throws InputError unless exactly one format fits. */

@@ -14,10 +14,8 @@ import { XMLParser, XMLValidator } from 'fast-xml-parser';
 import * as v from 'valibot';
 import { anyObject, checked, withFields, nonEmptyText, wrong } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
-import type { Box, ImageRecord } from '../core/image-record.ts';
 import { listFolder, readText } from './files.ts';
-import { firstNames, requireImages, type DataFormat, type DatasetContent } from './format.ts';
-import { clipBox, type Warnings } from './warnings.ts';
+import { firstNames, requireImages, type AnnotatedContent, type AnnotatedImage, type DataFormat } from './format.ts';
 
 const LISTS: readonly string[] = ['train', 'val', 'test', 'trainval'];
 const IMAGE_EXTENSIONS: readonly string[] = ['.jpg', '.jpeg', '.png'];
@@ -29,6 +27,15 @@ export const voc: DataFormat = {
   splitRemedy: (split) =>
     `ImageSets/Main/${split}.txt, one image name per line (move about a tenth of the lines out of another list)`,
   findSplits,
+  boxForm: 'corners',
+  place: ({ source, objects }, index, classNames) => {
+    const { box, label } = objects[index];
+    const [x0, y0, x1, y1] = box;
+    return {
+      where: `${source}: object ${index + 1} (${classNames[label]})`,
+      text: `bndbox ${x0 + 1}..${x1}, ${y0 + 1}..${y1} (counted from 1)`,
+    };
+  },
   read: readVoc,
 };
 
@@ -38,7 +45,7 @@ function findSplits(root: string): readonly string[] {
 }
 
 /** Reads the lists of all splits, also of splits that are not requested, because the classes come from all lists. */
-function readVoc(root: string, splits: readonly string[], warnings: Warnings): DatasetContent {
+function readVoc(root: string, splits: readonly string[]): AnnotatedContent {
   const present = findSplits(root);
   const lists = new Map(present.map((split) => [split, readList(join(root, 'ImageSets', 'Main', `${split}.txt`))]));
   const names = [...new Set([...lists.values()].flat())].sort();
@@ -52,7 +59,7 @@ function readVoc(root: string, splits: readonly string[], warnings: Warnings): D
       `${join(root, 'Annotations')}: expected at least one object in the images of ${present.join(', ')}, got none`,
     );
   }
-  const records = makeRecords(parsed, images, classNames, warnings);
+  const records = makeRecords(parsed, images, classNames);
   const byName = new Map(names.map((name, i) => [name, records[i]]));
   const recordsOf = (split: string) => (lists.get(split) ?? []).flatMap((name) => byName.get(name) ?? []);
   return {
@@ -62,27 +69,33 @@ function readVoc(root: string, splits: readonly string[], warnings: Warnings): D
   };
 }
 
-/** Records with ids 1, 2, ... Annotations also have ids 1, 2, ...; dropped boxes are counted. */
+/** Images with ids 1, 2, ... Annotations also have ids 1, 2, ... */
 function makeRecords(
   parsed: readonly ParsedAnnotation[],
   images: readonly string[],
   classNames: readonly string[],
-  warnings: Warnings,
-): ImageRecord[] {
+): AnnotatedImage[] {
   const labels = new Map(classNames.map((name, label) => [name, label]));
   let annotationId = 0;
   return parsed.map(({ file, width, height, objects }, index) => {
     const path = images[index];
-    const record: ImageRecord = { id: index + 1, file: path, name: parse(path).base, width, height, objects: [] };
-    for (const { name, at, edges, difficult } of objects) {
-      annotationId++;
+    const record: AnnotatedImage = {
+      id: index + 1,
+      file: path,
+      name: parse(path).base,
+      stated: { width, height },
+      source: file,
+      objects: [],
+    };
+    for (const { name, edges, difficult } of objects) {
       const [xmin, ymin, xmax, ymax] = edges;
-      const given: Box = [xmin - 1, ymin - 1, xmax, ymax];
-      const text = `bndbox ${xmin}..${xmax}, ${ymin}..${ymax} (counted from 1)`;
-      const box = clipBox({ box: given, width, height, where: `${file}: ${at}`, text }, warnings);
-      if (box === null) continue;
-      const area = (box[2] - box[0]) * (box[3] - box[1]);
-      record.objects.push({ id: annotationId, label: labels.get(name) ?? 0, box, area, crowd: difficult });
+      record.objects.push({
+        id: ++annotationId,
+        label: labels.get(name) ?? 0,
+        box: [xmin - 1, ymin - 1, xmax, ymax],
+        area: null,
+        crowd: difficult,
+      });
     }
     return record;
   });
@@ -146,8 +159,6 @@ interface ParsedAnnotation {
 interface ParsedObject {
   /** Name of the class. */
   readonly name: string;
-  /** Number and name of the object, for messages. */
-  readonly at: string;
   /** xmin, ymin, xmax, ymax; NaN where the file has "nan" or "inf". */
   readonly edges: readonly [number, number, number, number];
   readonly difficult: boolean;
@@ -198,5 +209,5 @@ function readObject(entry: unknown, file: string, place: string): ParsedObject {
   const at = `${place} (${name})`;
   const { bndbox, difficult } = checked(OBJECT, entry, `${file}: ${at}`);
   const { xmin, ymin, xmax, ymax } = bndbox;
-  return { name, at, edges: [xmin, ymin, xmax, ymax], difficult: difficult === '1' };
+  return { name, edges: [xmin, ymin, xmax, ymax], difficult: difficult === '1' };
 }
