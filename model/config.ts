@@ -49,7 +49,13 @@ export interface ModelConfig extends MatchingConfig {
   /** Dynamic proposal generation [DSR 3.3]: off, from P5 only, or with the staircase over P2..P5. */
   readonly dpg: 'none' | 'plain' | 'staircase';
   readonly numExperts: number;
-  /** The expert weight generator resizes its features to a square map of this side. */
+  /**
+   * What the generator of expert weights computes them from. `map` [DSR 3.3]: the sum over channels, resized to a square
+   * map. `mean`: the mean of each channel over the image, normalized, as in [DC, arXiv 1912.03458]. Small images need
+   * `mean`: the last map of a 96 x 96 image has 2 x 2 positions.
+   */
+  readonly expertInput: 'map' | 'mean';
+  /** With `expertInput: 'map'`, the side of the square map. */
   readonly expertMapSize: number;
   readonly expertHiddenDim: number;
   /** IoU above which NMS drops the lower score of a class. Used unless the matcher is one-to-one. */
@@ -89,6 +95,7 @@ export const PAPER_R50: ModelConfig = {
   proposalInit: 'image',
   dpg: 'staircase',
   numExperts: 4,
+  expertInput: 'map',
   expertMapSize: 30,
   expertHiddenDim: 1500,
   matcher: 'ota',
@@ -123,6 +130,7 @@ const SMALL: ModelConfig = {
   feedforwardDim: 128,
   dynamicDim: 16,
   proposalInit: 'grid',
+  expertInput: 'mean',
   expertMapSize: 8,
   expertHiddenDim: 64,
 };
@@ -184,6 +192,7 @@ const FIELDS: { readonly [K in keyof ModelConfig]: v.GenericSchema<ModelConfig[K
   proposalInit: oneOf(['image', 'grid']),
   dpg: oneOf(['none', 'plain', 'staircase']),
   numExperts: integer(1, 1024),
+  expertInput: oneOf(['map', 'mean']),
   expertMapSize: integer(1, 256),
   expertHiddenDim: integer(1, 65536),
   matcher: oneOf(MATCHER_NAMES),

@@ -4,6 +4,7 @@
  * dominates their cost.
  */
 import type { ModelConfig } from './config.ts';
+import { expertInputs } from './proposals.ts';
 import { expansionOf, RESNET_BLOCKS } from './resnet.ts';
 
 export type ModelPart =
@@ -72,8 +73,9 @@ export function countFlops(config: ModelConfig, height: number, width: number): 
       levels.forEach((level, i) => {
         proposals += 2 * half(level.h) * half(level.w) * d * (i + 1) * 9;
       });
-    const { expertMapSize: s, expertHiddenDim, numExperts } = config;
-    proposals += 2 * (s * s * expertHiddenDim + expertHiddenDim * numExperts * n) + 2 * numExperts * n * (d + 4);
+    const { expertHiddenDim, numExperts } = config;
+    proposals +=
+      2 * (expertInputs(config) * expertHiddenDim + expertHiddenDim * numExperts * n) + 2 * numExperts * n * (d + 4);
   }
 
   const linear = (from: number, to: number): number => 2 * n * from * to;

@@ -7,6 +7,7 @@
 import {
   concat,
   expand,
+  mean,
   mixExperts,
   mul,
   reshape,
@@ -17,18 +18,28 @@ import {
   type Random,
   type Tensor,
 } from '../engine/index.ts';
-import { Conv2d, Linear, Module } from '../engine/nn/index.ts';
+import { Conv2d, LayerNorm, Linear, Module } from '../engine/nn/index.ts';
 import type { ModelConfig } from './config.ts';
+
+/** Length of the vector that the generator's first linear layer reads. */
+export function expertInputs({ expertInput, expertMapSize, hiddenDim, dpg }: ModelConfig): number {
+  if (expertInput === 'map') return expertMapSize ** 2;
+  return dpg === 'staircase' ? 4 * hiddenDim : hiddenDim;
+}
 
 /**
  * Computes weights of the experts from P2..P5 [DSR 3.3].
  * - Staircase: x = P2; three times x = concat(depthwise 3x3 with stride 2 of x, next level); one more such convolution.
  * - Plain: x = P5.
- * Then bilinear resize to S x S, sum over channels, linear, ReLU, linear, softmax over experts at a temperature
- * [DC, arXiv 1912.03458].
+ * Then x becomes a vector:
+ * - `map`: bilinear resize to S x S, sum over channels.
+ * - `mean`: mean over positions, layer norm. A sum over hundreds of channels makes large logits from the start, so that
+ *   the softmax is one-hot and learns little; the norm keeps them small.
+ * Then linear, ReLU, linear, softmax over experts at a temperature [DC, arXiv 1912.03458].
  */
 class ExpertWeights extends Module {
   private readonly depthwise: readonly Conv2d[];
+  private readonly norm: LayerNorm | null;
   private readonly linear1: Linear;
   private readonly linear2: Linear;
 
@@ -48,7 +59,9 @@ class ExpertWeights extends Module {
             ),
           )
         : [];
-    this.linear1 = this.child('linear1', new Linear(device, random, config.expertMapSize ** 2, config.expertHiddenDim));
+    const inputs = expertInputs(config);
+    this.norm = config.expertInput === 'mean' ? this.child('norm', new LayerNorm(device, inputs)) : null;
+    this.linear1 = this.child('linear1', new Linear(device, random, inputs, config.expertHiddenDim));
     this.linear2 = this.child(
       'linear2',
       new Linear(device, random, config.expertHiddenDim, config.numExperts * config.numProposals),
@@ -63,14 +76,24 @@ class ExpertWeights extends Module {
       x = conv.forward(x);
       if (i + 1 < features.length) x = concat([x, features[i + 1]], 3);
     });
-    const map = reshape(sum(resizeBilinear(x, [s, s]), { axes: [3] }), [-1, s * s]);
-    const logits = this.linear2.forward(this.linear1.forward(map, { activation: 'relu' }));
+    const input = this.norm
+      ? this.norm.forward(mean(x, { axes: [1, 2] }))
+      : reshape(sum(resizeBilinear(x, [s, s]), { axes: [3] }), [-1, s * s]);
+    const logits = this.linear2.forward(this.linear1.forward(input, { activation: 'relu' }));
     return softmax(mul(reshape(logits, [-1, numExperts, numProposals]), inverseTemperature), 1);
   }
 }
 
-/** (cx, cy, w, h) of boxes on a regular grid of the unit square. Each side is 1.5 times that of the grid's cell. */
-function gridBoxes(count: number): Float32Array<ArrayBuffer> {
+/**
+ * Sides of the initial boxes of each expert on a grid, in cells. With several experts the sizes differ by a factor of up
+ * to 4, and their geometric mean is 1.5, so that images with small and with large objects can prefer other experts.
+ */
+function gridScales(experts: number): number[] {
+  return Array.from({ length: experts }, (_, e) => 1.5 * (experts === 1 ? 1 : 4 ** (e / (experts - 1) - 0.5)));
+}
+
+/** (cx, cy, w, h) of boxes on a regular grid of the unit square. `scale`: sides in cells. */
+function gridBoxes(count: number, scale: number): Float32Array<ArrayBuffer> {
   const columns = Math.ceil(Math.sqrt(count)),
     rows = Math.ceil(count / columns);
   const boxes = new Float32Array(count * 4);
@@ -79,8 +102,8 @@ function gridBoxes(count: number): Float32Array<ArrayBuffer> {
       [
         ((i % columns) + 0.5) / columns,
         (Math.floor(i / columns) + 0.5) / rows,
-        Math.min(1, 1.5 / columns),
-        Math.min(1, 1.5 / rows),
+        Math.min(1, scale / columns),
+        Math.min(1, scale / rows),
       ],
       i * 4,
     );
@@ -110,12 +133,14 @@ export class Proposals extends Module {
     super(device);
     const { numProposals: n, hiddenDim: d } = config;
     const experts = config.dpg === 'none' ? 1 : config.numExperts;
-    const initial =
-      config.proposalInit === 'grid'
-        ? gridBoxes(n)
-        : Float32Array.from({ length: n * 4 }, (_, i) => (i % 4 < 2 ? 0.5 : 1));
     const boxes = new Float32Array(experts * n * 4);
-    for (let e = 0; e < experts; e++) boxes.set(initial, e * n * 4);
+    gridScales(experts).forEach((scale, e) => {
+      const initial =
+        config.proposalInit === 'grid'
+          ? gridBoxes(n, scale)
+          : Float32Array.from({ length: n * 4 }, (_, i) => (i % 4 < 2 ? 0.5 : 1));
+      boxes.set(initial, e * n * 4);
+    });
     this.boxes = this.parameter('boxes', [experts, n, 4], boxes);
     this.features = this.parameter('features', [experts, n, d], random.normalArray(experts * n * d));
     this.weights = config.dpg === 'none' ? null : this.child('weights', new ExpertWeights(device, random, config));

@@ -15,6 +15,10 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     summary: 'train on a data set, or on the embedded one; evaluate, save, draw',
     run: async (argv) => (await import('./commands/train.ts')).runTrain(argv),
   },
+  pretrain: {
+    summary: 'train on images made by formula: the weights that other trainings start from',
+    run: async (argv) => (await import('./commands/pretrain.ts')).runPretrain(argv),
+  },
   evaluate: {
     summary: 'measure weights on a split of a data set',
     run: async (argv) => (await import('./commands/evaluate.ts')).runEvaluate(argv),

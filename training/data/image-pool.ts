@@ -8,6 +8,7 @@ import { Worker } from 'node:worker_threads';
 import { InputError } from '../core/errors.ts';
 import type { Size } from '../core/image-record.ts';
 import type { ImageTransform } from '../core/transforms.ts';
+import { isFormulaImage, readFormulaImage } from './formula-images.ts';
 import { decodeImage, ImageCache, resizeImage, transformImage, type PixelImage } from './images.ts';
 
 export interface ImageTask {
@@ -36,7 +37,7 @@ export function createImageReader(cacheBytes: number): (task: ImageTask) => Prom
     const result = previous.then(async () => {
       let image = cache.get(file);
       if (image === undefined) {
-        image = await decodeImage(file, stated);
+        image = isFormulaImage(file) ? await readFormulaImage(file) : await decodeImage(file, stated);
         if (sameSize) image = await resizeImage(image, transform);
         cache.set(file, image);
       }

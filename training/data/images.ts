@@ -62,7 +62,7 @@ export async function resizeImage(image: PixelImage, { width, height }: Size): P
 }
 
 /** The same bytes as a Uint8Array that fills its buffer, so that the buffer can be transferred to another thread. */
-function ownBytes(data: Uint8Array): Uint8Array {
+export function ownBytes(data: Uint8Array): Uint8Array {
   return data.byteLength === data.buffer.byteLength ? new Uint8Array(data.buffer) : Uint8Array.from(data);
 }
 
