@@ -58,19 +58,13 @@ fn giouDerivative(a: vec4f, b: vec4f) -> vec4f {
   return iouDerivative(a, b) + select(vec4f(), (dJoint - joint / hull * dHull) / hull, hull > 0.0);
 }`;
 
-/** Upper bound of dw and dh: log(100000 / 16) [Sparse R-CNN]. */
-const MAX_LOG_SCALE = Math.log(100000 / 16);
-
-const DECODE = /* wgsl */ `const MAX_LOG_SCALE = ${MAX_LOG_SCALE.toFixed(9)};`;
-
-/** deltas, boxes [count, 4] -> decoded boxes. */
+/** deltas, boxes [count, 4] -> decoded boxes. dw and dh are clamped to `minLogScale` .. `maxLogScale`. */
 export const decodeBoxesKernel = kernelFamily(() =>
   defineKernel({
     name: 'decode_boxes_f32',
     workgroup: [64],
-    params: { count: 'u32' },
+    params: { count: 'u32', minLogScale: 'f32', maxLogScale: 'f32' },
     buffers: { deltas: 'read vec4f', boxes: 'read vec4f', output: 'write vec4f' },
-    module: DECODE,
     body: /* wgsl */ `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
@@ -78,7 +72,7 @@ export const decodeBoxesKernel = kernelFamily(() =>
   let delta = deltas[i];
   let size = box.zw - box.xy;
   let center = box.xy + 0.5 * size + 0.5 * delta.xy * size;
-  let decoded = exp(min(delta.zw, vec2f(MAX_LOG_SCALE))) * size;
+  let decoded = exp(max(min(delta.zw, vec2f(p.maxLogScale)), vec2f(p.minLogScale))) * size;
   output[i] = vec4f(center - 0.5 * decoded, center + 0.5 * decoded);`,
   }),
 );
@@ -87,7 +81,7 @@ export const decodeBoxesGradientKernel = kernelFamily(() =>
   defineKernel({
     name: 'decode_boxes_gradient_f32',
     workgroup: [64],
-    params: { count: 'u32' },
+    params: { count: 'u32', minLogScale: 'f32', maxLogScale: 'f32' },
     buffers: {
       deltas: 'read vec4f',
       boxes: 'read vec4f',
@@ -95,7 +89,6 @@ export const decodeBoxesGradientKernel = kernelFamily(() =>
       deltasGradient: 'write vec4f',
       boxesGradient: 'write vec4f',
     },
-    module: DECODE,
     body: /* wgsl */ `
   let i = linearGroup * 64u + lane;
   if (i >= p.count) { return; }
@@ -103,10 +96,10 @@ export const decodeBoxesGradientKernel = kernelFamily(() =>
   let delta = deltas[i];
   let g = upstream[i];
   let size = box.zw - box.xy;
-  let scale = exp(min(delta.zw, vec2f(MAX_LOG_SCALE)));
+  let scale = exp(max(min(delta.zw, vec2f(p.maxLogScale)), vec2f(p.minLogScale)));
   let centerGradient = g.xy + g.zw;
   let sizeGradient = 0.5 * (g.zw - g.xy);
-  let clamped = delta.zw > vec2f(MAX_LOG_SCALE);
+  let clamped = (delta.zw > vec2f(p.maxLogScale)) | (delta.zw < vec2f(p.minLogScale));
   deltasGradient[i] = vec4f(0.5 * centerGradient * size, select(sizeGradient * scale * size, vec2f(), clamped));
   let oldSizeGradient = 0.5 * delta.xy * centerGradient + sizeGradient * scale;
   boxesGradient[i] = vec4f(0.5 * centerGradient - oldSizeGradient, 0.5 * centerGradient + oldSizeGradient);`,

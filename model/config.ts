@@ -42,6 +42,12 @@ export interface ModelConfig extends MatchingConfig {
   /** Bins per side of RoIAlign. */
   readonly poolerResolution: number;
   readonly poolerSamplingRatio: number;
+  /**
+   * Bounds of dw and dh: the logarithms of the factors by which a stage may change the sides of a box. Sparse R-CNN has
+   * only the upper bound log(100000 / 16); mmdetection has log(16 / 1000) and log(1000 / 16). Null: no lower bound.
+   */
+  readonly boxMinLogScale: number | null;
+  readonly boxMaxLogScale: number;
   /** Initial score of every class: the prior of the focal loss. */
   readonly priorProbability: number;
   /** Initial proposal boxes: the whole image [SR], or a regular grid (training from scratch). */
@@ -91,6 +97,8 @@ export const PAPER_R50: ModelConfig = {
   numRegressionLayers: 3,
   poolerResolution: 7,
   poolerSamplingRatio: 2,
+  boxMinLogScale: null,
+  boxMaxLogScale: Math.log(100000 / 16),
   priorProbability: 0.01,
   proposalInit: 'image',
   dpg: 'staircase',
@@ -114,6 +122,9 @@ export const PAPER_R50: ModelConfig = {
   nmsThreshold: 0.7,
   gradientCheckpointing: false,
 };
+
+/** The paper's network with fewer proposals and stages. */
+const FINE_TUNED: ModelConfig = { ...PAPER_R50, numProposals: 100, numStages: 4 };
 
 /** The complete method with few channels, for training from scratch: GroupNorm, nothing frozen, boxes on a grid. */
 const SMALL: ModelConfig = {
@@ -139,6 +150,9 @@ export const MODEL_PRESETS = {
   'paper-r50': PAPER_R50,
   'paper-r101': { ...PAPER_R50, depth: 101 },
   'sparse-rcnn-r50': { ...PAPER_R50, dpg: 'none', matcher: 'hungarian' },
+  /** For a start from torchvision's backbones, on a GPU: full width, fewer proposals and stages than the paper's. */
+  r18: { ...FINE_TUNED, depth: 18 },
+  r50: { ...FINE_TUNED, depth: 50 },
   small: SMALL,
   /** For tests and quick experiments: the complete method with as few channels as possible. */
   tiny: {
@@ -188,6 +202,8 @@ const FIELDS: { readonly [K in keyof ModelConfig]: v.GenericSchema<ModelConfig[K
   numRegressionLayers: integer(0, 64),
   poolerResolution: integer(1, 64),
   poolerSamplingRatio: integer(1, 16),
+  boxMinLogScale: v.nullable(number({ min: -80, max: 0 })),
+  boxMaxLogScale: number({ min: 0, max: 80 }),
   priorProbability: number({ above: 0, max: 0.5 }),
   proposalInit: oneOf(['image', 'grid']),
   dpg: oneOf(['none', 'plain', 'staircase']),

@@ -129,7 +129,8 @@ class Stage extends Module {
       );
       const logits = this.classLogits.forward(this.classTower.forward(x));
       const deltas = this.boxDeltas.forward(this.regressionTower.forward(x));
-      return { logits, boxes: decodeBoxes(deltas, boxes), proposal: x };
+      const { boxMinLogScale: minLogScale, boxMaxLogScale: maxLogScale } = this.config;
+      return { logits, boxes: decodeBoxes(deltas, boxes, { minLogScale, maxLogScale }), proposal: x };
     });
   }
 }

@@ -28,6 +28,8 @@ describe('a model configuration', () => {
     ['otaK', Number.POSITIVE_INFINITY, 'a number >= 0, got Infinity'],
     ['sinkhornEpsilon', 0, 'a number > 0, got 0'],
     ['priorProbability', 0.51, 'a number > 0 and <= 0.5, got 0.51'],
+    ['boxMinLogScale', 0.1, 'a number >= -80 and <= 0, got 0.1'],
+    ['boxMaxLogScale', null, 'a number >= 0 and <= 80, got null'],
     ['focalAlpha', 1.1, 'a number >= 0 and <= 1, got 1.1'],
     ['hiddenDim', 30, 'a multiple of 4, got 30'],
     ['hiddenDim', 260, 'a multiple of numAttentionHeads (8), got 260'],

@@ -39,15 +39,21 @@ function boxwise(f: (...boxes: number[][]) => number[]): (inputs: readonly NdArr
   };
 }
 
-const LIMIT = Math.log(100000 / 16);
+/** Bounds of dw and dh: Sparse R-CNN's and mmdetection's. */
+const SPARSE_RCNN = { low: -Infinity, high: Math.log(100000 / 16) };
+const MMDETECTION = { low: Math.log(16 / 1000), high: Math.log(1000 / 16) };
 
-function decode([dx, dy, dw, dh]: number[], [x1, y1, x2, y2]: number[]): number[] {
+function decode(
+  [dx, dy, dw, dh]: number[],
+  [x1, y1, x2, y2]: number[],
+  { low, high }: typeof SPARSE_RCNN = SPARSE_RCNN,
+): number[] {
   const w = x2 - x1,
     h = y2 - y1;
   const cx = x1 + w / 2 + (dx / 2) * w,
     cy = y1 + h / 2 + (dy / 2) * h;
-  const nw = Math.exp(Math.min(dw, LIMIT)) * w,
-    nh = Math.exp(Math.min(dh, LIMIT)) * h;
+  const nw = Math.exp(Math.max(low, Math.min(dw, high))) * w,
+    nh = Math.exp(Math.max(low, Math.min(dh, high))) * h;
   return [cx - nw / 2, cy - nh / 2, cx + nw / 2, cy + nh / 2];
 }
 
@@ -56,7 +62,18 @@ function decodeCase(name: string, shape: readonly number[], seed: number, scale 
     name,
     inputs: [randomInput(shape, seed, { scale }), boxesInput(shape, seed + 1)],
     run: ([deltas, boxes]) => decodeBoxes(deltas, boxes),
-    reference: boxwise(decode),
+    reference: boxwise((deltas, boxes) => decode(deltas, boxes)),
+  };
+}
+
+/** mmdetection's DeltaXYWHBBoxCoder clamps on both sides. */
+function mmdetectionDecodeCase(shape: readonly number[], seed: number, scale: number): OpCase {
+  return {
+    name: `mmdetection's bounds, deltas of ${scale}`,
+    inputs: [randomInput(shape, seed, { scale }), boxesInput(shape, seed + 1)],
+    run: ([deltas, boxes]) =>
+      decodeBoxes(deltas, boxes, { minLogScale: MMDETECTION.low, maxLogScale: MMDETECTION.high }),
+    reference: boxwise((deltas, boxes) => decode(deltas, boxes, MMDETECTION)),
   };
 }
 
@@ -186,6 +203,8 @@ export const boxCases = {
     decodeCase('[2, 65, 4]', [2, 65, 4], 2),
     decodeCase('none', [0, 4], 3),
     decodeCase('dw and dh beyond the clamp', [20, 4], 5, 12),
+    mmdetectionDecodeCase([20, 4], 7, 0.5),
+    mmdetectionDecodeCase([40, 4], 9, 6),
     ...sampleCases(2, fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 3 }), (shape, i) =>
       decodeCase(`[${shape}, 4]`, [...shape, 4], 30 + i),
     ),

@@ -1,6 +1,6 @@
 /** The schema of a run's configuration, and its check. */
 import * as v from 'valibot';
-import { ConfigError, validateModelConfig } from '../../model/index.ts';
+import { ConfigError, PAPER_R50, validateModelConfig, type ModelConfig } from '../../model/index.ts';
 import { fields, firstProblem, integer, number, oneOf, trueOrFalse } from '../../model/schema.ts';
 import { AUGMENTATION_SCHEMA, EVALUATION_RESIZE_SCHEMA } from './augmentation.ts';
 import { isObject, wrong } from './checks.ts';
@@ -41,6 +41,8 @@ const SCHEMA = fields(FIELDS);
 
 /** Fields that configurations of earlier versions do not have, with their values. */
 const ADDED_FIELDS: Partial<TrainingConfig> = { replay: true };
+const { boxMinLogScale, boxMaxLogScale } = PAPER_R50;
+const ADDED_MODEL_FIELDS: Partial<ModelConfig> = { boxMinLogScale, boxMaxLogScale };
 
 /**
  * Checks a whole configuration.
@@ -51,7 +53,7 @@ export function validateRunConfig(config: unknown, source: string): RunConfig {
   if (!isObject(config)) throw wrong(source, 'the configuration', 'an object with model and training', config);
   for (const name of ['model', 'training'])
     if (!isObject(config[name])) throw wrong(source, name, 'an object', config[name]);
-  const model = validateModel({ ...(config.model as object) }, source);
+  const model = validateModel({ ...ADDED_MODEL_FIELDS, ...(config.model as object) }, source);
   const training = { ...ADDED_FIELDS, ...(config.training as object) };
   const problem = firstProblem(SCHEMA, training, 'training');
   if (problem !== null) throw new InputError(`${source}: ${problem}`);

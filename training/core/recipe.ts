@@ -82,6 +82,21 @@ const PAPER_TRAINING: TrainingConfig = {
   drawImages: 16,
 };
 
+/** Fine-tunes pretrained weights on own data, on a GPU. */
+const FINE_TUNING: TrainingConfig = {
+  ...PAPER_TRAINING,
+  iterations: 3000,
+  batchSize: 4,
+  accumulation: 1,
+  learningRate: 1e-4,
+  warmupIterations: 100,
+  milestones: [0.7, 0.9],
+  augmentation: { ...PAPER_AUGMENTATION, shortSides: [416, 448, 480, 512, 544], maxSize: 800, crop: null },
+  evaluationResize: { shortSide: 480, maxSize: 800, fixedSize: null },
+  evaluateEvery: 500,
+  saveEvery: 250,
+};
+
 /** Trains from scratch in minutes. The sizes fit the embedded data set; `fitToData` changes them for other data. */
 const SMALL_TRAINING: TrainingConfig = {
   ...PAPER_TRAINING,
@@ -104,6 +119,8 @@ const TRAINING_PRESETS: Record<PresetName, TrainingConfig> = {
   'paper-r50': PAPER_TRAINING,
   'paper-r101': PAPER_TRAINING,
   'sparse-rcnn-r50': PAPER_TRAINING,
+  r18: FINE_TUNING,
+  r50: FINE_TUNING,
   small: SMALL_TRAINING,
   tiny: {
     ...SMALL_TRAINING,

@@ -20,26 +20,51 @@ function checkBoxes(op: string, argument: string, x: Tensor, leading = '...'): v
   if (x.rank < 1 || x.shape[x.rank - 1] !== 4) shapeError(op, argument, `[${leading}, 4]`, x.shape);
 }
 
+export interface DecodeBoxesOptions {
+  /** Lower bound of dw and dh. Default: none. mmdetection: log(16 / 1000). */
+  readonly minLogScale?: number | null;
+  /** Upper bound of dw and dh. Default: log(100000 / 16), as in Sparse R-CNN. mmdetection: log(1000 / 16). */
+  readonly maxLogScale?: number;
+}
+
+/** The kernels' params of the bounds. WGSL may assume that no number is infinite, so "none" is the lowest f32. */
+interface LogScaleBounds {
+  readonly minLogScale: number;
+  readonly maxLogScale: number;
+}
+
+const LOWEST_F32 = -3.4028234663852886e38;
+const SPARSE_RCNN_MAX_LOG_SCALE = Math.log(100000 / 16);
+
+function logScaleBounds({ minLogScale, maxLogScale }: DecodeBoxesOptions): LogScaleBounds {
+  const bounds = { minLogScale: minLogScale ?? LOWEST_F32, maxLogScale: maxLogScale ?? SPARSE_RCNN_MAX_LOG_SCALE };
+  for (const name of ['minLogScale', 'maxLogScale'] as const)
+    if (!Number.isFinite(bounds[name])) shapeError('decodeBoxes', name, 'a finite number', String(bounds[name]));
+  if (bounds.minLogScale > bounds.maxLogScale)
+    shapeError('decodeBoxes', 'minLogScale', `at most maxLogScale (${bounds.maxLogScale})`, String(bounds.minLogScale));
+  return bounds;
+}
+
 const decodeBoxesOp = defineOp({
   name: 'decodeBoxes',
-  shape: ([deltas, boxes]: readonly [Tensor, Tensor]) => {
+  shape: ([deltas, boxes]: readonly [Tensor, Tensor], _: LogScaleBounds) => {
     checkBoxes('decodeBoxes', 'deltas', deltas);
     checkBoxes('decodeBoxes', 'boxes', boxes);
     if (!sameShape(deltas.shape, boxes.shape))
       shapeError('decodeBoxes', 'boxes', formatShape(deltas.shape), boxes.shape);
     return { shape: deltas.shape };
   },
-  forward: ({ device, inputs: [deltas, boxes], output }) => {
+  forward: ({ device, inputs: [deltas, boxes], attributes: bounds, output }) => {
     const count = deltas.size / 4;
-    device.run(decodeBoxesKernel(), { count }, { deltas, boxes, output }, itemGrid(count));
+    device.run(decodeBoxesKernel(), { count, ...bounds }, { deltas, boxes, output }, itemGrid(count));
   },
-  backward: ({ device, inputs: [deltas, boxes], gradient: upstream, needs }) => {
+  backward: ({ device, inputs: [deltas, boxes], attributes: bounds, gradient: upstream, needs }) => {
     const count = deltas.size / 4;
     const deltasGradient = device.empty(deltas.shape);
     const boxesGradient = device.empty(boxes.shape);
     device.run(
       decodeBoxesGradientKernel(),
-      { count },
+      { count, ...bounds },
       { deltas, boxes, upstream, deltasGradient, boxesGradient },
       itemGrid(count),
     );
@@ -49,16 +74,17 @@ const decodeBoxesOp = defineOp({
 
 /**
  * Applies deltas (dx, dy, dw, dh) to boxes: Faster R-CNN's coding with weights (2, 2, 1, 1) [Sparse R-CNN]. dw and dh
- * are limited to log(100000 / 16); beyond this limit their gradient is zero.
+ * are clamped; beyond the bounds their gradient is zero.
  *
  * @param deltas [..., 4]
  * @param boxes  [..., 4] xyxy
  * @returns      [..., 4] xyxy, in the unit of `boxes`
- * @throws ShapeError where shapes or dtypes do not fit
+ * @throws ShapeError where shapes or dtypes do not fit, or where a bound is not finite or the lower is the larger
  */
 export const decodeBoxes = opFunction(
   decodeBoxesOp,
-  (deltas: Tensor, boxes: Tensor): Tensor => decodeBoxesOp([deltas, boxes], undefined),
+  (deltas: Tensor, boxes: Tensor, options: DecodeBoxesOptions = {}): Tensor =>
+    decodeBoxesOp([deltas, boxes], logScaleBounds(options)),
 );
 
 const initialBoxesOp = defineOp({
