@@ -52,6 +52,11 @@ export {
 export { writeDetectron2Pickle, writeTorchZip } from './weights/pytorch-writer.ts';
 export { AdamW, type AdamWOptions } from './optim/adamw.ts';
 export { SGD, type SGDOptions } from './optim/sgd.ts';
-export type { OptimizerState, StepOptions } from './optim/optimizer.ts';
+export { averageDecayAt, type OptimizerOptions, type OptimizerState, type StepOptions } from './optim/optimizer.ts';
 export { FlatParameters, type NamedParameter, type StoredValues } from './optim/flat-parameters.ts';
-export { learningRateAt, type WarmupStepSchedule } from './optim/schedules.ts';
+export {
+  cosineLearningRateAt,
+  learningRateAt,
+  type WarmupCosineSchedule,
+  type WarmupStepSchedule,
+} from './optim/schedules.ts';

@@ -98,6 +98,28 @@ ${eachElement(
   }),
 );
 
+/**
+ * A moving average of all values: average += mix * (value - average). `rates[slot].x` is mix, 1 minus the decay. It
+ * changes from step to step.
+ */
+export const averageKernel = kernelFamily((lanes: number) =>
+  defineKernel({
+    name: 'weight_average_f32_vec4',
+    workgroup: [lanes],
+    params: { count4: 'u32', slot: 'u32' },
+    buffers: { rates: 'read vec4f', value: 'read vec4f', average: 'write vec4f' },
+    body: `
+  let mix = rates[p.slot].x;
+${eachElement(
+  lanes,
+  'p.count4',
+  `
+    let earlier = average[i];
+    average[i] = earlier + mix * (value[i] - earlier);`,
+)}`,
+  }),
+);
+
 export type MomentumKind = 'plain' | 'momentum' | 'nesterov';
 
 /**

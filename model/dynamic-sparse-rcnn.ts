@@ -39,6 +39,8 @@ export interface Trace {
 
 export class DynamicSparseRCNN extends Module {
   readonly lossParts = LOSS_PARTS;
+  /** Parameters of the ResNet; the feature pyramid is trained from its beginning. */
+  readonly backbonePrefix = 'backbone.bottom_up.';
   private readonly backbone: FPN;
   private readonly proposals: Proposals;
   private readonly head: DynamicHead;

@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import {
   AdamW,
   backward,
+  cosineLearningRateAt,
   FlatParameters,
   learningRateAt,
   linear,
@@ -353,4 +354,33 @@ test('the learning rate rises linearly during warm-up and falls at the milestone
   for (const [iteration, rate] of expected)
     expect(Math.abs(learningRateAt(iteration, schedule) / rate - 1), `iteration ${iteration}`).toBeLessThan(1e-12);
   expect(learningRateAt(0, { ...schedule, warmupIterations: 0 })).toBe(2.5e-5);
+});
+
+test('a cosine schedule falls from the end of the warm-up to the final factor', () => {
+  const schedule = {
+    baseLearningRate: 1e-3,
+    warmupIterations: 100,
+    warmupFactor: 0.1,
+    iterations: 1100,
+    finalFactor: 0.05,
+  };
+  const cosine = (progress: number): number => 1e-3 * (0.05 + 0.95 * 0.5 * (1 + Math.cos(Math.PI * progress)));
+  const expected: [number, number][] = [
+    [0, 1e-4],
+    [50, 5.5e-4],
+    [100, 1e-3],
+    [350, cosine(0.25)],
+    [600, 1e-3 * 0.525],
+    [1099, cosine(0.999)],
+    [1100, 5e-5],
+    [5000, 5e-5],
+  ];
+  for (const [iteration, rate] of expected)
+    expect(Math.abs(cosineLearningRateAt(iteration, schedule) / rate - 1), `iteration ${iteration}`).toBeLessThan(
+      1e-12,
+    );
+  // A training that ends within the warm-up never reaches the cosine.
+  expect(cosineLearningRateAt(49, { ...schedule, iterations: 50 })).toBeCloseTo(1e-3 * (0.1 * 0.51 + 0.49), 12);
+  for (const iterations of [200, 100000])
+    expect(cosineLearningRateAt(99, { ...schedule, iterations })).toBe(cosineLearningRateAt(99, schedule));
 });

@@ -6,9 +6,9 @@ import { adamwKernel } from '../../kernels/optimizers.ts';
 import { elementwise } from '../core/elementwise.ts';
 import type { Tensor } from '../core/tensor.ts';
 import type { FlatRun, NamedParameter } from './flat-parameters.ts';
-import { checkFraction, Optimizer } from './optimizer.ts';
+import { checkFraction, Optimizer, type OptimizerOptions } from './optimizer.ts';
 
-export interface AdamWOptions {
+export interface AdamWOptions extends OptimizerOptions {
   /** Decay rates of the first and second moment; default [0.9, 0.999]. */
   readonly betas?: readonly [number, number];
   /** Added to the square root of the second moment; default 1e-8. */
@@ -28,13 +28,13 @@ export class AdamW extends Optimizer {
 
   constructor(
     parameters: readonly NamedParameter[],
-    { betas = [0.9, 0.999], epsilon = 1e-8, weightDecay = 0.01 }: AdamWOptions = {},
+    { betas = [0.9, 0.999], epsilon = 1e-8, weightDecay = 0.01, ...others }: AdamWOptions = {},
   ) {
     checkFraction('AdamW', 'betas[0]', betas[0]);
     checkFraction('AdamW', 'betas[1]', betas[1]);
     checkFraction('AdamW', 'epsilon', epsilon, Infinity);
     checkFraction('AdamW', 'weightDecay', weightDecay, Infinity);
-    super('AdamW', parameters, ['firstMoment', 'secondMoment']);
+    super('AdamW', parameters, ['firstMoment', 'secondMoment'], others);
     this.betas = betas;
     this.epsilon = epsilon;
     this.weightDecay = weightDecay;

@@ -126,7 +126,7 @@ export class FlatParameters {
   }
 
   /** Joins neighboring entries with equal `key` into runs. */
-  runs(entries: readonly FlatEntry[], key: (entry: FlatEntry) => number): FlatRun[] {
+  runs(entries: readonly FlatEntry[], key: (entry: FlatEntry) => number | string): FlatRun[] {
     const runs: { chunk: number; offset: number; count: number; entries: FlatEntry[] }[] = [];
     for (const entry of entries) {
       const last = runs.at(-1);

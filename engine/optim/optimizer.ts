@@ -1,4 +1,9 @@
-/** The base class of AdamW and SGD: flat parameters, the norm of the gradients, steps, and state for checkpoints. */
+/**
+ * The base class of AdamW and SGD: flat parameters, the norm of the gradients, steps, the average of the weights, and
+ * state for checkpoints.
+ */
+import { averageKernel } from '../../kernels/optimizers.ts';
+import { elementwise } from '../core/elementwise.ts';
 import type { Tensor } from '../core/tensor.ts';
 import {
   FlatParameters,
@@ -15,11 +20,32 @@ export interface StepOptions extends ClippingOptions {
   readonly learningRate: number | (() => number);
 }
 
+/** Options that all optimizers have. */
+export interface OptimizerOptions {
+  /**
+   * Highest decay of an exponential moving average of all parameters; default 0: no average, and no memory for it. The
+   * decay of a step grows as `averageDecayAt` says.
+   */
+  readonly averageDecay?: number;
+  /** Factor of the learning rate of a parameter, by its name; default 1 for all. */
+  readonly learningRateFactor?: (name: string) => number;
+}
+
+/**
+ * Decay of the average at a step counted from 0: (1 + step) / (10 + step), at most `decay`, as in TensorFlow's
+ * ExponentialMovingAverage and timm's ModelEma. So the average always covers about the last tenth of the steps so far,
+ * and initial values fade fast.
+ */
+export const averageDecayAt = (step: number, decay: number): number => Math.min(decay, (1 + step) / (10 + step));
+
+/** The name of the average among the moments, and the prefix of its values in a state. */
+const AVERAGE = 'average';
+
 /** The state of an optimizer. A training that resumes from it continues with the same bits. */
 export interface OptimizerState {
   /** Number of calls of `step`. */
   readonly step: number;
-  /** Moments by `kind.parameter`, and `steps`, the number of updates of each parameter. */
+  /** Moments and the average by `kind.parameter`, and `steps`, the number of updates of each parameter. */
   readonly tensors: ReadonlyMap<string, StoredValues>;
 }
 
@@ -32,21 +58,32 @@ export abstract class Optimizer {
   private steps = 0;
   /** Parameters whose gradients `accumulate` has added to the flat buffers since `zeroGrad`. */
   private readonly accumulated = new Set<FlatEntry>();
-  /** [parameters, 4]: row i holds the `rates` of run i of parameters. */
+  /** [parameters + 1, 4]: row i holds the `rates` of run i of parameters. The last row holds 1 - decay of the average. */
   private readonly rateTable: Tensor;
   private readonly moments: Readonly<Record<string, FlatTensors>>;
+  private readonly averageDecay: number;
+  /** Factor of the learning rate of each parameter. */
+  private readonly factors: readonly number[];
 
   /** @param kinds names of the moments that each parameter has */
   protected constructor(
     private readonly owner: string,
     parameters: readonly NamedParameter[],
     kinds: readonly string[],
+    { averageDecay = 0, learningRateFactor = () => 1 }: OptimizerOptions,
   ) {
+    checkFraction(owner, 'averageDecay', averageDecay);
+    this.factors = parameters.map(({ name }) => learningRateFactor(name));
+    for (const [i, factor] of this.factors.entries())
+      checkFraction(owner, `learningRateFactor of ${parameters[i].name}`, factor, Infinity);
     this.flat = new FlatParameters(owner, parameters);
     this.clipping = new GradientNorm(this.flat);
     this.updates = parameters.map(() => 0);
-    this.rateTable = this.flat.device.keep(this.flat.device.zeros([parameters.length, 4]));
-    this.moments = Object.fromEntries(kinds.map((kind) => [kind, this.flat.zeros()]));
+    this.rateTable = this.flat.device.keep(this.flat.device.zeros([parameters.length + 1, 4]));
+    this.averageDecay = averageDecay;
+    const all = averageDecay > 0 ? [...kinds, AVERAGE] : kinds;
+    this.moments = Object.fromEntries(all.map((kind) => [kind, this.flat.zeros()]));
+    this.startAverage();
   }
 
   /**
@@ -92,9 +129,10 @@ export abstract class Optimizer {
             );
         });
         this.clipping.compute(this.owner, present, options);
-        const runs = this.flat.runs(present, ({ index }) => this.updates[index]);
+        const runs = this.flat.runs(present, ({ index }) => `${this.updates[index]} ${this.factors[index]}`);
         device.eachTime(() => this.advance(runs, options.learningRate));
         this.update(runs, this.rateTable);
+        this.updateAverage();
       }),
     );
     return this.clipping.norm;
@@ -118,8 +156,10 @@ export abstract class Optimizer {
     const table = new Float32Array(this.rateTable.size);
     for (const [row, { entries }] of runs.entries()) {
       for (const { index } of entries) this.updates[index]++;
-      table.set(this.rates(learningRate, this.updates[entries[0].index]), 4 * row);
+      const { index } = entries[0];
+      table.set(this.rates(learningRate * this.factors[index], this.updates[index]), 4 * row);
     }
+    table[4 * this.averageSlot] = 1 - averageDecayAt(this.steps, this.averageDecay);
     this.steps++;
     this.flat.device.write(this.rateTable, table);
   }
@@ -151,6 +191,68 @@ export abstract class Optimizer {
   zeroGrad(): void {
     this.flat.zeroGrad();
     this.flat.device.eachTime(() => this.accumulated.clear());
+  }
+
+  /** Whether there is an average of the parameters. */
+  get averages(): boolean {
+    return this.averageDecay > 0;
+  }
+
+  /**
+   * Runs `body` while the parameters hold the average; then they get their own values back, bit for bit. Without an
+   * average, the parameters keep their values. `body` must not change them, and must not call `step`.
+   */
+  async withAverage<T>(body: () => Promise<T>): Promise<T> {
+    if (!this.averages) return await body();
+    this.exchangeAverage();
+    try {
+      return await body();
+    } finally {
+      this.exchangeAverage();
+    }
+  }
+
+  /** Forgets all steps: no moments, no updates, and an average that starts at the current values. */
+  reset(): void {
+    const { device } = this.flat;
+    for (const flat of Object.values(this.moments))
+      for (const tensor of flat) device.scope(() => device.copy(device.zeros(tensor.shape), tensor));
+    this.startAverage();
+    this.updates = this.updates.map(() => 0);
+    this.steps = 0;
+    this.accumulated.clear();
+  }
+
+  private get averageSlot(): number {
+    return this.updates.length;
+  }
+
+  private startAverage(): void {
+    if (!this.averages) return;
+    for (const [chunk, average] of this.moment(AVERAGE).entries())
+      this.flat.device.copy(this.flat.values[chunk], average);
+  }
+
+  private updateAverage(): void {
+    if (!this.averages) return;
+    const { device, values } = this.flat;
+    for (const [chunk, average] of this.moment(AVERAGE).entries()) {
+      const count4 = average.size / 4;
+      const { lanes, grid } = elementwise(device, count4);
+      const buffers = { rates: this.rateTable, value: values[chunk], average };
+      device.run(averageKernel(lanes), { count4, slot: this.averageSlot }, buffers, grid);
+    }
+  }
+
+  private exchangeAverage(): void {
+    const { device, values } = this.flat;
+    for (const [chunk, average] of this.moment(AVERAGE).entries())
+      device.scope(() => {
+        const kept = device.empty(average.shape);
+        device.copy(average, kept);
+        device.copy(values[chunk], average);
+        device.copy(kept, values[chunk]);
+      });
   }
 
   /** Copies the state to the host. */

@@ -3,9 +3,9 @@ import { sgdKernel, type MomentumKind } from '../../kernels/optimizers.ts';
 import { elementwise } from '../core/elementwise.ts';
 import type { Tensor } from '../core/tensor.ts';
 import type { FlatRun, NamedParameter } from './flat-parameters.ts';
-import { checkFraction, Optimizer } from './optimizer.ts';
+import { checkFraction, Optimizer, type OptimizerOptions } from './optimizer.ts';
 
-export interface SGDOptions {
+export interface SGDOptions extends OptimizerOptions {
   /** Default 0: no momentum, and no memory for it. */
   readonly momentum?: number;
   /** Nesterov momentum; needs `momentum` > 0. Default false. */
@@ -22,12 +22,12 @@ export class SGD extends Optimizer {
 
   constructor(
     parameters: readonly NamedParameter[],
-    { momentum = 0, nesterov = false, weightDecay = 0 }: SGDOptions = {},
+    { momentum = 0, nesterov = false, weightDecay = 0, ...others }: SGDOptions = {},
   ) {
     checkFraction('SGD', 'momentum', momentum);
     checkFraction('SGD', 'weightDecay', weightDecay, Infinity);
     if (nesterov && momentum === 0) throw new RangeError('SGD: momentum: expected a number > 0 with nesterov, got 0');
-    super('SGD', parameters, momentum > 0 ? ['momentum'] : []);
+    super('SGD', parameters, momentum > 0 ? ['momentum'] : [], others);
     this.momentum = momentum;
     this.kind = nesterov ? 'nesterov' : momentum > 0 ? 'momentum' : 'plain';
     this.weightDecay = weightDecay;

@@ -208,6 +208,11 @@ export class TrainingRun {
   }
 
   private async evaluate(): Promise<void> {
+    await this.step.optimizer.withAverage(() => this.evaluateWeights());
+  }
+
+  /** Evaluates the weights that the model holds now, and saves them if they are the best so far. */
+  private async evaluateWeights(): Promise<void> {
     const { dataset, config, files } = this.plan;
     const { batchSize, evaluationResize: resize, workers, iterations } = config.training;
     const result = await evaluateModel(this.detector, dataset, 'val', { batchSize, resize, workers });

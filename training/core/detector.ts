@@ -53,6 +53,12 @@ export interface Detector<B extends DetectorBatch = DetectorBatch> {
   readonly pixelMean: readonly number[];
   readonly pixelStd: readonly number[];
 
+  /**
+   * The names of the backbone's parameters begin with this text. A detector without a backbone of its own has none;
+   * `backboneLearningRateFactor` must then be 1.
+   */
+  readonly backbonePrefix?: string;
+
   /** Equal keys mean equal shapes: batches of one key can use the same memory and the same captured step. */
   batchKey(images: readonly ImageData[], targets: readonly ImageTargets[]): string;
   /** Allocates memory for a batch of the shape of `images` and `targets`; nothing is written. */

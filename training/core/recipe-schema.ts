@@ -25,8 +25,12 @@ const FIELDS: { readonly [K in keyof TrainingConfig]: v.GenericSchema } = {
   clipNorm: number({ min: 0 }),
   warmupIterations: integer(0),
   warmupFactor: share,
+  backboneLearningRateFactor: number({ min: 0 }),
+  schedule: oneOf(['steps', 'cosine']),
+  finalFactor: share,
   milestones: v.pipe(v.array(share, MILESTONES), v.check(rising, MILESTONES)),
   decayFactor: share,
+  emaDecay: number({ min: 0, below: 1 }),
   temperatureStart: number({ min: 1 }),
   temperatureFraction: share,
   augmentation: AUGMENTATION_SCHEMA,
@@ -40,7 +44,13 @@ const FIELDS: { readonly [K in keyof TrainingConfig]: v.GenericSchema } = {
 const SCHEMA = fields(FIELDS);
 
 /** Fields that configurations of earlier versions do not have, with their values. */
-const ADDED_FIELDS: Partial<TrainingConfig> = { replay: true };
+const ADDED_FIELDS: Partial<TrainingConfig> = {
+  replay: true,
+  backboneLearningRateFactor: 1,
+  schedule: 'steps',
+  finalFactor: 0.01,
+  emaDecay: 0,
+};
 const { boxMinLogScale, boxMaxLogScale } = PAPER_R50;
 const ADDED_MODEL_FIELDS: Partial<ModelConfig> = { boxMinLogScale, boxMaxLogScale };
 

@@ -25,9 +25,23 @@ export interface TrainingConfig {
   /** Over this number of iterations, the learning rate grows linearly from `warmupFactor` times its value. */
   readonly warmupIterations: number;
   readonly warmupFactor: number;
-  /** Ascending shares of the training, at which the learning rate is multiplied by `decayFactor`. */
+  /**
+   * Factor of the learning rate of the backbone's parameters, as in DETR. Pretrained backbones need smaller steps than
+   * a new head. 1: no difference.
+   */
+  readonly backboneLearningRateFactor: number;
+  /** After the warm-up: a decay at each milestone, or half a cosine down to `finalFactor`. */
+  readonly schedule: 'steps' | 'cosine';
+  /** Cosine only: factor of the learning rate at the end. */
+  readonly finalFactor: number;
+  /** Steps only. Ascending shares of the training, at which the learning rate is multiplied by `decayFactor`. */
   readonly milestones: readonly number[];
   readonly decayFactor: number;
+  /**
+   * Highest decay of the exponential moving average of the weights, which is evaluated, saved as the best weights and
+   * drawn (see `averageDecayAt` of the engine). 0: no average.
+   */
+  readonly emaDecay: number;
   /**
    * The softmax temperature of the experts falls linearly from `temperatureStart` to 1, over the first
    * `temperatureFraction` of the training.
@@ -70,8 +84,12 @@ const PAPER_TRAINING: TrainingConfig = {
   clipNorm: 1,
   warmupIterations: 1000,
   warmupFactor: 0.01,
+  backboneLearningRateFactor: 1,
+  schedule: 'steps',
+  finalFactor: 0.01,
   milestones: [27 / 36, 33 / 36],
   decayFactor: 0.1,
+  emaDecay: 0,
   temperatureStart: 30,
   temperatureFraction: 0.1,
   augmentation: PAPER_AUGMENTATION,

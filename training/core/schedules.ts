@@ -1,15 +1,19 @@
 /** Numbers that follow from the training configuration and the iteration: learning rate and step values. */
-import { learningRateAt } from '../../engine/index.ts';
+import { cosineLearningRateAt, learningRateAt } from '../../engine/index.ts';
 import type { StepValues } from './detector.ts';
 import type { TrainingConfig } from './recipe.ts';
 
-/** Learning rate at an iteration counted from 0: linear warm-up, then a decay at each milestone. */
+/**
+ * Learning rate at an iteration counted from 0: linear warm-up, then a decay at each milestone, or half a cosine down to
+ * `finalFactor`.
+ */
 export function scheduledLearningRate(iteration: number, training: TrainingConfig): number {
   const { learningRate, warmupIterations, warmupFactor, milestones, iterations, decayFactor } = training;
+  const warmup = { baseLearningRate: learningRate, warmupIterations, warmupFactor };
+  if (training.schedule === 'cosine')
+    return cosineLearningRateAt(iteration, { ...warmup, iterations, finalFactor: training.finalFactor });
   return learningRateAt(iteration, {
-    baseLearningRate: learningRate,
-    warmupIterations,
-    warmupFactor,
+    ...warmup,
     milestones: milestones.map((share) => Math.round(share * iterations)),
     decayFactor,
   });

@@ -14,6 +14,7 @@ import {
 } from '../../engine/index.ts';
 import type { ImageTargets } from '../../model/index.ts';
 import type { Detector, DetectorBatch, StepValues } from './detector.ts';
+import { InputError } from './errors.ts';
 import type { TrainingConfig } from './recipe.ts';
 
 /**
@@ -54,6 +55,24 @@ interface Update {
   readonly norm: Tensor;
 }
 
+/** Throws InputError if a factor of the backbone is given, and the detector has no backbone. */
+function createOptimizer(detector: Detector, training: TrainingConfig): AdamW | SGD {
+  const { optimizer, weightDecay, momentum, emaDecay, backboneLearningRateFactor: factor } = training;
+  const { backbonePrefix } = detector;
+  if (factor !== 1 && backbonePrefix === undefined)
+    throw new InputError(
+      `training.backboneLearningRateFactor: expected 1 for a model without a backbone of its own, got ${factor}`,
+    );
+  const options = {
+    weightDecay,
+    averageDecay: emaDecay,
+    learningRateFactor: (name: string) =>
+      backbonePrefix !== undefined && name.startsWith(backbonePrefix) ? factor : 1,
+  };
+  const parameters = detector.trainable();
+  return optimizer === 'adamw' ? new AdamW(parameters, options) : new SGD(parameters, { ...options, momentum });
+}
+
 const NO_INPUTS = { dispose: (): void => undefined };
 
 export class TrainingStep {
@@ -71,10 +90,8 @@ export class TrainingStep {
     private readonly detector: Detector,
     private readonly training: TrainingConfig,
   ) {
-    const { optimizer, weightDecay, momentum, accumulation, replay: enabled } = training;
-    const parameters = detector.trainable();
-    this.optimizer =
-      optimizer === 'adamw' ? new AdamW(parameters, { weightDecay }) : new SGD(parameters, { weightDecay, momentum });
+    const { accumulation, replay: enabled } = training;
+    this.optimizer = createOptimizer(detector, training);
     this.passes = new CaptureCache(
       device,
       (batch) => {
