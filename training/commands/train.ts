@@ -5,8 +5,8 @@ import { openDevice } from '../../engine/node/index.ts';
 import type { Device } from '../../engine/index.ts';
 import { holdsRun, readRunDescription, runFiles, type RunDescription } from '../checkpoints/run-folder.ts';
 import { InputError } from '../core/errors.ts';
-import { fitToData, listNames, sameClasses, type LoadedConfig } from '../core/fit-to-data.ts';
-import { PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
+import { fitToData, listNames, sameClasses, type Fitted, type LoadedConfig } from '../core/fit-to-data.ts';
+import { PRESET_NAMES } from '../core/recipe.ts';
 import { loadConfig } from '../data/config-file.ts';
 import {
   EMBEDDED_DATA,
@@ -17,6 +17,7 @@ import {
   splitWarnings,
   type Dataset,
 } from '../data/index.ts';
+import { describeChoices } from '../output/choices.ts';
 import { deviceLine } from '../output/device-line.ts';
 import { formatDuration } from '../output/duration.ts';
 import { integerOption, optionalValue, parseArguments } from './arguments.ts';
@@ -108,11 +109,12 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
 
   const dataset = await openData(values, source);
   const records = splitRecords(dataset, 'train');
-  const { config, notes } = configureRun(source, dataset);
+  const { config, choices, notes } = configureRun(source, dataset);
   if (earlier) requireSameClasses(earlier, dataset, files.folder);
   // Checked before the run's folder is made.
   if (values.profile !== undefined && !earlier) profileStart(0, config.training);
   describeData(dataset, notes);
+  for (const line of describeChoices(choices)) log(line);
 
   const device = await openDevice();
   try {
@@ -218,11 +220,11 @@ async function openData(values: Values, { earlier, loaded }: Source): Promise<Da
 }
 
 /** The configuration of the earlier run, or the loaded one fitted to the data. */
-function configureRun({ earlier, loaded }: Source, dataset: Dataset): { config: RunConfig; notes: readonly string[] } {
+function configureRun({ earlier, loaded }: Source, dataset: Dataset): Fitted {
   if (loaded) return fitToData(loaded, splitRecords(dataset, 'train'), dataset.classNames);
   // A run's description has more fields, which the metadata of weights must not have.
   const { preset, model, training } = earlier;
-  return { config: { preset, model, training }, notes: [] };
+  return { config: { preset, model, training }, choices: [], notes: [] };
 }
 
 function requireSameClasses(earlier: RunDescription, { root, classNames }: Dataset, folder: string): void {
@@ -240,7 +242,7 @@ function describeData(dataset: Dataset, notes: readonly string[]): void {
     `data      ${root}: ${counts[0]} training and ${counts[1]} validation images, ` +
       `${classNames.length} classes (${listNames(classNames)})`,
   );
-  for (const note of notes) log(`fitted    ${note}`);
+  for (const note of notes) log(`note      ${note}`);
 }
 
 function describeDevice(device: Device, earlier: RunDescription | null): void {

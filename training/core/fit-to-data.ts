@@ -1,5 +1,6 @@
 /** Fits a configuration to the data, except for the keys that the user has set. */
 import type { ModelConfig } from '../../model/index.ts';
+import type { Choice } from './choice.ts';
 import { InputError } from './errors.ts';
 import type { ImageRecord } from './image-record.ts';
 import type { RunConfig, TrainingConfig } from './recipe.ts';
@@ -47,9 +48,11 @@ function upperMedian(values: readonly number[]): number {
   return sorted[Math.floor(sorted.length / 2)];
 }
 
-interface Fitted {
+export interface Fitted {
   readonly config: RunConfig;
-  /** A sentence for each change. */
+  /** What was chosen in place of the user, in the order of printing. */
+  readonly choices: readonly Choice[];
+  /** Remarks that are no choices. */
   readonly notes: readonly string[];
 }
 
@@ -65,6 +68,7 @@ export function fitToData(
   classNames: readonly string[],
 ): Fitted {
   const { config, given, classNames: named } = loaded;
+  const choices: Choice[] = [];
   const notes: string[] = [];
   let { model, training } = config;
   if (named && !sameClasses(named, classNames))
@@ -81,22 +85,23 @@ export function fitToData(
     model = { ...model, numClasses: classNames.length };
   }
   if ((config.preset === 'small' || config.preset === 'tiny') && records.length > 0) {
-    if (SIZE_KEYS.every((key) => !given.has(`training.${key}`))) training = fitSizes(training, records, notes);
-    if (!given.has('model.numProposals')) model = fitProposals(model, records, notes);
+    if (SIZE_KEYS.every((key) => !given.has(`training.${key}`))) training = fitSizes(training, records, choices);
+    if (!given.has('model.numProposals')) model = fitProposals(model, records, choices);
   }
-  return { config: { ...config, model, training }, notes };
+  return { config: { ...config, model, training }, choices, notes };
 }
 
-function fitSizes(training: TrainingConfig, records: readonly ImageRecord[], notes: string[]): TrainingConfig {
+function fitSizes(training: TrainingConfig, records: readonly ImageRecord[], choices: Choice[]): TrainingConfig {
   const ownSide = upperMedian(records.map(({ width, height }) => Math.min(width, height)));
   const side = Math.min(MAX_FITTED_SIDE, ownSide);
   if (side === training.evaluationResize.shortSide) return training;
   const aspect = upperMedian(records.map(({ width, height }) => Math.max(width, height) / Math.min(width, height)));
   const maxSize = Math.ceil((side * Math.min(aspect, 2) * 1.25) / 32) * 32;
-  notes.push(
-    `short side ${side} px (the images': ${ownSide}); change with --set shortSides=[N] --set shortSide=N ` +
-      `and augmentation.maxSize, evaluationResize.maxSize (${maxSize}) for the long side`,
-  );
+  choices.push({
+    value: `short side ${side} px, long side at most ${maxSize}`,
+    reason: `median short side of the images: ${ownSide} px`,
+    key: '--set shortSides=[N] --set shortSide=N, augmentation.maxSize, evaluationResize.maxSize',
+  });
   return {
     ...training,
     augmentation: { ...training.augmentation, shortSides: [side], maxSize },
@@ -104,11 +109,15 @@ function fitSizes(training: TrainingConfig, records: readonly ImageRecord[], not
   };
 }
 
-function fitProposals(model: ModelConfig, records: readonly ImageRecord[], notes: string[]): ModelConfig {
+function fitProposals(model: ModelConfig, records: readonly ImageRecord[], choices: Choice[]): ModelConfig {
   const maxObjects = Math.max(...records.map(({ objects }) => objects.length));
   // A square number, so that the initial boxes fill a grid.
   const proposals = Math.ceil(Math.sqrt(Math.min(2 * maxObjects, MAX_FITTED_PROPOSALS))) ** 2;
   if (proposals <= model.numProposals) return model;
-  notes.push(`${proposals} proposals (up to ${maxObjects} objects per image); change with --set numProposals=N`);
+  choices.push({
+    value: `${proposals} proposals`,
+    reason: `up to ${maxObjects} objects in an image`,
+    key: '--set numProposals=N',
+  });
   return { ...model, numProposals: proposals };
 }
