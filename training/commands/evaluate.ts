@@ -7,7 +7,7 @@ import { createDetector } from '../core/create-detector.ts';
 import { InputError } from '../core/errors.ts';
 import { sameClasses } from '../core/fit-to-data.ts';
 import { writeJson } from '../data/files.ts';
-import { FORMAT_NAMES, openDataset, splitRecords, type Dataset } from '../data/index.ts';
+import { FORMAT_KEYS, FORMAT_NAMES, openDataset, splitRecords, type Dataset } from '../data/index.ts';
 import { writeDetections } from '../evaluation/coco-files.ts';
 import { evaluateModel, evaluationReport } from '../evaluation/evaluate-model.ts';
 import { formatDuration } from '../output/duration.ts';
@@ -28,6 +28,7 @@ const HELP = `evaluate: measures weights on a split of a data set with COCO's me
                   and class names; or weights of PyTorch or Detectron2 (.pth, .pt, .pkl)
 ${DESCRIPTION_HELP}
   --data DIR      a data set: ${FORMAT_NAMES}
+  --format F      ${FORMAT_KEYS}; needed only if the folder fits several formats
   --split NAME    train, val or test (default: val)
   --out DIR       folder for evaluation.json and detections.json (default: the folder of the
                   weights, where they replace the files of the training)
@@ -43,6 +44,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
     config: { type: 'string' },
     classes: { type: 'string' },
     data: { type: 'string' },
+    format: { type: 'string' },
     split: { type: 'string', default: 'val' },
     out: { type: 'string' },
     batch: { type: 'string' },
@@ -59,8 +61,10 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
   const batch = values.batch === undefined ? null : integerOption('evaluate', 'batch', values.batch, 1);
   const file = readAnyWeights(weights);
   const { config, classNames } = describeWeights('evaluate', weights, file, values);
-  const dataset = await openDataset(data, { splits: [split] });
+  const dataset = await openDataset(data, { splits: [split], format: values.format });
   requireSameClasses(dataset, classNames, weights);
+  console.log(`format: ${dataset.recognized}`);
+  for (const note of dataset.notes) console.log(`note: ${note}`);
   for (const warning of dataset.warnings) console.log(`warning: ${warning}`);
   if (splitRecords(dataset, split).every(({ objects }) => objects.every(({ crowd }) => crowd)))
     console.log(`warning: the split "${split}" has no object to measure by: every metric will be -1`);

@@ -11,6 +11,7 @@ import { loadConfig } from '../data/config-file.ts';
 import {
   EMBEDDED_DATA,
   ensureShapesDataset,
+  FORMAT_KEYS,
   FORMAT_NAMES,
   openDataset,
   splitRecords,
@@ -30,8 +31,10 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
 
   npm run train -- [options]
 
-  --data DIR       a data set (${FORMAT_NAMES}) with train and val splits
+  --data DIR       a data set (${FORMAT_NAMES}). Without a val split, a part of the
+                   training images becomes one
                    (default: the embedded data set, generated on first use)
+  --format F       ${FORMAT_KEYS}; needed only if the folder fits several formats
   --config C       a preset (${PRESET_NAMES.join(', ')}) or a JSON file; default small.
                    The config.json of a run also names its data, which --data overrides
   --set KEY=VALUE  change one key of the configuration; may be repeated,
@@ -56,6 +59,7 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
 
 const OPTIONS = {
   data: { type: 'string' },
+  format: { type: 'string' },
   config: { type: 'string' },
   set: { type: 'string', multiple: true },
   iterations: { type: 'string' },
@@ -201,7 +205,7 @@ function readConfiguration(values: Values): LoadedConfig {
 async function runDryRun(values: Values, loaded: LoadedConfig): Promise<number> {
   const data = values.data ?? loaded.data;
   if (data === null) return dryRun(loaded.config);
-  const { splits, classNames } = await openDataset(data, { splits: ['train'] });
+  const { splits, classNames } = await openDataset(data, { splits: ['train'], format: values.format });
   return dryRun(fitToData(loaded, splits.train, classNames).config);
 }
 
@@ -214,7 +218,7 @@ async function openData(values: Values, { earlier, loaded }: Source): Promise<Da
     );
   const named = values.data ?? earlier?.data ?? loaded?.data;
   const folder = resolve(named ?? (await ensureShapesDataset(EMBEDDED_DATA, { log })));
-  const dataset = await openDataset(folder, { splits: ['train', 'val'] });
+  const dataset = await openDataset(folder, { splits: ['train', 'val'], format: values.format });
   for (const warning of [...dataset.warnings, ...splitWarnings(dataset, 'train', 'val')]) log(`warning: ${warning}`);
   return dataset;
 }
@@ -242,7 +246,8 @@ function describeData(dataset: Dataset, notes: readonly string[]): void {
     `data      ${root}: ${counts[0]} training and ${counts[1]} validation images, ` +
       `${classNames.length} classes (${listNames(classNames)})`,
   );
-  for (const note of notes) log(`note      ${note}`);
+  log(`format    ${dataset.recognized}`);
+  for (const note of [...dataset.notes, ...notes]) log(`note      ${note}`);
 }
 
 function describeDevice(device: Device, earlier: RunDescription | null): void {

@@ -15,13 +15,15 @@ export type ImagePlan = { readonly size: Size; readonly boxScale: readonly [numb
 export interface ClipInput {
   readonly root: string;
   readonly format: DataFormat;
+  readonly recognized: string;
+  readonly notes: readonly string[];
   readonly content: AnnotatedContent;
   readonly readWarnings: Warnings;
 }
 
 /** A data set of annotations as read. `planOf` is called once for an image; default: the stated size is right. */
 export function clipDataset(
-  { root, format, content, readWarnings }: ClipInput,
+  { root, format, recognized, notes, content, readWarnings }: ClipInput,
   planOf: (image: AnnotatedImage) => ImagePlan = statedPlan,
 ): Dataset {
   const { classNames, categoryIds, splits: annotated } = content;
@@ -45,6 +47,8 @@ export function clipDataset(
   return {
     root,
     format,
+    recognized,
+    notes,
     classNames,
     categoryIds,
     splits,

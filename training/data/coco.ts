@@ -14,11 +14,13 @@ import { listFolder, readJson } from './files.ts';
 import {
   numbersOf,
   numbersText,
-  requireImages,
+  reportMissing,
   type AnnotatedContent,
   type AnnotatedImage,
   type DataFormat,
 } from './format.ts';
+import { inSplitOrder } from './split-names.ts';
+import type { Warnings } from './warnings.ts';
 
 const ANNOTATION_FILE = /^instances_(train|val|test)(.*)\.json$/;
 
@@ -44,13 +46,23 @@ const ANNOTATION = withFields({
 const FILE = withFields({ images: list(IMAGE), categories: list(CATEGORY), annotations: list(v.unknown()) });
 
 export const coco: DataFormat = {
+  key: 'coco',
   name: 'COCO',
   files: 'annotations/instances_{train,val,test}*.json',
+  layouts: ['annotations/instances_{train,val,test}.json with train/, val/, test/ or images/'],
   crowdNoun: 'crowds',
   splitRemedy: (split) =>
     `annotations/instances_${split}.json with images in ${split}/ ` +
     '(move about a tenth of the images, with their annotations, out of another split)',
-  findSplits: (root) => [...annotationFiles(root).keys()],
+  recognize: ({ root }) => {
+    const splits = [...annotationFiles(root).keys()];
+    if (splits.length === 0) return null;
+    return {
+      layout: 'COCO',
+      splits: inSplitOrder(splits.map((split) => [split, split])),
+      read: (wanted, { warnings }) => readCoco(root, wanted, warnings),
+    };
+  },
   boxForm: 'corner and size',
   place: ({ source, name, objects }, index) => {
     const { id, box, numbers } = objects[index];
@@ -59,7 +71,6 @@ export const coco: DataFormat = {
       text: `bbox [${numbersText(numbers ?? numbersOf(box, 'corner and size'))}]`,
     };
   },
-  read: readCoco,
 };
 
 /** The names of the annotation files by split. Throws InputError if a split has two. */
@@ -86,7 +97,7 @@ interface Categories {
   readonly names: ReadonlyMap<number, string>;
 }
 
-function readCoco(root: string, splits: readonly string[]): AnnotatedContent {
+function readCoco(root: string, splits: readonly string[], warnings: Warnings): AnnotatedContent {
   const files = annotationFiles(root);
   const records: Record<string, AnnotatedImage[]> = {};
   let categories: Categories | null = null;
@@ -97,7 +108,7 @@ function readCoco(root: string, splits: readonly string[]): AnnotatedContent {
     const own = orderCategories(content.categories, file);
     if (categories !== null) requireSameCategories(categories, own);
     categories ??= own;
-    const images = findImages(content.images, file, imageFolders(root, split, name));
+    const images = findImages(content.images, file, imageFolders(root, split, name), warnings);
     addAnnotations(content.annotations, own, images);
     records[split] = [...images.values()];
   }
@@ -167,6 +178,7 @@ function findImages(
   entries: readonly v.InferOutput<typeof IMAGE>[],
   file: string,
   folders: ImageFolders,
+  warnings: Warnings,
 ): Map<number, AnnotatedImage> {
   const records = new Map<number, AnnotatedImage>();
   const missing: string[] = [];
@@ -178,7 +190,7 @@ function findImages(
     records.set(id, { ...image, objects: [] });
   });
   if (entries.length === 0) throw wrong(file, 'images', 'at least one image', entries);
-  requireImages(file, missing, entries.length, folders.lookedIn);
+  reportMissing({ source: file, missing, total: entries.length, lookedIn: folders.lookedIn }, warnings);
   return records;
 }
 

@@ -9,6 +9,10 @@ export interface Dataset {
   /** Absolute path. */
   readonly root: string;
   readonly format: DataFormat;
+  /** The layout and the splits of the folder, in one line: "Roboflow COCO: train, valid -> val, test". */
+  readonly recognized: string;
+  /** Sentences about decisions for the whole data set, such as a validation split that was created. */
+  readonly notes: readonly string[];
   readonly classNames: readonly string[];
   /** The COCO category id of each class, in the order of `classNames`. */
   readonly categoryIds: readonly number[];

@@ -1,6 +1,7 @@
 /** The interface that every annotation format implements, and the errors that formats share. */
 import { InputError } from '../core/errors.ts';
 import type { Box, ObjectAnnotation, Size } from '../core/image-record.ts';
+import type { FolderTree } from './folder-tree.ts';
 import type { Warnings } from './warnings.ts';
 
 /** An object as its file has it. The box is not clipped: it may reach out of its image, and be degenerate. */
@@ -65,34 +66,58 @@ export function numbersText(numbers: readonly number[]): string {
   return numbers.map((value) => Number(value.toPrecision(12))).join(', ');
 }
 
+/** What a format is read with. */
+export interface Reading {
+  /** Corrections and data that is left out. */
+  readonly warnings: Warnings;
+  /** Receives sentences about decisions for the whole data set, such as categories that are left out. */
+  readonly notes: string[];
+  /**
+   * The sizes of images in pixels, as they are displayed: an EXIF orientation is applied. Images that cannot be read
+   * are absent, with a warning.
+   */
+  readonly sizesOf: (files: readonly string[]) => Promise<ReadonlyMap<string, Size>>;
+}
+
+/** A data set that a format has recognized in a folder. */
+export interface DataSource {
+  /** The layout by name: "Roboflow COCO". */
+  readonly layout: string;
+  /**
+   * The splits that the folder has, and its own names of them ("val": "valid"). Images that are not divided into
+   * splits are the split `UNDIVIDED`.
+   */
+  readonly splits: ReadonlyMap<string, string>;
+  /**
+   * Reads annotations and checks that images exist. Boxes are not clipped.
+   * @param splits every one is a key of `splits`
+   * @throws InputError naming the file, the field, the expected and the found value
+   */
+  readonly read: (splits: readonly string[], reading: Reading) => AnnotatedContent | Promise<AnnotatedContent>;
+}
+
 /** An annotation format on disk. Formats are listed in formats.ts. */
 export interface DataFormat {
+  /** The value of `--format`. */
+  readonly key: string;
   /** Name in plain text: "Pascal VOC". */
   readonly name: string;
   /** Path of the files by which a folder is recognized, for errors. */
   readonly files: string;
+  /** The layouts that are recognized, each as a path with its parts in braces, for errors. */
+  readonly layouts: readonly string[];
   /** Plural noun for objects with `crowd` set, for errors. */
   readonly crowdNoun: string;
   /** The files that the user writes to make a new split, for the error of a missing split. */
   readonly splitRemedy: (split: string) => string;
-  /**
-   * The names of the splits in a folder, found from file names alone; none if the folder has another format.
-   * @throws InputError if the folder has this format and is ambiguous
-   */
-  readonly findSplits: (root: string) => readonly string[];
   readonly boxForm: BoxForm;
   /** How warnings name the object `image.objects[index]`. */
   readonly place: (image: AnnotatedImage, index: number, classNames: readonly string[]) => ObjectPlace;
   /**
-   * Reads annotations and checks that images exist. Corrections are added to `warnings`. Boxes are not clipped.
-   * @param splits every one is among those that `findSplits` found
-   * @throws InputError naming the file, the field, the expected and the found value
+   * Finds a data set of this format by the names of its files; null if the folder has another format.
+   * @throws InputError if the folder has this format and is ambiguous
    */
-  readonly read: (
-    root: string,
-    splits: readonly string[],
-    warnings: Warnings,
-  ) => AnnotatedContent | Promise<AnnotatedContent>;
+  readonly recognize: (tree: FolderTree) => DataSource | null;
 }
 
 /** The error for a split that does not exist. It says how to make one. */
@@ -101,18 +126,31 @@ export function missingSplit(root: string, format: DataFormat, split: string, pr
   return new InputError(`${root}: no split "${split}" (${found}); to make one, write ${format.splitRemedy(split)}`);
 }
 
-/** Throws InputError if an image is missing. The error has the first missing images and the searched folders. */
-export function requireImages(
-  source: string,
-  missing: readonly string[],
-  total: number,
-  lookedIn: readonly string[],
-): void {
-  if (missing.length === 0) return;
-  throw new InputError(
-    `${source}: ${missing.length} of ${total} images are missing: ${firstNames(missing)}; ` +
-      `looked in ${lookedIn.join(', ')}`,
-  );
+/** Share of the listed images that may be missing. */
+const MAX_MISSING = 0.1;
+
+/** Images that a file lists and that do not exist. */
+export interface MissingImages {
+  /** The file that lists the images. */
+  readonly source: string;
+  readonly missing: readonly string[];
+  /** Number of listed images. */
+  readonly total: number;
+  /** The searched folders. */
+  readonly lookedIn: readonly string[];
+}
+
+/**
+ * Adds missing images to the warnings. The caller leaves them out.
+ * @throws InputError with the first missing images and the searched folders if more than a tenth is missing
+ */
+export function reportMissing({ source, missing, total, lookedIn }: MissingImages, warnings: Warnings): void {
+  if (missing.length > total * MAX_MISSING)
+    throw new InputError(
+      `${source}: ${missing.length} of ${total} images are missing: ${firstNames(missing)}; ` +
+        `looked in ${lookedIn.join(', ')}`,
+    );
+  for (const name of missing) warnings.add('images that do not exist, left out', `${source}: ${name}`);
 }
 
 /** The first three names, with ", ..." for the others. */

@@ -5,5 +5,12 @@ import { voc } from './voc.ts';
 
 export const DATA_FORMATS: readonly DataFormat[] = [coco, voc];
 
-/** "COCO or Pascal VOC", for help texts. */
-export const FORMAT_NAMES: string = DATA_FORMATS.map(({ name }) => name).join(' or ');
+/** "COCO, Pascal VOC or YOLO", for help texts. */
+export const FORMAT_NAMES: string = DATA_FORMATS.map(({ name }) => name)
+  .join(', ')
+  .replace(/, (?=[^,]*$)/, ' or ');
+
+/** "coco, voc or yolo", for help texts. */
+export const FORMAT_KEYS: string = DATA_FORMATS.map(({ key }) => key)
+  .join(', ')
+  .replace(/, (?=[^,]*$)/, ' or ');

@@ -15,18 +15,30 @@ import * as v from 'valibot';
 import { anyObject, checked, withFields, nonEmptyText, wrong } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
 import { listFolder, readText } from './files.ts';
-import { firstNames, requireImages, type AnnotatedContent, type AnnotatedImage, type DataFormat } from './format.ts';
+import { firstNames, reportMissing, type AnnotatedContent, type AnnotatedImage, type DataFormat } from './format.ts';
+import { inSplitOrder } from './split-names.ts';
+import type { Warnings } from './warnings.ts';
 
 const LISTS: readonly string[] = ['train', 'val', 'test', 'trainval'];
 const IMAGE_EXTENSIONS: readonly string[] = ['.jpg', '.jpeg', '.png'];
 
 export const voc: DataFormat = {
+  key: 'voc',
   name: 'Pascal VOC',
+  layouts: ['ImageSets/Main/{train,val,test}.txt with Annotations/ and JPEGImages/'],
   files: `ImageSets/Main/{${LISTS.join(',')}}.txt`,
   crowdNoun: 'difficult objects',
   splitRemedy: (split) =>
     `ImageSets/Main/${split}.txt, one image name per line (move about a tenth of the lines out of another list)`,
-  findSplits,
+  recognize: ({ root }) => {
+    const splits = findSplits(root);
+    if (splits.length === 0) return null;
+    return {
+      layout: 'Pascal VOC',
+      splits: inSplitOrder(splits.map((split) => [split, split])),
+      read: (wanted, { warnings }) => readVoc(root, wanted, warnings),
+    };
+  },
   boxForm: 'corners',
   place: ({ source, objects }, index, classNames) => {
     const { box, label } = objects[index];
@@ -36,7 +48,6 @@ export const voc: DataFormat = {
       text: `bndbox ${x0 + 1}..${x1}, ${y0 + 1}..${y1} (counted from 1)`,
     };
   },
-  read: readVoc,
 };
 
 function findSplits(root: string): readonly string[] {
@@ -45,11 +56,11 @@ function findSplits(root: string): readonly string[] {
 }
 
 /** Reads the lists of all splits, also of splits that are not requested, because the classes come from all lists. */
-function readVoc(root: string, splits: readonly string[]): AnnotatedContent {
+function readVoc(root: string, splits: readonly string[], warnings: Warnings): AnnotatedContent {
   const present = findSplits(root);
   const lists = new Map(present.map((split) => [split, readList(join(root, 'ImageSets', 'Main', `${split}.txt`))]));
   const names = [...new Set([...lists.values()].flat())].sort();
-  const images = findImages(root, names);
+  const images = findImages(root, names, warnings);
   requireAnnotations(root, names);
   const parsed = names.map((name) => readAnnotation(join(root, 'Annotations', `${name}.xml`)));
 
@@ -121,7 +132,7 @@ function readList(file: string): string[] {
 }
 
 /** The path in JPEGImages of each name. */
-function findImages(root: string, names: readonly string[]): string[] {
+function findImages(root: string, names: readonly string[], warnings: Warnings): string[] {
   const folder = join(root, 'JPEGImages');
   const files = new Map<string, string>();
   for (const file of listFolder(folder) ?? []) {
@@ -133,7 +144,15 @@ function findImages(root: string, names: readonly string[]): string[] {
     files.set(name, file);
   }
   const missing = names.filter((name) => !files.has(name)).map((name) => `${name}.jpg`);
-  requireImages(join(root, 'ImageSets', 'Main'), missing, names.length, [`${folder} (${IMAGE_EXTENSIONS.join(', ')})`]);
+  reportMissing(
+    {
+      source: join(root, 'ImageSets', 'Main'),
+      missing,
+      total: names.length,
+      lookedIn: [`${folder} (${IMAGE_EXTENSIONS.join(', ')})`],
+    },
+    warnings,
+  );
   return names.flatMap((name) => files.get(name) ?? []).map((file) => join(folder, file));
 }
 
