@@ -1,8 +1,8 @@
 /** Draws the scenes of formula images, and presents them as a data set. A path of the form "formula:..." names a scene. */
 import sharp from 'sharp';
 import type { ImageRecord, ObjectAnnotation, Size } from '../core/image-record.ts';
-import { InputError } from '../core/errors.ts';
 import type { Dataset } from './dataset.ts';
+import { Warnings } from './warnings.ts';
 import type { DataFormat } from './format.ts';
 import { formulaClasses, OUTLINE_ANGLES } from './formula-classes.ts';
 import { PATTERN_SIDE, patternOf } from './formula-patterns.ts';
@@ -83,14 +83,15 @@ export function formulaRecords({ seed, split, size }: Omit<SceneId, 'index'>, co
 
 /** Never recognized in a folder: formula images are in no folder. */
 const FORMULA_FORMAT: DataFormat = {
+  key: 'formula',
   name: 'formula images',
   files: 'no files',
+  layouts: [],
   crowdNoun: 'crowds',
   splitRemedy: () => 'nothing: formula images have only the splits train and val',
-  findSplits: () => [],
-  read: () => {
-    throw new InputError('formula images are not read from a folder');
-  },
+  boxForm: 'corners',
+  place: ({ name }, index) => ({ where: name, text: `object ${index + 1}` }),
+  recognize: () => null,
 };
 
 export interface FormulaDatasetOptions {
@@ -108,12 +109,16 @@ export function formulaDataset({ seed, size, trainImages, valImages }: FormulaDa
   return {
     root: `${PREFIX}${seed}`,
     format: FORMULA_FORMAT,
+    recognized: FORMULA_FORMAT.name,
+    notes: [],
     classNames,
     categoryIds: classNames.map((_, label) => label + 1),
     splits: {
       train: formulaRecords({ seed, split: 0, size }, trainImages),
       val: formulaRecords({ seed, split: 1, size }, valImages),
     },
+    annotated: {},
+    readWarnings: new Warnings(),
     warnings: [],
     allWarnings: [],
   };
