@@ -1,6 +1,7 @@
 /** Fits the tensors of public checkpoints to a model, and gives our weights the names of Sparse R-CNN's code. */
 import { WeightsError, type CheckpointTensor } from '../engine/index.ts';
 import { rename, sourceOf, withoutPrefix, type CheckpointSource } from './checkpoint-names.ts';
+import { resampleProposals } from './checkpoint-proposals.ts';
 import { convertStem, type Found, type SourceFile } from './checkpoint-stem.ts';
 import { PAPER_R50 } from './config.ts';
 
@@ -43,6 +44,8 @@ export interface MapNamesOptions {
   readonly file?: string;
   /** Gives the proposals of a file without experts to every expert of the model. Default: they count as reshaped. */
   readonly broadcastExperts?: boolean;
+  /** Fits the proposals of a file with another number of proposals. Default: they count as reshaped. */
+  readonly resampleProposals?: boolean;
   /** The model's normalization of RGB images, for the conversion of a stem that was trained with another. */
   readonly pixelMean?: readonly number[];
   readonly pixelStd?: readonly number[];
@@ -82,6 +85,10 @@ export function mapNames(
     notes.push(
       "parts of timm's ResNet-D (deep stem, shortcuts after average pooling) have no counterpart here and were ignored",
     );
+  if (options.resampleProposals) {
+    const note = resampleProposals(found, expected);
+    if (note !== null) notes.push(note);
+  }
   const { pixelMean: mean = PAPER_R50.pixelMean, pixelStd: std = PAPER_R50.pixelStd } = options;
   convertStem(found, file, { mean, std });
 

@@ -92,23 +92,26 @@ function gridScales(experts: number): number[] {
   return Array.from({ length: experts }, (_, e) => 1.5 * (experts === 1 ? 1 : 4 ** (e / (experts - 1) - 0.5)));
 }
 
+/** Columns and rows of a regular grid with at least `count` cells. */
+function gridSize(count: number): [columns: number, rows: number] {
+  const columns = Math.ceil(Math.sqrt(count));
+  return [columns, Math.ceil(count / columns)];
+}
+
+/** (x, y) of the centers of cells of a regular grid of the unit square, row by row. */
+export function gridCenters(count: number): [x: number, y: number][] {
+  const [columns, rows] = gridSize(count);
+  return Array.from({ length: count }, (_, i) => [
+    ((i % columns) + 0.5) / columns,
+    (Math.floor(i / columns) + 0.5) / rows,
+  ]);
+}
+
 /** (cx, cy, w, h) of boxes on a regular grid of the unit square. `scale`: sides in cells. */
 function gridBoxes(count: number, scale: number): Float32Array<ArrayBuffer> {
-  const columns = Math.ceil(Math.sqrt(count)),
-    rows = Math.ceil(count / columns);
-  const boxes = new Float32Array(count * 4);
-  for (let i = 0; i < count; i++) {
-    boxes.set(
-      [
-        ((i % columns) + 0.5) / columns,
-        (Math.floor(i / columns) + 0.5) / rows,
-        Math.min(1, scale / columns),
-        Math.min(1, scale / rows),
-      ],
-      i * 4,
-    );
-  }
-  return boxes;
+  const [columns, rows] = gridSize(count);
+  const size = [Math.min(1, scale / columns), Math.min(1, scale / rows)];
+  return Float32Array.from(gridCenters(count).flatMap((center) => [...center, ...size]));
 }
 
 export interface InitialProposals {

@@ -74,7 +74,7 @@ export function loadPretrained(
   const file = readAnyWeights(path);
   let result: MappedWeights;
   try {
-    result = mapped(detector, file, path, { partial, broadcastExperts: true });
+    result = mapped(detector, file, path, { partial, broadcastExperts: true, resampleProposals: true });
   } catch (error) {
     throw error instanceof InputError && !partial ? new InputError(`${error.message} (--partial)`) : error;
   }
