@@ -45,6 +45,17 @@ const ANNOTATION = withFields({
 
 const FILE = withFields({ images: list(IMAGE), categories: list(CATEGORY), annotations: list(v.unknown()) });
 
+const USED_FIELDS = ['id', 'image_id', 'category_id', 'iscrowd', 'bbox', 'area'] as const;
+
+/** Without masks, the annotations of a file of a gigabyte fit into memory. The mask stays where there is no box. */
+function keepUsed(list: string, element: unknown): unknown {
+  if (list !== 'annotations' || !isObject(element)) return element;
+  const kept: Record<string, unknown> = {};
+  for (const field of USED_FIELDS) if (Object.hasOwn(element, field)) kept[field] = element[field];
+  if (!Array.isArray(element.bbox) && Object.hasOwn(element, 'segmentation')) kept.segmentation = element.segmentation;
+  return kept;
+}
+
 export const coco: DataFormat = {
   key: 'coco',
   name: 'COCO',
@@ -104,7 +115,7 @@ function readCoco(root: string, splits: readonly string[], warnings: Warnings): 
   for (const split of splits) {
     const name = files.get(split)!;
     const file = join(root, 'annotations', name);
-    const content = checked(FILE, readJson(file), file);
+    const content = checked(FILE, readJson(file, { keep: keepUsed }), file);
     const own = orderCategories(content.categories, file);
     if (categories !== null) requireSameCategories(categories, own);
     categories ??= own;

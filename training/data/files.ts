@@ -3,9 +3,10 @@
  * leaves the old file or the new one.
  */
 import { closeSync, fsyncSync, openSync, readdirSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs';
-import { parse, printParseErrorCode, type ParseError } from 'jsonc-parser';
 import { errorMessage } from '../../engine/core/errors.ts';
 import { InputError } from '../core/errors.ts';
+import { lineAndColumn, malformed, parseJsonWithNaN, parseStrictJson, type ParsedJson } from './json-text.ts';
+import { keepInLists, readLargeJson, type KeepElement } from './large-json.ts';
 
 /** The text of a file without a byte order mark. Throws InputError if it cannot be read. */
 export function readText(file: string): string {
@@ -18,49 +19,40 @@ export function readText(file: string): string {
   return text.startsWith('\uFEFF') ? text.slice(1) : text;
 }
 
+/** Bytes of a file from which on its JSON is read in pieces. */
+const LARGE_FILE = 1 << 28;
+
+/** How to read a JSON file. */
+export interface JsonOptions {
+  /** What to keep of each element of the top-level lists; default: all of it. */
+  readonly keep?: KeepElement;
+  /** Bytes of a file from which on it is read in pieces. The content is the same. Default 2^28. */
+  readonly largeFrom?: number;
+}
+
 /**
  * A JSON file's content. `NaN` and `Infinity`, which Python writes and JSON does not have, become null.
+ * The file may be larger than the longest string.
  * Throws InputError with line and column for anything else that is not JSON.
  */
-export function readJson(file: string): unknown {
+export function readJson(file: string, { keep, largeFrom = LARGE_FILE }: JsonOptions = {}): unknown {
+  if ((statSync(file, { throwIfNoEntry: false })?.size ?? 0) >= largeFrom) return readLargeJson(file, { keep });
   const text = readText(file);
-  try {
-    return JSON.parse(text);
-  } catch {
-    const withoutNaN = text.replace(/"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b/g, (token) =>
-      token.startsWith('"') ? token : 'null',
-    );
-    return parseJson(withoutNaN, file, text);
-  }
+  const value = valueOrError(parseJsonWithNaN(text), text, file);
+  if (keep !== undefined) keepInLists(value, keep);
+  return value;
 }
 
 /** A JSON file's content. Throws InputError with line and column for anything that is not JSON, NaN included. */
 export function readStrictJson(file: string): unknown {
-  return parseJson(readText(file), file);
+  const text = readText(file);
+  return valueOrError(parseStrictJson(text), text, file);
 }
 
-/** @param original the text in which errors report a position */
-function parseJson(text: string, file: string, original = text): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    const reason = positionOfError(original) ?? errorMessage(error);
-    throw new InputError(`${file}: expected JSON, got malformed JSON ${reason}`);
-  }
-}
-
-/** Line, column and reason of the first error. JSON.parse does not always state its position. */
-function positionOfError(text: string): string | null {
-  const errors: ParseError[] = [];
-  parse(text, errors, { disallowComments: true, allowTrailingComma: false, allowEmptyContent: false });
-  const first = errors.at(0);
-  if (first === undefined) return null;
-  const before = text.slice(0, first.offset).split('\n');
-  // "CommaExpected" becomes "comma expected".
-  const reason = printParseErrorCode(first.error)
-    .replace(/(?<=[a-z])[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)
-    .toLowerCase();
-  return `at line ${before.length}, column ${before[before.length - 1].length + 1}: ${reason}`;
+function valueOrError(parsed: ParsedJson, text: string, file: string): unknown {
+  if ('value' in parsed) return parsed.value;
+  const { offset, reason } = parsed.problem;
+  throw malformed(file, { ...lineAndColumn(text, offset), reason });
 }
 
 /** The names in a folder, sorted; null if there is no such folder. */
