@@ -10,7 +10,7 @@ import type { ImageRecord } from '../training/core/image-record.ts';
 import { InputError } from '../training/core/errors.ts';
 import { createEvaluationLoader, createTrainingLoader } from '../training/data/loader.ts';
 import type { LoadedBatch, TrainingLoaderOptions } from '../training/data/loader.ts';
-import type { Augmentation } from '../training/core/augmentation.ts';
+import { PLAIN_AUGMENTATION, type Augmentation } from '../training/core/augmentation.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'loader-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -21,13 +21,21 @@ beforeAll(async () => {
 });
 
 const augmentation: Augmentation = {
+  ...PLAIN_AUGMENTATION,
   flip: 0.5,
   shortSides: [64, 96, 128],
   maxSize: 200,
   crop: { probability: 0.5, shortSides: [80, 100], minSize: 48, maxSize: 90 },
   fixedSize: null,
 };
-const unchanged: Augmentation = { flip: 0, shortSides: [96], maxSize: 96, crop: null, fixedSize: null };
+const unchanged: Augmentation = {
+  ...PLAIN_AUGMENTATION,
+  flip: 0,
+  shortSides: [96],
+  maxSize: 96,
+  crop: null,
+  fixedSize: null,
+};
 const evaluation = { shortSide: 96, maxSize: 96, fixedSize: null };
 
 /** A batch with a digest in place of the pixels, which is quick to compare. */

@@ -28,6 +28,7 @@ import { clipBoxes, nms, topScores } from '../model/boxes.ts';
 import { FPN } from '../model/fpn.ts';
 import { MODEL_PRESETS, type Detections, type ImageTargets, type ModelConfig } from '../model/index.ts';
 import { loadPretrained } from '../training/checkpoints/load-weights.ts';
+import { PLAIN_AUGMENTATION } from '../training/core/augmentation.ts';
 import type { Detector, DetectorBatch, DetectorLosses } from '../training/core/detector.ts';
 import { trainLoop } from '../training/core/loop.ts';
 import { MetricsLog, type StepMetrics } from '../training/core/metrics-log.ts';
@@ -223,7 +224,7 @@ const training: TrainingConfig = {
   warmupIterations: 4,
   evaluateEvery: 20,
   saveEvery: 15,
-  augmentation: { flip: 0.5, shortSides: [64], maxSize: 64, crop: null, fixedSize: [64, 64] },
+  augmentation: { ...PLAIN_AUGMENTATION, flip: 0.5, shortSides: [64], maxSize: 64, crop: null, fixedSize: [64, 64] },
 };
 let dataset: Dataset;
 

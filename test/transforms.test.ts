@@ -11,7 +11,7 @@ import type { Box, Size } from '../training/core/image-record.ts';
 import { InputError } from '../training/core/errors.ts';
 import { decodeImage, ImageCache, transformImage } from '../training/data/images.ts';
 import type { PixelImage } from '../training/data/images.ts';
-import { PAPER_AUGMENTATION, validateAugmentation } from '../training/core/augmentation.ts';
+import { PAPER_AUGMENTATION, PLAIN_AUGMENTATION, validateAugmentation } from '../training/core/augmentation.ts';
 import { planAugmentation, planEvaluation, resizedSize, scaleOf, transformBox } from '../training/core/transforms.ts';
 import type { Augmentation } from '../training/core/augmentation.ts';
 import type { ImageTransform } from '../training/core/transforms.ts';
@@ -185,6 +185,7 @@ function brightBounds({ data, width, height }: PixelImage): Box {
 describe('pixels', () => {
   test('follow their boxes through crops, resizes and flips', async () => {
     const augmentation: Augmentation = {
+      ...PLAIN_AUGMENTATION,
       flip: 0.5,
       shortSides: [60, 90, 120],
       maxSize: 160,

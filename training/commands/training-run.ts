@@ -128,8 +128,9 @@ export class TrainingRun {
    */
   async train({ interrupt, traceFile }: RunOptions): Promise<StepSummary> {
     const { training } = this.plan.config;
-    const { seed, batchSize, augmentation, workers, accumulation, iterations } = training;
-    const loader = createTrainingLoader({ records: this.plan.records, batchSize, seed, augmentation, workers });
+    const { accumulation, iterations } = training;
+    const totalBatches = iterations * accumulation;
+    const loader = createTrainingLoader({ ...training, records: this.plan.records, totalBatches });
     try {
       loader.seek(this.iteration * accumulation);
       const profiler =

@@ -4,7 +4,12 @@ import { PAPER_AUGMENTATION } from './augmentation.ts';
 import { InputError } from './errors.ts';
 
 /** Objects that can be replaced as a whole. */
-const GROUPS = ['training.augmentation', 'training.augmentation.crop', 'training.evaluationResize'];
+const GROUPS = [
+  'training.augmentation',
+  'training.augmentation.crop',
+  'training.augmentation.color',
+  'training.evaluationResize',
+];
 const CROP = 'training.augmentation.crop';
 
 /** Values of the configuration that are not objects, as dotted keys, e.g. `training.augmentation.flip`. */

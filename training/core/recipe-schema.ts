@@ -2,8 +2,8 @@
 import * as v from 'valibot';
 import { ConfigError, PAPER_R50, validateModelConfig, type ModelConfig } from '../../model/index.ts';
 import { fields, firstProblem, integer, number, oneOf, trueOrFalse } from '../../model/schema.ts';
-import { AUGMENTATION_SCHEMA, EVALUATION_RESIZE_SCHEMA } from './augmentation.ts';
-import { isObject, wrong } from './checks.ts';
+import { AUGMENTATION_SCHEMA, EVALUATION_RESIZE_SCHEMA, PLAIN_AUGMENTATION } from './augmentation.ts';
+import { isObject, wrong, type JsonObject } from './checks.ts';
 import { InputError } from './errors.ts';
 import type { RunConfig, TrainingConfig } from './recipe.ts';
 
@@ -34,6 +34,7 @@ const FIELDS: { readonly [K in keyof TrainingConfig]: v.GenericSchema } = {
   temperatureStart: number({ min: 1 }),
   temperatureFraction: share,
   augmentation: AUGMENTATION_SCHEMA,
+  repeatThreshold: share,
   evaluationResize: EVALUATION_RESIZE_SCHEMA,
   evaluateEvery: integer(0),
   saveEvery: integer(1),
@@ -50,6 +51,7 @@ const ADDED_FIELDS: Partial<TrainingConfig> = {
   schedule: 'steps',
   finalFactor: 0.01,
   emaDecay: 0,
+  repeatThreshold: 0,
 };
 const { boxMinLogScale, boxMaxLogScale } = PAPER_R50;
 const ADDED_MODEL_FIELDS: Partial<ModelConfig> = { boxMinLogScale, boxMaxLogScale };
@@ -64,13 +66,18 @@ export function validateRunConfig(config: unknown, source: string): RunConfig {
   for (const name of ['model', 'training'])
     if (!isObject(config[name])) throw wrong(source, name, 'an object', config[name]);
   const model = validateModel({ ...ADDED_MODEL_FIELDS, ...(config.model as object) }, source);
-  const training = { ...ADDED_FIELDS, ...(config.training as object) };
+  const given = config.training as JsonObject;
+  const training: JsonObject = {
+    ...ADDED_FIELDS,
+    ...given,
+    ...(isObject(given.augmentation) && { augmentation: { ...PLAIN_AUGMENTATION, ...given.augmentation } }),
+  };
   const problem = firstProblem(SCHEMA, training, 'training');
   if (problem !== null) throw new InputError(`${source}: ${problem}`);
   return {
     preset: typeof config.preset === 'string' ? config.preset : 'custom',
     model,
-    training: training as TrainingConfig,
+    training: training as object as TrainingConfig,
   };
 }
 

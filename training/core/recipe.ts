@@ -1,6 +1,6 @@
 /** The configuration of a run: model and training in one object, and the presets. */
 import { MODEL_PRESETS, type ModelConfig, type PresetName } from '../../model/index.ts';
-import { PAPER_AUGMENTATION, type Augmentation, type EvaluationResize } from './augmentation.ts';
+import { PAPER_AUGMENTATION, PLAIN_AUGMENTATION, type Augmentation, type EvaluationResize } from './augmentation.ts';
 
 export interface TrainingConfig {
   readonly seed: number;
@@ -49,6 +49,11 @@ export interface TrainingConfig {
   readonly temperatureStart: number;
   readonly temperatureFraction: number;
   readonly augmentation: Augmentation;
+  /**
+   * Images with rare classes occur more often in an epoch: repeat-factor sampling (LVIS, arXiv 1908.03195, section
+   * 4.2). A class is rare if less than this share of the images has it, 0 .. 1. 0: every image occurs once.
+   */
+  readonly repeatThreshold: number;
   /** The resize of images for evaluation and prediction. */
   readonly evaluationResize: EvaluationResize;
   /** Iterations between evaluations; the last iteration is always evaluated. 0: only the last. */
@@ -93,6 +98,7 @@ const PAPER_TRAINING: TrainingConfig = {
   temperatureStart: 30,
   temperatureFraction: 0.1,
   augmentation: PAPER_AUGMENTATION,
+  repeatThreshold: 0,
   evaluationResize: { shortSide: 800, maxSize: 1333, fixedSize: null },
   evaluateEvery: 7500,
   saveEvery: 1000,
@@ -125,7 +131,7 @@ const SMALL_TRAINING: TrainingConfig = {
   learningRate: 7e-4,
   warmupIterations: 50,
   milestones: [0.85],
-  augmentation: { flip: 0.5, shortSides: [96], maxSize: 160, crop: null, fixedSize: null },
+  augmentation: { ...PLAIN_AUGMENTATION, flip: 0.5, shortSides: [96], maxSize: 160, crop: null, fixedSize: null },
   evaluationResize: { shortSide: 96, maxSize: 160, fixedSize: null },
   evaluateEvery: 500,
   saveEvery: 100,

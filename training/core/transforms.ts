@@ -7,7 +7,7 @@
  * have the same distribution, because a crop is as likely on the left as on the right.
  */
 import type { Random } from '../../engine/core/random.ts';
-import type { Augmentation, EvaluationResize } from './augmentation.ts';
+import type { Augmentation, CropAugmentation, EvaluationResize } from './augmentation.ts';
 import type { Box, Size } from './image-record.ts';
 
 /** Everything that happens to one image: resize, crop, resize, flip, in this order. */
@@ -39,32 +39,65 @@ export function resizedSize({ width, height }: Size, shortSide: number, maxSize:
   return { width: Math.max(1, Math.floor(newWidth + 0.5)), height: Math.max(1, Math.floor(newHeight + 0.5)) };
 }
 
-/** Draws a random transform for a training image of the given size. */
-export function planAugmentation(size: Size, augmentation: Augmentation, random: Random): ImageTransform {
-  const { shortSides, maxSize, fixedSize } = augmentation;
-  const flip = random.uniform() < augmentation.flip;
-  let uncropped: Size | null = null;
-  let crop: ImageTransform['crop'] = null;
-  if (augmentation.crop !== null && random.uniform() < augmentation.crop.probability) {
-    const { shortSides: before, minSize, maxSize: maxCrop } = augmentation.crop;
-    uncropped =
+/** Draws for a cut that shows an object; then the caller goes on without. SSD draws 50 times. */
+export const CUT_TRIES = 50;
+
+/** A part of a resized image. */
+export interface Cut {
+  /** Size of the whole image, from which the part is cut. */
+  uncropped: Size;
+  /** In pixels of `uncropped`. */
+  crop: Size & { x: number; y: number };
+}
+
+/** Draws a crop as in DETR; null if the image stays whole, or if `accepts` refuses all draws. */
+export function drawCrop(
+  size: Size,
+  settings: CropAugmentation | null,
+  random: Random,
+  accepts: (cut: Cut) => boolean,
+): Cut | null {
+  if (settings === null || random.uniform() >= settings.probability) return null;
+  const { shortSides: before, minSize, maxSize } = settings;
+  for (let tries = 0; tries < CUT_TRIES; tries++) {
+    const uncropped =
       before.length === 0
         ? { width: size.width, height: size.height }
         : resizedSize(size, before[random.integer(before.length)], Infinity);
     const draw = (side: number) => {
       const minimum = Math.min(side, minSize),
-        maximum = Math.min(side, maxCrop);
+        maximum = Math.min(side, maxSize);
       return minimum + random.integer(maximum - minimum + 1);
     };
     const height = draw(uncropped.height),
       width = draw(uncropped.width);
-    crop = {
-      width,
-      height,
-      y: random.integer(uncropped.height - height + 1),
-      x: random.integer(uncropped.width - width + 1),
+    const cut: Cut = {
+      uncropped,
+      crop: {
+        width,
+        height,
+        y: random.integer(uncropped.height - height + 1),
+        x: random.integer(uncropped.width - width + 1),
+      },
     };
+    if (accepts(cut)) return cut;
   }
+  return null;
+}
+
+/**
+ * Draws a random transform for a training image of the given size.
+ * @param accepts whether a crop may be used; a refused crop is drawn again
+ */
+export function planAugmentation(
+  size: Size,
+  augmentation: Augmentation,
+  random: Random,
+  accepts: (cut: Cut) => boolean = () => true,
+): ImageTransform {
+  const { shortSides, maxSize, fixedSize } = augmentation;
+  const flip = random.uniform() < augmentation.flip;
+  const { uncropped, crop } = drawCrop(size, augmentation.crop, random, accepts) ?? { uncropped: null, crop: null };
   const result =
     fixedSize !== null
       ? { height: fixedSize[0], width: fixedSize[1] }

@@ -5,10 +5,12 @@
  * alive.
  */
 import { Worker } from 'node:worker_threads';
+import type { Piece } from '../core/composition.ts';
 import { InputError } from '../core/errors.ts';
 import type { Size } from '../core/image-record.ts';
 import type { ImageTransform } from '../core/transforms.ts';
 import { isFormulaImage, readFormulaImage } from './formula-images.ts';
+import { changeColors, orientImage } from './augment-pixels.ts';
 import { decodeImage, ImageCache, resizeImage, transformImage, type PixelImage } from './images.ts';
 
 export interface ImageTask {
@@ -16,8 +18,10 @@ export interface ImageTask {
   /** The size that the annotations state. */
   stated: Size;
   transform: ImageTransform;
-  /** The transform gives the same size each time, without a crop. The cache then keeps the resized image. */
-  sameSize: boolean;
+  /** Changes after the transform; null: none. */
+  changes: Pick<Piece, 'flipVertical' | 'transpose' | 'color'> | null;
+  /** The size in which the cache keeps the image; null: its own. The transform starts from this size. */
+  cachedSize: Size | null;
 }
 
 /** A message from the pool to a worker. */
@@ -28,20 +32,24 @@ export type PoolResponse = { id: number; image: PixelImage } | { id: number; err
 
 /**
  * Creates a reader that does one task after the other and caches images of at most `cacheBytes` together.
- * All tasks of an image must have the same `sameSize`, and with `sameSize` the same size.
+ * All tasks of an image must have the same `cachedSize`.
  */
 export function createImageReader(cacheBytes: number): (task: ImageTask) => Promise<PixelImage> {
   const cache = new ImageCache(cacheBytes);
   let previous: Promise<unknown> = Promise.resolve();
-  return ({ file, stated, transform, sameSize }) => {
+  return ({ file, stated, transform, changes, cachedSize }) => {
     const result = previous.then(async () => {
       let image = cache.get(file);
       if (image === undefined) {
         image = isFormulaImage(file) ? await readFormulaImage(file) : await decodeImage(file, stated);
-        if (sameSize) image = await resizeImage(image, transform);
+        if (cachedSize !== null) image = await resizeImage(image, cachedSize);
         cache.set(file, image);
       }
-      return transformImage(image, transform);
+      const transformed = await transformImage(image, transform);
+      if (changes === null) return transformed;
+      const result = orientImage(transformed, changes.flipVertical, changes.transpose);
+      if (changes.color !== null) changeColors(result, changes.color);
+      return result;
     });
     previous = result.catch(() => undefined);
     return result;

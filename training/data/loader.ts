@@ -2,9 +2,11 @@
  * Batches of images and boxes, ready for upload, prepared ahead by an ImagePool.
  *
  * The training batch of an iteration depends only on (seed, iteration):
- * - Each epoch has one permutation of the images. Every image occurs once per epoch.
+ * - Each epoch has one permutation of the images. Every image occurs once per epoch, or more often by repeat-factor
+ *   sampling.
  * - A batch may span two epochs, so no batch is short.
- * - The augmentation of each image has a random stream of its own.
+ * - The augmentation of each image has a random stream of its own. It also chooses the partners of a mosaic, from the
+ *   same epoch.
  *
  * So `seek(iteration)` continues a run with the same batches. The numbers of workers and of prefetched batches do not
  * change a batch.
@@ -17,10 +19,14 @@ import {
   type Augmentation,
   type EvaluationResize,
 } from '../core/augmentation.ts';
+import { canvasOf, planComposition, visibleObjects, type Composition, type Piece } from '../core/composition.ts';
 import { InputError } from '../core/errors.ts';
-import type { ImageRecord } from '../core/image-record.ts';
-import { planAugmentation, planEvaluation, scaleOf, transformBox, type ImageTransform } from '../core/transforms.ts';
+import type { ImageRecord, Size } from '../core/image-record.ts';
+import { createEpochOrder } from '../core/sampling.ts';
+import { planEvaluation, scaleOf } from '../core/transforms.ts';
+import { composeImage } from './augment-pixels.ts';
 import { ImagePool } from './image-pool.ts';
+import type { PixelImage } from './images.ts';
 
 export interface BatchImage {
   /** RGB, HWC: height * width * 3 bytes. */
@@ -28,10 +34,11 @@ export interface BatchImage {
   /** Pixels of the network's input, without padding. */
   width: number;
   height: number;
+  /** In a mosaic, the first of its images. */
   record: ImageRecord;
   /**
    * Network pixels per pixel of the original, [horizontally, vertically].
-   * A training image may also be cropped and flipped.
+   * A training image may also be cropped, flipped and turned.
    */
   scale: [number, number];
 }
@@ -69,6 +76,10 @@ interface LoaderOptions {
 export interface TrainingLoaderOptions extends LoaderOptions {
   seed: number;
   augmentation: Augmentation;
+  /** See `repeatThreshold` of the configuration. Default: 0. */
+  repeatThreshold?: number;
+  /** Batches of the whole training, whose last share has no mosaics (`mosaicEnd`). Default: mosaics never end. */
+  totalBatches?: number;
 }
 
 export interface EvaluationLoaderOptions extends LoaderOptions {
@@ -96,36 +107,35 @@ export interface EvaluationLoader extends AsyncIterable<LoadedBatch> {
 
 const DEFAULT_CACHE_BYTES = 256 * 2 ** 20;
 
-/** Number of the random streams for the loader's seed and for the order of each epoch. Image positions are smaller. */
-const RESERVED_STREAM = 0xffffffff;
+/** Numbers of the random stream for the loader's seed. */
+const SEED_STREAM = 0xffffffff;
 
 /** Batches for training, without end. Throws InputError if an option has a bad value. */
 export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLoader {
-  const { records, batchSize, augmentation } = options;
+  const { records, batchSize, augmentation, repeatThreshold = 0, totalBatches = Infinity } = options;
   validateAugmentation(augmentation);
   // The loader derives a seed of its own, so that its numbers differ from those of a model's initial weights.
-  const seed = new Random(options.seed, RESERVED_STREAM, RESERVED_STREAM).uint32();
+  const seed = new Random(options.seed, SEED_STREAM, SEED_STREAM).uint32();
   const { pool, prefetch } = open(options);
-  const order = createEpochOrder(records.length, seed);
+  const order = createEpochOrder(records, seed, repeatThreshold);
+  const canvas = canvasOf(records, augmentation);
+  const plan = (position: number, mosaics: boolean): Composition => {
+    const epoch = Math.floor(position / order.length);
+    const place = position % order.length;
+    const images = order.at(epoch);
+    const random = new Random(seed, epoch, place);
+    const drawOther = mosaics ? () => images[random.integer(images.length)] : null;
+    return planComposition({ records, augmentation, canvas }, images[place], random, drawOther);
+  };
   const sameSize =
     augmentation.crop === null && (augmentation.fixedSize !== null || augmentation.shortSides.length === 1);
-  const prepare = (iteration: number) =>
-    readBatch(
-      pool,
-      iteration,
-      sameSize,
-      Array.from({ length: batchSize }, (_, slot) => {
-        const position = iteration * batchSize + slot;
-        const epoch = Math.floor(position / records.length);
-        const place = position % records.length;
-        const index = order(epoch)[place];
-        return {
-          index,
-          record: records[index],
-          transform: planAugmentation(records[index], augmentation, new Random(seed, epoch, place)),
-        };
-      }),
-    );
+  const cachedSize = ({ transform }: Piece): Size | null =>
+    canvas !== null ? transform.uncropped : sameSize ? transform : null;
+  const prepare = (iteration: number) => {
+    const mosaics = iteration < (1 - augmentation.mosaicEnd) * totalBatches;
+    const compositions = Array.from({ length: batchSize }, (_, slot) => plan(iteration * batchSize + slot, mosaics));
+    return readBatch({ pool, records, cachedSize, minVisible: augmentation.minVisible }, iteration, compositions);
+  };
 
   let iteration = 0;
   let ahead: Promise<LoadedBatch>[] = [];
@@ -161,14 +171,14 @@ export function createEvaluationLoader(options: EvaluationLoaderOptions): Evalua
   const length = Math.ceil(records.length / batchSize);
   const prepare = (number: number) =>
     readBatch(
-      pool,
+      { pool, records, cachedSize: ({ transform }) => transform, minVisible: 0 },
       number,
-      true,
-      records.slice(number * batchSize, (number + 1) * batchSize).map((record, slot) => ({
-        index: number * batchSize + slot,
-        record,
-        transform: planEvaluation(record, resize),
-      })),
+      records.slice(number * batchSize, (number + 1) * batchSize).map((record, slot) => {
+        const transform = planEvaluation(record, resize);
+        const index = number * batchSize + slot;
+        const piece = { index, transform, flipVertical: false, transpose: false, color: null, x: 0, y: 0 };
+        return { width: transform.width, height: transform.height, pieces: [piece] };
+      }),
     );
   return {
     length,
@@ -201,56 +211,41 @@ function open(options: LoaderOptions): { pool: ImagePool; prefetch: number } {
   return { pool: new ImagePool(workers, cacheBytes), prefetch };
 }
 
-/**
- * The order of the images in an epoch.
- * It remembers the two latest epochs, because prefetching asks for the next epoch while batches still need this one.
- */
-function createEpochOrder(length: number, seed: number): (epoch: number) => Uint32Array {
-  const known = new Map<number, Uint32Array>();
-  return (epoch) => {
-    let order = known.get(epoch);
-    if (order === undefined) {
-      order = new Random(seed, epoch, RESERVED_STREAM).permutation(length);
-      known.set(epoch, order);
-      for (const old of known.keys()) if (known.size > 2) known.delete(old);
-    }
-    return order;
-  };
-}
-
-interface Sample {
-  /** Index of the record in the loader's records. */
-  index: number;
-  record: ImageRecord;
-  transform: ImageTransform;
+interface Reading {
+  readonly pool: ImagePool;
+  readonly records: readonly ImageRecord[];
+  /** See `ImageTask`. */
+  readonly cachedSize: (piece: Piece) => Size | null;
+  readonly minVisible: number;
 }
 
 async function readBatch(
-  pool: ImagePool,
+  reading: Reading,
   iteration: number,
-  sameSize: boolean,
-  samples: readonly Sample[],
+  compositions: readonly Composition[],
 ): Promise<LoadedBatch> {
+  const { records, minVisible } = reading;
   const images = await Promise.all(
-    samples.map(async ({ index, record, transform }): Promise<BatchImage> => {
-      const stated = { width: record.width, height: record.height };
-      const { data, width, height } = await pool.read({ file: record.file, stated, transform, sameSize }, index);
-      return { data, width, height, record, scale: scaleOf(transform, record) };
+    compositions.map(async (composition): Promise<BatchImage> => {
+      const pixels = await Promise.all(composition.pieces.map((piece) => readPiece(reading, piece)));
+      const { data, width, height } = composeImage(composition, pixels);
+      const { index, transform } = composition.pieces[0];
+      return { data, width, height, record: records[index], scale: scaleOf(transform, records[index]) };
     }),
   );
-  return { images, targets: samples.map(targetsOf), iteration };
+  const targets = compositions.map((composition): BatchTargets => {
+    const { boxes, labels } = visibleObjects(composition, records, minVisible);
+    return { boxes: Float32Array.from(boxes), labels: Uint32Array.from(labels) };
+  });
+  return { images, targets, iteration };
 }
 
-function targetsOf({ record, transform }: Sample): BatchTargets {
-  const boxes: number[] = [];
-  const labels: number[] = [];
-  for (const object of record.objects) {
-    const box = object.crowd ? null : transformBox(object.box, transform, record);
-    if (box === null) continue;
-    boxes.push(...box);
-    labels.push(object.label);
-  }
-  return { boxes: Float32Array.from(boxes), labels: Uint32Array.from(labels) };
+function readPiece({ pool, records, cachedSize }: Reading, piece: Piece): Promise<PixelImage> {
+  const { file, width, height } = records[piece.index];
+  const { transform, flipVertical, transpose, color } = piece;
+  const changes = flipVertical || transpose || color !== null ? { flipVertical, transpose, color } : null;
+  const task = { file, stated: { width, height }, transform, changes, cachedSize: cachedSize(piece) };
+  return pool.read(task, piece.index);
 }
 
 /** A batch prepared ahead may fail before it is requested. Such a failure must not end the process. */
