@@ -127,7 +127,7 @@ export function planComposition(
 /** An image of its own size, without a canvas. */
 function planSingle({ records, augmentation }: CompositionOptions, index: number, random: Random): Composition {
   const record = records[index];
-  const transform = planAugmentation(record, augmentation, random, (cut) => showsObject(record, cut, augmentation));
+  const transform = planAugmentation(record, augmentation, random, cutTest(record, augmentation));
   const flipVertical = augmentation.flipVertical > 0 && random.uniform() < augmentation.flipVertical;
   const color = drawColorChange(augmentation.color, random);
   const { width, height } = transform;
@@ -156,10 +156,11 @@ function planPiece(
   if (quarters === 2 || quarters === 3) flip = !flip;
   const transpose = quarters % 2 === 1;
 
-  const region = drawRegion(record, augmentation, random);
+  const accepts = cutTest(record, augmentation);
+  const region = drawRegion(record, augmentation, random, accepts);
   const scaled = drawScaledSize(region.original, augmentation, random, { transpose, inMosaic: center !== null });
   const window = transpose ? { width: place.height, height: place.width } : place;
-  const transform = { ...drawView(record, region, scaled, window, augmentation, random), flip };
+  const transform = { ...drawView(region, scaled, window, random, accepts), flip };
   const color = drawColorChange(augmentation.color, random);
 
   const shown = transpose ? { width: transform.height, height: transform.width } : transform;
@@ -180,9 +181,9 @@ interface Region {
   original: Size;
 }
 
-function drawRegion(record: ImageRecord, augmentation: Augmentation, random: Random): Region {
+function drawRegion(record: ImageRecord, augmentation: Augmentation, random: Random, accepts: CutTest): Region {
   const working = workingSize(record, augmentation);
-  const drawn = drawCrop(record, augmentation.crop, random, (cut) => showsObject(record, cut, augmentation));
+  const drawn = drawCrop(record, augmentation.crop, random, accepts);
   if (drawn === null) return { working, crop: { x: 0, y: 0, ...working }, original: record };
   const { crop, uncropped } = drawn;
   const whole = { x: 0, y: 0, ...working };
@@ -226,44 +227,42 @@ function drawScaledSize(
 
 /** Draws the part of the region that the window shows, as a transform without flip. */
 function drawView(
-  record: ImageRecord,
-  { working, crop }: Region,
+  { working, crop: whole }: Region,
   scaled: Size,
   window: Size,
-  augmentation: Augmentation,
   random: Random,
+  accepts: CutTest,
 ): ImageTransform {
   const visible = { width: Math.min(scaled.width, window.width), height: Math.min(scaled.height, window.height) };
-  const at = (x: number, y: number): ImageTransform => ({
+  const at = (x: number, y: number): Cut => ({
     uncropped: working,
-    crop: partOf(crop, { x, y, ...visible }, scaled),
-    ...visible,
-    flip: false,
+    crop: partOf(whole, { x, y, ...visible }, scaled),
   });
   const hidden = { x: scaled.width - visible.width, y: scaled.height - visible.height };
-  if (hidden.x === 0 && hidden.y === 0) return at(0, 0);
-  let view = at(random.integer(hidden.x + 1), random.integer(hidden.y + 1));
-  for (let tries = 1; tries < CUT_TRIES && !showsObject(record, asCut(view), augmentation); tries++)
-    view = at(random.integer(hidden.x + 1), random.integer(hidden.y + 1));
-  return view;
+  const draw = () => at(random.integer(hidden.x + 1), random.integer(hidden.y + 1));
+  let cut = draw();
+  if (hidden.x > 0 || hidden.y > 0) for (let tries = 1; tries < CUT_TRIES && !accepts(cut); tries++) cut = draw();
+  return { ...cut, ...visible, flip: false };
 }
 
-const asCut = ({ uncropped, crop }: ImageTransform): Cut | null => uncropped && crop && { uncropped, crop };
-
 /** Whether a cut may be used: it shows an object, or the image has none, or the settings do not ask for one. */
-function showsObject(record: ImageRecord, cut: Cut | null, { keepObject, minVisible }: Augmentation): boolean {
-  if (!keepObject || cut === null) return true;
-  const objects = record.objects.filter(({ crowd }) => !crowd);
-  if (objects.length === 0) return true;
-  const { uncropped, crop } = cut;
-  const scale = [uncropped.width / record.width, uncropped.height / record.height];
-  return objects.some(({ box: [x0, y0, x1, y1] }) => {
-    const x = ((x0 + x1) / 2) * scale[0] - crop.x,
-      y = ((y0 + y1) / 2) * scale[1] - crop.y;
-    if (x < 0 || y < 0 || x > crop.width || y > crop.height) return false;
+type CutTest = (cut: Cut) => boolean;
+
+function cutTest(record: ImageRecord, { keepObject, minVisible }: Augmentation): CutTest {
+  if (!keepObject) return () => true;
+  const boxes = record.objects.filter(({ crowd }) => !crowd).map(({ box }) => box);
+  if (boxes.length === 0) return () => true;
+  return ({ uncropped, crop }) => {
+    const scaleX = uncropped.width / record.width,
+      scaleY = uncropped.height / record.height;
     const transform: ImageTransform = { uncropped, crop, width: crop.width, height: crop.height, flip: false };
-    return visibleBox([x0, y0, x1, y1], transform, record, minVisible) !== null;
-  });
+    return boxes.some((box) => {
+      const x = ((box[0] + box[2]) / 2) * scaleX - crop.x,
+        y = ((box[1] + box[3]) / 2) * scaleY - crop.y;
+      const centered = x >= 0 && y >= 0 && x <= crop.width && y <= crop.height;
+      return centered && visibleBox(box, transform, record, minVisible) !== null;
+    });
+  };
 }
 
 /** The visible part of a box in the transformed image; null if less than `minVisible` of its area remains. */
