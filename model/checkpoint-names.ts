@@ -66,6 +66,34 @@ export function rename(source: CheckpointSource, name: string, tensor: Checkpoin
   }
 }
 
+/**
+ * All tensors of a file by our names, with our shapes of proposals.
+ * @returns the tensors, the file's names of tensors without counterpart, and the number of counters of batch norms
+ */
+export function byOurNames(tensors: ReadonlyMap<string, CheckpointTensor>): {
+  tensors: Map<string, CheckpointTensor>;
+  others: string[];
+  counters: number;
+} {
+  const file = withoutPrefix(tensors);
+  const source = sourceOf(file);
+  const others: string[] = [];
+  const named = new Map<string, CheckpointTensor>();
+  let counters = 0;
+  for (const [name, { from, tensor }] of file) {
+    if (name.endsWith('.num_batches_tracked')) {
+      counters++;
+      continue;
+    }
+    const ours = rename(source, name, tensor);
+    if (ours === null || named.has(ours)) others.push(from);
+    else if (/^proposals\.(boxes|features)$/.test(ours) && tensor.shape.length === 2)
+      named.set(ours, { shape: [1, ...tensor.shape], data: tensor.data });
+    else named.set(ours, tensor);
+  }
+  return { tensors: named, others, counters };
+}
+
 function detectron2Name(name: string): string {
   const proposals = /^init_proposal_(boxes|features)\.weight$/.exec(name);
   if (proposals) return `proposals.${proposals[1]}`;

@@ -14,7 +14,7 @@ export type { Losses } from './criterion.ts';
 export { MATCHER_NAMES, MATCHERS, type MatcherName } from './matching.ts';
 export type { Matcher } from './matchers/matcher.ts';
 export type { ImageTargets } from './targets.ts';
-export type { CheckpointSource } from './checkpoint-names.ts';
+export { byOurNames, type CheckpointSource } from './checkpoint-names.ts';
 export {
   exportNames,
   mapNames,

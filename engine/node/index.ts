@@ -7,4 +7,5 @@ export { applyDriverChoice, readDriverChoice, userVulkanVariable, type DriverCho
 export { lavapipeEnvironment } from './lavapipe.ts';
 export { openDevice, type NodeDeviceOptions } from './open-device.ts';
 export { loadTuning, resetTuning, saveTuning, tuningFile } from './tuning-file.ts';
+export { userCacheFolder } from './user-cache.ts';
 export { settleSleeping, sleepBetweenPolls } from './waiting.ts';

@@ -7,12 +7,15 @@ import { isPresetName, PRESET_NAMES } from '../core/recipe.ts';
 import { COCO_CATEGORY_IDS, COCO_CLASS_NAMES } from '../data/coco-classes.ts';
 import { loadConfig } from '../data/config-file.ts';
 import { readJson } from '../data/files.ts';
+import { inferenceConfigOf, type PublicWeights } from './public-weights.ts';
 import { readDescription, type ModelDescription } from './weights-file.ts';
 
 /** The options `--config` and `--classes`, for weights files without configuration or class names. */
 export interface DescriptionOptions {
   readonly config?: string | undefined;
   readonly classes?: string | undefined;
+  /** The public weights that the file is, if the user gave their name. Their configuration is the default. */
+  readonly named?: PublicWeights | null;
 }
 
 const NAMES = PRESET_NAMES.join(', ');
@@ -26,7 +29,7 @@ export const DESCRIPTION_HELP = `\
 
 /**
  * The configuration and class names of weights. A file of this project contains both. For other files, `--config` gives
- * the configuration. The class names then come from `--classes`, from the configuration's file, or from COCO if there
+ * the configuration; public weights have a configuration that fits. The class names then come from `--classes`, from the configuration's file, or from COCO if there
  * are 80 classes.
  * @throws InputError if a part is unknown, or if an option is given although the file contains its value
  */
@@ -34,32 +37,34 @@ export function describeWeights(
   command: string,
   path: string,
   file: CheckpointFile,
-  { config: name, classes }: DescriptionOptions,
+  { config: given, classes, named = null }: DescriptionOptions,
 ): ModelDescription {
   if (Object.hasOwn(file.metadata, 'config') && Object.hasOwn(file.metadata, 'class_names')) {
-    if (name !== undefined)
+    if (given !== undefined)
       throw new InputError(`${command}: --config: expected no value, because ${path} contains a configuration`);
     if (classes !== undefined)
       throw new InputError(`${command}: --classes: expected no value, because ${path} contains class names`);
     return readDescription(file, path);
   }
-  if (name === undefined) {
+  const source = given === undefined ? named && inferenceConfigOf(named) : { config: given, set: [] };
+  if (source === null) {
     throw new InputError(
       `${path}: expected weights with a configuration, as files of this project have, got none; ` +
         `name its configuration with --config (${NAMES}, or a JSON file)`,
     );
   }
-  const { config, given } = loadConfig({ config: name, set: [] });
+  const name = source.config;
+  const { config, given: givenKeys } = loadConfig(source);
   const { numClasses } = config.model;
-  const named = classes !== undefined ? readClasses(classes) : classesOfRun(name);
-  if (named) {
-    const { length } = named.classNames;
-    if (length === numClasses) return { config, ...named };
-    if (given.has('model.numClasses'))
+  const known = classes !== undefined ? readClasses(classes) : classesOfRun(name);
+  if (known) {
+    const { length } = known.classNames;
+    if (length === numClasses) return { config, ...known };
+    if (givenKeys.has('model.numClasses'))
       throw new InputError(
         `${classes ?? name}: expected ${numClasses} classes, as in the configuration ${name}, got ${length}`,
       );
-    return { config: { ...config, model: { ...config.model, numClasses: length } }, ...named };
+    return { config: { ...config, model: { ...config.model, numClasses: length } }, ...known };
   }
   if (numClasses === COCO_CLASS_NAMES.length)
     return { config, classNames: COCO_CLASS_NAMES, categoryIds: COCO_CATEGORY_IDS };

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { Device } from '../../engine/index.ts';
 import { DESCRIPTION_HELP, describeWeights } from '../checkpoints/describe-weights.ts';
 import { loadWhole, readAnyWeights } from '../checkpoints/load-weights.ts';
+import { configurationChoice, inferenceConfigOf } from '../checkpoints/public-weights.ts';
 import { createDetector } from '../core/create-detector.ts';
 import { InputError } from '../core/errors.ts';
 import { sameClasses } from '../core/fit-to-data.ts';
@@ -10,10 +11,12 @@ import { writeJson } from '../data/files.ts';
 import { FORMAT_KEYS, FORMAT_NAMES, openDataset, splitRecords, type Dataset } from '../data/index.ts';
 import { writeDetections } from '../evaluation/coco-files.ts';
 import { evaluateModel, evaluationReport } from '../evaluation/evaluate-model.ts';
+import { describeChoices } from '../output/choices.ts';
 import { formatDuration } from '../output/duration.ts';
 import { metricsTable } from '../output/metrics-table.ts';
 import { integerOption, outputFolder, parseArguments } from './arguments.ts';
 import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
+import { DETECTOR_NAMES_HELP, detectorNamed, weightsFile } from './weights-option.ts';
 
 /** Largest default batch. */
 const MAX_DEFAULT_BATCH = 8;
@@ -22,16 +25,17 @@ const PROGRESS_INTERVAL = 5000;
 
 const HELP = `evaluate: measures weights on a split of a data set with COCO's metrics
 
-  npm run evaluate -- --weights FILE --data DIR [--split val] [--half] [--out DIR]
+  npm run evaluate -- --weights FILE|NAME --data DIR [--split val] [--half] [--out DIR]
 
   --weights FILE  weights of this project (runs/.../best.safetensors), which contain configuration
-                  and class names; or weights of PyTorch or Detectron2 (.pth, .pt, .pkl)
+                  and class names; or weights of PyTorch or Detectron2 (.pth, .pt, .pkl);
+${DETECTOR_NAMES_HELP}
 ${DESCRIPTION_HELP}
   --data DIR      a data set: ${FORMAT_NAMES}
   --format F      ${FORMAT_KEYS}; needed only if the folder fits several formats
   --split NAME    train, val or test (default: val)
   --out DIR       folder for evaluation.json and detections.json (default: the folder of the
-                  weights, where they replace the files of the training)
+                  weights, where they replace the files of the training; runs/NAME for a name)
   --batch N       images per forward pass (default: as in the training, at most ${MAX_DEFAULT_BATCH})
 ${HALF_HELP}
   --help          print this text
@@ -55,12 +59,16 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
     process.stdout.write(HELP);
     return 0;
   }
-  const { weights, data, split, half = false } = values;
-  if (weights === undefined) throw new InputError('evaluate: --weights: expected a file, got nothing');
+  const { data, split, half = false } = values;
+  if (values.weights === undefined) throw new InputError('evaluate: --weights: expected a file, got nothing');
   if (data === undefined) throw new InputError('evaluate: --data: expected a folder, got nothing');
+  const named = detectorNamed('evaluate', values.weights);
   const batch = values.batch === undefined ? null : integerOption('evaluate', 'batch', values.batch, 1);
+  const { path: weights } = await weightsFile(values.weights, named);
   const file = readAnyWeights(weights);
-  const { config, classNames } = describeWeights('evaluate', weights, file, values);
+  const { config, classNames } = describeWeights('evaluate', weights, file, { ...values, named });
+  if (named && values.config === undefined)
+    for (const line of describeChoices([configurationChoice(named, inferenceConfigOf(named))])) console.log(line);
   const dataset = await openDataset(data, { splits: [split], format: values.format });
   requireSameClasses(dataset, classNames, weights);
   console.log(`format: ${dataset.recognized}`);
@@ -68,7 +76,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
   for (const warning of dataset.warnings) console.log(`warning: ${warning}`);
   if (splitRecords(dataset, split).every(({ objects }) => objects.every(({ crowd }) => crowd)))
     console.log(`warning: the split "${split}" has no object to measure by: every metric will be -1`);
-  const out = values.out ?? join(weights, '..');
+  const out = values.out ?? (named ? join('runs', named.name) : join(weights, '..'));
   outputFolder('evaluate', out);
   const device = await openForInference('evaluate', half);
   try {

@@ -3,6 +3,7 @@ import { basename, extname, join } from 'node:path';
 import type { Trace } from '../../model/index.ts';
 import { DESCRIPTION_HELP, describeWeights } from '../checkpoints/describe-weights.ts';
 import { loadWhole, readAnyWeights } from '../checkpoints/load-weights.ts';
+import { configurationChoice, inferenceConfigOf } from '../checkpoints/public-weights.ts';
 import type { EvaluationResize } from '../core/augmentation.ts';
 import { createDetector } from '../core/create-detector.ts';
 import type { Detector } from '../core/detector.ts';
@@ -10,6 +11,7 @@ import { InputError } from '../core/errors.ts';
 import { insteadOfFile, writeJson } from '../data/files.ts';
 import { decodeImage, type PixelImage } from '../data/images.ts';
 import { type NamedDetection, nameDetections, prepareImage } from '../evaluation/predict-image.ts';
+import { describeChoices } from '../output/choices.ts';
 import { formatTable } from '../output/table.ts';
 import { drawBoxes } from '../pictures/draw-boxes.ts';
 import { drawStages } from '../pictures/draw-stages.ts';
@@ -17,6 +19,7 @@ import { writePng } from '../pictures/png.ts';
 import { stageHistory, type StageHistory } from '../pictures/stage-history.ts';
 import { numberOption, outputFolder, parseArguments } from './arguments.ts';
 import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
+import { DETECTOR_NAMES_HELP, detectorNamed, weightsFile } from './weights-option.ts';
 
 /** One entry of predictions.json. `drawn` fields are paths of PNG files. */
 interface Prediction {
@@ -32,10 +35,11 @@ const STAGES_SUFFIX = '-stages';
 
 const HELP = `predict: detects objects on images
 
-  npm run predict -- --weights FILE [--score 0.3] [--stages] [--half] [--out DIR] IMAGE...
+  npm run predict -- --weights FILE|NAME [--score 0.3] [--stages] [--half] [--out DIR] IMAGE...
 
   --weights FILE  weights of this project (runs/.../best.safetensors), which contain configuration and class names;
-                  or weights of PyTorch or Detectron2 (.pth, .pt, .pkl)
+                  or weights of PyTorch or Detectron2 (.pth, .pt, .pkl);
+${DETECTOR_NAMES_HELP}
 ${DESCRIPTION_HELP}
   --score S       minimum score of a detection, 0 .. 1 (default 0.3)
   --stages        also draw how the boxes of the best detections move from the initial boxes through the stages, and
@@ -68,16 +72,20 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
     process.stdout.write(HELP);
     return 0;
   }
-  const { weights, out } = values;
-  if (weights === undefined) throw new InputError('predict: --weights: expected a file, got nothing');
+  const { out } = values;
+  if (values.weights === undefined) throw new InputError('predict: --weights: expected a file, got nothing');
+  const named = detectorNamed('predict', values.weights);
   const minScore = numberOption('predict', 'score', values.score, [0, 1]);
   if (files.length === 0) throw new InputError('predict: expected at least one image, got none');
   for (const image of files) {
     const instead = insteadOfFile(image);
     if (instead !== null) throw new InputError(`predict: ${image}: expected an image file, got ${instead}`);
   }
+  const { path: weights } = await weightsFile(values.weights, named);
   const file = readAnyWeights(weights);
-  const { config, classNames } = describeWeights('predict', weights, file, values);
+  const { config, classNames } = describeWeights('predict', weights, file, { ...values, named });
+  if (named && values.config === undefined)
+    for (const line of describeChoices([configurationChoice(named, inferenceConfigOf(named))])) console.log(line);
   outputFolder('predict', out);
   const results: Prediction[] = [];
   const device = await openForInference('predict', values.half ?? false);

@@ -3,6 +3,13 @@ import { existsSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import { openDevice } from '../../engine/node/index.ts';
 import type { Device } from '../../engine/index.ts';
+import {
+  configurationChoice,
+  publicNames,
+  publicWeightsNamed,
+  trainingConfigOf,
+  type PublicWeights,
+} from '../checkpoints/public-weights.ts';
 import { holdsRun, readRunDescription, runFiles, type RunDescription } from '../checkpoints/run-folder.ts';
 import { InputError } from '../core/errors.ts';
 import { fitToData, listNames, sameClasses, type Fitted, type LoadedConfig } from '../core/fit-to-data.ts';
@@ -26,6 +33,7 @@ import { dryRun } from './dry-run.ts';
 import { onInterrupt } from './interrupt.ts';
 import { fileToWrite, PROFILED_STEPS, profileStart } from './profile.ts';
 import { TrainingRun, type RunPlan } from './training-run.ts';
+import { weightsFile } from './weights-option.ts';
 
 const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and draws its detections
 
@@ -35,7 +43,8 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
                    training images becomes one
                    (default: the embedded data set, generated on first use)
   --format F       ${FORMAT_KEYS}; needed only if the folder fits several formats
-  --config C       a preset (${PRESET_NAMES.join(', ')}) or a JSON file; default small.
+  --config C       a preset (${PRESET_NAMES.join(', ')}) or a JSON file;
+                   default small, or the one that fits the NAME of --weights.
                    The config.json of a run also names its data, which --data overrides
   --set KEY=VALUE  change one key of the configuration; may be repeated,
                    e.g. --set learningRate=1e-3 --set model.numProposals=64
@@ -47,6 +56,9 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
   --weights FILE   start from the tensors of this file that fit: safetensors, PyTorch (.pth, .pt) or Detectron2 (.pkl).
                    Names can be those of this project, Detectron2, torchvision, timm or mmdetection.
                    A table shows what was loaded; DIR/weights.json has all names
+  --weights NAME   the same for public weights, downloaded once:
+                   ${publicNames('backbone')} (ImageNet),
+                   ${publicNames('detector')} (COCO)
   --partial        accept --weights of which less than half fits
   --dry-run        print parameters, memory, FLOPs by part and the seconds of one measured step, then stop.
                    The batch is the largest that the augmentation gives;
@@ -104,9 +116,10 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   const givenTrace =
     values.profile === undefined || values.profile === IN_RUN_FOLDER ? null : fileToWrite(values.profile);
   checkOptions(values, holdsRun(files) ? files.folder : null);
+  const named = values.weights === undefined ? null : publicWeightsNamed(values.weights);
   const source: Source =
     values.resume === undefined
-      ? { earlier: null, loaded: readConfiguration(values) }
+      ? { earlier: null, loaded: readConfiguration(values, named) }
       : { earlier: readRunDescription(files.config), loaded: null };
   const { earlier } = source;
   if (values['dry-run'] && source.loaded) return await runDryRun(values, source.loaded);
@@ -118,14 +131,18 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   // Checked before the run's folder is made.
   if (values.profile !== undefined && !earlier) profileStart(0, config.training);
   describeData(dataset, notes);
-  for (const line of describeChoices(choices)) log(line);
+  const forWeights = named && values.config === undefined ? [configurationChoice(named, trainingConfigOf(named))] : [];
+  for (const line of describeChoices([...forWeights, ...choices])) log(line);
+  const pretrained =
+    values.weights === undefined
+      ? null
+      : { file: (await weightsFile(values.weights, named)).path, partial: values.partial ?? false };
 
   const device = await openDevice();
   try {
     describeDevice(device, earlier);
-    const { weights, partial = false } = values;
     const plan: RunPlan = { files, config, dataset, records };
-    const run = new TrainingRun(device, plan, log, weights === undefined ? null : { file: weights, partial });
+    const run = new TrainingRun(device, plan, log, pretrained);
     if (earlier) run.resume();
     else run.begin(device.tuner.fingerprint);
     log(`run       ${relative('.', files.folder)}`);
@@ -191,15 +208,17 @@ function checkOptions(values: Values, occupied: string | null): void {
   if (values.out !== undefined) throw new InputError('train: --dry-run does not go with --out: it writes nothing');
 }
 
-function readConfiguration(values: Values): LoadedConfig {
+/** @param named the public weights to start from; their configuration is the default */
+function readConfiguration(values: Values, named: PublicWeights | null): LoadedConfig {
   const keys = { iterations: ['iterations', 1], batch: ['batchSize', 1], seed: ['seed', 0] } as const;
-  const set = [...(values.set ?? [])];
+  const source = named && values.config === undefined ? trainingConfigOf(named) : { config: 'small', set: [] };
+  const set = [...source.set, ...(values.set ?? [])];
   for (const option of ['iterations', 'batch', 'seed'] as const) {
     const [key, minimum] = keys[option];
     const text = values[option];
     if (text !== undefined) set.push(`training.${key}=${integerOption('train', option, text, minimum)}`);
   }
-  return loadConfig({ config: values.config ?? 'small', set });
+  return loadConfig({ config: values.config ?? source.config, set });
 }
 
 async function runDryRun(values: Values, loaded: LoadedConfig): Promise<number> {
