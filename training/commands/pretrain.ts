@@ -17,7 +17,7 @@ const HELP = `pretrain: trains on images made by formula, without any photograph
 
   npm run pretrain -- [options]
 
-  --iterations N   number of optimizer steps (default: 12000)
+  --iterations N   number of optimizer steps (default: 9000)
   --out DIR        the run's folder (default: runs/pretrain)
   --resume DIR     continue the run in DIR
   --set KEY=VALUE  change one key of the configuration; may be repeated
@@ -46,12 +46,12 @@ const RECIPE: readonly string[] = [
   // A fixed number of positives per object learns faster from random weights than the dynamic number.
   'model.otaK=3',
   'model.unitIncreasing=false',
-  'training.iterations=12000',
+  'training.iterations=9000',
   'training.batchSize=8',
   'training.learningRate=7e-4',
   'training.warmupIterations=200',
-  'training.milestones=[0.8,0.95]',
-  'training.decayFactor=0.3',
+  'training.schedule=cosine',
+  'training.emaDecay=0.998',
   `training.augmentation.shortSides=[${SIZE}]`,
   `training.augmentation.maxSize=${SIZE}`,
   `training.evaluationResize.shortSide=${SIZE}`,

@@ -6,7 +6,7 @@
 import { Random } from '../../engine/core/random.ts';
 
 /** Radii are given at this number of angles. A power of two. */
-export const OUTLINE_ANGLES = 256;
+export const OUTLINE_ANGLES = 128;
 
 /** One object in its own frame: an outline around the origin, or points. The longest radius is about 1. */
 export type Outline =
@@ -64,11 +64,39 @@ function formulaClass(seed: number, index: number): FormulaClass {
 }
 
 const radial = (radii: Float32Array): Outline => {
-  const longest = radii.reduce((a, b) => Math.max(a, b), 0);
-  return { kind: 'radial', radii: radii.map((radius) => radius / longest) };
+  let longest = 0;
+  for (let i = 0; i < radii.length; i++) if (radii[i] > longest) longest = radii[i];
+  for (let i = 0; i < radii.length; i++) radii[i] /= longest;
+  return { kind: 'radial', radii };
 };
 
-const angles = Array.from({ length: OUTLINE_ANGLES }, (_, i) => (2 * Math.PI * i) / OUTLINE_ANGLES);
+/** Values of a cosine over one turn. */
+const COSINE = Float64Array.from({ length: OUTLINE_ANGLES }, (_, i) => Math.cos((2 * Math.PI * i) / OUTLINE_ANGLES));
+const MASK = OUTLINE_ANGLES - 1;
+
+/** Cosine and sine of the angle of a radius. */
+export const cosineAt = (index: number): number => COSINE[index & MASK];
+export const sineAt = (index: number): number => COSINE[(index - OUTLINE_ANGLES / 4) & MASK];
+
+interface Harmonic {
+  /** Waves per turn. */
+  readonly order: number;
+  readonly amplitude: number;
+  readonly phase: number;
+}
+
+/** 1 plus harmonics, at least `low`. */
+function harmonicOutline(harmonics: readonly Harmonic[], low: number): Outline {
+  const radii = new Float32Array(OUTLINE_ANGLES).fill(1);
+  for (const { order, amplitude, phase } of harmonics) {
+    // cos(order t + phase) by the table: sin(x) is cos(x - a quarter turn).
+    const [a, b] = [amplitude * Math.cos(phase), amplitude * Math.sin(phase)];
+    for (let i = 0; i < OUTLINE_ANGLES; i++)
+      radii[i] += a * COSINE[(order * i) & MASK] - b * COSINE[(order * i - OUTLINE_ANGLES / 4) & MASK];
+  }
+  for (let i = 0; i < OUTLINE_ANGLES; i++) if (radii[i] < low) radii[i] = low;
+  return radial(radii);
+}
 
 /** A circle with up to four harmonics. The first classes are nearly round: cells, fruits, wheels. */
 function contour(random: Random, index: number): (random: Random) => Outline {
@@ -88,14 +116,7 @@ function contour(random: Random, index: number): (random: Random) => Outline {
     }));
     // A little of an own low harmonic: no two objects are alike.
     drawn.push({ order: 2 + own.integer(3), amplitude: variation * own.uniform(), phase: 7 * own.uniform() });
-    return radial(
-      Float32Array.from(angles, (t) =>
-        Math.max(
-          0.15,
-          drawn.reduce((sum, { order, amplitude, phase }) => sum + amplitude * Math.cos(order * t + phase), 1),
-        ),
-      ),
-    );
+    return harmonicOutline(drawn, 0.15);
   };
 }
 
@@ -105,17 +126,15 @@ function fractal(random: Random): (random: Random) => Outline {
   const strength = between(random, 0.25, 0.6);
   const shared = Array.from({ length: 24 }, () => between(random, 0, 2 * Math.PI));
   const freedom = between(random, 0.2, 1.5);
-  return (own) => {
-    const phases = shared.map((phase) => phase + freedom * own.normal());
-    return radial(
-      Float32Array.from(angles, (t) => {
-        let radius = 1;
-        for (let i = 0; i < phases.length; i++)
-          radius += strength * (i + 2) ** -exponent * Math.cos((i + 2) * t + phases[i]);
-        return Math.max(0.15, radius);
-      }),
+  return (own) =>
+    harmonicOutline(
+      shared.map((phase, i) => ({
+        order: i + 2,
+        amplitude: strength * (i + 2) ** -exponent,
+        phase: phase + freedom * own.normal(),
+      })),
+      0.15,
     );
-  };
 }
 
 /** Gielis' superformula: polygons, stars, flowers. */
@@ -123,15 +142,19 @@ function superformula(random: Random): (random: Random) => Outline {
   const symmetry = 3 + random.integer(6);
   const n1 = between(random, 0.35, 2.5);
   const n2 = n1 * between(random, 0.8, 2.5);
+  // Powers by logarithms: those of cosine and sine are the same for all objects.
+  const logarithms = Float64Array.from({ length: 2 * OUTLINE_ANGLES }, (_, i) => {
+    const u = (symmetry * Math.PI * (i >> 1)) / (2 * OUTLINE_ANGLES);
+    return Math.log(Math.max(1e-9, Math.abs((i & 1) === 0 ? Math.cos(u) : Math.sin(u))));
+  });
   return (own) => {
     const [first, second] = [n1 * between(own, 0.85, 1.15), n2 * between(own, 0.85, 1.15)];
-    return radial(
-      Float32Array.from(angles, (t) => {
-        const u = (symmetry * t) / 4;
-        const sum = Math.abs(Math.cos(u)) ** second + Math.abs(Math.sin(u)) ** second;
-        return Math.min(4, Math.max(0.1, sum ** (-1 / first)));
-      }),
-    );
+    const radii = new Float32Array(OUTLINE_ANGLES);
+    for (let i = 0; i < OUTLINE_ANGLES; i++) {
+      const sum = Math.exp(second * logarithms[2 * i]) + Math.exp(second * logarithms[2 * i + 1]);
+      radii[i] = Math.min(4, Math.max(0.1, Math.exp(-Math.log(sum) / first)));
+    }
+    return radial(radii);
   };
 }
 
@@ -156,11 +179,19 @@ function attractor(random: Random): (random: Random) => Outline {
   return (own) => {
     const varied = maps.map((map) => ({ ...map, e: map.e + 0.06 * own.normal(), f: map.f + 0.06 * own.normal() }));
     const points = new Float32Array(2 * ATTRACTOR_POINTS);
-    let [x, y] = [0, 0];
+    let x = 0;
+    let y = 0;
+    // A linear congruential generator is good enough to choose maps, and fast.
+    let state = own.uint32();
     for (let i = -20; i < ATTRACTOR_POINTS; i++) {
-      const { a, b, c, d, e, f } = varied[own.integer(varied.length)];
-      [x, y] = [a * x + b * y + e, c * x + d * y + f];
-      if (i >= 0) points.set([x, y], 2 * i);
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      const { a, b, c, d, e, f } = varied[Math.floor((state / 2 ** 32) * varied.length)];
+      const u = a * x + b * y + e;
+      y = c * x + d * y + f;
+      x = u;
+      if (i < 0) continue;
+      points[2 * i] = x;
+      points[2 * i + 1] = y;
     }
     return { kind: 'points', points: centered(points) };
   };
@@ -168,14 +199,16 @@ function attractor(random: Random): (random: Random) => Outline {
 
 /** Points with their bounds centered on the origin, and scaled to a longest half side of 1. */
 function centered(points: Float32Array): Float32Array {
-  const [low, high] = [
-    [Infinity, Infinity],
-    [-Infinity, -Infinity],
-  ];
-  points.forEach((value, i) => {
-    low[i % 2] = Math.min(low[i % 2], value);
-    high[i % 2] = Math.max(high[i % 2], value);
-  });
+  const low = [Infinity, Infinity];
+  const high = [-Infinity, -Infinity];
+  for (let i = 0; i < points.length; i++) {
+    const axis = i & 1;
+    if (points[i] < low[axis]) low[axis] = points[i];
+    if (points[i] > high[axis]) high[axis] = points[i];
+  }
   const scale = 2 / Math.max(high[0] - low[0], high[1] - low[1], 1e-6);
-  return points.map((value, i) => (value - (low[i % 2] + high[i % 2]) / 2) * scale);
+  const middle = [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2];
+  const result = new Float32Array(points.length);
+  for (let i = 0; i < points.length; i++) result[i] = (points[i] - middle[i & 1]) * scale;
+  return result;
 }

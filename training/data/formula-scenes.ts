@@ -4,7 +4,15 @@
  */
 import { Random } from '../../engine/core/random.ts';
 import type { Box } from '../core/image-record.ts';
-import { formulaClasses, OUTLINE_ANGLES, type Appearance, type FormulaClass, type Outline } from './formula-classes.ts';
+import {
+  cosineAt,
+  formulaClasses,
+  OUTLINE_ANGLES,
+  sineAt,
+  type Appearance,
+  type FormulaClass,
+  type Outline,
+} from './formula-classes.ts';
 
 export type Color = readonly [red: number, green: number, blue: number];
 
@@ -232,22 +240,20 @@ function randomObject(options: ObjectOptions): FormulaObject | null {
   };
 }
 
+/** Bounds of an outline after a linear map. */
 function boundsOf(outline: Outline, [a, b, c, d]: readonly [number, number, number, number]): Box {
   const bounds: Box = [Infinity, Infinity, -Infinity, -Infinity];
-  const add = (u: number, v: number): void => {
-    const [x, y] = [a * u + b * v, c * u + d * v];
-    bounds[0] = Math.min(bounds[0], x);
-    bounds[1] = Math.min(bounds[1], y);
-    bounds[2] = Math.max(bounds[2], x);
-    bounds[3] = Math.max(bounds[3], y);
-  };
-  if (outline.kind === 'points')
-    for (let i = 0; i < outline.points.length; i += 2) add(outline.points[i], outline.points[i + 1]);
-  else
-    outline.radii.forEach((radius, i) => {
-      const t = (2 * Math.PI * i) / OUTLINE_ANGLES;
-      add(radius * Math.cos(t), radius * Math.sin(t));
-    });
+  const count = outline.kind === 'points' ? outline.points.length / 2 : OUTLINE_ANGLES;
+  for (let i = 0; i < count; i++) {
+    const u = outline.kind === 'points' ? outline.points[2 * i] : outline.radii[i] * cosineAt(i);
+    const v = outline.kind === 'points' ? outline.points[2 * i + 1] : outline.radii[i] * sineAt(i);
+    const x = a * u + b * v;
+    const y = c * u + d * v;
+    if (x < bounds[0]) bounds[0] = x;
+    if (y < bounds[1]) bounds[1] = y;
+    if (x > bounds[2]) bounds[2] = x;
+    if (y > bounds[3]) bounds[3] = y;
+  }
   return bounds;
 }
 
