@@ -21,6 +21,8 @@ export interface RunFiles {
   readonly evaluation: string;
   readonly detections: string;
   readonly best: string;
+  /** Picture of the first training images. */
+  readonly batches: string;
   /** Folder of the last checkpoint. */
   readonly last: string;
   /** Report on the weights that training started from. */
@@ -38,6 +40,7 @@ export function runFiles(folder: string): RunFiles {
     evaluation: join(folder, 'evaluation.json'),
     detections: join(folder, 'detections.json'),
     best: join(folder, 'best.safetensors'),
+    batches: join(folder, 'train-batches.png'),
     last: join(folder, 'last'),
     weights: join(folder, 'weights.json'),
     trace: join(folder, 'trace.json'),

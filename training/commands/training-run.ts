@@ -18,13 +18,14 @@ import type { RunConfig } from '../core/recipe.ts';
 import { TrainingStep } from '../core/step.ts';
 import { writeFileAtomic, writeJson } from '../data/files.ts';
 import { splitRecords, type Dataset } from '../data/index.ts';
-import { createTrainingLoader } from '../data/loader.ts';
+import { createTrainingLoader, type LoadedBatch, type TrainingLoader } from '../data/loader.ts';
 import { writeDetections } from '../evaluation/coco-files.ts';
 import { evaluateModel, evaluationReport, type ModelEvaluation } from '../evaluation/evaluate-model.ts';
 import { appendLine, keepLinesUntil } from '../output/metrics-files.ts';
 import { metricsTable } from '../output/metrics-table.ts';
 import { Progress } from '../output/progress.ts';
 import { describeReport } from '../output/weights-report.ts';
+import { drawBatches } from '../pictures/draw-batches.ts';
 import { drawRun } from '../pictures/draw-run.ts';
 import { outputFolder } from './arguments.ts';
 import type { Interrupt } from './interrupt.ts';
@@ -51,6 +52,9 @@ export interface RunOptions {
   /** Writes the trace of a few profiled steps to this file; null: no profile. */
   readonly traceFile: string | null;
 }
+
+/** Drawing an image takes as long as a short training step, so the start of a training draws few. */
+const MAX_DRAWN_BATCH_IMAGES = 8;
 
 const path = (file: string): string => relative('.', file);
 
@@ -132,6 +136,7 @@ export class TrainingRun {
     const totalBatches = iterations * accumulation;
     const loader = createTrainingLoader({ ...training, records: this.plan.records, totalBatches });
     try {
+      if (this.iteration === 0) await this.drawBatches(loader);
       loader.seek(this.iteration * accumulation);
       const profiler =
         traceFile === null ? null : new StepProfiler(this.device, profileStart(this.iteration, training), traceFile);
@@ -176,6 +181,18 @@ export class TrainingRun {
       metricsFile: files.metrics,
       evaluationsFile: files.evaluations,
     });
+  }
+
+  /** Draws the first training images. The caller then seeks the first batch again. */
+  private async drawBatches(loader: TrainingLoader): Promise<void> {
+    const { files, config, dataset } = this.plan;
+    const { batchSize, drawImages } = config.training;
+    const count = Math.min(MAX_DRAWN_BATCH_IMAGES, drawImages);
+    if (count === 0) return;
+    const batches: LoadedBatch[] = [];
+    while (batches.length * batchSize < count) batches.push(await loader.next());
+    await drawBatches(files.batches, batches, dataset.classNames, count);
+    this.log(`batches   ${path(files.batches)}: the first training images with their boxes`);
   }
 
   private createLog(): MetricsLog {

@@ -62,7 +62,7 @@ export interface TrainingConfig {
   readonly saveEvery: number;
   /** Threads that decode and augment images. */
   readonly workers: number;
-  /** Validation images drawn with their detections at the end. */
+  /** Validation images drawn with their detections at the end. At the start, as many training images, but at most 8. */
   readonly drawImages: number;
 }
 

@@ -6,6 +6,8 @@ import { drawBoxes, type DrawnBox } from './draw-boxes.ts';
 import { writePng } from './png.ts';
 
 const COLUMNS = 4;
+/** Images with a longer side are reduced to it, pixels. */
+const MAX_SIDE = 640;
 
 /**
  * Writes a sheet of training images with their boxes and class names.
@@ -25,7 +27,8 @@ export async function drawBatches(
       const [x0, y0, x1, y1] = boxes.subarray(4 * i, 4 * i + 4);
       return { box: [x0, y0, x1, y1], label, name: classNames[label] };
     });
-    canvases.push(await drawBoxes(image, drawn));
+    const longSide = Math.max(image.width, image.height);
+    canvases.push(await drawBoxes(image, drawn, longSide > MAX_SIDE ? { scale: MAX_SIDE / longSide } : {}));
   }
   if (canvases.length > 0) writePng(path, contactSheet(canvases, COLUMNS));
 }
