@@ -136,9 +136,9 @@ describe('COCO', () => {
       'annotations[1].id: expected an id that no other annotation has, got 1',
     ],
     [
-      'an annotation without id',
-      { annotations: [annotation(1, { id: undefined })] },
-      'annotations[0].id: expected an integer >= 0, got nothing',
+      'an id that is no number',
+      { annotations: [annotation(1, { id: 'one' })] },
+      'annotations[0].id: expected an integer >= 0, got "one"',
     ],
     [
       'an unknown image',
