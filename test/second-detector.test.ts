@@ -33,6 +33,7 @@ import type { Detector, DetectorBatch, DetectorLosses } from '../training/core/d
 import { trainLoop } from '../training/core/loop.ts';
 import { MetricsLog, type StepMetrics } from '../training/core/metrics-log.ts';
 import { presetConfig, type TrainingConfig } from '../training/core/recipe.ts';
+import { TimeLeft } from '../training/core/time-left.ts';
 import { TrainingStep } from '../training/core/step.ts';
 import { ensureShapesDataset, openDataset, splitRecords, type Dataset } from '../training/data/index.ts';
 import { createTrainingLoader } from '../training/data/loader.ts';
@@ -253,7 +254,7 @@ async function train(detector: Detector, replay: boolean): Promise<{ lines: Step
     parts: detector.lossParts.map(({ name }) => name),
     stages: detector.stages,
     iterations,
-    start: 0,
+    timeLeft: new TimeLeft({ ...settings, evaluationImages: 0, testImages: 0 }),
     onMetrics: (line) => lines.push(line),
     onProgress: ({ parts }) => expect(Object.keys(parts)).toEqual(['class', 'distance']),
   });

@@ -323,6 +323,23 @@ export class Device implements TensorDevice {
     return this.dispatcher.dispatches;
   }
 
+  /** Number of compute pipelines compiled since the device was opened. */
+  get pipelines(): number {
+    return this.dispatcher.pipelines.count;
+  }
+
+  /**
+   * Calls `listener` after each further compute pipeline was created, with their number. The host waits meanwhile.
+   * @returns ends the calls. There is one listener at a time: a new one replaces the one before
+   */
+  watchPipelines(listener: (count: number) => void): () => void {
+    const { pipelines } = this.dispatcher;
+    pipelines.onCreated = listener;
+    return () => {
+      if (pipelines.onCreated === listener) pipelines.onCreated = null;
+    };
+  }
+
   /** Submits all work so far, without waiting for the device. In a capture it does nothing. */
   flush(): void {
     if (!this.capturing) this.dispatcher.flush();

@@ -79,7 +79,7 @@ function copyToTexture(
 
 /** Encodes the commands of a device, or adds them to the list of a capture. */
 export class Dispatcher {
-  private readonly pipelines: PipelineCache;
+  readonly pipelines: PipelineCache;
   /**
    * Bind groups outside of captures, by kernel, resources and params. `params` holds their params.
    * A dispatch that was seen before creates nothing and writes nothing.

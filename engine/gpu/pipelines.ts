@@ -31,6 +31,8 @@ export class PipelineCache {
   private readonly compiled = new Map<string, CompiledKernel>();
   private readonly layouts = new Map<string, { layout: GPUBindGroupLayout; pipelineLayout: GPUPipelineLayout }>();
   private readonly checks = new Set<Promise<void>>();
+  /** Called after a pipeline was created, with the number of pipelines. */
+  onCreated: ((count: number) => void) | null = null;
 
   /** @param onError called with each CompileError, some time after `get` */
   constructor(
@@ -44,8 +46,14 @@ export class PipelineCache {
     if (!compiled) {
       compiled = this.compile(kernel);
       this.compiled.set(kernel.source, compiled);
+      this.onCreated?.(this.count);
     }
     return compiled;
+  }
+
+  /** Number of pipelines. */
+  get count(): number {
+    return this.compiled.size;
   }
 
   /** Waits until the errors of all kernels compiled so far are known. */

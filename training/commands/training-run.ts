@@ -202,7 +202,7 @@ export class TrainingRun {
       parts: this.detector.lossParts.map(({ name }) => name),
       stages: this.detector.stages,
       iterations: config.training.iterations,
-      start: this.iteration,
+      timeLeft: this.timeLeft,
       onMetrics: (line) => appendLine(files.metrics, line),
       onProgress: (row) => this.progress.update(row),
     });

@@ -6,6 +6,7 @@ import type { MetricsLog } from './metrics-log.ts';
 import type { TrainingConfig } from './recipe.ts';
 import { scheduledLearningRate, stepValuesAt } from './schedules.ts';
 import type { PassData, TrainingStep } from './step.ts';
+import { isEvaluated } from './time-left.ts';
 
 export interface LoopOptions {
   readonly training: TrainingConfig;
@@ -17,6 +18,10 @@ export interface LoopOptions {
   readonly next: () => Promise<PassData>;
   /** Called before each iteration; true ends the loop. */
   readonly stopped: () => boolean;
+  /** Asked after each step: true makes it the last one, because the time is over. */
+  readonly outOfTime?: (iteration: number) => boolean;
+  /** Asked after each evaluation: true ends the training, because it no longer improves. */
+  readonly converged?: () => boolean;
   /** Measures the model after `iteration` iterations. */
   readonly evaluate: (iteration: number) => Promise<void>;
   /** Saves a checkpoint after `iteration` iterations. */
@@ -27,12 +32,13 @@ export interface LoopOptions {
 }
 
 /**
- * Trains until the last iteration, or until `stopped`. The last iteration is always evaluated and then saved.
+ * Trains until the last iteration, or until `stopped`, `outOfTime` or `converged`. The last iteration is always evaluated
+ * and then saved, unless `stopped` ended the loop.
  * @returns the iterations done
  */
 export async function trainLoop(options: LoopOptions): Promise<number> {
   const { training, step, log } = options;
-  const { iterations, evaluateEvery, saveEvery } = training;
+  const { iterations, saveEvery } = training;
   let done = options.start;
   while (done < iterations && !options.stopped()) {
     const learningRate = scheduledLearningRate(done, training);
@@ -43,12 +49,16 @@ export async function trainLoop(options: LoopOptions): Promise<number> {
     await log.add(done, learningRate, result);
     await options.afterStep?.(done);
 
-    const last = done === iterations;
-    const evaluating = last || (evaluateEvery > 0 && done % evaluateEvery === 0);
+    const last = done === iterations || (options.outOfTime?.(done) ?? false);
+    const evaluating = last || isEvaluated(done, training);
     const saving = last || done % saveEvery === 0;
-    if (evaluating || saving) await log.finish();
+    if (!evaluating && !saving) continue;
+    await log.finish();
     if (evaluating) await options.evaluate(done);
-    if (saving) await options.save(done);
+    const ended = last || (evaluating && (options.converged?.() ?? false));
+    if (saving || ended) await options.save(done);
+    if (ended) break;
+    log.skipTime();
   }
   await log.finish();
   return done;

@@ -4,6 +4,7 @@
  */
 import type { Device } from '../../engine/index.ts';
 import { InputError } from './errors.ts';
+import type { TimeLeft } from './time-left.ts';
 import type { StepResult } from './step.ts';
 
 /** One line of metrics.jsonl. Lists have one entry per stage. */
@@ -34,7 +35,8 @@ export interface StepProgress {
   readonly parts: Readonly<Record<string, number>>;
   readonly learningRate: number;
   readonly millisecondsPerStep: number;
-  readonly secondsLeft: number;
+  /** Null while kernels are compiled: before a step was measured in which nothing was compiled. */
+  readonly secondsLeft: number | null;
   /** Peak of the device's memory, in MB (10^6 bytes). */
   readonly megabytes: number;
 }
@@ -54,8 +56,7 @@ export interface MetricsLogOptions {
   readonly stages: number;
   /** Steps of the whole training. */
   readonly iterations: number;
-  /** The iteration that training starts at. */
-  readonly start: number;
+  readonly timeLeft: TimeLeft;
   readonly onMetrics: (line: StepMetrics) => void;
   readonly onProgress: (row: StepProgress) => void;
 }
@@ -68,6 +69,12 @@ const MAX_TOGETHER = 4;
 
 /** The progress row shows the typical time of this number of latest steps. */
 const RECENT_STEPS = 50;
+
+/**
+ * Steps at the beginning that never count as measured. The first one allocates, the second one is captured if it has
+ * the shape of the first.
+ */
+const WARMUP_STEPS = 2;
 
 /** The time of a typical step in milliseconds: the median over means of a few neighboring steps. */
 export function pace(times: readonly number[]): number {
@@ -85,9 +92,15 @@ export class MetricsLog {
   private pending: Promise<void> = Promise.resolve();
   private lastTime = performance.now();
   private readonly startTime = performance.now();
+  /** Milliseconds of the measured steps. */
   private readonly times: number[] = [];
+  /** Milliseconds of the steps in which kernels were compiled, and of the first ones. */
+  private readonly compiling: number[] = [];
+  private pipelines = 0;
 
-  constructor(private readonly options: MetricsLogOptions) {}
+  constructor(private readonly options: MetricsLogOptions) {
+    this.pipelines = options.device.pipelines;
+  }
 
   /**
    * Reads a step's result and disposes it.
@@ -107,11 +120,17 @@ export class MetricsLog {
     await this.pending;
   }
 
+  /** Leaves the time since the last step, which an evaluation or a checkpoint took, out of the next step's time. */
+  skipTime(): void {
+    this.lastTime = performance.now();
+    this.pipelines = this.options.device.pipelines;
+  }
+
   summary(): StepSummary {
     return {
-      steps: this.times.length,
+      steps: this.times.length + this.compiling.length,
       seconds: (performance.now() - this.startTime) / 1000,
-      millisecondsPerStep: pace(this.times),
+      millisecondsPerStep: pace(this.times.length > 0 ? this.times : this.compiling),
       peakBytes: this.options.device.memory().peakBytes,
     };
   }
@@ -135,7 +154,7 @@ export class MetricsLog {
     const now = performance.now();
     const elapsed = now - this.lastTime;
     this.lastTime = now;
-    this.times.push(elapsed);
+    this.addTime(elapsed);
     const loss = sum(parts.map(sum));
     if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
       throw new InputError(
@@ -155,21 +174,37 @@ export class MetricsLog {
     this.showProgress(iteration, learningRate, loss, Object.fromEntries(names.map((name, i) => [name, sum(parts[i])])));
   }
 
+  private addTime(elapsed: number): void {
+    const { device, timeLeft } = this.options;
+    const compiled = device.pipelines !== this.pipelines;
+    this.pipelines = device.pipelines;
+    if (compiled || this.compiling.length < WARMUP_STEPS) {
+      this.compiling.push(elapsed);
+      return;
+    }
+    this.times.push(elapsed);
+    timeLeft.addStep(elapsed / 1000);
+  }
+
+  private get typicalStep(): number {
+    return pace(this.times.length > 0 ? this.times.slice(-RECENT_STEPS) : this.compiling);
+  }
+
   private showProgress(
     iteration: number,
     learningRate: number,
     loss: number,
     parts: Readonly<Record<string, number>>,
   ): void {
-    const { device, iterations, start, onProgress } = this.options;
+    const { device, iterations, timeLeft, onProgress } = this.options;
     onProgress({
       iteration,
       iterations,
       loss,
       parts,
       learningRate,
-      millisecondsPerStep: pace(this.times.slice(-RECENT_STEPS)),
-      secondsLeft: ((this.lastTime - this.startTime) / 1000 / (iteration - start)) * (iterations - iteration),
+      millisecondsPerStep: this.typicalStep,
+      secondsLeft: timeLeft.after(iteration),
       megabytes: device.memory().peakBytes / 1e6,
     });
   }

@@ -21,6 +21,8 @@ export interface ProgressOptions {
 
 /** Minimum time between two drawings of the line on a terminal, in milliseconds. Faster changes are not visible. */
 export const REDRAW_INTERVAL = 100;
+/** On a terminal, what a row says stays this long before other work replaces it, in milliseconds. */
+const STATUS_DELAY = 1000;
 /** Moves the cursor to the beginning of the terminal's line and erases the line. */
 export const ERASE_LINE = '\r\x1b[K';
 /** Columns of a terminal that does not report its size. */
@@ -40,6 +42,7 @@ export class Progress {
   /** The unfinished line on the terminal; empty if there is none. */
   private currentLine = '';
   private latest: StepProgress | null = null;
+  private statusAt: number;
 
   constructor({
     stream = process.stdout,
@@ -51,6 +54,7 @@ export class Progress {
     this.clock = clock;
     this.firstRows = firstRows;
     this.interval = interval;
+    this.statusAt = clock();
   }
 
   /** Shows a row, unless it comes too soon after the row before. The last iteration is always shown. */
@@ -61,6 +65,17 @@ export class Progress {
       ? elapsed >= REDRAW_INTERVAL
       : this.printed < this.firstRows || elapsed >= this.interval;
     if (due || row.iteration >= row.iterations) this.show(row);
+  }
+
+  /** Shows that kernels are being compiled, which makes the first steps slow. `seconds`: since the training began. */
+  compiling(pipelines: number, seconds: number): void {
+    this.status(`compiling kernels  ${pipelines} pipelines, ${seconds.toFixed(0)} s`);
+  }
+
+  /** Shows the progress of work between steps, such as an evaluation. `seconds`: since that work began. */
+  working(title: string, done: number, total: number, seconds: number): void {
+    const left = done > 0 ? (seconds / done) * (total - done) : NaN;
+    this.status(`${title}  ${done}/${total} images, ${formatDuration(left)} left`);
   }
 
   /** Prints a separate line, such as an evaluation. On a terminal it appears above the progress line. */
@@ -76,16 +91,31 @@ export class Progress {
     this.latest = null;
   }
 
+  /** Shows a line that later ones replace, unless another line was shown shortly before. */
+  private status(text: string): void {
+    const now = this.clock();
+    const since = now - Math.max(this.printedAt, this.statusAt);
+    if (since < (this.stream.isTTY ? STATUS_DELAY : this.interval)) return;
+    // On a terminal, the line then changes without delay until the next row.
+    this.statusAt = this.stream.isTTY ? now - STATUS_DELAY + REDRAW_INTERVAL : now;
+    this.draw((width) => text.slice(0, width));
+  }
+
   private show(row: StepProgress): void {
     this.printed++;
     this.printedAt = this.clock();
+    this.draw((width) => progressLine(row, width));
+  }
+
+  /** @param lineOf the line in at most this number of characters */
+  private draw(lineOf: (width: number) => string): void {
     if (!this.stream.isTTY) {
-      this.stream.write(`${progressLine(row)}\n`);
+      this.stream.write(`${lineOf(Infinity)}\n`);
       return;
     }
     // The last column stays free: some terminals wrap when it is written.
     // Pseudo terminals of unknown size report 0 columns.
-    this.currentLine = progressLine(row, (this.stream.columns || DEFAULT_COLUMNS) - 1);
+    this.currentLine = lineOf((this.stream.columns || DEFAULT_COLUMNS) - 1);
     this.stream.write(`${ERASE_LINE}${this.currentLine}`);
   }
 }
@@ -97,7 +127,7 @@ export function progressLine(row: StepProgress, width = Infinity): string {
   const loss = `loss ${formatLoss(row.loss)}`;
   const rate = `lr ${row.learningRate.toExponential(2)}`;
   const speed = `${row.millisecondsPerStep.toFixed(row.millisecondsPerStep < 100 ? 1 : 0)} ms/step`;
-  const left = `${formatDuration(row.secondsLeft)} left`;
+  const left = row.secondsLeft === null ? 'compiling kernels' : `${formatDuration(row.secondsLeft)} left`;
   const memory = `${Math.round(row.megabytes)} MB`;
   const candidates: string[][] = [];
   for (let count = parts.length; count >= 0; count--) {
