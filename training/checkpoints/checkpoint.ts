@@ -21,6 +21,10 @@ const STATE = withFields({
   optimizerSteps: integer(0),
   /** The evaluation with the highest AP. */
   best: v.nullish(withFields({ iteration: integer(0), AP: metric, AP50: metric }), null),
+  /** Evaluations since AP last grew. */
+  evaluationsSinceBest: v.nullish(integer(0), 0),
+  /** Why the training ended before its last iteration; null: it did not. */
+  ended: v.nullish(v.picklist(['no improvement'], '"no improvement" or null'), null),
 });
 
 /** The content of `state.json`. */

@@ -20,6 +20,8 @@ export interface RunFiles {
   /** The best evaluation, its detections and its weights. */
   readonly evaluation: string;
   readonly detections: string;
+  /** The evaluation of the best weights on the test split, at the end of the training. */
+  readonly testEvaluation: string;
   readonly best: string;
   /** Picture of the first training images. */
   readonly batches: string;
@@ -39,6 +41,7 @@ export function runFiles(folder: string): RunFiles {
     evaluations: join(folder, 'evaluations.jsonl'),
     evaluation: join(folder, 'evaluation.json'),
     detections: join(folder, 'detections.json'),
+    testEvaluation: join(folder, 'evaluation-test.json'),
     best: join(folder, 'best.safetensors'),
     batches: join(folder, 'train-batches.png'),
     last: join(folder, 'last'),

@@ -10,7 +10,13 @@ import {
   trainingConfigOf,
   type PublicWeights,
 } from '../checkpoints/public-weights.ts';
-import { holdsRun, readRunDescription, runFiles, type RunDescription } from '../checkpoints/run-folder.ts';
+import {
+  holdsRun,
+  readRunDescription,
+  runFiles,
+  type RunDescription,
+  type RunFiles,
+} from '../checkpoints/run-folder.ts';
 import { InputError } from '../core/errors.ts';
 import { fitToData, listNames, sameClasses, type Fitted, type LoadedConfig } from '../core/fit-to-data.ts';
 import { PRESET_NAMES } from '../core/recipe.ts';
@@ -27,7 +33,9 @@ import {
 } from '../data/index.ts';
 import { describeChoices } from '../output/choices.ts';
 import { deviceLine } from '../output/device-line.ts';
+import type { ModelEvaluation } from '../evaluation/evaluate-model.ts';
 import { formatDuration } from '../output/duration.ts';
+import { metricsTable } from '../output/metrics-table.ts';
 import { integerOption, optionalValue, parseArguments } from './arguments.ts';
 import { dryRun } from './dry-run.ts';
 import { onInterrupt } from './interrupt.ts';
@@ -156,29 +164,57 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
 /** Trains and prints the result; resolves to the exit code. */
 async function trainAndFinish(run: TrainingRun, { files, config }: RunPlan, traceFile: string | null): Promise<number> {
   const { iterations } = config.training;
+  if (run.finished && existsSync(files.evaluation)) {
+    const ended = run.ended === null ? '' : ` of ${iterations} (${run.ended})`;
+    log(`finished  nothing is left to train: the run ended at iteration ${run.iteration}${ended}`);
+    describeBest(run, files, '');
+    return 0;
+  }
   const interrupt = onInterrupt('saving after this iteration');
   try {
     const { steps, seconds, millisecondsPerStep, peakBytes } = await run.train({ interrupt, traceFile });
-    if (run.iteration < iterations) {
+    if (!run.finished) {
       const command = `npm run train -- --resume ${relative('.', files.folder)}`;
       log(`stopped at iteration ${run.iteration} of ${iterations}; continue with ${command}`);
       return 130;
     }
-    const drawn = await run.finish();
-    const best = run.best!;
-    const weights = relative('.', files.best);
-    log(
-      `best      AP ${best.AP.toFixed(3)}, AP50 ${best.AP50.toFixed(3)} at iteration ${best.iteration}; ` +
-        `${steps} steps in ${formatDuration(seconds)}, median ${millisecondsPerStep.toFixed(0)} ms per step, ` +
+    if (run.ended !== null)
+      log(
+        `ended     at iteration ${run.iteration} of ${iterations}: AP did not grow in ${config.training.patience} ` +
+          'evaluations (--set patience=N)',
+      );
+    const { test, pictures } = await run.finish();
+    if (test) describeTest(test, files);
+    describeBest(
+      run,
+      files,
+      `; ${steps} steps in ${formatDuration(seconds)}, median ${millisecondsPerStep.toFixed(0)} ms per step, ` +
         `at most ${Math.round(peakBytes / 1e6)} MB on the device`,
     );
-    log(`weights   ${weights}   (npm run predict -- --weights ${weights} IMAGE...)`);
     log(`measures  ${relative('.', files.evaluation)}, ${relative('.', files.metrics)}`);
-    log(`drawn     ${drawn.map((file) => relative('.', file)).join(', ')}`);
+    log(`drawn     ${pictures.map((file) => relative('.', file)).join(', ')}`);
     return 0;
   } finally {
     interrupt.release();
   }
+}
+
+/** Prints the best evaluation and its weights. `details` follows in the line of the evaluation. */
+function describeBest({ best }: TrainingRun, files: RunFiles, details: string): void {
+  if (best)
+    log(`best      AP ${best.AP.toFixed(3)}, AP50 ${best.AP50.toFixed(3)} at iteration ${best.iteration}${details}`);
+  const weights = relative('.', files.best);
+  log(`weights   ${weights}   (npm run predict -- --weights ${weights} IMAGE...)`);
+}
+
+/** Prints the evaluation of the test split, which no choice depended on. */
+function describeTest({ evaluation }: ModelEvaluation, files: RunFiles): void {
+  const { AP, AP50 } = evaluation.metrics;
+  log(metricsTable(evaluation));
+  log(
+    `test      AP ${AP.toFixed(3)}, AP50 ${AP50.toFixed(3)} of the best weights on the ${evaluation.images} images of ` +
+      `the test split (${relative('.', files.testEvaluation)})`,
+  );
 }
 
 /** Throws InputError if options contradict each other, or if a new run would overwrite the one in `occupied`. */
@@ -237,9 +273,22 @@ async function openData(values: Values, { earlier, loaded }: Source): Promise<Da
     );
   const named = values.data ?? earlier?.data ?? loaded?.data;
   const folder = resolve(named ?? (await ensureShapesDataset(EMBEDDED_DATA, { log })));
-  const dataset = await openDataset(folder, { splits: ['train', 'val'], format: values.format });
+  const dataset = await openWithTest(folder, values.format);
   for (const warning of [...dataset.warnings, ...splitWarnings(dataset, 'train', 'val')]) log(`warning: ${warning}`);
   return dataset;
+}
+
+/** Opens the splits for training, and the test split if there is one. A bad test split does not prevent a training. */
+async function openWithTest(folder: string, format: string | undefined): Promise<Dataset> {
+  const splits = ['train', 'val'];
+  try {
+    return await openDataset(folder, { splits, optional: ['test'], format });
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    const dataset = await openDataset(folder, { splits, format });
+    log(`warning: the test split is not evaluated: ${error.message}`);
+    return dataset;
+  }
 }
 
 /** The configuration of the earlier run, or the loaded one fitted to the data. */
@@ -261,8 +310,9 @@ function requireSameClasses(earlier: RunDescription, { root, classNames }: Datas
 function describeData(dataset: Dataset, notes: readonly string[]): void {
   const { root, classNames } = dataset;
   const counts = ['train', 'val'].map((split) => splitRecords(dataset, split).length);
+  const test = dataset.splits.test ? `, ${dataset.splits.test.length} test images` : '';
   log(
-    `data      ${root}: ${counts[0]} training and ${counts[1]} validation images, ` +
+    `data      ${root}: ${counts[0]} training and ${counts[1]} validation images${test}, ` +
       `${classNames.length} classes (${listNames(classNames)})`,
   );
   log(`format    ${dataset.recognized}`);

@@ -16,6 +16,7 @@ import { trainLoop } from '../core/loop.ts';
 import { MetricsLog, type StepSummary } from '../core/metrics-log.ts';
 import type { RunConfig } from '../core/recipe.ts';
 import { TrainingStep } from '../core/step.ts';
+import { TimeLeft } from '../core/time-left.ts';
 import { writeFileAtomic, writeJson } from '../data/files.ts';
 import { splitRecords, type Dataset } from '../data/index.ts';
 import { createTrainingLoader, type LoadedBatch, type TrainingLoader } from '../data/loader.ts';
@@ -56,14 +57,30 @@ export interface RunOptions {
 /** Drawing an image takes as long as a short training step, so the start of a training draws few. */
 const MAX_DRAWN_BATCH_IMAGES = 8;
 
+export interface FinishedRun {
+  /** The evaluation of the best weights on the test split; null without such a split. */
+  readonly test: ModelEvaluation | null;
+  /** Paths of the pictures. */
+  readonly pictures: readonly string[];
+}
+
+const START: TrainingState = {
+  iteration: 0,
+  optimizerSteps: 0,
+  best: null,
+  evaluationsSinceBest: 0,
+  ended: null,
+};
+
 const path = (file: string): string => relative('.', file);
 
 export class TrainingRun {
   readonly detector: Detector;
   private readonly step: TrainingStep;
   private readonly progress = new Progress();
+  private readonly timeLeft: TimeLeft;
   private readonly pretrained: PretrainedReport | null;
-  private state: TrainingState = { iteration: 0, optimizerSteps: 0, best: null };
+  private state: TrainingState = START;
 
   /** Creates the model and the optimizer, and loads pretrained weights. Writes no file. */
   constructor(
@@ -82,6 +99,11 @@ export class TrainingRun {
       });
     if (this.pretrained) for (const line of describeReport(this.pretrained, path(files.weights))) log(line);
     this.step = new TrainingStep(device, this.detector, config.training);
+    this.timeLeft = new TimeLeft({
+      ...config.training,
+      evaluationImages: splitRecords(dataset, 'val').length,
+      testImages: dataset.splits.test?.length ?? 0,
+    });
     const count = this.detector.trainable().reduce((sum, { tensor }) => sum + tensor.size, 0);
     log(`model     ${config.preset}: ${this.detector.summary}, ${(count / 1e6).toFixed(2)} M trainable parameters`);
   }
@@ -93,6 +115,16 @@ export class TrainingRun {
 
   get best(): TrainingState['best'] {
     return this.state.best;
+  }
+
+  /** Whether nothing is left to train. */
+  get finished(): boolean {
+    return this.iteration >= this.plan.config.training.iterations || this.state.ended !== null;
+  }
+
+  /** Why the training ended before its last iteration; null: it did not. */
+  get ended(): TrainingState['ended'] {
+    return this.state.ended;
   }
 
   /** Makes the folder of a new run. Throws InputError if it cannot be written. */
@@ -135,6 +167,10 @@ export class TrainingRun {
     const { accumulation, iterations } = training;
     const totalBatches = iterations * accumulation;
     const loader = createTrainingLoader({ ...training, records: this.plan.records, totalBatches });
+    const start = performance.now();
+    const endWatch = this.device.watchPipelines((count) =>
+      this.progress.compiling(count, (performance.now() - start) / 1000),
+    );
     try {
       if (this.iteration === 0) await this.drawBatches(loader);
       loader.seek(this.iteration * accumulation);
@@ -148,6 +184,7 @@ export class TrainingRun {
         start: this.iteration,
         next: () => loader.next(),
         stopped: () => interrupt.signal !== null,
+        converged: () => this.converged(),
         beforeStep: async (iteration) => profiler?.before(iteration),
         afterStep: async (iteration) => {
           this.state = { ...this.state, iteration };
@@ -157,30 +194,37 @@ export class TrainingRun {
         evaluate: () => this.evaluate(),
         save: () => this.save(),
       });
-      if (this.iteration < iterations) await this.save();
+      if (!this.finished) await this.save();
       return log.summary();
     } finally {
+      endWatch();
       this.progress.end();
       await loader.close();
     }
   }
 
   /**
-   * Loads the best weights and draws the run. Evaluates the model first if no evaluation exists.
-   * @returns the paths of the pictures
+   * Loads the best weights, evaluates them on the test split if there is one, and draws the run. Evaluates the model
+   * first if no evaluation exists.
    */
-  async finish(): Promise<string[]> {
+  async finish(): Promise<FinishedRun> {
     const { files, dataset, config } = this.plan;
-    if (this.state.best === null) await this.evaluate();
-    loadWeights(this.detector, readWeightsFile(files.best), files.best);
-    const drawn = splitRecords(dataset, 'val').slice(0, config.training.drawImages);
-    return drawRun(this.detector, drawn, {
-      out: files.folder,
-      resize: config.training.evaluationResize,
-      classNames: dataset.classNames,
-      metricsFile: files.metrics,
-      evaluationsFile: files.evaluations,
-    });
+    try {
+      if (this.state.best === null) await this.evaluate();
+      loadWeights(this.detector, readWeightsFile(files.best), files.best);
+      const test = await this.evaluateTest();
+      const drawn = splitRecords(dataset, 'val').slice(0, config.training.drawImages);
+      const pictures = await drawRun(this.detector, drawn, {
+        out: files.folder,
+        resize: config.training.evaluationResize,
+        classNames: dataset.classNames,
+        metricsFile: files.metrics,
+        evaluationsFile: files.evaluations,
+      });
+      return { test, pictures };
+    } finally {
+      this.progress.end();
+    }
   }
 
   /** Draws the first training images. The caller then seeks the first batch again. */
@@ -231,17 +275,55 @@ export class TrainingRun {
 
   /** Evaluates the weights that the model holds now, and saves them if they are the best so far. */
   private async evaluateWeights(): Promise<void> {
-    const { dataset, config, files } = this.plan;
-    const { batchSize, evaluationResize: resize, workers, iterations } = config.training;
-    const result = await evaluateModel(this.detector, dataset, 'val', { batchSize, resize, workers });
+    const result = await this.measure('val', 'evaluation');
     const { iteration } = this;
+    const { best, evaluationsSinceBest } = this.state;
     const { AP, AP50 } = result.evaluation.metrics;
-    appendLine(files.evaluations, { iteration, ...result.evaluation.metrics });
-    this.progress.note(`evaluation at iteration ${iteration}: AP ${AP.toFixed(3)}, AP50 ${AP50.toFixed(3)}`);
-    if (this.state.best && this.state.best.AP > AP) return;
+    appendLine(this.plan.files.evaluations, { iteration, ...result.evaluation.metrics });
+    // Without any AP yet, the training has not begun to learn, and cannot have ended to improve.
+    const improved = best === null || AP > best.AP || best.AP <= 0;
+    this.state = { ...this.state, evaluationsSinceBest: improved ? 0 : evaluationsSinceBest + 1 };
+    const against = improved || !best ? '' : `; best ${best.AP.toFixed(3)} at iteration ${best.iteration}`;
+    this.progress.note(`evaluation at iteration ${iteration}: AP ${AP.toFixed(3)}, AP50 ${AP50.toFixed(3)}${against}`);
+    if (best && best.AP > AP) return;
     this.state = { ...this.state, best: { iteration, AP, AP50 } };
     await this.saveBest(result);
-    if (iteration === iterations) this.progress.note(metricsTable(result.evaluation));
+    if (iteration === this.plan.config.training.iterations) this.progress.note(metricsTable(result.evaluation));
+  }
+
+  /** Evaluates the weights that the model holds now on a split, with progress. */
+  private async measure(split: string, title: string): Promise<ModelEvaluation> {
+    const { dataset, config } = this.plan;
+    const { batchSize, evaluationResize: resize, workers } = config.training;
+    const start = performance.now();
+    const seconds = (): number => (performance.now() - start) / 1000;
+    const result = await evaluateModel(this.detector, dataset, split, {
+      batchSize,
+      resize,
+      workers,
+      progress: (done, total) => this.progress.working(title, done, total, seconds()),
+    });
+    this.timeLeft.addEvaluation(seconds(), splitRecords(dataset, split).length);
+    return result;
+  }
+
+  /** Whether AP has not grown for `patience` evaluations. The training then ends. */
+  private converged(): boolean {
+    const { patience } = this.plan.config.training;
+    if (patience === 0 || this.state.evaluationsSinceBest < patience) return false;
+    this.state = { ...this.state, ended: 'no improvement' };
+    return true;
+  }
+
+  /** Evaluates the best weights, which the model holds, on the test split. Null: there is nothing to measure by. */
+  private async evaluateTest(): Promise<ModelEvaluation | null> {
+    const { dataset, files } = this.plan;
+    const records = dataset.splits.test ?? [];
+    if (records.every(({ objects }) => objects.every(({ crowd }) => crowd))) return null;
+    const result = await this.measure('test', 'evaluation of the test split');
+    const report = evaluationReport(result, 'test', 'best.safetensors');
+    writeJson(files.testEvaluation, { iteration: this.state.best?.iteration, ...report });
+    return result;
   }
 
   private async saveBest(result: ModelEvaluation): Promise<void> {

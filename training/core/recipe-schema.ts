@@ -37,6 +37,7 @@ const FIELDS: { readonly [K in keyof TrainingConfig]: v.GenericSchema } = {
   repeatThreshold: share,
   evaluationResize: EVALUATION_RESIZE_SCHEMA,
   evaluateEvery: integer(0),
+  patience: integer(0),
   saveEvery: integer(1),
   workers: integer(0, 64),
   drawImages: integer(0),
@@ -52,6 +53,7 @@ const ADDED_FIELDS: Partial<TrainingConfig> = {
   finalFactor: 0.01,
   emaDecay: 0,
   repeatThreshold: 0,
+  patience: 0,
 };
 const { boxMinLogScale, boxMaxLogScale } = PAPER_R50;
 const ADDED_MODEL_FIELDS: Partial<ModelConfig> = { boxMinLogScale, boxMaxLogScale };

@@ -58,6 +58,11 @@ export interface TrainingConfig {
   readonly evaluationResize: EvaluationResize;
   /** Iterations between evaluations; the last iteration is always evaluated. 0: only the last. */
   readonly evaluateEvery: number;
+  /**
+   * The training ends after this number of evaluations in a row in which AP did not grow. 0: it always takes all
+   * iterations.
+   */
+  readonly patience: number;
   /** Iterations between checkpoints; the last iteration is always saved. */
   readonly saveEvery: number;
   /** Threads that decode and augment images. */
@@ -101,6 +106,7 @@ const PAPER_TRAINING: TrainingConfig = {
   repeatThreshold: 0,
   evaluationResize: { shortSide: 800, maxSize: 1333, fixedSize: null },
   evaluateEvery: 7500,
+  patience: 0,
   saveEvery: 1000,
   workers: 2,
   drawImages: 16,

@@ -24,6 +24,8 @@ const DEFAULT_SPLITS: readonly string[] = ['train', 'val'];
 export interface OpenOptions {
   /** The splits to read, all of which must exist or be created; default: all, with at least "train" and "val". */
   readonly splits?: readonly string[];
+  /** Splits that are read too if they exist. Only with `splits`. */
+  readonly optional?: readonly string[];
   /** The format's key ("coco", "voc", "yolo") for folders that fit several formats; default: recognized. */
   readonly format?: string;
   /** Called after each image whose size is read from its header, where the annotations do not state it. */
@@ -46,7 +48,8 @@ export async function openDataset(directory: string, options: OpenOptions = {}):
     throw new InputError(`${root}: expected the folder of a data set, got ${entry ? 'a file' : 'nothing there'}`);
   const recognized = recognize(root, options.format ?? null);
   const { format, source } = recognized;
-  const plan = planSplits(root, recognized, options.splits);
+  const more = (options.optional ?? []).filter((split) => source.splits.has(split));
+  const plan = planSplits(root, recognized, options.splits && [...options.splits, ...more]);
   const warnings = new Warnings();
   const notes: string[] = [];
   const read = await source.read(plan.read, {

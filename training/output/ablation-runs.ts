@@ -1,6 +1,7 @@
 /** The runs of an ablation on disk: one folder per row and seed, as the `train` command writes it. */
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import * as v from 'valibot';
 import { ABLATION_ROWS, type AblationRow, settingsOf, VARIED_KEYS } from '../core/ablation-rows.ts';
 import { anyObject, checked, integer, isObject, shown, withFields } from '../core/checks.ts';
 import { InputError } from '../core/errors.ts';
@@ -19,9 +20,12 @@ export interface AblationRun {
   readonly evaluations: readonly EvaluationLine[];
   /** Iteration of the last checkpoint; null without a checkpoint. */
   readonly checkpoint: number | null;
-  /** Whether the last iteration has been evaluated. */
+  /** Whether the last iteration has been evaluated, or the last one before the training ended early. */
   readonly finished: boolean;
 }
+
+/** The fields of a checkpoint's state that matter here. */
+const STATE = withFields({ iteration: integer(0), ended: v.nullish(v.string('a text'), null) });
 
 /** The folder of a run. */
 export function runFolder(out: string, row: AblationRow, seed: number): string {
@@ -39,10 +43,11 @@ export function readRun(folder: string, row: AblationRow, seed: number): Ablatio
   const state = ['last', 'last.previous']
     .map((name) => join(folder, name, 'state.json'))
     .find((path) => existsSync(path));
-  const checkpoint =
-    state === undefined ? null : checked(withFields({ iteration: integer(0) }), readJson(state), state).iteration;
-  const finished = evaluations.at(-1)?.iteration === config.training.iterations;
-  return { row, seed, folder, description, config, evaluations, checkpoint, finished };
+  const { iteration: checkpoint, ended } =
+    state === undefined ? { iteration: null, ended: null } : checked(STATE, readJson(state), state);
+  const finished = evaluations.at(-1)?.iteration === (ended ? checkpoint : config.training.iterations);
+  // Keys that an earlier version did not have are there with their values.
+  return { row, seed, folder, description: { ...description, ...config }, config, evaluations, checkpoint, finished };
 }
 
 /** All runs of these rows that have begun, ordered by row and seed. */
