@@ -36,7 +36,7 @@ function scores(list: readonly number[]): void {
     };
     const images = dataset.splits[split].length;
     return {
-      evaluation: { metrics, byCategory: [], images, groundTruths: 4, detections: 0, warnings: [] },
+      evaluation: { metrics, stats: [], byCategory: [], images, groundTruths: 4, detections: 0, warnings: [] },
       detections: [],
       secondsPerImage: 0.01,
     };
