@@ -176,7 +176,7 @@ async function receiveOnce(part: PartialDownload, request: DownloadRequest, opti
   } catch (error) {
     if (error instanceof PassingFailure || error instanceof DownloadError) throw error;
     throw connection.signal.aborted
-      ? new PassingFailure(`nothing arrived for ${Math.round(stallAfter / 1000)} s`, 'server')
+      ? new PassingFailure(`nothing arrived for ${stallAfter / 1000} s`, 'server')
       : networkFailure(error);
   } finally {
     clearTimeout(stalled);

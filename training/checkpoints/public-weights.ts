@@ -118,15 +118,23 @@ export const publicNames = (content?: PublicWeights['content'], table = PUBLIC_W
  * @throws InputError with the known names if the value is neither
  */
 export function publicWeightsNamed(value: string, table = PUBLIC_WEIGHTS): PublicWeights | null {
-  const entry = statSync(value, { throwIfNoEntry: false });
-  if (entry && !entry.isDirectory()) return null;
+  const found = kindOf(value);
   const named = table.find(({ name }) => name === value);
-  if (named) return named;
-  if (entry) return null; // Reading the folder gives an error that says what it is.
+  if (named && found !== 'file') return named;
+  if (found !== 'nothing') return null; // Reading it may fail with an error that says what it is.
   throw new InputError(
     `${value}: cannot be read: expected a file or the name of public weights (${publicNames(undefined, table)}), ` +
       'got neither: there is no such file',
   );
+}
+
+function kindOf(path: string): 'file' | 'folder' | 'nothing' {
+  try {
+    return statSync(path).isDirectory() ? 'folder' : 'file';
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    return code === 'ENOENT' || code === 'ENOTDIR' || code === 'ENAMETOOLONG' ? 'nothing' : 'file';
+  }
 }
 
 /** The fields of the model in which the weights differ from their preset, as `key=value`. */

@@ -57,9 +57,9 @@ const ANOTHER_FOLDER = 'DSRCNN_CACHE=FOLDER chooses another folder';
 
 /** What is wrong with the file of a path; null if its hash is right. */
 async function problemOf(path: string, sha256: string): Promise<string | null> {
-  const instead = insteadOfFile(path);
-  if (instead !== null) return instead === 'nothing there' ? MISSING : `expected a file, got ${instead}`;
   try {
+    const instead = insteadOfFile(path);
+    if (instead !== null) return instead === 'nothing there' ? MISSING : `expected a file, got ${instead}`;
     const got = await sha256Of(path);
     return got.startsWith(sha256) ? null : `expected a SHA-256 that begins with ${sha256}, got ${got.slice(0, 16)}...`;
   } catch (error) {
