@@ -140,6 +140,60 @@ describe('training', () => {
   });
 });
 
+describe('mosaics and repeated images', () => {
+  const mosaic: Augmentation = {
+    ...PLAIN_AUGMENTATION,
+    flip: 0.5,
+    shortSides: [64],
+    maxSize: 64,
+    crop: null,
+    fixedSize: null,
+    mosaic: 0.7,
+    scale: [0.5, 1.5],
+    rotate90: 0.3,
+    color: { brightness: 0.3, contrast: 0.3, saturation: 0.3, hue: 20, gray: 0.1 },
+  };
+
+  test('workers and cache do not change the batches, nor does a seek', async () => {
+    const options = { augmentation: mosaic, repeatThreshold: 0.5, totalBatches: 20 };
+    const expected = (await take(8, options)).map(digest);
+    expect((await take(8, { ...options, workers: 2, cacheBytes: 0, prefetch: 4 })).map(digest)).toEqual(expected);
+    expect((await take(3, options, 5)).map(digest)).toEqual(expected.slice(5));
+  });
+
+  test('all images of a run have one size, and boxes inside it', async () => {
+    for (const { images, targets } of await take(4, { augmentation: mosaic }))
+      images.forEach(({ width, height, data }, i) => {
+        expect([width, height, data.length]).toEqual([64, 64, 64 * 64 * 3]);
+        expect(targets[i].boxes.every((edge) => edge >= 0 && edge <= 64)).toBe(true);
+      });
+  });
+
+  test('mosaics stop at the given share of the training', async () => {
+    const onlyMosaic: Augmentation = { ...unchanged, mosaic: 1, mosaicEnd: 0.25 };
+    const batches = await take(8, { augmentation: onlyMosaic, totalBatches: 8, batchSize: 2 });
+    for (const { images, targets, iteration } of batches) {
+      // Images in mosaics are reduced by random factors.
+      expect(images.some(({ scale }) => scale[0] !== 1)).toBe(iteration < 6);
+      if (iteration >= 6)
+        expect(targets.map(({ labels }) => labels.length)).toEqual(images.map(({ record }) => record.objects.length));
+    }
+    const endless = await take(1, { augmentation: onlyMosaic, batchSize: 2 }, 1000);
+    expect(endless[0].images.some(({ scale }) => scale[0] !== 1)).toBe(true);
+  });
+
+  test('with repeatThreshold, images with a rare class occur more often', async () => {
+    const rare = records.map((record, i) => ({
+      ...record,
+      objects: record.objects.map((object) => ({ ...object, label: i === 0 ? 1 : 0 })),
+    }));
+    // Class 1 is in a tenth of ten images: sqrt(0.9 / 0.1) = 3 times, so an epoch has 12 images.
+    const batches = await take(6, { records: rare, augmentation: unchanged, repeatThreshold: 0.9 });
+    const ids = batches.flatMap(({ images }) => images.map(({ record }) => record.id));
+    expect(ids.filter((id) => id === rare[0].id).length).toBe(6);
+  });
+});
+
 describe('evaluation', () => {
   test.each([0, 2])(
     'all images once, in order, the last batch smaller; again on the second pass, %i workers',
