@@ -4,6 +4,7 @@ import type { ImageRecord, ObjectAnnotation, Size } from '../core/image-record.t
 import type { Dataset } from './dataset.ts';
 import { Warnings } from './warnings.ts';
 import type { DataFormat } from './format.ts';
+import { Warnings } from './warnings.ts';
 import { formulaClasses, OUTLINE_ANGLES } from './formula-classes.ts';
 import { PATTERN_SIDE, patternOf } from './formula-patterns.ts';
 import {
@@ -15,7 +16,7 @@ import {
   type Texture,
 } from './formula-scenes.ts';
 import type { SceneId } from './formula-scenes.ts';
-import { ownBytes, type PixelImage } from './images.ts';
+import { ownBytes, type PixelImage } from './decode.ts';
 
 const PREFIX = 'formula:';
 

@@ -1,52 +1,11 @@
-/** Pixels: decodes image files, resizes, crops and flips. Images are RGB bytes, height x width x 3 (HWC). */
+/** Pixels: resizes, crops and flips images. Images are RGB bytes, height x width x 3 (HWC). */
 import sharp from 'sharp';
-import { errorMessage } from '../../engine/core/errors.ts';
-import { InputError } from '../core/errors.ts';
 import type { Size } from '../core/image-record.ts';
 import type { ImageTransform } from '../core/transforms.ts';
+import { ownBytes, type PixelImage } from './decode.ts';
 
-export interface PixelImage extends Size {
-  /** RGB, HWC: height * width * 3 bytes, in a buffer of its own. */
-  data: Uint8Array;
-}
-
-// One image uses one core, because several images are decoded at the same time. ImageCache replaces sharp's own cache.
-sharp.concurrency(1);
-sharp.cache(false);
-
-/**
- * Decodes an image file (JPEG, PNG, WebP, TIFF, ...). Gray, palette, alpha, CMYK and 16-bit images become 8-bit RGB.
- * Alpha and color profiles are ignored, as in Detectron2.
- *
- * An EXIF orientation is applied, as in Detectron2. It is not applied if `stated` is only the size of the image as it
- * is stored: the annotations were then made on the stored image.
- *
- * @param stated the size that the annotations give
- * @throws InputError naming the file if it cannot be decoded, or does not have the stated size
- */
-export async function decodeImage(file: string, stated: Size | null = null): Promise<PixelImage> {
-  try {
-    const image = sharp(file, { failOn: 'error', ignoreIcc: true });
-    const { width: storedWidth, height: storedHeight, autoOrient: oriented } = await image.metadata();
-    const matches = (width: number, height: number) =>
-      stated === null || (stated.width === width && stated.height === height);
-    const upright = matches(oriented.width, oriented.height);
-    if (!upright && !matches(storedWidth, storedHeight)) {
-      const expected = `${stated?.width} x ${stated?.height}, as the annotations state`;
-      throw new InputError(`${file}: width x height: expected ${expected}, got ${oriented.width} x ${oriented.height}`);
-    }
-    const { data, info } = await (upright ? image.autoOrient() : image)
-      .removeAlpha()
-      .toColourspace('srgb')
-      .raw({ depth: 'uchar' })
-      .toUint8Array();
-    if (info.channels !== 3) throw new InputError(`${file}: expected an image of 3 channels, got ${info.channels}`);
-    return { data: ownBytes(data), width: info.width, height: info.height };
-  } catch (error) {
-    if (error instanceof InputError) throw error;
-    throw new InputError(`${file}: cannot be decoded: ${errorMessage(error)}`);
-  }
-}
+export { decodeImage } from './decode.ts';
+export type { PixelImage } from './decode.ts';
 
 /**
  * Resizes bilinearly. A reduction averages over all pixels that it covers (libvips' "linear" kernel, like Pillow's
@@ -59,11 +18,6 @@ export async function resizeImage(image: PixelImage, { width, height }: Size): P
     .raw()
     .toUint8Array();
   return { data: ownBytes(data), width: info.width, height: info.height };
-}
-
-/** The same bytes as a Uint8Array that fills its buffer, so that the buffer can be transferred to another thread. */
-export function ownBytes(data: Uint8Array): Uint8Array {
-  return data.byteLength === data.buffer.byteLength ? new Uint8Array(data.buffer) : Uint8Array.from(data);
 }
 
 /** Applies a planned transform. The result shares no memory with `image`. */
