@@ -1,4 +1,4 @@
-/** The loader: batches depend only on seed and iteration, images occur once per epoch, and errors name the file. */
+/** The loader: batches depend only on seed and iteration, images occur once per epoch, and unreadable files are replaced. */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { copyFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
@@ -232,56 +232,107 @@ describe('evaluation', () => {
 });
 
 describe('errors', () => {
-  /** The data set with one image's file replaced. */
-  const withFile = (file: string, change: Partial<ImageRecord> = {}) =>
-    records.map((record, i) => (i === 3 ? { ...record, file, ...change } : record));
-  const drain = async (bad: readonly ImageRecord[], workers: number) => {
-    const loader = createEvaluationLoader({ records: bad, batchSize: 2, resize: evaluation, workers });
-    try {
-      for await (const batch of loader) expect(batch.iteration).toBeLessThan(1);
-    } finally {
-      await loader.close();
-    }
-  };
-
   test.each([0, 1])(
-    'a file that is no image, cut off, missing, or of another size is named, %i workers',
+    'a file that is no image, missing, or of another size is replaced by gray without objects, and named once, ' +
+      '%i workers',
     async (workers) => {
       const text = join(folder, 'text.png'),
-        cut = join(folder, 'cut.png'),
         gone = join(folder, 'gone.png');
       writeFileSync(text, 'not an image');
-      copyFileSync(records[3].file, cut);
-      truncateSync(cut, 5000);
-      for (const file of [text, cut, gone]) {
-        const failure = drain(withFile(file), workers);
-        await expect(failure).rejects.toThrow(`${file}: cannot be decoded: `);
-        await expect(failure).rejects.toBeInstanceOf(InputError);
+      const reasons = new Map<string, string>();
+      const bad = records.map((record, i) => {
+        if (i === 3 || i === 5) return { ...record, file: i === 3 ? text : gone };
+        return i === 4 ? { ...record, width: 95 } : record;
+      });
+      const loader = createEvaluationLoader({
+        records: bad,
+        batchSize: 2,
+        resize: evaluation,
+        workers,
+        onUnreadable: (file, reason) => {
+          expect(reasons.has(file)).toBe(false);
+          reasons.set(file, reason);
+        },
+      });
+      for (let pass = 0; pass < 2; pass++) {
+        let at = 0;
+        for await (const { images, targets } of loader)
+          for (const [i, { unreadable, record, data, width, height }] of images.entries()) {
+            expect(record).toBe(bad[at]);
+            expect(unreadable).toBe(at >= 3 && at <= 5);
+            expect(data.length).toBe(width * height * 3);
+            if (unreadable) {
+              expect(new Set(data)).toEqual(new Set([128]));
+              expect(targets[i]).toEqual({ boxes: new Float32Array(), labels: new Uint32Array() });
+            } else expect(targets[i].labels.length).toBeGreaterThan(0);
+            at++;
+          }
+        expect(at).toBe(records.length);
       }
-      const { file } = records[3];
-      await expect(drain(withFile(file, { width: 95 }), workers)).rejects.toThrow(
-        `${file}: width x height: expected 95 x 96, as the annotations state, got 96 x 96`,
+      await loader.close();
+      expect([...reasons.keys()].sort()).toEqual([gone, records[4].file, text].sort());
+      expect(reasons.get(text)).toContain(`${text}: cannot be decoded: `);
+      expect(reasons.get(gone)).toContain(`${gone}: cannot be decoded: `);
+      expect(reasons.get(records[4].file)).toBe(
+        `${records[4].file}: width x height: expected 95 x 96, as the annotations state, got 96 x 96`,
       );
     },
   );
 
-  test('next fails at the iteration with the bad image, and fails again at the second attempt', async () => {
-    const file = join(folder, 'none.png');
-    const bad = records.map((record) => ({ ...record, file: record.id === 4 ? file : record.file }));
-    const loader = createTrainingLoader({
-      records: bad,
-      batchSize: 1,
-      seed: 5,
-      augmentation: unchanged,
-      workers: 1,
-      prefetch: 9,
-    });
+  test('a file that is cut off is used as far as it decodes', async () => {
+    const cut = join(folder, 'cut.png');
+    copyFileSync(records[3].file, cut);
+    truncateSync(cut, 5000);
+    const read = async (file: string) => {
+      const loader = createEvaluationLoader({
+        records: [{ ...records[3], file }],
+        batchSize: 1,
+        resize: evaluation,
+        workers: 0,
+      });
+      for await (const { images } of loader) return images[0];
+      throw new Error('no batch');
+    };
+    const [whole, part] = [await read(records[3].file), await read(cut)];
+    expect(part.unreadable).toBe(false);
+    expect(part.data.subarray(0, 3 * 96)).toEqual(whole.data.subarray(0, 3 * 96));
+    expect(part.data.subarray(-3 * 96)).not.toEqual(whole.data.subarray(-3 * 96));
+  });
+
+  test('an image that cannot be read changes no other image of the batches, and every epoch tries it again', async () => {
+    const file = join(folder, 'late.png');
+    const bad = records.map((record) => (record.id === 4 ? { ...record, file } : record));
+    const options = { batchSize: 3, augmentation: unchanged };
+    const good = await take(10, options);
+    const replaced = await take(10, { ...options, records: bad });
+    let count = 0;
+    replaced.forEach(({ images }, i) =>
+      images.forEach((image, slot) => {
+        const expected = good[i].images[slot];
+        expect(image.record.id).toBe(expected.record.id);
+        if (image.record.id === 4) count++;
+        else expect(image.data).toEqual(expected.data);
+        expect(image.unreadable).toBe(image.record.id === 4);
+      }),
+    );
+    expect(count).toBe(3);
+    copyFileSync(records[3].file, file);
+    for (const { images } of await take(4, { ...options, records: bad }))
+      for (const { unreadable } of images) expect(unreadable).toBe(false);
+  });
+
+  test('next fails if more than half of the images are gone, and fails again at the second attempt', async () => {
+    const bad = records.map((record, i) => (i < 6 ? { ...record, file: join(folder, `none-${i}.png`) } : record));
+    const options = { batchSize: 1, seed: 5, augmentation: unchanged, workers: 1, prefetch: 0 };
+    const loader = createTrainingLoader({ ...options, records: bad });
+    const ids: number[] = [];
+    const failed = async () => {
+      for (;;) ids.push((await loader.next()).images[0].record.id);
+    };
+    await expect(failed).rejects.toThrow('6 of 10 images can no longer be read; is the disk still there? The latest: ');
+    await expect(loader.next()).rejects.toBeInstanceOf(InputError);
     const good = (await take(10, { batchSize: 1, augmentation: unchanged })).map(({ images }) => images[0].record.id);
-    for (const id of good.slice(0, good.indexOf(4))) expect((await loader.next()).images[0].record.id).toBe(id);
-    await expect(loader.next()).rejects.toThrow(file);
-    await expect(loader.next()).rejects.toThrow(file);
-    loader.seek(good.indexOf(4) + 1);
-    expect((await loader.next()).iteration).toBe(good.indexOf(4) + 1);
+    expect(ids).toEqual(good.slice(0, ids.length));
     await loader.close();
     await expect(loader.next()).rejects.toThrow('closed');
   });

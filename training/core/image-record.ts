@@ -35,8 +35,10 @@ export interface ImageRecord {
   file: string;
   /** The name in the data set: COCO's file_name, or the file's name in JPEGImages. */
   name: string;
-  /** Pixels, as the annotations state them. Reading the image checks them. */
+  /** Pixels, as the annotations state them, or as the image has them after a check. Reading the image checks them. */
   width: number;
   height: number;
   objects: ObjectAnnotation[];
+  /** The value that becomes 255, for images of more than 8 bits; the same for a whole data set. See data/decode.ts. */
+  white?: number;
 }

@@ -1,10 +1,12 @@
 /**
  * Decodes image files to RGB bytes: damaged files in part, and images of more than 8 bits scaled by their real range.
  */
+import { readFile } from 'node:fs/promises';
 import sharp, { type FailOnOptions, type Metadata } from 'sharp';
 import { errorMessage } from '../../engine/core/errors.ts';
 import { InputError } from '../core/errors.ts';
 import type { Size } from '../core/image-record.ts';
+import { isPng, repairPng } from './repair-png.ts';
 
 export interface PixelImage extends Size {
   /** RGB, HWC: height * width * 3 bytes, in a buffer of its own. */
@@ -44,15 +46,17 @@ sharp.cache(false);
  *               same, so that their brightness stays comparable. Default: the range of the image's own values
  * @throws InputError naming the file if no pixel can be decoded, or the image does not have the stated size
  */
-export async function decodeImage(
-  file: string,
-  stated: Size | null = null,
-  white: number | null = null,
-): Promise<DecodedImage> {
+export async function decodeImage(file: string, stated: Size | null = null, white?: number): Promise<DecodedImage> {
   const { values, depth, width, height, damage } = await decodeValues(file, stated);
   if (values instanceof Uint8Array) return { data: values, width, height, damage };
   return { data: toBytes(values, depth, width * height, white), width, height, damage };
 }
+
+/** An image of which more pixels are missing is not used. */
+const MAX_MISSING = 0.99;
+
+/** From a JPEG header without pixels, libjpeg still makes one block of 16 x 16 pixels. */
+const MIN_PIXELS = 256;
 
 /** The pixels of a file without conversion to 8 bits. As `decodeImage` otherwise. */
 export async function decodeValues(file: string, stated: Size | null = null): Promise<ImageValues> {
@@ -64,18 +68,31 @@ export async function decodeValues(file: string, stated: Size | null = null): Pr
     reason = errorMessage(error).replaceAll(/\s*\n\s*/g, '; ');
   }
   try {
-    const image = await attempt(file, stated, 'none');
+    const image = await attempt(file, stated, 'none', await repaired(file));
     const missing = missingShare(image);
-    if (missing < 1) return { ...image, damage: describeDamage(reason, missing) };
+    const decoded = (1 - missing) * image.width * image.height;
+    if (missing <= MAX_MISSING && decoded > MIN_PIXELS) return { ...image, damage: describeDamage(reason, missing) };
   } catch (error) {
     if (error instanceof InputError) throw error;
     throw new InputError(`${file}: cannot be decoded: ${errorMessage(error).replaceAll(/\s*\n\s*/g, '; ')}`);
   }
-  throw new InputError(`${file}: cannot be decoded: it has a header but no pixels (${reason})`);
+  throw new InputError(`${file}: cannot be decoded: it has a header but almost no pixels (${reason})`);
 }
 
-async function attempt(file: string, stated: Size | null, failOn: FailOnOptions): Promise<Omit<ImageValues, 'damage'>> {
-  const image = sharp(file, { failOn, ignoreIcc: true });
+/** A repaired copy in memory, for formats that need one; else the file itself. */
+async function repaired(file: string): Promise<string | Buffer> {
+  const bytes = await readFile(file);
+  return (isPng(bytes) ? await repairPng(bytes) : null) ?? file;
+}
+
+/** @param input what is decoded in place of the file */
+async function attempt(
+  file: string,
+  stated: Size | null,
+  failOn: FailOnOptions,
+  input: string | Buffer = file,
+): Promise<Omit<ImageValues, 'damage'>> {
+  const image = sharp(input, { failOn, ignoreIcc: true });
   const header = await image.metadata();
   const upright = isUpright(file, header, stated);
   const kind = valueKind(header);
@@ -110,7 +127,7 @@ interface ValueKind {
 
 function valueKind({ depth = 'uchar', space }: Metadata): ValueKind {
   if (depth === 'uchar' || space === 'cmyk' || space === 'lab') return { depth: 'uchar', space: 'srgb', type: 'uchar' };
-  if (depth === 'ushort') return { depth, space: 'rgb16', type: 'ushort' };
+  if (space === 'grey16' || space === 'rgb16') return { depth, space: 'rgb16', type: 'ushort' };
   return { depth, space: space === 'b-w' || space === 'scrgb' ? space : 'srgb', type: 'float' };
 }
 
@@ -163,7 +180,12 @@ export function largestValue(values: Uint8Array | Uint16Array | Float32Array): n
 }
 
 /** Scales values to bytes: 0 stays 0, `white` becomes 255. Values outside are clipped, NaN becomes 0. */
-function toBytes(values: Uint16Array | Float32Array, depth: string, pixels: number, white: number | null): Uint8Array {
+function toBytes(
+  values: Uint16Array | Float32Array,
+  depth: string,
+  pixels: number,
+  white: number | undefined,
+): Uint8Array {
   const top = white ?? whiteOf(largestValue(values), depth);
   // Integers lose their lower bits, as libvips does with 16 bits. Floating-point values are rounded.
   const [scale, offset] = isFloat(depth) ? [255 / top, 0.5] : [256 / (top + 1), 0];

@@ -4,7 +4,6 @@ import type { ImageRecord, ObjectAnnotation, Size } from '../core/image-record.t
 import type { Dataset } from './dataset.ts';
 import { Warnings } from './warnings.ts';
 import type { DataFormat } from './format.ts';
-import { Warnings } from './warnings.ts';
 import { formulaClasses, OUTLINE_ANGLES } from './formula-classes.ts';
 import { PATTERN_SIDE, patternOf } from './formula-patterns.ts';
 import {

@@ -17,6 +17,8 @@ export interface ImageTask {
   file: string;
   /** The size that the annotations state. */
   stated: Size;
+  /** The value that becomes 255, for images of more than 8 bits; default: the range of the image. */
+  white?: number;
   transform: ImageTransform;
   /** Changes after the transform; null: none. */
   changes: Pick<Piece, 'flipVertical' | 'transpose' | 'color'> | null;
@@ -37,11 +39,11 @@ export type PoolResponse = { id: number; image: PixelImage } | { id: number; err
 export function createImageReader(cacheBytes: number): (task: ImageTask) => Promise<PixelImage> {
   const cache = new ImageCache(cacheBytes);
   let previous: Promise<unknown> = Promise.resolve();
-  return ({ file, stated, transform, changes, cachedSize }) => {
+  return ({ file, stated, white, transform, changes, cachedSize }) => {
     const result = previous.then(async () => {
       let image = cache.get(file);
       if (image === undefined) {
-        image = isFormulaImage(file) ? await readFormulaImage(file) : await decodeImage(file, stated);
+        image = isFormulaImage(file) ? await readFormulaImage(file) : await decodeImage(file, stated, white);
         if (cachedSize !== null) image = await resizeImage(image, cachedSize);
         cache.set(file, image);
       }
@@ -58,6 +60,7 @@ export function createImageReader(cacheBytes: number): (task: ImageTask) => Prom
 
 interface Pending {
   worker: number;
+  file: string;
   resolve: (image: PixelImage) => void;
   reject: (error: Error) => void;
 }
@@ -77,15 +80,15 @@ export class ImagePool {
   constructor(workers: number, cacheBytes: number) {
     this.readHere = workers === 0 ? createImageReader(cacheBytes) : null;
     this.busy = new Array<number>(workers).fill(0);
-    this.threads = this.busy.map(() => {
+    this.threads = this.busy.map((_, worker) => {
       // A worker in plain JavaScript loads the TypeScript worker, because Node 20 passes no loader on to workers.
       const thread = new Worker(new URL('./image-worker.mjs', import.meta.url), {
         execArgv: [],
         workerData: Math.floor(cacheBytes / workers),
       });
       thread.on('message', (response: PoolResponse) => this.settle(response));
-      thread.on('error', (error) => this.fail(new Error(`image worker: ${error.message}`)));
-      thread.on('exit', () => this.fail(new Error('image worker: ended')));
+      thread.on('error', (error) => this.fail(new Error(`image worker: ${error.message}${this.readBy(worker)}`)));
+      thread.on('exit', () => this.fail(new Error(`image worker: ended${this.readBy(worker)}`)));
       thread.unref();
       return thread;
     });
@@ -98,7 +101,7 @@ export class ImagePool {
     const worker = key % this.threads.length;
     return new Promise((resolve, reject) => {
       const request: PoolRequest = { ...task, id: this.nextId++ };
-      this.pending.set(request.id, { worker, resolve, reject });
+      this.pending.set(request.id, { worker, file: task.file, resolve, reject });
       if (this.busy[worker] === 0) this.threads[worker].ref();
       this.busy[worker]++;
       this.threads[worker].postMessage(request);
@@ -109,6 +112,12 @@ export class ImagePool {
   async close(): Promise<void> {
     this.fail(new Error('image pool: closed'));
     await Promise.all(this.threads.map((thread) => thread.terminate()));
+  }
+
+  /** The image that a worker reads now, for errors. It does one task after the other, in their order. */
+  private readBy(worker: number): string {
+    const current = [...this.pending.values()].find((pending) => pending.worker === worker);
+    return current === undefined ? '' : ` while it read ${current.file}`;
   }
 
   private settle(response: PoolResponse): void {

@@ -26,7 +26,7 @@ import { createEpochOrder } from '../core/sampling.ts';
 import { planEvaluation, scaleOf } from '../core/transforms.ts';
 import { composeImage } from './augment-pixels.ts';
 import { ImagePool } from './image-pool.ts';
-import type { PixelImage } from './images.ts';
+import { UnreadableImages, type ReadImage } from './unreadable-images.ts';
 
 export interface BatchImage {
   /** RGB, HWC: height * width * 3 bytes. */
@@ -41,6 +41,8 @@ export interface BatchImage {
    * A training image may also be cropped, flipped and turned.
    */
   scale: [number, number];
+  /** The file cannot be read: the pixels are gray, and there are no targets. */
+  unreadable: boolean;
 }
 
 /** The objects of one image, without crowds. */
@@ -71,6 +73,8 @@ interface LoaderOptions {
    * The cache holds decoded images, or resized images where each epoch gives the same size.
    */
   cacheBytes?: number;
+  /** Called once for each image that cannot be read, with the reason. A gray image without objects replaces it. */
+  onUnreadable?: (file: string, reason: string) => void;
 }
 
 export interface TrainingLoaderOptions extends LoaderOptions {
@@ -88,7 +92,7 @@ export interface EvaluationLoaderOptions extends LoaderOptions {
 
 export interface TrainingLoader {
   /**
-   * The batch of the next iteration. Rejects with InputError naming the file if an image cannot be read.
+   * The batch of the next iteration. Rejects with InputError if more than half of the images cannot be read.
    * The next call then tries the same iteration again.
    */
   next(): Promise<LoadedBatch>;
@@ -116,7 +120,7 @@ export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLo
   validateAugmentation(augmentation);
   // The loader derives a seed of its own, so that its numbers differ from those of a model's initial weights.
   const seed = new Random(options.seed, SEED_STREAM, SEED_STREAM).uint32();
-  const { pool, prefetch } = open(options);
+  const { pool, source, prefetch } = open(options);
   const order = createEpochOrder(records, seed, repeatThreshold);
   const canvas = canvasOf(records, augmentation);
   const plan = (position: number, mosaics: boolean): Composition => {
@@ -134,7 +138,7 @@ export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLo
   const prepare = (iteration: number) => {
     const mosaics = iteration < (1 - augmentation.mosaicEnd) * totalBatches;
     const compositions = Array.from({ length: batchSize }, (_, slot) => plan(iteration * batchSize + slot, mosaics));
-    return readBatch({ pool, records, cachedSize, minVisible: augmentation.minVisible }, iteration, compositions);
+    return readBatch({ source, records, cachedSize, minVisible: augmentation.minVisible }, iteration, compositions);
   };
 
   let iteration = 0;
@@ -167,11 +171,11 @@ export function createTrainingLoader(options: TrainingLoaderOptions): TrainingLo
 export function createEvaluationLoader(options: EvaluationLoaderOptions): EvaluationLoader {
   const { records, batchSize, resize } = options;
   validateEvaluationResize(resize);
-  const { pool, prefetch } = open(options);
+  const { pool, source, prefetch } = open(options);
   const length = Math.ceil(records.length / batchSize);
   const prepare = (number: number) =>
     readBatch(
-      { pool, records, cachedSize: ({ transform }) => transform, minVisible: 0 },
+      { source, records, cachedSize: ({ transform }) => transform, minVisible: 0 },
       number,
       records.slice(number * batchSize, (number + 1) * batchSize).map((record, slot) => {
         const transform = planEvaluation(record, resize);
@@ -195,7 +199,14 @@ export function createEvaluationLoader(options: EvaluationLoaderOptions): Evalua
   };
 }
 
-function open(options: LoaderOptions): { pool: ImagePool; prefetch: number } {
+interface Opened {
+  pool: ImagePool;
+  /** Reads through the pool. */
+  source: UnreadableImages;
+  prefetch: number;
+}
+
+function open(options: LoaderOptions): Opened {
   const { records, batchSize, workers = 1, prefetch = 2, cacheBytes = DEFAULT_CACHE_BYTES } = options;
   const limits = [
     ['batchSize', batchSize, 1],
@@ -208,11 +219,12 @@ function open(options: LoaderOptions): { pool: ImagePool; prefetch: number } {
     throw new InputError(`loader: ${name}: expected an integer of at least ${min}, got ${value}`);
   }
   if (records.length === 0) throw new InputError('loader: records: expected at least one image, got none');
-  return { pool: new ImagePool(workers, cacheBytes), prefetch };
+  const pool = new ImagePool(workers, cacheBytes);
+  return { pool, source: new UnreadableImages(pool, records.length, options.onUnreadable), prefetch };
 }
 
 interface Reading {
-  readonly pool: ImagePool;
+  readonly source: UnreadableImages;
   readonly records: readonly ImageRecord[];
   /** See `ImageTask`. */
   readonly cachedSize: (piece: Piece) => Size | null;
@@ -225,27 +237,31 @@ async function readBatch(
   compositions: readonly Composition[],
 ): Promise<LoadedBatch> {
   const { records, minVisible } = reading;
-  const images = await Promise.all(
-    compositions.map(async (composition): Promise<BatchImage> => {
+  const loaded = await Promise.all(
+    compositions.map(async (composition): Promise<{ image: BatchImage; targets: BatchTargets }> => {
       const pixels = await Promise.all(composition.pieces.map((piece) => readPiece(reading, piece)));
       const { data, width, height } = composeImage(composition, pixels);
       const { index, transform } = composition.pieces[0];
-      return { data, width, height, record: records[index], scale: scaleOf(transform, records[index]) };
+      const record = records[index];
+      const unreadable = pixels.every((piece) => piece.unreadable);
+      // The objects of an image that cannot be read are no targets.
+      const pieces = composition.pieces.filter((_, i) => !pixels[i].unreadable);
+      const { boxes, labels } = visibleObjects({ ...composition, pieces }, records, minVisible);
+      return {
+        image: { data, width, height, record, scale: scaleOf(transform, record), unreadable },
+        targets: { boxes: Float32Array.from(boxes), labels: Uint32Array.from(labels) },
+      };
     }),
   );
-  const targets = compositions.map((composition): BatchTargets => {
-    const { boxes, labels } = visibleObjects(composition, records, minVisible);
-    return { boxes: Float32Array.from(boxes), labels: Uint32Array.from(labels) };
-  });
-  return { images, targets, iteration };
+  return { images: loaded.map(({ image }) => image), targets: loaded.map(({ targets }) => targets), iteration };
 }
 
-function readPiece({ pool, records, cachedSize }: Reading, piece: Piece): Promise<PixelImage> {
-  const { file, width, height } = records[piece.index];
+function readPiece({ source, records, cachedSize }: Reading, piece: Piece): Promise<ReadImage> {
+  const { file, width, height, white } = records[piece.index];
   const { transform, flipVertical, transpose, color } = piece;
   const changes = flipVertical || transpose || color !== null ? { flipVertical, transpose, color } : null;
-  const task = { file, stated: { width, height }, transform, changes, cachedSize: cachedSize(piece) };
-  return pool.read(task, piece.index);
+  const task = { file, stated: { width, height }, white, transform, changes, cachedSize: cachedSize(piece) };
+  return source.read(task, piece.index);
 }
 
 /** A batch prepared ahead may fail before it is requested. Such a failure must not end the process. */

@@ -23,6 +23,8 @@ export interface EvaluateOptions {
   readonly workers: number;
   /** Called after each batch with the number of measured images and the number of all images. */
   readonly progress?: (done: number, total: number) => void;
+  /** Called once for each image that cannot be read, with the reason. It counts as an image without detections. */
+  readonly onUnreadable?: (file: string, reason: string) => void;
 }
 
 /**
@@ -47,15 +49,18 @@ function toCoco(
   });
 }
 
-/** Detects on every image of a split and computes COCO's metrics. Rejects with InputError if an image is unreadable. */
+/**
+ * Detects on every image of a split and computes COCO's metrics.
+ * Rejects with InputError if more than half of the images cannot be read.
+ */
 export async function evaluateModel(
   detector: Detector,
   dataset: Dataset,
   split: string,
-  { batchSize, resize, workers, progress }: EvaluateOptions,
+  { batchSize, resize, workers, progress, onUnreadable }: EvaluateOptions,
 ): Promise<ModelEvaluation> {
   const records = splitRecords(dataset, split);
-  const loader = createEvaluationLoader({ records, batchSize, resize, workers });
+  const loader = createEvaluationLoader({ records, batchSize, resize, workers, onUnreadable });
   const detections: CocoDetection[] = [];
   const start = performance.now();
   try {
@@ -63,7 +68,8 @@ export async function evaluateModel(
     for await (const { images } of loader) {
       const found = await detector.detect(images);
       found.forEach((ofImage, i) => {
-        detections.push(...toCoco(ofImage, images[i].record, images[i].scale, dataset.categoryIds));
+        const { record, scale, unreadable } = images[i];
+        if (!unreadable) detections.push(...toCoco(ofImage, record, scale, dataset.categoryIds));
       });
       done += images.length;
       progress?.(done, records.length);
