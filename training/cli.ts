@@ -31,6 +31,10 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     summary: 'write weights as files for PyTorch and Detectron2',
     run: async (argv) => (await import('./commands/export.ts')).runExport(argv),
   },
+  convert: {
+    summary: 'write a data set in another format: COCO, Pascal VOC or YOLO',
+    run: async (argv) => (await import('./commands/convert.ts')).runConvert(argv),
+  },
   'coco-eval': {
     summary: "compute COCO's metrics of a results file; needs no GPU",
     run: async (argv) => (await import('./commands/coco-eval.ts')).runCocoEval(argv),

@@ -29,7 +29,9 @@ export function missingContent(expected: ExpectedContent, written: Written): Con
   const { dataset, images, addedSplits } = written;
   const sameClasses = same(expected.classNames, dataset.classNames) && same(expected.categoryIds, dataset.categoryIds);
   const read = new Map(
-    Object.values(dataset.annotated).flatMap((list) => list.map((image) => [pathBelow(dataset.root, image.file), image])),
+    Object.values(dataset.annotated).flatMap((list) =>
+      list.map((image) => [pathBelow(dataset.root, image.file), image]),
+    ),
   );
   const entries = new Map<string, ImageConversion>();
   for (const { path, record } of images) {
@@ -48,7 +50,9 @@ export function missingContent(expected: ExpectedContent, written: Written): Con
   return {
     version: 1,
     ...(sameClasses ? {} : { classes: classesOf(expected, written.classNames) }),
-    ...(addedSplits.length === 0 ? {} : { splits: addedSplits.map(({ name, files }) => ({ name, files: [...files] })) }),
+    ...(addedSplits.length === 0
+      ? {}
+      : { splits: addedSplits.map(({ name, files }) => ({ name, files: [...files] })) }),
     images: [...entries.values()],
   };
 }

@@ -91,7 +91,8 @@ export function withConversion(tree: FolderTree, source: DataSource): DataSource
       const own = wanted.length > 0 ? [...source.splits.keys()] : splits;
       const content = restored(await source.read(own, reading), conversion, { root: tree.root, file, reading });
       const all = new Map(Object.entries(content.splits));
-      for (const split of wanted) all.set(split.name, imagesOf(split.files, content, { root: tree.root, file, reading }));
+      for (const split of wanted)
+        all.set(split.name, imagesOf(split.files, content, { root: tree.root, file, reading }));
       return { ...content, splits: Object.fromEntries(splits.map((split) => [split, all.get(split) ?? []])) };
     },
   };
@@ -105,7 +106,11 @@ interface Place {
 }
 
 /** The images of an added split, in the order of conversion.json. Images that no longer exist are in the warnings. */
-function imagesOf(files: readonly string[], content: AnnotatedContent, { root, file, reading }: Place): AnnotatedImage[] {
+function imagesOf(
+  files: readonly string[],
+  content: AnnotatedContent,
+  { root, file, reading }: Place,
+): AnnotatedImage[] {
   const byPath = new Map(
     Object.values(content.splits).flatMap((images) => images.map((image) => [pathBelow(root, image.file), image])),
   );
@@ -126,8 +131,13 @@ function restored(content: AnnotatedContent, conversion: Conversion, place: Plac
     let result = done.get(image);
     if (result === undefined) {
       const entry = known.get(pathBelow(place.root, image.file));
-      const own = image.objects.map((object) => ({ ...object, label: labelOf[object.label] }));
-      const objects = entry === undefined ? own : restoreObjects(image, own, entry, content.classNames, classNames, place);
+      // Most objects keep their label, and are shared with the format's reader.
+      const own = image.objects.map((object) => {
+        const label = labelOf[object.label];
+        return label === object.label ? object : { ...object, label };
+      });
+      const objects =
+        entry === undefined ? own : restoreObjects(image, own, entry, content.classNames, classNames, place);
       result = { ...image, id: entry?.id ?? image.id, name: entry?.name ?? image.name, objects };
       done.set(image, result);
     }
@@ -146,8 +156,7 @@ interface RestoredClasses {
 
 /** Classes that were added after the conversion follow the others. */
 function restoreClasses(content: AnnotatedContent, { classes }: Conversion, { file, reading }: Place): RestoredClasses {
-  if (classes === undefined)
-    return { ...content, labelOf: content.classNames.map((_, label) => label) };
+  if (classes === undefined) return { ...content, labelOf: content.classNames.map((_, label) => label) };
   const classNames = classes.map(({ name }) => name);
   const categoryIds = classes.map(({ id }) => id);
   const labels = new Map(classes.map(({ name, as }, label) => [as ?? name, label]));

@@ -40,6 +40,4 @@ export interface DataWriter {
   readonly holds: (object: ObjectAnnotation) => boolean;
   /** Writes all files except images into an existing folder. */
   readonly write: (folder: string, content: OutputContent) => void;
-  /** What the files of the format do not say, in words: "class order". Only the side file has it. */
-  readonly lacks: readonly string[];
 }

@@ -1,11 +1,11 @@
 /** Opens a data set: finds out the format of a folder, reads it, and creates a missing validation split. */
 import { statSync } from 'node:fs';
-import { basename, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { InputError } from '../core/errors.ts';
 import { clipDataset } from './clip-boxes.ts';
 import { divideImages } from './created-splits.ts';
 import type { Dataset } from './dataset.ts';
-import { withoutExtension } from './folder-tree.ts';
+import { baseName, withoutExtension } from './folder-tree.ts';
 import { missingSplit, type AnnotatedContent, type AnnotatedImage, type DataSource } from './format.ts';
 import { readImageSizes } from './image-sizes.ts';
 import { recognize, type RecognizedSource } from './recognize.ts';
@@ -28,6 +28,11 @@ export interface OpenOptions {
   readonly optional?: readonly string[];
   /** The format's key ("coco", "voc", "yolo") for folders that fit several formats; default: recognized. */
   readonly format?: string;
+  /**
+   * Whether to create a missing validation split. Without, the splits are those of the folder, and none must exist.
+   * Default true.
+   */
+  readonly divide?: boolean;
   /** Called after each image whose size is read from its header, where the annotations do not state it. */
   readonly progress?: (done: number, total: number) => void;
 }
@@ -49,7 +54,8 @@ export async function openDataset(directory: string, options: OpenOptions = {}):
   const recognized = recognize(root, options.format ?? null);
   const { format, source } = recognized;
   const more = (options.optional ?? []).filter((split) => source.splits.has(split));
-  const plan = planSplits(root, recognized, options.splits && [...options.splits, ...more]);
+  const asked = options.splits && [...options.splits, ...more];
+  const plan = options.divide === false ? wholeSplits(source) : planSplits(root, recognized, asked);
   const warnings = new Warnings();
   const notes: string[] = [];
   const read = await source.read(plan.read, {
@@ -76,6 +82,11 @@ interface SplitPlan {
   readonly read: readonly string[];
   /** The split that is divided into training and validation; null: none. */
   readonly divided: string | null;
+}
+
+/** The splits as the folder has them. */
+function wholeSplits({ splits }: DataSource): SplitPlan {
+  return { wanted: [...splits.keys()], read: [...splits.keys()], divided: null };
 }
 
 /** Throws InputError if a split neither exists nor can be created. */
@@ -112,10 +123,10 @@ async function divide(splits: Map<string, AnnotatedImage[]>, name: string, notes
   );
 }
 
-/** By the file's name without extension, in the order of code units, so that the same images have one order. */
+/** By name without extension, in the order of code units, so that the same images have one order in all formats. */
 function sortedByName(images: readonly AnnotatedImage[]): AnnotatedImage[] {
   return images
-    .map((image) => ({ image, name: withoutExtension(basename(image.file)) }))
+    .map((image) => ({ image, name: withoutExtension(baseName(image.name)) }))
     .sort((a, b) => compare(a.name, b.name) || compare(a.image.name, b.image.name))
     .map(({ image }) => image);
 }

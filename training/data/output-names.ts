@@ -50,42 +50,50 @@ export function placeImages(
   writer: DataWriter,
   extensionOf: (file: string) => string,
 ): Map<string, OutputImage[]> {
-  const folders = new Map<string, ImageRecord[]>();
-  for (const [split, records] of splits) {
+  const folders = new Map<string, ImageGroups>();
+  const groups = [...splits].map(([split, records]) => {
     const folder = writer.imageFolder(split);
-    folders.set(folder, [...(folders.get(folder) ?? []), ...records]);
-  }
-  const places = new Map([...folders].map(([folder, records]) => [folder, namesIn(records, writer, extensionOf)]));
+    const known: ImageGroups = folders.get(folder) ?? new Map();
+    folders.set(folder, known);
+    const own = new Map<string, number>();
+    const keys = records.map((record) => {
+      const content = contentKey(record);
+      const count = (own.get(content) ?? 0) + 1;
+      own.set(content, count);
+      // An image has one place in all splits of a folder, and as many as it is listed in one split.
+      const key = `${count} ${writer.sharesImages ? '' : split} ${content}`;
+      known.set(key, record);
+      return key;
+    });
+    return { split, folder, records, keys };
+  });
+  const names = new Map([...folders].map(([folder, known]) => [folder, namesIn(known, writer, extensionOf)]));
   return new Map(
-    [...splits].map(([split, records]) => {
-      const folder = writer.imageFolder(split);
-      const images = records.map((record): OutputImage => {
-        const name = places.get(folder)?.get(record) ?? '';
+    groups.map(({ split, folder, records, keys }) => [
+      split,
+      records.map((record, i): OutputImage => {
+        const name = names.get(folder)?.get(keys[i]) ?? '';
         return { record, name, path: below(folder, name) };
-      });
-      return [split, images];
-    }),
+      }),
+    ]),
   );
 }
 
-/** The name of each record's image in one folder. Records of one image share it if the format allows it. */
-function namesIn(
-  records: readonly ImageRecord[],
-  writer: DataWriter,
-  extensionOf: (file: string) => string,
-): Map<ImageRecord, string> {
-  const groups = new Map<string | ImageRecord, ImageRecord[]>();
-  for (const record of records) {
-    const key = writer.sharesImages ? record.file : record;
-    groups.set(key, [...(groups.get(key) ?? []), record]);
-  }
-  const wanted = [...groups.values()].map(([{ name, file }]) => {
+/** Images of one folder by key. */
+type ImageGroups = Map<string, ImageRecord>;
+
+/** Equal for records of one image with the same objects. */
+export const contentKey = (record: ImageRecord): string => JSON.stringify(record);
+
+/** The name of each image in one folder. */
+function namesIn(records: ImageGroups, writer: DataWriter, extensionOf: (file: string) => string): Map<string, string> {
+  const wanted = [...records.values()].map(({ name, file }) => {
     const clean = cleanPath(name, writer);
     return isImageName(clean) ? clean : `${clean}${extensionOf(file)}`;
   });
   const keyOf = (name: string) => folded(writer.namesStems ? withoutExtension(name) : name);
   const names = uniqueNames(wanted, nameParts, keyOf);
-  return new Map([...groups.values()].flatMap((group, i) => group.map((record) => [record, names[i]] as const)));
+  return new Map([...records.keys()].map((key, i) => [key, names[i]]));
 }
 
 /** A name without parts that lead out of the folder or that readers skip. */

@@ -1,5 +1,6 @@
 /** Finds out the format of a folder, and explains what is missing if it has none. */
 import { InputError } from '../core/errors.ts';
+import { withConversion } from './conversion.ts';
 import type { DataFormat, DataSource } from './format.ts';
 import { FolderTree } from './folder-tree.ts';
 import { DATA_FORMATS } from './formats.ts';
@@ -31,7 +32,8 @@ export function recognize(root: string, key: string | null): RecognizedSource {
     throw new InputError(`${root}: expected one format, got ${names}; choose one with ${options}`);
   }
   if (found.length === 0) throw unrecognized(tree, formats);
-  return found[0];
+  const [{ format, source }] = found;
+  return { format, source: withConversion(tree, source) };
 }
 
 function fitting(tree: FolderTree, formats: readonly DataFormat[]): RecognizedSource[] {

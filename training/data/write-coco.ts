@@ -27,7 +27,6 @@ export const writeCoco: DataWriter = {
     writeFiles(folder, content, (split) =>
       split === UNDIVIDED ? 'annotations.json' : `annotations/instances_${split}.json`,
     ),
-  lacks: [],
 };
 
 /** Roboflow's own names of splits. */
@@ -41,7 +40,6 @@ export const writeRoboflow: DataWriter = {
   ...shared,
   imageFolder: roboflowFolder,
   write: (folder, content) => writeFiles(folder, content, (split) => `${roboflowFolder(split)}/_annotations.coco.json`),
-  lacks: [],
 };
 
 function roboflowFolder(split: string): string {
@@ -99,5 +97,7 @@ export function cornerAndSize([x0, y0, x1, y1]: Box): [number, number, number, n
 function extent(from: number, to: number): number {
   const size = to - from;
   const step = Number.EPSILON * size;
-  return [size, size + step / 2, size - step / 2, size + step, size - step].find((value) => from + value === to) ?? size;
+  return (
+    [size, size + step / 2, size - step / 2, size + step, size - step].find((value) => from + value === to) ?? size
+  );
 }

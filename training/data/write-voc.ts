@@ -20,7 +20,6 @@ export const writeVoc: DataWriter = {
   writableName: (name) => name.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029\ufffe\uffff]/g, ' ').trim() || '_',
   holds: () => true,
   write,
-  lacks: ['image and annotation ids', 'category ids', 'the order of classes and classes without objects', 'mask areas'],
 };
 
 const builder = new XMLBuilder({ format: true, indentBy: '  ', suppressEmptyNode: false });

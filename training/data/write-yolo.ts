@@ -21,7 +21,6 @@ export const writeYolo: DataWriter = {
   // Other tools would train on a crowd as on one object.
   holds: ({ crowd }) => !crowd,
   write,
-  lacks: ['crowds and difficult objects', 'image and annotation ids', 'category ids', 'mask areas'],
 };
 
 function write(folder: string, { classes, splits }: OutputContent): void {
