@@ -30,8 +30,16 @@ export function splitFolders(tree: FolderTree, parent: string): SplitFolder[] {
   });
 }
 
-/** The folders of images in a folder, by their usual names. */
-export const imageFoldersIn = (tree: FolderTree, parent: string): string[] => tree.foldersNamed(parent, IMAGE_FOLDERS);
+/** The folders of images in a folder: those with usual names, then others that hold images and name no split. */
+export function imageFoldersIn(tree: FolderTree, parent: string): string[] {
+  const usual = tree.foldersNamed(parent, IMAGE_FOLDERS);
+  const others = tree
+    .folders(parent)
+    .filter((name) => splitOf(name) === null)
+    .map((name) => below(parent, name))
+    .filter((folder) => tree.files(folder).some(isImageName));
+  return [...new Set([...usual, ...others])];
+}
 
 /**
  * The folders that hold annotation files. These are: the root; `<name>/`, `<split>/` and `images/`; and two of them in

@@ -28,6 +28,8 @@ export interface AnnotatedImage {
   stated: Size | null;
   /** The annotation file that it comes from. */
   source: string;
+  /** The number of the first pixel in the file, in formats where that differs; default 0. */
+  firstPixel?: 0 | 1;
   objects: AnnotatedObject[];
 }
 

@@ -154,3 +154,13 @@ function commonEnd(a: readonly string[], b: readonly string[]): number {
   while (count < a.length && count < b.length && a[a.length - 1 - count] === b[b.length - 1 - count]) count++;
   return count;
 }
+
+/** The image of a name, in any case, in the first of some folders that has it; null if none has. */
+export function findByName(tree: FolderTree, folders: readonly string[], name: string): string | null {
+  const key = folded(name);
+  for (const folder of folders) {
+    const inFolder = tree.files(folder).filter((file) => isImageName(file) && folded(file) === key);
+    if (inFolder.length === 1) return below(folder, inFolder[0]);
+  }
+  return null;
+}
