@@ -34,6 +34,7 @@ export { philox, Random } from './core/random.ts';
 export * from './ops/index.ts';
 export type { Capture, CaptureReport } from './device/capture.ts';
 export { CaptureCache, type CaptureCacheOptions } from './device/capture-cache.ts';
+export { toHalf } from './weights/elements.ts';
 export { WeightsError } from './weights/errors.ts';
 export {
   readSafetensors,

@@ -179,3 +179,30 @@ function halfMagnitude(exponent: number, fraction: number): number {
   if (exponent === 31) return fraction === 0 ? Infinity : NaN;
   return (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
+
+/**
+ * f32 values as the bits of IEEE 754 binary16, rounded to nearest, ties to even. Values from 65520 on become infinity.
+ */
+export function toHalf(values: ArrayLike<number>): Uint16Array<ArrayBuffer> {
+  const out = new Uint16Array(values.length);
+  for (let i = 0; i < values.length; i++) out[i] = halfBits(values[i]);
+  return out;
+}
+
+function halfBits(value: number): number {
+  if (Number.isNaN(value)) return 0x7e00;
+  const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
+  const magnitude = Math.abs(value);
+  if (magnitude >= 65520) return sign | 0x7c00;
+  // Numbers below 2^-14 are multiples of 2^-24. Larger numbers have 10 bits after the first.
+  const exponent = magnitude < 2 ** -14 ? -14 : Math.floor(Math.log2(magnitude));
+  const units = roundHalfEven(magnitude / 2 ** (exponent - 10));
+  // A carry out of the fraction increases the exponent, as it should.
+  return sign | (units + (exponent + 14) * 1024);
+}
+
+function roundHalfEven(value: number): number {
+  const floor = Math.floor(value);
+  const rest = value - floor;
+  return rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? floor + 1 : floor;
+}

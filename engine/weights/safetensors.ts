@@ -6,8 +6,9 @@ import { isObject, type JsonObject } from '../core/json.ts';
 import { checkLength, MAX_AXES } from './elements.ts';
 import { failFor, type Fail } from './errors.ts';
 
-/** Values that can be written. */
+/** Values that can be written. `toHalf` makes Uint16Arrays: the bits of f16. */
 export type SafetensorData =
+  | Uint16Array<ArrayBuffer>
   | Float32Array<ArrayBuffer>
   | Float64Array<ArrayBuffer>
   | Int32Array<ArrayBuffer>
@@ -16,11 +17,7 @@ export type SafetensorData =
   | Uint8Array<ArrayBuffer>;
 
 /** Values that can be read. F16 and BF16 are read as their bits. */
-export type StoredSafetensorData =
-  | SafetensorData
-  | Uint16Array<ArrayBuffer>
-  | Int16Array<ArrayBuffer>
-  | Int8Array<ArrayBuffer>;
+export type StoredSafetensorData = SafetensorData | Int16Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
 
 export interface SafetensorEntry {
   readonly dtype: string;
@@ -166,5 +163,6 @@ function dtypeOf(data: SafetensorData): keyof typeof VIEWS {
   if (data instanceof Float64Array) return 'F64';
   if (data instanceof Int32Array) return 'I32';
   if (data instanceof Uint32Array) return 'U32';
+  if (data instanceof Uint16Array) return 'F16';
   return data instanceof BigInt64Array ? 'I64' : 'U8';
 }

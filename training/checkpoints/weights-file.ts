@@ -30,7 +30,7 @@ export interface WeightsDescription extends ModelDescription {
 }
 
 /** The metadata keys of a weights file of this project, in every format that is written. */
-export const OWN_METADATA: readonly string[] = ['config', 'class_names', 'category_ids', 'iteration'];
+export const OWN_METADATA: readonly string[] = ['config', 'class_names', 'category_ids', 'iteration', 'origin'];
 
 /** The metadata of a file with this description. */
 export function toMetadata({ config, classNames, categoryIds, iteration }: WeightsDescription): Record<string, string> {

@@ -5,8 +5,9 @@ import { openDevice } from '../../engine/node/index.ts';
 import { holdsRun, readRunDescription, runFiles, type RunFiles } from '../checkpoints/run-folder.ts';
 import { InputError } from '../core/errors.ts';
 import type { RunConfig } from '../core/recipe.ts';
+import { writeStartingWeights } from '../checkpoints/starting-weights.ts';
 import { loadConfig } from '../data/config-file.ts';
-import { FORMULA_CLASSES } from '../data/formula-classes.ts';
+import { FORMULA_CLASSES, FORMULA_VERSION } from '../data/formula-classes.ts';
 import { formulaDataset } from '../data/formula-images.ts';
 import { deviceLine } from '../output/device-line.ts';
 import { integerOption, parseArguments } from './arguments.ts';
@@ -24,7 +25,7 @@ const HELP = `pretrain: trains on images made by formula, without any photograph
   --help           print this text
 
   The images are drawn while the training runs; they take no disk space, and none occurs twice.
-  train --weights DIR/best.safetensors starts from the result.
+  train --weights DIR/starting-weights.safetensors starts from the result.
 `;
 
 const OPTIONS = {
@@ -104,11 +105,25 @@ async function finishRun(run: TrainingRun, { files, config }: RunPlan): Promise<
       return 130;
     }
     await run.finish();
-    log(`weights   ${relative('.', files.best)}`);
+    const weights = join(files.folder, 'starting-weights.safetensors');
+    writeStartingWeights(weights, files.best, origin(config));
+    log(`weights   ${relative('.', weights)}`);
     return 0;
   } finally {
     interrupt.release();
   }
+}
+
+/** How the weights were made, for their metadata. */
+function origin({ training }: RunConfig): Record<string, unknown> {
+  return {
+    source: 'images made by formula: no photograph and no other data was used',
+    generator: FORMULA_VERSION,
+    seed: training.seed,
+    images: training.iterations * training.batchSize * training.accumulation,
+    command: `npm run pretrain -- --iterations ${training.iterations}`,
+    license: 'MIT',
+  };
 }
 
 interface Values {

@@ -17,6 +17,7 @@ import {
   type RunDescription,
   type RunFiles,
 } from '../checkpoints/run-folder.ts';
+import type { Choice } from '../core/choice.ts';
 import { InputError } from '../core/errors.ts';
 import { fitToData, listNames, sameClasses, type Fitted, type LoadedConfig } from '../core/fit-to-data.ts';
 import { PRESET_NAMES } from '../core/recipe.ts';
@@ -61,6 +62,8 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
   --seed N         seed of the initial weights, the order of the images and their augmentation
   --out DIR        the run's folder (default: runs/<date and time>)
   --resume DIR     continue the run in DIR from its last checkpoint; --data only if the data has moved
+  --from WHICH     what a training on --data starts from: ${STARTS.join(' or ')} (random weights).
+                   Default: formula, the starting weights in the repository, learned from images made by formula
   --weights FILE   start from the tensors of this file that fit: safetensors, PyTorch (.pth, .pt) or Detectron2 (.pkl).
                    Names can be those of this project, Detectron2, torchvision, timm or mmdetection.
                    A table shows what was loaded; DIR/weights.json has all names
@@ -87,6 +90,7 @@ const OPTIONS = {
   seed: { type: 'string' },
   out: { type: 'string' },
   resume: { type: 'string' },
+  from: { type: 'string' },
   weights: { type: 'string' },
   partial: { type: 'boolean' },
   'dry-run': { type: 'boolean' },
@@ -103,6 +107,9 @@ type Values = ReturnType<typeof parse>;
 type Source =
   | { readonly earlier: RunDescription; readonly loaded: null }
   | { readonly earlier: null; readonly loaded: LoadedConfig };
+
+/** The values of `--from`. */
+const STARTS: readonly string[] = ['formula', 'scratch'];
 
 const parse = (argv: readonly string[]) =>
   parseArguments('train', optionalValue(argv, 'profile', IN_RUN_FOLDER), OPTIONS).values;
@@ -134,16 +141,19 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
 
   const dataset = await openData(values, source);
   const records = splitRecords(dataset, 'train');
+  const start = chooseStart(values, source);
   const { config, choices, notes } = configureRun(source, dataset);
   if (earlier) requireSameClasses(earlier, dataset, files.folder);
   // Checked before the run's folder is made.
   if (values.profile !== undefined && !earlier) profileStart(0, config.training);
   describeData(dataset, notes);
   const forWeights = named && values.config === undefined ? [configurationChoice(named, trainingConfigOf(named))] : [];
-  for (const line of describeChoices([...forWeights, ...choices])) log(line);
+  for (const line of describeChoices([...forWeights, ...start.choices, ...choices])) log(line);
   const pretrained =
     values.weights === undefined
-      ? null
+      ? start.file === null
+        ? null
+        : { file: start.file, partial: false }
       : { file: (await weightsFile(values.weights, named)).path, partial: values.partial ?? false };
 
   const device = await openDevice();
@@ -220,7 +230,7 @@ function describeTest({ evaluation }: ModelEvaluation, files: RunFiles): void {
 /** Throws InputError if options contradict each other, or if a new run would overwrite the one in `occupied`. */
 function checkOptions(values: Values, occupied: string | null): void {
   if (values.resume !== undefined) {
-    for (const name of ['config', 'set', 'iterations', 'batch', 'seed', 'out', 'weights', 'partial'] as const) {
+    for (const name of ['config', 'set', 'iterations', 'batch', 'seed', 'out', 'from', 'weights', 'partial'] as const) {
       if (values[name] !== undefined)
         throw new InputError(
           `train: --${name} does not go with --resume, which continues the run with its own configuration`,
@@ -234,6 +244,10 @@ function checkOptions(values: Values, occupied: string | null): void {
     throw new InputError(
       `train: ${occupied} already holds a run; continue it with --resume ${values.out}, or choose another --out`,
     );
+  if (values.from !== undefined && !STARTS.includes(values.from))
+    throw new InputError(`train: --from: expected ${STARTS.join(' or ')}, got ${values.from}`);
+  if (values.from === 'formula' && values.weights !== undefined)
+    throw new InputError('train: --from formula does not go with --weights: both name the weights to start from');
   if (values.partial && values.weights === undefined)
     throw new InputError('train: --partial: expected with --weights only');
   if (!values['dry-run']) return;
@@ -291,9 +305,38 @@ async function openWithTest(folder: string, format: string | undefined): Promise
   }
 }
 
+/** The starting weights of a training; `file` is null for random weights and for weights of `--weights`. */
+interface Start {
+  readonly file: string | null;
+  readonly choices: readonly Choice[];
+}
+
+const FROM_OPTION = '--from scratch, --weights FILE';
+
+/**
+ * A training on own data starts from the starting weights that fit the model. The embedded data set shows a training
+ * from random weights.
+ */
+function chooseStart(values: Values, { loaded }: Source): Start {
+  const none: Start = { file: null, choices: [] };
+  if (!loaded || values.weights !== undefined || values.from === 'scratch') return none;
+  if (values.from === undefined && (values.data ?? loaded.data) === null) return none;
+  const { preset, model } = loaded.config;
+  const weights = startingWeightsFor(preset, model);
+  if (weights.file !== null)
+    return {
+      file: weights.file,
+      choices: [{ value: 'starting weights', reason: 'learned from images made by formula', key: FROM_OPTION }],
+    };
+  if (values.from === 'formula') throw new InputError(`train: --from formula: ${weights.reason}`);
+  return { file: null, choices: [{ value: 'random weights', reason: weights.reason, key: FROM_OPTION }] };
+}
+
 /** The configuration of the earlier run, or the loaded one fitted to the data. */
 function configureRun({ earlier, loaded }: Source, dataset: Dataset): Fitted {
-  if (loaded) return fitToData(loaded, splitRecords(dataset, 'train'), dataset.classNames);
+  if (loaded) {
+    return fitToData(loaded, splitRecords(dataset, 'train'), dataset.classNames);
+  }
   // A run's description has more fields, which the metadata of weights must not have.
   const { preset, model, training } = earlier;
   return { config: { preset, model, training }, choices: [], notes: [] };

@@ -33,6 +33,9 @@ export interface FormulaClass {
   readonly outline: (random: Random) => Outline;
 }
 
+/** Increased by every change after which the same seed gives other images. */
+export const FORMULA_VERSION = 1;
+
 /** Number of classes. */
 export const FORMULA_CLASSES = 32;
 
