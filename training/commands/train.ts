@@ -17,6 +17,7 @@ import {
   type RunDescription,
   type RunFiles,
 } from '../checkpoints/run-folder.ts';
+import { startingWeightsFor } from '../checkpoints/starting-weights.ts';
 import type { Choice } from '../core/choice.ts';
 import { InputError } from '../core/errors.ts';
 import { fitToData, listNames, sameClasses, type Fitted, type LoadedConfig } from '../core/fit-to-data.ts';
@@ -43,6 +44,9 @@ import { onInterrupt } from './interrupt.ts';
 import { fileToWrite, PROFILED_STEPS, profileStart } from './profile.ts';
 import { TrainingRun, type RunPlan } from './training-run.ts';
 import { weightsFile } from './weights-option.ts';
+
+/** The values of `--from`. */
+const STARTS: readonly string[] = ['formula', 'scratch'];
 
 const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and draws its detections
 
@@ -107,9 +111,6 @@ type Values = ReturnType<typeof parse>;
 type Source =
   | { readonly earlier: RunDescription; readonly loaded: null }
   | { readonly earlier: null; readonly loaded: LoadedConfig };
-
-/** The values of `--from`. */
-const STARTS: readonly string[] = ['formula', 'scratch'];
 
 const parse = (argv: readonly string[]) =>
   parseArguments('train', optionalValue(argv, 'profile', IN_RUN_FOLDER), OPTIONS).values;
@@ -320,7 +321,7 @@ const FROM_OPTION = '--from scratch, --weights FILE';
 function chooseStart(values: Values, { loaded }: Source): Start {
   const none: Start = { file: null, choices: [] };
   if (!loaded || values.weights !== undefined || values.from === 'scratch') return none;
-  if (values.from === undefined && (values.data ?? loaded.data) === null) return none;
+  if (values.from === undefined && (values.data ?? loaded.data ?? null) === null) return none;
   const { preset, model } = loaded.config;
   const weights = startingWeightsFor(preset, model);
   if (weights.file !== null)
