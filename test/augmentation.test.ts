@@ -21,7 +21,7 @@ import {
 } from '../training/core/composition.ts';
 import { InputError } from '../training/core/errors.ts';
 import type { Box, ImageRecord, Size } from '../training/core/image-record.ts';
-import { planAugmentation } from '../training/core/transforms.ts';
+import { planAugmentation, scaleOf } from '../training/core/transforms.ts';
 import { changeColors, composeImage, orientImage } from '../training/data/augment-pixels.ts';
 import { resizeImage, transformImage, type PixelImage } from '../training/data/images.ts';
 import { applyOverride } from '../training/core/overrides.ts';
@@ -149,6 +149,13 @@ describe('pieces', () => {
     expect(Math.min(...widths)).toBeLessThan(43);
     expect(Math.max(...widths)).toBeLessThanOrEqual(64);
     expect(Math.max(...widths)).toBeGreaterThan(61);
+    // Images in mosaics are reduced further, but not below the smaller of both minima.
+    const reduced = Array.from({ length: 100 }, (_, seed) =>
+      plan(records, { ...plain, scale: [0.5, 1.5], mosaic: 1 }, seed),
+    ).flatMap(({ pieces }) => pieces.map(({ transform }) => scaleOf(transform, records[0])[0] / (60 / 150)));
+    // Whole pixels change the ratio of a cut of few pixels.
+    expect(Math.min(...reduced)).toBeGreaterThan(0.45);
+    expect(Math.max(...reduced)).toBeGreaterThan(1.2);
     const mosaics = Array.from({ length: 1000 }, (_, seed) => plan(records, { ...plain, mosaic: 0.3 }, seed));
     const count = mosaics.filter(({ pieces }) => pieces.length === 4).length;
     // Four standard deviations of 1000 coins of probability 0.3 are 58.

@@ -26,7 +26,7 @@ export interface ColorAugmentation {
   brightness: number;
   /** The distance to middle gray is multiplied by a factor in 1 - contrast .. 1 + contrast. 0 .. 1. */
   contrast: number;
-  /** The distance to the gray of the same luma is multiplied by a factor in 1 - saturation .. 1 + saturation. 0 .. 1. */
+  /** The distance to the gray of equal luma is multiplied by a factor in 1 - saturation .. 1 + saturation. 0 .. 1. */
   saturation: number;
   /** Colors are turned around the gray axis by an angle in -hue .. hue, degrees. 0 .. 180. */
   hue: number;

@@ -1,6 +1,6 @@
 /**
- * Random changes of colors. Each change is linear in RGB, so one matrix does them all: brightness, contrast about middle
- * gray, saturation about luma, and a turn of the hue in the plane of equal luma (YIQ).
+ * Random changes of colors. Each change is linear in RGB, so one matrix does them all: brightness, contrast about
+ * middle gray, saturation about luma, and a turn of the hue in the plane of equal luma (YIQ).
  */
 import type { Random } from '../../engine/core/random.ts';
 import type { ColorAugmentation } from './augmentation.ts';

@@ -217,7 +217,10 @@ function drawScaledSize(
       ? { width: fixedWidth, height: fixedHeight }
       : resizedSize(size, shortSides[random.integer(shortSides.length)], maxSize);
   const between = ([low, high]: readonly [number, number]) => low + (high - low) * random.uniform();
-  const factor = between(scale) * (inMosaic ? between(CELL_SCALES) : 1);
+  // The product of both factors must not make objects smaller than either factor alone.
+  const factor = inMosaic
+    ? Math.max(between(scale) * between(CELL_SCALES), Math.min(scale[0], CELL_SCALES[0]))
+    : between(scale);
   const stretch = Math.sqrt((1 + aspectJitter) ** between([-1, 1]));
   return {
     width: Math.max(1, Math.round(base.width * factor * stretch)),
