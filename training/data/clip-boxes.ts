@@ -10,7 +10,13 @@ import type { AnnotatedContent, AnnotatedImage, AnnotatedObject, DataFormat, Obj
 import { Warnings } from './warnings.ts';
 
 /** An image as training uses it: its real size, and what to do with its boxes. Null: the image is left out. */
-export type ImagePlan = { readonly size: Size; readonly boxScale: readonly [number, number] } | null;
+export type ImagePlan = {
+  readonly size: Size;
+  /** Real pixels per pixel of the annotations, [horizontally, vertically]. */
+  readonly boxScale: readonly [number, number];
+  /** See `ImageRecord`. */
+  readonly white?: number;
+} | null;
 
 export interface ClipInput {
   readonly root: string;
@@ -63,11 +69,12 @@ const statedPlan = ({ stated }: AnnotatedImage): ImagePlan => stated && { size: 
 
 function clipImage(
   { id, file, name, objects }: AnnotatedImage,
-  { size: { width, height }, boxScale: [sx, sy] }: NonNullable<ImagePlan>,
+  { size: { width, height }, boxScale: [sx, sy], white }: NonNullable<ImagePlan>,
   placeOf: (index: number) => ObjectPlace,
   warnings: Warnings,
 ): ImageRecord {
   const record: ImageRecord = { id, file, name, width, height, objects: [] };
+  if (white !== undefined) record.white = white;
   objects.forEach((object, index) => {
     const [x0, y0, x1, y1] = object.box;
     const scaled: Box = sx === 1 && sy === 1 ? object.box : [x0 * sx, y0 * sy, x1 * sx, y1 * sy];
@@ -95,7 +102,7 @@ const toObject = ({ id, label, crowd }: AnnotatedObject, box: Box, area: number)
  * Pixels by which a box may reach out of its image without a warning. Annotation files usually have two decimals, and
  * x + width is rounded; 0.005 is half of the last digit.
  */
-const ROUNDING = 0.005;
+export const ROUNDING = 0.005;
 
 /** The box of one annotation, and how warnings name it. */
 interface AnnotatedBox {

@@ -17,6 +17,11 @@ export class Warnings {
     else cases.push(text);
   }
 
+  /** The kinds with all their cases. */
+  byKind(): [kind: string, cases: readonly string[]][] {
+    return [...this.kinds];
+  }
+
   /** Every case. */
   all(): string[] {
     return [...this.kinds.values()].flat();
