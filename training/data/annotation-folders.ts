@@ -1,4 +1,5 @@
 /** Finds the folders of data sets that have an annotation file for each image, and the folders of their images. */
+import { InputError } from '../core/errors.ts';
 import { below, isImageName, type FolderTree } from './folder-tree.ts';
 import { inSplitOrder, splitOf, UNDIVIDED } from './split-names.ts';
 
@@ -88,6 +89,17 @@ export function annotationFolders(
 }
 
 const pathOf = ({ path }: SplitFolder): string => path;
+
+/** Throws InputError if some annotations are in folders of splits and some are not. */
+export function requireOneDivision(tree: FolderTree, folders: readonly AnnotationFolder[]): void {
+  const inSplit = folders.find(({ split }) => split !== UNDIVIDED);
+  const outside = folders.find(({ split }) => split === UNDIVIDED);
+  if (inSplit === undefined || outside === undefined) return;
+  throw new InputError(
+    `${tree.root}: expected annotations either in folders of splits or outside of them, ` +
+      `got some in ${inSplit.folder} and some in ${outside.folder || 'the folder itself'}`,
+  );
+}
 
 /** The splits of folders with their own names, in order. */
 export function splitsOf(folders: readonly AnnotationFolder[]): Map<string, string> {

@@ -76,7 +76,7 @@ export interface Reading {
   readonly notes: string[];
   /**
    * The sizes of images in pixels, as they are displayed: an EXIF orientation is applied. Images that cannot be read
-   * are absent, with a warning.
+   * are absent.
    */
   readonly sizesOf: (files: readonly string[]) => Promise<ReadonlyMap<string, Size>>;
 }

@@ -2,8 +2,9 @@
 import { coco } from './coco.ts';
 import type { DataFormat } from './format.ts';
 import { voc } from './voc.ts';
+import { yolo } from './yolo.ts';
 
-export const DATA_FORMATS: readonly DataFormat[] = [coco, voc];
+export const DATA_FORMATS: readonly DataFormat[] = [coco, voc, yolo];
 
 /** "COCO, Pascal VOC or YOLO", for help texts. */
 export const FORMAT_NAMES: string = DATA_FORMATS.map(({ name }) => name)

@@ -7,12 +7,13 @@ import type { Warnings } from './warnings.ts';
 
 /**
  * The sizes of images in pixels, as they are displayed: an EXIF orientation is applied. An image whose header cannot
- * be read is absent, with a warning.
+ * be read is absent.
+ * @param warnings receives these images with the reason; null: the caller reports them
  * @param progress called after each image
  */
 export async function readImageSizes(
   files: readonly string[],
-  warnings: Warnings,
+  warnings: Warnings | null,
   progress: (done: number, total: number) => void = () => {},
 ): Promise<Map<string, Size>> {
   const sizes = new Map<string, Size>();
@@ -23,8 +24,8 @@ export async function readImageSizes(
     while (next < files.length) {
       const file = files[next++];
       try {
-        const { autoOrient } = await sharp(file).metadata();
-        sizes.set(file, { width: autoOrient.width, height: autoOrient.height });
+        const { width, height } = (await sharp(file).metadata()).autoOrient;
+        sizes.set(file, { width, height });
       } catch (error) {
         failures.set(file, errorMessage(error));
       }
@@ -35,7 +36,7 @@ export async function readImageSizes(
   // In the order of the files, because the images are read in any order.
   for (const file of files) {
     const reason = failures.get(file);
-    if (reason !== undefined) warnings.add('images that cannot be read, left out', `${file}: ${reason}`);
+    if (reason !== undefined) warnings?.add('images that cannot be read, left out', `${file}: ${reason}`);
   }
   return sizes;
 }

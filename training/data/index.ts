@@ -61,7 +61,7 @@ export async function openDataset(directory: string, options: OpenOptions = {}):
   const read = await source.read(plan.read, {
     warnings,
     notes,
-    sizesOf: (files) => readImageSizes(files, warnings, options.progress),
+    sizesOf: (files) => readImageSizes(files, null, options.progress),
   });
   const splits = new Map(Object.entries(read.splits).map(([split, images]) => [split, sortedByName(images)]));
   if (plan.divided !== null) await divide(splits, plan.divided, notes);

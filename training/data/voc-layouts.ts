@@ -4,6 +4,7 @@ import { InputError } from '../core/errors.ts';
 import {
   annotationFolders,
   imageFoldersIn,
+  requireOneDivision,
   splitFolders,
   splitsOf,
   type AnnotationFolder,
@@ -123,15 +124,7 @@ function withoutLists(tree: FolderTree): VocLayout | null {
   const folders = known.length > 0 ? known : otherFolders(tree, holds);
   if (folders.length === 0) return null;
   const divided = folders.filter(({ split }) => split !== UNDIVIDED);
-  if (divided.length > 0 && divided.length < folders.length) {
-    const [inSplit, outside] = [divided[0], folders.find(({ split }) => split === UNDIVIDED)].map(
-      (entry) => `${entry?.folder || 'the folder itself'}`,
-    );
-    throw new InputError(
-      `${tree.root}: expected annotations either in folders of splits or outside of them, ` +
-        `got some in ${inSplit} and some in ${outside}`,
-    );
-  }
+  requireOneDivision(tree, folders);
   const byImages = divided.length > 0 ? null : dividedImages(tree, folders);
   if (byImages !== null) return byImages;
   const besideImages = folders.every(({ folder, imageFolders }) => imageFolders[0] === folder);
