@@ -3,8 +3,10 @@ import { existsSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import { openDevice } from '../../engine/node/index.ts';
 import type { Device } from '../../engine/index.ts';
+import { PAPER_R50, type ModelConfig } from '../../model/index.ts';
 import {
   configurationChoice,
+  PUBLIC_WEIGHTS,
   publicNames,
   publicWeightsNamed,
   trainingConfigOf,
@@ -330,7 +332,16 @@ function chooseStart(values: Values, { loaded }: Source): Start {
       choices: [{ value: 'starting weights', reason: 'learned from images made by formula', key: FROM_OPTION }],
     };
   if (values.from === 'formula') throw new InputError(`train: --from formula: ${weights.reason}`);
-  return { file: null, choices: [{ value: 'random weights', reason: weights.reason, key: FROM_OPTION }] };
+  const reason = `${weights.reason}${adviceFor(model)}`;
+  return { file: null, choices: [{ value: 'random weights', reason, key: FROM_OPTION }] };
+}
+
+/** Frozen batch norms learn nothing: with random weights, they only pass their inputs on. */
+function adviceFor({ norm, depth, stemChannels }: ModelConfig): string {
+  const fits = PUBLIC_WEIGHTS.find(({ content, model }) => content === 'backbone' && model.depth === depth);
+  return norm === 'frozen_bn' && fits && stemChannels === PAPER_R50.stemChannels
+    ? `; its batch norms are frozen, which needs pretrained weights: --weights ${fits.name}`
+    : '';
 }
 
 /** The configuration of the earlier run, or the loaded one fitted to the data. */
