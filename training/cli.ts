@@ -19,6 +19,10 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     summary: 'train on images made by formula: the weights that other trainings start from',
     run: async (argv) => (await import('./commands/pretrain.ts')).runPretrain(argv),
   },
+  check: {
+    summary: 'check a data set: damaged images, wrong sizes and boxes, copies, classes; needs no GPU',
+    run: async (argv) => (await import('./commands/check.ts')).runCheck(argv),
+  },
   evaluate: {
     summary: 'measure weights on a split of a data set',
     run: async (argv) => (await import('./commands/evaluate.ts')).runEvaluate(argv),

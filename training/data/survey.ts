@@ -81,7 +81,8 @@ async function inspect(
 async function stateOf(file: string): Promise<FileState | string> {
   try {
     const entry = await stat(file);
-    return entry.isFile() ? { size: entry.size, modified: entry.mtimeMs } : 'no file';
+    if (!entry.isFile()) return 'no file';
+    return entry.size === 0 ? 'the file is empty' : { size: entry.size, modified: entry.mtimeMs };
   } catch {
     return 'the file does not exist or cannot be opened';
   }
