@@ -1,4 +1,4 @@
-/** The folder for files that belong to a user and not to a checkout: tuned choices, compiled shaders, public weights. */
+/** The folder for a user's files, which no checkout owns: tuned choices, compiled shaders, public weights. */
 import os from 'node:os';
 import path from 'node:path';
 

@@ -28,9 +28,9 @@ export const DESCRIPTION_HELP = `\
                   or a COCO file with its "categories"; default with 80 classes: COCO's`;
 
 /**
- * The configuration and class names of weights. A file of this project contains both. For other files, `--config` gives
- * the configuration; public weights have a configuration that fits. The class names then come from `--classes`, from the configuration's file, or from COCO if there
- * are 80 classes.
+ * The configuration and class names of weights. A file of this project contains both. For other files, `--config`
+ * gives the configuration; public weights have a configuration that fits. The class names then come from `--classes`,
+ * from the configuration's file, or from COCO if there are 80 classes.
  * @throws InputError if a part is unknown, or if an option is given although the file contains its value
  */
 export function describeWeights(
