@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path';
 import { InputError } from '../core/errors.ts';
 import { fitToData } from '../core/fit-to-data.ts';
 import { PRESET_NAMES } from '../core/recipe.ts';
-import { checkDataset, surveyDataset, type CheckedDataset, type SurveyedDataset } from '../data/check.ts';
+import { checkDataset, type CheckedDataset, type SurveyedDataset } from '../data/check.ts';
 import { loadConfig } from '../data/config-file.ts';
 import { writeFileAtomic, writeJson } from '../data/files.ts';
 import { FORMAT_KEYS, FORMAT_NAMES, openDataset } from '../data/index.ts';
@@ -11,6 +11,7 @@ import { CountProgress } from '../output/count-progress.ts';
 import { checkJson, checkReport } from '../output/findings-table.ts';
 import { drawCheckPage } from '../pictures/check-page.ts';
 import { outputFolder, parseArguments } from './arguments.ts';
+import { surveyWithProgress } from './survey.ts';
 
 const HELP = `check: checks a data set: opens every image, and looks at boxes and classes
 
@@ -87,15 +88,16 @@ async function survey(
   splits: readonly string[] | undefined,
   format: string | undefined,
 ): Promise<SurveyedDataset> {
+  const chosen = format === undefined ? {} : { format };
   const progress = new CountProgress();
-  const show = (task: string) => (done: number, total: number) => progress.update(task, done, total);
   try {
     const opened = await openDataset(data, {
+      ...chosen,
       ...(splits ? { splits } : {}),
-      ...(format === undefined ? {} : { format }),
-      progress: show('image sizes read'),
+      progress: (done, total) => progress.update('image sizes read', done, total),
     });
-    return await surveyDataset(opened, { progress: show('images opened') });
+    progress.end();
+    return await surveyWithProgress(opened, splits && (() => openDataset(data, chosen)));
   } finally {
     progress.end();
   }

@@ -15,6 +15,7 @@ import { describeChoices } from '../output/choices.ts';
 import { formatDuration } from '../output/duration.ts';
 import { metricsTable } from '../output/metrics-table.ts';
 import { integerOption, outputFolder, parseArguments } from './arguments.ts';
+import { shortCheck } from './survey.ts';
 import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
 import { DETECTOR_NAMES_HELP, detectorNamed, weightsFile } from './weights-option.ts';
 
@@ -38,6 +39,8 @@ ${DESCRIPTION_HELP}
                   weights, where they replace the files of the training; runs/NAME for a name)
   --batch N       images per forward pass (default: as in the training, at most ${MAX_DEFAULT_BATCH})
 ${HALF_HELP}
+  --strict        damaged and unreadable images, wrong sizes and wrong forms of boxes are errors.
+                  Otherwise images that cannot be read are left out, with a warning
   --help          print this text
 `;
 
@@ -53,6 +56,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
     out: { type: 'string' },
     batch: { type: 'string' },
     half: { type: 'boolean' },
+    strict: { type: 'boolean' },
     help: { type: 'boolean' },
   });
   if (values.help) {
@@ -69,11 +73,16 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
   const { config, classNames } = describeWeights('evaluate', weights, file, { ...values, named });
   if (named && values.config === undefined)
     for (const line of describeChoices([configurationChoice(named, inferenceConfigOf(named))])) console.log(line);
-  const dataset = await openDataset(data, { splits: [split], format: values.format });
-  requireSameClasses(dataset, classNames, weights);
-  console.log(`format: ${dataset.recognized}`);
-  for (const note of dataset.notes) console.log(`note: ${note}`);
-  for (const warning of dataset.warnings) console.log(`warning: ${warning}`);
+  const opened = await openDataset(data, { splits: [split], format: values.format });
+  requireSameClasses(opened, classNames, weights);
+  console.log(`format: ${opened.recognized}`);
+  for (const note of opened.notes) console.log(`note: ${note}`);
+  const dataset = await shortCheck(opened, {
+    resize: config.training.evaluationResize,
+    strict: values.strict ?? false,
+    log: (line) => console.log(line),
+    whole: () => openDataset(data, { format: values.format }),
+  });
   if (splitRecords(dataset, split).every(({ objects }) => objects.every(({ crowd }) => crowd)))
     console.log(`warning: the split "${split}" has no object to measure by: every metric will be -1`);
   const out = values.out ?? (named ? join('runs', named.name) : join(weights, '..'));
@@ -89,6 +98,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
       resize,
       workers,
       progress: logProgress(device),
+      onUnreadable: (_, reason) => console.log(`warning: ${reason}; it counts as an image without detections`),
     });
     const report = { ...evaluationReport(result, split, weights), half };
     writeJson(join(out, 'evaluation.json'), report);

@@ -43,6 +43,7 @@ import { metricsTable } from '../output/metrics-table.ts';
 import { integerOption, optionalValue, parseArguments } from './arguments.ts';
 import { dryRun } from './dry-run.ts';
 import { onInterrupt } from './interrupt.ts';
+import { shortCheck, STRICT_HELP } from './survey.ts';
 import { fileToWrite, PROFILED_STEPS, profileStart } from './profile.ts';
 import { TrainingRun, type RunPlan } from './training-run.ts';
 import { weightsFile } from './weights-option.ts';
@@ -77,6 +78,7 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
                    ${publicNames('backbone')} (ImageNet),
                    ${publicNames('detector')} (COCO)
   --partial        accept --weights of which less than half fits
+  ${STRICT_HELP}
   --dry-run        print parameters, memory, FLOPs by part and the seconds of one measured step, then stop.
                    The batch is the largest that the augmentation gives;
                    choose another with --set augmentation.fixedSize=[HEIGHT,WIDTH]
@@ -100,6 +102,7 @@ const OPTIONS = {
   weights: { type: 'string' },
   partial: { type: 'boolean' },
   'dry-run': { type: 'boolean' },
+  strict: { type: 'boolean' },
   profile: { type: 'string' },
   help: { type: 'boolean' },
 } as const;
@@ -197,6 +200,7 @@ async function trainAndFinish(run: TrainingRun, { files, config }: RunPlan, trac
           'evaluations (--set patience=N)',
       );
     const { test, pictures } = await run.finish();
+    describeUnreadable(run);
     if (test) describeTest(test, files);
     describeBest(
       run,
@@ -218,6 +222,15 @@ function describeBest({ best }: TrainingRun, files: RunFiles, details: string): 
     log(`best      AP ${best.AP.toFixed(3)}, AP50 ${best.AP50.toFixed(3)} at iteration ${best.iteration}${details}`);
   const weights = relative('.', files.best);
   log(`weights   ${weights}   (npm run predict -- --weights ${weights} IMAGE...)`);
+}
+
+/** Says how many images could not be read after the check. Each was named when it happened. */
+function describeUnreadable({ unreadable }: TrainingRun): void {
+  if (unreadable.size === 0) return;
+  log(
+    `warning: images that could not be read during the training, with gray images without objects in their place: ` +
+      `${unreadable.size}: ${listNames([...unreadable])}`,
+  );
 }
 
 /** Prints the evaluation of the test split, which no choice depended on. */
@@ -290,8 +303,10 @@ async function openData(values: Values, { earlier, loaded }: Source): Promise<Da
     );
   const named = values.data ?? earlier?.data ?? loaded?.data;
   const folder = resolve(named ?? (await ensureShapesDataset(EMBEDDED_DATA, { log })));
-  const dataset = await openWithTest(folder, values.format);
-  for (const warning of [...dataset.warnings, ...splitWarnings(dataset, 'train', 'val')]) log(`warning: ${warning}`);
+  const { evaluationResize: resize } = (earlier ?? loaded.config).training;
+  const opened = await openWithTest(folder, values.format);
+  const dataset = await shortCheck(opened, { resize, strict: values.strict ?? false, log });
+  for (const warning of splitWarnings(dataset, 'train', 'val')) log(`warning: ${warning}`);
   return dataset;
 }
 

@@ -82,6 +82,9 @@ export class TrainingRun {
   private readonly pretrained: PretrainedReport | null;
   private state: TrainingState = START;
 
+  /** Files that could not be read since the training began, although the check before it read them. */
+  readonly unreadable = new Set<string>();
+
   /** Creates the model and the optimizer, and loads pretrained weights. Writes no file. */
   constructor(
     private readonly device: Device,
@@ -166,7 +169,12 @@ export class TrainingRun {
     const { training } = this.plan.config;
     const { accumulation, iterations } = training;
     const totalBatches = iterations * accumulation;
-    const loader = createTrainingLoader({ ...training, records: this.plan.records, totalBatches });
+    const loader = createTrainingLoader({
+      ...training,
+      records: this.plan.records,
+      totalBatches,
+      onUnreadable: this.onUnreadable,
+    });
     const start = performance.now();
     const endWatch = this.device.watchPipelines((count) =>
       this.progress.compiling(count, (performance.now() - start) / 1000),
@@ -220,12 +228,19 @@ export class TrainingRun {
         classNames: dataset.classNames,
         metricsFile: files.metrics,
         evaluationsFile: files.evaluations,
+        onUnreadable: this.onUnreadable,
       });
       return { test, pictures };
     } finally {
       this.progress.end();
     }
   }
+
+  private readonly onUnreadable = (file: string, reason: string): void => {
+    if (this.unreadable.has(file)) return;
+    this.unreadable.add(file);
+    this.progress.note(`warning: ${reason}; the run goes on without this image`);
+  };
 
   /** Draws the first training images. The caller then seeks the first batch again. */
   private async drawBatches(loader: TrainingLoader): Promise<void> {
@@ -301,6 +316,7 @@ export class TrainingRun {
       batchSize,
       resize,
       workers,
+      onUnreadable: this.onUnreadable,
       progress: (done, total) => this.progress.working(title, done, total, seconds()),
     });
     this.timeLeft.addEvaluation(seconds(), splitRecords(dataset, split).length);

@@ -2,7 +2,7 @@
 import type { Finding, FindingCase } from './findings.ts';
 import type { AnnotatedContent, AnnotatedImage } from './format.ts';
 import type { ImageFacts, ReadableFacts } from './image-facts.ts';
-import { whiteValue, type PlannedImage, type SizeProblem } from './image-plans.ts';
+import type { PlannedImage, SizeProblem } from './image-plans.ts';
 
 export interface SurveyedImages {
   readonly annotated: AnnotatedContent['splits'];
@@ -46,7 +46,7 @@ export function checkImages({ annotated, facts, plans }: SurveyedImages): Findin
     },
     damaged(once),
     ...sizes(once, plans),
-    deep(once),
+    deep(once, plans),
     ...copies(places),
     ...unusual(once),
   ];
@@ -113,8 +113,9 @@ function sizes(places: readonly Place[], plans: SurveyedImages['plans']): Findin
   }));
 }
 
-function deep(places: readonly Place[]): Finding {
-  const white = whiteValue(places.map(({ facts }) => facts));
+function deep(places: readonly Place[], plans: SurveyedImages['plans']): Finding {
+  // All images have the same.
+  const white = places.map(({ image }) => plans.get(image)?.plan?.white).find((value) => value !== undefined);
   return {
     kind: 'deep-images',
     severity: 'warning',

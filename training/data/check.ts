@@ -30,19 +30,40 @@ export interface CheckedDataset extends SurveyedDataset {
   readonly counts: ClassCounts;
 }
 
+export interface SurveyDatasetOptions extends Partial<SurveyOptions> {
+  /** Opens all splits, if images of more than 8 bits are to be scaled as in the whole data set. */
+  readonly whole?: () => Promise<Dataset>;
+}
+
 /** Opens every image once. The result has the real sizes, and boxes clipped to them. */
-export async function surveyDataset(opened: Dataset, options: Partial<SurveyOptions> = {}): Promise<SurveyedDataset> {
+export async function surveyDataset(opened: Dataset, options: SurveyDatasetOptions = {}): Promise<SurveyedDataset> {
   const { classNames, categoryIds, annotated, readWarnings } = opened;
   const images = Object.values(annotated).flat();
-  const { facts, problem } = await surveyImages(
-    images.map(({ file }) => file),
-    { cache: factsFile(opened.root), ...options },
-  );
-  const plans = planImages(images, facts);
+  const survey = { cache: factsFile(opened.root), ...options };
+  const { facts, problem } = await surveyImages(filesOf(images), survey);
+  const deep = [...facts.values()].some((found) => found.unreadable === null && found.maximum !== null);
+  const scaledWith = deep && options.whole ? await factsOfWhole(options.whole, survey) : facts;
+  const plans = planImages(images, facts, scaledWith);
   const content = { classNames, categoryIds, splits: annotated };
   const dataset = clipDataset({ ...opened, content, readWarnings }, (image) => plans.get(image)?.plan ?? null);
   return { dataset, facts, plans, problem };
 }
+
+/** Facts of all splits. If they cannot be opened, the images of the checked splits alone decide on their scale. */
+async function factsOfWhole(
+  whole: () => Promise<Dataset>,
+  survey: SurveyOptions,
+): Promise<ReadonlyMap<string, ImageFacts>> {
+  try {
+    const { annotated } = await whole();
+    return (await surveyImages(filesOf(Object.values(annotated).flat()), survey)).facts;
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    return new Map();
+  }
+}
+
+const filesOf = (images: readonly AnnotatedImage[]): string[] => images.map(({ file }) => file);
 
 /**
  * Lists what is wrong with a data set.

@@ -26,17 +26,21 @@ const SAME_FACTOR = 0.02;
 /** Pixels by which a box may reach out of an image that it fits. */
 const TOLERANCE = 1;
 
-/** The plans of all images. An image that occurs twice in `images` occurs once in the result. */
+/**
+ * The plans of all images. An image that occurs twice in `images` occurs once in the result.
+ * @param scaledWith the images that decide on the scale of images of more than 8 bits, with those in `facts`
+ */
 export function planImages(
   images: Iterable<AnnotatedImage>,
   facts: ReadonlyMap<string, ImageFacts>,
+  scaledWith: ReadonlyMap<string, ImageFacts> = facts,
 ): ReadonlyMap<AnnotatedImage, PlannedImage> {
   const readable = new Map<AnnotatedImage, ReadableFacts | null>();
   for (const image of images) {
     const found = facts.get(image.file);
     readable.set(image, found === undefined || found.unreadable !== null ? null : found);
   }
-  const white = whiteValue(readable.values());
+  const white = whiteValue([...readable.values(), ...scaledWith.values()]);
   const scaled = new ScaledGroups(readable);
   const plans = new Map<AnnotatedImage, PlannedImage>();
   for (const [image, found] of readable) {
@@ -54,10 +58,10 @@ export function planImages(
 }
 
 /** The value of white for all images of more than 8 bits; null if there are none. */
-export function whiteValue(facts: Iterable<ReadableFacts | null>): number | null {
+export function whiteValue(facts: Iterable<ImageFacts | null>): number | null {
   let white: number | null = null;
   for (const found of facts) {
-    if (found === null || found.maximum === null) continue;
+    if (found === null || found.unreadable !== null || found.maximum === null) continue;
     white = Math.max(white ?? 1, whiteOf(found.maximum, found.depth));
   }
   return white;

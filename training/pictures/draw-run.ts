@@ -4,9 +4,10 @@ import { basename, extname, join } from 'node:path';
 import type { Canvas } from '@napi-rs/canvas';
 import type { EvaluationResize } from '../core/augmentation.ts';
 import type { Detector } from '../core/detector.ts';
+import { InputError } from '../core/errors.ts';
 import type { ImageRecord } from '../core/image-record.ts';
 import type { StepMetrics } from '../core/metrics-log.ts';
-import { decodeImage } from '../data/images.ts';
+import { decodeImage, type PixelImage } from '../data/images.ts';
 import { predictImage } from '../evaluation/predict-image.ts';
 import { readEvaluations, readMetrics } from '../output/metrics-files.ts';
 import { contactSheet } from './contact-sheet.ts';
@@ -28,6 +29,8 @@ export interface DrawRunOptions {
   readonly classNames: readonly string[];
   readonly metricsFile: string;
   readonly evaluationsFile: string;
+  /** Called for each image that cannot be read, with the reason; it is not drawn. Default: it is an error. */
+  readonly onUnreadable?: (file: string, reason: string) => void;
 }
 
 /**
@@ -51,13 +54,13 @@ async function drawPredictions(
   detector: Detector,
   records: readonly ImageRecord[],
   folder: string,
-  { out, resize, classNames }: DrawRunOptions,
+  { out, resize, classNames, onUnreadable }: DrawRunOptions,
 ): Promise<string[]> {
   mkdirSync(folder, { recursive: true });
   const canvases: Canvas[] = [];
   for (const record of records) {
-    // Decoded in the size that the annotations state, because their boxes are drawn on the image.
-    const image = await decodeImage(record.file, record);
+    const image = await decodeRecord(record, onUnreadable);
+    if (image === null) continue;
     const detections = await predictImage(detector, image, { resize, classNames, minScore: MIN_SCORE });
     const groundTruth = record.objects.map(({ box, label }) => ({ box, label, name: '' }));
     const canvas = await drawBoxes(image, detections, { groundTruth });
@@ -68,6 +71,20 @@ async function drawPredictions(
   const sheet = join(out, 'predictions.png');
   writePng(sheet, contactSheet(canvases, Math.min(MAX_SHEET_COLUMNS, canvases.length)));
   return [sheet];
+}
+
+/** An image in the size that the annotations state, because their boxes are drawn on it; null if it is unreadable. */
+async function decodeRecord(
+  record: ImageRecord,
+  onUnreadable: DrawRunOptions['onUnreadable'],
+): Promise<PixelImage | null> {
+  try {
+    return await decodeImage(record.file, record, record.white);
+  } catch (error) {
+    if (!(error instanceof InputError) || !onUnreadable) throw error;
+    onUnreadable(record.file, error.message);
+    return null;
+  }
 }
 
 /** Plots the total loss and its parts, each summed over the stages; returns the path. */
