@@ -62,7 +62,7 @@ class LongestFirst extends BaseSequencer {
   }
 }
 
-/** A project of tests. No test depends on the user's tuned choices. */
+/** A project of tests. No test depends on the user's tuned choices, or writes to the user's cache of images. */
 export function project(
   name: string,
   { env, ...options }: NonNullable<TestProjectInlineConfiguration['test']>,
@@ -75,7 +75,7 @@ export function project(
       hookTimeout: TIMEOUT,
       sequence: { groupOrder: 0 },
       name,
-      env: { DSRCNN_TUNING: 'off', ...env },
+      env: { DSRCNN_TUNING: 'off', DSRCNN_IMAGE_CACHE: 'off', ...env },
       ...options,
     },
   };

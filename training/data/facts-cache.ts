@@ -90,8 +90,9 @@ export class FactsCache {
   }
 }
 
-/** The cache of a data set, in the user's cache folder. */
-export function factsFile(root: string, environment: NodeJS.ProcessEnv = process.env): string {
+/** The cache of a data set, in the user's cache folder. Null if DSRCNN_IMAGE_CACHE is `off`. */
+export function factsFile(root: string, environment: NodeJS.ProcessEnv = process.env): string | null {
+  if (environment.DSRCNN_IMAGE_CACHE === 'off') return null;
   const name = createHash('sha256').update(root).digest('hex').slice(0, 16);
   return join(userCacheFolder(environment), 'images', `${name}.json`);
 }
