@@ -149,6 +149,8 @@ function expectedContent({ root, classNames, categoryIds, splits }: Dataset, wri
       `${root}: expected images either in splits or not divided into splits, got both: ` +
         entries.map(([split, records]) => `${split} (${records.length})`).join(', '),
     );
+  if (writer.needsObjects && entries.every(([, records]) => records.every(({ objects }) => objects.length === 0)))
+    throw new InputError(`${root}: expected at least one object, because the target has no list of classes, got none`);
   const rename = (split: string) => (split === UNDIVIDED && writer === writeRoboflow ? 'train' : split);
   return { classNames, categoryIds, splits: new Map(entries.map(([split, records]) => [rename(split), records])) };
 }

@@ -34,6 +34,8 @@ export interface DataWriter {
   readonly namesStems: boolean;
   /** Whether one image can be in several splits. */
   readonly sharesImages: boolean;
+  /** Whether the classes are those of the objects, so that a data set without objects has none. */
+  readonly needsObjects: boolean;
   /** A name as the format can write it. */
   readonly writableName: (name: string) => string;
   /** Whether the format's files can hold an object. The side file holds the others. */

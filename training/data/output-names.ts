@@ -96,9 +96,10 @@ function namesIn(records: ImageGroups, writer: DataWriter, extensionOf: (file: s
   return new Map([...records.keys()].map((key, i) => [key, names[i]]));
 }
 
-/** A name without parts that lead out of the folder or that readers skip. */
-function cleanPath(name: string, { keepsFolders, writableName }: DataWriter): string {
+/** A name without parts that lead out of the folder or that readers skip. Readers of lists cut white space at ends. */
+function cleanPath(name: string, { keepsFolders, namesStems, writableName }: DataWriter): string {
   const parts = keepsFolders ? name.split(/[\\/]+/) : [baseName(name)];
   const kept = parts.filter((part) => part !== '' && part !== '.' && part !== '..' && !/^[A-Za-z]:$/.test(part));
-  return kept.length === 0 ? 'image' : kept.map((part) => writableName(part).replace(/^\./, '_')).join('/');
+  const clean = kept.map((part) => writableName(part).replace(/^\./, '_')).join('/');
+  return (namesStems ? clean.replace(/\s+(?=\.[^.]*$)/, '') : clean) || 'image';
 }

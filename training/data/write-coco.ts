@@ -15,6 +15,7 @@ const shared = {
   keepsFolders: true,
   namesStems: false,
   sharesImages: false,
+  needsObjects: false,
   writableName: (name: string) => name,
   holds: () => true,
 } as const;

@@ -15,6 +15,7 @@ export const writeVoc: DataWriter = {
   keepsFolders: false,
   namesStems: true,
   sharesImages: true,
+  needsObjects: true,
   // Readers cut white space at the ends of names; XML has no control characters, and lists of images no line ends.
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these characters are meant
   writableName: (name) => name.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029\ufffe\uffff]/g, ' ').trim() || '_',

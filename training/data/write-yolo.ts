@@ -16,6 +16,7 @@ export const writeYolo: DataWriter = {
   keepsFolders: false,
   namesStems: true,
   sharesImages: false,
+  needsObjects: false,
   // classes.txt has one name a line.
   writableName: (name) => name.replace(/[\r\n\u2028\u2029]/g, ' ').trim() || '_',
   // Other tools would train on a crowd as on one object.
