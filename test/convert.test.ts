@@ -41,9 +41,9 @@ const pixels = sharp({ create: { ...SIZE, channels: 3, background: 'teal' } });
 const jpeg = await pixels.clone().jpeg().toBuffer();
 const png = await pixels.clone().png().toBuffer();
 
-const TARGETS: readonly (readonly [string, DataWriter])[] = [...WRITERS]
-  .filter(([to]) => to !== 'yolo')
-  .flatMap(([to, layouts]) => [...layouts].map(([layout, writer]) => [`${to}, ${layout}`, writer] as const));
+const TARGETS: readonly (readonly [string, DataWriter])[] = [...WRITERS].flatMap(([to, layouts]) =>
+  [...layouts].map(([layout, writer]) => [`${to}, ${layout}`, writer] as const),
+);
 
 let count = 0;
 const newPath = (): string => join(folder, `set-${count++}`);
@@ -330,7 +330,7 @@ describe('the written files', () => {
     expect(readJson(out, CONVERSION_FILE)).toEqual(conversion);
   });
 
-  test.skip('YOLO: 17 decimals; crowds are only in the side file', async () => {
+  test('YOLO: 17 decimals; crowds are only in the side file', async () => {
     const { out, conversion } = await convert(writeSet(set()), target('yolo'));
     expect(readText(out, 'labels', 'train', 'a & b.txt').split('\n')).toEqual([
       '0 0.50000000000000000 0.34999999999999998 0.50000000000000000 0.29999999999999999',

@@ -2,14 +2,14 @@
  * Reads JSON files that do not fit a JavaScript string (536,870,888 characters).
  *
  * Large lists are the file itself, if it is a list, and the lists in a top-level object: COCO's `images` and
- * `annotations`. Their elements are parsed in batches of about a megabyte. A scan of strings and brackets finds where a
+ * `annotations`. Their elements are parsed in batches of a few kilobytes. A scan of strings and brackets finds where a
  * batch may end. The rest of the file, with a number in place of each batch, is the outline. JSON.parse parses batches
  * and outline, so it alone decides what valid JSON is.
  *
  * Libraries that stream JSON need longer for the tokens alone than this reader for the whole file: on one core,
- * @streamparser/json 0.0.26 reads 26 MB/s, and this reader about 60 MB/s.
+ * @streamparser/json 0.0.26 reads 26 MB/s, and this reader about 85 MB/s.
  */
-import { constants } from 'node:buffer';
+import { constants, isAscii } from 'node:buffer';
 import { closeSync, openSync, readSync } from 'node:fs';
 import { errorMessage } from '../../engine/core/errors.ts';
 import { isObject } from '../core/checks.ts';
@@ -22,7 +22,7 @@ export type KeepElement = (list: string, element: unknown) => unknown;
 export interface LargeJsonOptions {
   /** Called once for each element of a large list; default: elements are kept as they are. */
   readonly keep?: KeepElement;
-  /** About the number of bytes in a batch. Default 2^20. */
+  /** About the number of bytes in a batch. Default 2^14: larger ones cost the garbage collector more. */
   readonly batchBytes?: number;
   /** The number of bytes that are read at once. Default 2^23. */
   readonly chunkBytes?: number;
@@ -101,7 +101,7 @@ class Scanner {
     this.file = file;
     this.handle = handle;
     this.content = content;
-    this.batchBytes = options.batchBytes ?? 1 << 20;
+    this.batchBytes = options.batchBytes ?? 1 << 14;
     this.chunkBytes = options.chunkBytes ?? 1 << 23;
     this.maxTextBytes = options.maxTextBytes ?? constants.MAX_STRING_LENGTH;
     this.bytes = Buffer.allocUnsafe(this.chunkBytes * 2);
@@ -233,7 +233,8 @@ class Content {
   }
 
   addBatch(piece: Buffer, offset: number): void {
-    const text = piece.toString('utf8');
+    // Decoding ASCII as such is many times faster.
+    const text = piece.toString(isAscii(piece) ? 'latin1' : 'utf8');
     const parsed = parseJsonWithNaN(`[${text}]`);
     if ('problem' in parsed) {
       const { offset: inBatch, reason } = parsed.problem;
