@@ -14,6 +14,9 @@ import { floatTensors, readWeightsFile, saveWeights, type WeightsDescription } f
 
 const metric = v.number('a number');
 
+/** Reasons for the end of a training before its last iteration. */
+const ENDINGS = ['no improvement', 'out of time'] as const;
+
 const STATE = withFields({
   /** Optimizer steps done. */
   iteration: integer(0),
@@ -24,7 +27,7 @@ const STATE = withFields({
   /** Evaluations since AP last grew. */
   evaluationsSinceBest: v.nullish(integer(0), 0),
   /** Why the training ended before its last iteration; null: it did not. */
-  ended: v.nullish(v.picklist(['no improvement'], '"no improvement" or null'), null),
+  ended: v.nullish(v.picklist(ENDINGS, `one of ${ENDINGS.join(', ')}, or null`), null),
 });
 
 /** The content of `state.json`. */

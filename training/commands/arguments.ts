@@ -66,6 +66,21 @@ export function integerOption(command: string, name: string, text: string, minim
   return value;
 }
 
+/**
+ * A duration in seconds: hours, minutes and seconds, such as `10m`, `90s` or `1h30m`. Throws InputError naming the
+ * option.
+ */
+export function durationOption(command: string, name: string, text: string): number {
+  const [, ...parts] = /^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$/.exec(text.trim()) ?? [];
+  const [hours, minutes, seconds] = parts.map((part) => Number(part ?? 0));
+  const total = 3600 * hours + 60 * minutes + seconds;
+  if (!(total > 0))
+    throw new InputError(
+      `${command}: --${name}: expected a duration such as 10m, 90s or 1h30m, got ${JSON.stringify(text)}`,
+    );
+  return total;
+}
+
 /** A numeric option in minimum .. maximum. Throws InputError naming it. */
 export function numberOption(
   command: string,

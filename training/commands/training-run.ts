@@ -8,6 +8,7 @@ import { readCheckpoint, saveCheckpoint, type TrainingState } from '../checkpoin
 import { loadPretrained, type PretrainedReport } from '../checkpoints/load-weights.ts';
 import type { RunDescription, RunFiles } from '../checkpoints/run-folder.ts';
 import { loadWeights, readWeightsFile, saveWeights, type WeightsDescription } from '../checkpoints/weights-file.ts';
+import type { Choice } from '../core/choice.ts';
 import { createDetector } from '../core/create-detector.ts';
 import type { Detector } from '../core/detector.ts';
 import { InputError } from '../core/errors.ts';
@@ -16,13 +17,15 @@ import { trainLoop } from '../core/loop.ts';
 import { MetricsLog, type StepSummary } from '../core/metrics-log.ts';
 import type { RunConfig } from '../core/recipe.ts';
 import { TrainingStep } from '../core/step.ts';
-import { TimeLeft } from '../core/time-left.ts';
+import { evaluationsAfter, TimeLeft } from '../core/time-left.ts';
+import { fitLength, isOutOfTime } from '../core/time-plan.ts';
 import { writeFileAtomic, writeJson } from '../data/files.ts';
 import { splitRecords, type Dataset } from '../data/index.ts';
 import { createTrainingLoader, type LoadedBatch, type TrainingLoader } from '../data/loader.ts';
 import { writeDetections } from '../evaluation/coco-files.ts';
 import { evaluateModel, evaluationReport, type ModelEvaluation } from '../evaluation/evaluate-model.ts';
 import { appendLine, keepLinesUntil } from '../output/metrics-files.ts';
+import { formatDuration } from '../output/duration.ts';
 import { metricsTable } from '../output/metrics-table.ts';
 import { Progress } from '../output/progress.ts';
 import { describeReport } from '../output/weights-report.ts';
@@ -31,6 +34,7 @@ import { drawRun } from '../pictures/draw-run.ts';
 import { outputFolder } from './arguments.ts';
 import type { Interrupt } from './interrupt.ts';
 import { profileStart, StepProfiler } from './profile.ts';
+import { elapsedOf, measureStart, type TimeLimit } from './time-limit.ts';
 
 /** The parts of a run that are known before a device is opened. */
 export interface RunPlan {
@@ -81,6 +85,9 @@ export class TrainingRun {
   private readonly timeLeft: TimeLeft;
   private readonly pretrained: PretrainedReport | null;
   private state: TrainingState = START;
+  /** The configuration of the plan; `fitToTime` changes its length. */
+  private config: RunConfig;
+  private limit: TimeLimit | null = null;
 
   /** Files that could not be read since the training began, although the check before it read them. */
   readonly unreadable = new Set<string>();
@@ -93,6 +100,7 @@ export class TrainingRun {
     pretrained: PretrainedOptions | null,
   ) {
     const { config, files, dataset } = plan;
+    this.config = config;
     this.detector = createDetector(device, config.model, config.training.seed);
     this.pretrained =
       pretrained &&
@@ -122,7 +130,7 @@ export class TrainingRun {
 
   /** Whether nothing is left to train. */
   get finished(): boolean {
-    return this.iteration >= this.plan.config.training.iterations || this.state.ended !== null;
+    return this.iteration >= this.config.training.iterations || this.state.ended !== null;
   }
 
   /** Why the training ended before its last iteration; null: it did not. */
@@ -130,9 +138,49 @@ export class TrainingRun {
     return this.state.ended;
   }
 
+  /**
+   * Measures the start of the training, and chooses the number of iterations so that all of it ends in time. Call it
+   * before `begin`.
+   * @throws InputError if the time does not suffice for one step
+   */
+  async fitToTime(limit: TimeLimit): Promise<Choice> {
+    const { device, detector, step, timeLeft, progress } = this;
+    const { records, dataset } = this.plan;
+    const { training } = this.config;
+    const endWatch = device.watchPipelines((count) => progress.compiling(count, elapsedOf(limit)));
+    try {
+      const validation = splitRecords(dataset, 'val');
+      await measureStart({ detector, step, training, records, validation, timeLeft }, limit);
+    } finally {
+      endWatch();
+      progress.end();
+    }
+    const elapsed = elapsedOf(limit);
+    const times = { step: timeLeft.stepSeconds ?? Infinity, evaluation: timeLeft.evaluationSeconds, end: timeLeft.endSeconds };
+    const length = fitLength(limit.seconds, elapsed, times, limit.evaluateEvery);
+    if (length === null)
+      throw new InputError(
+        `train: --time: expected more than ${formatDuration(elapsed + times.step + times.evaluation + times.end)}, got ` +
+          `${formatDuration(limit.seconds)}: a step takes ${times.step.toFixed(2)} s, an evaluation ` +
+          `${times.evaluation.toFixed(0)} s, the preparation took ${elapsed.toFixed(0)} s`,
+      );
+    this.limit = limit;
+    this.config = { ...this.config, training: { ...training, ...length } };
+    timeLeft.setLength(length);
+    const evaluations = evaluationsAfter(0, length);
+    return {
+      value: `${length.iterations} iterations`,
+      reason:
+        `${formatDuration(limit.seconds)} in all, ${formatDuration(elapsed)} of it so far; ` +
+        `${times.step.toFixed(2)} s per step, ${evaluations} evaluations of ${times.evaluation.toFixed(1)} s`,
+      key: '--time, --iterations N',
+    };
+  }
+
   /** Makes the folder of a new run. Throws InputError if it cannot be written. */
   begin(tuning: string): void {
-    const { config, dataset, files } = this.plan;
+    const { config } = this;
+    const { dataset, files } = this.plan;
     const { root: data, classNames, categoryIds } = dataset;
     outputFolder('train', files.folder);
     const run: RunDescription = { ...config, data, classNames, categoryIds, tuning };
@@ -156,7 +204,9 @@ export class TrainingRun {
         ? new InputError(`${checkpoint.optimizerPath}: ${error.message}; perhaps ${files.config} was edited`)
         : error;
     }
-    this.state = checkpoint.state;
+    const { ended } = checkpoint.state;
+    // The rest of a training whose time was over has no limit.
+    this.state = { ...checkpoint.state, ended: ended === 'out of time' ? null : ended };
     for (const file of [files.metrics, files.evaluations]) keepLinesUntil(file, this.iteration);
     this.log(`resume    ${path(files.folder)} at iteration ${this.iteration}`);
   }
@@ -166,7 +216,7 @@ export class TrainingRun {
    * @returns time and memory of the steps
    */
   async train({ interrupt, traceFile }: RunOptions): Promise<StepSummary> {
-    const { training } = this.plan.config;
+    const { training } = this.config;
     const { accumulation, iterations } = training;
     const totalBatches = iterations * accumulation;
     const loader = createTrainingLoader({
@@ -192,6 +242,7 @@ export class TrainingRun {
         start: this.iteration,
         next: () => loader.next(),
         stopped: () => interrupt.signal !== null,
+        outOfTime: () => this.outOfTime(),
         converged: () => this.converged(),
         beforeStep: async (iteration) => profiler?.before(iteration),
         afterStep: async (iteration) => {
@@ -216,7 +267,8 @@ export class TrainingRun {
    * first if no evaluation exists.
    */
   async finish(): Promise<FinishedRun> {
-    const { files, dataset, config } = this.plan;
+    const { config } = this;
+    const { files, dataset } = this.plan;
     try {
       if (this.state.best === null) await this.evaluate();
       loadWeights(this.detector, readWeightsFile(files.best), files.best);
@@ -244,7 +296,8 @@ export class TrainingRun {
 
   /** Draws the first training images. The caller then seeks the first batch again. */
   private async drawBatches(loader: TrainingLoader): Promise<void> {
-    const { files, config, dataset } = this.plan;
+    const { config } = this;
+    const { files, dataset } = this.plan;
     const { batchSize, drawImages } = config.training;
     const count = Math.min(MAX_DRAWN_BATCH_IMAGES, drawImages);
     if (count === 0) return;
@@ -255,7 +308,8 @@ export class TrainingRun {
   }
 
   private createLog(): MetricsLog {
-    const { files, config } = this.plan;
+    const { config } = this;
+    const { files } = this.plan;
     return new MetricsLog({
       device: this.device,
       parts: this.detector.lossParts.map(({ name }) => name),
@@ -268,7 +322,8 @@ export class TrainingRun {
   }
 
   private description(): WeightsDescription {
-    const { config, dataset } = this.plan;
+    const { config } = this;
+    const { dataset } = this.plan;
     const { classNames, categoryIds } = dataset;
     return { config, classNames, categoryIds, iteration: this.iteration };
   }
@@ -303,12 +358,13 @@ export class TrainingRun {
     if (best && best.AP > AP) return;
     this.state = { ...this.state, best: { iteration, AP, AP50 } };
     await this.saveBest(result);
-    if (iteration === this.plan.config.training.iterations) this.progress.note(metricsTable(result.evaluation));
+    if (iteration === this.config.training.iterations) this.progress.note(metricsTable(result.evaluation));
   }
 
   /** Evaluates the weights that the model holds now on a split, with progress. */
   private async measure(split: string, title: string): Promise<ModelEvaluation> {
-    const { dataset, config } = this.plan;
+    const { config } = this;
+    const { dataset } = this.plan;
     const { batchSize, evaluationResize: resize, workers } = config.training;
     const start = performance.now();
     const seconds = (): number => (performance.now() - start) / 1000;
@@ -323,9 +379,19 @@ export class TrainingRun {
     return result;
   }
 
+  /** Whether the machine has become so slow that the training must end now to keep its duration. */
+  private outOfTime(): boolean {
+    const { limit, timeLeft, iteration } = this;
+    if (limit === null || iteration >= this.config.training.iterations) return false;
+    const times = { evaluation: timeLeft.evaluationSeconds, end: timeLeft.endSeconds };
+    if (!isOutOfTime(limit.seconds, elapsedOf(limit), times)) return false;
+    this.state = { ...this.state, ended: 'out of time' };
+    return true;
+  }
+
   /** Whether AP has not grown for `patience` evaluations. The training then ends. */
   private converged(): boolean {
-    const { patience } = this.plan.config.training;
+    const { patience } = this.config.training;
     if (patience === 0 || this.state.evaluationsSinceBest < patience) return false;
     this.state = { ...this.state, ended: 'no improvement' };
     return true;

@@ -51,7 +51,17 @@ export class TimeLeft {
   private readonly steps: number[] = [];
   private perImage: number | null = null;
 
-  constructor(private readonly plan: PlannedWork) {}
+  constructor(private plan: PlannedWork) {}
+
+  /** Changes the length of the training; measurements stay. */
+  setLength(length: Pick<PlannedWork, 'iterations' | 'evaluateEvery'>): void {
+    this.plan = { ...this.plan, ...length };
+  }
+
+  /** Steps that the mean covers. */
+  get measuredSteps(): number {
+    return this.steps.length;
+  }
 
   /** Adds the duration of a step in which nothing was compiled. */
   addStep(seconds: number): void {
