@@ -51,6 +51,7 @@ export {
   type ReadCheckpointOptions,
 } from './weights/formats.ts';
 export { writeDetectron2Pickle, writeTorchZip } from './weights/pytorch-writer.ts';
+export { OutOfMemoryError } from './gpu/out-of-memory.ts';
 export { AdamW, type AdamWOptions } from './optim/adamw.ts';
 export { SGD, type SGDOptions } from './optim/sgd.ts';
 export { averageDecayAt, type OptimizerOptions, type OptimizerState, type StepOptions } from './optim/optimizer.ts';

@@ -12,6 +12,7 @@ import { BufferArena } from '../gpu/buffer-arena.ts';
 import { BufferPool } from '../gpu/buffers.ts';
 import { Dispatcher } from '../gpu/dispatcher.ts';
 import { MemoryLedger, type MemoryReport as PoolReport } from '../gpu/memory-ledger.ts';
+import { OutOfMemoryError, saysOutOfMemory } from '../gpu/out-of-memory.ts';
 import type { OperandTexture } from '../gpu/resources.ts';
 import { TexturePool } from '../gpu/textures.ts';
 import type { Profile, ProfileOptions } from '../profiling/profile.ts';
@@ -110,7 +111,9 @@ export class Device implements TensorDevice {
     this.capturer = new Capturer({ gpu, dispatcher, scopes, pool, arena, onSwitch });
     this.lost = gpu.lost.then(({ reason, message }) => {
       const lossReason = message || reason;
-      if (reason !== 'destroyed') this.dispatcher.fail(new Error(`the GPU device was lost: ${lossReason}`));
+      const lost = `the GPU device was lost: ${lossReason}`;
+      if (reason !== 'destroyed')
+        this.dispatcher.fail(saysOutOfMemory(lost) ? new OutOfMemoryError(lost) : new Error(lost));
       return lossReason;
     });
     this.tuner = new Tuner(this, this.dispatcher, info);
@@ -363,7 +366,13 @@ export class Device implements TensorDevice {
     try {
       this.dispatcher.copy(tensor.storage.range, { id: 0, gpu: staging, offset: 0, bytes }, bytes);
       this.dispatcher.flush();
-      await this.profiler.wait(() => staging.mapAsync(GPUMapMode.READ));
+      try {
+        await this.profiler.wait(() => staging.mapAsync(GPUMapMode.READ));
+      } catch (error) {
+        // The first error says more than a failed mapping, which follows from it.
+        await this.dispatcher.check();
+        throw error;
+      }
       await this.dispatcher.check();
       return staging.getMappedRange().slice(0);
     } finally {

@@ -3,6 +3,7 @@
  * Buffers are reused because creating one costs more than a dispatch, and a new one is cleared at its first use.
  */
 import type { MemoryLedger } from './memory-ledger.ts';
+import { OutOfMemoryError } from './out-of-memory.ts';
 
 /** A GPU buffer from the pool; `id` names it in cache keys. */
 export interface PooledBuffer {
@@ -39,7 +40,7 @@ export class BufferPool {
     private readonly onDestroy: () => void,
   ) {}
 
-  /** A buffer of at least `bytes` bytes. Throws RangeError if the device has no buffers that large. */
+  /** A buffer of at least `bytes` bytes. Throws OutOfMemoryError if the device has no buffers that large. */
   acquire(bytes: number): PooledBuffer {
     const size = sizeClass(bytes);
     let buffer = this.free.get(size)?.pop();
@@ -48,7 +49,7 @@ export class BufferPool {
       this.ledger.reuse(size);
     } else {
       if (size > this.maxBytes)
-        throw new RangeError(
+        throw new OutOfMemoryError(
           `a tensor of ${bytes} bytes does not fit a buffer of this device (at most ${this.maxBytes} bytes)`,
         );
       const gpu = this.device.createBuffer({

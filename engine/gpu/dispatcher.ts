@@ -12,6 +12,7 @@ import {
   type OperandTexture,
   type TextureLines,
 } from './resources.ts';
+import { OutOfMemoryError, saysOutOfMemory } from './out-of-memory.ts';
 import { CompileError, PipelineCache, type CompiledKernel } from './pipelines.ts';
 
 /** Observes a dispatcher. The profiler (engine/profiling/profiler.ts) implements it. */
@@ -105,7 +106,12 @@ export class Dispatcher {
     this.queue = device.queue;
     this.pipelines = new PipelineCache(device, (error) => this.fail(error));
     this.params = new ParamBlock(device, MAX_BIND_GROUPS);
-    device.addEventListener('uncapturederror', (event) => this.fail(new Error(`WebGPU: ${event.error.message}`)));
+    device.addEventListener('uncapturederror', ({ error }) => {
+      const message = `WebGPU: ${error.message}`;
+      // By its name, because the class is not global in every environment.
+      const outOfMemory = error.constructor.name === 'GPUOutOfMemoryError' || saysOutOfMemory(message);
+      this.fail(outOfMemory ? new OutOfMemoryError(message) : new Error(message));
+    });
   }
 
   /** Number of dispatches since the device was opened. */
