@@ -68,12 +68,19 @@ export interface Checkpoint {
   readonly optimizerPath: string;
 }
 
+/** The folder of the checkpoint, or of the previous one after an interruption between two renames; null without one. */
+const completeFolder = (folder: string): string | null =>
+  [folder, `${folder}.previous`].find((candidate) => existsSync(join(candidate, PARTS.state))) ?? null;
+
+/** Whether there is a checkpoint to resume from. */
+export const hasCheckpoint = (folder: string): boolean => completeFolder(folder) !== null;
+
 /**
  * Reads the checkpoint `folder`. After an interruption between two renames, reads the previous checkpoint.
  * @throws InputError naming the file that is missing or invalid
  */
 export function readCheckpoint(folder: string): Checkpoint {
-  const complete = [folder, `${folder}.previous`].find((candidate) => existsSync(join(candidate, PARTS.state)));
+  const complete = completeFolder(folder);
   if (!complete)
     throw new InputError(`${dirname(folder)}: no checkpoint to resume from: expected ${join(folder, PARTS.state)}`);
   const statePath = join(complete, PARTS.state);

@@ -27,6 +27,8 @@ export interface RunFiles {
   readonly batches: string;
   /** Folder of the last checkpoint. */
   readonly last: string;
+  /** The plot of the loss, which is drawn at the end. */
+  readonly lossPlot: string;
   /** Report on the weights that training started from. */
   readonly weights: string;
   /** Trace of a profile. */
@@ -45,6 +47,7 @@ export function runFiles(folder: string): RunFiles {
     best: join(folder, 'best.safetensors'),
     batches: join(folder, 'train-batches.png'),
     last: join(folder, 'last'),
+    lossPlot: join(folder, 'loss.png'),
     weights: join(folder, 'weights.json'),
     trace: join(folder, 'trace.json'),
   };

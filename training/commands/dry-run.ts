@@ -24,8 +24,12 @@ const REPLAY_ROUNDS = 3;
 const padded = (size: number): number => Math.ceil(size / DIVISOR) * DIVISOR;
 const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(0);
 
-/** Prints the report for the largest batch that the configuration can make; resolves to the exit code. */
-export async function dryRun(config: RunConfig, size = largestSize(config.training)): Promise<number> {
+/**
+ * Prints the report for the largest batch that the configuration can make; resolves to the exit code.
+ * @param images the sizes of the training images
+ */
+export async function dryRun(config: RunConfig, images: readonly Size[]): Promise<number> {
+  const size = largestSize(config.training, images);
   const { model: modelConfig, training } = config;
   const device = await openDevice();
   try {

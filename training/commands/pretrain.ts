@@ -96,11 +96,11 @@ export async function runPretrain(argv: readonly string[]): Promise<number> {
   }
 }
 
-async function finishRun(run: TrainingRun, { files, config }: RunPlan): Promise<number> {
+async function finishRun(run: TrainingRun, { files }: RunPlan): Promise<number> {
   const interrupt = onInterrupt('saving after this iteration');
   try {
-    await run.train({ interrupt, traceFile: null });
-    if (run.iteration < config.training.iterations) {
+    await run.train({ interrupt, traceFile: null, limit: null });
+    if (!run.finished) {
       log(`stopped; continue with npm run pretrain -- --resume ${relative('.', files.folder)}`);
       return 130;
     }

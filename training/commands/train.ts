@@ -1,8 +1,6 @@
-/** The `train` command: its arguments, help and output. `training-run.ts` does the work. */
+/** The `train` command: its arguments, help and output. `train-session.ts` does the work. */
 import { existsSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
-import { openDevice } from '../../engine/node/index.ts';
-import type { Device } from '../../engine/index.ts';
 import { PAPER_R50, type ModelConfig } from '../../model/index.ts';
 import {
   configurationChoice,
@@ -12,21 +10,16 @@ import {
   trainingConfigOf,
   type PublicWeights,
 } from '../checkpoints/public-weights.ts';
-import {
-  holdsRun,
-  readRunDescription,
-  runFiles,
-  type RunDescription,
-  type RunFiles,
-} from '../checkpoints/run-folder.ts';
+import { holdsRun, readRunDescription, runFiles, type RunDescription } from '../checkpoints/run-folder.ts';
 import { startingWeightsFor } from '../checkpoints/starting-weights.ts';
 import type { Choice } from '../core/choice.ts';
 import { InputError } from '../core/errors.ts';
 import { fitToData, listNames, sameClasses, type Fitted, type LoadedConfig } from '../core/fit-to-data.ts';
-import { PRESET_NAMES } from '../core/recipe.ts';
+import { PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
 import { loadConfig } from '../data/config-file.ts';
 import {
   EMBEDDED_DATA,
+  EMBEDDED_SIZE,
   ensureShapesDataset,
   FORMAT_KEYS,
   FORMAT_NAMES,
@@ -36,16 +29,11 @@ import {
   type Dataset,
 } from '../data/index.ts';
 import { describeChoices } from '../output/choices.ts';
-import { deviceLine } from '../output/device-line.ts';
-import type { ModelEvaluation } from '../evaluation/evaluate-model.ts';
-import { formatDuration } from '../output/duration.ts';
-import { metricsTable } from '../output/metrics-table.ts';
-import { integerOption, optionalValue, parseArguments } from './arguments.ts';
+import { durationOption, integerOption, optionalValue, parseArguments } from './arguments.ts';
 import { dryRun } from './dry-run.ts';
-import { onInterrupt } from './interrupt.ts';
 import { shortCheck, STRICT_HELP } from './survey.ts';
 import { fileToWrite, PROFILED_STEPS, profileStart } from './profile.ts';
-import { TrainingRun, type RunPlan } from './training-run.ts';
+import { trainSession } from './train-session.ts';
 import { weightsFile } from './weights-option.ts';
 
 /** The values of `--from`. */
@@ -65,7 +53,10 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
   --set KEY=VALUE  change one key of the configuration; may be repeated,
                    e.g. --set learningRate=1e-3 --set model.numProposals=64
   --iterations N   number of optimizer steps; the schedules stretch with it
-  --batch N        images per forward and backward pass
+  --time T         instead, a duration such as 10m, 90s or 1h30m, with evaluations and pictures: measures some
+                   steps, then chooses the number of iterations
+  --batch N        images per forward and backward pass. auto: measures the largest images on this device, and
+                   chooses by memory and speed
   --seed N         seed of the initial weights, the order of the images and their augmentation
   --out DIR        the run's folder (default: runs/<date and time>)
   --resume DIR     continue the run in DIR from its last checkpoint; --data only if the data has moved
@@ -94,6 +85,7 @@ const OPTIONS = {
   config: { type: 'string' },
   set: { type: 'string', multiple: true },
   iterations: { type: 'string' },
+  time: { type: 'string' },
   batch: { type: 'string' },
   seed: { type: 'string' },
   out: { type: 'string' },
@@ -106,6 +98,9 @@ const OPTIONS = {
   profile: { type: 'string' },
   help: { type: 'boolean' },
 } as const;
+
+/** The value of `--batch` that measures batches. */
+const AUTO = 'auto';
 
 /** The value that stands for `--profile` without FILE. */
 const IN_RUN_FOLDER = '<run>/trace.json';
@@ -128,6 +123,7 @@ const log = (line: string): void => console.log(line);
  * @throws InputError on bad arguments, configurations, data or checkpoints
  */
 export async function runTrain(argv: readonly string[]): Promise<number> {
+  const startedAt = performance.now();
   const values = parse(argv);
   if (values.help) {
     process.stdout.write(HELP);
@@ -137,6 +133,7 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   const givenTrace =
     values.profile === undefined || values.profile === IN_RUN_FOLDER ? null : fileToWrite(values.profile);
   checkOptions(values, holdsRun(files) ? files.folder : null);
+  const seconds = values.time === undefined ? null : durationOption('train', 'time', values.time);
   const named = values.weights === undefined ? null : publicWeightsNamed(values.weights);
   const source: Source =
     values.resume === undefined
@@ -162,91 +159,36 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
         : { file: start.file, partial: false }
       : { file: (await weightsFile(values.weights, named)).path, partial: values.partial ?? false };
 
-  const device = await openDevice();
-  try {
-    describeDevice(device, earlier);
-    const plan: RunPlan = { files, config, dataset, records };
-    const run = new TrainingRun(device, plan, log, pretrained);
-    if (earlier) run.resume();
-    else run.begin(device.tuner.fingerprint);
-    log(`run       ${relative('.', files.folder)}`);
-    const traceFile = values.profile === undefined ? null : (givenTrace ?? relative('.', files.trace));
-    return await trainAndFinish(run, plan, traceFile);
-  } finally {
-    device.destroy();
-  }
+  return await trainSession({
+    plan: { files, config, dataset, records },
+    earlier,
+    pretrained,
+    traceFile: values.profile === undefined ? null : (givenTrace ?? relative('.', files.trace)),
+    limit: seconds === null ? null : { seconds, startedAt, evaluateEvery: givenEvaluateEvery(source, config) },
+    autoBatch: values.batch === AUTO,
+    givenRate: source.loaded?.given.has('training.learningRate') ?? true,
+  });
 }
 
-/** Trains and prints the result; resolves to the exit code. */
-async function trainAndFinish(run: TrainingRun, { files, config }: RunPlan, traceFile: string | null): Promise<number> {
-  const { iterations } = config.training;
-  if (run.finished && existsSync(files.evaluation)) {
-    const ended = run.ended === null ? '' : ` of ${iterations} (${run.ended})`;
-    log(`finished  nothing is left to train: the run ended at iteration ${run.iteration}${ended}`);
-    describeBest(run, files, '');
-    return 0;
-  }
-  const interrupt = onInterrupt('saving after this iteration');
-  try {
-    const { steps, seconds, millisecondsPerStep, peakBytes } = await run.train({ interrupt, traceFile });
-    if (!run.finished) {
-      const command = `npm run train -- --resume ${relative('.', files.folder)}`;
-      log(`stopped at iteration ${run.iteration} of ${iterations}; continue with ${command}`);
-      return 130;
-    }
-    if (run.ended !== null)
-      log(
-        `ended     at iteration ${run.iteration} of ${iterations}: AP did not grow in ${config.training.patience} ` +
-          'evaluations (--set patience=N)',
-      );
-    const { test, pictures } = await run.finish();
-    describeUnreadable(run);
-    if (test) describeTest(test, files);
-    describeBest(
-      run,
-      files,
-      `; ${steps} steps in ${formatDuration(seconds)}, median ${millisecondsPerStep.toFixed(0)} ms per step, ` +
-        `at most ${Math.round(peakBytes / 1e6)} MB on the device`,
-    );
-    log(`measures  ${relative('.', files.evaluation)}, ${relative('.', files.metrics)}`);
-    log(`drawn     ${pictures.map((file) => relative('.', file)).join(', ')}`);
-    return 0;
-  } finally {
-    interrupt.release();
-  }
-}
-
-/** Prints the best evaluation and its weights. `details` follows in the line of the evaluation. */
-function describeBest({ best }: TrainingRun, files: RunFiles, details: string): void {
-  if (best)
-    log(`best      AP ${best.AP.toFixed(3)}, AP50 ${best.AP50.toFixed(3)} at iteration ${best.iteration}${details}`);
-  const weights = relative('.', files.best);
-  log(`weights   ${weights}   (npm run predict -- --weights ${weights} IMAGE...)`);
-}
-
-/** Says how many images could not be read after the check. Each was named when it happened. */
-function describeUnreadable({ unreadable }: TrainingRun): void {
-  if (unreadable.size === 0) return;
-  log(
-    `warning: images that could not be read during the training, with gray images without objects in their place: ` +
-      `${unreadable.size}: ${listNames([...unreadable])}`,
-  );
-}
-
-/** Prints the evaluation of the test split, which no choice depended on. */
-function describeTest({ evaluation }: ModelEvaluation, files: RunFiles): void {
-  const { AP, AP50 } = evaluation.metrics;
-  log(metricsTable(evaluation));
-  log(
-    `test      AP ${AP.toFixed(3)}, AP50 ${AP50.toFixed(3)} of the best weights on the ${evaluation.images} images of ` +
-      `the test split (${relative('.', files.testEvaluation)})`,
-  );
-}
+/** The user's iterations between evaluations; null: the user gave none. */
+const givenEvaluateEvery = ({ loaded }: Source, { training }: RunConfig): number | null =>
+  loaded?.given.has('training.evaluateEvery') ? training.evaluateEvery : null;
 
 /** Throws InputError if options contradict each other, or if a new run would overwrite the one in `occupied`. */
 function checkOptions(values: Values, occupied: string | null): void {
   if (values.resume !== undefined) {
-    for (const name of ['config', 'set', 'iterations', 'batch', 'seed', 'out', 'from', 'weights', 'partial'] as const) {
+    for (const name of [
+      'config',
+      'set',
+      'iterations',
+      'time',
+      'batch',
+      'seed',
+      'out',
+      'from',
+      'weights',
+      'partial',
+    ] as const) {
       if (values[name] !== undefined)
         throw new InputError(
           `train: --${name} does not go with --resume, which continues the run with its own configuration`,
@@ -266,7 +208,13 @@ function checkOptions(values: Values, occupied: string | null): void {
     throw new InputError('train: --from formula does not go with --weights: both name the weights to start from');
   if (values.partial && values.weights === undefined)
     throw new InputError('train: --partial: expected with --weights only');
+  if (values.time !== undefined && values.iterations !== undefined)
+    throw new InputError('train: --time does not go with --iterations: it chooses their number');
   if (!values['dry-run']) return;
+  if (values.time !== undefined)
+    throw new InputError('train: --dry-run does not go with --time, which measures a training');
+  if (values.batch === AUTO)
+    throw new InputError(`train: --batch ${AUTO} does not go with --dry-run, which measures one batch`);
   if (values.weights !== undefined)
     throw new InputError('train: --dry-run does not go with --weights: their values do not change what it measures');
   if (values.profile !== undefined)
@@ -282,16 +230,17 @@ function readConfiguration(values: Values, named: PublicWeights | null): LoadedC
   for (const option of ['iterations', 'batch', 'seed'] as const) {
     const [key, minimum] = keys[option];
     const text = values[option];
-    if (text !== undefined) set.push(`training.${key}=${integerOption('train', option, text, minimum)}`);
+    if (text !== undefined && !(option === 'batch' && text === AUTO))
+      set.push(`training.${key}=${integerOption('train', option, text, minimum)}`);
   }
   return loadConfig({ config: values.config ?? source.config, set });
 }
 
 async function runDryRun(values: Values, loaded: LoadedConfig): Promise<number> {
   const data = values.data ?? loaded.data;
-  if (data === null) return dryRun(loaded.config);
+  if (data === null) return dryRun(loaded.config, [{ width: EMBEDDED_SIZE, height: EMBEDDED_SIZE }]);
   const { splits, classNames } = await openDataset(data, { splits: ['train'], format: values.format });
-  return dryRun(fitToData(loaded, splits.train, classNames).config);
+  return dryRun(fitToData(loaded, splits.train, classNames).config, splits.train);
 }
 
 /** Opens the data set and prints its warnings. If none is named, the embedded data set is generated. */
@@ -387,16 +336,6 @@ function describeData(dataset: Dataset, notes: readonly string[]): void {
   );
   log(`format    ${dataset.recognized}`);
   for (const note of [...dataset.notes, ...notes]) log(`note      ${note}`);
-}
-
-function describeDevice(device: Device, earlier: RunDescription | null): void {
-  log(deviceLine(device));
-  const { tuner } = device;
-  const changed =
-    earlier && earlier.tuning !== tuner.fingerprint
-      ? `; the run began with ${earlier.tuning}: from here on it rounds differently`
-      : '';
-  log(`tuning    ${tuner.summary}${changed}`);
 }
 
 function timestamp(): string {

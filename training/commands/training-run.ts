@@ -56,6 +56,8 @@ export interface RunOptions {
   readonly interrupt: Interrupt;
   /** Writes the trace of a few profiled steps to this file; null: no profile. */
   readonly traceFile: string | null;
+  /** The duration that the training must keep; null: none. */
+  readonly limit: TimeLimit | null;
 }
 
 /** Drawing an image takes as long as a short training step, so the start of a training draws few. */
@@ -86,7 +88,7 @@ export class TrainingRun {
   private readonly pretrained: PretrainedReport | null;
   private state: TrainingState = START;
   /** The configuration of the plan; `fitToTime` changes its length. */
-  private config: RunConfig;
+  config: RunConfig;
   private limit: TimeLimit | null = null;
 
   /** Files that could not be read since the training began, although the check before it read them. */
@@ -156,7 +158,11 @@ export class TrainingRun {
       progress.end();
     }
     const elapsed = elapsedOf(limit);
-    const times = { step: timeLeft.stepSeconds ?? Infinity, evaluation: timeLeft.evaluationSeconds, end: timeLeft.endSeconds };
+    const times = {
+      step: timeLeft.stepSeconds ?? Infinity,
+      evaluation: timeLeft.evaluationSeconds,
+      end: timeLeft.endSeconds,
+    };
     const length = fitLength(limit.seconds, elapsed, times, limit.evaluateEvery);
     if (length === null)
       throw new InputError(
@@ -164,7 +170,6 @@ export class TrainingRun {
           `${formatDuration(limit.seconds)}: a step takes ${times.step.toFixed(2)} s, an evaluation ` +
           `${times.evaluation.toFixed(0)} s, the preparation took ${elapsed.toFixed(0)} s`,
       );
-    this.limit = limit;
     this.config = { ...this.config, training: { ...training, ...length } };
     timeLeft.setLength(length);
     const evaluations = evaluationsAfter(0, length);
@@ -177,14 +182,19 @@ export class TrainingRun {
     };
   }
 
+  /** Writes config.json. */
+  describe(tuning: string): void {
+    const { files, dataset } = this.plan;
+    const { root: data, classNames, categoryIds } = dataset;
+    const run: RunDescription = { ...this.config, data, classNames, categoryIds, tuning };
+    writeJson(files.config, run);
+  }
+
   /** Makes the folder of a new run. Throws InputError if it cannot be written. */
   begin(tuning: string): void {
-    const { config } = this;
-    const { dataset, files } = this.plan;
-    const { root: data, classNames, categoryIds } = dataset;
+    const { files } = this.plan;
     outputFolder('train', files.folder);
-    const run: RunDescription = { ...config, data, classNames, categoryIds, tuning };
-    writeJson(files.config, run);
+    this.describe(tuning);
     if (this.pretrained) writeJson(files.weights, this.pretrained);
     for (const file of [files.metrics, files.evaluations]) writeFileAtomic(file, '');
   }
@@ -215,7 +225,8 @@ export class TrainingRun {
    * Trains until the end, or until the interrupt. An interrupted run is saved; a finished run is evaluated and saved.
    * @returns time and memory of the steps
    */
-  async train({ interrupt, traceFile }: RunOptions): Promise<StepSummary> {
+  async train({ interrupt, traceFile, limit }: RunOptions): Promise<StepSummary> {
+    this.limit = limit;
     const { training } = this.config;
     const { accumulation, iterations } = training;
     const totalBatches = iterations * accumulation;

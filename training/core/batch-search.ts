@@ -98,9 +98,10 @@ export async function searchBatch(search: BatchSearch): Promise<BatchChoice | nu
 }
 
 /** A batch that needs less memory, and the same images per step. Null: a batch of one image cannot be divided. */
-export function smallerBatch(batchSize: number, accumulation: number): { batchSize: number; accumulation: number } | null {
+export function smallerBatch(
+  batchSize: number,
+  accumulation: number,
+): { batchSize: number; accumulation: number } | null {
   const smaller = divisors(batchSize).at(-2);
-  return smaller === undefined
-    ? null
-    : { batchSize: smaller, accumulation: accumulation * (batchSize / smaller) };
+  return smaller === undefined ? null : { batchSize: smaller, accumulation: accumulation * (batchSize / smaller) };
 }

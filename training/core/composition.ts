@@ -49,7 +49,7 @@ const CENTER_RANGE = [0.3, 0.7] as const;
 const CELL_SCALES = [0.5, 1] as const;
 
 /** The canvas of a run; null if the augmentation needs none. */
-export function canvasOf(records: readonly ImageRecord[], augmentation: Augmentation): Size | null {
+export function canvasOf(records: readonly Size[], augmentation: Augmentation): Size | null {
   if (!usesCanvas(augmentation)) return null;
   const sizes = records.map((record) => largestResize(record, augmentation));
   const upperMedian = (values: number[]) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];

@@ -16,7 +16,7 @@ const OBJECTS = 7;
  */
 export function largestSize(
   { augmentation }: Pick<TrainingConfig, 'augmentation'>,
-  records: readonly ImageRecord[] = [],
+  records: readonly Size[] = [],
 ): Size {
   const { fixedSize, shortSides, maxSize, crop } = augmentation;
   if (fixedSize) return { height: fixedSize[0], width: fixedSize[1] };

@@ -15,7 +15,7 @@ import { Warnings } from './warnings.ts';
 export { cocoAnnotations, splitRecords, splitWarnings } from './dataset.ts';
 export type { Dataset } from './dataset.ts';
 export { FORMAT_KEYS, FORMAT_NAMES } from './formats.ts';
-export { EMBEDDED_DATA, ensureShapesDataset } from './shapes.ts';
+export { EMBEDDED_DATA, EMBEDDED_SIZE, ensureShapesDataset } from './shapes.ts';
 export type { ShapesOptions } from './shapes.ts';
 
 /** The splits that must exist if `openDataset` gets no list of splits. */

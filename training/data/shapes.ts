@@ -19,7 +19,7 @@ export interface ShapesOptions {
   trainImages?: number;
   /** Number of validation images. Default: 100. */
   valImages?: number;
-  /** Side of the square images in pixels, at least 64. Default: 96. */
+  /** Side of the square images in pixels, at least 64. Default: EMBEDDED_SIZE. */
   imageSize?: number;
   /** Default: 0. */
   seed?: number;
@@ -30,6 +30,9 @@ export interface ShapesOptions {
 /** Increased by every change after which the same options give other images. */
 const VERSION = 1;
 const MARKER = 'shapes.json';
+
+/** Side of its images in pixels. */
+export const EMBEDDED_SIZE = 96;
 
 /** The folder of the data set that commands generate if no other data set is named. */
 export const EMBEDDED_DATA = join('.cache', 'shapes');
@@ -43,7 +46,7 @@ export const EMBEDDED_DATA = join('.cache', 'shapes');
  * @throws InputError if the directory holds something else
  */
 export async function ensureShapesDataset(directory: string, options: ShapesOptions = {}): Promise<string> {
-  const { trainImages = 2000, valImages = 100, imageSize = 96, seed = 0, log } = options;
+  const { trainImages = 2000, valImages = 100, imageSize = EMBEDDED_SIZE, seed = 0, log } = options;
   const limits = [
     ['trainImages', trainImages, 1],
     ['valImages', valImages, 1],
