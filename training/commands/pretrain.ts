@@ -96,7 +96,7 @@ export async function runPretrain(argv: readonly string[]): Promise<number> {
   }
 }
 
-async function finishRun(run: TrainingRun, { files }: RunPlan): Promise<number> {
+async function finishRun(run: TrainingRun, { files, config }: RunPlan): Promise<number> {
   const interrupt = onInterrupt('saving after this iteration');
   try {
     await run.train({ interrupt, traceFile: null, limit: null });
