@@ -14,14 +14,20 @@ const image = await sharp({ create: { width: 40, height: 30, channels: 3, backgr
   .toBuffer();
 
 let count = 0;
-/** Writes files into a new folder. A content is text, an object for JSON, or null for an image of 40 x 30 pixels. */
+/**
+ * Writes files into a new folder. A content is text, bytes, an object for JSON, or null for an image of 40 x 30 pixels.
+ */
 export function write(files: Readonly<Record<string, string | object | null>>): string {
   const root = join(folder, `set-${count++}`);
   for (const [name, content] of Object.entries(files)) {
     mkdirSync(dirname(join(root, name)), { recursive: true });
     writeFileSync(
       join(root, name),
-      content === null ? image : typeof content === 'string' ? content : JSON.stringify(content),
+      content === null
+        ? image
+        : typeof content === 'string' || content instanceof Uint8Array
+          ? content
+          : JSON.stringify(content),
     );
   }
   return root;

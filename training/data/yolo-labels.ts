@@ -23,6 +23,12 @@ const NOT_FINITE = /^[-+]?(nan|inf(inity)?)$/i;
 /** Numbers of the shortest polygon, a triangle. */
 const TRIANGLE = 6;
 
+/**
+ * Decimals from which numbers count as rounded. Files with fewer are written by hand, such as "0.5 0.5 0.25 0.1", and
+ * exact: a tool that rounds so much would move boxes by several pixels.
+ */
+const MIN_DECIMALS = 3;
+
 /** Values above which a coordinate is no part of an image's side. */
 const MAX_PART = 2;
 
@@ -75,9 +81,10 @@ function usualDecimals(values: readonly string[]): number {
   return (usual.length > 0 ? usual : values).reduce((most, text) => Math.max(most, decimalsOf(text)), 0);
 }
 
-function toRounded(text: string, decimals: number): RoundedNumber {
+function toRounded(text: string, usual: number): RoundedNumber {
   const value = NUMBER.test(text) ? Number(text) : NaN;
-  return { value, error: 0.5 * 10 ** -Math.max(decimalsOf(text), decimals) };
+  const decimals = Math.max(decimalsOf(text), usual);
+  return { value, error: decimals < MIN_DECIMALS ? 0 : 0.5 * 10 ** -decimals };
 }
 
 /** Whether the numbers are pixels by mistake, and not parts of the image's size. */

@@ -47,10 +47,10 @@ export const yolo: DataFormat = {
   },
   boxForm: 'center and size',
   place: ({ source, stated, objects }, index) => {
-    const { line, box } = objects[index];
+    const { line, box, numbers } = objects[index];
     const { width, height } = stated ?? { width: 1, height: 1 };
     const [x, y, w, h] = numbersOf(box, 'center and size');
-    const parts = [x / width, y / height, w / width, h / height].map((part) => Number(part.toPrecision(6)));
+    const parts = numbers ?? [x / width, y / height, w / width, h / height].map((part) => Number(part.toPrecision(6)));
     return { where: `${source}: line ${line}`, text: `box ${parts.join(' ')}` };
   },
 };
@@ -240,6 +240,9 @@ function makeImages(
         area: null,
         crowd: false,
         line: object.line,
+        ...(object.numbers.some(({ value }) => Number.isNaN(value))
+          ? { numbers: object.numbers.map(({ value }) => value) }
+          : {}),
       }));
       return [image.path, { id: image.id, file, name: baseName(image.path), stated, source, objects }] as const;
     }),
