@@ -11,6 +11,8 @@ import { TimeLeft, evaluationsAfter, isEvaluated } from '../training/core/time-l
 
 vi.mock('../training/evaluation/evaluate-model.ts', { spy: true });
 
+vi.mock('../engine/node/index.ts', async (original) => (await import('./shared-device.ts')).sharing(await original()));
+
 const folder = mkdtempSync(join(tmpdir(), 'early-stopping-'));
 const data = join(folder, 'shapes');
 const lines: string[] = [];
@@ -45,7 +47,7 @@ function scores(list: readonly number[]): void {
 
 const train = (out: string, ...set: string[]): Promise<number> =>
   runTrain([
-    ...['--data', data, '--config', 'tiny', '--iterations', '12', '--out', join(folder, out)],
+    ...['--data', data, '--config', 'tiny', '--from', 'scratch', '--iterations', '12', '--out', join(folder, out)],
     ...['drawImages=0', 'batchSize=1', 'evaluateEvery=2', ...set].flatMap((item) => ['--set', item]),
   ]);
 const evaluated = (out: string): number[] =>

@@ -22,6 +22,8 @@ import { testDevice } from './devices.ts';
 
 vi.mock('../training/core/time-plan.ts', { spy: true });
 
+vi.mock('../engine/node/index.ts', async (original) => (await import('./shared-device.ts')).sharing(await original()));
+
 const folder = mkdtempSync(join(tmpdir(), 'run-length-'));
 const data = join(folder, 'shapes');
 const lines: string[] = [];

@@ -8,6 +8,8 @@ import { runTrain } from '../training/commands/train.ts';
 import { ensureShapesDataset } from '../training/data/index.ts';
 import { readMetrics } from '../training/output/metrics-files.ts';
 
+vi.mock('../engine/node/index.ts', async (original) => (await import('./shared-device.ts')).sharing(await original()));
+
 const folder = mkdtempSync(join(tmpdir(), 'training-control-'));
 const data = join(folder, 'shapes');
 beforeAll(async () => {
@@ -25,7 +27,7 @@ const settings = (set: Readonly<Record<string, string | number>>): string[] =>
 
 const train = (out: string, set: Readonly<Record<string, string | number>>, ...more: string[]): Promise<number> =>
   runTrain([
-    ...['--data', data, '--config', 'tiny', '--out', join(folder, out)],
+    ...['--data', data, '--config', 'tiny', '--from', 'scratch', '--out', join(folder, out)],
     ...settings({ drawImages: 1, ...set }),
     ...more,
   ]);

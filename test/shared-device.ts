@@ -1,0 +1,29 @@
+/**
+ * One device for all commands of a test file, so that kernels are compiled once. Use it where a test runs commands
+ * several times and does not depend on a new device:
+ *
+ *   vi.mock('../engine/node/index.ts', async (original) => (await import('./shared-device.ts')).sharing(await original()));
+ */
+import { afterAll } from 'vitest';
+import type { Device } from '../engine/index.ts';
+import type * as node from '../engine/node/index.ts';
+
+/** The module with an `openDevice` that opens one device, which is destroyed after the file's tests. */
+export function sharing(real: typeof node): typeof node {
+  let shared: Promise<Device> | null = null;
+  let destroy = (): void => undefined;
+  const open = async (): Promise<Device> => {
+    const device = await real.openDevice({ tuning: 'off' });
+    destroy = device.destroy.bind(device);
+    device.destroy = () => undefined;
+    return device;
+  };
+  afterAll(() => destroy());
+  return {
+    ...real,
+    openDevice: () => {
+      shared ??= open();
+      return shared;
+    },
+  };
+}
