@@ -35,6 +35,14 @@ test('each change that fitting makes is a choice; keys that the user gave are no
   );
   for (const { reason, key } of choices) expect([reason, key].every((text) => text.length > 0)).toBe(true);
   expect(config.model.numProposals).toBe(49);
+  const short = { ...loaded.config, training: { ...loaded.config.training, iterations: 300 } };
+  const fitted = fitToData({ ...loaded, config: short }, [record], ['cell']);
+  expect(fitted.config.training.evaluateEvery).toBe(100);
+  expect(fitted.choices.at(-1)).toEqual({
+    value: 'evaluation every 100 iterations',
+    reason: `300 iterations instead of ${loaded.config.training.iterations}`,
+    key: '--set evaluateEvery=N',
+  });
   const given = new Set(['model.numProposals', 'training.augmentation']);
   expect(
     fitToData({ ...loaded, given }, [record], ['cell']).choices.filter(({ value }) => /side|proposals/.test(value)),

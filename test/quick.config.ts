@@ -12,7 +12,9 @@ const SLOW = [
   'test/optim.test.ts',
   'test/pretrained.test.ts',
   'test/profiler.test.ts',
+  'test/run-length.test.ts',
   'test/second-detector.test.ts',
+  'test/training-control.test.ts',
   'test/tuner.test.ts',
 ];
 

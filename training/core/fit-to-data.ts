@@ -3,7 +3,7 @@ import type { ModelConfig } from '../../model/index.ts';
 import type { Choice } from './choice.ts';
 import { InputError } from './errors.ts';
 import type { ImageRecord } from './image-record.ts';
-import type { RunConfig, TrainingConfig } from './recipe.ts';
+import { presetConfig, type RunConfig, type TrainingConfig } from './recipe.ts';
 
 /** A configuration and its origin. */
 export interface LoadedConfig {
@@ -19,6 +19,8 @@ export interface LoadedConfig {
 const MAX_FITTED_SIDE = 192;
 /** Maximum number of proposals before fitting rounds it up to a square number. */
 const MAX_FITTED_PROPOSALS = 300;
+/** Minimum number of iterations between evaluations that fitting chooses. */
+const MIN_EVALUATE_EVERY = 50;
 /** Names that a message lists in full. */
 const MAX_LISTED_NAMES = 6;
 
@@ -87,8 +89,23 @@ export function fitToData(
   if ((config.preset === 'small' || config.preset === 'tiny') && records.length > 0) {
     if (SIZE_KEYS.every((key) => !given.has(`training.${key}`))) training = fitSizes(training, records, choices);
     if (!given.has('model.numProposals')) model = fitProposals(model, records, choices);
+    if (!given.has('training.evaluateEvery')) training = fitEvaluations(config.preset, training, choices);
   }
   return { config: { ...config, model, training }, choices, notes };
+}
+
+/** A shorter training than the preset's has as many evaluations, unless they would follow closely on each other. */
+function fitEvaluations(preset: 'small' | 'tiny', training: TrainingConfig, choices: Choice[]): TrainingConfig {
+  const { iterations, evaluateEvery } = presetConfig(preset).training;
+  if (evaluateEvery === 0 || training.iterations >= iterations) return training;
+  const scaled = Math.max(MIN_EVALUATE_EVERY, Math.ceil((training.iterations * evaluateEvery) / iterations));
+  if (scaled === training.evaluateEvery || scaled >= training.iterations) return training;
+  choices.push({
+    value: `evaluation every ${scaled} iterations`,
+    reason: `${training.iterations} iterations instead of ${iterations}`,
+    key: '--set evaluateEvery=N',
+  });
+  return { ...training, evaluateEvery: scaled };
 }
 
 function fitSizes(training: TrainingConfig, records: readonly ImageRecord[], choices: Choice[]): TrainingConfig {
