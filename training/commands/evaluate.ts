@@ -8,7 +8,7 @@ import { createDetector } from '../core/create-detector.ts';
 import { InputError } from '../core/errors.ts';
 import { sameClasses } from '../core/fit-to-data.ts';
 import { writeJson } from '../data/files.ts';
-import { FORMAT_KEYS, FORMAT_NAMES, openDataset, splitRecords, type Dataset } from '../data/index.ts';
+import { FORMAT_KEYS, FORMAT_NAMES, splitRecords, type Dataset } from '../data/index.ts';
 import { writeDetections } from '../evaluation/coco-files.ts';
 import { evaluateModel, evaluationReport } from '../evaluation/evaluate-model.ts';
 import { describeChoices } from '../output/choices.ts';
@@ -17,6 +17,7 @@ import { metricsTable } from '../output/metrics-table.ts';
 import { integerOption, outputFolder, parseArguments } from './arguments.ts';
 import { shortCheck } from './survey.ts';
 import { describeHalf, HALF_HELP, openForInference } from './inference-device.ts';
+import { openWithProgress } from './open-data.ts';
 import { DETECTOR_NAMES_HELP, detectorNamed, weightsFile } from './weights-option.ts';
 
 /** Largest default batch. */
@@ -73,7 +74,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
   const { config, classNames } = describeWeights('evaluate', weights, file, { ...values, named });
   if (named && values.config === undefined)
     for (const line of describeChoices([configurationChoice(named, inferenceConfigOf(named))])) console.log(line);
-  const opened = await openDataset(data, { splits: [split], format: values.format });
+  const opened = await openWithProgress(data, { splits: [split], format: values.format });
   requireSameClasses(opened, classNames, weights);
   console.log(`format: ${opened.recognized}`);
   for (const note of opened.notes) console.log(`note: ${note}`);
@@ -81,7 +82,7 @@ export async function runEvaluate(argv: readonly string[]): Promise<number> {
     resize: config.training.evaluationResize,
     strict: values.strict ?? false,
     log: (line) => console.log(line),
-    whole: () => openDataset(data, { format: values.format }),
+    whole: () => openWithProgress(data, { format: values.format }),
   });
   if (splitRecords(dataset, split).every(({ objects }) => objects.every(({ crowd }) => crowd)))
     console.log(`warning: the split "${split}" has no object to measure by: every metric will be -1`);

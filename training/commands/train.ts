@@ -23,7 +23,6 @@ import {
   ensureShapesDataset,
   FORMAT_KEYS,
   FORMAT_NAMES,
-  openDataset,
   splitRecords,
   splitWarnings,
   type Dataset,
@@ -31,6 +30,7 @@ import {
 import { describeChoices } from '../output/choices.ts';
 import { durationOption, integerOption, optionalValue, parseArguments } from './arguments.ts';
 import { dryRun } from './dry-run.ts';
+import { openWithProgress } from './open-data.ts';
 import { shortCheck, STRICT_HELP } from './survey.ts';
 import { fileToWrite, PROFILED_STEPS, profileStart } from './profile.ts';
 import { trainSession } from './train-session.ts';
@@ -239,7 +239,7 @@ function readConfiguration(values: Values, named: PublicWeights | null): LoadedC
 async function runDryRun(values: Values, loaded: LoadedConfig): Promise<number> {
   const data = values.data ?? loaded.data;
   if (data === null) return dryRun(loaded.config, [{ width: EMBEDDED_SIZE, height: EMBEDDED_SIZE }]);
-  const { splits, classNames } = await openDataset(data, { splits: ['train'], format: values.format });
+  const { splits, classNames } = await openWithProgress(data, { splits: ['train'], format: values.format });
   return dryRun(fitToData(loaded, splits.train, classNames).config, splits.train);
 }
 
@@ -263,10 +263,10 @@ async function openData(values: Values, { earlier, loaded }: Source): Promise<Da
 async function openWithTest(folder: string, format: string | undefined): Promise<Dataset> {
   const splits = ['train', 'val'];
   try {
-    return await openDataset(folder, { splits, optional: ['test'], format });
+    return await openWithProgress(folder, { splits, optional: ['test'], format });
   } catch (error) {
     if (!(error instanceof InputError)) throw error;
-    const dataset = await openDataset(folder, { splits, format });
+    const dataset = await openWithProgress(folder, { splits, format });
     log(`warning: the test split is not evaluated: ${error.message}`);
     return dataset;
   }

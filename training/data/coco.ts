@@ -73,9 +73,9 @@ export const coco: DataFormat = {
   name: 'COCO',
   files: 'annotations/instances_{train,val,test}*.json',
   layouts: [
-    'annotations/instances_{train,val,test}.json, and images in {train,val,test}/ or images/',
-    '{train,valid,test}/_annotations.coco.json, and the images beside it (Roboflow)',
-    'one JSON file of any name, and images in images/ or beside it',
+    ['annotations/instances_train.json, instances_val.json', 'train/, val/ or images/'],
+    ['train/_annotations.coco.json, *.jpg', 'valid/, test/ alike (Roboflow)'],
+    ['result.json or any other name, for all images', 'images/'],
   ],
   crowdNoun: 'crowds',
   splitRemedy: (split) =>

@@ -106,8 +106,8 @@ export interface DataFormat {
   readonly name: string;
   /** Path of the files by which a folder is recognized, for errors. */
   readonly files: string;
-  /** The layouts that are recognized, each as a path with its parts in braces, for errors. */
-  readonly layouts: readonly string[];
+  /** The layouts that are recognized, each as the entries of the data set's folder, for errors. */
+  readonly layouts: readonly (readonly string[])[];
   /** Plural noun for objects with `crowd` set, for errors. */
   readonly crowdNoun: string;
   /** The files that the user writes to make a new split, for the error of a missing split. */

@@ -48,21 +48,16 @@ const listed = (formats: readonly DataFormat[]) => formats.map(({ name, files })
 function unrecognized(tree: FolderTree, formats: readonly DataFormat[]): InputError {
   const lines = [
     `${tree.root}: expected a data set, got none of the known formats: ${listed(formats).join(', ')}`,
-    ...formats.flatMap(({ name, layouts }) => [
-      `  ${name}:`,
-      ...layouts.map((layout) =>
-        layout
-          .split('\n')
-          .map((line) => `    ${line}`)
-          .join('\n'),
-      ),
-    ]),
+    ...formats.flatMap(({ name, layouts }) => layouts.flatMap((entries) => [`  ${name}`, ...drawTree(entries)])),
     `  found: ${describeFolder(tree)}`,
   ];
   const inside = tree.folders('').filter((folder) => holdsData(tree.path(folder), formats));
   if (inside.length > 0) lines.push(`  there is a data set in ${inside.map((name) => tree.path(name)).join(', ')}`);
   return new InputError(lines.join('\n'));
 }
+
+const drawTree = (entries: readonly string[]): string[] =>
+  entries.map((entry, i) => `    ${i === entries.length - 1 ? '└─' : '├─'} ${entry}`);
 
 function holdsData(folder: string, formats: readonly DataFormat[]): boolean {
   try {

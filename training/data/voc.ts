@@ -22,9 +22,9 @@ export const voc: DataFormat = {
   name: 'Pascal VOC',
   files: `ImageSets/Main/{${LISTS.join(',')}}.txt`,
   layouts: [
-    'ImageSets/Main/{train,val,test}.txt, Annotations/*.xml and JPEGImages/',
-    'Annotations/, annots/, xmls/ or labels/ with *.xml, and images in images/ or JPEGImages/',
-    '*.xml beside the images, also in {train,valid,test}/ (Roboflow)',
+    ['ImageSets/Main/train.txt, val.txt', 'Annotations/*.xml', 'JPEGImages/'],
+    ['Annotations/, annots/, xmls/ or labels/: *.xml', 'images/ or JPEGImages/'],
+    ['*.xml beside the images, also in train/, valid/, test/ (Roboflow)'],
   ],
   crowdNoun: 'difficult objects',
   splitRemedy: (split) =>

@@ -29,9 +29,9 @@ export const yolo: DataFormat = {
   name: 'YOLO',
   files: 'data.yaml, or images/ and labels/*.txt',
   layouts: [
-    'data.yaml, images/{train,val,test}/ and labels/{train,val,test}/*.txt',
-    'data.yaml, {train,valid,test}/images/ and {train,valid,test}/labels/*.txt (Roboflow)',
-    'classes.txt, images/ and labels/*.txt',
+    ['data.yaml', 'images/train/, images/val/', 'labels/train/*.txt, labels/val/*.txt'],
+    ['data.yaml', 'train/images/, train/labels/*.txt', 'valid/, test/ alike (Roboflow)'],
+    ['classes.txt', 'images/', 'labels/*.txt'],
   ],
   crowdNoun: 'crowds',
   splitRemedy: (split) =>
