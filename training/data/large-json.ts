@@ -1,5 +1,5 @@
 /**
- * Reads JSON files that do not fit a JavaScript string (536,870,888 characters).
+ * Reads large JSON files, also those that do not fit a JavaScript string (536,870,888 characters).
  *
  * Large lists are the file itself, if it is a list, and the lists in a top-level object: COCO's `images` and
  * `annotations`. Their elements are parsed in batches of a few kilobytes. A scan of strings and brackets finds where a
