@@ -427,6 +427,19 @@ describe('commands', () => {
     });
   });
 
+  test('train with frozen batch norms and without weights names weights that fit', async () => {
+    lines.length = 0;
+    // No device opens: the choices are printed before.
+    vi.stubEnv('DSRCNN_DRIVER', 'abacus');
+    try {
+      const argv = ['--data', at('shapes'), '--config', 'r18', '--out', at('frozen')];
+      await expect(runTrain(argv)).rejects.toThrow(/DSRCNN_DRIVER/);
+    } finally {
+      vi.stubEnv('DSRCNN_DRIVER', undefined);
+    }
+    expect(lines.join('\n')).toMatch(/choice {4}random weights .*frozen, .* pretrained weights: --weights resnet18/);
+  });
+
   test('evaluate needs the classes of COCO', async () => {
     expect(await inputErrorOf(() => runEvaluate(['--weights', detector.name, '--data', at('shapes')]))).toMatch(
       /expected the classes that .*\.pth was trained for \(person, .*\), got circle/,

@@ -77,7 +77,7 @@ function tidy(folder: string, file: string): void {
 }
 
 function adviceFor({ kind, message }: DownloadError, environment: NodeJS.ProcessEnv): string[] {
-  if (kind === 'disk') return [ANOTHER_FOLDER, 'the bytes that arrived are kept; the next download continues them'];
+  if (kind === 'disk') return [ANOTHER_FOLDER, 'bytes that have arrived are kept for the next download'];
   if (kind === 'content') return [];
   const proxy = ['HTTPS_PROXY', 'https_proxy', 'HTTP_PROXY', 'http_proxy'].find((name) => environment[name]);
   const advice: string[] = [];
