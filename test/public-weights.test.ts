@@ -7,9 +7,10 @@ import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { Random, writeTorchZip, type CheckpointTensor } from '../engine/index.ts';
 import { userCacheFolder } from '../engine/node/index.ts';
-import { DynamicSparseRCNN, type ModelConfig } from '../model/index.ts';
+import { DynamicSparseRCNN, MODEL_PRESETS, type ModelConfig } from '../model/index.ts';
 import { loadPretrained, loadWhole, readAnyWeights } from '../training/checkpoints/load-weights.ts';
 import {
+  backboneFor,
   configurationChoice,
   fileName,
   inferenceConfigOf,
@@ -262,6 +263,13 @@ describe('the table', () => {
   });
 });
 
+test('a model is told the backbone that fits it', () => {
+  expect(backboneFor(MODEL_PRESETS.r18)).toBe(named('resnet18'));
+  expect(backboneFor({ ...MODEL_PRESETS.r18, depth: 34 })).toBe(named('resnet34'));
+  expect(backboneFor(MODEL_PRESETS['paper-r101'])).toBe(named('resnet101'));
+  expect(backboneFor(MODEL_PRESETS.small)).toBe(null);
+});
+
 describe('a name', () => {
   test('is found, unless a file has it', async () => {
     expect(publicWeightsNamed('resnet18')).toBe(named('resnet18'));
@@ -425,19 +433,6 @@ describe('commands', () => {
       norm: 'frozen_bn',
       hiddenDim: 16,
     });
-  });
-
-  test('train with frozen batch norms and without weights names weights that fit', async () => {
-    lines.length = 0;
-    // No device opens: the choices are printed before.
-    vi.stubEnv('DSRCNN_DRIVER', 'abacus');
-    try {
-      const argv = ['--data', at('shapes'), '--config', 'r18', '--out', at('frozen')];
-      await expect(runTrain(argv)).rejects.toThrow(/DSRCNN_DRIVER/);
-    } finally {
-      vi.stubEnv('DSRCNN_DRIVER', undefined);
-    }
-    expect(lines.join('\n')).toMatch(/choice {4}random weights .*frozen, .* pretrained weights: --weights resnet18/);
   });
 
   test('evaluate needs the classes of COCO', async () => {

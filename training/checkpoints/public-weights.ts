@@ -1,6 +1,6 @@
 /** The table of public weights that `--weights` takes by name, and the configurations that fit them. */
 import { statSync } from 'node:fs';
-import type { ModelConfig, PresetName } from '../../model/index.ts';
+import { PAPER_R50, type ModelConfig, type PresetName } from '../../model/index.ts';
 import type { Choice } from '../core/choice.ts';
 import { InputError } from '../core/errors.ts';
 import type { ConfigSource } from '../data/config-file.ts';
@@ -100,6 +100,12 @@ export const PUBLIC_WEIGHTS: readonly PublicWeights[] = [
     { run: '20201223_023452', sha256: 'c23c3564', ap: 46.2 },
   ),
 ];
+
+/** The backbone that fits a model; null if there is none. The public ResNets have the width of the paper's. */
+export function backboneFor({ depth, stemChannels }: ModelConfig): PublicWeights | null {
+  if (stemChannels !== PAPER_R50.stemChannels) return null;
+  return PUBLIC_WEIGHTS.find(({ content, model }) => content === 'backbone' && model.depth === depth) ?? null;
+}
 
 /** The file's name: the last part of the address. */
 export const fileName = ({ address }: Pick<PublicWeights, 'address'>): string =>

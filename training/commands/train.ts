@@ -1,10 +1,9 @@
 /** The `train` command: its arguments, help and output. `train-session.ts` does the work. */
 import { existsSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
-import { PAPER_R50, type ModelConfig } from '../../model/index.ts';
 import {
+  backboneFor,
   configurationChoice,
-  PUBLIC_WEIGHTS,
   publicNames,
   publicWeightsNamed,
   trainingConfigOf,
@@ -296,16 +295,10 @@ function chooseStart(values: Values, { loaded }: Source): Start {
       choices: [{ value: 'starting weights', reason: 'learned from images made by formula', key: FROM_OPTION }],
     };
   if (values.from === 'formula') throw new InputError(`train: --from formula: ${weights.reason}`);
-  const reason = `${weights.reason}${adviceFor(model)}`;
+  const fits = model.norm === 'frozen_bn' ? backboneFor(model) : null;
+  const advice = fits && `; its batch norms are frozen, which needs pretrained weights: --weights ${fits.name}`;
+  const reason = `${weights.reason}${advice ?? ''}`;
   return { file: null, choices: [{ value: 'random weights', reason, key: FROM_OPTION }] };
-}
-
-/** Frozen batch norms learn nothing: with random weights, they only pass their inputs on. */
-function adviceFor({ norm, depth, stemChannels }: ModelConfig): string {
-  const fits = PUBLIC_WEIGHTS.find(({ content, model }) => content === 'backbone' && model.depth === depth);
-  return norm === 'frozen_bn' && fits && stemChannels === PAPER_R50.stemChannels
-    ? `; its batch norms are frozen, which needs pretrained weights: --weights ${fits.name}`
-    : '';
 }
 
 /** The configuration of the earlier run, or the loaded one fitted to the data. */
