@@ -1,5 +1,5 @@
 /** When a training ends: patience, the last iteration, and what a finished run does and prints. */
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { copyFileSync, cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
@@ -78,6 +78,29 @@ test('a training whose AP grows takes all iterations, and the counter survives a
   expect(state('growing')).toMatchObject({ iteration: 12, ended: null, evaluationsSinceBest: 1 });
   expect(JSON.parse(readFileSync(join(folder, 'growing', 'evaluation.json'), 'utf8')).iteration).toBe(10);
   expect(existsSync(join(folder, 'growing', 'evaluation-test.json'))).toBe(false);
+});
+
+test('the test split is evaluated once at the end; a bad one does not prevent the training', async () => {
+  const annotations = join(data, 'annotations');
+  copyFileSync(join(annotations, 'instances_val.json'), join(annotations, 'instances_test.json'));
+  cpSync(join(data, 'val'), join(data, 'test'), { recursive: true });
+  scores([0.3]);
+  expect(await train('tested', 'evaluateEvery=0')).toBe(0);
+  const report = JSON.parse(readFileSync(join(folder, 'tested', 'evaluation-test.json'), 'utf8'));
+  expect(report).toMatchObject({ split: 'test', weights: 'best.safetensors', iteration: 12, images: 2, AP: 0.5 });
+  expect(lines.join('\n')).toMatch(/validation images, 2 test images/);
+  expect(lines.join('\n')).toMatch(
+    /test {6}AP 0\.500, AP50 0\.500 of the best weights on the 2 images of the test split/,
+  );
+
+  lines.length = 0;
+  writeFileSync(join(annotations, 'instances_test.json'), '{"images": 5}');
+  scores([0.3]);
+  expect(await train('untested', 'evaluateEvery=0')).toBe(0);
+  expect(lines.join('\n')).toMatch(/warning: the test split is not evaluated: .*instances_test\.json/);
+  expect(existsSync(join(folder, 'untested', 'evaluation-test.json'))).toBe(false);
+  rmSync(join(annotations, 'instances_test.json'));
+  rmSync(join(data, 'test'), { recursive: true });
 });
 
 test('the time left has steps, evaluations and the end, and nothing before a step was measured', () => {
