@@ -75,7 +75,8 @@ describe('readLargeJson', () => {
     fc.assert(
       fc.property(json, change, pieces, (content, { at, remove, insert }, options) => {
         const place = Math.floor(at * content.length);
-        const changed = content.slice(0, place) + insert + content.slice(place + remove);
+        // A file cannot hold half of a character of two UTF-16 units.
+        const changed = Buffer.from(content.slice(0, place) + insert + content.slice(place + remove)).toString();
         expect(valueOrNull(() => read(changed, options))).toEqual(valueOrNull(() => JSON.parse(changed)));
       }),
       { numRuns: 400 },

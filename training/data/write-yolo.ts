@@ -29,7 +29,7 @@ function write(folder: string, { classes, splits }: OutputContent): void {
   if (splits.has(UNDIVIDED)) writeFileSync(join(folder, 'classes.txt'), names.map((name) => `${name}\n`).join(''));
   else {
     const folders = Object.fromEntries([...splits.keys()].map((split) => [split, writeYolo.imageFolder(split)]));
-    // Without `path`, the folders are relative to the file. Ultralytics takes a relative `path` as below its own folder.
+    // Without `path`, the folders are relative to the file. Ultralytics looks for a relative `path` in its own folder.
     const byIndex = new Map(names.map((name, index) => [index, name]));
     writeFileSync(join(folder, 'data.yaml'), stringify({ ...folders, nc: names.length, names: byIndex }));
   }
