@@ -6,7 +6,7 @@ export interface CountProgressOptions {
   readonly stream?: ProgressStream;
   /** A monotonic clock in milliseconds. */
   readonly clock?: () => number;
-  /** Without a terminal: the least time before the first line and between two lines, in milliseconds. Default 10 000. */
+  /** Without a terminal: the least time before the first line and between two, in milliseconds. Default 10 000. */
   readonly interval?: number;
 }
 
