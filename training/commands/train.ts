@@ -13,8 +13,15 @@ import { holdsRun, readRunDescription, runFiles, type RunDescription } from '../
 import { startingWeightsFor } from '../checkpoints/starting-weights.ts';
 import type { Choice } from '../core/choice.ts';
 import { InputError } from '../core/errors.ts';
-import { fitToData, listNames, sameClasses, type Fitted, type LoadedConfig } from '../core/fit-to-data.ts';
-import { PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
+import {
+  fitToData,
+  listNames,
+  sameClasses,
+  type FitOptions,
+  type Fitted,
+  type LoadedConfig,
+} from '../core/fit-to-data.ts';
+import { isPresetName, PRESET_NAMES, type RunConfig } from '../core/recipe.ts';
 import { loadConfig } from '../data/config-file.ts';
 import {
   EMBEDDED_DATA,
@@ -139,12 +146,12 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
       ? { earlier: null, loaded: readConfiguration(values, named) }
       : { earlier: readRunDescription(files.config), loaded: null };
   const { earlier } = source;
-  if (values['dry-run'] && source.loaded) return await runDryRun(values, source.loaded);
+  if (values['dry-run'] && source.loaded) return await runDryRun(values, source);
 
   const dataset = await openData(values, source);
   const records = splitRecords(dataset, 'train');
   const start = chooseStart(values, source);
-  const { config, choices, notes } = configureRun(source, dataset);
+  const { config, choices, notes } = configureRun(source, dataset, fitOptions(values, source, start));
   if (earlier) requireSameClasses(earlier, dataset, files.folder);
   // Checked before the run's folder is made.
   if (values.profile !== undefined && !earlier) profileStart(0, config.training);
@@ -235,11 +242,13 @@ function readConfiguration(values: Values, named: PublicWeights | null): LoadedC
   return loadConfig({ config: values.config ?? source.config, set });
 }
 
-async function runDryRun(values: Values, loaded: LoadedConfig): Promise<number> {
+async function runDryRun(values: Values, source: Source & { readonly loaded: LoadedConfig }): Promise<number> {
+  const { loaded } = source;
   const data = values.data ?? loaded.data;
   if (data === null) return dryRun(loaded.config, [{ width: EMBEDDED_SIZE, height: EMBEDDED_SIZE }]);
   const { splits, classNames } = await openWithProgress(data, { splits: ['train'], format: values.format });
-  return dryRun(fitToData(loaded, splits.train, classNames).config, splits.train);
+  const options = fitOptions(values, source, chooseStart(values, source));
+  return dryRun(fitToData(loaded, splits.train, classNames, options).config, splits.train);
 }
 
 /** Opens the data set and prints its warnings. If none is named, the embedded data set is generated. */
@@ -301,10 +310,16 @@ function chooseStart(values: Values, { loaded }: Source): Start {
   return { file: null, choices: [{ value: 'random weights', reason, key: FROM_OPTION }] };
 }
 
+/** Data that the user names gets the recipe for own data. A configuration file has its own recipe. */
+function fitOptions(values: Values, { loaded }: Source, { file }: Start): FitOptions {
+  const isOwn = values.data !== undefined && loaded !== null && isPresetName(values.config ?? 'small');
+  return { own: isOwn ? { pretrained: file !== null || values.weights !== undefined } : null };
+}
+
 /** The configuration of the earlier run, or the loaded one fitted to the data. */
-function configureRun({ earlier, loaded }: Source, dataset: Dataset): Fitted {
+function configureRun({ earlier, loaded }: Source, dataset: Dataset, options: FitOptions): Fitted {
   if (loaded) {
-    return fitToData(loaded, splitRecords(dataset, 'train'), dataset.classNames);
+    return fitToData(loaded, splitRecords(dataset, 'train'), dataset.classNames, options);
   }
   // A run's description has more fields, which the metadata of weights must not have.
   const { preset, model, training } = earlier;

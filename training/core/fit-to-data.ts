@@ -3,6 +3,7 @@ import type { ModelConfig } from '../../model/index.ts';
 import type { Choice } from './choice.ts';
 import { InputError } from './errors.ts';
 import type { ImageRecord } from './image-record.ts';
+import { ownDataRecipe, type OwnDataOptions } from './own-data-recipe.ts';
 import { presetConfig, type RunConfig, type TrainingConfig } from './recipe.ts';
 
 /** A configuration and its origin. */
@@ -58,16 +59,22 @@ export interface Fitted {
   readonly notes: readonly string[];
 }
 
+export interface FitOptions {
+  /** For a training on own data. Null: the recipe of the preset stays, as for the embedded data set. */
+  readonly own?: Pick<OwnDataOptions, 'pretrained'> | null;
+}
+
 /**
  * Fits a configuration to data. This changes the number of classes. For the presets that train from scratch, it also
  * changes the image size (small images keep their size) and the number of proposals (several per object of a crowded
- * image).
+ * image). For own data, it also changes the recipe.
  * @throws InputError if the user has set another number of classes
  */
 export function fitToData(
   loaded: LoadedConfig,
   records: readonly ImageRecord[],
   classNames: readonly string[],
+  { own = null }: FitOptions = {},
 ): Fitted {
   const { config, given, classNames: named } = loaded;
   const choices: Choice[] = [];
@@ -89,6 +96,10 @@ export function fitToData(
   if ((config.preset === 'small' || config.preset === 'tiny') && records.length > 0) {
     if (SIZE_KEYS.every((key) => !given.has(`training.${key}`))) training = fitSizes(training, records, choices);
     if (!given.has('model.numProposals')) model = fitProposals(model, records, choices);
+    if (own !== null) {
+      const recipe = ownDataRecipe({ config: { ...config, model, training }, given, records, ...own });
+      return { config: recipe.config, choices: [...choices, ...recipe.choices], notes };
+    }
     if (!given.has('training.evaluateEvery')) training = fitEvaluations(config.preset, training, choices);
   }
   return { config: { ...config, model, training }, choices, notes };

@@ -189,7 +189,7 @@ interface ObjectOptions {
   readonly extent: number;
   readonly size: number;
   readonly tone: number;
-  /** 0 .. 1: below 0.6, objects have the colors of their class. */
+  /** 0 .. 1: below 0.9, objects have the colors of their class. */
   readonly lookalike: number;
   readonly opacity: number;
   readonly softness: number;
@@ -224,7 +224,7 @@ function randomObject(options: ObjectOptions): FormulaObject | null {
     outline,
     center: [x - u0 * scale, y - v0 * scale],
     axes,
-    texture: objectTexture(random, lookalike < 0.6 ? kind.appearance : null, tone),
+    texture: objectTexture(random, lookalike < 0.9 ? kind.appearance : null, tone),
     opacity,
     softness,
     shade: [shade * Math.cos(light), shade * Math.sin(light)],
