@@ -7,7 +7,7 @@
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { open, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { withoutExtension } from './folder-tree.ts';
@@ -18,10 +18,13 @@ export const VALIDATION_SHARE = 0.15;
 /** Bytes at the beginning of files of equal size that are compared before the whole files. */
 const FIRST_BYTES = 65536;
 
+/** Files that are read at the same time. */
+const PARALLEL_READS = 16;
+
 export interface DividedImages<T> {
   readonly train: readonly T[];
   readonly val: readonly T[];
-  /** Number of images that have an earlier image's content. */
+  /** Number of images that have the content of another image and follow it into its split. */
   readonly duplicates: number;
 }
 
@@ -61,10 +64,11 @@ function shareOf(key: string): number {
 async function groupKeys(files: readonly string[]): Promise<{ groupOf: Map<string, string>; duplicates: number }> {
   const byName = new Map(files.map((file) => [file, imageKey(file)]));
   const copies = await filesOfEqualContent(files);
-  const duplicates = copies.reduce((sum, group) => sum + group.length - 1, 0);
   const byContent = joinGroups(byName, copies);
-  const groupOf = [byContent, byName].find((keys) => new Set(keys.values()).size > 1);
-  return { groupOf: groupOf ?? new Map(files.map((file) => [file, file])), duplicates };
+  const severalGroups = (keys: ReadonlyMap<string, string>) => new Set(keys.values()).size > 1;
+  if (severalGroups(byContent))
+    return { groupOf: byContent, duplicates: copies.reduce((sum, group) => sum + group.length - 1, 0) };
+  return { groupOf: severalGroups(byName) ? byName : new Map(files.map((file) => [file, file])), duplicates: 0 };
 }
 
 /** Gives files of one group of copies the same key: the first of their keys in alphabetical order. */
@@ -82,29 +86,54 @@ function joinGroups(keys: ReadonlyMap<string, string>, copies: readonly (readonl
   return new Map([...keys].map(([file, key]) => [file, rootOf(key)]));
 }
 
-/** Groups of at least two files with the same bytes. Only files of equal size are read. */
+/** Groups of at least two files with the same bytes. Only files of equal size are read, and empty files are none. */
 export async function filesOfEqualContent(files: readonly string[]): Promise<string[][]> {
-  const bySize = await groupBy(files, async (file) => String((await stat(file)).size));
-  const byStart = await groupBy(bySize.flat(), (file) => contentHash(file, FIRST_BYTES));
-  return groupBy(byStart.flat(), (file) => contentHash(file));
+  const bySize = await groupBy(files, async (file) => (await stat(file)).size || null);
+  const byStart = await groupBy(bySize.flat(), hashOfStart);
+  return groupBy(byStart.flat(), hashOfWhole);
 }
 
-/** Groups of at least two files with the same key. Files that cannot be read are in no group. */
-async function groupBy(files: readonly string[], keyOf: (file: string) => Promise<string>): Promise<string[][]> {
-  const groups = new Map<string, string[]>();
-  for (const file of files) {
-    const key = await keyOf(file).catch(() => null);
-    if (key === null) continue;
+/** Groups of at least two files with the same key. Files that cannot be read, or have the key null, are in no group. */
+async function groupBy(
+  files: readonly string[],
+  keyOf: (file: string) => Promise<string | number | null>,
+): Promise<string[][]> {
+  const keys: (string | number | null)[] = files.map(() => null);
+  let next = 0;
+  const work = async (): Promise<void> => {
+    while (next < files.length) {
+      const index = next++;
+      keys[index] = await keyOf(files[index]).catch(() => null);
+    }
+  };
+  await Promise.all(Array.from({ length: PARALLEL_READS }, work));
+  const groups = new Map<string | number, string[]>();
+  files.forEach((file, i) => {
+    const key = keys[i];
+    if (key === null) return;
     const group = groups.get(key);
     if (group === undefined) groups.set(key, [file]);
     else group.push(file);
-  }
+  });
   return [...groups.values()].filter((group) => group.length > 1);
 }
 
-/** The SHA-256 of a file, or of its first bytes. */
-async function contentHash(file: string, bytes = Number.POSITIVE_INFINITY): Promise<string> {
+/** Size and SHA-256 of the first bytes. */
+async function hashOfStart(file: string): Promise<string> {
+  const handle = await open(file);
+  try {
+    const { size } = await handle.stat();
+    const { buffer, bytesRead } = await handle.read(Buffer.alloc(FIRST_BYTES), 0, FIRST_BYTES, 0);
+    return `${size} ${createHash('sha256').update(buffer.subarray(0, bytesRead)).digest('hex')}`;
+  } finally {
+    await handle.close();
+  }
+}
+
+/** SHA-256 of the whole file; that of its start if it has no more bytes. */
+async function hashOfWhole(file: string): Promise<string> {
+  if ((await stat(file)).size <= FIRST_BYTES) return hashOfStart(file);
   const hash = createHash('sha256');
-  await pipeline(createReadStream(file, Number.isFinite(bytes) ? { end: bytes - 1 } : {}), hash);
+  await pipeline(createReadStream(file), hash);
   return hash.digest('hex');
 }
