@@ -65,7 +65,8 @@ async function start(): Promise<Worker> {
 function next(worker: Worker, file: string | null): Promise<ImageFacts | Error> {
   return new Promise((resolve) => {
     const finish = (answer: ImageFacts | Error): void => {
-      worker.removeAllListeners();
+      // Only these: without a name, the listeners of Node itself would go, and no further message would come.
+      for (const name of ['message', 'error', 'exit']) worker.removeAllListeners(name);
       // An error after the answer must not end the process.
       worker.on('error', () => undefined);
       resolve(answer);
