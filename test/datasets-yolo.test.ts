@@ -55,7 +55,8 @@ describe('YOLO', () => {
       'names as a map, paths of another machine',
       {
         'data.yaml':
-          'path: /content/datasets/x\ntrain: C:\\data\\images\\train\nval: /home/me/images/val\nnames:\n  0: cat\n  1: dog\n',
+          'path: /content/datasets/x\ntrain: C:\\data\\images\\train\nval: /home/me/images/val\n' +
+          'names:\n  0: cat\n  1: dog\n',
       },
       { train: ['a.jpg'], val: ['b.jpg'] },
     ],
@@ -310,7 +311,8 @@ describe('YOLO', () => {
 
   test('a folder of labels in splits and outside of them is refused', async () => {
     expect(await inputErrorOf(() => openDataset(yolo({ 'data.yaml': 'x: 1', 'labels/c.txt': BOX })))).toContain(
-      'expected annotations either in folders of splits or outside of them, got some in labels/train and some in labels',
+      'expected annotations either in folders of splits or outside of them, ' +
+        'got some in labels/train and some in labels',
     );
   });
 });

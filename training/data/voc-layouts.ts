@@ -91,8 +91,8 @@ function listedFiles(tree: FolderTree, lists: ReadonlyMap<string, readonly strin
   const missing = [...files].filter(([, file]) => file === null).map(([name]) => `${name}.xml`);
   if (missing.length > 0)
     throw new InputError(
-      `${tree.path(folder)}: expected an annotation file for each of the ${names.size} images listed in ImageSets/Main, ` +
-        `got none for ${missing.length}: ${firstNames(missing)}`,
+      `${tree.path(folder)}: expected an annotation file for each of the ${names.size} images ` +
+        `listed in ImageSets/Main, got none for ${missing.length}: ${firstNames(missing)}`,
     );
   return new Map([...lists].map(([split, list]) => [split, list.flatMap((name) => files.get(name) ?? [])]));
 }
