@@ -37,7 +37,7 @@ export interface FormulaClass {
 export const FORMULA_VERSION = 1;
 
 /** Number of classes. */
-export const FORMULA_CLASSES = 32;
+export const FORMULA_CLASSES = 16;
 
 /** Number of the random stream of the classes. Scenes have smaller numbers. */
 const CLASS_STREAM = 0x40000000;
@@ -52,8 +52,9 @@ export function formulaClasses(seed: number): readonly FormulaClass[] {
 function formulaClass(seed: number, index: number): FormulaClass {
   const random = new Random(seed, CLASS_STREAM, index);
   const appearance: Appearance = {
-    hue: random.uniform(),
-    saturation: between(random, 0.1, 0.9),
+    // Multiples of the golden ratio are far from each other.
+    hue: (0.618 * index) % 1,
+    saturation: between(random, 0.15, 0.9),
     brightness: between(random, 0.25, 0.95),
     pattern: random.uint32(),
   };

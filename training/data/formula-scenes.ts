@@ -141,12 +141,12 @@ export function formulaScene({ seed, split, index, size }: SceneId): FormulaScen
 function randomLayout(random: Random): { count: number; classes: number; low: number; high: number } {
   const kind = random.uniform();
   // One or two large objects; many objects of one or two classes with similar sizes; a mixture.
-  if (kind < 0.22) return { count: 1 + random.integer(2), classes: 2, low: 0.4, high: 0.98 };
+  if (kind < 0.25) return { count: 1 + random.integer(2), classes: 2, low: 0.35, high: 0.98 };
   if (kind < 0.5) {
-    const low = logBetween(random, 0.08, 0.24);
+    const low = logBetween(random, 0.1, 0.28);
     return { count: 5 + random.integer(MAX_FORMULA_OBJECTS - 4), classes: 1 + random.integer(3), low, high: low * 1.5 };
   }
-  return { count: 1 + random.integer(8), classes: 8, low: 0.08, high: 0.7 };
+  return { count: 1 + random.integer(8), classes: 8, low: 0.1, high: 0.7 };
 }
 
 function placeObjects(
@@ -189,7 +189,7 @@ interface ObjectOptions {
   readonly extent: number;
   readonly size: number;
   readonly tone: number;
-  /** 0 .. 1: below 0.9, objects have the colors of their class. */
+  /** 0 .. 1: below 0.95, objects have the colors of their class. */
   readonly lookalike: number;
   readonly opacity: number;
   readonly softness: number;
@@ -224,7 +224,7 @@ function randomObject(options: ObjectOptions): FormulaObject | null {
     outline,
     center: [x - u0 * scale, y - v0 * scale],
     axes,
-    texture: objectTexture(random, lookalike < 0.9 ? kind.appearance : null, tone),
+    texture: objectTexture(random, lookalike < 0.95 ? kind.appearance : null, tone),
     opacity,
     softness,
     shade: [shade * Math.cos(light), shade * Math.sin(light)],
@@ -308,8 +308,8 @@ function objectTexture(random: Random, appearance: Appearance | null, tone: numb
   const saturation = appearance === null ? random.uniform() : appearance.saturation * between(random, 0.8, 1.2);
   let brightness = appearance === null ? random.uniform() : appearance.brightness * between(random, 0.85, 1.15);
   // At least a small difference from the background, so that every object can be seen.
-  if (Math.abs(brightness - tone) < 0.12) brightness = tone + (tone > 0.5 ? -1 : 1) * between(random, 0.12, 0.35);
-  const contrast = random.uniform() < 0.4 ? 0.06 : between(random, 0.06, 0.4);
+  if (Math.abs(brightness - tone) < 0.15) brightness = tone + (tone > 0.5 ? -1 : 1) * between(random, 0.15, 0.35);
+  const contrast = random.uniform() < 0.5 ? 0.06 : between(random, 0.06, 0.3);
   const colors = Array.from({ length: 2 + random.integer(2) }, () =>
     hsv(
       (hue + between(random, 0, 0.08)) % 1,
