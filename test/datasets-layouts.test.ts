@@ -179,6 +179,16 @@ describe('COCO', () => {
     );
   });
 
+  test('two paths that fit the same image are refused; a plain name can be in a folder of an image folder', async () => {
+    const images = [picture(1, { file_name: 'C:\\a\\1.jpg' }), picture(2, { file_name: 'D:\\b\\1.jpg' })];
+    const root = write({ 'result.json': instances({ images }), 'images/1.jpg': null });
+    expect(await inputErrorOf(() => openDataset(root))).toContain(
+      'images[1].file_name: expected a path that fits another image than C:\\a\\1.jpg (both fit images/1.jpg)',
+    );
+    const nested = write({ 'result.json': two, 'images/default/1.jpg': null, 'images/default/2.jpg': null });
+    expect((await openDataset(nested)).warnings).toEqual([]);
+  });
+
   test('a path that fits several images is refused', async () => {
     const root = write({
       'result.json': instances({ images: [picture(1, { file_name: '/home/me/1.jpg' }), picture(2)] }),

@@ -29,6 +29,7 @@ import {
   type Reading,
 } from './format.ts';
 import { ImageFinder } from './image-finder.ts';
+import { splitOf } from './split-names.ts';
 import type { Warnings } from './warnings.ts';
 
 const SIDE = v.nullish(integer(1));
@@ -139,7 +140,7 @@ async function readCoco(
 }
 
 const finderOf = (tree: FolderTree, { split, imageFolders, usualFolders }: CocoFile): ImageFinder =>
-  new ImageFinder({ tree, split: split === 'all' ? null : split, folders: imageFolders, usual: usualFolders });
+  new ImageFinder({ tree, split: splitOf(split), folders: imageFolders, usual: usualFolders });
 
 /** The category that groups all others, if it owns no box in any file. All splits must have the same classes. */
 function unusedGroup(entries: readonly CategoryEntry[], files: readonly string[]): CategoryEntry | null {

@@ -60,10 +60,12 @@ export class ImageFinder {
    * Absolute paths of images in the order of the references; null for those that do not exist. Warnings name missing
    * images and those whose path fits only in its last parts.
    * @param source the file that has the references
-   * @throws InputError if a reference fits several images, or if more than a tenth of the images is missing
+   * @throws InputError if a reference fits several images, if two fit the same image, or if more than a tenth of the
+   *   images is missing
    */
   locate(source: string, references: readonly ImageReference[], warnings: Warnings): (string | null)[] {
     const missing: string[] = [];
+    const meant = new Map<string, string>();
     const files = references.map(({ path, field, label }) => {
       const match = this.find(path);
       if (match === null) {
@@ -72,6 +74,10 @@ export class ImageFinder {
       }
       if ('candidates' in match)
         throw wrong(source, field, `a path that fits one image (it fits ${match.candidates.join(', ')})`, path);
+      const other = meant.get(match.path);
+      if (other !== undefined && other !== path)
+        throw wrong(source, field, `a path that fits another image than ${other} (both fit ${match.path})`, path);
+      meant.set(match.path, path);
       if (!match.exact)
         warnings.add(
           'paths of images that fit in their last parts only',
@@ -108,7 +114,11 @@ export class ImageFinder {
     const best = scored.filter((item) => item.score === score);
     const rank = Math.min(...best.map((item) => item.rank));
     const first = best.filter((item) => item.rank === rank).map(({ path }) => path);
-    return first.length === 1 ? { path: first[0], exact: false } : { candidates: first };
+    if (first.length > 1) return { candidates: first };
+    const [path] = first;
+    // A plain name below one of the folders is no guess.
+    const inFolder = this.folders.some((folder) => folder !== '' && path.startsWith(`${folder}/`));
+    return { path, exact: inFolder && baseName(path) === reference };
   }
 
   private rankOf(path: string): number {
