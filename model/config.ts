@@ -56,9 +56,9 @@ export interface ModelConfig extends MatchingConfig {
   readonly dpg: 'none' | 'plain' | 'staircase';
   readonly numExperts: number;
   /**
-   * What the generator of expert weights computes them from. `map` [DSR 3.3]: the sum over channels, resized to a square
-   * map. `mean`: the mean of each channel over the image, normalized, as in [DC, arXiv 1912.03458]. Small images need
-   * `mean`: the last map of a 96 x 96 image has 2 x 2 positions.
+   * What the generator of expert weights computes them from. `map` [DSR 3.3]: the sum over channels, resized to a
+   * square map. `mean`: the mean of each channel over the image, normalized, as in [DC, arXiv 1912.03458]. Small images
+   * need `mean`: the last map of a 96 x 96 image has 2 x 2 positions.
    */
   readonly expertInput: 'map' | 'mean';
   /** With `expertInput: 'map'`, the side of the square map. */

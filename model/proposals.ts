@@ -85,8 +85,8 @@ class ExpertWeights extends Module {
 }
 
 /**
- * Sides of the initial boxes of each expert on a grid, in cells. With several experts the sizes differ by a factor of up
- * to 4, and their geometric mean is 1.5, so that images with small and with large objects can prefer other experts.
+ * Sides of the initial boxes of each expert on a grid, in cells. With several experts the sizes differ by a factor of
+ * up to 4, and their geometric mean is 1.5, so that images with small and with large objects can prefer other experts.
  */
 function gridScales(experts: number): number[] {
   return Array.from({ length: experts }, (_, e) => 1.5 * (experts === 1 ? 1 : 4 ** (e / (experts - 1) - 0.5)));

@@ -2,7 +2,7 @@
  * One device for all commands of a test file, so that kernels are compiled once. Use it where a test runs commands
  * several times and does not depend on a new device:
  *
- *   vi.mock('../engine/node/index.ts', async (original) => (await import('./shared-device.ts')).sharing(await original()));
+ * Mock the module that opens devices with `sharing(await original())` of this file; cli.test.ts has the lines.
  */
 import { afterAll } from 'vitest';
 import type { Device } from '../engine/index.ts';

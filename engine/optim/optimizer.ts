@@ -58,7 +58,9 @@ export abstract class Optimizer {
   private steps = 0;
   /** Parameters whose gradients `accumulate` has added to the flat buffers since `zeroGrad`. */
   private readonly accumulated = new Set<FlatEntry>();
-  /** [parameters + 1, 4]: row i holds the `rates` of run i of parameters. The last row holds 1 - decay of the average. */
+  /**
+   * [parameters + 1, 4]: row i holds the `rates` of run i of parameters. The last row holds 1 - decay of the average.
+   */
   private readonly rateTable: Tensor;
   private readonly moments: Readonly<Record<string, FlatTensors>>;
   private readonly averageDecay: number;

@@ -27,7 +27,9 @@ export interface BatchChoice {
   readonly reason: string;
 }
 
-/** Free memory per byte of the measured peak. The rest is for the driver, and for what the measured pass did not need. */
+/**
+ * Free memory per byte of the measured peak. The rest is for the driver, and for what the measured pass did not need.
+ */
 const HEADROOM = 1.25;
 /** A larger batch must be this much faster. */
 const GAIN = 1.1;

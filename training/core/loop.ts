@@ -32,8 +32,8 @@ export interface LoopOptions {
 }
 
 /**
- * Trains until the last iteration, or until `stopped`, `outOfTime` or `converged`. The last iteration is always evaluated
- * and then saved, unless `stopped` ended the loop.
+ * Trains until the last iteration, or until `stopped`, `outOfTime` or `converged`. The last iteration is always
+ * evaluated and then saved, unless `stopped` ended the loop.
  * @returns the iterations done
  */
 export async function trainLoop(options: LoopOptions): Promise<number> {

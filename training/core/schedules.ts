@@ -4,8 +4,8 @@ import type { StepValues } from './detector.ts';
 import type { TrainingConfig } from './recipe.ts';
 
 /**
- * Learning rate at an iteration counted from 0: linear warm-up, then a decay at each milestone, or half a cosine down to
- * `finalFactor`.
+ * Learning rate at an iteration counted from 0: linear warm-up, then a decay at each milestone, or half a cosine down
+ * to `finalFactor`.
  */
 export function scheduledLearningRate(iteration: number, training: TrainingConfig): number {
   const { learningRate, warmupIterations, warmupFactor, milestones, iterations, decayFactor } = training;

@@ -1,7 +1,7 @@
 /**
  * The classes of the formula images: families of outlines, each from a few numbers. They follow formula-driven
- * supervised learning: radial contours (Kataoka et al., arXiv 2206.09132), fractal outlines, superformula shapes (Gielis,
- * 2003), and attractors of iterated function systems (Kataoka et al., arXiv 2101.08515).
+ * supervised learning: radial contours (Kataoka et al., arXiv 2206.09132), fractal outlines, superformula shapes
+ * (Gielis, 2003), and attractors of iterated function systems (Kataoka et al., arXiv 2101.08515).
  */
 import { Random } from '../../engine/core/random.ts';
 

@@ -1,4 +1,6 @@
-/** Draws the scenes of formula images, and presents them as a data set. A path of the form "formula:..." names a scene. */
+/**
+ * Draws the scenes of formula images, and presents them as a data set. A path of the form "formula:..." names a scene.
+ */
 import sharp from 'sharp';
 import type { ImageRecord, ObjectAnnotation, Size } from '../core/image-record.ts';
 import type { Dataset } from './dataset.ts';

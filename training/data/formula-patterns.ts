@@ -10,7 +10,9 @@ const PATTERN_STREAM = 0x50000000;
 
 let bank: readonly Uint8Array[] | null = null;
 
-/** Values 0 .. 255, [PATTERN_SIDE, PATTERN_SIDE]. The bank is the same in all data sets, and is computed on first use. */
+/**
+ * Values 0 .. 255, [PATTERN_SIDE, PATTERN_SIDE]. The bank is the same in all data sets, and is computed on first use.
+ */
 export function patternOf(index: number): Uint8Array {
   bank ??= Array.from({ length: PATTERNS }, (_, i) => makePattern(i, new Random(0, PATTERN_STREAM, i)));
   return bank[index % PATTERNS];

@@ -1,6 +1,6 @@
 /**
- * Scenes of the formula images: which objects are where, and how they and their background look. A scene depends only on
- * (seed, split, index). It gives the boxes without drawing a pixel; `formula-images.ts` draws it.
+ * Scenes of the formula images: which objects are where, and how they and their background look. A scene depends only
+ * on (seed, split, index). It gives the boxes without drawing a pixel; `formula-images.ts` draws it.
  */
 import { Random } from '../../engine/core/random.ts';
 import type { Box } from '../core/image-record.ts';
