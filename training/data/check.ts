@@ -12,6 +12,7 @@ import { sortFindings, withStrict, type Finding } from './findings.ts';
 import type { AnnotatedImage } from './format.ts';
 import type { ImageFacts } from './image-facts.ts';
 import { planImages, type PlannedImage } from './image-plans.ts';
+import { UNREADABLE } from './image-sizes.ts';
 import { surveyImages, type SurveyOptions } from './survey.ts';
 import { MAX_SHOWN_CASES, type Warnings } from './warnings.ts';
 
@@ -94,7 +95,7 @@ function readingFindings(warnings: Warnings): Finding[] {
     title: kind,
     advice: 'correct the annotations if this is not what you want',
     cases: cases.map((text) => ({ text })),
-    strict: false,
+    strict: kind === UNREADABLE,
     brief: false,
   }));
 }

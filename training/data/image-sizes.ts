@@ -5,6 +5,9 @@ import { errorMessage } from '../../engine/core/errors.ts';
 import type { Size } from '../core/image-record.ts';
 import type { Warnings } from './warnings.ts';
 
+/** The kind of the warnings about images without a header. */
+export const UNREADABLE = 'images that cannot be read, left out';
+
 /**
  * The sizes of images in pixels, as they are displayed: an EXIF orientation is applied. An image whose header cannot
  * be read is absent.

@@ -51,7 +51,7 @@ export async function drawCheckPage(checked: CheckedDataset): Promise<string> {
     ...dataset.notes.map((note) => `<p class="pale">${escapeHtml(note)}</p>`),
     `<h2>Findings</h2>${findings.map(findingCard).join('') || '<p>Nothing was found.</p>'}`,
     await samplesSection('Images with findings, the most serious first', worst, checked),
-    await samplesSection('Images without findings', usual, checked),
+    await samplesSection('Other images', usual, checked),
     `<h2>Objects by class</h2>${classHistogram(checked)}`,
     `<h2>Sizes of boxes</h2><p class="pale">The side of a square of the same area, in pixels of the image; ` +
       `share of the boxes of a split</p>${sizeHistogram(checked)}`,
