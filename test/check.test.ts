@@ -1,4 +1,4 @@
-/** The check of a data set: damaged images, sizes, bit depths, copies, boxes and classes, and what training then gets. */
+/** The check of a data set: damaged images, sizes, bit depths, copies, boxes and classes, and the records then. */
 import {
   existsSync,
   mkdirSync,

@@ -89,7 +89,7 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-test('a training uses a damaged image, leaves out one that cannot be read, and names both; --strict refuses', async () => {
+test('a training uses a damaged image and leaves out an unreadable one, and names them; --strict refuses', async () => {
   const root = changed('damaged', () => undefined);
   const [cut, empty] = readdirSync(join(root, 'train')).map((name) => join(root, 'train', name));
   truncateSync(cut, statSync(cut).size - 200);

@@ -1,4 +1,4 @@
-/** The loader: batches depend only on seed and iteration, images occur once per epoch, and unreadable files are replaced. */
+/** The loader: batches depend only on seed and iteration, images occur once per epoch, unreadable ones are replaced. */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { copyFileSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
@@ -299,7 +299,7 @@ describe('errors', () => {
     expect(part.data.subarray(-3 * 96)).not.toEqual(whole.data.subarray(-3 * 96));
   });
 
-  test('an image that cannot be read changes no other image of the batches, and every epoch tries it again', async () => {
+  test('an image that cannot be read changes no other image, and every epoch tries it again', async () => {
     const file = join(folder, 'late.png');
     const bad = records.map((record) => (record.id === 4 ? { ...record, file } : record));
     const options = { batchSize: 3, augmentation: unchanged };

@@ -5,8 +5,8 @@ import { briefLines, checkDataset, requireStrict, surveyDataset, type SurveyedDa
 import type { Dataset } from '../data/index.ts';
 import { CountProgress } from '../output/count-progress.ts';
 
-export const STRICT_HELP = `--strict         damaged and unreadable images, wrong sizes and wrong forms of boxes are errors
-                   (npm run check shows them)`;
+export const STRICT_HELP = `--strict         damaged and unreadable images, wrong sizes and wrong forms of boxes
+                   are errors (npm run check shows them)`;
 
 export interface ShortCheckOptions {
   /** The sizes that images have for the network. */

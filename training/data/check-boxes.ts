@@ -177,8 +177,8 @@ function findingsOf(cases: Record<BoxProblem, FindingCase[]>, wrongForms: readon
       severity: 'warning',
       title: 'splits whose boxes seem to be written in another form than the format has',
       advice:
-        'convert the boxes to the form of the format, or export again: a training on such boxes learns wrong objects. ' +
-        'The page of --out shows them',
+        'convert the boxes to the form of the format, or export again: a training on such boxes learns wrong ' +
+        'objects. The page of --out shows them',
       cases: wrongForms,
       strict: true,
       brief: true,

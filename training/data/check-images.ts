@@ -105,8 +105,10 @@ function sizes(places: readonly Place[], plans: SurveyedImages['plans']): Findin
       const planned = plans.get(image);
       if (planned?.problem !== problem || !planned.plan || !image.stated) return [];
       const { size } = planned.plan;
-      const text = `${image.source}: ${image.name}: width x height: expected ${size.width} x ${size.height}, as the image has`;
-      return [{ ...caseOf(place, ''), text: `${text}, got ${image.stated.width} x ${image.stated.height}` }];
+      const text =
+        `${image.source}: ${image.name}: width x height: expected ${size.width} x ${size.height}, ` +
+        `as the image has, got ${image.stated.width} x ${image.stated.height}`;
+      return [{ ...caseOf(place, ''), text }];
     }),
     strict: true,
     brief: true,

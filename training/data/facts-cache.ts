@@ -85,7 +85,8 @@ export class FactsCache {
       mkdirSync(dirname(this.file), { recursive: true });
       writeFileAtomic(this.file, JSON.stringify({ version: version(), images }));
     } catch (error) {
-      this.problem = `${this.file}: cannot be written (${errorMessage(error)}); the next check looks at all images again`;
+      const reason = errorMessage(error);
+      this.problem = `${this.file}: cannot be written (${reason}); the next check looks at all images again`;
     }
   }
 }

@@ -12,7 +12,8 @@ const MAX_CLASSES = 60;
 
 const STYLE = `
 :root { color-scheme: light dark; --ink: #1b1f24; --pale: #59636e; --page: #ffffff; --card: #f6f8fa; --line: #d1d9e0;
-  --error: #cf222e; --warning: #9a6700; --note: #0969da; --bar0: #2f81f7; --bar1: #d4830f; --bar2: #2da44e; --bar3: #a371f7; }
+  --error: #cf222e; --warning: #9a6700; --note: #0969da; 
+  --bar0: #2f81f7; --bar1: #d4830f; --bar2: #2da44e; --bar3: #a371f7; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --pale: #9198a1; --page: #0d1117; --card: #161b22;
   --line: #30363d; --error: #ff7b72; --warning: #e3b341; --note: #79c0ff; } }
 * { box-sizing: border-box; }
@@ -20,10 +21,11 @@ body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: var(--ink); b
   padding: 24px; max-width: 1400px; overflow-wrap: anywhere; }
 h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 36px 0 12px; } p { margin: 0 0 8px; }
 .pale, figcaption span { color: var(--pale); }
-.finding { border: 1px solid var(--line); border-left: 5px solid var(--note); border-radius: 6px; background: var(--card);
-  padding: 10px 14px; margin: 10px 0; }
+.finding { border: 1px solid var(--line); border-left: 5px solid var(--note);
+  border-radius: 6px; background: var(--card); padding: 10px 14px; margin: 10px 0; }
 .finding.error { border-left-color: var(--error); } .finding.warning { border-left-color: var(--warning); }
-.finding b i { font-style: normal; text-transform: uppercase; font-size: 12px; letter-spacing: .04em; margin-right: 8px; }
+.finding b i { font-style: normal; text-transform: uppercase; font-size: 12px;
+  letter-spacing: .04em; margin-right: 8px; }
 .error i { color: var(--error); } .warning i { color: var(--warning); } .note i { color: var(--note); }
 .finding ul { margin: 6px 0 0; padding-left: 20px; font-size: 13px; } summary { cursor: pointer; color: var(--pale); }
 .samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); gap: 16px; align-items: start; }
@@ -33,10 +35,12 @@ figcaption { font-size: 13px; margin-top: 6px; } figcaption ul { margin: 4px 0 0
 .missing { padding: 40px 12px; color: var(--error); text-align: center; }
 rect { fill-opacity: 0; stroke-width: 2; vector-effect: non-scaling-stroke; }
 rect.found { fill-opacity: .18; stroke-width: 4; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 0 0 12px; padding: 0; list-style: none; font-size: 13px; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 0 0 12px; padding: 0;
+  list-style: none; font-size: 13px; }
 .legend i { display: inline-block; width: 12px; height: 12px; border-radius: 2px; margin-right: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; } th { text-align: left; font-weight: 600; }
-td, th { padding: 3px 12px 3px 0; vertical-align: middle; } td.number { text-align: right; white-space: nowrap; width: 1%; }
+td, th { padding: 3px 12px 3px 0; vertical-align: middle; }
+td.number { text-align: right; white-space: nowrap; width: 1%; }
 td.name { width: 1%; min-width: 110px; max-width: 260px; } .bar { height: 11px; min-width: 1px; border-radius: 2px; }
 `;
 
