@@ -61,10 +61,14 @@ describe('--time', () => {
     const [seconds, elapsed, times, evaluateEvery] = vi.mocked(timePlan.fitLength).mock.lastCall!;
     expect({ seconds, evaluateEvery }).toEqual({ seconds: 600, evaluateEvery: null });
     for (const value of [elapsed, times.step, times.evaluation, times.end]) expect(value).toBeGreaterThan(0);
-    expect(trainingOf('timed')).toMatchObject({ iterations: 6, evaluateEvery: 4 });
-    expect(printed()).toMatch(/choice {4}6 iterations {2}10:00 in all, .* s per step, 2 evaluations of .* \(--time/);
+    expect(trainingOf('timed')).toMatchObject({ iterations: 6, evaluateEvery: 4, warmupIterations: 0 });
+    expect(printed()).toMatch(
+      /choice {4}6 iterations {2}10:00 in all, .* s per step, 2 evaluations of .* 0 iterations of warm-up {2}\(--time/,
+    );
 
-    expect(await train('counted', ['batchSize=2', 'evaluateEvery=4'], '--iterations', '6')).toBe(0);
+    expect(await train('counted', ['batchSize=2', 'evaluateEvery=4', 'warmupIterations=0'], '--iterations', '6')).toBe(
+      0,
+    );
     expect(losses('timed')).toEqual(losses('counted'));
     expect(weights('timed').equals(weights('counted'))).toBe(true);
   });

@@ -15,6 +15,8 @@ export interface TimeLimit {
   readonly startedAt: number;
   /** The user's `evaluateEvery`; null: it is chosen. */
   readonly evaluateEvery: number | null;
+  /** Whether the user gave `warmupIterations`. Otherwise the warm-up takes at most a tenth of the training. */
+  readonly givenWarmup: boolean;
 }
 
 /** Seconds since the command began. */

@@ -39,6 +39,7 @@ import { dryRun } from './dry-run.ts';
 import { openWithProgress } from './open-data.ts';
 import { shortCheck, STRICT_HELP } from './survey.ts';
 import { fileToWrite, PROFILED_STEPS, profileStart } from './profile.ts';
+import type { TimeLimit } from './time-limit.ts';
 import { trainSession } from './train-session.ts';
 import { weightsFile } from './weights-option.ts';
 
@@ -157,7 +158,10 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   if (values.profile !== undefined && !earlier) profileStart(0, config.training);
   describeData(dataset, notes);
   const forWeights = named && values.config === undefined ? [configurationChoice(named, trainingConfigOf(named))] : [];
-  for (const line of describeChoices([...forWeights, ...start.choices, ...choices])) log(line);
+  // The session chooses these numbers again.
+  const rechosen = [...(seconds === null ? [] : ['--iterations']), ...(values.batch === AUTO ? ['--batch'] : [])];
+  const lasting = choices.filter(({ key }) => !rechosen.some((option) => key.startsWith(option)));
+  for (const line of describeChoices([...forWeights, ...start.choices, ...lasting])) log(line);
   const pretrained =
     values.weights === undefined
       ? start.file === null
@@ -170,15 +174,20 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
     earlier,
     pretrained,
     traceFile: values.profile === undefined ? null : (givenTrace ?? relative('.', files.trace)),
-    limit: seconds === null ? null : { seconds, startedAt, evaluateEvery: givenEvaluateEvery(source, config) },
+    limit: seconds === null ? null : { seconds, startedAt, ...givenLengths(source, config) },
     autoBatch: values.batch === AUTO,
     givenRate: source.loaded?.given.has('training.learningRate') ?? true,
   });
 }
 
-/** The user's iterations between evaluations; null: the user gave none. */
-const givenEvaluateEvery = ({ loaded }: Source, { training }: RunConfig): number | null =>
-  loaded?.given.has('training.evaluateEvery') ? training.evaluateEvery : null;
+/** What the user gave of the lengths that `--time` chooses. */
+function givenLengths({ loaded }: Source, { training }: RunConfig): Pick<TimeLimit, 'evaluateEvery' | 'givenWarmup'> {
+  const given = (key: 'evaluateEvery' | 'warmupIterations'): boolean => loaded?.given.has(`training.${key}`) ?? false;
+  return {
+    evaluateEvery: given('evaluateEvery') ? training.evaluateEvery : null,
+    givenWarmup: given('warmupIterations'),
+  };
+}
 
 /** Throws InputError if options contradict each other, or if a new run would overwrite the one in `occupied`. */
 function checkOptions(values: Values, occupied: string | null): void {

@@ -78,6 +78,9 @@ const START: TrainingState = {
   ended: null,
 };
 
+/** `--time` makes a longer warm-up shorter. */
+const MAX_WARMUP_SHARE = 0.1;
+
 const path = (file: string): string => relative('.', file);
 
 export class TrainingRun {
@@ -170,14 +173,17 @@ export class TrainingRun {
           `${formatDuration(limit.seconds)}: a step takes ${times.step.toFixed(2)} s, an evaluation ` +
           `${times.evaluation.toFixed(0)} s, the preparation took ${elapsed.toFixed(0)} s`,
       );
-    this.config = { ...this.config, training: { ...training, ...length } };
+    const warmup = Math.min(training.warmupIterations, Math.floor(length.iterations * MAX_WARMUP_SHARE));
+    const warmupIterations = limit.givenWarmup ? training.warmupIterations : warmup;
+    this.config = { ...this.config, training: { ...training, ...length, warmupIterations } };
     timeLeft.setLength(length);
     const evaluations = evaluationsAfter(0, length);
     return {
       value: `${length.iterations} iterations`,
       reason:
         `${formatDuration(limit.seconds)} in all, ${formatDuration(elapsed)} of it so far; ` +
-        `${times.step.toFixed(2)} s per step, ${evaluations} evaluations of ${times.evaluation.toFixed(1)} s`,
+        `${times.step.toFixed(2)} s per step, ${evaluations} ${evaluations === 1 ? 'evaluation' : 'evaluations'} of ` +
+        `${times.evaluation.toFixed(1)} s, ${warmupIterations} iterations of warm-up`,
       key: '--time, --iterations N',
     };
   }
