@@ -151,11 +151,18 @@ describe('--batch auto', () => {
     memoryFor(2, 1);
     expect(await train('auto', ['batchSize=4'], '--batch', 'auto', '--iterations', '3')).toBe(0);
     vi.mocked(TrainingStep.prototype.run).mockRestore();
-    expect(trainingOf('auto')).toMatchObject({ batchSize: 2, accumulation: 2 });
+    // Which of the batches that fit is faster depends on the machine.
+    const { batchSize, accumulation } = trainingOf('auto');
+    expect([
+      [1, 4],
+      [2, 2],
+    ]).toContainEqual([batchSize, accumulation]);
     expect(printed()).toMatch(
-      /choice {4}batch 2, 2 passes per step {2}.* images\/s with .*4 would leave too little memory/,
+      /choice {4}batch [12], [24] passes per step {2}.* images\/s with .*4 would leave too little memory/,
     );
-    expect(await train('given', ['accumulation=2'], '--batch', '2', '--iterations', '3')).toBe(0);
+    expect(await train('given', [`accumulation=${accumulation}`], '--batch', `${batchSize}`, '--iterations', '3')).toBe(
+      0,
+    );
     expect(losses('auto')).toEqual(losses('given'));
   });
 

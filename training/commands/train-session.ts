@@ -194,8 +194,8 @@ function describeTest({ evaluation }: ModelEvaluation, files: RunFiles): void {
   const { AP, AP50 } = evaluation.metrics;
   log(metricsTable(evaluation));
   log(
-    `test      AP ${AP.toFixed(3)}, AP50 ${AP50.toFixed(3)} of the best weights on the ${evaluation.images} images of ` +
-      `the test split (${relative('.', files.testEvaluation)})`,
+    `test      AP ${AP.toFixed(3)}, AP50 ${AP50.toFixed(3)} of the best weights on the ${evaluation.images} images ` +
+      `of the test split (${relative('.', files.testEvaluation)})`,
   );
 }
 
