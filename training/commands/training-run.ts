@@ -170,7 +170,8 @@ export class TrainingRun {
     if (length === null)
       throw new InputError(
         'train: --time: expected more than ' +
-          `${formatDuration(elapsed + times.step + times.evaluation + times.end)}, got ${formatDuration(limit.seconds)}: a step takes ${times.step.toFixed(2)} s, an evaluation ` +
+          `${formatDuration(elapsed + times.step + times.evaluation + times.end)}, got ` +
+          `${formatDuration(limit.seconds)}: a step takes ${times.step.toFixed(2)} s, an evaluation ` +
           `${times.evaluation.toFixed(0)} s, the preparation took ${elapsed.toFixed(0)} s`,
       );
     const warmup = Math.min(training.warmupIterations, Math.floor(length.iterations * MAX_WARMUP_SHARE));
