@@ -22,6 +22,8 @@ const yolo = (change: Files = {}): string =>
     ...change,
   });
 
+const names = (records: readonly { readonly name: string }[]) => records.map(({ name }) => name);
+
 const summary = ({ recognized, classNames, splits }: Dataset) => ({
   recognized,
   classNames,
@@ -151,6 +153,13 @@ describe('YOLO', () => {
     const { notes, splits } = await openDataset(yolo({ 'data.yaml': `${YAML}test: ../test/images\n` }));
     expect(Object.keys(splits)).toEqual(['train', 'val']);
     expect(notes).toEqual([expect.stringMatching(/data\.yaml: test: \.\.\/test\/images does not exist/)]);
+  });
+
+  test('folders count if the training images of data.yaml are nowhere', async () => {
+    const yaml = 'train: somewhere/else\nval: images/val\nnames: [cat, dog]\n';
+    const { notes, splits, classNames } = await openDataset(yolo({ 'data.yaml': yaml }));
+    expect([names(splits.train), names(splits.val), classNames]).toEqual([['a.jpg'], ['b.jpg'], ['cat', 'dog']]);
+    expect(notes).toEqual([expect.stringContaining('data.yaml: train: somewhere/else does not exist')]);
   });
 
   test('a polygon becomes its box; keypoints behind a box are skipped if data.yaml states them', async () => {

@@ -44,7 +44,11 @@ export interface YoloLayout {
 /** The layout of a folder; null if it has no YOLO labels. */
 export function findLayout(tree: FolderTree): YoloLayout | null {
   const config = findConfig(tree) ?? listsInRoot(tree);
-  return (config && withConfig(tree, config)) ?? withFolders(tree, config);
+  const configured = config && withConfig(tree, config);
+  // A configuration whose training images are nowhere does not describe the folder. Its class names count.
+  const describesFolder = !config?.splits.has('train') || configured?.splits.has('train');
+  if (configured && describesFolder) return configured;
+  return withFolders(tree, config, configured?.absent ?? []) ?? configured;
 }
 
 /** `train.txt` and others in the root that list images, as darknet reads them. */
@@ -185,7 +189,7 @@ interface LabeledFolder extends Pick<AnnotationFolder, 'split' | 'ownName'> {
 }
 
 /** `images/` and `labels/` with or without folders of splits, or labels beside the images. */
-function withFolders(tree: FolderTree, config: YoloConfig | null): YoloLayout | null {
+function withFolders(tree: FolderTree, config: YoloConfig | null, absent: readonly string[]): YoloLayout | null {
   const found = annotationFolders(tree, LABEL_FOLDERS, (folder) => holdsLabels(tree, folder));
   requireOneDivision(tree, found);
   const folders = found.flatMap((folder) => labeledFolders(tree, folder));
@@ -200,7 +204,7 @@ function withFolders(tree: FolderTree, config: YoloConfig | null): YoloLayout | 
     splits: inSplitOrder(splits),
     nameFolders: [...new Set(['', ...folders.flatMap(({ labels, images }) => [labels, folderOf(labels), images])])],
     labelFolders: [...new Set(folders.map(({ labels }) => labels))],
-    absent: [],
+    absent,
   };
 }
 
