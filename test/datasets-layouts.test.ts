@@ -179,7 +179,7 @@ describe('COCO', () => {
     );
   });
 
-  test('two paths that fit the same image are refused; a plain name can be in a folder of an image folder', async () => {
+  test('two paths of one image are refused; a plain name can be in a folder of an image folder', async () => {
     const images = [picture(1, { file_name: 'C:\\a\\1.jpg' }), picture(2, { file_name: 'D:\\b\\1.jpg' })];
     const root = write({ 'result.json': instances({ images }), 'images/1.jpg': null });
     expect(await inputErrorOf(() => openDataset(root))).toContain(
