@@ -100,7 +100,8 @@ async function attempt(
     .removeAlpha()
     .toColourspace(kind.space)
     .raw({ depth: kind.type })
-    .toUint8Array();
+    // Not toUint8Array: sharp 0.35.5 does not free its bytes.
+    .toBuffer({ resolveWithObject: true });
   if (info.channels !== 3 && (info.channels !== 1 || kind.type === 'uchar'))
     throw new InputError(`${file}: expected an image of 3 channels, got ${info.channels}`);
   const { width, height } = info;

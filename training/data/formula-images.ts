@@ -41,7 +41,7 @@ async function compressed({ data, width, height }: PixelImage, quality: number):
     data: ownBytes(
       await sharp(file)
         .raw()
-        .toUint8Array()
+        .toBuffer({ resolveWithObject: true })
         .then((result) => result.data),
     ),
     width,

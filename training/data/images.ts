@@ -16,7 +16,8 @@ export async function resizeImage(image: PixelImage, { width, height }: Size): P
   const { data, info } = await sharp(image.data, { raw: { width: image.width, height: image.height, channels: 3 } })
     .resize(width, height, { fit: 'fill', kernel: 'linear' })
     .raw()
-    .toUint8Array();
+    // Not toUint8Array: sharp 0.35.5 does not free its bytes.
+    .toBuffer({ resolveWithObject: true });
   return { data: ownBytes(data), width: info.width, height: info.height };
 }
 
