@@ -236,7 +236,10 @@ describe('options and configuration', () => {
         'modle: expected one of the keys preset, model, training, data, classNames, categoryIds, tuning, got {}',
       ],
       ['{"model": []}', 'model: expected an object, got []'],
-      ['{"preset": "big"}', 'preset: expected one of paper-r50, paper-r101, sparse-rcnn-r50, r18, r50, small, tiny, got "big"'],
+      [
+        '{"preset": "big"}',
+        'preset: expected one of paper-r50, paper-r101, sparse-rcnn-r50, r18, r50, small, tiny, got "big"',
+      ],
       ['{"data": 5}', "data: expected a folder's path, got 5"],
     ]) {
       writeFileSync(file, text);

@@ -149,9 +149,9 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   const { earlier } = source;
   if (values['dry-run'] && source.loaded) return await runDryRun(values, source);
 
+  const start = chooseStart(values, source);
   const dataset = await openData(values, source);
   const records = splitRecords(dataset, 'train');
-  const start = chooseStart(values, source);
   const { config, choices, notes } = configureRun(source, dataset, fitOptions(values, source, start));
   if (earlier) requireSameClasses(earlier, dataset, files.folder);
   // Checked before the run's folder is made.
@@ -271,7 +271,9 @@ async function openData(values: Values, { earlier, loaded }: Source): Promise<Da
   const folder = resolve(named ?? (await ensureShapesDataset(EMBEDDED_DATA, { log })));
   const { evaluationResize: resize } = (earlier ?? loaded.config).training;
   const opened = await openWithTest(folder, values.format);
-  const dataset = await shortCheck(opened, { resize, strict: values.strict ?? false, log });
+  // The embedded data set is known to be right.
+  const dataset =
+    named === undefined ? opened : await shortCheck(opened, { resize, strict: values.strict ?? false, log });
   for (const warning of splitWarnings(dataset, 'train', 'val')) log(`warning: ${warning}`);
   return dataset;
 }
