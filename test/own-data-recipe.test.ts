@@ -1,4 +1,4 @@
-/** The recipe for own data: it depends on the numbers of images and objects, and keeps the keys that the user has set. */
+/** The recipe for own data depends on the numbers of images and objects, and keeps the keys that the user has set. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { runTrain } from '../training/commands/train.ts';
