@@ -55,8 +55,8 @@ const ADDED_FIELDS: Partial<TrainingConfig> = {
   repeatThreshold: 0,
   patience: 0,
 };
-const { boxMinLogScale, boxMaxLogScale } = PAPER_R50;
-const ADDED_MODEL_FIELDS: Partial<ModelConfig> = { boxMinLogScale, boxMaxLogScale };
+const { boxMinLogScale, boxMaxLogScale, expertInput } = PAPER_R50;
+const ADDED_MODEL_FIELDS: Partial<ModelConfig> = { boxMinLogScale, boxMaxLogScale, expertInput };
 
 /**
  * Checks a whole configuration.
