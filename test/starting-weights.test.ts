@@ -1,5 +1,5 @@
 /** Starting weights: f16 on disk, the file for a configuration, and proposals of another number. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -11,8 +11,10 @@ import { gridCenters } from '../model/proposals.ts';
 import { loadPretrained } from '../training/checkpoints/load-weights.ts';
 import { startingWeightsFor, writeStartingWeights } from '../training/checkpoints/starting-weights.ts';
 import { readBytes, readDescription, saveWeights } from '../training/checkpoints/weights-file.ts';
+import { runPretrain } from '../training/commands/pretrain.ts';
 import { presetConfig } from '../training/core/recipe.ts';
 import { adapterDevice } from './devices.ts';
+import { inputErrorOf } from './input-errors.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'starting-weights-test-'));
 let device: Device;
@@ -73,6 +75,26 @@ test('starting weights: f16, half the size, with their origin; a model loads the
   expect([report.missing, report.unexpected, report.reshaped]).toEqual([[], [], []]);
   const [expected, loaded] = [await model.save(), await other.save()];
   for (const [name, { data }] of loaded) expect(data).toEqual(fromHalf(toHalf(expected.get(name)!.data)));
+});
+
+test('pretrain writes starting weights with their origin and draws images; a second start is refused', async () => {
+  const out = join(folder, 'pretrain');
+  const tiny = [
+    'stemChannels=8',
+    'hiddenDim=16',
+    'feedforwardDim=32',
+    'dynamicDim=4',
+    'numStages=2',
+    'numProposals=16',
+  ];
+  const set = [...small, 'batchSize=2', 'drawImages=2'].flatMap((item) => ['--set', item]);
+  expect(await runPretrain(['--out', out, '--iterations', '2', ...set])).toBe(0);
+  const path = join(out, 'starting-weights.safetensors');
+  const { metadata } = readSafetensors(readBytes(path).buffer, path);
+  expect(JSON.parse(metadata.origin)).toMatchObject({ seed: 0, images: 4, license: 'MIT' });
+  expect(existsSync(join(out, 'predictions.png'))).toBe(true);
+  expect(await inputErrorOf(() => runPretrain(['--out', out]))).toContain('already holds a run');
+  expect(await inputErrorOf(() => runPretrain(['--resume', join(folder, 'nothing')]))).toContain('expected a run in');
 });
 
 test('the committed weights fit the preset small, also with other classes and proposals', () => {

@@ -17,11 +17,14 @@ import {
   type Texture,
 } from './formula-scenes.ts';
 import type { SceneId } from './formula-scenes.ts';
-import { ownBytes, type PixelImage } from './decode.ts';
+import { decodeImage, ownBytes, type PixelImage } from './decode.ts';
 
 const PREFIX = 'formula:';
 
-export const isFormulaImage = (file: string): boolean => file.startsWith(PREFIX);
+/** The pixels of an image: drawn if the path names a scene, else decoded as by `decodeImage`. */
+export async function readImage(file: string, stated: Size | null, white?: number): Promise<PixelImage> {
+  return file.startsWith(PREFIX) ? readFormulaImage(file) : decodeImage(file, stated, white);
+}
 
 const pathOf = ({ seed, split, index, size }: SceneId): string => `${PREFIX}${seed}/${split}/${index}/${size}`;
 

@@ -9,9 +9,9 @@ import type { Piece } from '../core/composition.ts';
 import { InputError } from '../core/errors.ts';
 import type { Size } from '../core/image-record.ts';
 import type { ImageTransform } from '../core/transforms.ts';
-import { isFormulaImage, readFormulaImage } from './formula-images.ts';
+import { readImage } from './formula-images.ts';
 import { changeColors, orientImage } from './augment-pixels.ts';
-import { decodeImage, ImageCache, resizeImage, transformImage, type PixelImage } from './images.ts';
+import { ImageCache, resizeImage, transformImage, type PixelImage } from './images.ts';
 
 export interface ImageTask {
   file: string;
@@ -43,7 +43,7 @@ export function createImageReader(cacheBytes: number): (task: ImageTask) => Prom
     const result = previous.then(async () => {
       let image = cache.get(file);
       if (image === undefined) {
-        image = isFormulaImage(file) ? await readFormulaImage(file) : await decodeImage(file, stated, white);
+        image = await readImage(file, stated, white);
         if (cachedSize !== null) image = await resizeImage(image, cachedSize);
         cache.set(file, image);
       }

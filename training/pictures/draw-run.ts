@@ -7,7 +7,8 @@ import type { Detector } from '../core/detector.ts';
 import { InputError } from '../core/errors.ts';
 import type { ImageRecord } from '../core/image-record.ts';
 import type { StepMetrics } from '../core/metrics-log.ts';
-import { decodeImage, type PixelImage } from '../data/images.ts';
+import { readImage } from '../data/formula-images.ts';
+import type { PixelImage } from '../data/images.ts';
 import { predictImage } from '../evaluation/predict-image.ts';
 import { readEvaluations, readMetrics } from '../output/metrics-files.ts';
 import { contactSheet } from './contact-sheet.ts';
@@ -79,7 +80,7 @@ async function decodeRecord(
   onUnreadable: DrawRunOptions['onUnreadable'],
 ): Promise<PixelImage | null> {
   try {
-    return await decodeImage(record.file, record, record.white);
+    return await readImage(record.file, record, record.white);
   } catch (error) {
     if (!(error instanceof InputError) || !onUnreadable) throw error;
     onUnreadable(record.file, error.message);
