@@ -79,7 +79,7 @@ test('starting weights: f16, half the size, with their origin; a model loads the
 
 test('pretrain writes starting weights with their origin and draws images; a second start is refused', async () => {
   const out = join(folder, 'pretrain');
-  const tiny = [
+  const small = [
     'stemChannels=8',
     'hiddenDim=16',
     'feedforwardDim=32',
