@@ -10,7 +10,7 @@ import { resampleProposals } from '../model/checkpoint-proposals.ts';
 import { gridCenters } from '../model/proposals.ts';
 import { loadPretrained } from '../training/checkpoints/load-weights.ts';
 import { startingWeightsFor, writeStartingWeights } from '../training/checkpoints/starting-weights.ts';
-import { readBytes, readDescription, saveWeights } from '../training/checkpoints/weights-file.ts';
+import { readBytes, readDescription, saveWeights, toMetadata } from '../training/checkpoints/weights-file.ts';
 import { runPretrain } from '../training/commands/pretrain.ts';
 import { presetConfig } from '../training/core/recipe.ts';
 import { adapterDevice } from './devices.ts';
@@ -75,6 +75,17 @@ test('starting weights: f16, half the size, with their origin; a model loads the
   expect([report.missing, report.unexpected, report.reshaped]).toEqual([[], [], []]);
   const [expected, loaded] = [await model.save(), await other.save()];
   for (const [name, { data }] of loaded) expect(data).toEqual(fromHalf(toHalf(expected.get(name)!.data)));
+});
+
+test('weights of images with more than 8 bits hold the value of white', () => {
+  const config = presetConfig('tiny');
+  const description = { config, classNames: ['a', 'b', 'c', 'd'], categoryIds: [1, 2, 3, 4], iteration: 1 };
+  const metadata = toMetadata({ ...description, white: 4095 });
+  expect(readDescription({ metadata }, 'x')).toEqual({ ...description, white: 4095 });
+  expect(readDescription({ metadata: toMetadata(description) }, 'x')).toEqual(description);
+  expect(() => readDescription({ metadata: { ...metadata, white: '0' } }, 'x')).toThrow(
+    'x: metadata: white: expected a number above 0, got 0',
+  );
 });
 
 test('pretrain writes starting weights with their origin and draws images; a second start is refused', async () => {

@@ -21,6 +21,8 @@ export interface ModelDescription {
   readonly classNames: readonly string[];
   /** The COCO category id of each class. */
   readonly categoryIds: readonly number[];
+  /** The value that becomes 255 in images of more than 8 bits, as in the training. Absent if it had no such images. */
+  readonly white?: number | undefined;
 }
 
 /** The metadata of a weights file. */
@@ -30,15 +32,24 @@ export interface WeightsDescription extends ModelDescription {
 }
 
 /** The metadata keys of a weights file of this project, in every format that is written. */
-export const OWN_METADATA: readonly string[] = ['config', 'class_names', 'category_ids', 'iteration', 'origin'];
+export const OWN_METADATA: readonly string[] = [
+  'config',
+  'class_names',
+  'category_ids',
+  'white',
+  'iteration',
+  'origin',
+];
 
 /** The metadata of a file with this description. */
-export function toMetadata({ config, classNames, categoryIds, iteration }: WeightsDescription): Record<string, string> {
+export function toMetadata(description: WeightsDescription): Record<string, string> {
+  const { config, classNames, categoryIds, white, iteration } = description;
   return {
     format: 'pt',
     config: JSON.stringify(config),
     class_names: JSON.stringify(classNames),
     category_ids: JSON.stringify(categoryIds),
+    ...(white !== undefined && { white: String(white) }),
     iteration: String(iteration),
   };
 }
@@ -88,6 +99,7 @@ export function floatTensors(file: SafetensorsFile, path: string): Map<string, S
   return values;
 }
 
+const WHITE = v.pipe(v.number('a number above 0'), v.gtValue(0, 'a number above 0'));
 const CLASS_NAMES = list(v.string('text'));
 
 /**
@@ -113,7 +125,8 @@ export function readDescription(file: Pick<SafetensorsFile, 'metadata'>, path: s
   const config = validateRunConfig(field('config'), `${source}: config`);
   if (config.model.numClasses !== classNames.length)
     throw wrong(source, 'class_names', `${config.model.numClasses} classes, as in the configuration`, classNames);
-  return { config, classNames, categoryIds, iteration: Number(file.metadata.iteration ?? 0) };
+  const white = file.metadata.white === undefined ? undefined : checked(WHITE, field('white'), source, 'white');
+  return { config, classNames, categoryIds, white, iteration: Number(file.metadata.iteration ?? 0) };
 }
 
 /**

@@ -83,7 +83,7 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
   }
   const { path: weights } = await weightsFile(values.weights, named);
   const file = readAnyWeights(weights);
-  const { config, classNames } = describeWeights('predict', weights, file, { ...values, named });
+  const { config, classNames, white } = describeWeights('predict', weights, file, { ...values, named });
   if (named && values.config === undefined)
     for (const line of describeChoices([configurationChoice(named, inferenceConfigOf(named))])) console.log(line);
   outputFolder('predict', out);
@@ -94,7 +94,8 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
     const detector = createDetector(device, config.model);
     loadWhole(detector, file, weights, (line) => console.log(line));
     const names = drawnNames(files);
-    const options = { resize: config.training.evaluationResize, classNames, minScore, stages: values.stages ?? false };
+    const { stages = false } = values;
+    const options = { resize: config.training.evaluationResize, white, classNames, minScore, stages };
     for (const [i, name] of files.entries()) {
       const result = await predictFile(detector, name, join(out, names[i]), options);
       results.push(result);
@@ -115,6 +116,8 @@ export async function runPredict(argv: readonly string[]): Promise<number> {
 
 interface PredictOptions {
   readonly resize: EvaluationResize;
+  /** The value that becomes 255 in images of more than 8 bits; undefined: the range of each image. */
+  readonly white: number | undefined;
   readonly classNames: readonly string[];
   readonly minScore: number;
   readonly stages: boolean;
@@ -125,9 +128,9 @@ async function predictFile(
   detector: Detector,
   file: string,
   stem: string,
-  { resize, classNames, minScore, stages }: PredictOptions,
+  { resize, white, classNames, minScore, stages }: PredictOptions,
 ): Promise<Prediction> {
-  const image = await decodeImage(file);
+  const image = await decodeImage(file, null, white);
   const { input, scale } = await prepareImage(image, resize);
   const trace = stages ? await traceOf(detector, input) : null;
   const found = trace?.detections ?? (await detector.detect([input]))[0];

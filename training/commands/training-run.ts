@@ -343,7 +343,8 @@ export class TrainingRun {
     const { config } = this;
     const { dataset } = this.plan;
     const { classNames, categoryIds } = dataset;
-    return { config, classNames, categoryIds, iteration: this.iteration };
+    const { white } = this.plan.records.find((record) => record.white !== undefined) ?? {};
+    return { config, classNames, categoryIds, white, iteration: this.iteration };
   }
 
   private async save(): Promise<void> {
