@@ -60,7 +60,7 @@ export interface Fitted {
 }
 
 export interface FitOptions {
-  /** For a training on own data. Null: the recipe of the preset stays, as for the embedded data set. */
+  /** For a training of the preset `small` on own data. Null: the preset keeps its recipe, as for embedded data. */
   readonly own?: Pick<OwnDataOptions, 'pretrained'> | null;
 }
 
@@ -96,7 +96,7 @@ export function fitToData(
   if ((config.preset === 'small' || config.preset === 'tiny') && records.length > 0) {
     if (SIZE_KEYS.every((key) => !given.has(`training.${key}`))) training = fitSizes(training, records, choices);
     if (!given.has('model.numProposals')) model = fitProposals(model, records, choices);
-    if (own !== null) {
+    if (own !== null && config.preset === 'small') {
       const recipe = ownDataRecipe({ config: { ...config, model, training }, given, records, ...own });
       return { config: recipe.config, choices: [...choices, ...recipe.choices], notes };
     }
