@@ -37,7 +37,10 @@ import { runTrain } from '../training/commands/train.ts';
 
 /** 100 iterations of 4 images: each image once. */
 const DATA = { trainImages: 400, valImages: 4, imageSize: 96, seed: 0 };
-const { model: MODEL, training: PRESET } = presetConfig('tiny');
+const { model, training: PRESET } = presetConfig('tiny');
+/** PyTorch's code has the paper's generator of expert weights. */
+const EXPERT_INPUT = 'map';
+const MODEL = { ...model, expertInput: EXPERT_INPUT } as const;
 
 /** The settings that differ from the preset. */
 interface CurveOptions {
@@ -133,6 +136,8 @@ export async function trainOurs(
     `${seed}`,
     '--set',
     `learningRate=${learningRate}`,
+    '--set',
+    `expertInput=${EXPERT_INPUT}`,
     '--set',
     'drawImages=1',
     '--out',

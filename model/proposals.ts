@@ -85,11 +85,13 @@ class ExpertWeights extends Module {
 }
 
 /**
- * Sides of the initial boxes of each expert on a grid, in cells. With several experts the sizes differ by a factor of
- * up to 4, and their geometric mean is 1.5, so that images with small and with large objects can prefer other experts.
+ * Sides of the initial boxes of each expert on a grid, in cells: 1.5. With `expertInput: 'mean'` the sizes differ by a
+ * factor of up to 4 around 1.5, so that images with small and with large objects can prefer other experts.
  */
-function gridScales(experts: number): number[] {
-  return Array.from({ length: experts }, (_, e) => 1.5 * (experts === 1 ? 1 : 4 ** (e / (experts - 1) - 0.5)));
+function gridScales({ dpg, expertInput, numExperts }: ModelConfig): number[] {
+  if (dpg === 'none') return [1.5];
+  const spread = expertInput === 'mean' && numExperts > 1 ? 4 : 1;
+  return Array.from({ length: numExperts }, (_, e) => 1.5 * spread ** (e / Math.max(1, numExperts - 1) - 0.5));
 }
 
 /** Columns and rows of a regular grid with at least `count` cells. */
@@ -137,7 +139,7 @@ export class Proposals extends Module {
     const { numProposals: n, hiddenDim: d } = config;
     const experts = config.dpg === 'none' ? 1 : config.numExperts;
     const boxes = new Float32Array(experts * n * 4);
-    gridScales(experts).forEach((scale, e) => {
+    gridScales(config).forEach((scale, e) => {
       const initial =
         config.proposalInit === 'grid'
           ? gridBoxes(n, scale)

@@ -193,7 +193,9 @@ async function trainAll(options: TrainAllOptions): Promise<{ run: number; code: 
     // A run without a checkpoint starts again. train refuses a folder that contains a configuration.
     if (before && from === null) rmSync(join(folder, 'config.json'));
     const { config, set } = runSettings(shared, row, seed);
-    const fresh = ['--data', data, '--config', config, ...set.flatMap((item) => ['--set', item]), '--out', folder];
+    const keys = set.flatMap((item) => ['--set', item]);
+    const fresh = ['--data', data, '--from', 'scratch', '--recipe', 'preset', '--config', config, ...keys];
+    fresh.push('--out', folder);
     const started = performance.now();
     const code = await trainOne(train, from === null ? fresh : ['--resume', folder], `${row.name}, seed ${seed}`);
     // A signal during the last iteration of a run does not interrupt that run.

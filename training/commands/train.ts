@@ -46,6 +46,9 @@ import { weightsFile } from './weights-option.ts';
 /** The values of `--from`. */
 const STARTS: readonly string[] = ['formula', 'scratch'];
 
+/** The values of `--recipe`. */
+const RECIPES: readonly string[] = ['own-data', 'preset'];
+
 const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and draws its detections
 
   npm run train -- [options]
@@ -69,6 +72,8 @@ const HELP = `train: trains Dynamic Sparse R-CNN, evaluates it, saves it and dra
   --resume DIR     continue the run in DIR from its last checkpoint; --data only if the data has moved
   --from WHICH     what a training on --data starts from: ${STARTS.join(' or ')} (random weights).
                    Default: formula, the starting weights in the repository, learned from images made by formula
+  --recipe WHICH   ${RECIPES.join(' or ')}: whether length, learning rate, augmentation and more follow from the data.
+                   Default with --data: own-data, for the preset small
   --weights FILE   start from the tensors of this file that fit: safetensors, PyTorch (.pth, .pt) or Detectron2 (.pkl).
                    Names can be those of this project, Detectron2, torchvision, timm or mmdetection.
                    A table shows what was loaded; DIR/weights.json has all names
@@ -98,6 +103,7 @@ const OPTIONS = {
   out: { type: 'string' },
   resume: { type: 'string' },
   from: { type: 'string' },
+  recipe: { type: 'string' },
   weights: { type: 'string' },
   partial: { type: 'boolean' },
   'dry-run': { type: 'boolean' },
@@ -201,6 +207,7 @@ function checkOptions(values: Values, occupied: string | null): void {
       'seed',
       'out',
       'from',
+      'recipe',
       'weights',
       'partial',
     ] as const) {
@@ -219,6 +226,8 @@ function checkOptions(values: Values, occupied: string | null): void {
     );
   if (values.from !== undefined && !STARTS.includes(values.from))
     throw new InputError(`train: --from: expected ${STARTS.join(' or ')}, got ${values.from}`);
+  if (values.recipe !== undefined && !RECIPES.includes(values.recipe))
+    throw new InputError(`train: --recipe: expected ${RECIPES.join(' or ')}, got ${values.recipe}`);
   if (values.from === 'formula' && values.weights !== undefined)
     throw new InputError('train: --from formula does not go with --weights: both name the weights to start from');
   if (values.partial && values.weights === undefined)
@@ -323,7 +332,8 @@ function chooseStart(values: Values, { loaded }: Source): Start {
 
 /** Data that the user names gets the recipe for own data. A configuration file has its own recipe. */
 function fitOptions(values: Values, { loaded }: Source, { file }: Start): FitOptions {
-  const isOwn = values.data !== undefined && loaded !== null && isPresetName(values.config ?? 'small');
+  const recipe = values.recipe ?? (values.data === undefined ? 'preset' : 'own-data');
+  const isOwn = recipe === 'own-data' && loaded !== null && isPresetName(values.config ?? 'small');
   return { own: isOwn ? { pretrained: file !== null || values.weights !== undefined } : null };
 }
 

@@ -71,7 +71,7 @@ export async function decodeValues(file: string, stated: Size | null = null): Pr
     const image = await attempt(file, stated, 'none', await repaired(file));
     const missing = missingShare(image);
     const decoded = (1 - missing) * image.width * image.height;
-    if (missing <= MAX_MISSING && decoded > MIN_PIXELS) return { ...image, damage: describeDamage(reason, missing) };
+    if (missing <= MAX_MISSING && decoded > MIN_PIXELS) return { ...image, damage: describeDamage(missing) };
   } catch (error) {
     if (error instanceof InputError) throw error;
     throw new InputError(`${file}: cannot be decoded: ${errorMessage(error).replaceAll(/\s*\n\s*/g, '; ')}`);
@@ -155,9 +155,10 @@ function missingShare({ values, width, height, header }: Omit<ImageValues, 'dama
   return missing / (width * height);
 }
 
-function describeDamage(reason: string, missing: number): string {
-  if (missing < 0.005) return reason;
-  return `${reason}; about ${Math.round(missing * 100)} % of the pixels are missing`;
+/** Without the decoder's own message, which may differ between threads. */
+function describeDamage(missing: number): string {
+  if (missing < 0.005) return 'its data has errors or ends early; nearly all pixels decode';
+  return `its data has errors or ends early; about ${Math.round(missing * 100)} % of the pixels are missing`;
 }
 
 const isFloat = (depth: string): boolean => depth === 'float' || depth === 'double';
