@@ -1,6 +1,6 @@
 /**
  * The recipe for own data: settings that depend on the number of images and objects, and on the weights that the
- * training starts from. docs/training.md has the experiments behind the numbers.
+ * training starts from. docs/training.md lists them.
  */
 import type { ModelConfig } from '../../model/index.ts';
 import type { Augmentation } from './augmentation.ts';

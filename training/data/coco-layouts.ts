@@ -1,7 +1,7 @@
 /** Finds the annotation files of COCO data sets, in the layouts that tools export, and the folders of their images. */
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { InputError } from '../core/errors.ts';
 import { IMAGE_FOLDERS, imageFoldersIn, splitFolders, type SplitFolder } from './annotation-folders.ts';
+import { readEnds } from './files.ts';
 import { baseName, below, withoutExtension, type FolderTree } from './folder-tree.ts';
 import { inSplitOrder, splitOf, splitWithin, UNDIVIDED } from './split-names.ts';
 
@@ -124,28 +124,9 @@ function cocoFilesIn(tree: FolderTree, folder: string): string[] {
  */
 function looksLikeCoco(file: string): boolean {
   if (baseName(file) === ROBOFLOW) return true;
-  const text = peek(file);
+  const text = readEnds(file, { first: PEEKED_BYTES, last: PEEKED_BYTES });
   const keys = ['images', 'annotations', 'categories'].filter((key) => new RegExp(`"${key}"\\s*:\\s*\\[`).test(text));
   return keys.includes('annotations') || (keys.includes('images') && keys.includes('categories'));
-}
-
-function peek(file: string): string {
-  let handle: number;
-  try {
-    handle = openSync(file, 'r');
-  } catch {
-    return '';
-  }
-  try {
-    const buffer = Buffer.alloc(2 * PEEKED_BYTES);
-    const { size } = fstatSync(handle);
-    const start = readSync(handle, buffer, 0, PEEKED_BYTES, 0);
-    const end = size > PEEKED_BYTES ? Math.max(size - PEEKED_BYTES, PEEKED_BYTES) : size;
-    const rest = readSync(handle, buffer, start, PEEKED_BYTES, end);
-    return buffer.toString('latin1', 0, start + rest);
-  } finally {
-    closeSync(handle);
-  }
 }
 
 function bySplit(tree: FolderTree, found: readonly CocoFile[]): Map<string, CocoFile> {

@@ -2,7 +2,18 @@
  * Reads whole files as text or JSON, with errors that name file and position. Writes files atomically: an interruption
  * leaves the old file or the new one.
  */
-import { closeSync, fsyncSync, openSync, readdirSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  readSync,
+  readdirSync,
+  renameSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { errorMessage } from '../../engine/core/errors.ts';
 import { InputError } from '../core/errors.ts';
 import { lineAndColumn, malformed, parseJsonWithNaN, parseStrictJson, type ParsedJson } from './json-text.ts';
@@ -53,6 +64,30 @@ function valueOrError(parsed: ParsedJson, text: string, file: string): unknown {
   if ('value' in parsed) return parsed.value;
   const { offset, reason } = parsed.problem;
   throw malformed(file, { ...lineAndColumn(text, offset), reason });
+}
+
+/**
+ * The first and the last bytes of a file as Latin-1 text, one character per byte. No byte is read twice.
+ * @returns an empty text if the file cannot be opened
+ */
+export function readEnds(
+  file: string,
+  { first, last = 0 }: { readonly first: number; readonly last?: number },
+): string {
+  let handle: number;
+  try {
+    handle = openSync(file, 'r');
+  } catch {
+    return '';
+  }
+  try {
+    const buffer = Buffer.alloc(first + last);
+    const read = readSync(handle, buffer, 0, first, 0);
+    const rest = last === 0 ? 0 : readSync(handle, buffer, read, last, Math.max(fstatSync(handle).size - last, read));
+    return buffer.toString('latin1', 0, read + rest);
+  } finally {
+    closeSync(handle);
+  }
 }
 
 /** The names in a folder, sorted; null if there is no such folder. */

@@ -1,5 +1,4 @@
 /** Finds the annotation files of Pascal VOC data sets, with lists of splits or without. */
-import { openSync, readSync, closeSync } from 'node:fs';
 import { InputError } from '../core/errors.ts';
 import {
   annotationFolders,
@@ -9,7 +8,7 @@ import {
   splitsOf,
   type AnnotationFolder,
 } from './annotation-folders.ts';
-import { readText } from './files.ts';
+import { readEnds, readText } from './files.ts';
 import { baseName, below, isImageName, withoutExtension, type FolderTree } from './folder-tree.ts';
 import { firstNames } from './format.ts';
 import { inSplitOrder, UNDIVIDED } from './split-names.ts';
@@ -208,20 +207,5 @@ function holdsAnnotations(tree: FolderTree, folder: string): boolean {
     .files(folder)
     .filter(isXml)
     .slice(0, 3)
-    .some((name) => /<annotation[\s>]/.test(beginning(tree.path(below(folder, name)))));
-}
-
-function beginning(file: string): string {
-  const buffer = Buffer.alloc(4096);
-  let handle: number;
-  try {
-    handle = openSync(file, 'r');
-  } catch {
-    return '';
-  }
-  try {
-    return buffer.toString('utf8', 0, readSync(handle, buffer, 0, buffer.length, 0));
-  } finally {
-    closeSync(handle);
-  }
+    .some((name) => /<annotation[\s>]/.test(readEnds(tree.path(below(folder, name)), { first: 4096 })));
 }

@@ -119,7 +119,7 @@ function listImages(
   return lists;
 }
 
-/** Warns about images without labels. Throws InputError if no image has any. */
+/** Warns about images without labels. Throws InputError if all images are without labels. */
 function requireLabels(
   tree: FolderTree,
   images: readonly LabeledImage[],
