@@ -168,12 +168,8 @@ export async function runTrain(argv: readonly string[]): Promise<number> {
   const rechosen = [...(seconds === null ? [] : ['--iterations']), ...(values.batch === AUTO ? ['--batch'] : [])];
   const lasting = choices.filter(({ key }) => !rechosen.some((option) => key.startsWith(option)));
   for (const line of describeChoices([...forWeights, ...start.choices, ...lasting])) log(line);
-  const pretrained =
-    values.weights === undefined
-      ? start.file === null
-        ? null
-        : { file: start.file, partial: false }
-      : { file: (await weightsFile(values.weights, named)).path, partial: values.partial ?? false };
+  const file = values.weights === undefined ? start.file : (await weightsFile(values.weights, named)).path;
+  const pretrained = file === null ? null : { file, partial: values.partial ?? false };
 
   return await trainSession({
     plan: { files, config, dataset, records },
@@ -339,9 +335,7 @@ function fitOptions(values: Values, { loaded }: Source, { file }: Start): FitOpt
 
 /** The configuration of the earlier run, or the loaded one fitted to the data. */
 function configureRun({ earlier, loaded }: Source, dataset: Dataset, options: FitOptions): Fitted {
-  if (loaded) {
-    return fitToData(loaded, splitRecords(dataset, 'train'), dataset.classNames, options);
-  }
+  if (loaded) return fitToData(loaded, splitRecords(dataset, 'train'), dataset.classNames, options);
   // A run's description has more fields, which the metadata of weights must not have.
   const { preset, model, training } = earlier;
   return { config: { preset, model, training }, choices: [], notes: [] };

@@ -41,74 +41,110 @@ export interface OwnDataOptions {
 
 /** The configuration for own data, and the choices made. Keys that the user has set stay as they are. */
 export function ownDataRecipe(options: OwnDataOptions): { config: RunConfig; choices: readonly Choice[] } {
-  const { config, given, records, pretrained } = options;
-  const choices: Choice[] = [];
-  const isFree = (key: string): boolean => ![...given].some((name) => name === key || name.startsWith(`${key}.`));
-  let model: ModelConfig = config.model;
-  let training: TrainingConfig = config.training;
-  const set = (values: Partial<TrainingConfig>): void => {
-    const free = Object.entries(values).filter(([key]) => isFree(`training.${key}`));
-    training = { ...training, ...Object.fromEntries(free) };
-  };
-  const count = records.length;
+  const draft = new Draft(options.config, options.given);
+  chooseLength(draft, options.records.length);
+  chooseLearningRate(draft);
+  chooseAugmentation(draft, options.records);
+  // A temperature above 1 would make the experts of trained weights equal again.
+  if (options.pretrained) draft.set({ temperatureStart: 1 });
+  choosePositives(draft);
+  return { config: { ...options.config, model: draft.model, training: draft.training }, choices: draft.choices };
+}
 
-  const batchSize = isFree('training.batchSize') ? (count > LARGE_DATA ? 8 : 4) : training.batchSize;
-  const iterations = chooseIterations(count, batchSize);
-  set({ batchSize, iterations });
-  choices.push({ value: `batch ${training.batchSize}`, reason: `${count} training images`, key: '--batch N' });
-  const epochs = (training.iterations * training.batchSize * training.accumulation) / count;
-  choices.push({
-    value: `${training.iterations} iterations`,
-    reason: `about ${Math.round(epochs)} epochs, at least ${MIN_ITERATIONS} and at most ${MAX_ITERATIONS} iterations`,
-    key: '--iterations N, --time T',
-  });
+/** The configuration while its values are chosen. */
+class Draft {
+  readonly choices: Choice[] = [];
+  model: ModelConfig;
+  training: TrainingConfig;
 
-  const learningRate = Number(
-    (LEARNING_RATE * Math.sqrt((training.batchSize * training.accumulation) / 4)).toPrecision(2),
+  constructor(
+    { model, training }: RunConfig,
+    private readonly given: ReadonlySet<string>,
+  ) {
+    this.model = model;
+    this.training = training;
+  }
+
+  /** Whether the user has set neither a key nor a part of it. */
+  isFree(key: string): boolean {
+    return ![...this.given].some((name) => name === key || name.startsWith(`${key}.`));
+  }
+
+  /** Changes the free keys among some keys of the training. */
+  set(values: Partial<TrainingConfig>): void {
+    const free = Object.entries(values).filter(([key]) => this.isFree(`training.${key}`));
+    this.training = { ...this.training, ...Object.fromEntries(free) };
+  }
+
+  /** Images per optimizer step. */
+  get imagesPerStep(): number {
+    return this.training.batchSize * this.training.accumulation;
+  }
+}
+
+/** Batch and iterations. */
+function chooseLength(draft: Draft, images: number): void {
+  draft.set({ batchSize: images > LARGE_DATA ? 8 : 4 });
+  draft.set({ iterations: chooseIterations(images, draft.training.batchSize) });
+  const { batchSize, iterations } = draft.training;
+  const epochs = (iterations * draft.imagesPerStep) / images;
+  draft.choices.push(
+    { value: `batch ${batchSize}`, reason: `${images} training images`, key: '--batch N' },
+    {
+      value: `${iterations} iterations`,
+      reason: `about ${Math.round(epochs)} epochs, at least ${MIN_ITERATIONS} and at most ${MAX_ITERATIONS} iterations`,
+      key: '--iterations N, --time T',
+    },
   );
-  set({
-    learningRate,
+}
+
+/** Learning rate and its schedule, the average of the weights, and evaluations. */
+function chooseLearningRate(draft: Draft): void {
+  const { iterations } = draft.training;
+  draft.set({
+    learningRate: Number((LEARNING_RATE * Math.sqrt(draft.imagesPerStep / 4)).toPrecision(2)),
     schedule: 'cosine',
     finalFactor: 0.05,
-    warmupIterations: Math.min(100, Math.ceil(training.iterations / 10)),
+    warmupIterations: Math.min(100, Math.ceil(iterations / 10)),
     emaDecay: 0.998,
-    evaluateEvery: Math.ceil(training.iterations / EVALUATIONS),
+    evaluateEvery: Math.ceil(iterations / EVALUATIONS),
   });
-  choices.push({
-    value: `learning rate ${training.learningRate}, ${training.schedule}`,
-    reason: `fits batch ${training.batchSize * training.accumulation}; averaged weights are evaluated`,
+  draft.choices.push({
+    value: `learning rate ${draft.training.learningRate}, ${draft.training.schedule}`,
+    reason: `fits batch ${draft.imagesPerStep}; averaged weights are evaluated`,
     key: '--set learningRate=X, schedule, emaDecay',
   });
+}
 
-  if (isFree('training.augmentation')) {
-    training = { ...training, augmentation: { ...training.augmentation, ...AUGMENTATION } };
-    choices.push({
+/** Augmentation, and how often images of rare classes occur. */
+function chooseAugmentation(draft: Draft, records: readonly ImageRecord[]): void {
+  if (draft.isFree('training.augmentation')) {
+    draft.set({ augmentation: { ...draft.training.augmentation, ...AUGMENTATION } });
+    draft.choices.push({
       value: 'colors and sizes vary',
       reason: 'augmentation for small data',
       key: '--set scale=[1,1], brightness, contrast, saturation, hue',
     });
   }
   const rare = rareClasses(records);
-  if (rare > 0 && isFree('training.repeatThreshold')) {
-    set({ repeatThreshold: RARE_SHARE });
-    choices.push({
-      value: 'rare classes occur more often',
-      reason: `${rare} of the classes in less than ${RARE_SHARE * 100} % of the images`,
-      key: '--set repeatThreshold=0',
-    });
-  }
+  if (rare === 0 || !draft.isFree('training.repeatThreshold')) return;
+  draft.set({ repeatThreshold: RARE_SHARE });
+  draft.choices.push({
+    value: 'rare classes occur more often',
+    reason: `${rare} of the classes in less than ${RARE_SHARE * 100} % of the images`,
+    key: '--set repeatThreshold=0',
+  });
+}
 
-  // A temperature above 1 would make the experts of trained weights equal again.
-  if (pretrained) set({ temperatureStart: 1 });
-  if (isFree('model.matcher') && isFree('model.otaK') && isFree('model.unitIncreasing')) {
-    model = { ...model, otaK: 3, unitIncreasing: false };
-    choices.push({
-      value: '3 positives per object',
-      reason: 'short trainings learn faster than with a dynamic number',
-      key: '--set otaK=0, unitIncreasing=true',
-    });
-  }
-  return { config: { ...config, model, training }, choices };
+/** The number of positives per object, unless the user has set a part of the matching. */
+function choosePositives(draft: Draft): void {
+  if (!['model.matcher', 'model.otaK', 'model.unitIncreasing'].every((key) => draft.isFree(key))) return;
+  draft.model = { ...draft.model, otaK: 3, unitIncreasing: false };
+  draft.choices.push({
+    value: '3 positives per object',
+    reason: 'short trainings learn faster than with a dynamic number',
+    key: '--set otaK=0, unitIncreasing=true',
+  });
 }
 
 /** Iterations for a number of images: a number of epochs, within bounds. */
